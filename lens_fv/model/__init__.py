@@ -1,0 +1,1 @@
+"""Which model, seen in one uniform way?"""

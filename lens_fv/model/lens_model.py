@@ -1,0 +1,179 @@
+"""One uniform view of a TransformerLens model, whichever class it has."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+
+Hook = tuple[str, Callable[..., Any]]
+
+
+class LensModel:
+    """A causal language model seen through TransformerLens.
+
+    Wraps a `TransformerBridge` (TransformerLens 3.9 and 4.x) or a `HookedTransformer` (3.9): accepted by what it can do, not
+    by its class, so that nothing here imports a name that one of the versions lacks. The model stays the user's own: it is
+    put in eval mode and its parameters are frozen, nothing else changes.
+
+    Attributes:
+        tl: the TransformerLens model itself.
+        name: the name it was loaded or wrapped under.
+        revision: where the weights came from, if known.
+        backend: "bridge" or "hooked".
+        weight_processing: "raw" (the weights as trained) or "compat" (layer norms folded, writing weights centred): a
+            vector lives in one of the two bases.
+        prepend_bos: whether `encode` puts the beginning-of-sequence token in front.
+        n_layers, n_heads, d_model, d_head, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
+    """
+
+    def __init__(
+        self,
+        tl: Any,
+        *,
+        name: str,
+        revision: str | None,
+        backend: Literal["bridge", "hooked"],
+        weight_processing: Literal["raw", "compat"],
+        prepend_bos: bool,
+    ) -> None:
+        self.tl = tl
+        self.name = name
+        self.revision = revision
+        self.backend: Literal["bridge", "hooked"] = backend
+        self.weight_processing: Literal["raw", "compat"] = weight_processing
+        self.prepend_bos = prepend_bos
+        self.tokenizer: Any = tl.tokenizer
+        cfg = tl.cfg
+        self.n_layers, self.n_heads = int(cfg.n_layers), int(cfg.n_heads)
+        self.d_model, self.d_head = int(cfg.d_model), int(cfg.d_head)
+        self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
+        # How branches run on this model; `patching` fills it in after checking a few edits against the plain loop.
+        self.branch_method: str | None = None
+
+    @classmethod
+    def wrap(
+        cls, tl: Any, *, name: str | None = None, revision: str | None = None, prepend_bos: bool | None = None
+    ) -> "LensModel":
+        """Wrap a TransformerLens model that you already hold.
+
+        Args:
+            tl: a `TransformerBridge` or `HookedTransformer`.
+            name: how artefacts will name the model; default: the name in its configuration.
+            revision: recorded in artefacts.
+            prepend_bos: default: what the model's own `to_tokens` does (`cfg.default_prepend_bos`).
+
+        Raises:
+            LensFVError: the object lacks what a TransformerLens decoder has.
+        """
+        if isinstance(tl, cls):
+            return tl
+        missing = [a for a in ("cfg", "tokenizer", "hooks", "run_with_hooks", "blocks") if not hasattr(tl, a)]
+        if missing:
+            raise LensFVError(
+                f"wrap a TransformerLens model: {type(tl).__name__} has no {', '.join(missing)}; "
+                "pass a TransformerBridge or HookedTransformer, or use load_model(name)"
+            )
+        if tl.tokenizer is None:
+            raise LensFVError(f"wrap {type(tl).__name__}: it has no tokenizer; boot it with tokenizer=...")
+        backend: Literal["bridge", "hooked"] = "bridge" if hasattr(tl, "original_model") else "hooked"
+        if backend == "hooked":
+            processed = getattr(tl.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
+        else:
+            processed = bool(getattr(tl, "compatibility_mode", False))
+        tl.eval()
+        tl.requires_grad_(False)
+        if prepend_bos is None:
+            prepend_bos = bool(getattr(tl.cfg, "default_prepend_bos", True))
+        return cls(
+            tl,
+            name=name or str(tl.cfg.model_name),
+            revision=revision,
+            backend=backend,
+            weight_processing="compat" if processed else "raw",
+            prepend_bos=prepend_bos and tl.tokenizer.bos_token_id is not None,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.tl.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' floating-point type."""
+        return next(p.dtype for p in self.tl.parameters() if p.is_floating_point())
+
+    def __repr__(self) -> str:
+        size = f"{self.n_layers} layers x {self.n_heads} heads, d_model {self.d_model}"
+        return f"LensModel({self.name}: {size}, {self.dtype}, {self.device}, {self.backend}, {self.weight_processing})"
+
+    # -- text ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
+        """Token ids of a text; `bos` overrides `prepend_bos`."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return [self.tokenizer.bos_token_id, *ids] if (self.prepend_bos if bos is None else bos) else ids
+
+    def decode(self, token: int) -> str:
+        """The text of one token."""
+        return str(self.tokenizer.decode([token]))
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Forward hooks by TransformerLens' usual names; gone when the block ends, whatever happened inside."""
+        with self.tl.hooks(fwd_hooks=list(hooks)):
+            yield
+
+    def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
+        """Logits of unpadded token ids, through the model's own forward: the reference for everything else."""
+        with self.hooks(hooks):
+            return self.tl(tokens.to(self.device), return_type="logits")
+
+    def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of residual-stream states after the last layer: final norm, unembedding, soft cap."""
+        flat = resid.reshape(1, -1, resid.shape[-1])
+        logits = self.tl.unembed(self.tl.ln_final(flat))
+        cap = self._logit_cap
+        if cap:
+            logits = cap * torch.tanh(logits / cap)
+        return logits.reshape(*resid.shape[:-1], -1)
+
+    @property
+    def _logit_cap(self) -> float:
+        if self.backend == "hooked":
+            return max(float(getattr(self.tl.cfg, "output_logits_soft_cap", 0) or 0), 0.0)
+        config = self.tl.original_model.config
+        return float(getattr(config, "final_logit_softcapping", None) or 0)
+
+    # -- heads --------------------------------------------------------------------------------------------------------
+
+    def check_layer(self, layer: int) -> int:
+        """`layer` as an index from 0 (negative counts from the end).
+
+        Raises:
+            LensFVError: the model has no such layer.
+        """
+        if not -self.n_layers <= layer < self.n_layers:
+            raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
+        return layer % self.n_layers
+
+    def head_write(
+        self, layer: int, z: Float[Tensor, "*batch heads d_head"], *, include_bias: bool = False
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What head outputs `z` (before the output projection) sum to behind it.
+
+        The projection's bias is counted once if asked for, never once a head (Todd et al.'s code adds it per head).
+        """
+        attn = self.tl.blocks[layer].attn
+        w_o = rearrange(attn.W_O, "... d_head d_model -> (...) d_head d_model", d_head=self.d_head)
+        out = einsum(z.to(w_o.dtype), w_o, "... heads d_head, heads d_head d_model -> ... d_model")
+        bias = getattr(attn, "b_O", None)
+        return out + bias if include_bias and bias is not None else out
