@@ -1,0 +1,219 @@
+"""The engine: one forward pass, many edits.
+
+In a causal decoder an edit at the last prompt token changes nothing before it. So the prompt's earlier tokens run once and
+leave their keys and values; every edit becomes one more copy of the last token (a *row*) that looks back at them and, under
+a tree mask, at itself and at no other row. Rows join the walk through the layers where their first edit is: below it they
+equal the unedited run, the *trunk*. It is the same arithmetic as one forward pass an edit, not an approximation.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.edit import Branch, LayerEdits, group_edits
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of one block, its hidden states left out."""
+
+
+class Trunk:
+    """A batch of prompts, run up to their last token and ready to be branched there.
+
+    Args:
+        model: a bridge whose blocks can be called one by one (see `lens_fv.patching.run`, which checks).
+        prompts: token ids, one list a prompt.
+        continuations: token ids teacher-forced behind each prompt's last token (an answer without its last token, usually).
+    """
+
+    def __init__(
+        self, model: LensModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> None:
+        self.model = model
+        self.width = 1 + max(map(len, continuations))
+        self._keys_values, seen, positions = _run_prefix(model, prompts)
+        suffix = torch.zeros(len(prompts), self.width, dtype=torch.long)
+        for row, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+            tokens = [prompt[-1], *continuation]
+            suffix[row, : len(tokens)] = torch.tensor(tokens)
+        self.n_prefix = seen.shape[1]
+        self._calls, embedded = self._ask_for_calls(suffix.to(model.device), seen, positions)
+        self._inputs: dict[int, Tensor] = {0: embedded}  # trunk states by layer, where they have been needed
+
+    # -- how the model calls its blocks --------------------------------------------------------------------------------
+
+    def _ask_for_calls(
+        self, suffix: Int[Tensor, "prompts suffix"], seen: Bool[Tensor, "prompts prefix"], positions: Tensor
+    ) -> tuple[list[Call], Tensor]:
+        """The arguments with which the model itself would call every block for the suffix.
+
+        Masks, windows and position embeddings differ between architectures and between layers; rather than know them, run
+        the model with blocks that note their arguments and pass their input on.
+        """
+        blocks = list(self.model.tl.blocks)
+        calls: list[Call] = []
+        hidden: list[Tensor] = []
+
+        def note(*args: Any, **kwargs: Any) -> Any:
+            x, *rest = args or (kwargs.pop("hidden_states"),)
+            hidden.append(x)
+            calls.append((tuple(rest), kwargs))
+            return (x,) if as_tuple else x
+
+        mask = torch.cat([seen, torch.ones_like(suffix, dtype=torch.bool)], 1)
+        for as_tuple in (False, True):  # some models take `block(...)[0]`, which strips a bare tensor of its batch
+            calls.clear(), hidden.clear()
+            with torch.no_grad(), _forwards_replaced(blocks, note):
+                _body(self.model)(
+                    input_ids=suffix,
+                    attention_mask=mask.long(),
+                    position_ids=positions[:, None] + torch.arange(self.width, device=suffix.device),
+                    past_key_values=self._cache(),
+                    use_cache=True,
+                )
+            if len(calls) == len(blocks) and all(x.shape == hidden[0].shape for x in hidden):
+                return calls, hidden[0]
+        raise LensFVError(f"branch {self.model.name}: its blocks cannot be called one by one")
+
+    def _cache(self) -> DynamicCache:
+        """The prefix's keys and values in a fresh cache: blocks append to the one they get."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self._keys_values):
+            cache.update(keys, values, layer)
+        return cache
+
+    # -- running branches ----------------------------------------------------------------------------------------------
+
+    def run(self, branches: Sequence[Branch]) -> Float[Tensor, "prompts branches suffix d_model"]:
+        """Final residual-stream states of every branch, from the edited token on.
+
+        An empty branch is the unedited run. Gradients flow into the edits' values.
+        """
+        model, width = self.model, self.width
+        entries = [_entry(branch, model.n_layers) for branch in branches]
+        order = sorted(range(len(branches)), key=entries.__getitem__)
+        branches = [branches[i] for i in order]
+        entries = [entries[i] for i in order]
+        at_heads = group_edits(branches, heads=True, device=model.device)
+        at_layers = group_edits(branches, heads=False, device=model.device)
+        first = entries[0]
+        start = max(layer for layer in self._inputs if layer <= first)
+        # A row for the trunk runs in front for as long as branches are still to leave it.
+        trunk, rows, n_rows = self._inputs[start], self._inputs[start][:, :0], 0
+        cache = self._cache()
+        for layer in range(start, model.n_layers + 1):
+            joining = entries[n_rows:].count(layer)
+            if joining:
+                self._inputs.setdefault(layer, trunk.detach())
+                rows = torch.cat([rows, trunk.repeat(1, joining, 1)], 1)
+                n_rows += joining
+            if layer and layer - 1 in at_layers:
+                rows = at_layers[layer - 1].apply(rows, width)
+            if layer == model.n_layers:
+                break
+            lead = int(n_rows < len(branches))
+            x = torch.cat([trunk, rows], 1) if lead else rows
+            edits = at_heads.get(layer)
+            x = self._block(layer, x, cache, edits, lead)
+            if lead:
+                trunk, rows = x[:, :width], x[:, width:]
+            else:
+                rows = x
+        back = torch.tensor(order, device=model.device).argsort()
+        return rows.reshape(rows.shape[0], len(branches), width, -1)[:, back]
+
+    def _block(self, layer: int, x: Tensor, cache: DynamicCache, edits: LayerEdits | None, lead: int) -> Tensor:
+        """One block over the rows, `lead` of which (0 or 1) is the trunk, in front and never edited."""
+        n_rows = x.shape[1] // self.width
+        args, kwargs = self._calls[layer]
+
+        def tile(value: Any) -> Any:
+            if isinstance(value, DynamicCache):
+                return cache
+            if isinstance(value, tuple):
+                return tuple(tile(v) for v in value)
+            return _tile(value, n_rows, self.width, self.n_prefix) if isinstance(value, Tensor) else value
+
+        args, kwargs = tuple(tile(a) for a in args), {k: tile(v) for k, v in kwargs.items()}
+        if kwargs.get("attention_mask", 0) is None:
+            raise LensFVError(f"branch {self.model.name}: its blocks are called without a mask, so rows cannot be told apart")
+        hooks: list[Any] = []
+        if edits is not None:
+            shifted = edits._replace(rows=edits.rows + lead)
+            # A row's first edit is where it joins, so rows that are edited here are under way.
+            hooks = [(f"blocks.{layer}.attn.hook_z", lambda z, hook: shifted.apply(z, self.width))]  # noqa: ARG005
+        with self.model.hooks(hooks):
+            out = self.model.tl.blocks[layer](x, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+
+def _entry(branch: Branch, n_layers: int) -> int:
+    """The first block that a branch runs on its own: its head's layer, or the one above an edited residual stream."""
+    return min((e.layer + (e.head is None) for e in branch), default=n_layers)
+
+
+def _body(model: LensModel) -> Any:
+    """The model without its unembedding."""
+    return model.tl.original_model.base_model
+
+
+@contextmanager
+def _forwards_replaced(blocks: Sequence[Any], forward: Any) -> Iterator[None]:
+    # Into the instance's own dictionary: a bridge component passes plain assignments on to the module it wraps.
+    for block in blocks:
+        vars(block)["forward"] = forward
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del vars(block)["forward"]
+
+
+def _run_prefix(
+    model: LensModel, prompts: Sequence[Sequence[int]]
+) -> tuple[list[tuple[Tensor, Tensor]], Bool[Tensor, "prompts prefix"], Int[Tensor, " prompts"]]:
+    """Keys and values of all but the last prompt token, which of them are real (the rest is padding, in front), and the
+    last token's position."""
+    lengths = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
+    n_prefix = int(lengths.max())
+    tokens = torch.zeros(len(prompts), n_prefix, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, n_prefix - len(prompt) + 1 :] = torch.tensor(prompt[:-1])
+    seen = torch.arange(n_prefix, device=model.device) >= n_prefix - lengths[:, None]
+    if n_prefix == 0:
+        return [], seen, lengths
+    cache = DynamicCache()
+    with torch.no_grad():
+        _body(model)(
+            input_ids=tokens.to(model.device),
+            attention_mask=seen.long(),
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    return layers, seen, lengths
+
+
+def _tile(value: Tensor, n_rows: int, width: int, n_prefix: int) -> Tensor:
+    """A block argument for `width` tokens, repeated for `n_rows` rows of them; masks keep the rows apart."""
+    if value.ndim == 4 and value.shape[-2:] == (width, n_prefix + width):
+        past, own = value[..., :n_prefix], value[..., n_prefix:]
+        blocked = False if value.dtype == torch.bool else torch.finfo(value.dtype).min
+        mask = value.new_full((*value.shape[:2], n_rows * width, n_prefix + n_rows * width), blocked)
+        mask[..., :n_prefix] = past.repeat(1, 1, n_rows, 1)
+        for row in range(n_rows):
+            at = slice(row * width, (row + 1) * width)
+            mask[..., at, n_prefix + at.start : n_prefix + at.stop] = own
+        return mask
+    if value.ndim >= 2 and value.shape[1] == width:
+        return value.repeat(1, n_rows, *(1 for _ in value.shape[2:]))
+    if value.ndim == 1 and value.shape[0] == width:
+        return value.repeat(n_rows)
+    return value
