@@ -137,6 +137,14 @@ class LensModel:
         with self.hooks(hooks):
             return self.tl(tokens.to(self.device), return_type="logits")
 
+    def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
+        """Run unpadded token ids for what the hooks see, without unembedding where the model allows that."""
+        with self.hooks(hooks), torch.no_grad():
+            if self.backend == "bridge":
+                self.tl.original_model.base_model(input_ids=tokens.to(self.device), use_cache=False)
+            else:
+                self.tl(tokens.to(self.device), return_type=None)
+
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of residual-stream states after the last layer: final norm, unembedding, soft cap."""
         flat = resid.reshape(1, -1, resid.shape[-1])

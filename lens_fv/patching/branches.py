@@ -102,27 +102,27 @@ class Trunk:
         entries = [entries[i] for i in order]
         at_heads = group_edits(branches, heads=True, device=model.device)
         at_layers = group_edits(branches, heads=False, device=model.device)
-        first = entries[0]
-        start = max(layer for layer in self._inputs if layer <= first)
-        # A row for the trunk runs in front for as long as branches are still to leave it.
+        # Branches leave the trunk where its state is known from an earlier run, or else from a row in front of the others
+        # that carries it on for as long as it is needed.
+        carry_to = max((e for e in entries if e not in self._inputs), default=-1)
+        start = max(layer for layer in self._inputs if layer <= entries[0])
         trunk, rows, n_rows = self._inputs[start], self._inputs[start][:, :0], 0
         cache = self._cache()
         for layer in range(start, model.n_layers + 1):
             joining = entries[n_rows:].count(layer)
             if joining:
-                self._inputs.setdefault(layer, trunk.detach())
-                rows = torch.cat([rows, trunk.repeat(1, joining, 1)], 1)
+                state = self._inputs.setdefault(layer, trunk)
+                rows = torch.cat([rows, state.repeat(1, joining, 1)], 1)
                 n_rows += joining
-            if layer and layer - 1 in at_layers:
+            if layer - 1 in at_layers:
                 rows = at_layers[layer - 1].apply(rows, width)
             if layer == model.n_layers:
                 break
-            lead = int(n_rows < len(branches))
+            lead = int(layer < carry_to)
             x = torch.cat([trunk, rows], 1) if lead else rows
-            edits = at_heads.get(layer)
-            x = self._block(layer, x, cache, edits, lead)
+            x = self._block(layer, x, cache, at_heads.get(layer), lead)
             if lead:
-                trunk, rows = x[:, :width], x[:, width:]
+                trunk, rows = x[:, :width].detach(), x[:, width:]
             else:
                 rows = x
         back = torch.tensor(order, device=model.device).argsort()

@@ -1,0 +1,71 @@
+"""What heads say on average: their mean outputs over clean prompts."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.progress import progress_bar
+
+
+class HeadMeans(NamedTuple):
+    """Averages over prompts at the last token.
+
+    Attributes:
+        z: each head's output before the output projection.
+        carry: what the residual stream receives of attention's output, channel by channel: 1 everywhere, but for models
+            with a norm behind attention (Gemma 2 and 3), where it is that norm's gain as met on these prompts.
+        resid_norm: length of the residual stream after each layer.
+    """
+
+    z: Float[Tensor, "layers heads d_head"]
+    carry: Float[Tensor, "layers d_model"]
+    resid_norm: Float[Tensor, " layers"]
+
+
+def head_means(model: LensModel, prompts: Sequence[Sequence[int]], *, progress: bool = False) -> HeadMeans:
+    """Mean head outputs, attention gains and residual norms at the last token of `prompts` (token ids)."""
+    z = torch.zeros(model.n_layers, model.n_heads, model.d_head, device=model.device)
+    # `carry` is the least-squares gain from what the heads sum to onto what the residual stream gets, which is exact
+    # where the gain is constant and needs no knowledge of the norm.
+    cross = torch.zeros(model.n_layers, model.d_model, device=model.device)
+    square, norm = torch.zeros_like(cross), torch.zeros(model.n_layers, device=model.device)
+    with progress_bar("mean head outputs", len(prompts), show=progress) as step:
+        for prompt in prompts:
+            seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
+            for layer in range(model.n_layers):
+                heads = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
+                z[layer] += heads / len(prompts)
+                summed = model.head_write(layer, heads, include_bias=True).float()
+                cross[layer] += summed * seen["hook_attn_out"][layer]
+                square[layer] += summed.square()
+                norm[layer] += seen["hook_resid_post"][layer].norm() / len(prompts)
+            step()
+    return HeadMeans(z, cross / square.clamp(min=1e-30), norm)
+
+
+def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
+    """Mean length of the residual stream after each layer, at the last token of `prompts`.
+
+    The unit for learning rates, norms and scales: it differs a hundredfold between models.
+    """
+    lengths = [[x.norm() for x in _last_token(model, p, ("hook_resid_post",))["hook_resid_post"]] for p in prompts]
+    return torch.tensor(lengths).mean(0)
+
+
+def _last_token(model: LensModel, prompt: Sequence[int], names: Sequence[str]) -> dict[str, list[Tensor]]:
+    """For each hook name, what it sees at the last token, layer by layer, in single precision."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str, layer: int) -> Hook:
+        def hook(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            seen[name].append(x[0, -1].float())
+            return x
+
+        return f"blocks.{layer}.{name}", hook
+
+    model.run_body(torch.tensor([list(prompt)]), [keep(name, layer) for layer in range(model.n_layers) for name in names])
+    return seen

@@ -1,0 +1,28 @@
+"""What do we ask the model?"""
+
+from lens_fv.tasks.builtin import list_tasks, load_task
+from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
+from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
+from lens_fv.tasks.readers import read_task
+from lens_fv.tasks.splits import Split, split_pairs
+from lens_fv.tasks.task import Pair, Task
+
+__all__ = [
+    "TEMPLATES",
+    "TODD",
+    "EncodedPrompt",
+    "Pair",
+    "Prompt",
+    "PromptTemplate",
+    "Split",
+    "Task",
+    "build_prompts",
+    "encode_prompt",
+    "encode_prompts",
+    "few_shot",
+    "list_tasks",
+    "load_task",
+    "read_task",
+    "split_pairs",
+    "zero_shot",
+]

@@ -1,0 +1,39 @@
+"""The relations that come with lens_fv, and any task by name or path."""
+
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.readers import read_task
+from lens_fv.tasks.task import Task
+
+_DATA = files("lens_fv.tasks") / "data"
+
+
+@cache
+def list_tasks() -> tuple[str, ...]:
+    """Names of the built-in relations, sorted."""
+    return tuple(sorted(file.name[:-5] for file in _DATA.iterdir() if file.name.endswith(".json")))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """A built-in relation by its name, or else a task file by its path.
+
+    Raises:
+        LensFVError: there is neither, or the file is not a task.
+    """
+    asked = str(name_or_path)
+    if asked in list_tasks():
+        with as_file(_DATA / f"{asked}.json") as path:
+            return read_task(path)
+    path = Path(name_or_path)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return read_task(path)
+    near = " or ".join(get_close_matches(asked.lower(), list_tasks(), n=3))
+    hint = f"did you mean {near}? " if near else ""
+    raise LensFVError(
+        f"unknown task {asked!r}: {hint}`lens-fv tasks` or list_tasks() lists the {len(list_tasks())} built-in ones, "
+        "a task of your own is the path of a file"
+    )

@@ -1,0 +1,85 @@
+"""Train, validation and test pairs that share no fact."""
+
+import random
+from dataclasses import dataclass
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.task import Pair, Task
+
+
+@dataclass(frozen=True, repr=False)
+class Split:
+    """Three parts of a task: demonstrations and tuning, choosing, reporting."""
+
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+
+    def __repr__(self) -> str:
+        return f"Split({len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test)"
+
+
+def split_pairs(
+    task: Task, *, seed: int = 0, test: float = 0.30, validation: float = 0.15, n_train: int | None = None
+) -> Split:
+    """Split a task's pairs at random, by facts rather than by rows.
+
+    `a -> b` and `b -> a` are one fact, and so are rows with the same input (upper and lower case alike): a group stays
+    in one part. The same pairs and seed give the same split on every machine, whatever the order of the rows.
+
+    Args:
+        task: what to split.
+        seed: of the order in which groups are drawn.
+        test: share of the pairs.
+        validation: share of the pairs; the rest is train.
+        n_train: keep only that many train pairs; the other parts stay as they are.
+
+    Raises:
+        LensFVError: fewer than three groups, shares that leave a part empty, or fewer train pairs than `n_train`.
+    """
+    if not (test > 0 and validation > 0 and test + validation < 1):
+        raise LensFVError(f"split with test={test}, validation={validation}: both must be above 0, their sum below 1")
+    groups = _groups(task.pairs)
+    if len(groups) < 3:
+        raise LensFVError(
+            f"task {task.name!r} has {len(task)} pair{'s' * (len(task) != 1)} in {len(groups)} independent group"
+            f"{'s' * (len(groups) != 1)}; a split into train, validation and test needs at least 3 unrelated pairs"
+        )
+    random.Random(seed).shuffle(groups)
+    test_pairs = _take(groups, round(test * len(task)), leave=2)
+    validation_pairs = _take(groups, round(validation * len(task)), leave=1)
+    train_pairs = _take(groups, len(task), leave=0)
+    if n_train is not None and not 1 <= n_train <= len(train_pairs):
+        raise LensFVError(
+            f"asked for {n_train} train pairs of task {task.name!r}: its train part has {len(train_pairs)} of "
+            f"{len(task)} pairs; ask for 1 to {len(train_pairs)}"
+        )
+    return Split(train=train_pairs[:n_train], validation=validation_pairs, test=test_pairs)
+
+
+def _take(groups: list[list[Pair]], n_pairs: int, *, leave: int) -> tuple[Pair, ...]:
+    """Removes groups from the end until they hold `n_pairs` (one group at least), leaving some for the other parts."""
+    taken: list[Pair] = []
+    while len(groups) > leave and len(taken) < max(n_pairs, 1):
+        taken += groups.pop()
+    return tuple(taken)
+
+
+def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:
+    """Pairs that state the same fact, together; in an order that depends on the pairs alone."""
+    outputs: dict[str, set[str]] = {}
+    rows: dict[str, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: (pair.input, pair.outputs)):
+        word = pair.input.casefold()
+        rows.setdefault(word, []).append(pair)
+        outputs.setdefault(word, set()).update(output.casefold() for output in pair.outputs)
+    groups: list[list[Pair]] = []
+    while rows:
+        group: list[Pair] = []
+        waiting = [next(iter(rows))]
+        while waiting:
+            word = waiting.pop()
+            group += rows.pop(word, [])
+            waiting += sorted(other for other in outputs[word] if other in rows and word in outputs[other])
+        groups.append(group)
+    return groups

@@ -1,0 +1,90 @@
+"""A relation as word pairs: what we ask a model."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from lens_fv.errors import LensFVError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One input and its acceptable outputs, the most usual first.
+
+    Raises:
+        LensFVError: a text is empty, or there is no output.
+    """
+
+    input: str
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.outputs, str):
+            # A string is a sequence too: every letter would silently become an acceptable answer.
+            raise LensFVError(f"pair {self.input!r}: outputs is the text {self.outputs!r}; give a tuple of texts")
+        if not self.input.strip():
+            raise LensFVError(f"pair with the outputs {list(self.outputs)}: its input is empty")
+        if not self.outputs or not all(output.strip() for output in self.outputs):
+            raise LensFVError(f"pair {self.input!r}: it needs outputs that are not empty, found {list(self.outputs)}")
+
+    @property
+    def output(self) -> str:
+        """The primary output: the one shown in demonstrations."""
+        return self.outputs[0]
+
+
+@dataclass(frozen=True, repr=False)
+class Task:
+    """Word pairs that share one relation.
+
+    Attributes:
+        name: how reports and artefacts call it.
+        pairs: at least one; readers give every input once.
+        relation_words: words that name the relation, looked for when a vector is decoded.
+        instructions: paraphrases that ask for the relation.
+        group: the kind of relation, such as "morphology".
+        languages: of the inputs and of the outputs; "-" where there is none.
+        source, licence: where the pairs come from.
+
+    Raises:
+        LensFVError: there is no pair, or a text is empty.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    relation_words: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    group: str = ""
+    languages: tuple[str, ...] = ()
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise LensFVError(f"task of {len(self.pairs)} pairs: it has no name; give it one")
+        if not self.pairs:
+            raise LensFVError(f"task {self.name!r} has no pairs; it needs at least one")
+        if not all(text.strip() for text in self.relation_words + self.instructions):
+            raise LensFVError(f"task {self.name!r} has an empty relation word or instruction; leave it out")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        count = f"{len(self)} pair{'s' * (len(self) != 1)}"
+        group = f", {self.group}" if self.group else ""
+        return f"Task({self.name}: {count}{group}, {self.pairs[0].input!r} -> {self.pairs[0].output!r})"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the content: the same for the same pairs in any order and under any name."""
+        rows = sorted([pair.input, *pair.outputs] for pair in self.pairs)
+        content = json.dumps([rows, self.relation_words, self.instructions])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def majority(self) -> tuple[str, float]:
+        """The most frequent primary output and its share of the pairs: what a constant answer would score."""
+        label, count = Counter(pair.output for pair in self.pairs).most_common(1)[0]
+        return label, count / len(self)

@@ -1,0 +1,20 @@
+"""What does the task look like inside?"""
+
+from lens_fv.artefact import Artefact, Provenance, load_artefact
+from lens_fv.vectors.decode import Decoded, decode
+from lens_fv.vectors.extract import extract, sweep_layers
+from lens_fv.vectors.function_vector import FunctionVector, random_like
+from lens_fv.vectors.tune import tune
+
+__all__ = [
+    "Artefact",
+    "Decoded",
+    "FunctionVector",
+    "Provenance",
+    "decode",
+    "extract",
+    "load_artefact",
+    "random_like",
+    "sweep_layers",
+    "tune",
+]

@@ -1,0 +1,127 @@
+"""A task as a direction: the function vector."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.patching import Edit
+
+Site = Literal["resid_post", "heads"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FunctionVector(Artefact):
+    """What a task looks like inside (Todd et al. 2024), extracted from heads or fine-tuned.
+
+    Attributes:
+        vector: in the residual stream's basis.
+        layer: added to the residual stream after this layer, at the last prompt token.
+        resid_norm: the residual stream's typical length there: the unit for norms and scales.
+        site: "resid_post" (the vector is added at `layer`) or "heads" (each of `heads` gets its mean output put in its own
+            layer; needs no vector, and is exact for models with a norm behind attention).
+        heads: (layer, head) of the heads it came from, strongest first; empty for a vector tuned from nothing.
+        head_outputs: their mean outputs.
+        scale: what `vector` is multiplied with when it is applied.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    head_outputs: Float[Tensor, "n_heads d_head"]
+    layer: int
+    resid_norm: float
+    site: Site = "resid_post"
+    heads: tuple[tuple[int, int], ...] = ()
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check shapes, layers and heads against the provenance."""
+        layers, heads, d_model, d_head = self.provenance.shape
+        require_shape("function vector", self.vector, (d_model,))
+        require_shape("function vector's head outputs", self.head_outputs, (len(self.heads), d_head))
+        if not 0 <= self.layer < layers or any(not (0 <= a < layers and 0 <= b < heads) for a, b in self.heads):
+            raise LensFVError(f"function vector at layer {self.layer}, heads {self.heads}: no such place in {layers} x {heads}")
+        if self.site == "heads" and not self.heads:
+            raise LensFVError("function vector injected at its heads: it has none; use site='resid_post'")
+
+    @property
+    def norm(self) -> float:
+        """Its length, in units of the residual stream's at its layer."""
+        return float(self.vector.norm()) / self.resid_norm
+
+    def at(self, *, layer: int | None = None, site: Site | None = None, scale: float | None = None) -> "FunctionVector":
+        """The same vector applied elsewhere or otherwise. `resid_norm` stays the unit of the layer it was made at."""
+        return replace(
+            self,
+            layer=self.layer if layer is None else layer,
+            site=site or self.site,
+            scale=self.scale if scale is None else scale,
+        )
+
+    def edits(self) -> list[Edit]:
+        """What applying it means to the engine."""
+        if self.site == "heads":
+            values = self.head_outputs * self.scale
+            return [Edit(layer, z, head=head) for (layer, head), z in zip(self.heads, values, strict=True)]
+        return [Edit(self.layer, self.vector * self.scale, mode="add")]
+
+    @contextmanager
+    def applied(self, model: LensModel, *, scale: float | None = None, position: int = -1, force: bool = False) -> Iterator[None]:
+        """Inside the block, every forward pass of `model.tl` carries the vector at `position` (default: the last token).
+
+        With `generate` and a cache the last token is each new one, as in Todd et al.'s code.
+
+        Args:
+            model: the model it was made on.
+            scale: default: its own.
+            position: index into the sequence.
+            force: apply it though the provenance does not match.
+
+        Raises:
+            LensFVError: the vector belongs to another model or another weight processing.
+        """
+        if not force:
+            self.provenance.check(model)
+        with model.hooks([_hook(edit, position) for edit in self.at(scale=scale).edits()]):
+            yield
+
+    def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
+        """A vector made from this one, for the same place and without its heads."""
+        provenance: Provenance = replace(self.provenance, method=method, options={**self.provenance.options, **options})
+        nothing = self.head_outputs[:0]
+        return replace(
+            self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0
+        )
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
+        return super().facts() | {
+            "injected at": f"{where}, last prompt token, scale {self.scale:g}",
+            "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",
+            "heads": ", ".join(f"{a}.{b}" for a, b in self.heads) or "none",
+        }
+
+
+def random_like(vector: FunctionVector, *, seed: int = 0) -> FunctionVector:
+    """A random direction of the same length, for the same place: the first control."""
+    draw = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
+    length = vector.vector.norm() * vector.scale
+    return vector.with_vector(draw * length / draw.norm(), method="random", options={"random_seed": seed})
+
+
+def _hook(edit: Edit, position: int) -> Hook:
+    def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        x = x.clone()
+        where = (slice(None), position) if edit.head is None else (slice(None), position, edit.head)
+        value = edit.value.to(x)
+        x[where] = value if edit.mode == "replace" else x[where] + value
+        return x
+
+    return f"blocks.{edit.layer}." + ("hook_resid_post" if edit.head is None else "attn.hook_z"), change
