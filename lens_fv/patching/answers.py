@@ -1,6 +1,6 @@
 """How likely the right answers become under each branch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.branches import Trunk
 from lens_fv.patching.edit import Branch
+from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.readout import logit_blocks
-from lens_fv.patching.run import Method, run_branches
+from lens_fv.patching.run import Method, open_trunk, run_on
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
 
@@ -30,54 +32,80 @@ class AnswerScores(NamedTuple):
     logprob: Float[Tensor, "prompts branches"]
 
 
-@torch.no_grad()
+class AnswerScorer:
+    """Prompts, opened once, on which branches can be scored again and again.
+
+    Args:
+        model: the model.
+        prompts: encoded prompts with their acceptable answers.
+        method: see `open_trunk`.
+        batch_size: prompt-answer pairs that run together.
+    """
+
+    def __init__(
+        self, model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto", batch_size: int = 16
+    ) -> None:
+        self.model, self.n_prompts = model, len(prompts)
+        # Of like length together, so that little is padding.
+        items = sorted(
+            ((p, answer) for p, prompt in enumerate(prompts) for answer in prompt.answers),
+            key=lambda item: (len(item[1]), len(prompts[item[0]].tokens)),
+        )
+        self._batches = [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
+        self._prompts, self._method = prompts, method
+        self._trunks: dict[int, Trunk | LoopTrunk] = {}
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self._batches)
+
+    def _trunk(self, i: int, keep: bool) -> Trunk | LoopTrunk:
+        if i in self._trunks:
+            return self._trunks[i]
+        tokens = [self._prompts[p].tokens for p, _ in self._batches[i]]
+        trunk = open_trunk(self.model, tokens, [answer[:-1] for _, answer in self._batches[i]], method=self._method)
+        if keep:
+            self._trunks[i] = trunk
+        return trunk
+
+    @torch.no_grad()
+    def score(
+        self, branches: Sequence[Branch], *, keep: bool = True, tick: Callable[[], None] = lambda: None
+    ) -> AnswerScores:
+        """Score all branches on all prompts.
+
+        Args:
+            branches: counterfactual runs, the same for every prompt; an empty one is the plain model.
+            keep: keep the opened prompts in memory for the next call.
+            tick: called after each batch.
+        """
+        shape = (self.n_prompts, len(branches))
+        rank = torch.full(shape, torch.iinfo(torch.long).max)
+        full, logprob = torch.zeros(shape, dtype=torch.bool), torch.full(shape, -torch.inf)
+        for i, batch in enumerate(self._batches):
+            resid = run_on(self._trunk(i, keep), branches)
+            for (p, answer), states in zip(batch, resid, strict=True):
+                ranks, logprobs = _ranks(self.model, states[:, : len(answer)], answer)
+                rank[p] = rank[p].minimum(ranks[:, 0])
+                full[p] |= (ranks == 0).all(1)
+                logprob[p] = logprob[p].maximum(logprobs.sum(1))
+            tick()
+        return AnswerScores(rank == 0, rank < 3, full, logprob)
+
+
 def score_answers(
     model: LensModel,
     prompts: Sequence[EncodedPrompt],
     branches: Sequence[Branch],
     *,
     method: Method = "auto",
-    batch_size: int = 16,
     what: str = "scoring",
     progress: bool = False,
 ) -> AnswerScores:
-    """Score all branches on all prompts. Edits in `branches` must be the same for every prompt.
-
-    Args:
-        model: the model.
-        prompts: encoded prompts with their acceptable answers.
-        branches: counterfactual runs; an empty one is the plain model.
-        method: see `open_trunk`.
-        batch_size: prompt-answer pairs that run together.
-        what: the progress bar's label.
-        progress: draw it.
-    """
-    # Of like length together, so that little is padding.
-    items = sorted(
-        ((p, answer) for p, prompt in enumerate(prompts) for answer in prompt.answers),
-        key=lambda item: (len(prompts[item[0]].tokens), len(item[1])),
-    )
-    shape = (len(prompts), len(branches))
-    rank = torch.full(shape, torch.iinfo(torch.long).max)
-    full, logprob = torch.zeros(shape, dtype=torch.bool), torch.full(shape, -torch.inf)
-    starts = range(0, len(items), batch_size)
-    with progress_bar(what, len(starts), show=progress) as step:
-        for start in starts:
-            batch = items[start : start + batch_size]
-            resid = run_branches(
-                model,
-                [prompts[p].tokens for p, _ in batch],
-                branches,
-                [answer[:-1] for _, answer in batch],
-                method=method,
-            )
-            for (p, answer), states in zip(batch, resid, strict=True):
-                ranks, logprobs = _ranks(model, states[:, : len(answer)], answer)
-                rank[p] = rank[p].minimum(ranks[:, 0])
-                full[p] |= (ranks == 0).all(1)
-                logprob[p] = logprob[p].maximum(logprobs.sum(1))
-            step()
-    return AnswerScores(rank == 0, rank < 3, full, logprob)
+    """Score all branches on all prompts, once; see `AnswerScorer`."""
+    scorer = AnswerScorer(model, prompts, method=method)
+    with progress_bar(what, len(scorer), show=progress) as tick:
+        return scorer.score(branches, keep=False, tick=tick)
 
 
 def _ranks(model: LensModel, resid: Float[Tensor, "branches answer d_model"], answer: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -84,10 +84,17 @@ def run_branches(
     Raises:
         LensFVError: an edit that does not fit the model, or prompts that do not.
     """
+    return run_on(open_trunk(model, prompts, continuations, method=method), branches, rows_per_pass=rows_per_pass)
+
+
+def run_on(
+    trunk: Trunk | LoopTrunk, branches: Sequence[Branch], *, rows_per_pass: int = 512
+) -> Float[Tensor, "prompts branches suffix d_model"]:
+    """`run_branches` on prompts that are already open, for those who come back to them."""
+    model = trunk.model
     for branch in branches:
         for edit in branch:
             edit.check(model)
-    trunk = open_trunk(model, prompts, continuations, method=method)
     size = max(1, rows_per_pass // trunk.width)
     # Sorted by layer a pass starts where its first branch leaves the trunk, and rows share as few layers as they can.
     order = sorted(range(len(branches)), key=lambda i: min((e.layer for e in branches[i]), default=model.n_layers))

@@ -9,7 +9,7 @@ from torch import Tensor
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Edit, HeadRanking, score_answers
+from lens_fv.patching import AnswerScores, Edit, HeadRanking, score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 
@@ -62,7 +62,7 @@ def extract(
     by_layer = None
     if layer is None:
         by_layer = sweep_layers(model, vector, prompts)
-        layer = int(by_layer.argmax())
+        layer = int(by_layer.logprob.mean(0).argmax())
     layer = model.check_layer(layer)
     provenance = Provenance.of(
         model,
@@ -89,12 +89,9 @@ def extract(
     )
 
 
-def sweep_layers(
-    model: LensModel, vector: Float[Tensor, " d_model"], prompts: Sequence[EncodedPrompt]
-) -> Float[Tensor, " layers"]:
-    """Mean log-probability of the answers with the vector added after each layer in turn: all layers in one pass."""
-    branches = [[Edit(layer, vector, mode="add")] for layer in range(model.n_layers)]
-    return score_answers(model, prompts, branches).logprob.mean(0)
+def sweep_layers(model: LensModel, vector: Float[Tensor, " d_model"], prompts: Sequence[EncodedPrompt]) -> AnswerScores:
+    """The answers' scores with the vector added after each layer in turn (the branch axis), all layers in one pass."""
+    return score_answers(model, prompts, [[Edit(layer, vector, mode="add")] for layer in range(model.n_layers)])
 
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate) -> list[EncodedPrompt]:

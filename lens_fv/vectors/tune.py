@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Edit, open_trunk, resid_norms, score_answers
+from lens_fv.patching import AnswerScorer, Edit, open_trunk, resid_norms
 from lens_fv.patching.readout import token_logprobs
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
@@ -45,7 +45,8 @@ def tune(
 
     Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, the vector added to the
     residual stream after a layer at the last prompt token. Full batch, Adam, cosine schedule. All combinations of layer and
-    learning rate are trained side by side; the one, and the step, that make the *validation* answers likeliest are kept.
+    learning rate are trained side by side, the better half going on after a quarter and after half of the steps; the one,
+    and the step, that make the *validation* answers likeliest are kept.
 
     Args:
         model: the model.
@@ -127,10 +128,11 @@ class _Best:
     step = 0
     vector: Tensor
 
-    def update(self, scores: Tensor, vectors: Sequence[Tensor], step: int) -> None:
-        candidate = int(scores.argmax())
-        if float(scores[candidate]) > self.logprob:
-            self.logprob, self.candidate, self.step = float(scores[candidate]), candidate, step
+    def update(self, scores: Tensor, alive: Sequence[int], vectors: Sequence[Tensor], step: int) -> None:
+        at = int(scores.argmax())
+        if float(scores[at]) > self.logprob:
+            candidate = alive[at]
+            self.logprob, self.candidate, self.step = float(scores[at]), candidate, step
             self.vector = vectors[candidate].detach().float().cpu().clone()
 
 
@@ -148,28 +150,32 @@ def _train(
     progress: bool,
 ) -> _Best:
     vectors = [torch.nn.Parameter(v.clone()) for v in starts]
-    branches = [[Edit(layer, v, mode="add")] for v, (layer, _) in zip(vectors, candidates, strict=True)]
     groups = [
         {"params": [v], "lr": rate * float(units[layer]) / math.sqrt(model.d_model)}
         for v, (layer, rate) in zip(vectors, candidates, strict=True)
     ]
     optimiser = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
     answers = [prompt.answers[0] for prompt in train]
     trunk = open_trunk(model, [p.tokens for p in train], [a[:-1] for a in answers])
-    best = _Best()
+    scorer = AnswerScorer(model, held_out)
+    alive, best = list(range(len(candidates))), _Best()
     with progress_bar("tuning", steps, show=progress) as tick:
         for step in range(steps + 1):
-            if step % CHECK_EVERY == 0 or step == steps:
-                best.update(score_answers(model, held_out, branches).logprob.mean(0), vectors, step)
+            branches = [[Edit(candidates[c][0], vectors[c], mode="add")] for c in alive]
+            if step % CHECK_EVERY == 0 or step in (steps // 4, steps // 2, steps):
+                scores = scorer.score(branches).logprob.mean(0)
+                best.update(scores, alive, vectors, step)
+                if step in (steps // 4, steps // 2):  # successive halving: the better half goes on
+                    alive = [alive[i] for i in scores.argsort(descending=True)[: (len(alive) + 1) // 2].tolist()]
+                    branches = [[Edit(candidates[c][0], vectors[c], mode="add")] for c in alive]
             if step == steps:
                 break
             with torch.enable_grad():
                 losses = answer_loss(model, trunk.run(branches), answers)
-                for c, (v, anchor) in enumerate(zip(vectors, anchors, strict=True)):
-                    losses[c] = losses[c] + l2 * ((v - anchor) / float(units[candidates[c][0]])).square().sum()
+                units_from_anchor = [(vectors[c] - anchors[c]) / float(units[candidates[c][0]]) for c in alive]
                 # Candidates share no parameter and no row sees another, so the sum trains each on its own loss.
-                total = losses.sum()
+                total = losses.sum() + l2 * torch.stack([d.square().sum() for d in units_from_anchor]).sum()
             if not torch.isfinite(total):
                 raise LensFVError(f"tune on {model.name}: the loss is not finite at step {step}; lower the learning rate")
             optimiser.zero_grad()

@@ -1,0 +1,169 @@
+"""Does a vector work, and beside what?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.statistics import bootstrap_interval, wilson_interval
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import AnswerScores, score_answers
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors import FunctionVector, random_like
+
+PromptKind = Literal["zero_shot", "shuffled"]
+
+
+class Result(NamedTuple):
+    """One condition on the test split.
+
+    Attributes:
+        condition: "none", "k_shot", "random", "other_relation" or the name a vector was given.
+        top1: share of items whose likeliest first token begins an acceptable answer; `low`, `high`: its Wilson interval.
+        n: items.
+        top3: the same among the three likeliest.
+        full: share of items for which greedy decoding writes an acceptable answer to its end.
+        mean_logprob: mean log-probability of the (best acceptable) answer, in nats; `logprob_low`, `logprob_high`: bootstrap.
+    """
+
+    condition: str
+    top1: float
+    low: float
+    high: float
+    n: int
+    top3: float
+    full: float
+    mean_logprob: float
+    logprob_low: float
+    logprob_high: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Evaluation(Artefact):
+    """What every condition does to every test item.
+
+    Attributes:
+        conditions: their names, in the order of the last axis.
+        prompts: "zero_shot" or "shuffled" (few-shot prompts whose labels are permuted); k-shot prompting always sees clean
+            labels.
+        top1, top3, full, logprob: see `AnswerScores`.
+    """
+
+    conditions: tuple[str, ...]
+    prompts: PromptKind
+    top1: Bool[Tensor, "items conditions"]
+    top3: Bool[Tensor, "items conditions"]
+    full: Bool[Tensor, "items conditions"]
+    logprob: Float[Tensor, "items conditions"]
+
+    @property
+    def results(self) -> list[Result]:
+        """One row a condition."""
+        return [self[c] for c in self.conditions]
+
+    def __getitem__(self, condition: str) -> Result:
+        """The row of one condition."""
+        i, n = self.conditions.index(condition), len(self.top1)
+        hits = int(self.top1[:, i].sum())
+        low, high = wilson_interval(hits, n)
+        logprobs: list[float] = self.logprob[:, i].tolist()
+        return Result(
+            condition,
+            hits / n,
+            low,
+            high,
+            n,
+            float(self.top3[:, i].float().mean()),
+            float(self.full[:, i].float().mean()),
+            sum(logprobs) / n,
+            *bootstrap_interval(logprobs, seed=self.provenance.seed),
+        )
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        rows = {
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole answer {r.full:.2f}, log-prob {r.mean_logprob:.2f}"
+            for r in self.results
+        }
+        return super().facts() | {"prompts": self.prompts, "test items": str(len(self.top1))} | rows
+
+
+def evaluate(
+    model: LensModel,
+    task: Task,
+    vectors: Mapping[str, FunctionVector] | None = None,
+    *,
+    other: FunctionVector | None = None,
+    split: Split | None = None,
+    prompts: PromptKind = "zero_shot",
+    n_shots: int = 10,
+    most_items: int | None = None,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Score vectors on the test split, always beside no vector, k-shot prompting and a random vector of the same norm.
+
+    Args:
+        model: the model.
+        task: the task.
+        vectors: by the name of their condition ("extracted", "tuned", ...). The random control takes the norm and the place
+            of the last one.
+        other: another relation's vector: the condition "other_relation".
+        split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        prompts: what the vectors are added to: zero-shot prompts, or few-shot prompts with shuffled labels.
+        n_shots: demonstrations of the k-shot (and shuffled) prompts.
+        most_items: score only so many test pairs.
+        template: how prompts are written.
+        seed: of the demonstrations and of the random vector.
+        force: apply vectors though their provenance does not match.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no test items, a vector of another model, or one named like a control.
+    """
+    vectors = dict(vectors or {})
+    reserved = {"none", "k_shot", "random", "other_relation"} & vectors.keys()
+    if reserved:
+        raise LensFVError(f"evaluate a vector named {reserved.pop()!r}: that names a control; choose another name")
+    split = split or split_pairs(task, seed=seed)
+    items = split.test[:most_items]
+    if not items:
+        raise LensFVError(f"evaluate {task.name}: its test split is empty; it needs more pairs")
+    conditions = {"none": None, **vectors}
+    if vectors:
+        conditions["random"] = random_like(list(vectors.values())[-1], seed=seed)
+    if other is not None:
+        conditions["other_relation"] = other
+    for vector in conditions.values():
+        if vector is not None and not force:
+            vector.provenance.check(model)
+    shots = build_prompts(items, split.train, n_shots=n_shots, template=template, seed=seed)
+    if prompts == "zero_shot":
+        plain = [zero_shot(pair, template=template) for pair in items]
+    else:
+        plain = build_prompts(
+            items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed
+        )
+    encoded, encoded_shots = encode_prompts(model, plain), encode_prompts(model, shots)
+    branches = [[] if v is None else v.edits() for v in conditions.values()]
+    scores = score_answers(model, encoded, branches, what=f"{task.name}: vectors", progress=progress)
+    k_shot = score_answers(model, encoded_shots, [[]], what=f"{task.name}: {n_shots} shots", progress=progress)
+    joined = AnswerScores(*(torch.cat([a[:, :1], b, a[:, 1:]], 1) for a, b in zip(scores, k_shot, strict=True)))
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in (*encoded, *encoded_shots)],
+        seed=seed,
+        method="evaluation",
+        options={"n_shots": n_shots, "prompts": prompts},
+    )
+    names = ("none", "k_shot", *list(conditions)[1:])
+    return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())

@@ -1,0 +1,82 @@
+"""Can this model be trusted to do what its hooks say?"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.edit import Edit
+from lens_fv.patching.run import TOLERANCE, check_engine, run_branches
+
+
+class Finding(NamedTuple):
+    """One check: what was asked, whether it held, and what was seen."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+@torch.no_grad()
+def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
+    """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
+
+    Hooks fire in every layer; head outputs times the output projection are what attention writes; a head replaced by itself
+    changes nothing and by something else changes the answer; logits under hooks equal those without; the unembedding of the
+    last state is the model's own; the one-pass engine equals the plain loop.
+
+    Args:
+        model: the model.
+        seed: of the random tokens that are run.
+
+    Returns:
+        The findings. Only the last check may fail without harm: branches then run one forward pass each.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    prompt = torch.randint(model.d_vocab, (12,), generator=rng).tolist()
+    tokens = torch.tensor([prompt])
+    tolerance = TOLERANCE.get(model.dtype, 0.03)
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            seen[name] = x.detach()
+            return x
+
+        return name, hook
+
+    layers = range(model.n_layers)
+    sites = ("attn.hook_z", "hook_resid_pre", "hook_resid_post")
+    names = [f"blocks.{layer}.{site}" for layer in layers for site in sites]
+    plain = model.forward(tokens)
+    hooked = model.forward(tokens, [keep(name) for name in names])
+    silent = [name for name in names if name not in seen]
+    findings = [
+        Finding("hooks fire in every layer", not silent, f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks")
+    ]
+    if silent:
+        return findings
+
+    def compare(check: str, got: Tensor, want: Tensor) -> None:
+        error = float((got.float() - want.float()).abs().max())
+        findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
+
+    compare("hooks that only look leave the logits alone", hooked.softmax(-1), plain.softmax(-1))
+    last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
+    compare("last state through norm and unembedding gives the logits", model.unembed(last).softmax(-1), plain.softmax(-1))
+    z = [seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers]
+    heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
+    own = run_branches(model, [prompt], [[], *([Edit(a, z[a][b], head=b)] for a, b in heads)])[0, :, 0]
+    probs = model.unembed(own).softmax(-1)
+    compare("a head replaced by itself changes nothing", probs[1:], probs[:1].expand_as(probs[1:]))
+    noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
+    other = model.unembed(run_branches(model, [prompt], noise)[0, :, 0]).softmax(-1)
+    dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, probs[0])]
+    findings.append(
+        Finding("a head replaced by noise changes the answer", not dead, f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads")
+    )
+    engine = check_engine(model, seed=seed)
+    found = f"{engine.reason} (largest difference {engine.max_abs_error:.1e})"
+    findings.append(Finding("the one-pass engine equals the plain loop", engine.method == "rows", found))
+    return findings

@@ -1,0 +1,196 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks import Pair, Task, read_task
+
+PAIRS = (Pair("hot", ("cold",)), Pair("big", ("small", "little")), Pair("été", ("hiver, froid",)))
+ROWS: list[dict[str, Any]] = [
+    {"input": "hot", "output": "cold"},
+    {"input": "big", "output": ["small", "little"]},
+    {"input": "été", "output": "hiver, froid"},
+]
+SAMPLES: list[dict[str, Any]] = [{"subject": row["input"], "object": row["output"]} for row in ROWS]
+ONE_A_LINE = "\n".join(json.dumps(row) for row in ROWS)
+
+SAME_TASK = {
+    "list.json": json.dumps(ROWS, indent=1),
+    "escaped.json": json.dumps(ROWS, ensure_ascii=True),
+    "lines.jsonl": ONE_A_LINE + "\n\n",
+    "lines-called.json": ONE_A_LINE.replace("\n", "\r\n"),
+    "lines.txt": ONE_A_LINE,
+    "samples.json": json.dumps({"name": "opposites", "prompt_templates": ["{} is not"], "samples": SAMPLES}),
+    "pairs.json": json.dumps({"name": "opposites", "pairs": ROWS}),
+    "table.csv": 'input,output\nhot,cold\nbig,small|little\nété,"hiver, froid"\n',
+    "windows.csv": 'Input,Output\r\nhot, cold\r\n\r\nbig, small | little\r\nété,"hiver, froid"\r\n',
+    "other-names.csv": 'id,Target,Word\n1,cold,hot\n2,small|little,big\n3,"hiver, froid",été\n',
+    "semicolons.csv": "input;output\nhot;cold\nbig;small|little\nété;hiver, froid\n",
+    "table.tsv": "subject\tobject\nhot\tcold\nbig\tsmall|little\nété\thiver, froid\n",
+    "table.txt": "input\toutput\nhot\tcold\nbig\tsmall|little\nété\thiver, froid",
+    "repeated.json": json.dumps([ROWS[0], {"input": "big", "output": "small"}, *ROWS, ROWS[0]]),
+    "blanks.json": json.dumps([{"input": " hot ", "output": "cold\n"}, *ROWS[1:]]),
+}
+
+
+def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("name", SAME_TASK)
+def test_every_format_gives_the_same_pairs(tmp_path: Path, name: str, encoding: str):
+    assert read_task(write(tmp_path, name, SAME_TASK[name], encoding)).pairs == PAIRS
+
+
+def test_names_come_from_the_caller_then_the_content_then_the_file(tmp_path: Path):
+    assert read_task(write(tmp_path, "list.json", SAME_TASK["list.json"])).name == "list"
+    assert read_task(write(tmp_path, "samples.json", SAME_TASK["samples.json"])).name == "opposites"
+    assert read_task(tmp_path / "samples.json", name="mine").name == "mine"
+    assert read_task(str(tmp_path / "list.json")).name == "list"
+
+
+def test_our_own_format_is_read_in_full(tmp_path: Path):
+    about = {
+        "name": "opposites",
+        "group": "lexical semantics",
+        "languages": ["en", "en"],
+        "relation_words": ["opposite"],
+        "instructions": ["Give the opposite.", "Name the contrary."],
+        "source": "Written for this test.",
+        "licence": "CC0-1.0",
+    }
+    assert read_task(write(tmp_path, "own.json", json.dumps({**about, "pairs": ROWS}))) == Task(
+        name="opposites",
+        pairs=PAIRS,
+        relation_words=("opposite",),
+        instructions=("Give the opposite.", "Name the contrary."),
+        group="lexical semantics",
+        languages=("en", "en"),
+        source="Written for this test.",
+        licence="CC0-1.0",
+    )
+
+
+def test_whole_numbers_become_text(tmp_path: Path):
+    rows = [{"input": 4, "output": [5, "five"]}]
+    assert read_task(write(tmp_path, "n.json", json.dumps(rows))).pairs == (Pair("4", ("5", "five")),)
+
+
+def test_one_object_is_a_task_of_one_pair(tmp_path: Path):
+    text = '{\n"input": "hot",\n"output": "cold"\n}'
+    assert read_task(write(tmp_path, "one.json", text)).pairs == (PAIRS[0],)
+
+
+TEXT = st.text(st.characters(exclude_categories=["C"]), min_size=1).map(str.strip).filter(bool)
+
+
+@given(pairs=st.dictionaries(TEXT, st.lists(TEXT, min_size=1, unique=True), min_size=1))
+def test_a_json_list_keeps_any_text(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, list[str]]):
+    rows = [{"input": given, "output": outputs} for given, outputs in pairs.items()]
+    folder = tmp_path_factory.mktemp("any")
+    task = read_task(write(folder, "list.json", json.dumps(rows, ensure_ascii=False)))
+    assert {pair.input: list(pair.outputs) for pair in task.pairs} == pairs
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    assert read_task(write(folder, "lines.jsonl", lines)).pairs == task.pairs
+
+
+WRONG = {
+    "empty.json": ("", "file is empty"),
+    "blank.csv": (" \n\n", "file is empty"),
+    "no-rows.json": ("[]", "no rows"),
+    "no-rows.csv": ("input,output\n", "no rows"),
+    "no-output.json": (
+        '[\n {"input": "hot", "output": "cold"},\n\n {"input": "big"}\n]',
+        r"line 4 \(row 2\): no output",
+    ),
+    "empty-output.json": ('[\n{"input": "hot", "output": " "}\n]', r"line 2 \(row 1\): no output"),
+    "empty-list.json": ('[{"input": "hot", "output": []}]', r"line 1 \(row 1\): no output"),
+    "null.json": ('[{"input": "hot", "output": ["cold", null]}]', r"line 1 \(row 1\): no output"),
+    "no-input.json": ('[{"output": "cold"}]', r"line 1 \(row 1\): no input"),
+    "float.json": ('[{"input": "half", "output": 0.5}]', r"output has to be text, found 0\.5"),
+    "truth.json": ('[{"input": "half", "output": true}]', "output has to be text, found true"),
+    "texts.json": ('["hot", "cold"]', r'line 1 \(row 1\): expected an object .* found "hot"'),
+    "number.json": ("17", "unknown format, it starts with '17'"),
+    "prose.txt": ("The opposite of hot is cold.\n", "unknown format, it starts with 'The opposite"),
+    "keys.json": ('{"hot": "cold", "big": "small"}', "unknown format, a JSON object with the keys hot, big"),
+    "cut.json": ('[\n{"input": "hot", "output": "cold"},\n{"input": "bi', "line 3: not valid JSON"),
+    "no-comma.json": ('[\n{"input": "a", "output": "b"}\n{"input": "c", "output": "d"}]', "line 3: not valid JSON"),
+    "samples.json": (
+        '{"name": "x",\n"samples": [\n{"subject": "a", "object": "b"},\n{"subject": "c"}]}',
+        "line 4 .row 2",
+    ),
+    "words.json": (
+        '{"instructions": "Do.", "pairs": [{"input": "a", "output": "b"}]}',
+        '"instructions" has to be a list',
+    ),
+    "instruction.json": ('{"instructions": [""], "pairs": [{"input": "a", "output": "b"}]}', "empty relation word"),
+    "lines.jsonl": ('{"input": "a", "output": "b"}\n\n{"input": "c"}\n', "line 3: no output"),
+    "cut.jsonl": ('{"input": "a", "output": "b"}\n{"input": "c", "out', "line 2: not valid JSON"),
+    "cut-lines.json": ('{"input": "a", "output": "b"}\n{"input": "c", "out', "line 2: not valid JSON"),
+    "no-header.csv": ("hot,cold\nbig,small\n", "header needs the columns input and output, found hot, cold"),
+    "half-header.csv": ("input,colour\nsky,blue\n", "header needs the columns input and output"),
+    "short.csv": ("input,output\nhot,cold\nbig\n", "line 3: no output"),
+    "alternative.csv": ("input,output\nhot,cold|\n", "line 2: no output"),
+    "long.csv": ("input,output\nParis,Paris, France\n", "line 2: 3 columns where the header has 2"),
+    "quote.csv": ('input,output\n"hot,cold\nbig,small\n', "not a valid table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line_with_file_and_line(tmp_path: Path, name: str):
+    text, said = WRONG[name]
+    with pytest.raises(LensFVError, match=said) as caught:
+        read_task(write(tmp_path, name, text))
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_another_encoding_names_the_line(tmp_path: Path):
+    with pytest.raises(LensFVError, match=r"latin\.csv, line 3: not UTF-8"):
+        read_task(write(tmp_path, "latin.csv", "input,output\nhot,cold\nété,hiver\n", "latin-1"))
+    with pytest.raises(LensFVError, match=r"wide\.csv, line 1: not UTF-8"):
+        read_task(write(tmp_path, "wide.csv", "input,output\nhot,cold\n", "utf-16"))
+
+
+def test_what_is_no_file_is_said(tmp_path: Path):
+    with pytest.raises(LensFVError, match="no such file"):
+        read_task(tmp_path / "nothing.json")
+    with pytest.raises(LensFVError, match="a folder"):
+        read_task(tmp_path)
+
+
+def test_lines_are_right_whatever_the_rows_hold(tmp_path: Path):
+    rows: list[dict[str, Any]] = [{"input": f'],"[{i}', "output": ["a, b", "}\u2028\n"]} for i in range(50)]
+    good = json.dumps(rows, indent=2, ensure_ascii=False)[:-2]
+    text = '{"source": "\\"pairs\\": [1, 2",\n"pairs": ' + good + ',\n\n{"input": "last"}]}'
+    with pytest.raises(LensFVError, match=rf"line {text.count(chr(10)) + 1} \(row 51\): no output"):
+        read_task(write(tmp_path, "strange.json", text))
+
+
+# -- published data, where it lies beside the repository --------------------------------------------------------------
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not (DATA / "todd").is_dir(), reason="no published word pairs at ../shared/data")
+def test_published_files_are_read_whole():
+    files = sorted([*(DATA / "todd").rglob("*.json"), *(DATA / "lre").rglob("*.json")])
+    assert files
+    for file in files:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        rows = data if isinstance(data, list) else data["samples"]
+        facts = {tuple(str(value).strip() for value in sorted_by_role(row)) for row in rows}
+        task = read_task(file)
+        assert {(pair.input, output) for pair in task.pairs for output in pair.outputs} == facts, file
+        assert len(task) == len({given for given, _ in facts}), file
+
+
+def sorted_by_role(row: dict[str, str]) -> tuple[str, str]:
+    return (row["input"], row["output"]) if "input" in row else (row["subject"], row["object"])
