@@ -197,6 +197,22 @@ def _tuples(value: Any) -> Any:
     return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all.
+
+    Raises:
+        LensFVError: the folder cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as e:
+        raise LensFVError(f"write {path}: {e}; choose a folder that can be written to") from e
+    return path
+
+
 def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Raise `LensFVError` unless a finite floating-point `tensor` has `shape`."""
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():

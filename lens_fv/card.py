@@ -34,4 +34,6 @@ def _heat_map(grid: Tensor, cell: int = 6) -> str:
                 f"fill='rgb({colour})' fill-opacity='{abs(value) / top:.2f}'><title>{layer}.{head}: {value:.3f}</title></rect>"
             )
     size = f"width='{layers * cell}' height='{heads * cell}'"
-    return f"<svg {size} style='border:1px solid #8888' role='img' aria-label='layers across, heads down'>{''.join(cells)}</svg>"
+    return (
+        f"<svg {size} style='border:1px solid #8888' role='img' aria-label='layers across, heads down'>{''.join(cells)}</svg>"
+    )

@@ -148,9 +148,7 @@ def evaluate(
     if prompts == "zero_shot":
         plain = [zero_shot(pair, template=template) for pair in items]
     else:
-        plain = build_prompts(
-            items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed
-        )
+        plain = build_prompts(items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed)
     encoded, encoded_shots = encode_prompts(model, plain), encode_prompts(model, shots)
     branches = [[] if v is None else v.edits() for v in conditions.values()]
     scores = score_answers(model, encoded, branches, what=f"{task.name}: vectors", progress=progress)

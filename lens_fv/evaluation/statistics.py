@@ -18,6 +18,11 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
     if len(data) < 2 or np.ptp(data) == 0:
         return float(data.mean()), float(data.mean())
     found = stats.bootstrap(
-        (data,), np.mean, n_resamples=10_000, confidence_level=level, method="percentile", rng=np.random.default_rng(seed)
+        (data,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)

@@ -69,9 +69,7 @@ class AnswerScorer:
         return trunk
 
     @torch.no_grad()
-    def score(
-        self, branches: Sequence[Branch], *, keep: bool = True, tick: Callable[[], None] = lambda: None
-    ) -> AnswerScores:
+    def score(self, branches: Sequence[Branch], *, keep: bool = True, tick: Callable[[], None] = lambda: None) -> AnswerScores:
         """Score all branches on all prompts.
 
         Args:

@@ -32,9 +32,7 @@ class Trunk:
         continuations: token ids teacher-forced behind each prompt's last token (an answer without its last token, usually).
     """
 
-    def __init__(
-        self, model: LensModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, model: LensModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.width = 1 + max(map(len, continuations))
         self._keys_values, seen, positions = _run_prefix(model, prompts)
@@ -179,7 +177,8 @@ def _run_prefix(
     model: LensModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[tuple[Tensor, Tensor]], Bool[Tensor, "prompts prefix"], Int[Tensor, " prompts"]]:
     """Keys and values of all but the last prompt token, which of them are real (the rest is padding, in front), and the
-    last token's position."""
+    last token's position.
+    """
     lengths = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
     n_prefix = int(lengths.max())
     tokens = torch.zeros(len(prompts), n_prefix, dtype=torch.long)

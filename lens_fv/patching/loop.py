@@ -17,9 +17,7 @@ from lens_fv.patching.edit import Branch, Edit
 class LoopTrunk:
     """Prompts (and their continuations) whose branches are run one forward at a time."""
 
-    def __init__(
-        self, model: LensModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, model: LensModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> None:
         self.model, self.prompts, self.continuations = model, prompts, continuations
         self.width = 1 + max(map(len, continuations))
 

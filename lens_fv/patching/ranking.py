@@ -89,9 +89,7 @@ class HeadRanking(Artefact):
         low, high = self.interval()
         heads = self.mean.shape[1]
         order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [
-            HeadEffect(i // heads, i % heads, *(float(x.flatten()[i]) for x in (self.mean, low, high))) for i in order
-        ]
+        return [HeadEffect(i // heads, i % heads, *(float(x.flatten()[i]) for x in (self.mean, low, high))) for i in order]
 
     def grid(self) -> Tensor:
         """The mean effects."""

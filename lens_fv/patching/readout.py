@@ -17,9 +17,7 @@ def token_logprobs(
 ) -> Float[Tensor, "*rows"]:
     """Log-probability of one token a row. Differentiable."""
     ids = tokens.reshape(-1)
-    parts = [
-        logits.gather(1, ids[at, None])[:, 0] - logits.logsumexp(-1) for at, logits in logit_blocks(model, resid)
-    ]
+    parts = [logits.gather(1, ids[at, None])[:, 0] - logits.logsumexp(-1) for at, logits in logit_blocks(model, resid)]
     return torch.cat(parts).reshape(tokens.shape)
 
 

@@ -74,7 +74,11 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     other = model.unembed(run_branches(model, [prompt], noise)[0, :, 0]).softmax(-1)
     dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, probs[0])]
     findings.append(
-        Finding("a head replaced by noise changes the answer", not dead, f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads")
+        Finding(
+            "a head replaced by noise changes the answer",
+            not dead,
+            f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads",
+        )
     )
     engine = check_engine(model, seed=seed)
     found = f"{engine.reason} (largest difference {engine.max_abs_error:.1e})"

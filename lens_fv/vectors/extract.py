@@ -94,7 +94,7 @@ def sweep_layers(model: LensModel, vector: Float[Tensor, " d_model"], prompts: S
     return score_answers(model, prompts, [[Edit(layer, vector, mode="add")] for layer in range(model.n_layers)])
 
 
-def validation_prompts(model: LensModel, split: Split, template: PromptTemplate) -> list[EncodedPrompt]:
+def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
     """Zero-shot prompts for (at most 40 of) the validation pairs."""
     pairs: Sequence[Pair] = split.validation[:MOST_VALIDATION]
     return encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])

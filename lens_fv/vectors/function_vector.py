@@ -72,7 +72,9 @@ class FunctionVector(Artefact):
         return [Edit(self.layer, self.vector * self.scale, mode="add")]
 
     @contextmanager
-    def applied(self, model: LensModel, *, scale: float | None = None, position: int = -1, force: bool = False) -> Iterator[None]:
+    def applied(
+        self, model: LensModel, *, scale: float | None = None, position: int = -1, force: bool = False
+    ) -> Iterator[None]:
         """Inside the block, every forward pass of `model.tl` carries the vector at `position` (default: the last token).
 
         With `generate` and a cache the last token is each new one, as in Todd et al.'s code.
@@ -95,9 +97,7 @@ class FunctionVector(Artefact):
         """A vector made from this one, for the same place and without its heads."""
         provenance: Provenance = replace(self.provenance, method=method, options={**self.provenance.options, **options})
         nothing = self.head_outputs[:0]
-        return replace(
-            self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0
-        )
+        return replace(self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0)
 
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""

@@ -37,9 +37,7 @@ def test_an_instruction_stands_in_front():
 
 def test_the_other_templates():
     assert few_shot(BIG, [HOT], template=TEMPLATES["arrow"]).text == "hot -> cold\nbig ->"
-    assert few_shot(BIG, [HOT], template=TEMPLATES["input-output"]).text == (
-        "Input: hot\nOutput: cold\n\nInput: big\nOutput:"
-    )
+    assert few_shot(BIG, [HOT], template=TEMPLATES["input-output"]).text == ("Input: hot\nOutput: cold\n\nInput: big\nOutput:")
     assert TEMPLATES["todd"] == TODD
 
 

@@ -10,9 +10,7 @@ from lens_fv.tasks import Pair, Split, Task, split_pairs
 
 NUMBERS = Task("numbers", tuple(Pair(f"in{i:03}", (f"out{i}",)) for i in range(100)))
 WORDS = [f"w{i}" for i in range(12)]
-PAIR = st.builds(
-    Pair, st.sampled_from(WORDS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True).map(tuple)
-)
+PAIR = st.builds(Pair, st.sampled_from(WORDS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True).map(tuple))
 
 
 def same_fact(a: Pair, b: Pair) -> bool:

@@ -1,0 +1,59 @@
+"""The command `lens-fv`: its subcommands, and how errors leave it."""
+
+import logging
+import sys
+
+import click
+import typer
+from rich.console import Console
+
+from lens_fv.cli import inspect, run, vectors
+from lens_fv.errors import LensFVError
+
+app = typer.Typer(
+    name="lens-fv",
+    help="Function vectors in language models: which heads carry a task, and what do their vectors do?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, vectors.rank, vectors.extract, vectors.tune):
+    app.command()(command)
+app.command()(vectors.evaluate)
+app.command()(inspect.show)
+bench = typer.Typer(help="Measure speed and exactness on this machine.", no_args_is_help=True)
+bench.command("engine")(run.bench_engine)
+app.add_typer(bench, name="bench")
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from lens_fv import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def execute(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a check that failed, 2 for what the user can mend."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("lens_fv").setLevel(logging.INFO)
+    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except LensFVError as e:
+        say.print(f"lens-fv: {e}")
+        return 2
+    except click.ClickException as e:
+        say.print(f"lens-fv: {e.format_message()} (see --help)")
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        say.print("lens-fv: interrupted; run the same command again")
+        return 130
+
+
+def run_app() -> None:
+    """Run and leave."""
+    sys.exit(execute())

@@ -1,0 +1,121 @@
+"""Commands that look: models, tasks, verify, show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.options import AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+
+Report = Annotated[Path | None, typer.Option("--out", help="Also write the JSON object to this file.")]
+
+
+def models(as_json: AsJson = False, out: Report = None) -> None:
+    """List the default models with licence, size and whether they are cached. Writes nothing unless --out is given."""
+    from lens_fv.model import list_models
+
+    found = list_models()
+    table = _table("name", "model", "licence", "size", "cached")
+    for m in found:
+        table.add_row(m.name, m.title, m.licence, f"{m.size_mb} MB", str(m.path) if m.cached else "no")
+    rows = [
+        {"name": m.name, "title": m.title, "licence": m.licence, "size_mb": m.size_mb, "cached": m.cached, "path": str(m.path)}
+        for m in found
+    ]
+    emit({"models": rows}, as_json, table, out=out)
+
+
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="Show this relation, or this file of pairs, in full.")] = None,
+    as_json: AsJson = False,
+    out: Report = None,
+) -> None:
+    """List the built-in relations, or show one. Writes nothing unless --out is given."""
+    from lens_fv.tasks import list_tasks, load_task
+
+    if name is None:
+        found = [load_task(n) for n in list_tasks()]
+        table = _table("name", "group", "pairs", "example", "majority label")
+        rows: list[dict[str, object]] = []
+        for task in sorted(found, key=lambda t: (t.group, t.name)):
+            label, share = task.majority
+            example = f"{task.pairs[0].input} -> {task.pairs[0].output}"
+            table.add_row(task.name, task.group, str(len(task)), example, f"{label} {share:.0%}")
+            rows.append({"name": task.name, "group": task.group, "pairs": len(task), "majority": label, "share": share})
+        emit({"tasks": rows}, as_json, table, out=out)
+        return
+    task = load_task(name)
+    table = _table("input", "acceptable outputs", title=f"{task.name}: {len(task)} pairs. {task.source} {task.licence}")
+    for pair in task.pairs:
+        table.add_row(pair.input, ", ".join(pair.outputs))
+    payload = {
+        "name": task.name,
+        "group": task.group,
+        "source": task.source,
+        "licence": task.licence,
+        "relation_words": list(task.relation_words),
+        "instructions": list(task.instructions),
+        "pairs": [{"input": p.input, "output": list(p.outputs)} for p in task.pairs],
+    }
+    emit(payload, as_json, table, *(f"instruction: {i}" for i in task.instructions), out=out)
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="A default model, a folder or a Hub name.")] = "smollm2-135m",
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Report = None,
+) -> None:
+    """Check that a model does what its hooks say. Exit code 1 if not. Writes nothing unless --out is given."""
+    from lens_fv.patching import verify as check
+
+    model = open_model(name, device, dtype)
+    findings = check(model, seed=seed)
+    table = _table("check", "passed", "found", title=repr(model))
+    for f in findings:
+        table.add_row(f.check, "yes" if f.passed else "NO", f.detail)
+    passed = all(f.passed for f in findings)
+    emit({"model": name, "passed": passed, "checks": [f._asdict() for f in findings]}, as_json, table, out=out)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A file that rank, extract, tune or evaluate wrote.")],
+    as_json: AsJson = False,
+    model: ModelName = "",
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Report = None,
+) -> None:
+    """Show any artefact: what it is and where it came from. With --model, a vector is also decoded into tokens.
+
+    Writes nothing unless --out is given.
+    """
+    import dataclasses
+
+    from lens_fv.vectors import FunctionVector, decode, load_artefact
+
+    artefact = load_artefact(file)
+    payload: dict[str, object] = {
+        "file": str(file),
+        "kind": type(artefact).__name__,
+        "facts": artefact.facts(),
+        "provenance": dataclasses.asdict(artefact.provenance),
+    }
+    views = [repr(artefact)]
+    if model and isinstance(artefact, FunctionVector):
+        decoded = decode(artefact, open_model(model, device, dtype))
+        payload["decoded"] = decoded.tokens
+        views.append("  decodes into  " + ", ".join(f"{token!r} {p:.2f}" for token, p in decoded.tokens))
+    emit(payload, as_json, *views, out=out)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

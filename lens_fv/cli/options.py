@@ -1,0 +1,43 @@
+"""Options that commands share, and how a command says what it found."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+if TYPE_CHECKING:
+    from lens_fv.model import LensModel
+
+ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
+TaskName = Annotated[str, typer.Option("--task", help="A built-in relation (see `lens-fv tasks`) or a file of pairs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of splits, prompts and random draws.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), bfloat16, float16, float64.")]
+Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def open_model(name: str, device: str | None, dtype: str | None) -> "LensModel":
+    """The model that a command asked for."""
+    from lens_fv.model import load_model
+
+    return load_model(name, device=device, dtype=dtype)
+
+
+def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Path | None = None) -> None:
+    """Print what a command found: the JSON object, or the views; and write the object to `out` if given."""
+    text = json.dumps(payload, ensure_ascii=False)
+    if out is not None:
+        from lens_fv.artefact import write_text
+
+        write_text(out, text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    console = Console(markup=False, highlight=False)
+    for view in views:
+        console.print(view)

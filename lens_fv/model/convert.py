@@ -1,0 +1,40 @@
+"""Turn a quantised GGUF file into plain float32 weights that transformers and TransformerLens load like any others."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.quiet import quiet_transformers
+
+
+def convert_gguf(gguf: Path, target: Path, *, n_parameters: int) -> None:
+    """Dequantise `gguf` into the folder `target`: config.json, model.safetensors (float32) and the tokenizer.
+
+    Raises:
+        LensFVError: transformers cannot read the file, or does not find every weight in it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # transformers draws one of its bars on standard error whatever its settings say
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise LensFVError(f"transformers cannot read {gguf.name}: {' '.join(str(error).split())}") from error
+        # a weight that is not found would silently stay random
+        if report["missing_keys"] or model.num_parameters() != n_parameters:
+            raise LensFVError(
+                f"{gguf.name} gave {model.num_parameters()} weights instead of {n_parameters}, "
+                f"not found: {sorted(report['missing_keys'])[:3]}; install the transformers version that lens_fv asks for"
+            )
+        # plain weights now: nothing may say that they are quantised
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)

