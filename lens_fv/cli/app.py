@@ -3,7 +3,6 @@
 import logging
 import sys
 
-import click
 import typer
 from rich.console import Console
 
@@ -15,6 +14,7 @@ app = typer.Typer(
     help="Function vectors in language models: which heads carry a task, and what do their vectors do?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,16 +42,13 @@ def execute(arguments: list[str] | None = None) -> int:
     logging.getLogger("lens_fv").setLevel(logging.INFO)
     say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
+        app(args=arguments)  # leaves by SystemExit, and says itself what is wrong with an option
     except LensFVError as e:
         say.print(f"lens-fv: {e}")
         return 2
-    except click.ClickException as e:
-        say.print(f"lens-fv: {e.format_message()} (see --help)")
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        say.print("lens-fv: interrupted; run the same command again")
-        return 130
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0
+    return 0
 
 
 def run_app() -> None:

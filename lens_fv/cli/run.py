@@ -23,10 +23,10 @@ def demo(
     Writes to the folder --out: report.html (self-contained), report.json (every number), figures/, and the rankings,
     vectors and evaluations under artefacts/.
     """
-    from lens_fv.studies.demo import DemoSettings, run_demo
+    from lens_fv.studies.demo import DEMO_TASKS, DemoSettings, run_demo
     from lens_fv.tasks import load_task
 
-    settings = DemoSettings(seed=seed, **({"tasks": tuple(task)} if task else {}))
+    settings = DemoSettings(tasks=tuple(task) if task else DEMO_TASKS, seed=seed)
     for name in settings.tasks:
         load_task(name)  # complain before the model is loaded
     report = run_demo(open_model(model, device, dtype), out, settings, progress=True)

@@ -130,7 +130,7 @@ def tune(
     task: TaskName = "present-past",
     start: Annotated[str, typer.Option(help="zero, random, extracted (ranks heads first), or a vector's file.")] = "zero",
     pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
-    layer: Annotated[list[int] | None, typer.Option(help="One or several to choose from; default: two and the start's.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="One or several to choose from; default: three.")] = None,
     learning_rate: Annotated[
         list[float] | None, typer.Option(help="One or several, in units of the residual stream; default: 0.05 and 0.1.")
     ] = None,
@@ -222,9 +222,7 @@ def evaluate(
         vectors[name] = loaded.at(scale=scale)
     control = None if other is None else FunctionVector.load(other)
     lens = open_model(model, device, dtype)
-    found = test(
-        lens, the_task, vectors, other=control, prompts=prompts, n_shots=shots, seed=seed, force=force, progress=True
-    )
+    found = test(lens, the_task, vectors, other=control, prompts=prompts, n_shots=shots, seed=seed, force=force, progress=True)
     written = None if out is None else str(found.save(out))
     payload = {
         "model": lens.name,

@@ -87,7 +87,7 @@ class Evaluation(Artefact):
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole answer {r.full:.2f}, log-prob {r.mean_logprob:.2f}"
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, log-prob {r.mean_logprob:.2f}"
             for r in self.results
         }
         return super().facts() | {"prompts": self.prompts, "test items": str(len(self.top1))} | rows

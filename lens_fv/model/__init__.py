@@ -1,5 +1,8 @@
 """Which model, seen in one uniform way?"""
 
+from lens_fv.model.fetch import list_models
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.loading import load_model
+from lens_fv.model.registry import DEFAULT_MODELS
 
-__all__ = ["LensModel"]
+__all__ = ["DEFAULT_MODELS", "LensModel", "list_models", "load_model"]

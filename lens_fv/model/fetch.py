@@ -143,6 +143,7 @@ def _write_manifest(entry: ModelEntry, folder: Path) -> None:
         "files": {file.name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in files},
     }
     for file in files:
+        shutil.copymode(folder / "config.json", file)  # safetensors writes files that only their owner may read
         _sync(file)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _sync(folder / MANIFEST)

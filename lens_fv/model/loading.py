@@ -4,22 +4,21 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.fetch import ensure_model
+from lens_fv.model.hub import find_on_hub
+from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.registry import DEFAULT_MODELS
 
-if TYPE_CHECKING:
-    from lens_fv.model.lens_model import LensModel
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-HUB_SECONDS = 5
 
 
 def load_model(
@@ -30,7 +29,7 @@ def load_model(
     revision: str | None = None,
     weight_processing: Literal["raw", "compat"] = "raw",
     cache_dir: str | os.PathLike[str] | None = None,
-) -> "LensModel":
+) -> LensModel:
     """Load a model, in eval mode, frozen, and seen through TransformerLens.
 
     Args:
@@ -63,56 +62,47 @@ def load_model(
     return _load_hub(name, revision, where, kind, weight_processing)
 
 
-def _load_folder(
-    folder: Path, name: str, revision: str | None, device: str, dtype: torch.dtype, processing: str
-) -> "LensModel":
+def _load_folder(folder: Path, name: str, revision: str | None, device: str, dtype: torch.dtype, processing: str) -> LensModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _check_folder(folder)
     local = {"local_files_only": True, "trust_remote_code": False}
-    with quiet_transformers(), _explained(f"load the model in {folder}"):
+    asked = f"load the model in {folder}"
+    with quiet_transformers(), _explained(asked):
         hf_model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         hf_model.to(device)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random numbers
         raise LensFVError(f"{folder} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}")
-    return _boot(name, revision, tokenizer, processing, f"load the model in {folder}", device=device, hf_model=hf_model)
-
-
-def _load_hub(name: str, revision: str | None, device: str, dtype: torch.dtype, processing: str) -> "LensModel":
-    from transformers import AutoTokenizer
-
-    source = _find_on_hub(name, revision)
-    asked = f"load {name!r} from the Hub"
-    with quiet_transformers(), _explained(asked):
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    model = _boot(source, revision, tokenizer, processing, asked, device=device, dtype=dtype)
-    commit = Path(source).name if source != name else getattr(model.tl.original_model.config, "_commit_hash", None)
-    model.name, model.revision = name, commit or revision
-    return model
-
-
-def _boot(name: str, revision: str | None, tokenizer: Any, processing: str, asked: str, **options: Any) -> "LensModel":
-    """Through TransformerLens; `options` hold the loaded model, or say how to load it."""
-    # asked of the tokenizer as it came: TransformerLens makes it put a BOS in front always
-    prepend_bos = _puts_bos_in_front(tokenizer)
-    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), _explained(asked):
-        from transformer_lens.model_bridge import TransformerBridge
-
-        if "hf_model" not in options:
-            options["revision"] = revision
-        bridge = TransformerBridge.boot_transformers(name, tokenizer=tokenizer, **options)
-        if processing == "compat":
-            bridge.enable_compatibility_mode()
-    from lens_fv.model.lens_model import LensModel
-
+    # a label that cannot be one of TransformerLens' own short names, which it would replace and complain about
+    bridge, prepend_bos = _boot(f"lens-fv/{name}", tokenizer, processing, asked, device=device, hf_model=hf_model)
     return LensModel.wrap(bridge, name=name, revision=revision, prepend_bos=prepend_bos)
 
 
-def _puts_bos_in_front(tokenizer: Any) -> bool:
-    bos, ids = tokenizer.bos_token_id, tokenizer("a").input_ids
-    return bos is not None and ids[:1] == [bos] and tokenizer("a", add_special_tokens=False).input_ids[:1] != [bos]
+def _load_hub(name: str, revision: str | None, device: str, dtype: torch.dtype, processing: str) -> LensModel:
+    from transformers import AutoTokenizer
+
+    source, commit = find_on_hub(name, revision)
+    asked = f"load {name!r} from the Hugging Face Hub"
+    with quiet_transformers(), _explained(asked):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=False)
+    bridge, prepend_bos = _boot(source, tokenizer, processing, asked, device=device, dtype=dtype, revision=commit)
+    return LensModel.wrap(bridge, name=name, revision=commit, prepend_bos=prepend_bos)
+
+
+def _boot(label: str, tokenizer: Any, processing: str, asked: str, **options: Any) -> tuple[Any, bool]:
+    """A TransformerLens bridge, and whether the tokenizer puts a BOS token in front by itself."""
+    bos = tokenizer.bos_token_id
+    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), _explained(asked):
+        from transformer_lens.model_bridge import TransformerBridge
+
+        # asked of the tokenizer as it came: TransformerLens makes every tokenizer do so
+        bare, usual = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        bridge = TransformerBridge.boot_transformers(label, tokenizer=tokenizer, **options)
+        if processing == "compat":
+            bridge.enable_compatibility_mode()
+    return bridge, bos is not None and usual[:1] == [bos] and bare[:1] != [bos]
 
 
 def _check_folder(folder: Path) -> None:
@@ -141,36 +131,8 @@ def _check_folder(folder: Path) -> None:
             raise LensFVError(f"{shard} is missing, truncated or damaged ({error}); copy the model again") from error
 
 
-def _find_on_hub(name: str, revision: str | None) -> str:
-    """The name if the Hub knows it; a folder of earlier downloads if the Hub cannot be asked.
-
-    One short question first: transformers and TransformerLens would retry for minutes without a network.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    known = f"default models: {', '.join(DEFAULT_MODELS)}; no folder {Path(name).expanduser().absolute()}"
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-        return name
-    except HFValidationError as error:
-        raise LensFVError(f"no model {name!r} ({known}; and a Hub name reads owner/model)") from error
-    except RevisionNotFoundError as error:
-        raise LensFVError(f"model {name!r} has no revision {revision!r} on the Hugging Face Hub") from error
-    except RepositoryNotFoundError as error:
-        raise LensFVError(
-            f"no model {name!r} ({known}; the Hugging Face Hub has none of that name that you may read)"
-        ) from error
-    except Exception as error:  # a network error: its class depends on the version of the Hub's client
-        config = try_to_load_from_cache(name, "config.json", revision=revision)
-        if isinstance(config, str):
-            return str(Path(config).parent)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LensFVError(f"no model {name!r} ({known}; the Hugging Face Hub could not be reached: {reason})") from error
-
-
 @contextlib.contextmanager
-def _explained(asked: str) -> Any:
+def _explained(asked: str) -> Iterator[None]:
     """Turns what transformers and TransformerLens raise about bad files into one line."""
     from safetensors import SafetensorError
 
@@ -197,7 +159,7 @@ def _device(device: str | None) -> str:
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
-    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
         raise LensFVError(f"dtype={str(dtype)!r}: choose one of {', '.join(DTYPES)}")
     return found

@@ -16,6 +16,9 @@ from lens_fv.patching.run import Method, open_trunk, run_on
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
 
+LONG = 32
+"""Tokens above which a prompt counts as long."""
+
 
 class AnswerScores(NamedTuple):
     """What every branch makes of every prompt's acceptable answers; the best of them counts.
@@ -46,13 +49,14 @@ class AnswerScorer:
         self, model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto", batch_size: int = 16
     ) -> None:
         self.model, self.n_prompts = model, len(prompts)
-        # Of like length together, so that little is padding.
-        items = sorted(
-            ((p, answer) for p, prompt in enumerate(prompts) for answer in prompt.answers),
-            key=lambda item: (len(item[1]), len(prompts[item[0]].tokens)),
-        )
+        items = [(p, answer) for p, prompt in enumerate(prompts) for answer in prompt.answers]
+        # Short prompts: answers of one length together, since padded rows cost most. Long ones: each prompt's answers
+        # together, since the prompt then runs once for all of them.
+        long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
+        items.sort(key=lambda i: (len(prompts[i[0]].tokens), i[0]) if long else (len(i[1]), len(prompts[i[0]].tokens)))
         self._batches = [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
-        self._prompts, self._method = prompts, method
+        self._prompts = prompts
+        self._method: Method = method
         self._trunks: dict[int, Trunk | LoopTrunk] = {}
 
     def __len__(self) -> int:

@@ -58,15 +58,19 @@ class Trunk:
         calls: list[Call] = []
         hidden: list[Tensor] = []
 
+        wrapped = False
+
         def note(*args: Any, **kwargs: Any) -> Any:
             x, *rest = args or (kwargs.pop("hidden_states"),)
             hidden.append(x)
             calls.append((tuple(rest), kwargs))
-            return (x,) if as_tuple else x
+            return (x,) if wrapped else x
 
         mask = torch.cat([seen, torch.ones_like(suffix, dtype=torch.bool)], 1)
         for as_tuple in (False, True):  # some models take `block(...)[0]`, which strips a bare tensor of its batch
-            calls.clear(), hidden.clear()
+            wrapped = as_tuple
+            calls.clear()
+            hidden.clear()
             with torch.no_grad(), _forwards_replaced(blocks, note):
                 _body(self.model)(
                     input_ids=suffix,
@@ -176,17 +180,21 @@ def _forwards_replaced(blocks: Sequence[Any], forward: Any) -> Iterator[None]:
 def _run_prefix(
     model: LensModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[tuple[Tensor, Tensor]], Bool[Tensor, "prompts prefix"], Int[Tensor, " prompts"]]:
-    """Keys and values of all but the last prompt token, which of them are real (the rest is padding, in front), and the
-    last token's position.
+    """Keys and values of all but the last prompt token, a pair a layer.
+
+    With them: which are real (the rest is padding, in front), and the last token's position.
     """
-    lengths = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
+    once = list(dict.fromkeys(tuple(p) for p in prompts))  # a prompt with several answers runs once
+    lengths = torch.tensor([len(p) - 1 for p in once], device=model.device)
     n_prefix = int(lengths.max())
-    tokens = torch.zeros(len(prompts), n_prefix, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
+    tokens = torch.zeros(len(once), n_prefix, dtype=torch.long)
+    for row, prompt in enumerate(once):
         tokens[row, n_prefix - len(prompt) + 1 :] = torch.tensor(prompt[:-1])
     seen = torch.arange(n_prefix, device=model.device) >= n_prefix - lengths[:, None]
+    at = {prompt: row for row, prompt in enumerate(once)}
+    rows = torch.tensor([at[tuple(p)] for p in prompts], device=model.device)
     if n_prefix == 0:
-        return [], seen, lengths
+        return [], seen[rows], lengths[rows]
     cache = DynamicCache()
     with torch.no_grad():
         _body(model)(
@@ -196,8 +204,14 @@ def _run_prefix(
             past_key_values=cache,
             use_cache=True,
         )
-    layers = [(layer.keys, layer.values) for layer in cache.layers]
-    return layers, seen, lengths
+    whole = len(once) == len(prompts)
+    layers: list[tuple[Tensor, Tensor]] = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None:
+            raise LensFVError(f"branch {model.name}: a {type(layer).__name__} keeps no keys and values")
+        layers.append((keys, values) if whole else (keys[rows], values[rows]))
+    return layers, seen[rows], lengths[rows]
 
 
 def _tile(value: Tensor, n_rows: int, width: int, n_prefix: int) -> Tensor:

@@ -196,7 +196,7 @@ def _derangement(pairs: Sequence[Pair], rng: random.Random) -> list[int]:
         raise LensFVError(f"asked for a derangement of {n} demonstration; use at least 2 shots or another shuffle")
     for _ in range(100):  # about one order in three has no fixed point, so this is all that distinct outputs need
         order = rng.sample(range(n), n)
-        if all(i != j and pairs[j].output not in pairs[i].outputs for i, j in enumerate(order)):
+        if all(pairs[j].output not in pairs[i].outputs for i, j in enumerate(order)):
             return order
     # Few distinct outputs: lay equal ones side by side and turn the row by the longest run. That moves every output,
     # and leaves as few equal to the old as can be.

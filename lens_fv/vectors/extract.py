@@ -95,6 +95,7 @@ def sweep_layers(model: LensModel, vector: Float[Tensor, " d_model"], prompts: S
 
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
-    """Zero-shot prompts for (at most 40 of) the validation pairs."""
+    """Zero-shot prompts for (at most 40 of) the validation pairs, with the primary answer alone: what choices are made on."""
     pairs: Sequence[Pair] = split.validation[:MOST_VALIDATION]
-    return encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
+    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
+    return [EncodedPrompt(prompt.tokens, prompt.answers[:1]) for prompt in encoded]

@@ -12,6 +12,8 @@ from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit, open_trunk, resid_norms
+from lens_fv.patching.branches import Trunk
+from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.readout import token_logprobs
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
@@ -22,6 +24,8 @@ Start = FunctionVector | Literal["zero", "random"]
 DEPTHS = (0.3, 0.5)
 LEARNING_RATES = (0.05, 0.1)
 CHECK_EVERY = 5
+PATIENCE = 15
+"""Steps without a better validation score after which training stops."""
 
 
 def tune(
@@ -156,8 +160,7 @@ def _train(
     ]
     optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
-    answers = [prompt.answers[0] for prompt in train]
-    trunk = open_trunk(model, [p.tokens for p in train], [a[:-1] for a in answers])
+    batches = _batches(model, train)
     scorer = AnswerScorer(model, held_out)
     alive, best = list(range(len(candidates))), _Best()
     with progress_bar("tuning", steps, show=progress) as tick:
@@ -169,10 +172,10 @@ def _train(
                 if step in (steps // 4, steps // 2):  # successive halving: the better half goes on
                     alive = [alive[i] for i in scores.argsort(descending=True)[: (len(alive) + 1) // 2].tolist()]
                     branches = [[Edit(candidates[c][0], vectors[c], mode="add")] for c in alive]
-            if step == steps:
+            if step == steps or step - best.step >= PATIENCE:
                 break
             with torch.enable_grad():
-                losses = answer_loss(model, trunk.run(branches), answers)
+                losses = sum(answer_loss(model, t.run(branches), a) * (len(a) / len(train)) for t, a in batches)
                 units_from_anchor = [(vectors[c] - anchors[c]) / float(units[candidates[c][0]]) for c in alive]
                 # Candidates share no parameter and no row sees another, so the sum trains each on its own loss.
                 total = losses.sum() + l2 * torch.stack([d.square().sum() for d in units_from_anchor]).sum()
@@ -184,6 +187,19 @@ def _train(
             schedule.step()
             tick()
     return best
+
+
+def _batches(
+    model: LensModel, train: Sequence[EncodedPrompt], size: int = 10
+) -> list[tuple[Trunk | LoopTrunk, list[tuple[int, ...]]]]:
+    """The training prompts, opened, and their answers; answers of like length together, so that little is padding."""
+    items = sorted(train, key=lambda prompt: len(prompt.answers[0]))
+    parts = [items[at : at + size] for at in range(0, len(items), size)]
+    answers = [[prompt.answers[0] for prompt in part] for part in parts]
+    return [
+        (open_trunk(model, [p.tokens for p in part], [a[:-1] for a in of_part]), of_part)
+        for part, of_part in zip(parts, answers, strict=True)
+    ]
 
 
 def answer_loss(

@@ -2,6 +2,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import jaxtyping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,11 +127,12 @@ def test_every_derangement_comes_up():
     assert len(shown) == 9  # there are nine of four things
 
 
-def test_what_cannot_be_shuffled_is_refused():
+def test_what_cannot_be_shuffled_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no type checker at run time
     with pytest.raises(LensFVError, match="derangement of 1 demonstration"):
         few_shot(HOT, [BIG], shuffle="derangement")
     with pytest.raises(LensFVError, match="unknown shuffle 'labels'"):
-        few_shot(HOT, [BIG, UP], shuffle="labels")  # type: ignore[arg-type]
+        few_shot(HOT, [BIG, UP], shuffle="labels")  # pyright: ignore[reportArgumentType]
     assert few_shot(HOT, [BIG], shuffle="permutation").demonstrations == (BIG,)
     assert few_shot(HOT, [], shuffle="derangement") == zero_shot(HOT)
 

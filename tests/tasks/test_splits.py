@@ -10,15 +10,16 @@ from lens_fv.tasks import Pair, Split, Task, split_pairs
 
 NUMBERS = Task("numbers", tuple(Pair(f"in{i:03}", (f"out{i}",)) for i in range(100)))
 WORDS = [f"w{i}" for i in range(12)]
-PAIR = st.builds(Pair, st.sampled_from(WORDS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True).map(tuple))
+ROW = st.tuples(st.sampled_from(WORDS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True))
 
 
 def same_fact(a: Pair, b: Pair) -> bool:
     return a.input == b.input or (a.input in b.outputs and b.input in a.outputs)
 
 
-@given(rows=st.lists(PAIR, min_size=1, max_size=25), seed=st.integers(0, 1000))
-def test_no_fact_is_in_two_parts_and_no_row_is_lost(rows: list[Pair], seed: int):
+@given(drawn=st.lists(ROW, min_size=1, max_size=25), seed=st.integers(0, 1000))
+def test_no_fact_is_in_two_parts_and_no_row_is_lost(drawn: list[tuple[str, list[str]]], seed: int):
+    rows = [Pair(given, tuple(outputs)) for given, outputs in drawn]
     try:
         split = split_pairs(Task("any", tuple(rows)), seed=seed)
     except LensFVError:
@@ -89,7 +90,7 @@ def test_three_facts_are_enough_for_three_parts(n: int):
 
 
 def test_too_few_facts_are_said():
-    with pytest.raises(LensFVError, match="task 'one' has 1 pair in 1 independent group; .* at least 3"):
+    with pytest.raises(LensFVError, match=r"task 'one' has 1 pair in 1 independent group; .* at least 3"):
         split_pairs(Task("one", NUMBERS.pairs[:1]))
     rows = (Pair("hot", ("cold",)), Pair("cold", ("hot",)), Pair("up", ("down",)), Pair("down", ("up",)))
     with pytest.raises(LensFVError, match="task 'two' has 4 pairs in 2 independent groups"):

@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 
 from lens_fv.errors import LensFVError
@@ -17,12 +18,17 @@ def test_the_first_output_is_the_primary_one():
         ((" \n", ("cold",)), "input is empty"),
         (("hot", ()), "outputs that are not empty"),
         (("hot", ("cold", "")), "outputs that are not empty"),
-        (("hot", "cold"), "give a tuple"),
     ],
 )
 def test_a_pair_without_text_is_refused(arguments: tuple, said: str):
     with pytest.raises(LensFVError, match=said):
         Pair(*arguments)
+
+
+def test_a_text_as_outputs_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no type checker at run time
+    with pytest.raises(LensFVError, match="outputs is the text 'cold'; give a tuple"):
+        Pair("hot", "cold")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

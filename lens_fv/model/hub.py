@@ -1,0 +1,38 @@
+"""Ask the Hugging Face Hub about a name, quickly."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.registry import DEFAULT_MODELS
+
+HUB_SECONDS = 5
+
+
+def find_on_hub(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The name, if the Hub knows it, or a folder of earlier downloads, if the Hub cannot be asked; and the commit.
+
+    One short question first: transformers and TransformerLens would retry for minutes without a network.
+
+    Raises:
+        LensFVError: neither; the message lists the default models and says what the Hub answered.
+    """
+    known = f"default models: {', '.join(DEFAULT_MODELS)}; no folder {Path(name).expanduser().absolute()}"
+    try:
+        return name, HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha
+    except HFValidationError as error:
+        raise LensFVError(f"no model {name!r} ({known}; and a Hub name reads owner/model)") from error
+    except RevisionNotFoundError as error:
+        raise LensFVError(f"model {name!r} has no revision {revision!r} on the Hugging Face Hub") from error
+    except RepositoryNotFoundError as error:
+        raise LensFVError(
+            f"no model {name!r} ({known}; the Hugging Face Hub has none of that name that you may read)"
+        ) from error
+    except Exception as error:  # a network error: its class depends on the version of the Hub's client
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(config, str):
+            return str(Path(config).parent), Path(config).parent.name
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LensFVError(f"no model {name!r} ({known}; the Hugging Face Hub could not be reached: {reason})") from error

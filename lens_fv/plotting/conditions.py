@@ -1,0 +1,137 @@
+"""Does the vector work, and beside what?"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import cycle
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation import Evaluation, Result, wilson_interval
+from lens_fv.plotting.theme import GREY, PALETTE, figure
+
+BarMeasure = Literal["top1", "full", "mean_logprob"]
+_AXES = {
+    "top1": "first-token accuracy",
+    "full": "whole-answer accuracy",
+    "mean_logprob": "mean log-probability of the answer (nats)",
+}
+_STYLE = {
+    "none": ("no vector", GREY),
+    "k_shot": ("k-shot", "#009E73"),
+    "extracted": ("extracted vector", "#56B4E9"),
+    "tuned": ("tuned vector", "#0072B2"),
+    "random": ("random vector", "#E69F00"),
+    "other_relation": ("another relation's vector", "#CC79A7"),
+}
+_CONTROLS = ("random", "other_relation")
+
+
+def condition_bars(
+    evaluations: Mapping[str, Evaluation],
+    *,
+    conditions: Sequence[str] | None = None,
+    measure: BarMeasure = "top1",
+) -> go.Figure:
+    """Before and after: every condition's score with its 95 % interval, side by side for each task.
+
+    Args:
+        evaluations: by task.
+        conditions: which, in this order; default: all, controls last.
+        measure: "top1", "full" (Wilson's intervals) or "mean_logprob" (bootstrap intervals).
+
+    Raises:
+        LensFVError: nothing to draw, or a condition that no evaluation has.
+    """
+    if measure not in _AXES:
+        raise LensFVError(f"draw conditions by {measure!r}: choose one of {', '.join(_AXES)}")
+    if not evaluations:
+        raise LensFVError("draw conditions: no evaluations were given; evaluate at least one task")
+    found = list(dict.fromkeys(c for evaluation in evaluations.values() for c in evaluation.conditions))
+    chosen = list(conditions) if conditions is not None else _in_order(found)
+    for condition in chosen:
+        if condition not in found:
+            raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
+    traces = []
+    others = cycle((*PALETTE[1:2], *PALETTE[6:]))
+    for condition in chosen:
+        label, colour = _STYLE.get(condition) or (condition, next(others))
+        if condition == "k_shot":
+            label = _k_shot(evaluations)
+        rows = {task: evaluation[condition] for task, evaluation in evaluations.items() if condition in evaluation.conditions}
+        traces += _bars(rows, escape(label), colour, measure)
+    names = [escape(task) for task in evaluations]
+    limits = {"range": [0, 1.08], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
+    return figure(
+        traces,
+        title="With and without the vector",
+        height=440,
+        barmode="group",
+        bargap=0.18,
+        # Scatter points share the bars' offset groups, which puts each number over its bar.
+        scattermode="group",
+        scattergap=0.18,
+        xaxis={"type": "category", "categoryorder": "array", "categoryarray": names, "showgrid": False},
+        yaxis={"title": {"text": _AXES[measure]}, "zeroline": True, **limits},
+    )
+
+
+def _bars(rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure) -> list[go.Bar | go.Scatter]:
+    """A condition's bars, and its numbers beyond the intervals."""
+    tasks = [escape(task) for task in rows]
+    values, lows, highs = (list(column) for column in zip(*(_numbers(row, measure) for row in rows.values())))
+    hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in zip(values, lows, highs)]
+    bars = go.Bar(
+        x=tasks,
+        y=values,
+        name=label,
+        legendgroup=label,
+        offsetgroup=label,
+        # An outline, so that a zero is seen as a line.
+        marker={"color": colour, "line": {"color": colour, "width": 1.5}},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, high - value) for value, high in zip(values, highs)],
+            "arrayminus": [max(0.0, value - low) for value, low in zip(values, lows)],
+        },
+        text=[f"{tip}, {row.n} items" for tip, row in zip(hover, rows.values())],
+        textposition="none",
+        hovertemplate="%{x}: %{text}",
+    )
+    down = measure == "mean_logprob"
+    numbers = go.Scatter(
+        x=tasks,
+        y=lows if down else highs,
+        text=[f"{value:.1f}" if down else f"{value:.2f}" for value in values],
+        mode="text",
+        textposition="bottom center" if down else "top center",
+        name=label,
+        legendgroup=label,
+        offsetgroup=label,
+        showlegend=False,
+        hoverinfo="skip",
+        cliponaxis=False,
+    )
+    return [bars, numbers]
+
+
+def _numbers(row: Result, measure: BarMeasure) -> tuple[float, float, float]:
+    if measure == "top1":
+        return row.top1, row.low, row.high
+    if measure == "full":
+        return row.full, *wilson_interval(round(row.full * row.n), row.n)
+    return row.mean_logprob, row.logprob_low, row.logprob_high
+
+
+def _in_order(found: Sequence[str]) -> list[str]:
+    """The vectors as they came, between the prompts and the controls."""
+    first = [c for c in ("none", "k_shot") if c in found]
+    last = [c for c in _CONTROLS if c in found]
+    return [*first, *(c for c in found if c not in (*first, *last)), *last]
+
+
+def _k_shot(evaluations: Mapping[str, Evaluation]) -> str:
+    shots = {evaluation.provenance.options.get("n_shots") for evaluation in evaluations.values()}
+    return f"{shots.pop()}-shot prompt" if len(shots) == 1 and None not in shots else "k-shot prompt"

@@ -1,0 +1,90 @@
+"""Which heads carry the task."""
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+from lens_fv.patching import HeadRanking
+from lens_fv.plotting.theme import NEGATIVE, POSITIVE, figure
+
+_UNITS = {"prob": "probability", "logprob": "log-probability (nats)"}
+
+
+def head_heatmap(ranking: HeadRanking) -> go.Figure:
+    """Every head's mean indirect effect: layers across, heads down, on a diverging scale around zero."""
+    mean = ranking.mean
+    low, high = (end.tolist() for end in ranking.interval())
+    layers, heads = mean.shape
+    furthest = float(mean.abs().max()) or 1.0
+    cell = max(8, min(38, 720 // layers))
+    hover = [
+        [f"head {i}.{j}: effect {mean[i, j]:+.3f} [{low[i][j]:+.3f}, {high[i][j]:+.3f}]" for i in range(layers)]
+        for j in range(heads)
+    ]
+    gap = 1 if cell > 12 else 0
+    cells = go.Heatmap(
+        z=mean.T.tolist(),
+        x=list(range(layers)),
+        y=list(range(heads)),
+        text=hover,
+        hovertemplate="%{text}<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=gap,
+        ygap=gap,
+    )
+    bar = {"title": {"text": f"mean change in<br>{_UNITS[ranking.metric]}", "side": "top"}, "len": 1.0}
+    return figure(
+        [cells],
+        title=f"Indirect effect of each head: {_about(ranking)}",
+        height=max(150, heads * cell) + 130,
+        coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": bar},
+        xaxis={"title": {"text": "layer"}, "dtick": _step(layers), "showgrid": False, "zeroline": False},
+        yaxis={"title": {"text": "head"}, "dtick": _step(heads, 16), "showgrid": False, "zeroline": False}
+        | {"autorange": "reversed"},
+    )
+
+
+def top_heads(ranking: HeadRanking, n: int = 10) -> go.Figure:
+    """The `n` heads of largest mean indirect effect with their bootstrap intervals, the largest on top.
+
+    Raises:
+        LensFVError: `n` is less than one.
+    """
+    if n < 1:
+        raise LensFVError(f"draw the top {n} heads: ask for at least one")
+    best = ranking.top(n)
+    names = [head.name for head in best]
+    bars = go.Bar(
+        x=[head.effect for head in best],
+        y=names,
+        orientation="h",
+        width=0.7,
+        marker={"color": [POSITIVE if head.effect >= 0 else NEGATIVE for head in best]},
+        # A percentile interval of a skewed sample need not hold the mean; a bar cannot reach backwards.
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, head.high - head.effect) for head in best],
+            "arrayminus": [max(0.0, head.effect - head.low) for head in best],
+        },
+        text=[f"head {h.name}: effect {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in best],
+        textposition="none",
+        hovertemplate="%{text}<extra></extra>",
+    )
+    return figure(
+        [bars],
+        title=f"Top heads: {_about(ranking)}",
+        height=24 * len(best) + 130,
+        xaxis={"title": {"text": f"mean change in {_UNITS[ranking.metric]}, 95 % interval"}, "zeroline": True},
+        # A category, or "20.5" would be read as a number and the bars sorted by it.
+        yaxis={"title": {"text": "head (layer.head)"}, "type": "category", "categoryorder": "array", "categoryarray": names}
+        | {"autorange": "reversed", "dtick": 1, "showgrid": False},
+    )
+
+
+def _about(ranking: HeadRanking) -> str:
+    where = ranking.provenance
+    return f"{where.task}, {where.model}, {len(ranking.effects)} trials"
+
+
+def _step(n: int, most: int = 40) -> int:
+    return next(step for step in (1, 2, 4, 5, 10, 20, 50, 100, n) if n / step <= most)

@@ -1,0 +1,147 @@
+"""A report in one file, and figures as files. Nothing here needs the network, now or when a page is opened."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from numbers import Number
+from pathlib import Path
+
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from lens_fv.errors import LensFVError
+from lens_fv.plotting.page import figure_html, page_html, title_of
+
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
+_LIBRARY = "plotly.min.js"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: plain text.
+        text: plain paragraphs with blank lines between them; or HTML, if `html`.
+        figures: drawn below the text, in the page's light or dark theme.
+        table: column titles and rows, below the figures. The first column names the row; a float is written with three
+            decimals.
+        html: `text` is trusted HTML.
+    """
+
+    title: str
+    text: str = ""
+    figures: tuple[Figure, ...] = ()
+    table: Table | None = None
+    html: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that every row of the table is as long as its header."""
+        header, rows = self.table or ((), ())
+        for i, row in enumerate(rows, 1):
+            if len(row) != len(header):
+                raise LensFVError(f"report section {self.title!r}: row {i} has {len(row)} cells, the header has {len(header)}")
+
+
+def write_report(path: str | Path, *, title: str, intro_html: str = "", sections: Sequence[Section]) -> Path:
+    """Write one self-contained HTML page, light or dark as the reader's screen. It appears whole or not at all.
+
+    Args:
+        path: where.
+        title: plain text.
+        intro_html: trusted HTML above the first section.
+        sections: the parts, in order.
+
+    Raises:
+        LensFVError: the file cannot be written.
+    """
+    links = "".join(f'<li><a href="#part-{i}">{escape(part.title)}</a></li>' for i, part in enumerate(sections, 1))
+    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
+    body, drawn = [f"<header><h1>{escape(title)}</h1>{intro_html}{contents}</header>"], 0
+    for i, part in enumerate(sections, 1):
+        figures = "".join(figure_html(figure, f"figure-{drawn + j}") for j, figure in enumerate(part.figures, 1))
+        drawn += len(part.figures)
+        table = _table(part.title, part.table) if part.table else ""
+        heading = f'<h2 id="part-{i}-title">{escape(part.title)}</h2>'
+        inside = heading + _paragraphs(part) + figures + table
+        body.append(f'<section id="part-{i}" aria-labelledby="part-{i}-title">{inside}</section>')
+    return _write(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
+
+
+def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
+    """Write each figure as NAME.html and NAME.json, with plotly's library beside them once.
+
+    Args:
+        figures: by file name, without an ending.
+        folder: where; made if it is not there.
+        static: also NAME.png and NAME.svg, in the theme that a figure was drawn in. Needs kaleido and Chrome.
+
+    Returns:
+        The files of the figures, in order.
+
+    Raises:
+        LensFVError: a name that is no plain file name, a folder that cannot be written to, or no kaleido or Chrome.
+    """
+    folder = Path(folder)
+    for name in figures:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise LensFVError(
+                f"save a figure as {name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
+            )
+    _write(folder / _LIBRARY, get_plotlyjs())
+    written: list[Path] = []
+    for name, figure in figures.items():
+        page = page_html(title_of(figure) or name, figure_html(figure, "figure-1"), library_file=_LIBRARY)
+        written.append(_write(folder / f"{name}.html", page))
+        written.append(_write(folder / f"{name}.json", figure.to_json()))
+        if static:
+            written += [_write(folder / f"{name}.{kind}", _image(figure, name, kind)) for kind in ("png", "svg")]
+    return written
+
+
+def _image(figure: Figure, name: str, kind: str) -> bytes:
+    try:
+        return figure.to_image(format=kind, scale=3 if kind == "png" else 1)
+    except Exception as e:  # kaleido, Chrome and what joins them raise errors of many kinds
+        found = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise LensFVError(
+            f"draw {name} as {kind}: kaleido or Chrome is missing or failed ({found}); install lens-fv[figures] and Chrome "
+            "(plotly_get_chrome), or leave static images out"
+        ) from e
+
+
+def _paragraphs(part: Section) -> str:
+    if part.html:
+        return part.text
+    return "".join(f"<p>{escape(p.strip())}</p>" for p in re.split(r"\n\s*\n", part.text) if p.strip())
+
+
+def _table(title: str, table: Table) -> str:
+    header, rows = table
+    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in header)
+    body = "".join(f"<tr>{''.join(_cell(value, first=i == 0) for i, value in enumerate(row))}</tr>" for row in rows)
+    # Focusable, so that a keyboard can scroll a wide one.
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(title)}: table">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(value: object, *, first: bool) -> str:
+    shown = escape(f"{value:.3f}" if isinstance(value, float) else str(value))
+    number = ' class="number"' if isinstance(value, Number) and not isinstance(value, bool) else ""
+    return f'<th scope="row"{number}>{shown}</th>' if first else f"<td{number}>{shown}</td>"
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, path)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise LensFVError(f"write {path}: {e.strerror or e}; choose a folder that can be written to") from e
+    return path

@@ -1,0 +1,105 @@
+"""How figures look: a plotly template for each theme, chosen for a block of code and never set globally.
+
+Whatever differs between themes lives in the template, so that a drawn figure changes its theme by changing its template.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from html import escape
+from typing import Any, Literal, get_args
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+
+ThemeName = Literal["light", "dark", "print"]
+
+# Okabe and Ito's colours, told apart with any colour vision; each is readable on white and on black.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c7ae6")
+GREY = "#8b9299"
+POSITIVE, NEGATIVE = "#d6604d", "#4393c3"
+CLEAR = "rgba(0,0,0,0)"
+
+_INK = {"light": "#1f2328", "dark": "#e6e8eb", "print": "#000000"}
+_RULE = {"light": "#d8dce1", "dark": "#3a4048", "print": "#cccccc"}
+_ON_WHITE = ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"]
+_ON_BLACK = ["#8ec9ff", "#2b6aa5", "#22272d", "#ad4636", "#ffab8f"]
+_current: ContextVar[ThemeName] = ContextVar("lens_fv_theme", default="light")
+
+
+@contextmanager
+def theme(name: ThemeName) -> Iterator[None]:
+    """Figures made inside the block are drawn for a light page, a dark page or a printed one.
+
+    "print" has black text, a fixed width of 640 pixels, larger letters and no title: a paper has captions.
+
+    Raises:
+        LensFVError: no such theme.
+    """
+    if name not in get_args(ThemeName):
+        raise LensFVError(f"theme {name!r}: there is no such theme; choose one of {', '.join(get_args(ThemeName))}")
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def template(name: ThemeName | None = None) -> go.layout.Template:
+    """The plotly template of a theme; by default of the one in force."""
+    name = name or _current.get()
+    ink, rule, size = _INK[name], _RULE[name], 15 if name == "print" else 13
+    axis = {
+        "color": ink,
+        "gridcolor": rule,
+        "linecolor": rule,
+        "tickcolor": rule,
+        "zerolinecolor": rule,
+        "zerolinewidth": 1,
+        "automargin": True,
+        "title": {"standoff": 10, "font": {"size": size}},
+        "tickfont": {"size": size - 1},
+    }
+    steps = _ON_BLACK if name == "dark" else _ON_WHITE
+    bars = {"outlinewidth": 0, "thickness": 14, "tickcolor": rule, "ticks": "outside", "ticklen": 4}
+    error = {"color": ink, "thickness": 1.2, "width": 3}
+    cells = {"fill": {"color": CLEAR}, "line": {"color": rule, "width": 1}, "font": {"color": ink, "size": size - 1}}
+    return go.layout.Template(
+        layout={
+            "font": {"family": "Helvetica, Arial, 'Liberation Sans', sans-serif", "size": size, "color": ink},
+            "title": {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 14, "l": 2}}
+            | {"font": {"size": size + 2}},
+            "paper_bgcolor": CLEAR,
+            "plot_bgcolor": CLEAR,
+            "colorway": PALETTE,
+            "coloraxis": {"colorscale": [[i / 4, colour] for i, colour in enumerate(steps)], "colorbar": bars},
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+            | {"bgcolor": CLEAR},
+            "hoverlabel": {"bgcolor": "#24292f", "bordercolor": "#57606a", "font": {"color": "#ffffff", "size": 13}},
+            "modebar": {"bgcolor": CLEAR, "color": GREY, "activecolor": PALETTE[5]},
+            "margin": {"l": 60, "r": 20, "t": 20 if name == "print" else 52, "b": 50},
+        },
+        data={
+            "bar": [{"error_x": error, "error_y": error}],
+            "scatter": [{"textfont": {"color": ink, "size": size - 3}}],
+            "table": [{"header": cells, "cells": cells}],
+        },
+    )
+
+
+def figure(traces: list[Any], *, title: str, height: int, **layout: Any) -> go.Figure:
+    """A figure in the theme in force. `title` is plain text."""
+    name = _current.get()
+    heading = {} if name == "print" else {"title": {"text": escape(title)}}
+    width = {"width": 640} if name == "print" else {"autosize": True}
+    # The template goes in with the rest: without one, plotly would put its global default there.
+    return go.Figure(traces, {"template": template(name), "height": height, **heading, **width, **layout})
+
+
+def tint(colour: str, opacity: float) -> str:
+    """A colour such as "#0072B2", made translucent."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
