@@ -5,7 +5,6 @@ Files are safetensors with a JSON header: never pickle, written beside and renam
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +20,7 @@ from torch import Tensor
 from lens_fv import __version__
 from lens_fv.card import card_html, card_text
 from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
 from lens_fv.model.lens_model import LensModel
 
 FORMAT = 1
@@ -144,15 +144,7 @@ class Artefact:
             "provenance": dataclasses.asdict(self.provenance),
             "values": plain,
         }
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, beside, metadata={"lens_fv": json.dumps(header)})
-            os.replace(beside, path)
-        except (OSError, SafetensorError) as e:
-            beside.unlink(missing_ok=True)
-            raise LensFVError(f"save {type(self).__name__} to {path}: {e}; choose a folder that can be written to") from e
-        return path
+        return write_whole(path, lambda at: save_file(tensors, at, metadata={"lens_fv": json.dumps(header)}))
 
     @classmethod
     def load(cls: type[A], path: str | Path) -> A:
@@ -195,22 +187,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_tuples(v) for v in value)
     return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all.
-
-    Raises:
-        LensFVError: the folder cannot be written to.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as e:
-        raise LensFVError(f"write {path}: {e}; choose a folder that can be written to") from e
-    return path
 
 
 def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

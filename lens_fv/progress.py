@@ -1,6 +1,6 @@
 """One progress bar with a known total, or none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, show: bool) -> Iterator[Callable[[], None]]:
+def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[], None], None, None]:
     """Yields a function that moves the bar on by one step.
 
     The bar goes to standard error, so that a command's output stays clean, and disappears when done. With `show=False`

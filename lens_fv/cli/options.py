@@ -32,9 +32,9 @@ def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Pa
     """Print what a command found: the JSON object, or the views; and write the object to `out` if given."""
     text = json.dumps(payload, ensure_ascii=False)
     if out is not None:
-        from lens_fv.artefact import write_text
+        from lens_fv.files import write_whole
 
-        write_text(out, text + "\n")
+        write_whole(out, text + "\n")
     if as_json:
         typer.echo(text)
         return

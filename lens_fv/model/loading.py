@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -27,7 +27,7 @@ def load_model(
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
-    weight_processing: Literal["raw", "compat"] = "raw",
+    weight_processing: str = "raw",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> LensModel:
     """Load a model, in eval mode, frozen, and seen through TransformerLens.

@@ -53,22 +53,25 @@ def condition_bars(
     for condition in chosen:
         if condition not in found:
             raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
-    traces = []
-    others = cycle((*PALETTE[1:2], *PALETTE[6:]))
+    rows = {c: {task: e[c] for task, e in evaluations.items() if c in e.conditions} for c in chosen}
+    # Numbers keep a fiftieth of the axis from the intervals that they stand beyond.
+    span = max(abs(x) for row in rows.values() for result in row.values() for x in _numbers(result, measure))
+    size = 11 if len(chosen) * len(evaluations) <= 16 else 9
+    traces, others = [], cycle((PALETTE[1], PALETTE[6]))
     for condition in chosen:
         label, colour = _STYLE.get(condition) or (condition, next(others))
         if condition == "k_shot":
             label = _k_shot(evaluations)
-        rows = {task: evaluation[condition] for task, evaluation in evaluations.items() if condition in evaluation.conditions}
-        traces += _bars(rows, escape(label), colour, measure)
+        traces += _bars(rows[condition], escape(label), colour, measure, gap=0.02 * span, size=size)
     names = [escape(task) for task in evaluations]
-    limits = {"range": [0, 1.08], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
+    limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
     return figure(
         traces,
-        title="With and without the vector",
+        title=f"With and without the vector: {_about(evaluations)}",
         height=440,
         barmode="group",
         bargap=0.18,
+        bargroupgap=0.06,
         # Scatter points share the bars' offset groups, which puts each number over its bar.
         scattermode="group",
         scattergap=0.18,
@@ -77,7 +80,9 @@ def condition_bars(
     )
 
 
-def _bars(rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure) -> list[go.Bar | go.Scatter]:
+def _bars(
+    rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
+) -> list[go.Bar | go.Scatter]:
     """A condition's bars, and its numbers beyond the intervals."""
     tasks = [escape(task) for task in rows]
     values, lows, highs = (list(column) for column in zip(*(_numbers(row, measure) for row in rows.values())))
@@ -103,9 +108,10 @@ def _bars(rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasu
     down = measure == "mean_logprob"
     numbers = go.Scatter(
         x=tasks,
-        y=lows if down else highs,
-        text=[f"{value:.1f}" if down else f"{value:.2f}" for value in values],
+        y=[low - gap for low in lows] if down else [high + gap / 2 for high in highs],
+        text=[f"{value:.1f}".replace("-", "−") if down else f"{value:.2f}" for value in values],
         mode="text",
+        textfont={"size": size},
         textposition="bottom center" if down else "top center",
         name=label,
         legendgroup=label,
@@ -135,3 +141,10 @@ def _in_order(found: Sequence[str]) -> list[str]:
 def _k_shot(evaluations: Mapping[str, Evaluation]) -> str:
     shots = {evaluation.provenance.options.get("n_shots") for evaluation in evaluations.values()}
     return f"{shots.pop()}-shot prompt" if len(shots) == 1 and None not in shots else "k-shot prompt"
+
+
+def _about(evaluations: Mapping[str, Evaluation]) -> str:
+    """The models, and what kind of prompt the vectors were added to."""
+    models = dict.fromkeys(evaluation.provenance.model for evaluation in evaluations.values())
+    prompts = dict.fromkeys(evaluation.prompts.replace("_", "-") for evaluation in evaluations.values())
+    return f"{', '.join(models)}, {' and '.join(prompts)} prompts"

@@ -13,7 +13,7 @@ _SEEN = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
-    """A table: the likeliest tokens of each vector with their probabilities, and the best ranks among words asked about.
+    """A table: the likeliest tokens of each vector with their probabilities, and the three best ranks among words asked about.
 
     Blanks are drawn as ␣, other characters without a shape as their escapes.
 
@@ -30,16 +30,17 @@ def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
     widths = [2.0, *[1.1] * depth]
     if any(found.ranks for found in decoded.values()):
         columns.append([_best(found) for found in decoded.values()])
-        header.append("best ranks of words asked about")
+        sizes = {found.vocabulary for found in decoded.values()}
+        header.append("ranks of words" + (f", of {sizes.pop():,}" if len(sizes) == 1 else ""))
         widths.append(2.0)
     row = 20 * max(2, *(cell.count("<br>") + 1 for column in columns for cell in column)) + 6
     table = go.Table(
         columnwidth=widths,
-        header={"values": [f"<b>{title}</b>" for title in header], "align": "left", "height": 30},
+        header={"values": [f"<b>{title}</b>" for title in header], "align": "left", "height": 44},
         cells={"values": columns, "align": "left", "height": row},
     )
     margin = {"l": 4, "r": 4, "b": 8}
-    return figure([table], title="Likeliest tokens of each vector", height=row * len(decoded) + 120, margin=margin)
+    return figure([table], title="Likeliest tokens of each vector", height=row * len(decoded) + 130, margin=margin)
 
 
 def visible(token: str) -> str:
@@ -56,4 +57,4 @@ def _cell(token: str, probability: float) -> str:
 
 def _best(found: Decoded, n: int = 3) -> str:
     best = sorted(found.ranks.items(), key=lambda item: item[1])[:n]
-    return "<br>".join(f"{escape(visible(word))}: {rank:,} of {found.vocabulary:,}" for word, rank in best)
+    return "<br>".join(f"{escape(visible(word))}: {rank:,}" for word, rank in best)

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
 from lens_fv.patching import HeadRanking
-from lens_fv.plotting.theme import NEGATIVE, POSITIVE, figure
+from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
 
 _UNITS = {"prob": "probability", "logprob": "log-probability (nats)"}
 
@@ -37,9 +37,8 @@ def head_heatmap(ranking: HeadRanking) -> go.Figure:
         title=f"Indirect effect of each head: {_about(ranking)}",
         height=max(150, heads * cell) + 130,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": bar},
-        xaxis={"title": {"text": "layer"}, "dtick": _step(layers), "showgrid": False, "zeroline": False},
-        yaxis={"title": {"text": "head"}, "dtick": _step(heads, 16), "showgrid": False, "zeroline": False}
-        | {"autorange": "reversed"},
+        xaxis=counting_axis("layer", layers) | {"zeroline": False},
+        yaxis=counting_axis("head", heads) | {"zeroline": False, "autorange": "reversed"},
     )
 
 
@@ -84,7 +83,3 @@ def top_heads(ranking: HeadRanking, n: int = 10) -> go.Figure:
 def _about(ranking: HeadRanking) -> str:
     where = ranking.provenance
     return f"{where.task}, {where.model}, {len(ranking.effects)} trials"
-
-
-def _step(n: int, most: int = 40) -> int:
-    return next(step for step in (1, 2, 4, 5, 10, 20, 50, 100, n) if n / step <= most)

@@ -46,8 +46,12 @@ const drawn = [...document.querySelectorAll("figure > div")];
 for (const div of drawn) {
   const { data, layout } = JSON.parse(document.getElementById(div.id + "-data").textContent);
   div.replaceChildren();
-  Plotly.newPlot(div, data, { ...layout, template: template() }, { responsive: true, displaylogo: false,
-    toImageButtonOptions: { format: "svg", filename: div.id } });
+  Plotly.newPlot(div, data, { ...layout, template: template() }, {
+    responsive: true, displaylogo: false, plotlyServerURL: "",
+    // Uploading is no business of a report's.
+    modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: div.id },
+  });
 }
 dark.addEventListener("change", () => drawn.forEach((div) => Plotly.relayout(div, { template: template() })));
 """
@@ -55,7 +59,7 @@ dark.addEventListener("change", () => drawn.forEach((div) => Plotly.relayout(div
 
 def figure_html(figure: go.Figure, name: str) -> str:
     """A figure's place on the page and its data."""
-    content: dict[str, Any] = json.loads(figure.to_json())
+    content: dict[str, Any] = json.loads(str(figure.to_json()))
     content["layout"].pop("template", None)
     return (
         f'<figure role="group" aria-label="{_label(content)}"><div id="{name}">'

@@ -1,17 +1,20 @@
 """A report in one file, and figures as files. Nothing here needs the network, now or when a page is opened."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Number
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from plotly.graph_objects import Figure
+from plotly.io import write_images
 from plotly.offline import get_plotlyjs
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
 from lens_fv.plotting.page import figure_html, page_html, title_of
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
@@ -67,7 +70,7 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
         heading = f'<h2 id="part-{i}-title">{escape(part.title)}</h2>'
         inside = heading + _paragraphs(part) + figures + table
         body.append(f'<section id="part-{i}" aria-labelledby="part-{i}-title">{inside}</section>')
-    return _write(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
+    return write_whole(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
 
 
 def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
@@ -90,26 +93,35 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
             raise LensFVError(
                 f"save a figure as {name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
             )
-    _write(folder / _LIBRARY, get_plotlyjs())
+    write_whole(folder / _LIBRARY, get_plotlyjs())
     written: list[Path] = []
     for name, figure in figures.items():
         page = page_html(title_of(figure) or name, figure_html(figure, "figure-1"), library_file=_LIBRARY)
-        written.append(_write(folder / f"{name}.html", page))
-        written.append(_write(folder / f"{name}.json", figure.to_json()))
-        if static:
-            written += [_write(folder / f"{name}.{kind}", _image(figure, name, kind)) for kind in ("png", "svg")]
-    return written
+        written.append(write_whole(folder / f"{name}.html", page))
+        written.append(write_whole(folder / f"{name}.json", str(figure.to_json())))
+    return written + (_static(figures, folder) if static and figures else [])
 
 
-def _image(figure: Figure, name: str, kind: str) -> bytes:
-    try:
-        return figure.to_image(format=kind, scale=3 if kind == "png" else 1)
-    except Exception as e:  # kaleido, Chrome and what joins them raise errors of many kinds
-        found = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise LensFVError(
-            f"draw {name} as {kind}: kaleido or Chrome is missing or failed ({found}); install lens-fv[figures] and Chrome "
-            "(plotly_get_chrome), or leave static images out"
-        ) from e
+def _static(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """All of them at once: starting Chrome takes seconds."""
+    names = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+    twice = [figure for figure in figures.values() for _ in ("png", "svg")]
+    # Left alone, plotly would draw all of one size. Its annotations say one number, its code takes a list.
+    sizes: dict[str, Any] = {
+        "width": [figure.layout.width or 900 for figure in twice],
+        "height": [figure.layout.height or 500 for figure in twice],
+        "scale": [3, 1] * len(figures),
+    }
+    with TemporaryDirectory(dir=folder, prefix=".static.") as beside:
+        try:
+            write_images(twice, [Path(beside, name) for name in names], **sizes)
+        except Exception as e:  # kaleido, Chrome and what joins them raise errors of many kinds
+            found = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+            raise LensFVError(
+                f"draw {', '.join(names)}: kaleido or Chrome is missing or failed ({found}); install lens-fv[figures] and "
+                "Chrome (plotly_get_chrome), or leave static images out"
+            ) from e
+        return [Path(beside, name).replace(folder / name) for name in names]
 
 
 def _paragraphs(part: Section) -> str:
@@ -133,15 +145,3 @@ def _cell(value: object, *, first: bool) -> str:
     shown = escape(f"{value:.3f}" if isinstance(value, float) else str(value))
     number = ' class="number"' if isinstance(value, Number) and not isinstance(value, bool) else ""
     return f'<th scope="row"{number}>{shown}</th>' if first else f"<td{number}>{shown}</td>"
-
-
-def _write(path: Path, content: str | bytes) -> Path:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, path)
-    except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise LensFVError(f"write {path}: {e.strerror or e}; choose a folder that can be written to") from e
-    return path

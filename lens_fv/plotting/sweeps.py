@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import bootstrap_interval, wilson_interval
 from lens_fv.patching.answers import AnswerScores
-from lens_fv.plotting.theme import GREY, PALETTE, figure, tint
+from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, tint
 
 CurveMeasure = Literal["top1", "logprob"]
 _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the answer (nats)"}
@@ -61,8 +61,7 @@ def layer_curve(
         traces,
         title="Accuracy by layer of injection" if measure == "top1" else "Log-probability by layer of injection",
         height=420,
-        xaxis={"title": {"text": "vector added after layer"}, "range": [-0.5, n_layers - 0.5], "showgrid": False}
-        | {"dtick": 1 if n_layers <= 40 else 5},
+        xaxis=counting_axis("vector added after layer", n_layers) | {"range": [-0.5, n_layers - 0.5], "zeroline": False},
         yaxis={"title": {"text": _AXES[measure]}, **limits},
     )
 

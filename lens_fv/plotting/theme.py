@@ -32,7 +32,7 @@ _current: ContextVar[ThemeName] = ContextVar("lens_fv_theme", default="light")
 def theme(name: ThemeName) -> Iterator[None]:
     """Figures made inside the block are drawn for a light page, a dark page or a printed one.
 
-    "print" has black text, a fixed width of 640 pixels, larger letters and no title: a paper has captions.
+    "print" has black text, a fixed width of 720 pixels, larger letters and no title: a paper has captions.
 
     Raises:
         LensFVError: no such theme.
@@ -58,11 +58,20 @@ def template(name: ThemeName | None = None) -> go.layout.Template:
         "zerolinecolor": rule,
         "zerolinewidth": 1,
         "automargin": True,
+        "ticks": "outside",
+        "ticklen": 4,
         "title": {"standoff": 10, "font": {"size": size}},
         "tickfont": {"size": size - 1},
     }
     steps = _ON_BLACK if name == "dark" else _ON_WHITE
-    bars = {"outlinewidth": 0, "thickness": 14, "tickcolor": rule, "ticks": "outside", "ticklen": 4}
+    bars = {
+        "title": {"font": {"size": size}},
+        "outlinewidth": 0,
+        "thickness": 14,
+        "tickcolor": rule,
+        "ticks": "outside",
+        "ticklen": 4,
+    }
     error = {"color": ink, "thickness": 1.2, "width": 3}
     cells = {"fill": {"color": CLEAR}, "line": {"color": rule, "width": 1}, "font": {"color": ink, "size": size - 1}}
     return go.layout.Template(
@@ -94,9 +103,16 @@ def figure(traces: list[Any], *, title: str, height: int, **layout: Any) -> go.F
     """A figure in the theme in force. `title` is plain text."""
     name = _current.get()
     heading = {} if name == "print" else {"title": {"text": escape(title)}}
-    width = {"width": 640} if name == "print" else {"autosize": True}
+    width = {"width": 720} if name == "print" else {"autosize": True}
     # The template goes in with the rest: without one, plotly would put its global default there.
     return go.Figure(traces, {"template": template(name), "height": height, **heading, **width, **layout})
+
+
+def counting_axis(title: str, n: int) -> dict[str, Any]:
+    """An axis over 0..n-1 with a tick for each, every one, second, fifth, ... of which is written."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, n) if n / step <= 20)
+    ticks = {"dtick": step, "tick0": 0, "tickangle": 0, "minor": {"dtick": 1, "ticks": "outside", "ticklen": 2}}
+    return {"title": {"text": title}, "showgrid": False, **(ticks if n <= 100 else ticks | {"minor": {}})}
 
 
 def tint(colour: str, opacity: float) -> str:

@@ -175,7 +175,8 @@ def _train(
             if step == steps or step - best.step >= PATIENCE:
                 break
             with torch.enable_grad():
-                losses = sum(answer_loss(model, t.run(branches), a) * (len(a) / len(train)) for t, a in batches)
+                parts = [answer_loss(model, t.run(branches), a) * (len(a) / len(train)) for t, a in batches]
+                losses = torch.stack(parts).sum(0)
                 units_from_anchor = [(vectors[c] - anchors[c]) / float(units[candidates[c][0]]) for c in alive]
                 # Candidates share no parameter and no row sees another, so the sum trains each on its own loss.
                 total = losses.sum() + l2 * torch.stack([d.square().sum() for d in units_from_anchor]).sum()

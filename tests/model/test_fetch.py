@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny_shop import Shop
 from transformers.utils import logging as transformers_logging
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.fetch import check_cached, ensure_model, list_models, model_folder
 from lens_fv.model.registry import DEFAULT_MODELS, find_entry
-from tests.model.conftest import Shop
 
 
 def only_the_model(folder: Path) -> bool:
@@ -165,9 +165,7 @@ def test_no_index_is_one_clear_line(shop: Shop) -> None:
     assert "\n" not in message
 
 
-def test_an_environment_without_pip_is_one_clear_line(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_without_pip_is_one_clear_line(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     bare = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
     monkeypatch.setattr(sys, "executable", str(bare))

@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+
+
+def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
+    """Write a file beside its place and rename it into it.
+
+    Args:
+        path: its place; folders are made.
+        content: text (UTF-8), bytes, or a function that writes to the path it is given.
+
+    Raises:
+        LensFVError: the folder or the file cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(beside)
+        else:
+            beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, path)
+    except OSError as e:
+        raise LensFVError(f"write {path}: {e.strerror or e}; choose a folder that can be written to") from e
+    finally:
+        beside.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,72 @@
+"""One relation from end to end: its heads, its vector, what tuning makes of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import AnswerScores, HeadRanking, rank_heads
+from lens_fv.tasks import Split, Task, split_pairs
+from lens_fv.vectors import Decoded, FunctionVector, decode, extract, sweep_layers, tune
+from lens_fv.vectors.extract import validation_prompts
+
+DEMO_TASKS = ("present-past", "antonym", "country-capital", "english-french")
+"""One relation of each group that a small model knows something of."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much the demonstration does; fewer prompts than `rank_heads`' own defaults, to be done in minutes."""
+
+    tasks: tuple[str, ...] = DEMO_TASKS
+    n_shots: int = 10
+    n_clean: int = 25
+    n_trials: int = 10
+    n_heads: int = 10
+    pairs: int = 20
+    learning_rate: float = 0.1
+    most_items: int = 60
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TaskStudy:
+    """What was found about one relation."""
+
+    task: Task
+    split: Split
+    ranking: HeadRanking
+    by_layer: AnswerScores
+    extracted: FunctionVector
+    tuned: FunctionVector
+    decoded: Mapping[str, Decoded]
+
+
+def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:
+    """Rank, extract, tune and decode for one relation; nothing here sees its test split."""
+    s = settings
+    split = split_pairs(task, seed=s.seed)
+    ranking = rank_heads(
+        model,
+        task,
+        split=split,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        seed=s.seed,
+        progress=progress,
+    )
+    extracted = extract(model, task, ranking, n_heads=s.n_heads, split=split)
+    by_layer = sweep_layers(model, extracted.vector, validation_prompts(model, split))
+    tuned = tune(
+        model,
+        task,
+        start=extracted,
+        pairs=s.pairs,
+        learning_rate=s.learning_rate,
+        split=split,
+        seed=s.seed,
+        progress=progress,
+    )
+    words = [*task.relation_words, *(pair.output for pair in split.test)]
+    decoded = {name: decode(v, model, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
+    return TaskStudy(task, split, ranking, by_layer, extracted, tuned, decoded)

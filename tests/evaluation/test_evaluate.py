@@ -1,0 +1,90 @@
+"""Scores against the model's own forward, intervals against their textbooks."""
+
+import pytest
+import torch
+from helpers import toy_task
+from scipy.stats import norm
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
+from lens_fv.patching import score_answers
+from lens_fv.tasks import EncodedPrompt, split_pairs
+from lens_fv.vectors import tune
+
+FEW = {"pairs": 8, "steps": 5, "layer": 1}
+
+
+def test_scores_are_those_of_plain_forwards(any_model):
+    """Several acceptable answers of several lengths: every score from one full forward an answer."""
+    model, rng = any_model, torch.Generator().manual_seed(1)
+
+    def tokens(n):
+        return tuple(torch.randint(1, 320, (n,), generator=rng).tolist())
+
+    prompts = [
+        EncodedPrompt(tokens(n), tuple(tokens(k) for k in lengths)) for n, lengths in [(5, (1, 3)), (40, (2,)), (9, (1,))]
+    ]
+    # one answer that the model itself would write, so that a hit occurs
+    likely = int(model.forward(torch.tensor([prompts[0].tokens]))[0, -1].argmax())
+    prompts.append(EncodedPrompt(prompts[0].tokens, ((7, 8), (likely,))))
+    scores = score_answers(model, prompts, [[]])
+    for i, prompt in enumerate(prompts):
+        best, first, full = -torch.inf, 10**9, False
+        for answer in prompt.answers:
+            logits = model.forward(torch.tensor([[*prompt.tokens, *answer]]))[0, len(prompt.tokens) - 1 : -1]
+            logprobs = logits.log_softmax(-1)[range(len(answer)), list(answer)]
+            best = max(best, float(logprobs.sum()))
+            first = min(first, int((logits[0] > logits[0, answer[0]]).sum()))
+            full |= logits.argmax(-1).tolist() == list(answer)
+        assert float(scores.logprob[i, 0]) == pytest.approx(best, abs=1e-3)
+        assert (bool(scores.top1[i, 0]), bool(scores.top3[i, 0])) == (first == 0, first < 3)
+        assert bool(scores.full[i, 0]) == full
+    assert bool(scores.top1[3, 0])
+    assert bool(scores.full[3, 0])
+
+
+def test_conditions_and_their_order(tiny_model, tmp_path):
+    model, task = tiny_model("llama"), toy_task()
+    vector, other = tune(model, task, **FEW), tune(model, toy_task(50, "other"), seed=1, **FEW)
+    found = evaluate(model, task, {"tuned": vector}, other=other, n_shots=2)
+    assert found.conditions == ("none", "k_shot", "tuned", "random", "other_relation")
+    split = split_pairs(task, seed=0)
+    assert [r.n for r in found.results] == [len(split.test)] * 5
+    assert all(r.low <= r.top1 <= r.high and r.logprob_low <= r.mean_logprob <= r.logprob_high for r in found.results)
+    again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
+    assert again.results == found.results
+    assert "tuned" in repr(again)
+
+
+def test_shuffled_prompts(tiny_model):
+    model, task = tiny_model("llama"), toy_task()
+    plain, shuffled = (evaluate(model, task, n_shots=4, prompts=kind) for kind in ("zero_shot", "shuffled"))
+    assert shuffled.prompts == "shuffled"
+    assert torch.equal(plain.logprob[:, 1], shuffled.logprob[:, 1])  # k-shot prompting sees clean labels in both
+    assert not torch.equal(plain.logprob[:, 0], shuffled.logprob[:, 0])
+
+
+def test_bad_requests(tiny_model):
+    model, task = tiny_model("llama"), toy_task()
+    vector = tune(tiny_model("gpt2"), task, **FEW)
+    with pytest.raises(LensFVError, match="names a control"):
+        evaluate(model, task, {"random": vector})
+    with pytest.raises(LensFVError, match="made on model tiny-gpt2"):
+        evaluate(model, task, {"tuned": vector})
+    with pytest.raises(LensFVError, match="99 shots"):
+        evaluate(model, task, n_shots=99)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 10), (50, 60), (20, 20)])
+def test_wilson_is_the_closed_form(k, n):
+    z, p = norm.ppf(0.975), k / n
+    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert wilson_interval(k, n) == pytest.approx((middle - half, middle + half), abs=1e-9)
+
+
+def test_bootstrap_agrees_with_the_normal_interval():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
+    mean, error = sum(values) / 400, torch.tensor(values).std().item() / 20
+    low, high = bootstrap_interval(values)
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    assert bootstrap_interval([1.0, 1.0]) == (1.0, 1.0)

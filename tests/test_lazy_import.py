@@ -1,0 +1,32 @@
+"""`import lens_fv` is instant because it loads nothing."""
+
+import subprocess
+import sys
+
+import lens_fv
+
+HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "numpy")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The heavy modules that a fresh interpreter holds after running `code`."""
+    script = f"import sys; {code}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_import_loads_nothing_heavy():
+    assert loaded_after("import lens_fv") == set()
+
+
+def test_command_line_parses_without_a_model():
+    assert not loaded_after("import lens_fv.cli.app") & {"torch", "transformers", "transformer_lens"}
+
+
+def test_first_use_loads_what_it_needs():
+    assert "torch" in loaded_after("import lens_fv; lens_fv.FunctionVector")
+
+
+def test_every_public_name_resolves():
+    for name in lens_fv.__all__:
+        assert getattr(lens_fv, name) is not None
+    assert set(dir(lens_fv)) == set(lens_fv.__all__)

@@ -1,0 +1,87 @@
+"""Tuning: it learns, it selects on validation, it leaves the model alone."""
+
+import pytest
+import torch
+from helpers import toy_task
+
+from lens_fv.errors import LensFVError
+from lens_fv.patching import rank_heads, run_branches, score_answers
+from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors import extract, tune
+from lens_fv.vectors.tune import answer_loss
+
+FEW = {"pairs": 8, "steps": 20, "layer": 1}
+
+
+def test_answer_loss_is_the_mean_negative_log_probability(tiny_model):
+    model = tiny_model("llama")
+    prompts, answers = [[1, 2, 3], [4, 5]], [[6, 7], [8]]
+    resid = run_branches(model, prompts, [[]], [a[:-1] for a in answers])
+    losses = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        logprobs = model.forward(torch.tensor([prompt + answer]))[0].log_softmax(-1)
+        losses.append(-sum(logprobs[len(prompt) - 1 + i, t] for i, t in enumerate(answer)) / len(answer))
+    torch.testing.assert_close(answer_loss(model, resid, answers), torch.stack([sum(losses) / 2]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_tuning_makes_training_answers_likelier(tiny_model, architecture):
+    model, task = tiny_model(architecture), toy_task()
+    split = split_pairs(task, seed=0)
+    vector = tune(model, task, split=split, start="random", **FEW)
+    prompts = encode_prompts(model, [zero_shot(pair) for pair in (*split.train[:8], *split.validation)])
+    scores = score_answers(model, prompts, [[], vector.edits()]).logprob
+    assert scores[:8, 1].mean() > scores[:8, 0].mean()
+    assert vector.provenance.options["validation_logprob"] >= scores[8:, 0].mean() - 5
+
+
+def test_model_is_left_as_it_was(tiny_model):
+    model, tokens = tiny_model("llama"), torch.tensor([[1, 2, 3]])
+    before, states = model.forward(tokens), [p.clone() for p in model.tl.parameters()]
+    tune(model, toy_task(), **FEW)
+    assert torch.equal(before, model.forward(tokens))
+    assert all(torch.equal(a, b) for a, b in zip(states, model.tl.parameters(), strict=True))
+    assert not any(p.requires_grad or p.grad is not None for p in model.tl.parameters())
+
+
+def test_same_seed_same_vector(tiny_model):
+    one, two, other = (tune(tiny_model("llama"), toy_task(), start="random", seed=s, **FEW) for s in (3, 3, 4))
+    assert torch.equal(one.vector, two.vector)
+    assert not torch.equal(one.vector, other.vector)
+
+
+def test_candidates_side_by_side_train_as_if_alone(tiny_model):
+    """The winner of several candidates is what it would have been by itself."""
+    model, task = tiny_model("llama"), toy_task()
+    options = {"pairs": 8, "steps": 20, "start": "random"}
+    both = tune(model, task, layer=[0, 1], learning_rate=[0.05, 0.1], **options)
+    alone = tune(model, task, layer=both.layer, learning_rate=both.provenance.options["learning_rate"], **options)
+    torch.testing.assert_close(both.vector, alone.vector, atol=1e-4, rtol=1e-3)
+
+
+def test_l2_pulls_towards_its_anchor(tiny_model):
+    model, task = tiny_model("llama"), toy_task()
+    norms = [float(tune(model, task, l2=l2, **FEW).vector.norm()) for l2 in (0.0, 100.0)]
+    assert norms[1] < norms[0]
+    start = extract(model, task, rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2), n_heads=3, layer=1)
+    near, far = (tune(model, task, start=start, l2=l2, l2_to="start", **FEW).vector for l2 in (100.0, 0.0))
+    assert (near - start.vector).norm() <= (far - start.vector).norm()
+
+
+def test_the_test_split_is_never_seen(tiny_model):
+    """Another test split, the same vector."""
+    model, task = tiny_model("llama"), toy_task()
+    split = split_pairs(task, seed=0)
+    other = type(split)(train=split.train, validation=split.validation, test=toy_task(60).pairs[45:])
+    assert torch.equal(tune(model, task, split=split, **FEW).vector, tune(model, task, split=other, **FEW).vector)
+
+
+def test_bad_requests(tiny_model):
+    model, task = tiny_model("llama"), toy_task()
+    with pytest.raises(LensFVError, match="pairs"):
+        tune(model, task, pairs=1000)
+    with pytest.raises(LensFVError, match="layers 0 to 2"):
+        tune(model, task, pairs=5, layer=7)
+    elsewhere = tune(tiny_model("gpt2"), task, **FEW)
+    with pytest.raises(LensFVError, match="made on model tiny-gpt2"):
+        tune(model, task, start=elsewhere, **FEW)
