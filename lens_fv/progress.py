@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[], None], None, None]:
     """Yields a function that moves the bar on by one step.
 
-    The bar goes to standard error, so that a command's output stays clean, and disappears when done. With `show=False`
-    nothing is drawn.
+    The bar goes to standard error, so that a command's output stays clean, and disappears when done. Nothing is drawn with
+    `show=False`, nor where standard error is no terminal.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -21,6 +21,7 @@ def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[],
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

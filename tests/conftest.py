@@ -95,6 +95,16 @@ def tiny_model(tiny_tokenizer: Path) -> Callable[..., LensModel]:
     return build
 
 
+@pytest.fixture(scope="session")
+def model_folder(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Llama, as a user would have one."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]()).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tiny_tokenizer).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(params=list(CONFIGS))
 def any_model(request: pytest.FixtureRequest, tiny_model: Callable[..., LensModel]) -> LensModel:
     """A tiny random model of every family in turn."""

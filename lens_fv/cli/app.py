@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -27,13 +28,22 @@ bench.command("engine")(run.bench_engine)
 app.add_typer(bench, name="bench")
 
 
-@app.callback()
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    if version:
+def _say_version(asked: bool) -> bool:
+    if asked:
         from lens_fv import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 def execute(arguments: list[str] | None = None) -> int:

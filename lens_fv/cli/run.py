@@ -30,14 +30,13 @@ def demo(
     for name in settings.tasks:
         load_task(name)  # complain before the model is loaded
     report = run_demo(open_model(model, device, dtype), out, settings, progress=True)
-    table = Table(title=f"top-1 accuracy on test pairs, {model}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"first-token accuracy on test pairs, {model}", title_justify="left", box=None, pad_edge=False)
     conditions = [r["condition"] for r in next(iter(report["tasks"].values()))["results"]]
-    for column in ("relation", "strongest head", *conditions):
-        table.add_column(column)
+    for column in ("relation", "top head", *conditions):
+        table.add_column(column, no_wrap=column == "relation")
     for name, found in report["tasks"].items():
         head = found["heads"][0]
-        cells = [f"{r['top1']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in found["results"]]
-        table.add_row(name, f"{head['layer']}.{head['head']} {head['effect']:+.3f}", *cells)
+        table.add_row(name, f"{head['layer']}.{head['head']}", *(f"{r['top1']:.2f}" for r in found["results"]))
     emit(report, as_json, table, f"open {out / 'report.html'} ({report['seconds']:.0f} s)")
 
 

@@ -15,7 +15,7 @@ BarMeasure = Literal["top1", "full", "mean_logprob"]
 _AXES = {
     "top1": "first-token accuracy",
     "full": "whole-answer accuracy",
-    "mean_logprob": "mean log-probability of the answer (nats)",
+    "mean_logprob": "mean log-probability (nats)",
 }
 _STYLE = {
     "none": ("no vector", GREY),
@@ -50,6 +50,8 @@ def condition_bars(
         raise LensFVError("draw conditions: no evaluations were given; evaluate at least one task")
     found = list(dict.fromkeys(c for evaluation in evaluations.values() for c in evaluation.conditions))
     chosen = list(conditions) if conditions is not None else _in_order(found)
+    if not chosen:
+        raise LensFVError(f"draw conditions: no condition was chosen; choose from {', '.join(found)}")
     for condition in chosen:
         if condition not in found:
             raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
@@ -67,7 +69,7 @@ def condition_bars(
     limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
     return figure(
         traces,
-        title=f"With and without the vector: {_about(evaluations)}",
+        title=f"{_AXES[measure].capitalize()} with and without the vector: {_about(evaluations)}",
         height=440,
         barmode="group",
         bargap=0.18,

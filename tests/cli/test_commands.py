@@ -1,0 +1,173 @@
+"""The command line, end to end, on a tiny model in a folder."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import toy_task
+
+from lens_fv.cli.app import execute
+from lens_fv.vectors import load_artefact
+
+QUICK = ["--shots", "2", "--clean", "3", "--trials", "2"]
+
+
+@pytest.fixture
+def run(model_folder, tmp_path, monkeypatch, capsys):
+    """`run("rank", ...)`: exit code, parsed standard output (with --json), standard error; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
+
+    def go(*arguments, model=True, as_json=True):
+        where = ["--model", str(model_folder)] if model else []
+        code = execute([*arguments, *where, *(["--json"] if as_json else [])])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if as_json and out else out, err
+
+    return go
+
+
+def test_rank_extract_tune_evaluate_show(run, tmp_path):
+    code, ranked, _ = run("rank", "--task", "toy.json", *QUICK)
+    assert code == 0
+    assert len(ranked["heads"]) == 12
+    assert set(ranked["heads"][0]) == {"layer", "head", "effect", "low", "high"}
+    effects = [h["effect"] for h in ranked["heads"]]
+    assert effects == sorted(effects, reverse=True)
+
+    code, made, _ = run("extract", "--task", "toy.json", "--ranking", ranked["file"], "--heads", "3", "--out", "e.safetensors")
+    assert code == 0
+    assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
+
+    tune = ["--pairs", "8", "--steps", "5", "--layer", "1", "--shots", "2"]
+    code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
+    assert code == 0
+    assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
+    assert {"condition", "top1", "low", "high", "n", "mean_logprob"} <= set(tuned["results"][0])
+
+    vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
+    code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--shots", "2", "--out", "all.safetensors")
+    assert code == 0
+    assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
+    assert found["results"][:4] == tuned["results"][:4]
+
+    for file in ("toy-ranking.safetensors", "e.safetensors", "toy-tuned.safetensors", "all.safetensors"):
+        assert run("show", file)[0] == 0
+        assert repr(load_artefact(tmp_path / file)).startswith(("HeadRanking", "FunctionVector", "Evaluation"))
+    code, shown, _ = run("show", "e.safetensors")
+    assert code == 0
+    assert len(shown["decoded"]) == 10
+
+
+def test_same_seed_same_numbers(run):
+    one, two, other = (run("rank", "--task", "toy.json", *QUICK, "--seed", s)[1] for s in ("1", "1", "2"))
+    assert one == two
+    assert one["heads"] != other["heads"]
+
+
+def test_verify_and_bench(run, model_folder):
+    code, found, _ = run("verify", str(model_folder), model=False)
+    assert code == 0
+    assert found["passed"]
+    code, bench, _ = run("bench", "engine", "--task", "toy.json", "--shots", "2", "--sample", "4", "--repeats", "1")
+    assert code == 0
+    assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
+    assert bench["max_abs_error"] < 1e-5
+
+
+def test_demo_writes_all_it_says(run, tmp_path):
+    code, report, _ = run("demo", "--task", "toy.json", "--task", "lowercase", "--out", "report")
+    assert code == 0
+    out = tmp_path / "report"
+    assert json.loads((out / "report.json").read_text()) == report
+    html = (out / "report.html").read_text()
+    assert "toy" in html
+    assert "<script src=" not in html
+    assert {p.name for p in (out / "artefacts" / "toy").iterdir()} == {
+        f"{kind}.safetensors" for kind in ("ranking", "extracted", "tuned", "evaluation")
+    }
+    conditions = [r["condition"] for r in report["tasks"]["toy"]["results"]]
+    assert conditions == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
+    assert (out / "figures" / "conditions.html").is_file()
+
+
+def test_tasks_and_models_list(run):
+    code, found, _ = run("tasks", model=False)
+    assert code == 0
+    assert len(found["tasks"]) >= 30
+    assert run("tasks", "antonym", model=False)[1]["name"] == "antonym"
+    code, models, _ = run("models", model=False)
+    assert {m["name"] for m in models["models"]} >= {"smollm2-135m", "gemma-3-270m"}
+
+
+def bad_requests(folder):
+    """What users get wrong, and what they are told."""
+    (folder / "empty.json").write_text("")
+    (folder / "no-output.json").write_text('[{"input": "a", "output": "b"},\n {"input": "c"}]')
+    (folder / "one.json").write_text('[{"input": "a", "output": "b"}]')
+    (folder / "cut.safetensors").write_bytes(b"\x10\x00\x00")
+    long = "word " * 200
+    (folder / "long.json").write_text(json.dumps([{"input": f"{long}{i}", "output": str(i)} for i in range(30)]))
+    return [
+        (["rank", "--task", "nosuch"], "unknown task 'nosuch'"),
+        (["rank", "--task", "empty.json"], "empty.json"),
+        (["rank", "--task", "no-output.json"], "no-output.json"),
+        (["rank", "--task", "one.json", "--shots", "10"], "1 pair"),
+        (["rank", "--task", "long.json", "--shots", "2"], "reads 256 at most"),
+        (["show", "cut.safetensors"], "not a whole safetensors file"),
+        (["evaluate", "--task", "toy.json", "--vector", "missing.safetensors"], "no such file"),
+        (["rank", "--task", "toy.json", "--device", "abacus"], "abacus"),
+        (["rank", "--task", "toy.json", "--dtype", "float3"], "float3"),
+        (["extract", "--task", "toy.json", *QUICK, "--heads", "99"], "99 heads"),
+        (["tune", "--task", "toy.json", "--pairs", "500"], "500"),
+    ]
+
+
+def test_bad_requests_are_one_clear_line_and_exit_code_2(run, tmp_path):
+    for arguments, said in bad_requests(tmp_path):
+        code, out, err = run(*arguments, as_json=False)
+        assert code == 2, arguments
+        assert err.startswith("lens-fv: "), err
+        assert err.count("\n") == 1, err
+        assert said in err
+        assert "Traceback" not in out + err
+
+
+def test_unknown_and_damaged_models(run, model_folder, tmp_path):
+    code, _, err = run("verify", "no-such-model-anywhere", model=False, as_json=False)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "smollm2-135m" in err
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in model_folder.iterdir():
+        content = file.read_bytes()
+        (broken / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
+    code, _, err = run("verify", str(broken), model=False, as_json=False)
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
+    tune = ["--pairs", "8", "--steps", "2", "--layer", "1", "--shots", "2"]
+    assert run("tune", "--task", "toy.json", *tune)[0] == 0
+    other = model_folder.with_name("other")
+    if not other.exists():
+        other.mkdir()
+        for file in model_folder.iterdir():
+            (other / file.name).write_bytes(file.read_bytes())
+    arguments = ["evaluate", "--task", "toy.json", "--vector", "toy-tuned.safetensors", "--shots", "2", "--model", str(other)]
+    code, _, err = run(*arguments, model=False, as_json=False)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "made on model tiny" in err
+    assert run(*arguments, "--force", model=False)[0] == 0
+
+
+def test_as_a_process(tmp_path):
+    """The installed command: exit codes and streams as a shell sees them."""
+    command = [sys.executable, "-c", "from lens_fv.cli import main; main()"]
+    found = subprocess.run([*command, "rank", "--task", "nosuch"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    found = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert found.returncode == 0
+    assert found.stdout.startswith("0.")

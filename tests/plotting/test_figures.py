@@ -1,0 +1,202 @@
+"""What is drawn is what was measured."""
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation import Evaluation, wilson_interval
+from lens_fv.patching import HeadRanking
+from lens_fv.patching.answers import AnswerScores
+from lens_fv.plotting import condition_bars, decoded_words, head_heatmap, layer_curve, top_heads
+from lens_fv.plotting.decoded import visible
+from lens_fv.vectors import Decoded
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def bars_of(figure: go.Figure) -> dict[str, go.Bar]:
+    return {trace.name: trace for trace in figure.data if isinstance(trace, go.Bar)}
+
+
+def test_heat_map_draws_the_mean_with_layers_across_and_heads_down(ranking: HeadRanking) -> None:
+    figure = head_heatmap(ranking)
+    (cells,) = figure.data
+    assert torch.equal(torch.tensor(cells.z), ranking.mean.T)
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("layer", "head")
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_heat_map_is_symmetric_around_zero_with_a_neutral_middle(ranking: HeadRanking) -> None:
+    axis = head_heatmap(ranking).layout.coloraxis
+    assert axis.cmax == -axis.cmin == pytest.approx(float(ranking.mean.abs().max()))
+    scale = dict(head_heatmap(ranking).layout.template.layout.coloraxis.colorscale)
+    red, green, blue = (int(scale[0.5][i : i + 2], 16) for i in (1, 3, 5))
+    assert red == green == blue
+
+
+def test_heat_map_hover_gives_head_effect_and_interval(ranking: HeadRanking) -> None:
+    low, high = ranking.interval()
+    text = head_heatmap(ranking).data[0].text[2][4]
+    assert text == f"head 4.2: effect {ranking.mean[4, 2]:+.3f} [{low[4, 2]:+.3f}, {high[4, 2]:+.3f}]"
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("prob", "probability"), ("logprob", "nats")])
+def test_colour_bar_names_the_unit(make_ranking: Callable[..., HeadRanking], metric: str, unit: str) -> None:
+    assert unit in head_heatmap(make_ranking(metric)).layout.coloraxis.colorbar.title.text
+
+
+def test_top_heads_error_bars_end_at_the_interval(ranking: HeadRanking) -> None:
+    figure = top_heads(ranking, 4)
+    (bars,) = figure.data
+    best = ranking.top(4)
+    assert list(bars.y) == [head.name for head in best] and best[0].name == "4.2"
+    assert list(bars.x) == [head.effect for head in best]
+    ends = zip(bars.x, bars.error_x.arrayminus, bars.error_x.array)
+    assert [(x - a, x + b) for x, a, b in ends] == [pytest.approx((head.low, head.high)) for head in best]
+    # The first is on top, and names such as "1.10" are not sorted as numbers.
+    assert figure.layout.yaxis.type == "category" and figure.layout.yaxis.autorange == "reversed"
+
+
+def test_top_heads_of_one_trial_have_no_backward_interval(make_ranking: Callable[..., HeadRanking]) -> None:
+    error = top_heads(make_ranking(trials=1)).data[0].error_x
+    assert set(error.array) == set(error.arrayminus) == {0.0}
+
+
+def test_top_heads_refuses_none(ranking: HeadRanking) -> None:
+    with pytest.raises(LensFVError, match="at least one"):
+        top_heads(ranking, 0)
+
+
+def test_layer_curve_draws_accuracy_with_wilson_bands(make_scores: Callable[..., AnswerScores]) -> None:
+    scores = {"a": make_scores(), "b": make_scores(seed=1)}
+    figure = layer_curve(scores, n_layers=6, chosen={"b": 4})
+    for task, score in scores.items():
+        band, line = (t for t in figure.data if t.name == task and len(t.x) > 1)
+        assert list(line.y) == pytest.approx(score.top1.double().mean(0).tolist())
+        ends = [wilson_interval(int(hits), 12) for hits in score.top1.sum(0)]
+        assert list(band.y[:6]) == [high for _, high in ends]
+        assert list(band.y[6:]) == [low for low, _ in reversed(ends)]
+        assert list(band.x) == [*range(6), *reversed(range(6))]
+
+
+def test_layer_curve_marks_the_chosen_layer(make_scores: Callable[..., AnswerScores]) -> None:
+    scores = make_scores()
+    marks = [t for t in layer_curve({"a": scores}, n_layers=6, chosen={"a": 4}).data if t.mode == "markers+text"]
+    assert [(t.name, list(t.x), list(t.y)) for t in marks] == [("a", [4], [float(scores.top1[:, 4].double().mean())])]
+
+
+def test_layer_curve_of_log_probability(make_scores: Callable[..., AnswerScores]) -> None:
+    scores = make_scores()
+    figure = layer_curve({"a": scores}, n_layers=6, measure="logprob")
+    assert list(figure.data[1].y) == pytest.approx(scores.logprob.double().mean(0).tolist())
+    assert all(low < y < high for low, y, high in zip(figure.data[0].y[:5:-1], figure.data[1].y, figure.data[0].y))
+    assert "nats" in figure.layout.yaxis.title.text
+
+
+def test_layer_curve_refuses_what_it_cannot_draw(make_scores: Callable[..., AnswerScores]) -> None:
+    with pytest.raises(LensFVError, match="no scores"):
+        layer_curve({}, n_layers=6)
+    with pytest.raises(LensFVError, match=r"\(12, 5\).*6 layers"):
+        layer_curve({"a": make_scores(layers=5)}, n_layers=6)
+    with pytest.raises(LensFVError, match="at least one prompt"):
+        layer_curve({"a": make_scores(prompts=0)}, n_layers=6)
+    with pytest.raises(LensFVError, match="mark layer 6 of a"):
+        layer_curve({"a": make_scores()}, n_layers=6, chosen={"a": 6})
+    with pytest.raises(LensFVError, match="mark layer 1 of b"):
+        layer_curve({"a": make_scores()}, n_layers=6, chosen={"b": 1})
+
+
+def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evaluation]) -> None:
+    bars = bars_of(condition_bars(evaluations))
+    tuned = [evaluations[task]["tuned"] for task in evaluations]
+    drawn = bars["tuned vector"]
+    assert list(drawn.x) == list(evaluations) and list(drawn.y) == [row.top1 for row in tuned]
+    ends = zip(drawn.y, drawn.error_y.arrayminus, drawn.error_y.array)
+    assert [(y - a, y + b) for y, a, b in ends] == [pytest.approx((row.low, row.high)) for row in tuned]
+
+
+def test_condition_bars_put_controls_last_and_leave_missing_ones_out(evaluations: dict[str, Evaluation]) -> None:
+    bars = bars_of(condition_bars(dict(reversed(evaluations.items()))))
+    names = ["no vector", "10-shot prompt", "tuned vector", "extracted vector", "random vector", "another relation's vector"]
+    assert list(bars) == names
+    assert list(bars["extracted vector"].x) == ["present-past"]
+
+
+def test_condition_bars_show_a_zero_as_a_line_and_a_number(evaluations: dict[str, Evaluation]) -> None:
+    figure = condition_bars(evaluations, conditions=["random"])
+    bars, numbers = figure.data
+    assert list(bars.y) == [0, 0] and bars.marker.line.width > 0
+    assert list(numbers.text) == ["0.00", "0.00"]
+    assert all(y > e for y, e in zip(numbers.y, bars.error_y.array))
+
+
+def test_condition_bars_of_other_measures(evaluations: dict[str, Evaluation]) -> None:
+    row = evaluations["antonym"]["k_shot"]
+    full = bars_of(condition_bars(evaluations, measure="full"))["10-shot prompt"]
+    assert full.y[1] == row.full and full.y[1] + full.error_y.array[1] == pytest.approx(wilson_interval(6, 20)[1])
+    logprob = bars_of(condition_bars(evaluations, measure="mean_logprob"))["10-shot prompt"]
+    assert logprob.y[1] == row.mean_logprob and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(row.logprob_low)
+
+
+def test_condition_bars_name_no_number_of_shots_when_they_differ(make_evaluation: Callable[..., Evaluation]) -> None:
+    two = {"a": make_evaluation({"k_shot": 0.5}, n_shots=5), "b": make_evaluation({"k_shot": 0.5}, n_shots=10)}
+    assert list(bars_of(condition_bars(two))) == ["k-shot prompt"]
+
+
+def test_condition_bars_refuse_what_they_cannot_draw(evaluations: dict[str, Evaluation]) -> None:
+    with pytest.raises(LensFVError, match="no evaluations"):
+        condition_bars({})
+    with pytest.raises(LensFVError, match=r"'tunned'.*choose from none"):
+        condition_bars(evaluations, conditions=["tunned"])
+    with pytest.raises(LensFVError, match="no condition"):
+        condition_bars(evaluations, conditions=[])
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [(" walked", "␣walked"), ("\n\t", "↵⇥"), ("", "(empty)"), ("\u200f\xa0", "\\u200f\\xa0"), ("東京", "東京")],
+)
+def test_blanks_and_characters_without_a_shape_are_seen(token: str, shown: str) -> None:
+    assert visible(token) == shown
+
+
+def test_decoded_words_draw_tokens_probabilities_and_best_ranks() -> None:
+    many = Decoded([(" went", 0.5), ("<b>", 0.0001)], {"past": 900, "tense": 3, "verb": 40, "time": 41}, 1000)
+    few = Decoded([("ed", 0.25)], {}, 1000)
+    cells = decoded_words({"a<b": many, "b": few}).data[0]
+    assert list(cells.cells.values[0]) == ["<b>a&lt;b</b>", "<b>b</b>"]
+    assert list(cells.cells.values[1]) == ["␣went<br>0.500", "ed<br>0.250"]
+    assert list(cells.cells.values[2]) == ["&lt;b&gt;<br>&lt;0.001", ""]
+    assert list(cells.cells.values[3]) == ["tense: 3<br>verb: 40<br>time: 41", ""]
+    assert cells.header.values[3] == "<b>ranks of words, of 1,000</b>"
+
+
+def test_decoded_words_without_ranks_have_no_such_column() -> None:
+    assert len(decoded_words({"a": Decoded([("x", 0.1)], {}, 10)}).data[0].header.values) == 2
+
+
+def test_decoded_words_refuse_nothing() -> None:
+    for nothing in ({}, {"a": Decoded([], {}, 10)}):
+        with pytest.raises(LensFVError, match="no vector"):
+            decoded_words(nothing)
+
+
+def test_hostile_names_are_escaped_in_every_figure(
+    make_ranking: Callable[..., HeadRanking],
+    make_scores: Callable[..., AnswerScores],
+    make_evaluation: Callable[..., Evaluation],
+) -> None:
+    ranking = make_ranking(task=HOSTILE)
+    figures = (
+        head_heatmap(ranking),
+        top_heads(ranking),
+        layer_curve({HOSTILE: make_scores()}, n_layers=6, chosen={HOSTILE: 1}),
+        condition_bars({HOSTILE: make_evaluation({HOSTILE: 0.5})}),
+        decoded_words({HOSTILE: Decoded([(HOSTILE, 0.1)], {HOSTILE: 2}, 10)}),
+    )
+    for figure in figures:
+        drawn = str(figure.to_dict())
+        assert "&lt;script&gt;" in drawn and "<script" not in drawn

@@ -1,0 +1,68 @@
+"""Themes are scoped: plotly's own defaults stay as they are."""
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from lens_fv.errors import LensFVError
+from lens_fv.patching import HeadRanking
+from lens_fv.plotting import head_heatmap, theme, top_heads
+
+
+def ink(figure: go.Figure) -> str:
+    return figure.layout.template.layout.font.color
+
+
+def test_theme_holds_inside_the_block_only(ranking: HeadRanking) -> None:
+    before = ink(top_heads(ranking))
+    with theme("dark"):
+        dark = ink(top_heads(ranking))
+        with theme("print"):
+            assert ink(top_heads(ranking)) == "#000000"
+        assert ink(top_heads(ranking)) == dark
+    assert ink(top_heads(ranking)) == before != dark
+
+
+def test_theme_is_reset_when_the_block_raises(ranking: HeadRanking) -> None:
+    before = ink(top_heads(ranking))
+    with pytest.raises(ZeroDivisionError), theme("dark"):
+        raise ZeroDivisionError
+    assert ink(top_heads(ranking)) == before
+
+
+def test_print_has_a_width_and_no_title(ranking: HeadRanking) -> None:
+    with theme("print"):
+        layout = head_heatmap(ranking).layout
+    assert layout.width == 720 and layout.title.text is None
+    assert head_heatmap(ranking).layout.title.text.startswith("Indirect effect")
+
+
+@pytest.mark.parametrize("name", ["light", "dark", "print"])
+def test_background_is_transparent_and_plotly_defaults_untouched(
+    name: str, ranking: HeadRanking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pio.templates, "default", "seaborn")
+    known = set(pio.templates)
+    with theme(name):  # pyright: ignore[reportArgumentType]
+        layout = head_heatmap(ranking).layout
+    assert pio.templates.default == "seaborn" and set(pio.templates) == known
+    assert layout.template.layout.paper_bgcolor == layout.template.layout.plot_bgcolor == "rgba(0,0,0,0)"
+    assert layout.template.layout.font.color not in (None, pio.templates["seaborn"].layout.font.color)
+
+
+def test_figures_of_every_theme_hold_the_same_traces(make_ranking: Callable[..., HeadRanking]) -> None:
+    drawn = {}
+    for name in ("light", "dark", "print"):
+        with theme(name):
+            drawn[name] = head_heatmap(make_ranking()).to_dict()["data"]
+    assert drawn["light"] == drawn["dark"] == drawn["print"]
+
+
+def test_unknown_theme_is_named_with_the_known_ones() -> None:
+    # Past the type checker, as from a configuration file.
+    unchecked: Callable[..., object] = getattr(theme, "__wrapped__", theme)
+    with pytest.raises(Exception, match="light") as caught:
+        next(unchecked("sepia"))  # pyright: ignore[reportArgumentType]
+    assert isinstance(caught.value, LensFVError) or "sepia" in str(caught.value)
