@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,5 +29,6 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
     except OSError as e:
         raise LensFVError(f"write {path}: {e.strerror or e}; choose a folder that can be written to") from e
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be what is wrong
+            beside.unlink(missing_ok=True)
     return path

@@ -1,7 +1,6 @@
 """Does the vector work, and beside what?"""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import cycle
 from typing import Literal
 
@@ -9,7 +8,7 @@ import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, Result, wilson_interval
-from lens_fv.plotting.theme import GREY, PALETTE, figure
+from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 BarMeasure = Literal["top1", "full", "mean_logprob"]
 _AXES = {
@@ -64,8 +63,8 @@ def condition_bars(
         label, colour = _STYLE.get(condition) or (condition, next(others))
         if condition == "k_shot":
             label = _k_shot(evaluations)
-        traces += _bars(rows[condition], escape(label), colour, measure, gap=0.02 * span, size=size)
-    names = [escape(task) for task in evaluations]
+        traces += _bars(rows[condition], plain(label), colour, measure, gap=0.02 * span, size=size)
+    names = [plain(task) for task in evaluations]
     limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
     return figure(
         traces,
@@ -86,7 +85,7 @@ def _bars(
     rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
 ) -> list[go.Bar | go.Scatter]:
     """A condition's bars, and its numbers beyond the intervals."""
-    tasks = [escape(task) for task in rows]
+    tasks = [plain(task) for task in rows]
     values, lows, highs = (list(column) for column in zip(*(_numbers(row, measure) for row in rows.values())))
     hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in zip(values, lows, highs)]
     bars = go.Bar(
@@ -134,10 +133,10 @@ def _numbers(row: Result, measure: BarMeasure) -> tuple[float, float, float]:
 
 
 def _in_order(found: Sequence[str]) -> list[str]:
-    """The vectors as they came, between the prompts and the controls."""
-    first = [c for c in ("none", "k_shot") if c in found]
+    """Prompts, vectors, controls."""
     last = [c for c in _CONTROLS if c in found]
-    return [*first, *(c for c in found if c not in (*first, *last)), *last]
+    first = [c for c in _STYLE if c in found and c not in last]
+    return [*first, *(c for c in found if c not in _STYLE), *last]
 
 
 def _k_shot(evaluations: Mapping[str, Evaluation]) -> str:

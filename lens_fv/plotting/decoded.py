@@ -1,12 +1,11 @@
 """What a vector says, read as words."""
 
 from collections.abc import Mapping
-from html import escape
 
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.theme import figure
+from lens_fv.plotting.theme import figure, plain
 from lens_fv.vectors import Decoded
 
 _SEEN = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
@@ -23,7 +22,7 @@ def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
     if not any(found.tokens for found in decoded.values()):
         raise LensFVError("draw decoded words: no vector with tokens was given; decode at least one with k of 1 or more")
     depth = max(len(found.tokens) for found in decoded.values())
-    columns = [[f"<b>{escape(name)}</b>" for name in decoded]]
+    columns = [[f"<b>{plain(name)}</b>" for name in decoded]]
     for i in range(depth):
         columns.append([_cell(*found.tokens[i]) if i < len(found.tokens) else "" for found in decoded.values()])
     header = ["vector", *(str(i + 1) for i in range(depth))]
@@ -50,11 +49,9 @@ def visible(token: str) -> str:
 
 
 def _cell(token: str, probability: float) -> str:
-    return (
-        f"{escape(visible(token))}<br>{probability:.3f}" if probability >= 0.0005 else f"{escape(visible(token))}<br>&lt;0.001"
-    )
+    return f"{plain(visible(token))}<br>{probability:.3f}" if probability >= 0.0005 else f"{plain(visible(token))}<br>&lt;0.001"
 
 
 def _best(found: Decoded, n: int = 3) -> str:
     best = sorted(found.ranks.items(), key=lambda item: item[1])[:n]
-    return "<br>".join(f"{escape(visible(word))}: {rank:,}" for word, rank in best)
+    return "<br>".join(f"{plain(visible(word))}: {rank:,}" for word, rank in best)

@@ -1,7 +1,6 @@
 """Where should the vector go in?"""
 
 from collections.abc import Mapping
-from html import escape
 from itertools import cycle
 from typing import Literal
 
@@ -10,7 +9,7 @@ import plotly.graph_objects as go
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import bootstrap_interval, wilson_interval
 from lens_fv.patching.answers import AnswerScores
-from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, tint
+from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain, tint
 
 CurveMeasure = Literal["top1", "logprob"]
 _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the answer (nats)"}
@@ -39,7 +38,7 @@ def layer_curve(
     layers, traces = list(range(n_layers)), []
     for (task, score), colour in zip(scores.items(), cycle(PALETTE)):
         middle, low, high = _by_layer(score, measure)
-        group = {"legendgroup": escape(task), "name": escape(task)}
+        group = {"legendgroup": plain(task), "name": plain(task)}
         band = {"x": layers + layers[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": tint(colour, 0.16)}
         traces.append(go.Scatter(**band, **group, mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False))
         hover = [f"layer {i}: {m:.3f} [{a:.3f}, {b:.3f}]" for i, m, a, b in zip(layers, middle, low, high)]

@@ -102,7 +102,7 @@ def template(name: ThemeName | None = None) -> go.layout.Template:
 def figure(traces: list[Any], *, title: str, height: int, **layout: Any) -> go.Figure:
     """A figure in the theme in force. `title` is plain text."""
     name = _current.get()
-    heading = {} if name == "print" else {"title": {"text": escape(title)}}
+    heading = {} if name == "print" else {"title": {"text": plain(title)}}
     width = {"width": 720} if name == "print" else {"autosize": True}
     # The template goes in with the rest: without one, plotly would put its global default there.
     return go.Figure(traces, {"template": template(name), "height": height, **heading, **width, **layout})
@@ -113,6 +113,11 @@ def counting_axis(title: str, n: int) -> dict[str, Any]:
     step = next(step for step in (1, 2, 5, 10, 20, 50, n) if n / step <= 20)
     ticks = {"dtick": step, "tick0": 0, "tickangle": 0, "minor": {"dtick": 1, "ticks": "outside", "ticklen": 2}}
     return {"title": {"text": title}, "showgrid": False, **(ticks if n <= 100 else ticks | {"minor": {}})}
+
+
+def plain(text: str) -> str:
+    """Text that plotly shows as it is: it reads a little HTML."""
+    return escape(text, quote=False)
 
 
 def tint(colour: str, opacity: float) -> str:

@@ -35,7 +35,7 @@ def run_demo(
     studies: list[TaskStudy] = []
     for name in settings.tasks:
         study = study_task(model, load_task(name), settings, progress=progress)
-        folder = out / "artefacts" / study.task.name
+        folder = out / "artefacts" / study.slug
         study.ranking.save(folder / "ranking.safetensors")
         study.extracted.save(folder / "extracted.safetensors")
         study.tuned.save(folder / "tuned.safetensors")
@@ -53,7 +53,7 @@ def run_demo(
             seed=settings.seed,
             progress=progress,
         )
-        found.save(out / "artefacts" / study.task.name / "evaluation.safetensors")
+        found.save(out / "artefacts" / study.slug / "evaluation.safetensors")
         evaluations.append(found)
     seconds = time.perf_counter() - begin
     report = _report(model, settings, studies, evaluations, seconds)

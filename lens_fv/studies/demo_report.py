@@ -30,16 +30,16 @@ def write_demo_report(
         chosen={name: study.extracted.layer for name, study in studies.items()},
     )
     for name, study in studies.items():
-        figures[f"{name}-heads"] = head_heatmap(study.ranking)
-        figures[f"{name}-top-heads"] = top_heads(study.ranking)
-        figures[f"{name}-words"] = decoded_words({f"{name}, {kind}": words for kind, words in study.decoded.items()})
+        figures[f"{study.slug}-heads"] = head_heatmap(study.ranking)
+        figures[f"{study.slug}-top-heads"] = top_heads(study.ranking)
+        figures[f"{study.slug}-words"] = decoded_words({f"{name}, {kind}": words for kind, words in study.decoded.items()})
     save_figures(figures, out / "figures")
     sections = [
         Section("What the vectors do", _WHAT, (figures["conditions"], figures["whole-answers"]), _results(evaluations)),
         Section("Where the extracted vector works", _WHERE, (figures["layers"],)),
     ]
     for name, study in studies.items():
-        parts = tuple(figures[f"{name}-{part}"] for part in ("heads", "top-heads", "words"))
+        parts = tuple(figures[f"{study.slug}-{part}"] for part in ("heads", "top-heads", "words"))
         sections.append(Section(name, _task_text(study), parts))
     write_report(
         out / "report.html",
@@ -49,9 +49,9 @@ def write_demo_report(
     )
 
 
-_WHAT = """Each bar is first-token accuracy on zero-shot prompts ("Q: walk", "A:") of held-out test pairs, with its 95 % Wilson \
-interval. The vector is added to the residual stream after one layer, at the last prompt token. Layer, learning rate and \
-stopping step were chosen on validation pairs; nothing was chosen on the test pairs.
+_WHAT = """Each bar is first-token accuracy on zero-shot prompts ("Q: walk", "A:") of held-out test pairs, with its 95 % \
+Wilson interval. The vector is added to the residual stream after one layer, at the last prompt token. Layer, learning \
+rate and stopping step were chosen on validation pairs; nothing was chosen on the test pairs.
 
 Controls: no vector, the k-shot prompt (what the model can do when shown examples), a random vector of the tuned vector's \
 length, and the tuned vector of another relation."""

@@ -1,5 +1,6 @@
 """One relation from end to end: its heads, its vector, what tuning makes of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,14 +16,18 @@ DEMO_TASKS = ("present-past", "antonym", "country-capital", "english-french")
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demonstration does; fewer prompts than `rank_heads`' own defaults, to be done in minutes."""
+    """How much the demonstration does; fewer prompts than `rank_heads`' own defaults, to be done in minutes.
+
+    `layers`, as shares of the depth, are what tuning chooses from.
+    """
 
     tasks: tuple[str, ...] = DEMO_TASKS
     n_shots: int = 10
-    n_clean: int = 25
-    n_trials: int = 10
+    n_clean: int = 20
+    n_trials: int = 8
     n_heads: int = 10
     pairs: int = 20
+    layers: tuple[float, ...] = (0.3, 0.5)
     learning_rate: float = 0.1
     most_items: int = 60
     seed: int = 0
@@ -39,6 +44,11 @@ class TaskStudy:
     extracted: FunctionVector
     tuned: FunctionVector
     decoded: Mapping[str, Decoded]
+
+    @property
+    def slug(self) -> str:
+        """The task's name as a file name."""
+        return re.sub(r"[^\w.-]+", "-", self.task.name).strip("-.") or "task"
 
 
 def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:
@@ -62,6 +72,7 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         task,
         start=extracted,
         pairs=s.pairs,
+        layer=[round(depth * (model.n_layers - 1)) for depth in s.layers],
         learning_rate=s.learning_rate,
         split=split,
         seed=s.seed,

@@ -119,8 +119,8 @@ def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evalua
 
 
 def test_condition_bars_put_controls_last_and_leave_missing_ones_out(evaluations: dict[str, Evaluation]) -> None:
-    bars = bars_of(condition_bars(dict(reversed(evaluations.items()))))
-    names = ["no vector", "10-shot prompt", "tuned vector", "extracted vector", "random vector", "another relation's vector"]
+    bars = bars_of(condition_bars({task: evaluations[task] for task in ("antonym", "present-past")}))
+    names = ["no vector", "10-shot prompt", "extracted vector", "tuned vector", "random vector", "another relation's vector"]
     assert list(bars) == names
     assert list(bars["extracted vector"].x) == ["present-past"]
 

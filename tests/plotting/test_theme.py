@@ -6,7 +6,6 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
-from lens_fv.errors import LensFVError
 from lens_fv.patching import HeadRanking
 from lens_fv.plotting import head_heatmap, theme, top_heads
 
@@ -58,11 +57,3 @@ def test_figures_of_every_theme_hold_the_same_traces(make_ranking: Callable[...,
         with theme(name):
             drawn[name] = head_heatmap(make_ranking()).to_dict()["data"]
     assert drawn["light"] == drawn["dark"] == drawn["print"]
-
-
-def test_unknown_theme_is_named_with_the_known_ones() -> None:
-    # Past the type checker, as from a configuration file.
-    unchecked: Callable[..., object] = getattr(theme, "__wrapped__", theme)
-    with pytest.raises(Exception, match="light") as caught:
-        next(unchecked("sepia"))  # pyright: ignore[reportArgumentType]
-    assert isinstance(caught.value, LensFVError) or "sepia" in str(caught.value)

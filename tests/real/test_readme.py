@@ -1,0 +1,28 @@
+"""The README's example runs as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return code
+
+
+def test_example_is_short():
+    assert sum(bool(line.strip()) for line in example().splitlines()) <= 12
+
+
+@pytest.mark.real
+def test_example_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example(), "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "HeadEffect(layer=20, head=5" in out
+    assert "tuned" in out
+    assert (tmp_path / "present-past.safetensors").is_file()
+    assert out.rstrip().endswith(" sang")
