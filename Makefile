@@ -1,51 +1,48 @@
-# `make demo` and `make test` are all a newcomer needs; both set up the environment first.
+# `make demo` and `make test` work from a fresh clone; both install what they need into $(VENV), once.
 PYTHON ?= python3
 VENV ?= .venv
+ARGS ?=
+NOTEBOOK := notebooks/first_function_vector
+NOTEBOOK_OUT ?= $(NOTEBOOK).ipynb
+
 BIN := $(VENV)/bin
-OUT ?= demo-report
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format types contract docs notebook clean
+.PHONY: help install demo test lint types docs notebook clean
 
-help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make the environment in .venv (nothing to do the second time)
+install: $(STAMP) ## make $(VENV), with lens_fv and everything its development needs
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The stamp is written last: an interrupted install is taken up again by the next call.
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
 
-demo: install ## function vectors of four relations, as a report in demo-report/
-	$(BIN)/lens-fv demo --out $(OUT)
+demo: install ## study four relations on the default model, into demo-report/
+	$(BIN)/lens-fv demo --out demo-report
 
-test: install ## all tests, the default model's too
-	$(BIN)/python -m pytest -q
+test: install ## run all tests, those on the default models included (ARGS='-m "not real"' leaves them out)
+	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: install ## the tests that need no model
-	$(BIN)/python -m pytest -q -m "not real"
-
-lint: install ## ruff
+lint: install ## check style, format and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-format: install ## ruff, writing
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-types: install ## pyright
-	$(BIN)/python -m pyright --pythonpath $(BIN)/python
-
-contract: install ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
-docs: install ## the documentation site in site/
-	$(BIN)/mkdocs build --strict --quiet
+types: install ## check types
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
-notebook: install ## run the notebook from its paired script
-	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --output $(VENV)/first_function_vector.ipynb notebooks/first_function_vector.py
+docs: install ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
 
-clean: ## remove what the targets made, but the environment
-	rm -rf $(OUT) site dist .pytest_cache .ruff_cache .hypothesis
+notebook: install ## make the notebook from its .py and execute it
+	$(BIN)/jupytext --to ipynb --output $(NOTEBOOK_OUT) $(NOTEBOOK).py
+	$(BIN)/jupyter execute --inplace $(NOTEBOOK_OUT)
+
+clean: ## remove everything that make made, the environment too
+	rm -rf $(VENV) demo-report site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find lens_fv tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ class LensModel:
 
     Wraps a `TransformerBridge` (TransformerLens 3.9 and 4.x) or a `HookedTransformer` (3.9): accepted by what it can do, not
     by its class, so that nothing here imports a name that one of the versions lacks. The model stays the user's own: it is
-    put in eval mode and its parameters are frozen, nothing else changes.
+    put in eval mode, its parameters are frozen and a bridge's attention is made eager, nothing else changes.
 
     Attributes:
         tl: the TransformerLens model itself.
@@ -73,7 +73,7 @@ class LensModel:
         """
         if isinstance(tl, cls):
             return tl
-        missing = [a for a in ("cfg", "tokenizer", "hooks", "run_with_hooks", "blocks") if not hasattr(tl, a)]
+        missing = [a for a in ("cfg", "tokenizer", "hooks", "blocks", "ln_final", "unembed") if not hasattr(tl, a)]
         if missing:
             raise LensFVError(
                 f"wrap a TransformerLens model: {type(tl).__name__} has no {', '.join(missing)}; "
@@ -88,6 +88,11 @@ class LensModel:
             processed = bool(getattr(tl, "compatibility_mode", False))
         tl.eval()
         tl.requires_grad_(False)
+        # TransformerLens 4 does this itself. 3.9 leaves a model that it is handed with sdpa, which goes without a mask where
+        # plain causal attention will do; branches need the mask to keep their rows apart.
+        choose_attention = getattr(getattr(tl, "original_model", None), "set_attn_implementation", None)
+        if choose_attention is not None:
+            choose_attention("eager")
         if prepend_bos is None:
             prepend_bos = bool(getattr(tl.cfg, "default_prepend_bos", True))
         return cls(

@@ -6,7 +6,7 @@ a tree mask, at itself and at no other row. Rows join the walk through the layer
 equal the unedited run, the *trunk*. It is the same arithmetic as one forward pass an edit, not an approximation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,7 +109,7 @@ class Trunk:
         carry_to = max((e for e in entries if e not in self._inputs), default=-1)
         start = max(layer for layer in self._inputs if layer <= entries[0])
         trunk, rows, n_rows = self._inputs[start], self._inputs[start][:, :0], 0
-        cache = self._cache()
+        tiled = _Tiled(self._cache(), len(branches) + 1, width, self.n_prefix)
         for layer in range(start, model.n_layers + 1):
             joining = entries[n_rows:].count(layer)
             if joining:
@@ -122,7 +122,7 @@ class Trunk:
                 break
             lead = int(layer < carry_to)
             x = torch.cat([trunk, rows], 1) if lead else rows
-            x = self._block(layer, x, cache, at_heads.get(layer), lead)
+            x = self._block(layer, x, tiled, at_heads.get(layer), lead)
             if lead:
                 trunk, rows = x[:, :width].detach(), x[:, width:]
             else:
@@ -130,19 +130,9 @@ class Trunk:
         back = torch.tensor(order, device=model.device).argsort()
         return rows.reshape(rows.shape[0], len(branches), width, -1)[:, back]
 
-    def _block(self, layer: int, x: Tensor, cache: DynamicCache, edits: LayerEdits | None, lead: int) -> Tensor:
+    def _block(self, layer: int, x: Tensor, tiled: "_Tiled", edits: LayerEdits | None, lead: int) -> Tensor:
         """One block over the rows, `lead` of which (0 or 1) is the trunk, in front and never edited."""
-        n_rows = x.shape[1] // self.width
-        args, kwargs = self._calls[layer]
-
-        def tile(value: Any) -> Any:
-            if isinstance(value, DynamicCache):
-                return cache
-            if isinstance(value, tuple):
-                return tuple(tile(v) for v in value)
-            return _tile(value, n_rows, self.width, self.n_prefix) if isinstance(value, Tensor) else value
-
-        args, kwargs = tuple(tile(a) for a in args), {k: tile(v) for k, v in kwargs.items()}
+        args, kwargs = tiled.call(self._calls[layer], x.shape[1])
         if kwargs.get("attention_mask", 0) is None:
             raise LensFVError(f"branch {self.model.name}: its blocks are called without a mask, so rows cannot be told apart")
         hooks: list[Any] = []
@@ -153,6 +143,53 @@ class Trunk:
         with self.model.hooks(hooks):
             out = self.model.tl.blocks[layer](x, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
+
+
+class _Tiled:
+    """Block arguments for `width` suffix tokens, repeated for rows of them; masks keep the rows apart.
+
+    Layers share most of their arguments, and what fewer rows need is the front of what more rows need: so each is tiled once
+    a pass, for all rows, and cut.
+    """
+
+    def __init__(self, cache: DynamicCache, n_rows: int, width: int, n_prefix: int) -> None:
+        self._cache, self._n_rows, self._width, self._n_prefix = cache, n_rows, width, n_prefix
+        self._made: dict[int, Tensor] = {}
+
+    def call(self, call: Call, n_tokens: int) -> Call:
+        """The arguments for the first `n_tokens` tokens of the rows."""
+        args, kwargs = call
+        return tuple(self._for(a, n_tokens) for a in args), {k: self._for(v, n_tokens) for k, v in kwargs.items()}
+
+    def _for(self, value: Any, n: int) -> Any:
+        if isinstance(value, DynamicCache):
+            return self._cache
+        if isinstance(value, tuple):
+            return tuple(self._for(v, n) for v in value)
+        if not isinstance(value, Tensor):
+            return value
+        width, total = self._width, self._n_prefix + self._width
+        if value.ndim == 4 and value.shape[-2:] == (width, total):
+            return self._once(value, self._mask)[..., :n, : self._n_prefix + n]
+        if value.ndim >= 2 and value.shape[1] == width:
+            return self._once(value, lambda v: v.repeat(1, self._n_rows, *(1 for _ in v.shape[2:])))[:, :n]
+        if value.ndim == 1 and value.shape[0] == width:
+            return self._once(value, lambda v: v.repeat(self._n_rows))[:n]
+        return value
+
+    def _once(self, value: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        if id(value) not in self._made:  # the calls keep their values alive, so an id names one of them
+            self._made[id(value)] = make(value)
+        return self._made[id(value)]
+
+    def _mask(self, value: Tensor) -> Tensor:
+        past, own = value[..., : self._n_prefix], value[..., self._n_prefix :]
+        blocked = False if value.dtype == torch.bool else torch.finfo(value.dtype).min
+        rows, width = self._n_rows, self._width
+        apart = value.new_full((*value.shape[:2], rows, width, rows, width), blocked)
+        each = torch.arange(rows, device=value.device)
+        apart[:, :, each, :, each] = own  # (rows, prompts, 1, width, width): every row sees itself
+        return torch.cat([past.repeat(1, 1, rows, 1), apart.reshape(*value.shape[:2], rows * width, rows * width)], -1)
 
 
 def _entry(branch: Branch, n_layers: int) -> int:
@@ -212,21 +249,3 @@ def _run_prefix(
             raise LensFVError(f"branch {model.name}: a {type(layer).__name__} keeps no keys and values")
         layers.append((keys, values) if whole else (keys[rows], values[rows]))
     return layers, seen[rows], lengths[rows]
-
-
-def _tile(value: Tensor, n_rows: int, width: int, n_prefix: int) -> Tensor:
-    """A block argument for `width` tokens, repeated for `n_rows` rows of them; masks keep the rows apart."""
-    if value.ndim == 4 and value.shape[-2:] == (width, n_prefix + width):
-        past, own = value[..., :n_prefix], value[..., n_prefix:]
-        blocked = False if value.dtype == torch.bool else torch.finfo(value.dtype).min
-        mask = value.new_full((*value.shape[:2], n_rows * width, n_prefix + n_rows * width), blocked)
-        mask[..., :n_prefix] = past.repeat(1, 1, n_rows, 1)
-        for row in range(n_rows):
-            at = slice(row * width, (row + 1) * width)
-            mask[..., at, n_prefix + at.start : n_prefix + at.stop] = own
-        return mask
-    if value.ndim >= 2 and value.shape[1] == width:
-        return value.repeat(1, n_rows, *(1 for _ in value.shape[2:]))
-    if value.ndim == 1 and value.shape[0] == width:
-        return value.repeat(n_rows)
-    return value

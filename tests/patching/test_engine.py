@@ -113,3 +113,17 @@ def test_hooks_are_gone_after_an_error(tiny_model):
 def test_a_prompt_longer_than_the_context_is_refused(tiny_model):
     with pytest.raises(LensFVError, match="context of 256"):
         run_branches(tiny_model("llama"), [tokens(300, 0)], [[]])
+
+
+def test_compatibility_mode_and_half_precision(tiny_model):
+    """The other basis, and a dtype in which masks and sums are coarse."""
+    model = tiny_model("llama", fresh=True)
+    model.tl.enable_compatibility_mode()
+    processed = type(model).wrap(model.tl)
+    assert processed.weight_processing == "compat"
+    assert check_engine(processed).method == "rows", check_engine(processed).reason
+    half = tiny_model("qwen3", fresh=True)
+    half.tl.to(torch.bfloat16)
+    check = check_engine(half)
+    assert half.dtype == torch.bfloat16
+    assert check.method == "rows", check.reason
