@@ -1,48 +1,51 @@
-# `make demo` and `make test` work from a fresh clone; both install what they need into $(VENV), once.
+# `make demo` and `make test` are all a newcomer needs; both set up the environment first.
 PYTHON ?= python3
 VENV ?= .venv
-ARGS ?=
-NOTEBOOK := notebooks/first_function_vector
-NOTEBOOK_OUT ?= $(NOTEBOOK).ipynb
-
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+OUT ?= demo-report
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types docs notebook clean
+.PHONY: help install demo test test-fast lint format types contract docs notebook clean
 
-help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
 
-install: $(STAMP) ## make $(VENV), with lens_fv and everything its development needs
+install: $(VENV)/.installed ## make the environment in .venv (nothing to do the second time)
 
-# The stamp is written last: an interrupted install is taken up again by the next call.
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	@touch $@
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
 
-demo: install ## study four relations on the default model, into demo-report/
-	$(BIN)/lens-fv demo --out demo-report
+demo: install ## function vectors of four relations, as a report in demo-report/
+	$(BIN)/lens-fv demo --out $(OUT)
 
-test: install ## run all tests, those on the default models included (ARGS='-m "not real"' leaves them out)
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## all tests, the default model's too
+	$(BIN)/python -m pytest -q
 
-lint: install ## check style, format and the direction of imports
+test-fast: install ## the tests that need no model
+	$(BIN)/python -m pytest -q -m "not real"
+
+lint: install ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: install ## ruff, writing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## pyright
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+contract: install ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
-types: install ## check types
-	$(BIN)/pyright --pythonpath $(BIN)/python
+docs: install ## the documentation site in site/
+	$(BIN)/mkdocs build --strict --quiet
 
-docs: install ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+notebook: install ## run the notebook from its paired script
+	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --output $(VENV)/first_function_vector.ipynb notebooks/first_function_vector.py
 
-notebook: install ## make the notebook from its .py and execute it
-	$(BIN)/jupytext --to ipynb --output $(NOTEBOOK_OUT) $(NOTEBOOK).py
-	$(BIN)/jupyter execute --inplace $(NOTEBOOK_OUT)
-
-clean: ## remove everything that make made, the environment too
-	rm -rf $(VENV) demo-report site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find lens_fv tests -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: ## remove what the targets made, but the environment
+	rm -rf $(OUT) site dist .pytest_cache .ruff_cache .hypothesis

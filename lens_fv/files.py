@@ -23,6 +23,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(beside)
+            beside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         else:
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
@@ -32,3 +33,9 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         with contextlib.suppress(OSError):  # its folder may be what is wrong
             beside.unlink(missing_ok=True)
     return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -10,8 +10,8 @@ from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import Decoded, FunctionVector, decode, extract, sweep_layers, tune
 from lens_fv.vectors.extract import validation_prompts
 
-DEMO_TASKS = ("present-past", "antonym", "country-capital", "english-french")
-"""One relation of each group that a small model knows something of."""
+DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
+"""Morphology, world knowledge and lexical semantics: what a small model knows something of."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DemoSettings:
     """
 
     tasks: tuple[str, ...] = DEMO_TASKS
-    n_shots: int = 10
+    n_shots: int = 5
     n_clean: int = 20
     n_trials: int = 8
     n_heads: int = 10
