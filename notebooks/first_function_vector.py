@@ -102,17 +102,17 @@ plotting.layer_curve({task.name: by_layer}, n_layers=model.n_layers, chosen={tas
 # examples, and a random vector of the same length added in the same place.
 
 # %%
-before = fv.evaluate(model, task, {"extracted": extracted}, split=split, seed=0)
+before = fv.evaluate(model, task, {"extracted": extracted}, split=split, most_items=40, seed=0)
 before
 
 # %% [markdown]
 # ## Twenty pairs of fine-tuning
 #
-# The model stays frozen; the only thing that learns is the vector. Layer and stopping step are chosen on the validation
-# pairs.
+# The model stays frozen; the only thing that learns is the vector. Which of the two layers and which step to keep is decided on
+# the validation pairs.
 
 # %%
-tuned = fv.tune(model, task, start=extracted, pairs=20, learning_rate=0.1, split=split, seed=0)
+tuned = fv.tune(model, task, start=extracted, pairs=20, layer=(9, 15), learning_rate=0.1, split=split, seed=0)
 tuned
 
 # %% [markdown]
@@ -122,12 +122,13 @@ tuned
 # "answer in one word" rather than "past tense".
 
 # %%
-other = fv.tune(model, fv.load_task("antonym"), pairs=20, learning_rate=0.1, seed=0)
-after = fv.evaluate(model, task, {"extracted": extracted, "tuned": tuned}, other=other, split=split, seed=0)
+other = fv.tune(model, fv.load_task("antonym"), pairs=20, layer=15, learning_rate=0.1, steps=20, seed=0)
+vectors = {"extracted": extracted, "tuned": tuned}
+after = fv.evaluate(model, task, vectors, other=other, split=split, most_items=40, seed=0)
 plotting.condition_bars({task.name: after})
 
 # %% [markdown]
-# First tokens are generous: `tr` is counted for `traveled` and for `tried`. The stricter measure asks for the whole answer.
+# First tokens can be generous, where several answers begin with the same one. The stricter measure asks for the whole answer.
 
 # %%
 plotting.condition_bars({task.name: after}, measure="full")
@@ -141,7 +142,7 @@ plotting.condition_bars({task.name: after}, measure="full")
 # %%
 words = task.relation_words
 plotting.decoded_words(
-    {name: fv.decode(vector, model, 8, words=words) for name, vector in (("extracted", extracted), ("tuned", tuned))}
+    {name: fv.decode(vector, model, 8, words=words) for name, vector in vectors.items()}
 )
 
 # %% [markdown]
@@ -165,14 +166,16 @@ again.provenance.task, again.layer, bool((again.vector == tuned.vector).all())
 
 # %%
 def answer(question: str) -> str:
-    return model.tl.generate(question, max_new_tokens=3, do_sample=False, verbose=False).removeprefix(question)
+    bos = model.prepend_bos
+    text = model.tl.generate(question, max_new_tokens=3, do_sample=False, prepend_bos=bos, verbose=False)
+    return text.removeprefix(question)
 
 
-questions = [f"Q: {word}\nA:" for word in ("dance", "jump", "write")]
-plain = [answer(question) for question in questions]
+asked = [f"Q: {word}\nA:" for word in ("dance", "jump", "write")]
+plain = [answer(question) for question in asked]
 with again.applied(model):
-    steered = [answer(question) for question in questions]
-list(zip(questions, plain, steered))
+    steered = [answer(question) for question in asked]
+list(zip(asked, plain, steered))
 
 # %% [markdown]
 # ## Where to go from here

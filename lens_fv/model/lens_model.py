@@ -134,6 +134,9 @@ class LensModel:
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
         """Forward hooks by TransformerLens' usual names; gone when the block ends, whatever happened inside."""
+        if not hooks:  # putting on none costs TransformerLens as much as putting on some
+            yield
+            return
         with self.tl.hooks(fwd_hooks=list(hooks)):
             yield
 

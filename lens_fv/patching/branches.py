@@ -110,38 +110,35 @@ class Trunk:
         start = max(layer for layer in self._inputs if layer <= entries[0])
         trunk, rows, n_rows = self._inputs[start], self._inputs[start][:, :0], 0
         tiled = _Tiled(self._cache(), len(branches) + 1, width, self.n_prefix)
-        for layer in range(start, model.n_layers + 1):
-            joining = entries[n_rows:].count(layer)
-            if joining:
-                state = self._inputs.setdefault(layer, trunk)
-                rows = torch.cat([rows, state.repeat(1, joining, 1)], 1)
-                n_rows += joining
-            if layer - 1 in at_layers:
-                rows = at_layers[layer - 1].apply(rows, width)
-            if layer == model.n_layers:
-                break
-            lead = int(layer < carry_to)
-            x = torch.cat([trunk, rows], 1) if lead else rows
-            x = self._block(layer, x, tiled, at_heads.get(layer), lead)
-            if lead:
-                trunk, rows = x[:, :width].detach(), x[:, width:]
-            else:
-                rows = x
+        lead = 0
+
+        def editor(edits: LayerEdits) -> Callable[..., Tensor]:
+            # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
+            return lambda z, hook: edits._replace(rows=edits.rows + lead).apply(z, width)  # noqa: ARG005
+
+        # Put on once for all layers: TransformerLens looks up every name it knows each time that hooks come and go.
+        with model.hooks([(f"blocks.{layer}.attn.hook_z", editor(edits)) for layer, edits in at_heads.items()]):
+            for layer in range(start, model.n_layers + 1):
+                joining = entries[n_rows:].count(layer)
+                if joining:
+                    state = self._inputs.setdefault(layer, trunk)
+                    rows = torch.cat([rows, state.repeat(1, joining, 1)], 1)
+                    n_rows += joining
+                if layer - 1 in at_layers:
+                    rows = at_layers[layer - 1].apply(rows, width)
+                if layer == model.n_layers:
+                    break
+                lead = int(layer < carry_to)
+                x = self._block(layer, torch.cat([trunk, rows], 1) if lead else rows, tiled)
+                trunk, rows = (x[:, :width].detach(), x[:, width:]) if lead else (trunk, x)
         back = torch.tensor(order, device=model.device).argsort()
         return rows.reshape(rows.shape[0], len(branches), width, -1)[:, back]
 
-    def _block(self, layer: int, x: Tensor, tiled: "_Tiled", edits: LayerEdits | None, lead: int) -> Tensor:
-        """One block over the rows, `lead` of which (0 or 1) is the trunk, in front and never edited."""
+    def _block(self, layer: int, x: Tensor, tiled: "_Tiled") -> Tensor:
         args, kwargs = tiled.call(self._calls[layer], x.shape[1])
         if kwargs.get("attention_mask", 0) is None:
             raise LensFVError(f"branch {self.model.name}: its blocks are called without a mask, so rows cannot be told apart")
-        hooks: list[Any] = []
-        if edits is not None:
-            shifted = edits._replace(rows=edits.rows + lead)
-            # A row's first edit is where it joins, so rows that are edited here are under way.
-            hooks = [(f"blocks.{layer}.attn.hook_z", lambda z, hook: shifted.apply(z, self.width))]  # noqa: ARG005
-        with self.model.hooks(hooks):
-            out = self.model.tl.blocks[layer](x, *args, **kwargs)
+        out = self.model.tl.blocks[layer](x, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
 

@@ -29,6 +29,7 @@ class DemoSettings:
     pairs: int = 20
     layers: tuple[float, ...] = (0.3, 0.5)
     learning_rate: float = 0.1
+    steps: int = 30
     most_items: int = 60
     seed: int = 0
 
@@ -74,6 +75,7 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         pairs=s.pairs,
         layer=[round(depth * (model.n_layers - 1)) for depth in s.layers],
         learning_rate=s.learning_rate,
+        steps=s.steps,
         split=split,
         seed=s.seed,
         progress=progress,
