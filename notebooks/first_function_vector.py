@@ -141,9 +141,7 @@ plotting.condition_bars({task.name: after}, measure="full")
 
 # %%
 words = task.relation_words
-plotting.decoded_words(
-    {name: fv.decode(vector, model, 8, words=words) for name, vector in vectors.items()}
-)
+plotting.decoded_words({name: fv.decode(vector, model, 8, words=words) for name, vector in vectors.items()})
 
 # %% [markdown]
 # ## Keep it
