@@ -22,7 +22,7 @@ demo: install ## function vectors of four relations, as a report in demo-report/
 	$(BIN)/lens-fv demo --out $(OUT)
 
 test: install ## all tests, the default model's too
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(ARGS)
 
 test-fast: install ## the tests that need no model
 	$(BIN)/python -m pytest -q -m "not real"
@@ -42,10 +42,11 @@ contract: install ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
 docs: install ## the documentation site in site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebook: install ## run the notebook from its paired script
-	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --output $(VENV)/first_function_vector.ipynb notebooks/first_function_vector.py
+	$(BIN)/jupytext --to ipynb --set-kernel python3 --output $(VENV)/first_function_vector.ipynb notebooks/first_function_vector.py
+	$(BIN)/jupyter execute --inplace $(VENV)/first_function_vector.ipynb
 
 clean: ## remove what the targets made, but the environment
 	rm -rf $(OUT) site dist .pytest_cache .ruff_cache .hypothesis
