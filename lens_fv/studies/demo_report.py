@@ -82,8 +82,9 @@ Effect of a head: its mean output over {study.ranking.provenance.options["n_clea
 ({float(study.ranking.baseline.mean()):.3f} without).
 
 The extracted vector sums what the {len(study.extracted.heads)} strongest heads write, and is added after layer \
-{study.extracted.layer}. Tuned on {options["pairs"]} pairs it is added after layer {tuned.layer} (stopped at step \
-{options["best_step"]} of {options["steps"]}); its length is {tuned.norm:.2f} of the residual stream's.
+{study.extracted.layer}. Tuned on {options["pairs"]} pairs it is added after layer {tuned.layer} (step \
+{options["best_step"]} of {options["steps"]} was best on validation pairs); its length is {tuned.norm:.2f} of the residual \
+stream's.
 
 Rank of the relation's words among the vector's tokens: extracted: {ranks["extracted"]}; tuned: {ranks["tuned"]}. Decoding is \
 no proxy for steering: a vector that steers well need not decode into words."""
