@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,7 @@ class LensModel:
         weight_processing: "raw" (the weights as trained) or "compat" (layer norms folded, writing weights centred): a
             vector lives in one of the two bases.
         prepend_bos: whether `encode` puts the beginning-of-sequence token in front.
-        n_layers, n_heads, d_model, d_head, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
+        n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class LensModel:
         self.n_layers, self.n_heads = int(cfg.n_layers), int(cfg.n_heads)
         self.d_model, self.d_head = int(cfg.d_model), int(cfg.d_head)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
+        self.d_mlp = int(getattr(cfg, "d_mlp", None) or 4 * self.d_model)
+        # Under grouped-query attention several query heads share the keys and values of one.
+        self.n_kv_heads = int(getattr(cfg, "n_key_value_heads", None) or self.n_heads)
         # How branches run on this model; `patching` fills it in after checking a few edits against the plain loop.
         self.branch_method: str | None = None
 
@@ -154,13 +158,36 @@ class LensModel:
                 self.tl(tokens.to(self.device), return_type=None)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of residual-stream states after the last layer: final norm, unembedding, soft cap."""
-        flat = resid.reshape(1, -1, resid.shape[-1])
-        logits = self.tl.unembed(self.tl.ln_final(flat))
-        cap = self._logit_cap
-        if cap:
-            logits = cap * torch.tanh(logits / cap)
-        return logits.reshape(*resid.shape[:-1], -1)
+        """Logits of residual-stream states after the last layer: final norm, unembedding, scale and soft cap."""
+        return self.logits_of(self.final_norm(resid), slice(None))
+
+    def final_norm(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What the unembedding reads of a residual-stream state after the last layer."""
+        return self.tl.ln_final(resid.reshape(1, -1, resid.shape[-1])).reshape(resid.shape)
+
+    def logits_of(
+        self, normed: Float[Tensor, "*batch d_model"], columns: slice | Int[Tensor, " columns"]
+    ) -> Float[Tensor, "*batch columns"]:
+        """Some columns of the logits of states behind the final norm."""
+        unembed = self.tl.unembed
+        bias = getattr(unembed, "b_U", None)
+        if bias is not None and not self._has_unembed_bias:
+            bias = None
+        logits = torch.nn.functional.linear(normed, unembed.W_U[:, columns].T, None if bias is None else bias[columns])
+        scale, cap = self._logit_scale, self._logit_cap
+        logits = logits if scale == 1 else logits * scale
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    @cached_property
+    def _has_unembed_bias(self) -> bool:
+        # TransformerLens gives a model without one a row of zeros.
+        return bool(self.tl.unembed.b_U.any())
+
+    @property
+    def _logit_scale(self) -> float:
+        config = getattr(getattr(self.tl, "original_model", None), "config", None)
+        # Cohere multiplies its logits, Granite divides them.
+        return float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
 
     @property
     def _logit_cap(self) -> float:

@@ -1,13 +1,16 @@
 """What changes if one part is changed?"""
 
 from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_answers
+from lens_fv.patching.check import branch_way, check_engine
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.means import HeadMeans, head_means, resid_norms
 from lens_fv.patching.ranking import HeadEffect, HeadRanking, indirect_effects, rank_heads
-from lens_fv.patching.run import branch_method, check_engine, open_trunk, run_branches
+from lens_fv.patching.readout import AnswerLogits, answer_logprobs, answer_ranks, final_states
+from lens_fv.patching.run import OpenPrompts, plan_branches, run_branches
 from lens_fv.patching.verify import Finding, verify
 
 __all__ = [
+    "AnswerLogits",
     "AnswerScorer",
     "AnswerScores",
     "Branch",
@@ -16,11 +19,15 @@ __all__ = [
     "HeadEffect",
     "HeadMeans",
     "HeadRanking",
-    "branch_method",
+    "OpenPrompts",
+    "answer_logprobs",
+    "answer_ranks",
+    "branch_way",
     "check_engine",
+    "final_states",
     "head_means",
     "indirect_effects",
-    "open_trunk",
+    "plan_branches",
     "rank_heads",
     "resid_norms",
     "run_branches",

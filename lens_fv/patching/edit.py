@@ -1,9 +1,8 @@
-"""One change to one forward pass."""
+"""Changes to a forward pass, and the counterfactual runs they make."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,79 +11,143 @@ from torch import Tensor
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
+Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+Mode = Literal["replace", "add", "scale"]
+Position = int | tuple[int, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change at the last prompt token.
+    """A change at one place of one forward pass.
 
     Attributes:
         layer: the layer it happens in.
-        value: what is put there: `d_head` numbers for a head, `d_model` for the residual stream; or one such row a prompt.
-        head: the query head whose output (`hook_z`, before the output projection) is edited; None: the residual stream
-            after the layer (`hook_resid_post`).
-        mode: "replace" or "add".
+        value: what is put there: `d_head` numbers for a head, `d_model` elsewhere; or one such row a prompt. A factor may
+            also be a single number.
+        head: the query head whose output (`hook_z`, before the output projection) is edited; None: see `site`.
+        site: where no head is named: the residual stream before or after the layer, or what its attention or MLP writes
+            (`hook_resid_pre`, `hook_resid_post`, `hook_attn_out`, `hook_mlp_out`). Before layer 0 is the embedding.
+        mode: "replace", "add", or "scale" (multiply by the value).
+        position: index into the prompt, negative from its end; one for all prompts or one a prompt.
     """
 
     layer: int
-    value: Float[Tensor, " width"] | Float[Tensor, "prompts width"]
+    value: Float[Tensor, " width"] | Float[Tensor, "prompts width"] | Float[Tensor, ""]
     head: int | None = None
-    mode: Literal["replace", "add"] = "replace"
+    site: Site = "resid_post"
+    mode: Mode = "replace"
+    position: Position = -1
 
-    def check(self, model: LensModel) -> None:
-        """Raise `LensFVError` if the model has no such place or the value does not fit it."""
+    @property
+    def place(self) -> str:
+        """TransformerLens' name of the hook point."""
+        return f"blocks.{self.layer}." + ("attn.hook_z" if self.head is not None else f"hook_{self.site}")
+
+    @property
+    def entry(self) -> int:
+        """The first block that runs differently."""
+        return self.layer + (self.head is None and self.site == "resid_post")
+
+    def check(self, model: LensModel, n_prompts: int) -> None:
+        """Raise `LensFVError` if the model has no such place, or the value does not fit it or the number of prompts."""
         model.check_layer(self.layer)
+        if self.layer < 0:
+            raise LensFVError(f"edit at layer {self.layer} of {model.name}: count layers from 0 to {model.n_layers - 1}")
         width = model.d_model if self.head is None else model.d_head
         if self.head is not None and not 0 <= self.head < model.n_heads:
             raise LensFVError(f"head {self.layer}.{self.head} of {model.name}: layers have heads 0 to {model.n_heads - 1}")
-        if self.value.shape[-1] != width:
+        if self.value.ndim == 0:
+            if self.mode != "scale":
+                raise LensFVError(f"edit at {self.place} of {model.name}: only a scale may be a single number")
+        elif self.value.shape[-1] != width:
             raise LensFVError(
-                f"edit at layer {self.layer}{'' if self.head is None else f', head {self.head}'} of {model.name}: "
-                f"its value has {self.value.shape[-1]} numbers, the place takes {width}"
+                f"edit at {self.place} of {model.name}: its value has {self.value.shape[-1]} numbers, the place takes {width}"
             )
+        if self.value.ndim == 2 and self.value.shape[0] != n_prompts:
+            raise LensFVError(f"edit at {self.place}: it has values for {self.value.shape[0]} prompts, there are {n_prompts}")
 
 
-Branch = Sequence[Edit]
-"""The edits of one counterfactual run, all in the same forward pass."""
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One counterfactual run of every prompt.
 
+    Attributes:
+        edits: all in the same forward pass, in this order; none: the model as it is.
+        tokens: the answer asked about, behind the prompt: all but its last token are teacher-forced. One for all prompts, or
+            one a prompt.
+        start: the position from which the branch runs on its own; default: its first edit's, or the last prompt token's.
+    """
 
-class LayerEdits(NamedTuple):
-    """The edits of many rows at one place of one layer, stacked so that one indexed write makes them all."""
+    edits: tuple[Edit, ...] = ()
+    tokens: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()
+    start: Position | None = None
 
-    rows: Tensor  # which branch, (n)
-    heads: Tensor | None  # (n)
-    values: Tensor  # (n, width) or (n, prompts, width)
-    replace: Tensor  # bool, (n)
+    @classmethod
+    def of(cls, branch: "BranchLike") -> "Branch":
+        """The branch itself, or one that makes these edits."""
+        return branch if isinstance(branch, Branch) else cls(tuple(branch))
 
-    def apply(self, x: Tensor, tokens_per_row: int) -> Tensor:
-        """A copy of `x`, (prompts, tokens, [heads,] width), edited at the first token of each row."""
-        at = self.rows * tokens_per_row
-        values = self.values if self.values.ndim == 3 else self.values[:, None]
-        values = values.transpose(0, 1).to(x.dtype)  # (prompts or 1, n, width)
-        x = x.clone()
-        old = x[:, at] if self.heads is None else x[:, at, self.heads]
-        new = torch.where(self.replace[:, None], values, old + values)
-        if self.heads is None:
-            x[:, at] = new
-        else:
-            x[:, at, self.heads] = new
-        return x
+    def answers(self, n_prompts: int) -> tuple[tuple[int, ...], ...]:
+        """The answer's tokens, prompt by prompt.
 
+        Raises:
+            LensFVError: there are answers for another number of prompts.
+        """
+        if not self.tokens or isinstance(self.tokens[0], int):
+            return (self.tokens,) * n_prompts  # pyright: ignore[reportReturnType]
+        if len(self.tokens) != n_prompts:
+            raise LensFVError(f"a branch has answers for {len(self.tokens)} prompts, there are {n_prompts}")
+        return self.tokens  # pyright: ignore[reportReturnType]
 
-def group_edits(branches: Sequence[Branch], *, heads: bool, device: torch.device) -> dict[int, LayerEdits]:
-    """The head edits (or, with `heads=False`, the residual-stream edits) of many branches by layer."""
-    by_layer: dict[int, list[tuple[int, Edit]]] = defaultdict(list)
-    for row, branch in enumerate(branches):
-        for edit in branch:
-            if (edit.head is not None) == heads:
-                by_layer[edit.layer].append((row, edit))
-    grouped: dict[int, LayerEdits] = {}
-    for layer, found in by_layer.items():
-        prompts = max((e.value.shape[0] for _, e in found if e.value.ndim == 2), default=None)
-        values = [e.value if prompts is None or e.value.ndim == 2 else e.value.expand(prompts, -1) for _, e in found]
-        grouped[layer] = LayerEdits(
-            rows=torch.tensor([row for row, _ in found], device=device),
-            heads=torch.tensor([e.head for _, e in found], device=device) if heads else None,
-            values=torch.stack(values).to(device),
-            replace=torch.tensor([e.mode == "replace" for _, e in found], device=device),
+    def starts(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Where the branch leaves each prompt.
+
+        Raises:
+            LensFVError: a position beyond its prompt, or a start behind the first edit.
+        """
+        first = [length - 1 for length in lengths]
+        for edit in self.edits:
+            first = [min(a, b) for a, b in zip(first, positions(edit.position, lengths, f"edit at {edit.place}"), strict=True)]
+        if self.start is None:
+            return tuple(first)
+        starts = positions(self.start, lengths, "branch")
+        for start, edited in zip(starts, first, strict=True):
+            if start > edited:
+                raise LensFVError(f"a branch from position {start}: it edits position {edited}; start there or before")
+        return starts
+
+    def placed(self, lengths: Sequence[int], starts: Sequence[int]) -> tuple[tuple[Edit, tuple[int, ...]], ...]:
+        """The edits with their distance from the branch's start, prompt by prompt."""
+        return tuple(
+            (edit, tuple(at - start for at, start in zip(positions(edit.position, lengths, "edit"), starts, strict=True)))
+            for edit in self.edits
         )
-    return grouped
+
+
+BranchLike = Branch | Sequence[Edit]
+
+
+def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[int, ...]:
+    """A position as an index into each prompt, from 0.
+
+    Raises:
+        LensFVError: it lies outside a prompt, or there is none for some prompt.
+    """
+    each = (position,) * len(lengths) if isinstance(position, int) else position
+    if len(each) != len(lengths):
+        raise LensFVError(f"{what}: {len(each)} positions for {len(lengths)} prompts; give one for all or one each")
+    for at, length in zip(each, lengths, strict=True):
+        if not -length <= at < length:
+            raise LensFVError(f"{what}: position {at} of a prompt of {length} tokens")
+    return tuple(at % length for at, length in zip(each, lengths, strict=True))
+
+
+def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int) -> None:
+    """Raise `LensFVError` for the first edit that does not fit the model, or whose value is not finite."""
+    edits = {id(edit): edit for branch in branches for edit in branch.edits}.values()
+    for edit in edits:
+        edit.check(model, n_prompts)
+    if edits and not torch.cat([edit.value.detach().reshape(-1).float() for edit in edits]).isfinite().all():
+        bad = next(edit for edit in edits if not edit.value.isfinite().all())
+        at = f", head {bad.head}" if bad.head is not None else ""
+        raise LensFVError(f"edit at {bad.place}{at}: its value is not finite; look where it was measured")

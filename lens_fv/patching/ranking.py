@@ -12,10 +12,11 @@ from torch import Tensor
 from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.edit import Edit
+from lens_fv.patching.check import Method
+from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.means import HeadMeans, head_means
-from lens_fv.patching.readout import token_logprobs
-from lens_fv.patching.run import Method, run_branches
+from lens_fv.patching.readout import answer_logprobs
+from lens_fv.patching.run import run_branches
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 
@@ -137,7 +138,7 @@ def rank_heads(
         shuffle: how labels are corrupted: a permutation leaves some right by chance, a derangement none.
         template: how prompts are written.
         seed: of prompts and bootstrap.
-        method: see `open_trunk`.
+        method: see `run_branches`.
         progress: draw a progress bar.
 
     Raises:
@@ -202,13 +203,12 @@ def indirect_effects(
 ) -> tuple[Float[Tensor, "trials layers heads"], Float[Tensor, " trials"]]:
     """Each head's effect on each prompt's first answer token, and the unedited metric."""
     heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
-    branches = [[], *([Edit(layer, means.z[layer, head], head=head)] for layer, head in heads)]
+    branches = [(), *((Edit(layer, means.z[layer, head], head=head),) for layer, head in heads)]
     rows: list[Tensor] = []
     with progress_bar("indirect effects", len(prompts), show=progress) as step:
         for prompt in prompts:
-            resid = run_branches(model, [prompt.tokens], branches, method=method)[0, :, 0]
-            answer = torch.full((len(branches),), prompt.answers[0][0], device=resid.device)
-            logprob = token_logprobs(model, resid, answer).cpu()
+            asked = [Branch(edits, tokens=prompt.answers[0][:1]) for edits in branches]
+            logprob = run_branches(model, [prompt.tokens], asked, readout=answer_logprobs, method=method)[0, :, 0].cpu()
             rows.append(logprob.exp() if metric == "prob" else logprob)
             step()
     values = torch.stack(rows)

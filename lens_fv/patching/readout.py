@@ -1,6 +1,7 @@
-"""From final residual-stream states to what a metric needs, a block of rows at a time."""
+"""From final residual-stream states to what a metric needs, and no more of the vocabulary than that."""
 
 from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -10,15 +11,99 @@ from lens_fv.model.lens_model import LensModel
 
 MOST_LOGITS = 2**25
 """Logits held at once: 128 MiB in single precision."""
+COLUMNS = 4096
+"""Logits of a row worked on at once where only their sum is asked for: a block stays in the processor's cache."""
+
+
+@runtime_checkable
+class Readout(Protocol):
+    """What becomes of final states, chunk by chunk of branches.
+
+    `states` are those at the last prompt token and behind each answer token that was forced; `tokens` the answer's, all of
+    them, -1 where an answer is shorter than others.
+    """
+
+    def __call__(self, model: LensModel, states: Float[Tensor, "prompts branches answer d_model"], tokens: Tensor) -> Tensor:
+        """Something with the leading dimensions prompts and branches."""
+        ...
+
+
+def final_states(
+    model: LensModel,  # noqa: ARG001
+    states: Float[Tensor, "prompts branches answer d_model"],
+    tokens: Int[Tensor, "prompts branches answer"],  # noqa: ARG001
+) -> Float[Tensor, "prompts branches answer d_model"]:
+    """The states themselves."""
+    return states
+
+
+def answer_logprobs(
+    model: LensModel,
+    states: Float[Tensor, "prompts branches answer d_model"],
+    tokens: Int[Tensor, "prompts branches answer"],
+) -> Float[Tensor, "prompts branches answer"]:
+    """Log-probability of each answer token, in nats; 0 where there is none. Differentiable."""
+    there = tokens >= 0
+    found = states.new_zeros(tokens.shape, dtype=torch.float32)
+    return found.masked_scatter(there, token_logprobs(model, states[there], tokens[there]))
+
+
+class AnswerLogits(NamedTuple):
+    """A readout of some columns of the logits alone, at the last prompt token.
+
+    Attributes:
+        columns: token ids, for each prompt as many.
+    """
+
+    columns: Int[Tensor, "prompts columns"]
+
+    def __call__(
+        self,
+        model: LensModel,
+        states: Float[Tensor, "prompts branches answer d_model"],
+        tokens: Tensor,  # noqa: ARG002
+    ) -> Float[Tensor, "prompts branches columns"]:
+        """Their logits."""
+        x = model.final_norm(states[:, :, 0])
+        return torch.stack([model.logits_of(x[p], ids) for p, ids in enumerate(self.columns.to(x.device))])
+
+
+def answer_ranks(
+    model: LensModel,
+    states: Float[Tensor, "prompts branches answer d_model"],
+    tokens: Int[Tensor, "prompts branches answer"],
+) -> Float[Tensor, "prompts branches answer 2"]:
+    """Rank (0 is the likeliest token) and log-probability of each answer token; both 0 where there is none."""
+    there = tokens >= 0
+    ids, parts = tokens[there], [states.new_zeros(0, 2, dtype=torch.float32)]
+    for at, logits in logit_blocks(model, states[there]):
+        own = logits.gather(1, ids[at, None])
+        parts.append(torch.stack([(logits > own).sum(1).to(own), own[:, 0] - logits.logsumexp(1)], -1))
+    found = states.new_zeros(*tokens.shape, 2, dtype=torch.float32)
+    return found.masked_scatter(there[..., None], torch.cat(parts))
 
 
 def token_logprobs(
     model: LensModel, resid: Float[Tensor, "*rows d_model"], tokens: Int[Tensor, "*rows"]
 ) -> Float[Tensor, "*rows"]:
     """Log-probability of one token a row. Differentiable."""
-    ids = tokens.reshape(-1)
-    parts = [logits.gather(1, ids[at, None])[:, 0] - logits.logsumexp(-1) for at, logits in logit_blocks(model, resid)]
-    return torch.cat(parts).reshape(tokens.shape)
+    ids, flat = tokens.reshape(-1), resid.reshape(-1, resid.shape[-1])
+    if torch.is_grad_enabled() and resid.requires_grad:
+        parts = [logits.gather(1, ids[at, None])[:, 0] - logits.logsumexp(-1) for at, logits in logit_blocks(model, flat)]
+        return torch.cat(parts).reshape(tokens.shape)
+    x = model.final_norm(flat)
+    # A running sum of exponentials, block after block of the vocabulary: the logits never leave the cache.
+    top = torch.full((len(x), 1), -torch.inf, device=x.device)
+    total, own = torch.zeros_like(top), torch.zeros_like(top)
+    for begin in range(0, model.d_vocab, COLUMNS):
+        end = min(begin + COLUMNS, model.d_vocab)
+        logits = model.logits_of(x, slice(begin, end)).float()
+        picked = logits.gather(1, (ids - begin).clamp(0, end - begin - 1)[:, None])
+        own = torch.where(((ids >= begin) & (ids < end))[:, None], picked, own)
+        higher = torch.maximum(top, logits.amax(1, keepdim=True))
+        total = total * (top - higher).exp_() + logits.sub_(higher).exp_().sum(1, keepdim=True)
+        top = higher
+    return (own - top - total.log_()).reshape(tokens.shape)
 
 
 def logit_blocks(model: LensModel, resid: Float[Tensor, "*rows d_model"]) -> Iterator[tuple[slice, Tensor]]:

@@ -1,158 +1,209 @@
-"""The way into the engine: pick how branches run on this model, run them, read them out."""
+"""The way into the engine: open prompts, run branches on them, read them out."""
 
-import logging
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.branches import Trunk
-from lens_fv.patching.edit import Branch, Edit
-from lens_fv.patching.loop import LoopTrunk
-
-Method = Literal["auto", "rows", "loop"]
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference in probability between the two ways, by the weights' type; half precision gets 0.03."""
-
-log = logging.getLogger("lens_fv")
-
-
-class Check(NamedTuple):
-    """What a comparison of the fast engine with the plain loop found; no error where the engine did not run."""
-
-    method: Literal["rows", "loop"]
-    max_abs_error: float | None
-    reason: str
-
-
-def open_trunk(
-    model: LensModel,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]] | None = None,
-    *,
-    method: Method = "auto",
-) -> Trunk | LoopTrunk:
-    """A batch of prompts ready to be branched at their last token.
-
-    Args:
-        model: the model.
-        prompts: token ids, one list a prompt; lengths may differ.
-        continuations: token ids teacher-forced behind each prompt.
-        method: "rows" (the one-pass engine), "loop" (a forward pass a branch) or "auto": the engine where it has been
-            checked against the loop on this model, which happens once.
-
-    Raises:
-        LensFVError: no prompt, an empty one, or one longer than the model's context.
-    """
-    continuations = continuations if continuations is not None else [[]] * len(prompts)
-    if not prompts or not all(prompts):
-        raise LensFVError(f"run {model.name}: {'an empty prompt' if prompts else 'no prompts'}; give at least one token")
-    longest = max(len(p) + len(c) for p, c in zip(prompts, continuations, strict=True))
-    if longest > model.n_ctx:
-        raise LensFVError(f"a prompt of {longest} tokens: {model.name} has a context of {model.n_ctx}; use fewer shots")
-    if method == "auto":
-        method = branch_method(model)
-    return (Trunk if method == "rows" else LoopTrunk)(model, prompts, continuations)
+from lens_fv.patching.check import AnyTrunk, Method, Way, branch_way, open_trunk
+from lens_fv.patching.edit import Branch, BranchLike, check_branches
+from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
+from lens_fv.patching.readout import Readout, final_states
+from lens_fv.patching.rows import Row
+from lens_fv.progress import progress_bar
 
 
 def run_branches(
     model: LensModel,
     prompts: Sequence[Sequence[int]],
-    branches: Sequence[Branch],
-    continuations: Sequence[Sequence[int]] | None = None,
+    branches: Sequence[BranchLike],
     *,
+    readout: Readout = final_states,
     method: Method = "auto",
-    rows_per_pass: int = 512,
-) -> Float[Tensor, "prompts branches suffix d_model"]:
-    """Final residual-stream states of every branch of every prompt, from the edited token on.
+    budget: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run every branch on every prompt and read out what is asked for: the only way into the engine.
 
     Args:
         model: the model.
-        prompts: token ids, one list a prompt.
-        branches: for each branch its edits, all at the last prompt token; an empty one is the unedited run.
-        continuations: token ids teacher-forced behind each prompt; shorter ones are padded behind.
-        method: see `open_trunk`.
-        rows_per_pass: most rows (branches x suffix tokens) walked through the layers together.
+        prompts: token ids, one list a prompt; lengths may differ.
+        branches: counterfactual runs, or plain lists of edits; one without edits is the model as it is.
+        readout: what becomes of the final states; see `lens_fv.patching.readout`. Default: the states themselves, at the last
+            prompt token and behind each forced answer token.
+        method: "rows" (one pass, the model's attention over a tree), "masked" (one pass, TransformerLens' attention under a
+            mask), "batched" (a copy of the prompt's state a row), "loop" (a forward pass a branch) or "auto": the first of
+            them that has been checked against the loop on this model, which happens once.
+        budget: bytes that activations may take; default: what is free. Rows run in chunks that fit.
+        progress: draw a progress bar over rows.
 
     Returns:
-        States after the last layer; `model.unembed` turns them into logits.
+        What the readout makes, "prompts branches ...".
 
     Raises:
-        LensFVError: an edit that does not fit the model, or prompts that do not.
+        LensFVError: an edit that does not fit the model or lies beyond a prompt, a value that is not finite, a prompt that is
+            empty or longer than the model's context, or a budget smaller than one row.
     """
-    return run_on(open_trunk(model, prompts, continuations, method=method), branches, rows_per_pass=rows_per_pass)
+    opened = OpenPrompts(model, prompts, method=method, budget=budget)
+    with progress_bar("branches", len(branches), show=progress) as tick:
+        return opened.run(branches, readout=readout, keep=False, tick=tick)
 
 
-def run_on(
-    trunk: Trunk | LoopTrunk, branches: Sequence[Branch], *, rows_per_pass: int = 512
-) -> Float[Tensor, "prompts branches suffix d_model"]:
-    """`run_branches` on prompts that are already open, for those who come back to them."""
-    model = trunk.model
-    for branch in branches:
-        for edit in branch:
-            edit.check(model)
-    size = max(1, rows_per_pass // trunk.width)
-    # Sorted by layer a pass starts where its first branch leaves the trunk, and rows share as few layers as they can.
-    order = sorted(range(len(branches)), key=lambda i: min((e.layer for e in branches[i]), default=model.n_layers))
-    parts = [trunk.run([branches[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
-    return torch.cat(parts, 1)[:, torch.tensor(order, device=model.device).argsort()]
+def plan_branches(
+    model: LensModel,
+    prompts: Sequence[Sequence[int]],
+    branches: Sequence[BranchLike],
+    *,
+    method: Method = "auto",
+    budget: int | None = None,
+) -> list[Plan]:
+    """How `run_branches` would go about it, without doing it: a plan for each position at which branches leave the prompts."""
+    opened = OpenPrompts(model, prompts, method=method, budget=budget)
+    return [opened.plan(group) for group in opened.groups(branches)]
 
 
-def branch_method(model: LensModel) -> Literal["rows", "loop"]:
-    """How branches run on this model: checked once, then remembered."""
-    if model.branch_method is None:
-        check = check_engine(model)
-        model.branch_method = check.method
-        if check.method == "loop":
-            log.warning("%s: branches run one forward pass each: %s", model.name, check.reason)
-    return "rows" if model.branch_method == "rows" else "loop"
+@dataclass(frozen=True)
+class Group:
+    """Branches that leave the prompts at the same position, so that they share a trunk.
+
+    Attributes:
+        starts: that position, prompt by prompt.
+        answers: the different answers asked about: for each, its tokens prompt by prompt.
+        indices: which of the branches these are.
+        rows: the branches, in the same order.
+    """
+
+    starts: tuple[int, ...]
+    answers: tuple[tuple[tuple[int, ...], ...], ...]
+    indices: tuple[int, ...]
+    rows: tuple[Row, ...]
 
 
-@torch.no_grad()
-def check_engine(model: LensModel, *, seed: int = 0) -> Check:
-    """Compare the engine with the plain loop on a handful of random edits of two short prompts of different length."""
-    rng = torch.Generator().manual_seed(seed)
+class OpenPrompts:
+    """Prompts on which branches can be run again and again; see `run_branches`."""
 
-    def tokens(n: int) -> list[int]:
-        return torch.randint(model.d_vocab, (n,), generator=rng).tolist()
+    def __init__(
+        self,
+        model: LensModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        method: Method = "auto",
+        budget: int | None = None,
+    ) -> None:
+        if not prompts or not all(prompts):
+            raise LensFVError(f"run {model.name}: {'an empty prompt' if prompts else 'no prompts'}; give at least one token")
+        self.model, self.prompts, self._budget = model, [tuple(p) for p in prompts], budget
+        self._method: Method = method
+        self._trunks: dict[tuple[object, ...], AnyTrunk] = {}
 
-    def edit(layer: int, head: int | None) -> Edit:
-        width = model.d_model if head is None else model.d_head
-        return Edit(layer, torch.randn(width, generator=rng), head=head, mode="replace" if head is not None else "add")
+    @property
+    def way(self) -> Way:
+        """How branches run here."""
+        return branch_way(self.model) if self._method == "auto" else self._method
 
-    # Longer than a short attention window, so that a window that is cut wrongly shows.
-    window = _window(model)
-    length = 12 if window is None or window > 256 else min(window + 5, model.n_ctx - 4)
-    prompts, answers = [tokens(length), tokens(5)], [tokens(2), tokens(1)]
-    last = model.n_layers - 1
-    branches: list[Branch] = [
-        [],
-        [edit(0, 0)],
-        [edit(last, model.n_heads - 1)],
-        [edit(last // 2, 0), edit(last, None)],
-        [edit(last // 2, None)],
-    ]
-    if model.backend == "hooked":
-        return Check("loop", None, "HookedTransformer takes no 4-D attention mask")
-    want = LoopTrunk(model, prompts, answers).run(branches)
-    try:
-        got = Trunk(model, prompts, answers).run(branches)
-    except Exception as e:  # whatever an unknown architecture throws, the loop still answers
-        return Check("loop", None, f"the one-pass engine failed: {type(e).__name__}: {e}")
-    errors = [
-        (model.unembed(a[:, : 1 + len(c)]).softmax(-1) - model.unembed(b[:, : 1 + len(c)]).softmax(-1)).abs().max()
-        for a, b, c in zip(got, want, answers, strict=True)
-    ]
-    error = float(torch.stack(errors).max())
-    if not error <= TOLERANCE.get(model.dtype, 0.03):
-        return Check("loop", error, f"the one-pass engine is off by {error:.1e} in probability")
-    return Check("rows", error, "the one-pass engine agrees with the plain loop")
+    def groups(self, branches: Sequence[BranchLike]) -> list[Group]:
+        """The branches, checked and sorted by where they leave the prompts."""
+        model, lengths = self.model, [len(p) for p in self.prompts]
+        made = [Branch.of(branch) for branch in branches]
+        check_branches(model, made, len(lengths))
+        answers = [branch.answers(len(lengths)) for branch in made]
+        longest = max((n + max(len(a) - 1, 0) for each in answers for n, a in zip(lengths, each, strict=True)), default=0)
+        if longest > model.n_ctx:
+            raise LensFVError(f"a prompt of {longest} tokens: {model.name} has a context of {model.n_ctx}; use fewer shots")
+        starts = [branch.starts(lengths) for branch in made]
+        groups: list[Group] = []
+        order = sorted(range(len(made)), key=starts.__getitem__)
+        for start, members in groupby(order, starts.__getitem__):
+            indices = tuple(members)
+            variants = list(dict.fromkeys(answers[i] for i in indices))
+            rows = tuple(Row(variants.index(answers[i]), made[i].placed(lengths, start)) for i in indices)
+            groups.append(Group(start, tuple(variants), indices, rows))
+        return groups
+
+    def run(
+        self,
+        branches: Sequence[BranchLike],
+        *,
+        readout: Readout = final_states,
+        keep: bool = True,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """See `run_branches`; with `keep`, what the prompts themselves take to run is kept for the next call."""
+        groups = self.groups(branches)
+        if not groups:
+            raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")
+        parts = [part for group in groups for part in self._run_group(group, readout, keep, tick)]
+        order = torch.tensor([index for indices, _ in parts for index in indices], device=parts[0][1].device)
+        return torch.cat([part for _, part in parts], 1)[:, order.argsort()]
+
+    def plan(self, group: Group) -> Plan:
+        """How many of the group's rows fit into a pass.
+
+        Raises:
+            LensFVError: not one does.
+        """
+        ends = [len(p) - start for p, start in zip(self.prompts, group.starts, strict=True)]
+        width = max(end + max(len(a) - 1, 0) for each in group.answers for end, a in zip(ends, each, strict=True))
+        return make_plan(
+            self.model,
+            self.way,
+            prompts=len(self.prompts),
+            prefix=max(group.starts),
+            width=width,
+            variants=len(group.answers),
+            rows=len(group.rows),
+            budget=self._budget,
+        )
+
+    def _run_group(
+        self, group: Group, readout: Readout, keep: bool, tick: Callable[[], None]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Chunk by chunk: which branches, and what the readout made of them."""
+        size = self.plan(group).rows_per_pass
+        trunk = self._trunk(group, keep)
+        tokens = _padded(group.answers, self.model.device)  # (prompts, answers, tokens)
+        lengths = torch.tensor([len(p) for p in self.prompts])
+        last = lengths - 1 - torch.tensor(group.starts)  # the last prompt token, in the suffix
+        at = (last[:, None] + torch.arange(tokens.shape[-1])).clamp(max=trunk.width - 1).to(self.model.device)
+        # By layer: a pass starts where its first row leaves the trunk, and rows share as few layers as they can.
+        todo = sorted(range(len(group.rows)), key=lambda i: group.rows[i].entry(self.model.n_layers))
+        while todo:
+            chunk = todo[:size]
+            try:
+                states = trunk.run([group.rows[i] for i in chunk], keep=keep or size < len(todo))
+                states = states.gather(2, at[:, None, :, None].expand(-1, len(chunk), -1, states.shape[-1]))
+                made = readout(self.model, states, tokens[:, [group.rows[i].suffix for i in chunk]])
+            except (RuntimeError, MemoryError) as e:
+                if not is_out_of_memory(e) or size == 1:
+                    raise
+                size = max(1, min(size, len(chunk)) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield [group.indices[i] for i in chunk], made
+            del todo[: len(chunk)]
+            for _ in chunk:
+                tick()
+
+    def _trunk(self, group: Group, keep: bool) -> AnyTrunk:
+        key = (group.starts, group.answers)
+        if key not in self._trunks:
+            prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
+            ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
+            suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
+            trunk = open_trunk(self.way, self.model, prefixes, suffixes)
+            if not keep:
+                return trunk
+            self._trunks[key] = trunk
+        return self._trunks[key]
 
 
-def _window(model: LensModel) -> int | None:
-    config = getattr(getattr(model.tl, "original_model", None), "config", None)
-    return getattr(config, "sliding_window", None)
+def _padded(answers: Sequence[Sequence[Sequence[int]]], device: torch.device) -> Tensor:
+    """Answers, then prompts, as "prompts answers tokens", -1 behind the shorter ones."""
+    size = max(1, *(len(a) for each in answers for a in each))
+    rows = [[[*a, *[-1] * (size - len(a))] for a in each] for each in answers]
+    return torch.tensor(rows, device=device).transpose(0, 1)

@@ -12,8 +12,7 @@ import psutil
 import torch
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Branch, Edit, run_branches
-from lens_fv.patching.readout import token_logprobs
+from lens_fv.patching import Branch, Edit, answer_logprobs, run_branches
 from lens_fv.tasks import Task, build_prompts, encode_prompt, split_pairs
 
 MATRIX = 2048
@@ -82,8 +81,8 @@ def bench_engine(
     split = split_pairs(task, seed=seed)
     prompt = encode_prompt(model, build_prompts(split.validation[:1], split.train, n_shots=n_shots, seed=seed)[0]).tokens
     rng = torch.Generator().manual_seed(seed)
-    branches: list[Branch] = [
-        [Edit(layer, torch.randn(model.d_head, generator=rng), head=head)]
+    branches = [
+        Branch((Edit(layer, torch.randn(model.d_head, generator=rng), head=head),), tokens=(0,))
         for layer in range(model.n_layers)
         for head in range(model.n_heads)
     ]
@@ -98,10 +97,8 @@ def bench_engine(
         model.run_body(tokens, [(f"blocks.{model.n_layers - 1}.hook_resid_post", keep)])
         return model.unembed(last[0])
 
-    answer = torch.zeros(len(branches), dtype=torch.long, device=model.device)
-
     def engine() -> torch.Tensor:
-        return token_logprobs(model, run_branches(model, [prompt], branches)[0, :, 0], answer).exp()
+        return run_branches(model, [prompt], branches, readout=answer_logprobs).exp()
 
     for first in (plain, engine):  # the first call pays for checks and allocations
         first()

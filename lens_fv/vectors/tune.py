@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,9 @@ from torch import Tensor
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer, Edit, open_trunk, resid_norms
-from lens_fv.patching.branches import Trunk
-from lens_fv.patching.loop import LoopTrunk
-from lens_fv.patching.readout import token_logprobs
+from lens_fv.patching import AnswerScorer, Branch, Edit, OpenPrompts, resid_norms
+from lens_fv.patching.check import Method
+from lens_fv.patching.readout import answer_logprobs
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.extract import validation_prompts
@@ -160,22 +159,22 @@ def _train(
     ]
     optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
-    batches = _batches(model, train)
+    batches = open_batches(model, train)
     scorer = AnswerScorer(model, held_out)
     alive, best = list(range(len(candidates))), _Best()
     with progress_bar("tuning", steps, show=progress) as tick:
         for step in range(steps + 1):
-            branches = [[Edit(candidates[c][0], vectors[c], mode="add")] for c in alive]
+            edits = [Edit(candidates[c][0], vectors[c], mode="add") for c in alive]
             if step % CHECK_EVERY == 0 or step in (steps // 4, steps // 2, steps):
-                scores = scorer.score(branches).logprob.mean(0)
+                scores = scorer.score([(edit,) for edit in edits]).logprob.mean(0)
                 best.update(scores, alive, vectors, step)
                 if step in (steps // 4, steps // 2):  # successive halving: the better half goes on
                     alive = [alive[i] for i in scores.argsort(descending=True)[: (len(alive) + 1) // 2].tolist()]
-                    branches = [[Edit(candidates[c][0], vectors[c], mode="add")] for c in alive]
+                    edits = [Edit(candidates[c][0], vectors[c], mode="add") for c in alive]
             if step == steps or step - best.step >= PATIENCE:
                 break
             with torch.enable_grad():
-                parts = [answer_loss(model, t.run(branches), a) * (len(a) / len(train)) for t, a in batches]
+                parts = [batch.loss(edits) * (len(batch.answers) / len(train)) for batch in batches]
                 losses = torch.stack(parts).sum(0)
                 units_from_anchor = [(vectors[c] - anchors[c]) / float(units[candidates[c][0]]) for c in alive]
                 # Candidates share no parameter and no row sees another, so the sum trains each on its own loss.
@@ -190,29 +189,27 @@ def _train(
     return best
 
 
-def _batches(
-    model: LensModel, train: Sequence[EncodedPrompt], size: int = 10
-) -> list[tuple[Trunk | LoopTrunk, list[tuple[int, ...]]]]:
-    """The training prompts, opened, and their answers; answers of like length together, so that little is padding."""
-    items = sorted(train, key=lambda prompt: len(prompt.answers[0]))
+class Batch(NamedTuple):
+    """Training prompts, opened, and their answers."""
+
+    opened: OpenPrompts
+    answers: tuple[tuple[int, ...], ...]
+
+    def loss(self, edits: Sequence[Edit]) -> Float[Tensor, " branches"]:
+        """Negative log-probability of the answers' tokens: mean over tokens, then over prompts; for each edit."""
+        branches = [Branch((edit,), tokens=self.answers) for edit in edits]
+        logprobs = self.opened.run(branches, readout=answer_logprobs)
+        lengths = torch.tensor([len(answer) for answer in self.answers], device=logprobs.device)
+        return -(logprobs.sum(-1) / lengths[:, None]).mean(0)
+
+
+def open_batches(model: LensModel, prompts: Sequence[EncodedPrompt], *, size: int = 10, method: Method = "auto") -> list[Batch]:
+    """Prompts with their primary answers; answers of like length together, so that little is padding."""
+    items = sorted(prompts, key=lambda prompt: len(prompt.answers[0]))
     parts = [items[at : at + size] for at in range(0, len(items), size)]
-    answers = [[prompt.answers[0] for prompt in part] for part in parts]
     return [
-        (open_trunk(model, [p.tokens for p in part], [a[:-1] for a in of_part]), of_part)
-        for part, of_part in zip(parts, answers, strict=True)
+        Batch(OpenPrompts(model, [p.tokens for p in part], method=method), tuple(p.answers[0] for p in part)) for part in parts
     ]
-
-
-def answer_loss(
-    model: LensModel, resid: Float[Tensor, "prompts branches suffix d_model"], answers: Sequence[Sequence[int]]
-) -> Float[Tensor, " branches"]:
-    """Negative log-probability of the answers' tokens: mean over tokens, then over prompts; for each branch."""
-    n_branches = resid.shape[1]
-    rows = torch.cat([states[:, : len(a)].flatten(0, 1) for states, a in zip(resid, answers, strict=True)])
-    ids = torch.tensor([token for a in answers for _ in range(n_branches) for token in a], device=resid.device)
-    parts = token_logprobs(model, rows, ids).split([n_branches * len(a) for a in answers])
-    by_prompt = [part.reshape(n_branches, -1).mean(1) for part in parts]
-    return -torch.stack(by_prompt).mean(0)
 
 
 def _layers(model: LensModel, layer: int | Sequence[int] | None, start: Start) -> list[int]:

@@ -8,7 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lens_fv.errors import LensFVError
 from lens_fv.model import LensModel
-from lens_fv.patching import branch_method, head_means, rank_heads, verify
+from lens_fv.patching import branch_way, head_means, rank_heads, verify
 from lens_fv.vectors import extract, tune
 
 TOKENS = torch.randint(1, 320, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -187,7 +187,7 @@ def test_hooked_transformer_is_the_model_that_the_bridge_is(both, processing):
 def test_heads_of_a_hooked_transformer_rank_as_the_bridges_do(both, processing):
     """One model by the loop, the other by the engine: where a head's value bias is booked changes no effect."""
     slow, fast = (rank_heads(model, toy_task(), **SMALL) for model in (both[processing], both["bridge"]))
-    assert [branch_method(model) for model in (both[processing], both["bridge"])] == ["loop", "rows"]
+    assert [branch_way(model) for model in (both[processing], both["bridge"])] == ["loop", "rows"]
     torch.testing.assert_close(slow.effects, fast.effects, atol=1e-5, rtol=1e-2)
 
 
@@ -204,7 +204,7 @@ def test_vectors_of_a_hooked_transformer_are_the_bridges(both):
 def test_a_hooked_transformer_passes_and_says_that_it_takes_the_loop(both, processing):
     findings = verify(both[processing])
     assert all(f.passed for f in findings), findings
-    assert "not run" in findings[-1].detail and "HookedTransformer" in findings[-1].detail
+    assert findings[-1].detail.startswith("loop: HookedTransformer")
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_a_hooked_transformer_passes_and_says_that_it_takes_the_loop(both, proce
 def test_verify_passes_on_every_family(any_model):
     findings = verify(any_model)
     assert all(f.passed for f in findings), findings
-    assert "agrees with the plain loop" in findings[-1].detail
+    assert "branches run in one pass" in findings[-1].detail
 
 
 def test_verify_fails_where_the_engine_ran_and_disagreed(tiny_model):

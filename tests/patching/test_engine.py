@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import Edit, check_engine, run_branches
+from lens_fv.patching import Branch, Edit, check_engine, plan_branches, run_branches
 
 
 def tokens(n: int, seed: int, vocab: int = 320) -> list[int]:
@@ -30,23 +30,23 @@ def edits(model) -> list[list[Edit]]:
 def test_rows_equal_loop(any_model):
     """Prompts of several lengths (longer than the short windows), answers of several tokens, every kind of edit."""
     prompts = [tokens(17, 0), tokens(9, 1), tokens(1, 2)]
-    answers = [tokens(2, 3), [], tokens(3, 4)]
-    branches = edits(any_model)
-    fast = run_branches(any_model, prompts, branches, answers, method="rows")
-    slow = run_branches(any_model, prompts, branches, answers, method="loop")
+    answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
+    branches = [Branch(tuple(made), tokens=answers) for made in edits(any_model)]
+    fast = run_branches(any_model, prompts, branches)
+    slow = run_branches(any_model, prompts, branches, method="loop")
     for got, want, answer in zip(fast, slow, answers, strict=True):
-        torch.testing.assert_close(got[:, : len(answer) + 1], want[:, : len(answer) + 1], atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
 
 def test_every_family_takes_the_fast_path(any_model):
     check = check_engine(any_model)
-    assert check.method == "rows", check.reason
+    assert check.method in ("rows", "masked"), check.reason
     assert check.max_abs_error < 1e-5
 
 
 def test_unedited_branch_is_the_models_own_forward(any_model):
     prompt = tokens(13, 5)
-    resid = run_branches(any_model, [prompt], [[]], method="rows")
+    resid = run_branches(any_model, [prompt], [[]])
     logits = any_model.forward(torch.tensor([prompt]))[0, -1]
     torch.testing.assert_close(any_model.unembed(resid[0, 0, 0]), logits, atol=1e-4, rtol=1e-4)
 
@@ -54,10 +54,13 @@ def test_unedited_branch_is_the_models_own_forward(any_model):
 def test_chunks_and_order_do_not_matter(tiny_model):
     model = tiny_model("gemma3")
     prompts, branches = [tokens(8, 0), tokens(11, 1)], edits(model)
-    whole = run_branches(model, prompts, branches, method="rows")
-    parts = run_branches(model, prompts, branches, method="rows", rows_per_pass=3)
+    whole = run_branches(model, prompts, branches)
+    (plan,) = plan_branches(model, prompts, branches)
+    (cut,) = plan_branches(model, prompts, branches, budget=plan.fixed_bytes + 3 * plan.row_bytes)
+    assert (cut.rows_per_pass, cut.passes) == (3, 7)
+    parts = run_branches(model, prompts, branches, budget=cut.budget)
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
-    turned = run_branches(model, prompts, branches[::-1], method="rows")
+    turned = run_branches(model, prompts, branches[::-1])
     torch.testing.assert_close(whole, turned.flip(1), atol=1e-5, rtol=1e-5)
 
 
@@ -69,18 +72,18 @@ def test_replacing_a_head_with_itself_changes_nothing(any_model):
     ]
     any_model.forward(torch.tensor([prompt]), hooks)
     branches = [[], *([Edit(layer, z[head], head=head)] for layer, z in seen.items() for head in range(len(z)))]
-    resid = run_branches(any_model, [prompt], branches, method="rows")
+    resid = run_branches(any_model, [prompt], branches)
     torch.testing.assert_close(resid, resid[:, :1].expand_as(resid), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["rows", "loop"])
+@pytest.mark.parametrize("method", ["rows", "masked", "batched", "loop"])
 def test_gradient_reaches_an_added_vector(tiny_model, method):
     """Against a finite difference of the same loss."""
     model = tiny_model("llama")
-    prompts, answers = [tokens(6, 0), tokens(4, 1)], [tokens(1, 2), tokens(2, 3)]
+    prompts, answers = [tokens(6, 0), tokens(4, 1)], ((5, 6), (7, 8, 9))
 
     def loss(v: torch.Tensor) -> torch.Tensor:
-        resid = run_branches(model, prompts, [[Edit(1, v, mode="add")]], answers, method=method)
+        resid = run_branches(model, prompts, [Branch((Edit(1, v, mode="add"),), tokens=answers)], method=method)
         return resid[0, 0, :2].sum() + resid[1, 0, 2].square().sum()
 
     v = torch.zeros(model.d_model, requires_grad=True)

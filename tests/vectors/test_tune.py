@@ -5,10 +5,10 @@ import torch
 from helpers import toy_task
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import rank_heads, run_branches, score_answers
-from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
+from lens_fv.patching import Edit, rank_heads, score_answers
+from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract, tune
-from lens_fv.vectors.tune import answer_loss
+from lens_fv.vectors.tune import open_batches
 
 FEW = {"pairs": 8, "steps": 20, "layer": 1}
 
@@ -16,12 +16,13 @@ FEW = {"pairs": 8, "steps": 20, "layer": 1}
 def test_answer_loss_is_the_mean_negative_log_probability(tiny_model):
     model = tiny_model("llama")
     prompts, answers = [[1, 2, 3], [4, 5]], [[6, 7], [8]]
-    resid = run_branches(model, prompts, [[]], [a[:-1] for a in answers])
+    (batch,) = open_batches(model, [EncodedPrompt(tuple(p), (tuple(a),)) for p, a in zip(prompts, answers, strict=True)])
+    loss = batch.loss([Edit(1, torch.zeros(model.d_model), mode="add")])
     losses = []
     for prompt, answer in zip(prompts, answers, strict=True):
         logprobs = model.forward(torch.tensor([prompt + answer]))[0].log_softmax(-1)
         losses.append(-sum(logprobs[len(prompt) - 1 + i, t] for i, t in enumerate(answer)) / len(answer))
-    torch.testing.assert_close(answer_loss(model, resid, answers), torch.stack([sum(losses) / 2]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss, torch.stack([sum(losses) / 2]), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])

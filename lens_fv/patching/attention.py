@@ -1,0 +1,155 @@
+"""Attention of a tree: every row sees the prompt before it and itself, no other row.
+
+A mask says the same, at the price of scores between all rows that it then throws away. Here rows attend to the prefix, whose
+keys and values all of them share, and each to its own few tokens. It takes the place of the attention function that
+transformers' modules look up by name, so that projections, norms, rotations and TransformerLens' hooks stay the model's own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AttentionInterface
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.calls import forwards_replaced
+
+NAME = "lens_fv_tree"
+
+
+@dataclass
+class Tree:
+    """The tokens of one pass: `lead` of the prefix (all or none), then rows of `width` tokens.
+
+    Attributes:
+        lead: prefix tokens run in this pass; 0 if their keys and values are known.
+        prefix: how many there are.
+        width: tokens a row.
+        keep: keep the prefix's keys and values.
+        keys_values: those of the prefix, a pair a layer.
+        layer: the layer that is running.
+    """
+
+    lead: int
+    prefix: int
+    width: int
+    keep: bool
+    keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    layer: int = 0
+
+    def attend(
+        self,
+        q: Float[Tensor, "prompts heads tokens d_head"],
+        k: Float[Tensor, "prompts kv_heads tokens d_head"],
+        v: Float[Tensor, "prompts kv_heads tokens d_head"],
+        mask: Float[Tensor, "#prompts #heads keys keys"],
+        scaling: float,
+        softcap: float | None,
+    ) -> Float[Tensor, "prompts tokens heads d_head"]:
+        """The outputs of all heads; `mask` is the model's own (additive) for prefix and one row."""
+        n, w, lead = self.prefix, self.width, self.lead
+        batch, heads, tokens, d_head = q.shape
+        groups, rows = k.shape[1], (tokens - lead) // w
+        if self.layer < len(self.keys_values):
+            past_k, past_v = self.keys_values[self.layer]
+        else:
+            past_k, past_v = k[:, :, :n], v[:, :, :n]
+            if self.keep:
+                self.keys_values.append((past_k.clone(), past_v.clone()))
+        # (prompts, kv heads, query heads of each, rows, width, d_head): the query heads of a kv head share its keys
+        rq = q[:, :, lead:].reshape(batch, groups, -1, rows, w, d_head)
+        rk, rv = (x[:, :, lead:].reshape(batch, groups, 1, rows, w, d_head) for x in (k, v))
+        blocked = mask[:, :, n:].reshape(mask.shape[0], -1 if mask.shape[1] == heads else 1, 1, 1, w, n + w)
+        if mask.shape[1] == heads:
+            blocked = blocked.reshape(mask.shape[0], groups, -1, 1, w, n + w)
+        flat = rq.reshape(batch, groups, -1, d_head)
+        to_past = (flat @ past_k.transpose(-1, -2)).reshape(*rq.shape[:-1], n)
+        to_self = rq @ rk.transpose(-1, -2) if w > 1 else (rq * rk).sum(-1, keepdim=True)
+        scores = _capped(torch.cat([to_past, to_self], -1) * scaling, softcap) + blocked
+        pattern = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        from_past = pattern[..., :n].reshape(batch, groups, -1, n) @ past_v
+        own = pattern[..., n:]
+        out = from_past.reshape(rq.shape) + (own @ rv if w > 1 else own * rv)
+        out = out.reshape(batch, heads, rows * w, d_head)
+        if lead:
+            out = torch.cat([_plain(q[:, :, :n], past_k, past_v, mask[:, :, :n, :n], scaling, softcap), out], 2)
+        return out.transpose(1, 2)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    if softcap is None:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    shared = q.reshape(q.shape[0], k.shape[1], -1, *q.shape[2:])
+    scores = _capped(shared @ k[:, :, None].transpose(-1, -2) * scaling, softcap).reshape(*q.shape[:-1], -1) + mask
+    pattern = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (pattern.reshape(*shared.shape[:-1], -1) @ v[:, :, None]).reshape(q.shape)
+
+
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+_current: ContextVar[Tree] = ContextVar("tree")
+
+
+def _tree_attention(
+    module: Any,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    # Arguments that are not known here may change the result; the check against the plain loop would then show it.
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _current.get().attend(query, key, value, attention_mask, scaling, softcap), None
+
+
+AttentionInterface.register(NAME, _tree_attention)
+
+
+@contextmanager
+def tree_attention(model: LensModel, tree: Tree) -> Iterator[None]:
+    """Let the model's attention modules run a tree, by transformers' own forward instead of TransformerLens' copy of it.
+
+    Raises:
+        LensFVError: a layer whose attention transformers does not run with the projections that TransformerLens runs.
+    """
+    bridges = [block.attn for block in model.tl.blocks]
+    native = [bridge.original_component for bridge in bridges]
+    for layer, (bridge, module) in enumerate(zip(bridges, native, strict=True)):
+        own = {id(m) for m in module.modules()}
+        if not all(hasattr(bridge, p) and id(getattr(bridge, p).original_component) in own for p in "qkvo"):
+            raise LensFVError(f"branch {model.name}: layer {layer} has attention that TransformerLens splits")
+    configs = {id(module.config): module.config for module in native}.values()
+    before = [config._attn_implementation_internal for config in configs]
+    token = _current.set(tree)
+    try:
+        for config in configs:
+            config._attn_implementation_internal = NAME
+        with forwards_replaced(bridges, [_through(bridge, module) for bridge, module in zip(bridges, native, strict=True)]):
+            yield
+    finally:
+        _current.reset(token)
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+def _through(bridge: Any, module: Any) -> Callable[..., Any]:
+    """The attention module's own forward, with the hook that TransformerLens puts behind it."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out, *rest = module(*args, **kwargs)
+        return (bridge.hook_out(out), *rest)
+
+    return forward

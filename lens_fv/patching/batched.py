@@ -1,0 +1,73 @@
+"""Rows in the batch: for models whose state cannot be shared between rows.
+
+Positions by index (ALiBi in MPT), recurrent and hybrid layers keep a state that belongs to one sequence. There the prefix runs
+once through the model's own cache, which is then repeated for every row. No layer is skipped and no state is shared, but a row
+still costs its own tokens only.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.rows import Row, Stacks, stack_edits
+from lens_fv.patching.trunk import lay_out
+
+
+class BatchedTrunk:
+    """A batch of prompts that branches leave at one position each; see `lens_fv.patching.trunk.Trunk`."""
+
+    def __init__(
+        self, model: LensModel, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        self.model = model
+        self.width = max(len(suffix) for variants in suffixes for suffix in variants)
+        self._prefix = max(map(len, prefixes))
+        laid_out = lay_out(prefixes, suffixes, self._prefix, self.width)
+        self._tokens, self._seen, self._positions = (x.to(model.device) for x in laid_out)
+        self._cache: Any = None
+        if self._prefix:
+            n = self._prefix
+            with torch.no_grad():
+                out = self._body(self._tokens[:, :n], self._seen[:, :n], self._positions[:, :n], None)
+            self._cache = getattr(out, "past_key_values", None)
+            if not hasattr(self._cache, "batch_repeat_interleave"):
+                raise LensFVError(f"branch {model.name}: it keeps its past in a {type(self._cache).__name__}")
+
+    def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
+        """Final residual-stream states of every row."""
+        model, n, width, prompts = self.model, self._prefix, self.width, len(self._tokens)
+        seen: list[Tensor] = []
+
+        def editor(edits: Stacks) -> Callable[..., Tensor]:
+            def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+                return edits.apply(x.reshape(prompts, -1, *x.shape[2:]), width).reshape(x.shape)
+
+            return change
+
+        def keep_last(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            seen.append(x)
+            return x
+
+        stacks = stack_edits(rows, model.device)
+        hooks = [(place, editor(edits)) for place, edits in stacks.items()]
+        cache = deepcopy(self._cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(rows))
+        at = torch.tensor([row.suffix for row in rows], device=model.device)[:, None] * width
+        columns = (n + at + torch.arange(width, device=model.device)).flatten()
+        tokens, positions = (x[:, columns].reshape(-1, width) for x in (self._tokens, self._positions))
+        mask = torch.cat([self._seen[:, :n].repeat_interleave(len(rows), 0), torch.ones_like(tokens, dtype=torch.bool)], 1)
+        with model.hooks([*hooks, (f"blocks.{model.n_layers - 1}.hook_resid_post", keep_last)]):
+            self._body(tokens, mask, positions, cache)
+        return seen[-1].reshape(prompts, len(rows), width, -1)
+
+    def _body(self, tokens: Tensor, seen: Tensor, positions: Tensor, cache: Any) -> Any:
+        return self.model.tl.original_model.base_model(
+            input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
+        )

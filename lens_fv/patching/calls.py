@@ -1,0 +1,133 @@
+"""How a model calls its blocks: asked, not known.
+
+Masks, windows and position embeddings differ between architectures and between layers. Rather than know them, run the model
+with blocks that note their arguments and pass their input on; and find out by asking with several sizes which dimension of
+which argument counts the tokens that are run (queries) and which all tokens there are (keys).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+
+Kind = Literal["fixed", "query", "key"]
+Layout = list[list[tuple[Kind, ...]]]
+"""Layer by layer, tensor by tensor, dimension by dimension."""
+
+
+class Call(NamedTuple):
+    """The arguments of one block, its hidden states left out."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def map(self, change: Callable[[Any], Any]) -> "Call":
+        """The call with every leaf of its (nested) arguments changed."""
+
+        def go(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return type(value)(go(v) for v in value)
+            if isinstance(value, dict):
+                return {key: go(v) for key, v in value.items()}
+            return change(value)
+
+        return Call(go(self.args), go(self.kwargs))
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among its leaves, in the order in which `map` meets them."""
+        found: list[Tensor] = []
+        self.map(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
+        return found
+
+
+def record_calls(
+    model: LensModel,
+    tokens: Int[Tensor, "prompts tokens"],
+    seen: Bool[Tensor, "prompts keys"],
+    positions: Int[Tensor, "prompts tokens"],
+    cache: DynamicCache,
+) -> tuple[list[Call], Float[Tensor, "prompts tokens d_model"]]:
+    """The arguments with which the model would call every block for these tokens, and the first block's input.
+
+    Raises:
+        LensFVError: the model does not call its blocks one after the other.
+    """
+    blocks = list(model.tl.blocks)
+    calls: list[Call] = []
+    hidden: list[Tensor] = []
+    wrapped = False
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        x, *rest = args or (kwargs.pop("hidden_states"),)
+        hidden.append(x)
+        calls.append(Call(tuple(rest), kwargs))
+        return (x,) if wrapped else x
+
+    for as_tuple in (False, True):  # some models take `block(...)[0]`, which strips a bare tensor of its batch
+        wrapped = as_tuple
+        calls.clear()
+        hidden.clear()
+        with torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
+            model.tl.original_model.base_model(
+                input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        if len(calls) == len(blocks) and all(x.shape == hidden[0].shape for x in hidden):
+            return list(calls), hidden[0]
+    raise LensFVError(f"branch {model.name}: its blocks cannot be called one by one")
+
+
+_LAYOUTS: WeakKeyDictionary[LensModel, Layout] = WeakKeyDictionary()
+
+
+def call_layout(model: LensModel) -> Layout:
+    """Which dimensions of the blocks' tensor arguments count queries, and which keys; found once a model.
+
+    Raises:
+        LensFVError: a size that is neither fixed nor the number of either.
+    """
+    if model not in _LAYOUTS:
+        sizes = [_sizes(model, past, new) for past, new in ((0, 7), (0, 9), (4, 7))]
+        _LAYOUTS[model] = [[_kinds(model, shapes) for shapes in zip(*layer, strict=True)] for layer in zip(*sizes, strict=True)]
+    return _LAYOUTS[model]
+
+
+def _sizes(model: LensModel, past: int, new: int) -> list[list[tuple[int, ...]]]:
+    cache = DynamicCache()
+    for layer in range(model.n_layers if past else 0):
+        cache.update(torch.zeros(1, 1, past, 1), torch.zeros(1, 1, past, 1), layer)
+    tokens = torch.zeros(1, new, dtype=torch.long, device=model.device)
+    seen = torch.ones(1, past + new, dtype=torch.bool, device=model.device)
+    positions = past + torch.arange(new, device=model.device)[None]
+    calls, _ = record_calls(model, tokens, seen, positions, cache)
+    return [[tuple(t.shape) for t in call.tensors()] for call in calls]
+
+
+def _kinds(model: LensModel, shapes: tuple[tuple[int, ...], ...]) -> tuple[Kind, ...]:
+    """From the shapes of one tensor for 7 tokens, for 9, and for 7 behind 4."""
+    kinds: dict[tuple[int, int], Kind] = {(0, 0): "fixed", (2, 0): "query", (2, 4): "key"}
+    grown = [(more - plain, later - plain) for plain, more, later in zip(*shapes, strict=True)]
+    unknown = [growth for growth in grown if growth not in kinds]
+    if unknown:
+        raise LensFVError(f"branch {model.name}: its blocks take a tensor that grows with the prompt in an unknown way")
+    return tuple(kinds[growth] for growth in grown)
+
+
+@contextmanager
+def forwards_replaced(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another forward for a while."""
+    # Into the instance's own dictionary: a bridge component passes plain assignments on to the module it wraps.
+    for module, forward in zip(modules, forwards, strict=True):
+        vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del vars(module)["forward"]

@@ -1,0 +1,163 @@
+"""Which way branches run on a model: tried against the plain loop, not looked up by name."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.batched import BatchedTrunk
+from lens_fv.patching.edit import Branch, Edit, Mode, Site
+from lens_fv.patching.loop import LoopTrunk
+from lens_fv.patching.rows import Row
+from lens_fv.patching.trunk import Trunk
+
+Way = Literal["rows", "masked", "batched", "loop"]
+Method = Literal["auto"] | Way
+AnyTrunk = Trunk | BatchedTrunk | LoopTrunk
+WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
+"""From the fastest; the loop is what is left."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Largest difference in probability between two ways, by the weights' type; half precision gets 0.03."""
+
+log = logging.getLogger("lens_fv")
+
+
+class Trial(NamedTuple):
+    """How one way did against the loop: its largest difference in probability, or why it does not run."""
+
+    way: Way
+    max_abs_error: float | None
+    failure: str | None
+
+
+class Check(NamedTuple):
+    """Which way branches run on a model, and why not a faster one.
+
+    Attributes:
+        method: the way.
+        max_abs_error: its largest difference in probability to the loop; None for the loop itself.
+        reason: in words, with what happened to the ways that were tried before.
+        trials: every way that was tried.
+    """
+
+    method: Way
+    max_abs_error: float | None
+    reason: str
+    trials: tuple[Trial, ...]
+
+
+def open_trunk(
+    way: Way, model: LensModel, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
+) -> AnyTrunk:
+    """Prompts that branches leave where the prefixes end, to be run this way; see `Trunk`."""
+    if way == "loop":
+        return LoopTrunk(model, prefixes, suffixes)
+    if way == "batched":
+        return BatchedTrunk(model, prefixes, suffixes)
+    return Trunk(model, prefixes, suffixes, native=way == "rows")
+
+
+def branch_way(model: LensModel) -> Way:
+    """How branches run on this model: checked once, then remembered."""
+    if model.branch_method is None:
+        check = check_engine(model)
+        model.branch_method = check.method
+        if check.method in ("batched", "loop"):
+            log.warning("%s: %s", model.name, check.reason)
+    return model.branch_method  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def check_engine(model: LensModel, *, seed: int = 0) -> Check:
+    """Compare the fast ways with the plain loop on a handful of random edits of two short prompts of different length.
+
+    Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with
+    answers of several tokens, on a prompt longer than a short attention window. The first way whose largest difference in
+    probability is within `TOLERANCE` is taken.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    # Longer than a short attention window, so that a window that is cut wrongly shows.
+    window = _window(model)
+    length = 12 if window is None or window > 256 else min(window + 5, model.n_ctx - 4)
+    prompts, answers = [_tokens(model, length, rng), _tokens(model, 5, rng)], [_tokens(model, 2, rng), _tokens(model, 1, rng)]
+    lengths = [len(p) for p in prompts]
+    trials: list[Trial] = []
+    if model.backend == "hooked":
+        return Check("loop", None, "HookedTransformer takes no 4-D attention mask, so branches run one forward pass each", ())
+    cases: list[tuple[LoopTrunk, list[Row], list[list[list[int]]], list[list[int]]]] = []
+    for early in (1, 3):  # where the branches leave the prompts, from their end
+        starts = tuple(n - early for n in lengths)
+        prefixes = [p[:s] for p, s in zip(prompts, starts, strict=True)]
+        suffixes = [[[*p[s:], *a], p[s:]] for p, s, a in zip(prompts, starts, answers, strict=True)]
+        rows = [Row(i % 2, b.placed(lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
+        cases.append((LoopTrunk(model, prefixes, suffixes), rows, suffixes, prefixes))
+    want = [loop.run(rows) for loop, rows, _, _ in cases]
+    for way in WAYS:
+        try:
+            error = 0.0
+            for (_, rows, suffixes, prefixes), right in zip(cases, want, strict=True):
+                trunk = open_trunk(way, model, prefixes, suffixes)
+                for _ in range(2):  # once with the prefix, once behind it
+                    error = max(error, _difference(model, trunk.run(rows), right, rows, suffixes))
+        except Exception as e:  # whatever an unknown architecture throws, another way still answers
+            trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
+            continue
+        failure = None if error <= TOLERANCE.get(model.dtype, 0.03) else f"off by {error:.1e} in probability"
+        trials.append(Trial(way, error, failure))
+        if failure is None:
+            return Check(way, error, _reason(way, trials), tuple(trials))
+    return Check("loop", None, _reason("loop", trials), tuple(trials))
+
+
+def _reason(way: Way, trials: list[Trial]) -> str:
+    said = {
+        "rows": "branches run in one pass over a tree",
+        "masked": "branches run in one pass under a tree mask",
+        "batched": "branches run in the batch, behind a copy of the prompt's state each",
+        "loop": "branches run one forward pass each",
+    }[way]
+    failed = [f"{trial.way}: {trial.failure}" for trial in trials if trial.failure is not None]
+    return said + (f" ({'; '.join(failed)})" if failed else "")
+
+
+def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch]:
+    """Edits of every kind in the first, middle and last layer, from `early` tokens before the end on."""
+    last, middle = model.n_layers - 1, (model.n_layers - 1) // 2
+
+    def edit(layer: int, head: int | None = None, site: Site = "resid_post", mode: Mode = "add", position: int = -1) -> Edit:
+        width = model.d_model if head is None else model.d_head
+        return Edit(layer, torch.randn(width, generator=rng), head=head, site=site, mode=mode, position=position)
+
+    return [
+        Branch(),
+        Branch((edit(0, head=0, mode="replace", position=-early),)),
+        Branch((edit(last, head=model.n_heads - 1, mode="scale"),)),
+        Branch((edit(middle, head=0, mode="replace", position=-early), edit(last))),
+        Branch((edit(middle, site="attn_out", position=-early), edit(middle, site="mlp_out"))),
+        Branch((edit(0, site="resid_pre", position=-early),)),
+        Branch((edit(middle, position=-early),)),
+    ]
+
+
+def _difference(
+    model: LensModel, got: torch.Tensor, want: torch.Tensor, rows: list[Row], suffixes: list[list[list[int]]]
+) -> float:
+    worst = 0.0
+    for p, variants in enumerate(suffixes):
+        for r, row in enumerate(rows):
+            real = slice(len(variants[row.suffix]))  # what lies behind is padding
+            a, b = (model.unembed(x[p, r, real]).float().softmax(-1) for x in (got, want))
+            difference = float((a - b).abs().max())
+            worst = max(worst, difference) if difference == difference else float("inf")
+    return worst
+
+
+def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:
+    return torch.randint(model.d_vocab, (n,), generator=rng).tolist()
+
+
+def _window(model: LensModel) -> int | None:
+    config = getattr(getattr(model.tl, "original_model", None), "config", None)
+    return getattr(config, "sliding_window", None)

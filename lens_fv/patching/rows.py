@@ -1,0 +1,89 @@
+"""The edits of many rows, stacked so that one indexed write makes all that a hook point needs."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_fv.patching.edit import Edit
+
+
+class Row(NamedTuple):
+    """One branch in a pass: which of the prompts' suffixes it runs, and what is changed in it.
+
+    Attributes:
+        suffix: which one.
+        edits: each with the token of the suffix it happens at, prompt by prompt.
+    """
+
+    suffix: int
+    edits: tuple[tuple[Edit, tuple[int, ...]], ...]
+
+    def entry(self, n_layers: int) -> int:
+        """The first block that the row runs on its own."""
+        return min((edit.entry for edit, _ in self.edits), default=n_layers)
+
+
+class Stack(NamedTuple):
+    """Edits at one hook point that touch no place twice."""
+
+    rows: Int[Tensor, " n"]
+    offsets: Int[Tensor, "n prompts"]
+    heads: Int[Tensor, " n"] | None
+    values: Float[Tensor, "n prompts width"] | Float[Tensor, "n 1 width"]
+    replaces: Bool[Tensor, "n 1 1"]
+    scales: Bool[Tensor, "n 1 1"]
+
+    def apply(self, x: Tensor, width: int, lead: int) -> Tensor:
+        """A copy of `x`, (prompts, tokens, [heads,] width), edited in rows of `width` tokens behind `lead` others."""
+        at = lead + self.rows[:, None] * width + self.offsets
+        prompts = torch.arange(x.shape[0], device=x.device)
+        where = (prompts, at) if self.heads is None else (prompts, at, self.heads[:, None])
+        old, values = x[where], self.values.to(x.dtype)
+        new = torch.where(self.replaces, values, torch.where(self.scales, old * values, old + values))
+        return x.index_put(where, new)
+
+
+class Stacks(tuple[Stack, ...]):
+    """Edits at one hook point, in their order."""
+
+    def apply(self, x: Tensor, width: int, lead: int = 0) -> Tensor:
+        """See `Stack.apply`."""
+        for stack in self:
+            x = stack.apply(x, width, lead)
+        return x
+
+
+def stack_edits(rows: Sequence[Row], device: torch.device) -> dict[str, Stacks]:
+    """The edits of all rows by hook point."""
+    found: dict[str, list[list[tuple[int, Edit, tuple[int, ...]]]]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        met: Counter[tuple[str, int | None, int, int]] = Counter()
+        for edit, offsets in row.edits:
+            # An indexed write keeps one of two values for a place: what a row edits once more goes to a later write.
+            keys = [(edit.place, edit.head, prompt, offset) for prompt, offset in enumerate(offsets)]
+            turn = max(met[key] for key in keys)
+            for key in keys:
+                met[key] = turn + 1
+            writes = found[edit.place]
+            writes.extend([] for _ in range(turn + 1 - len(writes)))
+            writes[turn].append((index, edit, offsets))
+    return {place: Stacks(_stack(entries, device) for entries in writes) for place, writes in found.items()}
+
+
+def _stack(entries: Sequence[tuple[int, Edit, tuple[int, ...]]], device: torch.device) -> Stack:
+    edits = [edit for _, edit, _ in entries]
+    width = max(edit.value.shape[-1] if edit.value.ndim else 1 for edit in edits)
+    prompts = max((edit.value.shape[0] for edit in edits if edit.value.ndim == 2), default=1)
+    values = [(e.value if e.value.ndim == 2 else e.value.reshape(1, -1)).expand(prompts, width) for e in edits]
+    return Stack(
+        rows=torch.tensor([row for row, _, _ in entries], device=device),
+        offsets=torch.tensor([offsets for _, _, offsets in entries], device=device),
+        heads=None if edits[0].head is None else torch.tensor([edit.head for edit in edits], device=device),
+        values=torch.stack([v.to(device) for v in values]),
+        replaces=torch.tensor([edit.mode == "replace" for edit in edits], device=device)[:, None, None],
+        scales=torch.tensor([edit.mode == "scale" for edit in edits], device=device)[:, None, None],
+    )

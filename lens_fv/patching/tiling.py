@@ -1,0 +1,87 @@
+"""Block arguments for one row, turned into those for many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lens_fv.errors import LensFVError
+from lens_fv.patching.calls import Call, Kind
+
+
+class Tiling:
+    """The arguments of one pass: `lead` prefix tokens (all or none), then rows of `width` tokens.
+
+    Layers share most of their arguments, and what fewer rows need is the front of what more rows need: so each is tiled once,
+    for all rows, and cut.
+
+    Args:
+        rows: how many at most.
+        width: tokens a row.
+        prefix: prefix tokens in all.
+        lead: those that run in this pass.
+        cache: what the blocks find in place of the cache they were recorded with.
+        tree_mask: make masks that keep the rows apart; else leave the mask for prefix and one row as it is.
+    """
+
+    def __init__(self, rows: int, *, width: int, prefix: int, lead: int, cache: DynamicCache | None, tree_mask: bool) -> None:
+        self._rows, self._width, self._prefix, self._lead = rows, width, prefix, lead
+        self._cache, self._tree_mask = cache, tree_mask
+        self._made: dict[int, Tensor] = {}
+
+    def call(self, call: Call, layout: list[tuple[Kind, ...]], rows: int) -> Call:
+        """A block's arguments for the lead and the first `rows` rows.
+
+        Raises:
+            LensFVError: the block takes no mask, so rows could not be told apart.
+        """
+        kinds = iter(layout)
+        if not any({"query", "key"} <= set(dims) for dims in layout):
+            raise LensFVError("branch: a block is called without a mask, so rows cannot be told apart")
+
+        def change(leaf: Any) -> Any:
+            if isinstance(leaf, DynamicCache):
+                return self._cache
+            return self._tiled(leaf, next(kinds), rows) if isinstance(leaf, Tensor) else leaf
+
+        return call.map(change)
+
+    def _tiled(self, leaf: Tensor, kinds: tuple[Kind, ...], rows: int) -> Tensor:
+        one = self._prefix + self._width
+        if "query" in kinds and "key" in kinds:
+            one_row = leaf[..., :one, :one]
+            if not self._tree_mask:
+                return one_row
+            end = rows * self._width
+            return self._once(leaf, lambda: self._mask(one_row))[..., : self._lead + end, : self._prefix + end]
+        for dim, kind in enumerate(kinds):
+            if kind != "fixed":
+                front = self._prefix if kind == "key" else self._lead
+
+                def tile(dim: int = dim, front: int = front) -> Tensor:
+                    suffix = leaf.narrow(dim, self._prefix, self._width)
+                    repeats = [self._rows if d == dim else 1 for d in range(leaf.ndim)]
+                    return torch.cat([leaf.narrow(dim, 0, front), suffix.repeat(repeats)], dim)
+
+                return self._once(leaf, tile).narrow(dim, 0, front + rows * self._width)
+        return leaf
+
+    def _once(self, leaf: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        if id(leaf) not in self._made:  # the recorded calls keep their tensors alive, so an id names one of them
+            self._made[id(leaf)] = make()
+        return self._made[id(leaf)]
+
+    def _mask(self, one_row: Tensor) -> Tensor:
+        n, rows, width = self._prefix, self._rows, self._width
+        blocked = False if one_row.dtype == torch.bool else torch.finfo(one_row.dtype).min
+        outer = one_row.shape[:-2]
+        apart = one_row.new_full((*outer, rows, width, rows, width), blocked)
+        each = torch.arange(rows, device=one_row.device)
+        apart[..., each, :, each, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row sees itself
+        suffix = torch.cat([one_row[..., n:, :n].tile(rows, 1), apart.reshape(*outer, rows * width, rows * width)], -1)
+        if not self._lead:
+            return suffix
+        lead = torch.cat([one_row[..., :n, :n], one_row.new_full((*outer, n, rows * width), blocked)], -1)
+        return torch.cat([lead, suffix], -2)

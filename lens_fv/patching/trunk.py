@@ -1,0 +1,153 @@
+"""The engine: one forward pass, many edits.
+
+In a causal decoder an edit changes nothing before its position. So the prompts' tokens before it (the *prefix*) run once, and
+every edit becomes one more copy of the tokens from there on (a *row*), which sees the prefix and itself and no other row.
+Rows join the walk through the layers where their first edit is: below it they equal the unedited run, the *trunk*. Prefix,
+trunk and rows walk together, so that a layer's weights are read once. It is the same arithmetic as one forward pass an edit,
+not an approximation.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.attention import Tree, tree_attention
+from lens_fv.patching.calls import call_layout, record_calls
+from lens_fv.patching.rows import Row, Stacks, stack_edits
+from lens_fv.patching.tiling import Tiling
+
+
+class Trunk:
+    """A batch of prompts that branches leave at one position each.
+
+    Args:
+        model: a bridge whose blocks can be called one by one (see `lens_fv.patching.check`).
+        prefixes: token ids before that position, one list a prompt.
+        suffixes: for each prompt, the token ids from there on, in as many variants as there are answers to force.
+        native: attend by `lens_fv.patching.attention`; else by a mask, through TransformerLens' own attention.
+    """
+
+    def __init__(
+        self,
+        model: LensModel,
+        prefixes: Sequence[Sequence[int]],
+        suffixes: Sequence[Sequence[Sequence[int]]],
+        *,
+        native: bool,
+    ) -> None:
+        self.model, self._native = model, native
+        self.width = max(len(suffix) for variants in suffixes for suffix in variants)
+        self._prefix = max(map(len, prefixes))
+        self._variants = len(suffixes[0])
+        tokens, seen, positions = lay_out(prefixes, suffixes, self._prefix, self.width)
+        self._calls, embedded = record_calls(
+            model, *(x.to(model.device) for x in (tokens, seen, positions)), cache=DynamicCache()
+        )
+        self._layout = call_layout(model)
+        self._prefix_embedded = embedded[:, : self._prefix]
+        self._states: list[Tensor] = [embedded[:, self._prefix :]]  # the trunk's, layer by layer
+        self._keys_values: list[tuple[Tensor, Tensor]] = []  # the prefix's
+
+    def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:
+        """Final residual-stream states of every row. Gradients flow into the edits' values.
+
+        Args:
+            rows: what to run.
+            keep: make further runs cheaper, at the price of the prefix's keys and values.
+        """
+        if torch.is_grad_enabled() and not self._keys_values:
+            with torch.no_grad():  # what no edit reaches needs no graph
+                self._walk([], keep=True)
+        entries = [row.entry(self.model.n_layers) for row in rows]
+        order = sorted(range(len(rows)), key=entries.__getitem__)
+        x = self._walk([rows[i] for i in order], keep=keep)
+        back = torch.tensor(order, device=x.device).argsort()
+        return x.reshape(x.shape[0], len(rows), self.width, -1)[:, back]
+
+    def _walk(self, rows: Sequence[Row], *, keep: bool) -> Float[Tensor, "prompts tokens d_model"]:
+        model, width, layers = self.model, self.width, self.model.n_layers
+        known = len(self._states) > layers and len(self._keys_values) == layers
+        lead = 0 if known else self._prefix
+        n_trunk = 0 if known else self._variants
+        rows = [*(Row(suffix, ()) for suffix in range(n_trunk)), *rows]
+        entries = [0] * n_trunk + [row.entry(layers) for row in rows[n_trunk:]]
+        stacks = stack_edits(rows, model.device)
+        if not known:
+            del self._states[1:]
+            self._keys_values = []
+        start = min(entries, default=layers)
+        x = self._prefix_embedded if lead else self._states[start][:, :0]
+        under_way = 0
+        tree = Tree(lead, self._prefix, width, keep, self._keys_values)
+        cache = None if self._native else self._cache()
+        tiling = Tiling(len(rows), width=width, prefix=self._prefix, lead=lead, cache=cache, tree_mask=not self._native)
+
+        def editor(edits: Stacks) -> Callable[..., Tensor]:
+            # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
+            return lambda x, hook: edits.apply(x, width, lead)  # noqa: ARG005
+
+        inside = [(place, editor(edits)) for place, edits in stacks.items() if "resid" not in place]
+        # Put on once for all layers: TransformerLens looks up every name it knows each time that hooks come and go.
+        with model.hooks(inside), tree_attention(model, tree) if self._native else nullcontext():
+            for layer in range(start, layers + 1):
+                if not known and layer:
+                    self._states.append(x[:, lead : lead + n_trunk * width].clone())
+                joining = rows[under_way : under_way + entries[under_way:].count(layer)]
+                if joining:
+                    x = torch.cat([x, self._leaving(layer, joining)], 1)
+                    under_way += len(joining)
+                for place in (f"blocks.{layer - 1}.hook_resid_post", f"blocks.{layer}.hook_resid_pre"):
+                    if place in stacks:
+                        x = stacks[place].apply(x, width, lead)
+                if layer == layers:
+                    break
+                tree.layer = layer
+                call = tiling.call(self._calls[layer], self._layout[layer], under_way)
+                out = model.tl.blocks[layer](x, *call.args, **call.kwargs)
+                x = out[0] if isinstance(out, tuple) else out
+        if cache is not None and keep and not known:
+            self._keys_values = [(k[:, :, : self._prefix].clone(), v[:, :, : self._prefix].clone()) for k, v in _pairs(cache)]
+        return x[:, lead + n_trunk * width :]
+
+    def _leaving(self, layer: int, rows: Sequence[Row]) -> Tensor:
+        """The trunk's states where rows leave it."""
+        suffixes = torch.tensor([row.suffix for row in rows], device=self.model.device)
+        state = self._states[layer].reshape(len(self._states[0]), self._variants, self.width, -1)
+        return state[:, suffixes].flatten(1, 2)
+
+    def _cache(self) -> DynamicCache:
+        """The prefix's keys and values in a fresh cache: blocks append to the one they get."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self._keys_values):
+            cache.update(keys, values, layer)
+        return cache
+
+
+def _pairs(cache: DynamicCache) -> list[tuple[Any, Any]]:
+    return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009
+
+
+def lay_out(
+    prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]], n: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, which of them are real, and their positions: prefixes padded in front, then suffixes padded behind."""
+    size = n + width * len(suffixes[0])
+    tokens = torch.zeros(len(prefixes), size, dtype=torch.long)
+    seen = torch.ones(len(prefixes), size, dtype=torch.bool)
+    positions = torch.zeros(len(prefixes), size, dtype=torch.long)
+    for i, (prefix, variants) in enumerate(zip(prefixes, suffixes, strict=True)):
+        tokens[i, n - len(prefix) : n] = torch.tensor(prefix, dtype=torch.long)
+        seen[i, : n - len(prefix)] = False
+        positions[i, n - len(prefix) : n] = torch.arange(len(prefix))
+        for a, suffix in enumerate(variants):
+            begin = n + a * width
+            tokens[i, begin : begin + len(suffix)] = torch.tensor(suffix, dtype=torch.long)
+            # Padding repeats the last position: one more might lie outside the model's context.
+            positions[i, begin : begin + width] = len(prefix) + torch.arange(width).clamp(max=max(len(suffix) - 1, 0))
+    return tokens, seen, positions
