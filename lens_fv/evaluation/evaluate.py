@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.statistics import bootstrap_interval, wilson_interval
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
+from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, random_like
 

@@ -174,27 +174,25 @@ class LensModel:
         if bias is not None and not self._has_unembed_bias:
             bias = None
         logits = torch.nn.functional.linear(normed, unembed.W_U[:, columns].T, None if bias is None else bias[columns])
-        scale, cap = self._logit_scale, self._logit_cap
-        logits = logits if scale == 1 else logits * scale
-        return cap * torch.tanh(logits / cap) if cap else logits
+        if self.backend == "bridge":  # soft caps and scales of Gemma, Granite, Cohere, ...
+            return self.tl.adapter.apply_output_logits_transform(logits)
+        cap = float(getattr(self.tl.cfg, "output_logits_soft_cap", 0) or 0)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
     @cached_property
     def _has_unembed_bias(self) -> bool:
         # TransformerLens gives a model without one a row of zeros.
         return bool(self.tl.unembed.b_U.any())
 
-    @property
-    def _logit_scale(self) -> float:
-        config = getattr(getattr(self.tl, "original_model", None), "config", None)
-        # Cohere multiplies its logits, Granite divides them.
-        return float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
+    @cached_property
+    def hook_names(self) -> frozenset[str]:
+        """Every hook point by its canonical name and its aliases."""
+        return frozenset(self.tl.hook_dict)
 
-    @property
-    def _logit_cap(self) -> float:
-        if self.backend == "hooked":
-            return max(float(getattr(self.tl.cfg, "output_logits_soft_cap", 0) or 0), 0.0)
-        config = self.tl.original_model.config
-        return float(getattr(config, "final_logit_softcapping", None) or 0)
+    @cached_property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Layers with attention heads to look at: all of them but in hybrids and recurrent models."""
+        return tuple(layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
 
     # -- heads --------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.rows import Row, Stacks, stack_edits
+from lens_fv.patching.rows import Placed, Row, Stacks, stack_edits
 from lens_fv.patching.trunk import lay_out
 
 
@@ -23,7 +23,11 @@ class BatchedTrunk:
     """A batch of prompts that branches leave at one position each; see `lens_fv.patching.trunk.Trunk`."""
 
     def __init__(
-        self, model: LensModel, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
+        self,
+        model: LensModel,
+        prefixes: Sequence[Sequence[int]],
+        suffixes: Sequence[Sequence[Sequence[int]]],
+        shared: Placed = (),
     ) -> None:
         self.model = model
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
@@ -33,7 +37,9 @@ class BatchedTrunk:
         self._cache: Any = None
         if self._prefix:
             n = self._prefix
-            with torch.no_grad():
+            stacks = stack_edits([Row(0, shared)], model.device)
+            hooks = [(place, _editor(edits, len(prefixes), 0, n)) for place, edits in stacks.items()]
+            with torch.no_grad(), model.hooks(hooks):
                 out = self._body(self._tokens[:, :n], self._seen[:, :n], self._positions[:, :n], None)
             self._cache = getattr(out, "past_key_values", None)
             if not hasattr(self._cache, "batch_repeat_interleave"):
@@ -44,18 +50,12 @@ class BatchedTrunk:
         model, n, width, prompts = self.model, self._prefix, self.width, len(self._tokens)
         seen: list[Tensor] = []
 
-        def editor(edits: Stacks) -> Callable[..., Tensor]:
-            def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-                return edits.apply(x.reshape(prompts, -1, *x.shape[2:]), width).reshape(x.shape)
-
-            return change
-
         def keep_last(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
             seen.append(x)
             return x
 
         stacks = stack_edits(rows, model.device)
-        hooks = [(place, editor(edits)) for place, edits in stacks.items()]
+        hooks = [(place, _editor(edits, prompts, width, 0)) for place, edits in stacks.items()]
         cache = deepcopy(self._cache)
         if cache is not None:
             cache.batch_repeat_interleave(len(rows))
@@ -71,3 +71,10 @@ class BatchedTrunk:
         return self.model.tl.original_model.base_model(
             input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
         )
+
+
+def _editor(edits: Stacks, prompts: int, width: int, lead: int) -> Callable[..., Tensor]:
+    def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return edits.apply(x.reshape(prompts, -1, *x.shape[2:]), width, lead).reshape(x.shape)
+
+    return change

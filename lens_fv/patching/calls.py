@@ -6,7 +6,7 @@ which argument counts the tokens that are run (queries) and which all tokens the
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -75,7 +75,8 @@ def record_calls(
         wrapped = as_tuple
         calls.clear()
         hidden.clear()
-        with torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
+        # A model that unpacks what a block returns may fail over a bare tensor in any way it likes.
+        with suppress(Exception), torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
             model.tl.original_model.base_model(
                 input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
             )

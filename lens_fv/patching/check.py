@@ -8,9 +8,9 @@ import torch
 
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.batched import BatchedTrunk
-from lens_fv.patching.edit import Branch, Edit, Mode, Site
+from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
 from lens_fv.patching.loop import LoopTrunk
-from lens_fv.patching.rows import Row
+from lens_fv.patching.rows import Placed, Row
 from lens_fv.patching.trunk import Trunk
 
 Way = Literal["rows", "masked", "batched", "loop"]
@@ -49,14 +49,18 @@ class Check(NamedTuple):
 
 
 def open_trunk(
-    way: Way, model: LensModel, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
+    way: Way,
+    model: LensModel,
+    prefixes: Sequence[Sequence[int]],
+    suffixes: Sequence[Sequence[Sequence[int]]],
+    shared: Placed = (),
 ) -> AnyTrunk:
     """Prompts that branches leave where the prefixes end, to be run this way; see `Trunk`."""
     if way == "loop":
-        return LoopTrunk(model, prefixes, suffixes)
+        return LoopTrunk(model, prefixes, suffixes, shared)
     if way == "batched":
-        return BatchedTrunk(model, prefixes, suffixes)
-    return Trunk(model, prefixes, suffixes, native=way == "rows")
+        return BatchedTrunk(model, prefixes, suffixes, shared)
+    return Trunk(model, prefixes, suffixes, shared, native=way == "rows")
 
 
 def branch_way(model: LensModel) -> Way:
@@ -86,21 +90,22 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
     trials: list[Trial] = []
     if model.backend == "hooked":
         return Check("loop", None, "HookedTransformer takes no 4-D attention mask, so branches run one forward pass each", ())
-    cases: list[tuple[LoopTrunk, list[Row], list[list[list[int]]], list[list[int]]]] = []
+    cases: list[_Case] = []
     for early in (1, 3):  # where the branches leave the prompts, from their end
         starts = tuple(n - early for n in lengths)
         prefixes = [p[:s] for p, s in zip(prompts, starts, strict=True)]
         suffixes = [[[*p[s:], *a], p[s:]] for p, s, a in zip(prompts, starts, answers, strict=True)]
-        rows = [Row(i % 2, b.placed(lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
-        cases.append((LoopTrunk(model, prefixes, suffixes), rows, suffixes, prefixes))
-    want = [loop.run(rows) for loop, rows, _, _ in cases]
+        rows = [Row(i % 2, placed(b.edits, lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
+        common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
+        cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
+    want = [open_trunk("loop", model, *case.prompts).run(case.rows) for case in cases]
     for way in WAYS:
         try:
             error = 0.0
-            for (_, rows, suffixes, prefixes), right in zip(cases, want, strict=True):
-                trunk = open_trunk(way, model, prefixes, suffixes)
+            for case, right in zip(cases, want, strict=True):
+                trunk = open_trunk(way, model, *case.prompts)
                 for _ in range(2):  # once with the prefix, once behind it
-                    error = max(error, _difference(model, trunk.run(rows), right, rows, suffixes))
+                    error = max(error, _difference(model, trunk.run(case.rows), right, case))
         except Exception as e:  # whatever an unknown architecture throws, another way still answers
             trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
             continue
@@ -109,6 +114,19 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
         if failure is None:
             return Check(way, error, _reason(way, trials), tuple(trials))
     return Check("loop", None, _reason("loop", trials), tuple(trials))
+
+
+class _Case(NamedTuple):
+    """Rows to try, and the prompts they leave."""
+
+    rows: list[Row]
+    prefixes: list[list[int]]
+    suffixes: list[list[list[int]]]
+    shared: Placed
+
+    @property
+    def prompts(self) -> tuple[list[list[int]], list[list[list[int]]], Placed]:
+        return self.prefixes, self.suffixes, self.shared
 
 
 def _reason(way: Way, trials: list[Trial]) -> str:
@@ -141,12 +159,10 @@ def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch
     ]
 
 
-def _difference(
-    model: LensModel, got: torch.Tensor, want: torch.Tensor, rows: list[Row], suffixes: list[list[list[int]]]
-) -> float:
+def _difference(model: LensModel, got: torch.Tensor, want: torch.Tensor, case: "_Case") -> float:
     worst = 0.0
-    for p, variants in enumerate(suffixes):
-        for r, row in enumerate(rows):
+    for p, variants in enumerate(case.suffixes):
+        for r, row in enumerate(case.rows):
             real = slice(len(variants[row.suffix]))  # what lies behind is padding
             a, b = (model.unembed(x[p, r, real]).float().softmax(-1) for x in (got, want))
             difference = float((a - b).abs().max())

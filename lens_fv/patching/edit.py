@@ -53,6 +53,9 @@ class Edit:
         model.check_layer(self.layer)
         if self.layer < 0:
             raise LensFVError(f"edit at layer {self.layer} of {model.name}: count layers from 0 to {model.n_layers - 1}")
+        if self.place not in model.hook_names:
+            what = "attention heads" if self.head is not None else f"hook_{self.site}"
+            raise LensFVError(f"edit at {self.place} of {model.name}: its layer {self.layer} has no {what}")
         width = model.d_model if self.head is None else model.d_head
         if self.head is not None and not 0 <= self.head < model.n_heads:
             raise LensFVError(f"head {self.layer}.{self.head} of {model.name}: layers have heads 0 to {model.n_heads - 1}")
@@ -116,15 +119,15 @@ class Branch:
                 raise LensFVError(f"a branch from position {start}: it edits position {edited}; start there or before")
         return starts
 
-    def placed(self, lengths: Sequence[int], starts: Sequence[int]) -> tuple[tuple[Edit, tuple[int, ...]], ...]:
-        """The edits with their distance from the branch's start, prompt by prompt."""
-        return tuple(
-            (edit, tuple(at - start for at, start in zip(positions(edit.position, lengths, "edit"), starts, strict=True)))
-            for edit in self.edits
-        )
-
 
 BranchLike = Branch | Sequence[Edit]
+
+
+def placed(edits: Sequence[Edit], lengths: Sequence[int], starts: Sequence[int]) -> tuple[tuple[Edit, tuple[int, ...]], ...]:
+    """Edits with their distance from where branches start, prompt by prompt."""
+    where = [positions(edit.position, lengths, f"edit at {edit.place}") for edit in edits]
+    offsets = [tuple(at - start for at, start in zip(each, starts, strict=True)) for each in where]
+    return tuple(zip(edits, offsets, strict=True))
 
 
 def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[int, ...]:

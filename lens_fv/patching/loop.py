@@ -12,16 +12,20 @@ from torch import Tensor
 
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching.edit import Edit
-from lens_fv.patching.rows import Row
+from lens_fv.patching.rows import Placed, Row
 
 
 class LoopTrunk:
     """Prompts whose branches are run one forward at a time; see `lens_fv.patching.trunk.Trunk`."""
 
     def __init__(
-        self, model: LensModel, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
+        self,
+        model: LensModel,
+        prefixes: Sequence[Sequence[int]],
+        suffixes: Sequence[Sequence[Sequence[int]]],
+        shared: Placed = (),
     ) -> None:
-        self.model, self._prefixes, self._suffixes = model, prefixes, suffixes
+        self.model, self._prefixes, self._suffixes, self._shared = model, prefixes, suffixes, shared
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
@@ -37,7 +41,8 @@ class LoopTrunk:
             seen.append(x[0, start:])
             return x
 
-        hooks: list[Hook] = [(edit.place, _editor(edit, p, start + offsets[p])) for edit, offsets in row.edits]
+        edits = (*self._shared, *row.edits)
+        hooks: list[Hook] = [(edit.place, _editor(edit, p, start + offsets[p])) for edit, offsets in edits]
         with model.hooks([*hooks, (f"blocks.{model.n_layers - 1}.hook_resid_post", keep)]):
             model.tl(tokens, return_type=None if model.backend == "hooked" else "logits")
         return torch.nn.functional.pad(seen[-1], (0, 0, 0, self.width - seen[-1].shape[0]))

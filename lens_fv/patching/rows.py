@@ -10,17 +10,20 @@ from torch import Tensor
 
 from lens_fv.patching.edit import Edit
 
+Placed = tuple[tuple[Edit, tuple[int, ...]], ...]
+"""Edits with the token they happen at, prompt by prompt, counted from where branches leave the prompt."""
+
 
 class Row(NamedTuple):
     """One branch in a pass: which of the prompts' suffixes it runs, and what is changed in it.
 
     Attributes:
         suffix: which one.
-        edits: each with the token of the suffix it happens at, prompt by prompt.
+        edits: what is changed, each with the token of the suffix it happens at.
     """
 
     suffix: int
-    edits: tuple[tuple[Edit, tuple[int, ...]], ...]
+    edits: Placed
 
     def entry(self, n_layers: int) -> int:
         """The first block that the row runs on its own."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import AnyTrunk, Method, Way, branch_way, open_trunk
-from lens_fv.patching.edit import Branch, BranchLike, check_branches
+from lens_fv.patching.edit import Branch, BranchLike, Edit, check_branches, placed, positions
 from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
 from lens_fv.patching.readout import Readout, final_states
 from lens_fv.patching.rows import Row
@@ -22,6 +22,7 @@ def run_branches(
     prompts: Sequence[Sequence[int]],
     branches: Sequence[BranchLike],
     *,
+    shared: Sequence[Edit] = (),
     readout: Readout = final_states,
     method: Method = "auto",
     budget: int | None = None,
@@ -33,6 +34,7 @@ def run_branches(
         model: the model.
         prompts: token ids, one list a prompt; lengths may differ.
         branches: counterfactual runs, or plain lists of edits; one without edits is the model as it is.
+        shared: edits made in every branch, at positions before any branch starts: noise on the prompts, say.
         readout: what becomes of the final states; see `lens_fv.patching.readout`. Default: the states themselves, at the last
             prompt token and behind each forced answer token.
         method: "rows" (one pass, the model's attention over a tree), "masked" (one pass, TransformerLens' attention under a
@@ -48,7 +50,7 @@ def run_branches(
         LensFVError: an edit that does not fit the model or lies beyond a prompt, a value that is not finite, a prompt that is
             empty or longer than the model's context, or a budget smaller than one row.
     """
-    opened = OpenPrompts(model, prompts, method=method, budget=budget)
+    opened = OpenPrompts(model, prompts, shared=shared, method=method, budget=budget)
     with progress_bar("branches", len(branches), show=progress) as tick:
         return opened.run(branches, readout=readout, keep=False, tick=tick)
 
@@ -91,12 +93,14 @@ class OpenPrompts:
         model: LensModel,
         prompts: Sequence[Sequence[int]],
         *,
+        shared: Sequence[Edit] = (),
         method: Method = "auto",
         budget: int | None = None,
     ) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(f"run {model.name}: {'an empty prompt' if prompts else 'no prompts'}; give at least one token")
         self.model, self.prompts, self._budget = model, [tuple(p) for p in prompts], budget
+        self._shared = tuple(shared)
         self._method: Method = method
         self._trunks: dict[tuple[object, ...], AnyTrunk] = {}
 
@@ -109,18 +113,23 @@ class OpenPrompts:
         """The branches, checked and sorted by where they leave the prompts."""
         model, lengths = self.model, [len(p) for p in self.prompts]
         made = [Branch.of(branch) for branch in branches]
-        check_branches(model, made, len(lengths))
+        check_branches(model, [*made, Branch(self._shared)], len(lengths))
         answers = [branch.answers(len(lengths)) for branch in made]
         longest = max((n + max(len(a) - 1, 0) for each in answers for n, a in zip(lengths, each, strict=True)), default=0)
         if longest > model.n_ctx:
             raise LensFVError(f"a prompt of {longest} tokens: {model.name} has a context of {model.n_ctx}; use fewer shots")
         starts = [branch.starts(lengths) for branch in made]
+        for edit in self._shared:
+            where = positions(edit.position, lengths, f"shared edit at {edit.place}")
+            for at, first in zip(where, map(min, zip(*starts, strict=True)), strict=False):
+                if at >= first:
+                    raise LensFVError(f"shared edit at {edit.place}, position {at}: a branch starts at {first}; edit before it")
         groups: list[Group] = []
         order = sorted(range(len(made)), key=starts.__getitem__)
         for start, members in groupby(order, starts.__getitem__):
             indices = tuple(members)
             variants = list(dict.fromkeys(answers[i] for i in indices))
-            rows = tuple(Row(variants.index(answers[i]), made[i].placed(lengths, start)) for i in indices)
+            rows = tuple(Row(variants.index(answers[i]), placed(made[i].edits, lengths, start)) for i in indices)
             groups.append(Group(start, tuple(variants), indices, rows))
         return groups
 
@@ -195,7 +204,8 @@ class OpenPrompts:
             prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
             ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
             suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
-            trunk = open_trunk(self.way, self.model, prefixes, suffixes)
+            shared = placed(self._shared, [len(p) for p in self.prompts], group.starts)
+            trunk = open_trunk(self.way, self.model, prefixes, suffixes, shared)
             if not keep:
                 return trunk
             self._trunks[key] = trunk

@@ -75,13 +75,18 @@ class Tiling:
 
     def _mask(self, one_row: Tensor) -> Tensor:
         n, rows, width = self._prefix, self._rows, self._width
-        blocked = False if one_row.dtype == torch.bool else torch.finfo(one_row.dtype).min
         outer = one_row.shape[:-2]
-        apart = one_row.new_full((*outer, rows, width, rows, width), blocked)
+        # What the model itself writes where a token must not look: at the first token, for the last.
+        blocked = one_row[..., :1, -1:] if n + width > 1 else _blocked(one_row.dtype)
+        apart = one_row.new_zeros(*outer, rows * width, rows * width).copy_(blocked).reshape(*outer, rows, width, rows, width)
         each = torch.arange(rows, device=one_row.device)
         apart[..., each, :, each, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row sees itself
         suffix = torch.cat([one_row[..., n:, :n].tile(rows, 1), apart.reshape(*outer, rows * width, rows * width)], -1)
         if not self._lead:
             return suffix
-        lead = torch.cat([one_row[..., :n, :n], one_row.new_full((*outer, n, rows * width), blocked)], -1)
+        lead = torch.cat([one_row[..., :n, :n], one_row.new_zeros(*outer, n, rows * width).copy_(blocked)], -1)
         return torch.cat([lead, suffix], -2)
+
+
+def _blocked(dtype: torch.dtype) -> Tensor:
+    return torch.tensor(False) if dtype == torch.bool else torch.tensor(torch.finfo(dtype).min, dtype=dtype)

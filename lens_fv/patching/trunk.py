@@ -7,7 +7,7 @@ trunk and rows walk together, so that a layer's weights are read once. It is the
 not an approximation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from lens_fv.model.lens_model import LensModel
+from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching.attention import Tree, tree_attention
 from lens_fv.patching.calls import call_layout, record_calls
-from lens_fv.patching.rows import Row, Stacks, stack_edits
+from lens_fv.patching.rows import Placed, Row, stack_edits
 from lens_fv.patching.tiling import Tiling
 
 
@@ -30,6 +30,7 @@ class Trunk:
         model: a bridge whose blocks can be called one by one (see `lens_fv.patching.check`).
         prefixes: token ids before that position, one list a prompt.
         suffixes: for each prompt, the token ids from there on, in as many variants as there are answers to force.
+        shared: edits that all branches have in common, in the prefixes (so at negative tokens).
         native: attend by `lens_fv.patching.attention`; else by a mask, through TransformerLens' own attention.
     """
 
@@ -38,10 +39,12 @@ class Trunk:
         model: LensModel,
         prefixes: Sequence[Sequence[int]],
         suffixes: Sequence[Sequence[Sequence[int]]],
+        shared: Placed = (),
         *,
         native: bool,
     ) -> None:
         self.model, self._native = model, native
+        self._shared = stack_edits([Row(0, shared)], model.device)
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
         self._prefix = max(map(len, prefixes))
         self._variants = len(suffixes[0])
@@ -88,12 +91,19 @@ class Trunk:
         cache = None if self._native else self._cache()
         tiling = Tiling(len(rows), width=width, prefix=self._prefix, lead=lead, cache=cache, tree_mask=not self._native)
 
-        def editor(edits: Stacks) -> Callable[..., Tensor]:
-            # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
-            return lambda x, hook: edits.apply(x, width, lead)  # noqa: ARG005
+        shared = self._shared if lead else {}
+        places = stacks.keys() | shared.keys()
 
-        inside = [(place, editor(edits)) for place, edits in stacks.items() if "resid" not in place]
+        def edited(place: str, x: Tensor) -> Tensor:
+            # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
+            x = shared[place].apply(x, 0, lead) if place in shared else x
+            return stacks[place].apply(x, width, lead) if place in stacks else x
+
+        def hook(place: str) -> Hook:
+            return place, lambda x, hook: edited(place, x)  # noqa: ARG005
+
         # Put on once for all layers: TransformerLens looks up every name it knows each time that hooks come and go.
+        inside = [hook(place) for place in places if "resid" not in place]
         with model.hooks(inside), tree_attention(model, tree) if self._native else nullcontext():
             for layer in range(start, layers + 1):
                 if not known and layer:
@@ -103,8 +113,7 @@ class Trunk:
                     x = torch.cat([x, self._leaving(layer, joining)], 1)
                     under_way += len(joining)
                 for place in (f"blocks.{layer - 1}.hook_resid_post", f"blocks.{layer}.hook_resid_pre"):
-                    if place in stacks:
-                        x = stacks[place].apply(x, width, lead)
+                    x = edited(place, x)
                 if layer == layers:
                     break
                 tree.layer = layer
