@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from lens_fv.cli import inspect, run, vectors
+from lens_fv.cli.bench import bench
 from lens_fv.errors import LensFVError
 
 app = typer.Typer(
@@ -23,8 +24,6 @@ for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, vectors
     app.command()(command)
 app.command()(vectors.evaluate)
 app.command()(inspect.show)
-bench = typer.Typer(help="Measure speed and exactness on this machine.", no_args_is_help=True)
-bench.command("engine")(run.bench_engine)
 app.add_typer(bench, name="bench")
 
 

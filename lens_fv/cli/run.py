@@ -1,4 +1,4 @@
-"""Commands that do a whole run: demo, bench."""
+"""Commands that do a whole run: demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
 
 def demo(
@@ -38,32 +38,3 @@ def demo(
         head = found["heads"][0]
         table.add_row(name, f"{head['layer']}.{head['head']}", *(f"{r['top1']:.2f}" for r in found["results"]))
     emit(report, as_json, table, f"open {out / 'report.html'} ({report['seconds']:.0f} s)")
-
-
-def bench_engine(
-    model: ModelName = DEFAULT_MODEL,
-    task: TaskName = "present-past",
-    shots: Shots = 10,
-    sample: Annotated[int, typer.Option(min=1, help="Heads that the plain loop is timed on, then scaled to all.")] = 12,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of the engine; the median counts.")] = 5,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON object to this file.")] = None,
-) -> None:
-    """Patch every head of one few-shot prompt: the one-pass engine against the plain TransformerLens loop, in one run.
-
-    Writes nothing unless --out is given.
-    """
-    from lens_fv.progress import progress_bar
-    from lens_fv.studies.bench import bench_engine as measure
-    from lens_fv.tasks import load_task
-
-    the_task, lens = load_task(task), open_model(model, device, dtype)
-    with progress_bar("bench", sample + repeats, show=True) as tick:
-        found = measure(lens, the_task, n_shots=shots, sample=sample, repeats=repeats, seed=seed, tick=tick).to_json()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in found.items():
-        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
-    emit(found, as_json, table, out=out)

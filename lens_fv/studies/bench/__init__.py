@@ -1,0 +1,23 @@
+"""How fast, how exact and how large is the engine, on this machine?
+
+Every measurement stands beside the plain way of doing the same, timed in turn with it, and beside the arithmetic floor: the
+operations that cannot be avoided, at the rate of a matrix product timed in the same run.
+"""
+
+from lens_fv.studies.bench.engine import EngineBench, bench_engine, bench_sweep
+from lens_fv.studies.bench.memory import MemoryBench, bench_memory
+from lens_fv.studies.bench.subject import SHAPES, Subject, open_subject
+from lens_fv.studies.bench.tuning import TuneBench, bench_tune
+
+__all__ = [
+    "SHAPES",
+    "EngineBench",
+    "MemoryBench",
+    "Subject",
+    "TuneBench",
+    "bench_engine",
+    "bench_memory",
+    "bench_sweep",
+    "bench_tune",
+    "open_subject",
+]

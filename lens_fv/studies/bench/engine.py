@@ -1,0 +1,153 @@
+"""Many edits of one prompt: the engine against the plain TransformerLens loop."""
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from lens_fv.patching import Branch, Edit, answer_logprobs, branch_way, run_branches
+from lens_fv.studies.bench.clock import Clock, floor_operations, plain_forward
+from lens_fv.studies.bench.subject import Subject
+
+
+@dataclass(frozen=True)
+class EngineBench:
+    """What `bench_engine` and `bench_sweep` measured. Times are medians, in seconds.
+
+    Attributes:
+        model, device, dtype, threads, prompt_tokens: what it ran on.
+        method: the way in which branches run.
+        edits: how many.
+        plain_forward_s: one forward of the prompt, unembedding its last token.
+        engine_s: all edits by the engine, from the token ids to the answer's log-probability.
+        loop_s: the same by one TransformerLens forward an edit, `loop_sample` of which were timed and scaled up.
+        speedup_vs_loop: loop_s / engine_s.
+        plain_forwards: engine_s / plain_forward_s.
+        max_abs_error: largest difference in probability (over the whole vocabulary) on the sampled edits.
+        floor_s: what the arithmetic alone takes at the matrix product's rate.
+        floor_fraction: floor_s / engine_s.
+        product_gflops: that rate, in 1e9 operations a second.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    prompt_tokens: int
+    method: str
+    edits: int
+    loop_sample: int
+    plain_forward_s: float
+    engine_s: float
+    loop_s: float
+    speedup_vs_loop: float
+    plain_forwards: float
+    max_abs_error: float
+    floor_s: float
+    floor_fraction: float
+    product_gflops: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def bench_engine(
+    subject: Subject,
+    *,
+    sample: int = 12,
+    repeats: int = 5,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> EngineBench:
+    """Patch every head at the last token of a prompt.
+
+    Args:
+        subject: the model and the prompt.
+        sample: edits that the loop is timed on.
+        repeats: runs of the engine and of the plain forward, in turn; the median counts.
+        seed: of the edits' random values and of the sample.
+        tick: called `repeats` + `sample` times.
+    """
+    return _bench(subject, head_edits(subject, seed), sample, repeats, seed, tick)
+
+
+def bench_sweep(
+    subject: Subject,
+    *,
+    scales: Sequence[float] = SCALES,
+    sample: int = 12,
+    repeats: int = 5,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> EngineBench:
+    """Add one random vector after every layer at every scale; see `bench_engine`."""
+    model = subject.model
+    vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    edits = [Edit(layer, scale * vector, mode="add") for layer in range(model.n_layers) for scale in scales]
+    return _bench(subject, edits, sample, repeats, seed, tick)
+
+
+def head_edits(subject: Subject, seed: int) -> list[Edit]:
+    """A random output in place of each head's in turn."""
+    model, rng = subject.model, torch.Generator().manual_seed(seed)
+    heads = [(layer, head) for layer in model.attention_layers for head in range(model.n_heads)]
+    values = torch.randn(len(heads), model.d_head, generator=rng).to(model.device)
+    return [Edit(layer, value, head=head) for (layer, head), value in zip(heads, values, strict=True)]
+
+
+@torch.no_grad()
+def _bench(
+    subject: Subject, edits: Sequence[Edit], sample: int, repeats: int, seed: int, tick: Callable[[], None]
+) -> EngineBench:
+    model, prompt, clock, rows = subject.model, subject.prompt, Clock(subject.model), len(edits)
+    branches = [Branch((edit,), tokens=(0,)) for edit in edits]
+
+    def engine() -> torch.Tensor:
+        return run_branches(model, [prompt], branches, readout=answer_logprobs)
+
+    seconds = clock.race({"plain": plain_forward(model, prompt), "engine": engine}, repeats, tick)
+    chosen = random.Random(seed).sample(range(rows), min(sample, rows))
+    states = run_branches(model, [prompt], [branches[i] for i in chosen])[0, :, 0]
+    times, errors = [], []
+    for i, state in zip(chosen, states, strict=True):
+        found: list[torch.Tensor] = []
+        times.append(clock.time(lambda i=i, found=found: found.append(_plain_patch(subject, edits[i]))))
+        errors.append(float((model.unembed(state).float().softmax(-1) - found[0].float().softmax(-1)).abs().max()))
+        tick()
+    loop_s = statistics.mean(times) * rows
+    floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
+    return EngineBench(
+        **subject.facts(),
+        method=branch_way(model),
+        edits=rows,
+        loop_sample=len(times),
+        plain_forward_s=seconds["plain"],
+        engine_s=seconds["engine"],
+        loop_s=loop_s,
+        speedup_vs_loop=loop_s / seconds["engine"],
+        plain_forwards=seconds["engine"] / seconds["plain"],
+        max_abs_error=max(errors),
+        floor_s=floor_s,
+        floor_fraction=floor_s / seconds["engine"],
+        product_gflops=clock.rate / 1e9,
+    )
+
+
+def _plain_patch(subject: Subject, edit: Edit) -> torch.Tensor:
+    """The last token's logits under one edit, as a TransformerLens user would get them."""
+
+    def change(x: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+        if edit.head is not None:
+            x[:, -1, edit.head] = edit.value.to(x)
+        else:
+            x[:, -1] += edit.value.to(x)
+        return x
+
+    return subject.model.forward(torch.tensor([subject.prompt]), [(edit.place, change)])[0, -1]

@@ -1,0 +1,107 @@
+"""What is measured: a model, and token ids of any length to run on it."""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.model import load_model
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import Task, build_prompts, encode_prompt, split_pairs
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+                     "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
+    "llama-3.2-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+                     "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+    "llama-3-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+                   "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
+}  # fmt: skip
+"""Llama shapes that can be built with random weights: speed does not depend on what a model knows."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and a prompt for it.
+
+    Attributes:
+        model: the model.
+        prompt: token ids.
+    """
+
+    model: LensModel
+    prompt: tuple[int, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """What it ran on, for the report."""
+        model = self.model
+        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+        return {
+            "model": model.name,
+            "device": device,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "prompt_tokens": len(self.prompt),
+        }
+
+
+def open_subject(
+    name: str,
+    task: Task | None = None,
+    *,
+    n_shots: int = 10,
+    n_tokens: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+) -> Subject:
+    """Load a model with a few-shot prompt, or build a random one.
+
+    Args:
+        name: of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
+        task: its pairs make the prompt; None: random tokens.
+        n_shots: demonstrations of the prompt.
+        n_tokens: length of a prompt of random tokens; default: 10 a demonstration.
+        device, dtype: see `load_model`.
+        seed: of weights, prompt and random tokens.
+
+    Raises:
+        LensFVError: no such shape, or a prompt that does not fit the model.
+    """
+    random_weights = name.startswith("random:")
+    model = _random_model(name, device, dtype, seed) if random_weights else load_model(name, device=device, dtype=dtype)
+    if task is not None and n_tokens is None and not random_weights:
+        return Subject(model, few_shot_tokens(model, task, n_shots, seed))
+    rng = torch.Generator().manual_seed(seed)
+    return Subject(model, tuple(torch.randint(model.d_vocab, (n_tokens or 10 * (n_shots + 1),), generator=rng).tolist()))
+
+
+def few_shot_tokens(model: LensModel, task: Task, n_shots: int, seed: int) -> tuple[int, ...]:
+    """One few-shot prompt of a task, as token ids."""
+    split = split_pairs(task, seed=seed)
+    return encode_prompt(model, build_prompts(split.validation[:1], split.train, n_shots=n_shots, seed=seed)[0]).tokens
+
+
+def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -> LensModel:
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    shape = SHAPES.get(name.removeprefix("random:"))
+    if shape is None:
+        raise LensFVError(f"build {name}: known shapes are {', '.join(SHAPES)}")
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(seed)
+    config = LlamaConfig(**shape, max_position_embeddings=8192, dtype=getattr(torch, dtype or "float32"))
+    with target:
+        hf = LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype or "float32")).eval()
+    with tempfile.TemporaryDirectory() as folder:  # TransformerLens wants a tokenizer that has been saved
+        fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<bos>": 0}, unk_token="<bos>")))
+        fast.bos_token = fast.eos_token = fast.pad_token = "<bos>"
+        fast.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    hf.config.architectures = ["LlamaForCausalLM"]
+    bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=target)
+    return LensModel.wrap(bridge, name=name, prepend_bos=False)

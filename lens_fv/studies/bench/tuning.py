@@ -1,0 +1,165 @@
+"""Tuning one vector: steps through the layers above it, for the tokens behind it, against full forward and backward passes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import Edit, branch_way
+from lens_fv.studies.bench.clock import Clock, body_weights
+from lens_fv.studies.bench.subject import Subject
+from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors.tune import open_batches
+
+
+@dataclass(frozen=True)
+class TuneBench:
+    """What `bench_tune` measured. Times in seconds, for all steps.
+
+    Attributes:
+        model, device, dtype, threads: what it ran on.
+        method: the way in which branches run.
+        pairs, steps, layer: what was tuned.
+        engine_s: opening the prompts and all steps, by the engine.
+        full_s: the same steps, each a forward and backward pass of the whole batch through TransformerLens.
+        speedup: full_s / engine_s.
+        relative_difference: length of the difference of the two vectors / length of the vector from full passes.
+        floor_s: what the arithmetic of the engine's steps takes at the matrix product's rate.
+        floor_fraction: floor_s / engine_s.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    method: str
+    pairs: int
+    steps: int
+    layer: int
+    engine_s: float
+    full_s: float
+    speedup: float
+    relative_difference: float
+    floor_s: float
+    floor_fraction: float
+    product_gflops: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+def bench_tune(
+    subject: Subject,
+    task: Task | None,
+    *,
+    pairs: int = 20,
+    steps: int = 40,
+    layer: int | None = None,
+    learning_rate: float = 0.3,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> TuneBench:
+    """Tune one vector from zero by Adam with a cosine schedule, once by the engine and once by full passes.
+
+    Args:
+        subject: the model.
+        task: its zero-shot prompts are trained on; None: random ones of 8 tokens with answers of 2.
+        pairs: how many.
+        steps: of Adam.
+        layer: after which the vector is added; default: the middle.
+        learning_rate: of Adam.
+        seed: of the split or of the random prompts.
+        tick: called after each step: 2 x `steps` times.
+    """
+    model = subject.model
+    layer = model.n_layers // 2 if layer is None else model.check_layer(layer)
+    prompts = _prompts(model, task, pairs, seed)
+    clock = Clock(model)
+    clock.race({}, 5, lambda: None)
+    vectors: dict[str, Tensor] = {}
+
+    def engine() -> None:
+        batches = open_batches(model, prompts, size=pairs)
+
+        def loss(v: Tensor) -> Tensor:
+            edit = Edit(layer, v, mode="add")
+            return torch.stack([b.loss([edit])[0] * (len(b.answers) / pairs) for b in batches]).sum()
+
+        vectors["engine"] = _fit(model, loss, steps, learning_rate, tick)
+
+    def full() -> None:
+        vectors["full"] = _fit(model, _full_loss(model, prompts, layer), steps, learning_rate, tick)
+
+    branch_way(model)  # checked once a model, not once a vector
+    engine_s, full_s = clock.time(engine), clock.time(full)
+    difference = (vectors["engine"] - vectors["full"]).norm() / vectors["full"].norm()
+    # A step runs the suffix through the layers above, forwards and (as much again, weights being frozen) backwards.
+    tokens = sum(len(p.answers[0]) for p in prompts)
+    body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
+    opening = 2 * sum(len(p.tokens) for p in prompts) * body_weights(model)
+    floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
+    facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
+    return TuneBench(
+        **facts,
+        method=branch_way(model),
+        pairs=pairs,
+        steps=steps,
+        layer=layer,
+        engine_s=engine_s,
+        full_s=full_s,
+        speedup=full_s / engine_s,
+        relative_difference=float(difference),
+        floor_s=floor_s,
+        floor_fraction=floor_s / engine_s,
+        product_gflops=clock.rate / 1e9,
+    )
+
+
+def _prompts(model: LensModel, task: Task | None, pairs: int, seed: int) -> list[EncodedPrompt]:
+    if task is not None:
+        return encode_prompts(model, [zero_shot(pair) for pair in split_pairs(task, seed=seed, n_train=pairs).train[:pairs]])
+    rng = torch.Generator().manual_seed(seed)
+    draw = torch.randint(model.d_vocab, (pairs, 10), generator=rng).tolist()
+    return [EncodedPrompt(tuple(row[:8]), (tuple(row[8:]),)) for row in draw]
+
+
+def _fit(
+    model: LensModel, loss: Callable[[Tensor], Tensor], steps: int, learning_rate: float, tick: Callable[[], None]
+) -> Tensor:
+    v = torch.nn.Parameter(torch.zeros(model.d_model, device=model.device))
+    optimiser = torch.optim.Adam([v], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        with torch.enable_grad():
+            loss(v).backward()
+        optimiser.step()
+        schedule.step()
+        tick()
+    return v.detach()
+
+
+def _full_loss(model: LensModel, prompts: Sequence[EncodedPrompt], layer: int) -> Callable[[Tensor], Tensor]:
+    """The tuning loss by one TransformerLens forward of all prompts with their answers, padded behind."""
+    texts = [(*p.tokens, *p.answers[0][:-1]) for p in prompts]
+    width = max(map(len, texts))
+    tokens = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts])
+    last = torch.tensor([len(p.tokens) - 1 for p in prompts], device=model.device)
+    each = torch.arange(len(prompts), device=model.device)
+
+    def loss(v: Tensor) -> Tensor:
+        def add(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            return x.index_put((each, last), x[each, last] + v.to(x))
+
+        logprobs = model.forward(tokens, [(f"blocks.{layer}.hook_resid_post", add)]).float().log_softmax(-1)
+        means = [
+            logprobs[i, at : at + len(p.answers[0])].gather(1, torch.tensor(p.answers[0], device=v.device)[:, None]).mean()
+            for i, (p, at) in enumerate(zip(prompts, last.tolist(), strict=True))
+        ]
+        return -torch.stack(means).mean()
+
+    return loss
