@@ -1,0 +1,189 @@
+"""What every token of a few-shot prompt is there for: the ten token classes of Todd et al. (2024)."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any, Literal, NamedTuple, get_args
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.encoding import Encoder
+from lens_fv.tasks.prompts import TODD, Prompt, PromptTemplate
+from lens_fv.tasks.task import Pair
+
+TokenClass = Literal[
+    "demonstration",
+    "label",
+    "separator",
+    "predictive",
+    "structural",
+    "end_of_example",
+    "query_demonstration",
+    "query_structural",
+    "query_separator",
+    "query_predictive",
+]
+TOKEN_CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
+
+
+class Place(NamedTuple):
+    """Where a token stands, said so that it can be found again in another prompt of the same template and shots.
+
+    Attributes:
+        example: which demonstration, from 0; the query comes after the last, and -1 stands before the first.
+        part: which part of the example, in the order in which the template writes them.
+        token: which token of the part.
+    """
+
+    example: int
+    part: int
+    token: int
+
+
+@dataclass(frozen=True)
+class TokenClasses:
+    """The class and the place of every token of an encoded prompt.
+
+    Attributes:
+        classes: None for the beginning-of-sequence token and for an instruction.
+        places: None for the beginning-of-sequence token.
+        slots: the place, but the same one for all tokens of a word: what Todd et al. average activations over, so that
+            words of one token and of several can stand in for each other. None where there is no class.
+    """
+
+    classes: tuple[TokenClass | None, ...]
+    places: tuple[Place | None, ...]
+    slots: tuple[Place | None, ...]
+
+    def positions(self, name: str) -> tuple[int, ...]:
+        """Indices of the tokens of a class; none where the prompt has no such token.
+
+        Raises:
+            LensFVError: there is no such class.
+        """
+        if name not in TOKEN_CLASSES:
+            raise LensFVError(f"token class {name!r}: there is no such class; choose from {', '.join(TOKEN_CLASSES)}")
+        return tuple(i for i, found in enumerate(self.classes) if found == name)
+
+
+_Kind = Literal["instruction", "text", "cue", "word", "label", "separator", "end"]
+
+
+class _Part(NamedTuple):
+    example: int
+    number: int
+    kind: _Kind
+    text: str
+
+
+def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = TODD) -> TokenClasses:
+    r"""The class of every token of `encode_prompt(model, prompt)`, as Todd et al. (2024) and their code assign them.
+
+    In `Q: hot\nA: cold\n\n`, blanks in front of a word being the word's: `Q:` and `A` are structural, `hot` is the
+    demonstration, the line break behind it a separator, the last token before the answer (`:`) predictive, ` cold` the
+    label, the first token behind it end_of_example and further ones separators. The query has its own four. Behind an
+    instruction stands a separator; the instruction itself has no class.
+
+    A token that reaches over several parts has the class of its last character. (Their code counts the tokens of beginnings
+    of the text instead; GPT-2 writes an ending pair of line breaks as one token, so its second one became structural.)
+
+    Args:
+        model: whose tokenizer is asked: for the characters of each token where it can tell them, or else for the tokens
+            of every beginning of the text.
+        prompt: the prompt.
+        template: the one that it was written with.
+
+    Raises:
+        LensFVError: the prompt was written with another template.
+    """
+    parts = [part for part in _parts(prompt, template) if part.text]
+    starts = list(accumulate((len(part.text) for part in parts), initial=0))
+    found = [parts[bisect_right(starts, last) - 1] for last in _last_characters(model, prompt.text)]
+    n_bos = len(model.encode(prompt.text)) - len(found)
+    classes: list[TokenClass | None] = [None] * n_bos
+    places: list[Place | None] = [None] * n_bos
+    slots: list[Place | None] = [None] * n_bos
+    for part, tokens in groupby(found):
+        n = len(list(tokens))
+        for token in range(n):
+            query, place = part.example == len(prompt.demonstrations), Place(part.example, part.number, token)
+            name = _class_of(part, first=token == 0, last=token == n - 1, query=query)
+            classes.append(name)
+            places.append(place)
+            slots.append(None if name is None else place._replace(token=0) if part.kind in ("word", "label") else place)
+    return TokenClasses(tuple(classes), tuple(places), tuple(slots))
+
+
+def _class_of(part: _Part, *, first: bool, last: bool, query: bool) -> TokenClass | None:
+    """`first` and `last`: of the part's tokens."""
+    match part.kind:
+        case "word":
+            return "query_demonstration" if query else "demonstration"
+        case "cue" if last:
+            return "query_predictive" if query else "predictive"
+        case "text" | "cue":
+            return "query_structural" if query else "structural"
+        case "separator":
+            return "query_separator" if query else "separator"
+        case "end":
+            return "end_of_example" if first else "separator"
+        case "label":
+            return "label"
+        case "instruction":
+            return None
+
+
+def _parts(prompt: Prompt, template: PromptTemplate) -> Iterator[_Part]:
+    """The prompt's text, cut; parts may be empty."""
+    examples = [_pieces(template, pair, answered=True) for pair in prompt.demonstrations]
+    examples.append(_pieces(template, prompt.query, answered=False))
+    body = [_Part(i, number, *piece) for i, pieces in enumerate(examples) for number, piece in enumerate(pieces)]
+    written = "".join(part.text for part in body)
+    head, behind = prompt.text[: len(prompt.text) - len(written)], template.instruction.rpartition("{instruction}")[2]
+    if head + written != prompt.text or (head and not head.endswith(behind)):
+        raise LensFVError(
+            f"token classes of the prompt for {prompt.query.input!r}: it was not written with the template {template}; "
+            "give the one that it was"
+        )
+    yield _Part(-1, 0, "instruction", head.removesuffix(behind))
+    yield _Part(-1, 1, "separator", behind if head else "")
+    yield from body
+
+
+def _pieces(template: PromptTemplate, pair: Pair, *, answered: bool) -> Iterator[tuple[_Kind, str]]:
+    """A question: text, the word with the blanks in front of it, what separates it from the cue; and its answer."""
+    *fronts, behind = template.query.split("{input}")
+    for front in fronts:
+        text = front.rstrip(" ")
+        yield "text", text
+        yield "word", front[len(text) :] + pair.input
+    cue = behind.lstrip()
+    yield "separator", behind[: len(behind) - len(cue)]
+    yield "cue", cue
+    if answered:
+        yield "label", template.write_answer(pair.output)
+        yield "end", template.separator
+
+
+def _last_characters(model: Encoder, text: str) -> list[int]:
+    """Where each token of a text ends: the index of its last character."""
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if getattr(tokenizer, "is_fast", False):
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [max(end - 1, 0) for _, end in read["offset_mapping"]]
+    return _last_characters_by_encoding(model, text)
+
+
+def _last_characters_by_encoding(model: Encoder, text: str) -> list[int]:
+    """The same from `encode` alone: a token ends where it is first among the tokens of the text up to there."""
+    tokens = model.encode(text, bos=False)
+    found: list[int] = []
+    for last in range(len(text)):
+        beginning = model.encode(text[: last + 1], bos=False)
+        same = next((i for i, (a, b) in enumerate(zip(tokens, beginning)) if a != b), min(len(tokens), len(beginning)))
+        unread = last - (found[-1] if found else -1)
+        # Line breaks may look different until the next character comes: that one then belongs to the token behind them.
+        # More new tokens than characters: a character of several tokens.
+        split = len(beginning) - len(found) <= unread
+        found += [last - (len(beginning) - 1 - i if split else 0) for i in range(len(found), same)]
+    return found
