@@ -1,0 +1,204 @@
+"""Where, and how strongly, should a vector go in? Every layer at every scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import score_answers
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors.function_vector import FunctionVector, Site
+
+Measure = Literal["top1", "full", "logprob"]
+Part = Literal["validation", "test"]
+
+
+class SweepCell(NamedTuple):
+    """One layer and scale, with 95 % intervals.
+
+    Attributes:
+        top1: share of items whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson's interval.
+        full: share of items for which greedy decoding writes an acceptable answer to its end.
+        mean_logprob: mean log-probability of the (best acceptable) answer, in nats; `logprob_low`, `logprob_high`: bootstrap.
+    """
+
+    layer: int
+    scale: float
+    top1: float
+    low: float
+    high: float
+    full: float
+    mean_logprob: float
+    logprob_low: float
+    logprob_high: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class InjectionSweep(Artefact):
+    """What a vector does to zero-shot prompts at every layer and scale.
+
+    Attributes:
+        layers: the residual stream's layers that it was added after; the vector's own alone where it goes to its heads.
+        scales: what it was multiplied with.
+        site: see `FunctionVector`.
+        part: the part of the split that was asked.
+        top1, full, logprob: see `AnswerScores`.
+        plain_top1, plain_full, plain_logprob: the same without the vector.
+    """
+
+    layers: tuple[int, ...]
+    scales: tuple[float, ...]
+    site: Site
+    part: Part
+    top1: Bool[Tensor, "items layers scales"]
+    full: Bool[Tensor, "items layers scales"]
+    logprob: Float[Tensor, "items layers scales"]
+    plain_top1: Bool[Tensor, " items"]
+    plain_full: Bool[Tensor, " items"]
+    plain_logprob: Float[Tensor, " items"]
+
+    def __post_init__(self) -> None:
+        """Check that there is a number for every item, layer and scale."""
+        require_shape("sweep's log-probabilities", self.logprob, (len(self.plain_logprob), len(self.layers), len(self.scales)))
+
+    def mean(self, measure: Measure = "logprob") -> Float[Tensor, "layers scales"]:
+        """The average over items: an accuracy, or a log-probability in nats."""
+        values: Tensor = getattr(self, measure)
+        return values.double().mean(0)
+
+    def interval(
+        self, measure: Measure = "logprob", *, level: float = 0.95, resamples: int = 2000
+    ) -> Float[Tensor, "2 layers scales"]:
+        """Lower and upper end per cell: Wilson's for an accuracy, percentile bootstrap over items for a log-probability."""
+        values: Tensor = getattr(self, measure)
+        n = len(values)
+        if measure != "logprob":
+            hits: list[int] = values.sum(0).flatten().tolist()
+            ends = [stats.binomtest(k, n).proportion_ci(confidence_level=level, method="wilson") for k in hits]
+            return torch.tensor([[e.low for e in ends], [e.high for e in ends]]).reshape(2, *values.shape[1:])
+        if n < 2:
+            return values.repeat(2, 1, 1)
+        found = stats.bootstrap(
+            (values.numpy(force=True),),
+            np.mean,
+            axis=0,
+            n_resamples=resamples,
+            batch=200,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(self.provenance.seed),
+        ).confidence_interval
+        return torch.from_numpy(np.stack([found.low, found.high]))
+
+    def cells(self) -> list[SweepCell]:
+        """Every layer and scale, layer by layer."""
+        numbers = [self.mean("top1"), *self.interval("top1"), self.mean("full"), self.mean(), *self.interval()]
+        rows = torch.stack([x.double() for x in numbers], -1).flatten(0, 1).tolist()
+        places = [(layer, scale) for layer in self.layers for scale in self.scales]
+        return [SweepCell(*place, *row) for place, row in zip(places, rows, strict=True)]
+
+    def best(self, measure: Measure = "logprob") -> SweepCell:
+        """The cell of largest mean; among equal accuracies the one of largest log-probability.
+
+        `vector.at(layer=best.layer, scale=best.scale)` is the vector there.
+        """
+        column = "mean_logprob" if measure == "logprob" else measure
+        return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.mean_logprob))
+
+    def grid(self) -> Tensor:
+        """Mean log-probability won over no vector, (layers, scales)."""
+        return (self.mean() - self.plain_logprob.double().mean()).float()
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        best, where = self.best(), "its heads" if self.site == "heads" else f"after {len(self.layers)} layers"
+        top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
+        return super().facts() | {
+            "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
+            "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
+            "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
+            "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1:.2f} "
+            f"[{best.low:.2f}, {best.high:.2f}], log-prob {best.mean_logprob:.2f} "
+            f"[{best.logprob_low:.2f}, {best.logprob_high:.2f}]",
+        }
+
+
+def sweep_injection(
+    model: LensModel,
+    task: Task,
+    vector: FunctionVector,
+    *,
+    layers: Sequence[int] | None = None,
+    scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    split: Split | None = None,
+    part: Part = "validation",
+    most_items: int | None = 40,
+    template: PromptTemplate = TODD,
+    force: bool = False,
+    progress: bool = False,
+) -> InjectionSweep:
+    """Inject a vector at every layer and scale, all of them as branches of the same prompts.
+
+    Args:
+        model: the model.
+        task: the task.
+        vector: the vector. One that goes to its heads has no layer to choose: its scale alone is swept.
+        layers: of the residual stream; default: all.
+        scales: what the vector is multiplied with, instead of its own scale.
+        split: default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
+        part: which pairs are asked about. What is chosen by a sweep of the test split must not be reported on it.
+        most_items: ask about so many pairs only; more cost time and rarely change a choice.
+        template: of the zero-shot prompts.
+        force: sweep it though its provenance does not match.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no layers, scales or items, no such layer, layers for a vector that goes to its heads, or a vector of
+            another model.
+    """
+    if not force:
+        vector.provenance.check(model)
+    if vector.site == "heads" and layers is not None:
+        raise LensFVError(
+            f"sweep a vector injected at its heads over layers {list(layers)}: they stay in their own layers; leave layers "
+            "out, or sweep vector.at(site='resid_post')"
+        )
+    every = [vector.layer] if vector.site == "heads" else range(model.n_layers) if layers is None else layers
+    at = tuple(dict.fromkeys(model.check_layer(layer) for layer in every))
+    by = tuple(dict.fromkeys(float(scale) for scale in scales))
+    if not at or not by:
+        raise LensFVError(f"sweep a vector over {len(at)} layers and {len(by)} scales: give at least one of each")
+    split = split or split_pairs(task, seed=vector.provenance.seed)
+    items = (split.validation if part == "validation" else split.test)[:most_items]
+    if not items:
+        raise LensFVError(f"sweep {task.name}: no items of its {part} split; it needs more pairs, or raise most_items")
+    prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in items])
+    branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in at for scale in by)]
+    scores = score_answers(model, prompts, branches, what=f"{task.name}: sweep", progress=progress)
+    found = {name: getattr(scores, name) for name in ("top1", "full", "logprob")}
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in prompts],
+        seed=vector.provenance.seed,
+        method="injection sweep",
+        options={"vector": vector.provenance.method, "vector_task": vector.provenance.task, "part": part},
+    )
+    return InjectionSweep(
+        provenance=provenance,
+        layers=at,
+        scales=by,
+        site=vector.site,
+        part=part,
+        **{name: values[:, 1:].reshape(len(items), len(at), len(by)) for name, values in found.items()},
+        **{f"plain_{name}": values[:, 0] for name, values in found.items()},
+    )
