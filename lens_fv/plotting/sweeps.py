@@ -1,4 +1,4 @@
-"""Where should the vector go in?"""
+"""Where should the vector go in, and how strongly?"""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -10,6 +10,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import bootstrap_interval, wilson_interval
 from lens_fv.patching.answers import AnswerScores
 from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain, tint
+from lens_fv.vectors.sweep import InjectionSweep
 
 CurveMeasure = Literal["top1", "logprob"]
 _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the answer (nats)"}
@@ -62,6 +63,64 @@ def layer_curve(
         height=420,
         xaxis=counting_axis("vector added after layer", n_layers) | {"range": [-0.5, n_layers - 0.5], "zeroline": False},
         yaxis={"title": {"text": _AXES[measure]}, **limits},
+    )
+
+
+def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> go.Figure:
+    """What a vector wins over none: layers across, scales up, on a diverging scale around zero; the best cell is marked.
+
+    Args:
+        sweep: from `sweep_injection`.
+        measure: "top1" or "logprob"; the hover text has both, with their intervals.
+
+    Raises:
+        LensFVError: no such measure.
+    """
+    if measure not in _AXES:
+        raise LensFVError(f"draw {measure!r} by layer and scale: choose one of {', '.join(_AXES)}")
+    plain_mean = float((sweep.plain_top1 if measure == "top1" else sweep.plain_logprob).double().mean())
+    won = sweep.mean(measure) - plain_mean
+    layer_names = {layer: "its heads" if sweep.site == "heads" else str(layer) for layer in sweep.layers}
+    scale_names = {scale: f"{scale:g}" for scale in sweep.scales}
+    hover = [
+        f"{'' if sweep.site == 'heads' else 'layer '}{layer_names[c.layer]}, scale {scale_names[c.scale]}: "
+        f"accuracy {c.top1:.3f} [{c.low:.3f}, {c.high:.3f}]<br>"
+        f"log-probability {c.mean_logprob:.3f} [{c.logprob_low:.3f}, {c.logprob_high:.3f}]"
+        for c in sweep.cells()
+    ]
+    n_scales = len(scale_names)
+    cells = go.Heatmap(
+        z=won.T.tolist(),
+        x=list(layer_names.values()),
+        y=list(scale_names.values()),
+        text=[hover[j::n_scales] for j in range(n_scales)],
+        hovertemplate="%{text}<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+    )
+    best = sweep.best(measure)
+    mark = go.Scatter(
+        x=[layer_names[best.layer]],
+        y=[scale_names[best.scale]],
+        mode="markers",
+        marker={"color": "white", "size": 9, "symbol": "diamond", "line": {"width": 1.5, "color": GREY}},
+        name="best",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    furthest = float(won.abs().max()) or 1.0
+    unit = _AXES[measure].replace(" of the answer", "<br>of the answer").replace("first-token ", "first-token<br>")
+    about = f"{sweep.provenance.task}, {sweep.provenance.model}, {len(sweep.top1)} {sweep.part} items"
+    category = {"type": "category", "showgrid": False}
+    return figure(
+        [cells, mark],
+        title=f"{'Accuracy' if measure == 'top1' else 'Log-probability'} won by layer and scale: {about}",
+        height=max(120, 38 * n_scales) + 130,
+        coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": f"change in<br>{unit}", "side": "top"}}},
+        # Categories: a sweep may leave layers out, and scales are rarely evenly spaced.
+        xaxis=category | {"title": {"text": "vector added after layer"}, "tickangle": 0},
+        yaxis=category | {"title": {"text": "scale"}},
     )
 
 
