@@ -1,0 +1,231 @@
+"""Which heads matter at which tokens: indirect effects by token class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.check import Method
+from lens_fv.patching.edit import Branch, Edit
+from lens_fv.patching.ranking import Metric
+from lens_fv.patching.readout import answer_logprobs
+from lens_fv.patching.run import run_branches
+from lens_fv.patching.slots import slot_means
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+
+
+class ClassEffect(NamedTuple):
+    """One head's mean indirect effect at one token class, with its bootstrap interval over trials."""
+
+    layer: int
+    head: int
+    token_class: str
+    effect: float
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """Layer and head, as in "9.3"."""
+        return f"{self.layer}.{self.head}"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ClassEffects(Artefact):
+    """Every head's indirect effect on a task at every token class, trial by trial (Todd et al. 2024).
+
+    Attributes:
+        effects: metric with the head's mean clean outputs put in at all tokens of a class, minus the metric without.
+        baseline: the metric of the corrupted prompts, unedited.
+        classes: the token classes, in the order of the last axis.
+        metric: "prob" or "logprob" of the answer's first token.
+    """
+
+    effects: Float[Tensor, "trials layers heads classes"]
+    baseline: Float[Tensor, " trials"]
+    classes: tuple[str, ...]
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        """Check shapes against the provenance."""
+        require_shape("class effects", self.effects, (len(self.baseline), *self.provenance.shape[:2], len(self.classes)))
+
+    @property
+    def mean(self) -> Float[Tensor, "layers heads classes"]:
+        """The average indirect effects."""
+        return self.effects.mean(0)
+
+    def of(self, token_class: str) -> Float[Tensor, "trials layers heads"]:
+        """The effects at one class.
+
+        Raises:
+            LensFVError: it was not measured.
+        """
+        if token_class not in self.classes:
+            raise LensFVError(f"effects at token class {token_class!r}: measured were {', '.join(self.classes)}")
+        return self.effects[..., self.classes.index(token_class)]
+
+    def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers heads classes"]:
+        """Percentile bootstrap over trials: lower and upper end."""
+        values = self.effects.numpy(force=True)
+        if len(values) < 2:
+            return self.effects.repeat(2, 1, 1, 1)
+        found = stats.bootstrap(
+            (values,),
+            np.mean,
+            axis=0,
+            n_resamples=resamples,
+            batch=50,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(self.provenance.seed),
+        ).confidence_interval
+        return torch.from_numpy(np.stack([found.low, found.high]))
+
+    def top(self, n: int | None = None, *, token_class: str | None = None) -> list[ClassEffect]:
+        """The `n` (all, by default) largest mean effects, from the largest; of one class only, if asked for."""
+        if token_class is not None:
+            self.of(token_class)
+        mean, (low, high) = self.mean, self.interval()
+        found = [
+            ClassEffect(i, j, self.classes[k], *(float(x[i, j, k]) for x in (mean, low, high)))
+            for i, j, k in np.ndindex(*mean.shape)
+            if token_class in (None, self.classes[k])
+        ]
+        return sorted(found, key=lambda e: e.effect, reverse=True)[:n]
+
+    def grid(self) -> Tensor:
+        """The mean effect of each layer's strongest head (of either sign) at each class, (layers, classes)."""
+        return self.mean.gather(1, self.strongest()[:, None]).squeeze(1)
+
+    def strongest(self) -> Int[Tensor, "layers classes"]:
+        """The head of each layer whose mean effect at a class is furthest from zero."""
+        return self.mean.abs().argmax(1)
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        top = self.top()
+        best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
+        rows = {name: f"{e.name} {e.effect:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for name, e in best.items()}
+        counts = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
+        return super().facts() | counts | {f"top head at {name}": text for name, text in rows.items()}
+
+
+@torch.no_grad()
+def class_effects(
+    model: LensModel,
+    task: Task,
+    *,
+    classes: Sequence[str] | None = None,
+    split: Split | None = None,
+    n_shots: int = 10,
+    n_clean: int = 100,
+    n_trials: int = 25,
+    metric: Metric = "prob",
+    shuffle: Literal["permutation", "derangement"] = "permutation",
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    method: Method = "auto",
+    progress: bool = False,
+) -> ClassEffects:
+    """Causal mediation by token class (Todd et al. 2024): what a head does there, as far as the answer goes.
+
+    For every head and class: the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
+    its mean over clean prompts at the same slot (see `TokenClasses`); the indirect effect is what that does to the answer's
+    first token. Prompts are those of `rank_heads`, whose effects are the ones of "query_predictive".
+
+    Args:
+        model: the model.
+        task: the task; demonstrations come from its training split, queries from its validation split.
+        classes: default: those that the prompts have tokens of, which is all ten in the paper's template.
+        split: default: `split_pairs(task, seed=seed)`.
+        n_shots: demonstrations a prompt.
+        n_clean: clean prompts to average over.
+        n_trials: corrupted prompts to test on.
+        metric: "prob" as in the paper, or "logprob".
+        shuffle: how labels are corrupted, see `rank_heads`.
+        template: how prompts are written.
+        seed: of prompts and bootstrap.
+        method: see `run_branches`.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no such class or none of its tokens in a prompt, too few pairs, or a prompt longer than the context.
+    """
+    if n_trials < 1 or n_clean < 1:
+        raise LensFVError(f"class effects on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
+    split = split or split_pairs(task, seed=seed)
+
+    def prompts(n: int, corrupt: Literal["none", "permutation", "derangement"], seed: int) -> list[Prompt]:
+        return build_prompts(
+            split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, shuffle=corrupt, seed=seed
+        )
+
+    clean, corrupted = prompts(n_clean, "none", seed), prompts(n_trials, shuffle, seed + 1)
+    where = [token_classes(model, prompt, template=template) for prompt in corrupted]
+    names = _names(where, classes)
+    means = slot_means(model, clean, template=template, progress=progress)
+    encoded = encode_prompts(model, corrupted)
+    heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    rows: list[Tensor] = []
+    with progress_bar("effects by token class", n_trials, show=progress) as step:
+        for prompt, found in zip(encoded, where, strict=True):
+            answer = prompt.answers[0][:1]
+            places = [[(at, _mean(means, found.slots[at])) for at in found.positions(name)] for name in names]
+            edits = [
+                tuple(Edit(layer, mean[layer, head], head=head, position=at) for at, mean in place)
+                for layer, head in heads
+                for place in places
+            ]
+            branches = [Branch(edited, tokens=answer) for edited in ((), *edits)]
+            logprob = run_branches(model, [prompt.tokens], branches, readout=answer_logprobs, method=method)[0, :, 0].cpu()
+            rows.append(logprob.exp() if metric == "prob" else logprob)
+            step()
+    values = torch.stack(rows)
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in (*encode_prompts(model, clean), *encoded)],
+        seed=seed,
+        method="causal mediation by token class",
+        options={
+            "n_shots": n_shots,
+            "n_clean": n_clean,
+            "n_trials": n_trials,
+            "metric": metric,
+            "shuffle": shuffle,
+            "site": "attn.hook_z",
+            "position": "all tokens of a class",
+            "engine": method,
+        },
+    )
+    effects = (values[:, 1:] - values[:, :1]).reshape(-1, model.n_layers, model.n_heads, len(names))
+    return ClassEffects(provenance=provenance, effects=effects, baseline=values[:, 0], classes=names, metric=metric)
+
+
+def _names(where: Sequence[TokenClasses], asked: Sequence[str] | None) -> tuple[TokenClass, ...]:
+    """The classes asked for, or all that there are tokens of, in the paper's order."""
+    there = {name for found in where for name in found.classes}
+    if asked is not None:
+        for name in asked:
+            where[0].positions(name)
+            if name not in there:
+                raise LensFVError(f"effects at token class {name!r}: prompts of this template have no such token")
+    return tuple(name for name in TOKEN_CLASSES if name in (there if asked is None else asked))
+
+
+def _mean(means: dict[Place, Tensor], slot: Place | None) -> Tensor:
+    if slot is None or slot not in means:
+        raise LensFVError(f"effects by token class: no clean prompt has a token at {slot}; average over more clean prompts")
+    return means[slot]

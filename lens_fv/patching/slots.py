@@ -1,0 +1,49 @@
+"""What heads say on average at every place of a few-shot prompt."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
+from lens_fv.tasks.token_classes import Place, token_classes
+
+
+def slot_means(
+    model: LensModel, prompts: Sequence[Prompt], *, template: PromptTemplate = TODD, progress: bool = False
+) -> dict[Place, Float[Tensor, "layers heads d_head"]]:
+    """Mean head outputs (before the output projection) at every slot of few-shot prompts.
+
+    The tokens of a word are averaged first, then the prompts that have the slot (Todd et al. 2024).
+    """
+    total: dict[Place, Tensor] = {}
+    counts: dict[Place, int] = defaultdict(int)
+    with progress_bar("mean head outputs by slot", len(prompts), show=progress) as step:
+        for prompt, encoded in zip(prompts, encode_prompts(model, prompts), strict=True):
+            z = _head_outputs(model, encoded.tokens)
+            at: dict[Place, list[int]] = defaultdict(list)
+            for position, slot in enumerate(token_classes(model, prompt, template=template).slots):
+                if slot is not None:
+                    at[slot].append(position)
+            for slot, positions in at.items():
+                total[slot] = total.get(slot, 0) + z[:, positions].mean(1)
+                counts[slot] += 1
+            step()
+    return {slot: z / counts[slot] for slot, z in total.items()}
+
+
+def _head_outputs(model: LensModel, tokens: Sequence[int]) -> Float[Tensor, "layers tokens heads d_head"]:
+    seen: list[Tensor] = []
+
+    def keep(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        seen.append(z[0].float().reshape(len(tokens), model.n_heads, model.d_head))
+        return z
+
+    hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_z", keep) for layer in range(model.n_layers)]
+    model.run_body(torch.tensor([list(tokens)]), hooks)
+    return torch.stack(seen)
