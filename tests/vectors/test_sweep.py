@@ -20,7 +20,7 @@ def made(tiny_model):
     """A model, a task, a vector long enough to matter, and its sweep."""
     model, task = tiny_model("llama"), toy_task()
     vector = extract(model, task, rank_heads(model, task, **SMALL), n_heads=4, layer=1)
-    return model, task, vector, sweep_injection(model, task, vector, scales=(1, 30.0))
+    return model, task, vector, sweep_injection(model, task, vector, scales=(1.0, 30.0))
 
 
 def by_hand(model, items, vector):
