@@ -14,6 +14,7 @@ from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
+from lens_fv.statistics import wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 
@@ -82,8 +83,7 @@ class InjectionSweep(Artefact):
         n = len(values)
         if measure != "logprob":
             hits: list[int] = values.sum(0).flatten().tolist()
-            ends = [stats.binomtest(k, n).proportion_ci(confidence_level=level, method="wilson") for k in hits]
-            return torch.tensor([[e.low for e in ends], [e.high for e in ends]]).reshape(2, *values.shape[1:])
+            return torch.tensor([wilson_interval(k, n, level=level) for k in hits]).T.reshape(2, *values.shape[1:])
         if n < 2:
             return values.repeat(2, 1, 1)
         found = stats.bootstrap(

@@ -6,8 +6,9 @@ from helpers import toy_task
 
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import bootstrap_interval, evaluate, wilson_interval
+from lens_fv.evaluation import evaluate
 from lens_fv.patching import rank_heads
+from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
