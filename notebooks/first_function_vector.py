@@ -88,12 +88,10 @@ extracted
 # How much does the layer matter? Here is the accuracy on the validation pairs, layer by layer.
 
 # %%
-from lens_fv.tasks import encode_prompts, zero_shot
-from lens_fv.vectors import sweep_layers
+from lens_fv.vectors import sweep_injection
 
-questions = encode_prompts(model, [zero_shot(pair) for pair in split.validation])
-by_layer = sweep_layers(model, extracted.vector, questions)
-plotting.layer_curve({task.name: by_layer}, n_layers=model.n_layers, chosen={task.name: extracted.layer})
+by_layer = sweep_injection(model, task, extracted, scales=[1.0], split=split)
+plotting.layer_curve({task.name: by_layer}, chosen={task.name: extracted.layer})
 
 # %% [markdown]
 # ## Does it work?

@@ -7,8 +7,6 @@ from typing import Literal
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import bootstrap_interval, wilson_interval
-from lens_fv.patching.answers import AnswerScores
 from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain, tint
 from lens_fv.vectors.sweep import InjectionSweep
 
@@ -17,28 +15,27 @@ _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the
 
 
 def layer_curve(
-    scores: Mapping[str, AnswerScores],
+    sweeps: Mapping[str, InjectionSweep],
     *,
-    n_layers: int,
     chosen: Mapping[str, int] | None = None,
     measure: CurveMeasure = "top1",
 ) -> go.Figure:
     """What a vector does, by the layer that it is added after: one line a task with its 95 % interval.
 
     Args:
-        scores: by task; branch i is the vector added after layer i.
-        n_layers: the model's.
+        sweeps: by task, of one scale each.
         chosen: by task, the layer to mark.
         measure: "top1" (with Wilson's interval) or "logprob" (with a bootstrap interval).
 
     Raises:
-        LensFVError: nothing to draw, another number of branches, no prompts, or a chosen layer that does not exist.
+        LensFVError: nothing to draw, several scales, no layers, or a chosen layer that was not swept.
     """
     chosen = dict(chosen or {})
-    _check(scores, n_layers, chosen, measure)
-    layers, traces = list(range(n_layers)), []
-    for (task, score), colour in zip(scores.items(), cycle(PALETTE)):
-        middle, low, high = _by_layer(score, measure)
+    _check(sweeps, chosen, measure)
+    traces: list[go.Scatter] = []
+    for (task, sweep), colour in zip(sweeps.items(), cycle(PALETTE)):
+        layers = list(sweep.layers)
+        middle, low, high = (x[:, 0].tolist() for x in (sweep.mean(measure), *sweep.interval(measure)))
         group = {"legendgroup": plain(task), "name": plain(task)}
         band = {"x": layers + layers[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": tint(colour, 0.16)}
         traces.append(go.Scatter(**band, **group, mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False))
@@ -50,12 +47,12 @@ def layer_curve(
             at = chosen[task]
             mark = {"color": colour, "size": 11, "symbol": "diamond", "line": {"width": 1.5, "color": "white"}}
             note = {"text": [f"layer {at}"], "textposition": "top center", "cliponaxis": False, "hoverinfo": "skip"}
-            traces.append(
-                go.Scatter(x=[at], y=[middle[at]], **note, **group, mode="markers+text", marker=mark, showlegend=False)
-            )
+            height = middle[layers.index(at)]
+            traces.append(go.Scatter(x=[at], y=[height], **note, **group, mode="markers+text", marker=mark, showlegend=False))
     if chosen:
         mark = {"color": GREY, "size": 10, "symbol": "diamond"}
         traces.append(go.Scatter(x=[None], y=[None], mode="markers", marker=mark, name="chosen layer", hoverinfo="skip"))
+    n_layers = max(sweep.provenance.shape[0] for sweep in sweeps.values())
     limits = {"range": [-0.02, 1.08], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure == "top1" else {}
     return figure(
         traces,
@@ -124,29 +121,17 @@ def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") 
     )
 
 
-def _check(scores: Mapping[str, AnswerScores], n_layers: int, chosen: Mapping[str, int], measure: str) -> None:
+def _check(sweeps: Mapping[str, InjectionSweep], chosen: Mapping[str, int], measure: str) -> None:
     if measure not in _AXES:
         raise LensFVError(f"draw {measure!r} by layer: choose one of {', '.join(_AXES)}")
-    if not scores:
-        raise LensFVError("draw a sweep over layers: no scores were given; sweep at least one task")
-    for task, score in scores.items():
-        if score.top1.shape[1] != n_layers or len(score.top1) == 0:
+    if not sweeps:
+        raise LensFVError("draw a sweep over layers: no sweeps were given; sweep at least one task")
+    for task, sweep in sweeps.items():
+        if len(sweep.scales) != 1 or sweep.site == "heads":
             raise LensFVError(
-                f"draw {task} by layer: scores of (prompts, branches) {tuple(score.top1.shape)}, expected a branch for each "
-                f"of {n_layers} layers and at least one prompt"
+                f"draw {task} by layer: its sweep has {len(sweep.scales)} scales at {sweep.site}; give one of a single scale "
+                "over layers, or draw it with injection_heatmap"
             )
     for task, layer in chosen.items():
-        if task not in scores or not 0 <= layer < n_layers:
-            raise LensFVError(f"mark layer {layer} of {task}: there are {n_layers} layers of {', '.join(scores)}")
-
-
-def _by_layer(score: AnswerScores, measure: CurveMeasure) -> tuple[list[float], list[float], list[float]]:
-    """Mean, lower and upper end, layer by layer."""
-    n = len(score.top1)
-    if measure == "top1":
-        middle: list[float] = score.top1.double().mean(0).tolist()
-        ends = [wilson_interval(hits, n) for hits in score.top1.sum(0).tolist()]
-    else:
-        middle = score.logprob.double().mean(0).tolist()
-        ends = [bootstrap_interval(values) for values in score.logprob.T.tolist()]
-    return middle, [low for low, _ in ends], [high for _, high in ends]
+        if task not in sweeps or layer not in sweeps[task].layers:
+            raise LensFVError(f"mark layer {layer} of {task}: swept were {', '.join(sweeps)}, and there no such layer")

@@ -87,8 +87,8 @@ def _task_report(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
         "heads": [head._asdict() for head in study.ranking.top()],
         "unedited": float(study.ranking.baseline.mean()),
         "layers": {
-            "top1": study.by_layer.top1.float().mean(0).tolist(),
-            "logprob": study.by_layer.logprob.mean(0).tolist(),
+            "top1": study.by_layer.mean("top1")[:, 0].tolist(),
+            "logprob": study.by_layer.mean()[:, 0].tolist(),
         },
         "results": [result._asdict() for result in evaluation.results],
         "vectors": {

@@ -26,7 +26,6 @@ def write_demo_report(
     figures = {"conditions": condition_bars(evaluations), "whole-answers": condition_bars(evaluations, measure="full")}
     figures["layers"] = layer_curve(
         {name: study.by_layer for name, study in studies.items()},
-        n_layers=model.n_layers,
         chosen={name: study.extracted.layer for name, study in studies.items()},
     )
     for name, study in studies.items():

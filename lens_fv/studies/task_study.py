@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScores, HeadRanking, rank_heads
+from lens_fv.patching import HeadRanking, rank_heads
 from lens_fv.tasks import Split, Task, split_pairs
-from lens_fv.vectors import Decoded, FunctionVector, decode, extract, sweep_layers, tune
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors import Decoded, FunctionVector, InjectionSweep, decode, extract, sweep_injection, tune
 
 DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
 """Morphology, world knowledge and lexical semantics: what a small model knows something of."""
@@ -41,7 +40,7 @@ class TaskStudy:
     task: Task
     split: Split
     ranking: HeadRanking
-    by_layer: AnswerScores
+    by_layer: InjectionSweep
     extracted: FunctionVector
     tuned: FunctionVector
     decoded: Mapping[str, Decoded]
@@ -67,7 +66,7 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         progress=progress,
     )
     extracted = extract(model, task, ranking, n_heads=s.n_heads, split=split)
-    by_layer = sweep_layers(model, extracted.vector, validation_prompts(model, split))
+    by_layer = sweep_injection(model, task, extracted, scales=[1.0], split=split)
     tuned = tune(
         model,
         task,

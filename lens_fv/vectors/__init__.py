@@ -2,19 +2,21 @@
 
 from lens_fv.artefact import Artefact, Provenance, load_artefact
 from lens_fv.vectors.decode import Decoded, decode
-from lens_fv.vectors.extract import extract, sweep_layers
+from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, random_like
+from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
 from lens_fv.vectors.tune import tune
 
 __all__ = [
     "Artefact",
     "Decoded",
     "FunctionVector",
+    "InjectionSweep",
     "Provenance",
     "decode",
     "extract",
     "load_artefact",
     "random_like",
-    "sweep_layers",
+    "sweep_injection",
     "tune",
 ]

@@ -1,17 +1,17 @@
 """From the strongest heads to one vector."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScores, Edit, HeadRanking, score_answers
+from lens_fv.patching import HeadRanking
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
+from lens_fv.vectors.sweep import sweep_injection
 
 MOST_VALIDATION = 40
 """Validation pairs that a choice is made on: more cost time and rarely change it."""
@@ -58,40 +58,35 @@ def extract(
         alone[b] = z
         written = model.head_write(a, alone.to(model.device), include_bias=bias_per_head).float().cpu()
         vector += written * ranking.carry[a]
-    prompts = validation_prompts(model, split or split_pairs(task, seed=ranking.provenance.seed), template)
-    by_layer = None
-    if layer is None:
-        by_layer = sweep_layers(model, vector, prompts)
-        layer = int(by_layer.logprob.mean(0).argmax())
-    layer = model.check_layer(layer)
+    split = split or split_pairs(task, seed=ranking.provenance.seed)
+    at = 0 if layer is None else model.check_layer(layer)
     provenance = Provenance.of(
         model,
         task=task.name,
         task_hash=task.fingerprint,
-        prompts=[p.tokens for p in prompts],
+        prompts=[p.tokens for p in validation_prompts(model, split, template)],
         seed=ranking.provenance.seed,
         method="extracted",
         options={
             **ranking.provenance.options,
             "n_heads": n_heads,
             "bias_per_head": bias_per_head,
-            "layer_picked_on": "given" if by_layer is None else "validation log-probability",
+            "layer_picked_on": "validation log-probability" if layer is None else "given",
         },
     )
-    return FunctionVector(
+    made = FunctionVector(
         provenance=provenance,
         vector=vector,
         head_outputs=outputs,
-        layer=layer,
-        resid_norm=float(ranking.resid_norm[layer]),
+        layer=at,
+        resid_norm=float(ranking.resid_norm[at]),
         site=site,
         heads=heads,
     )
-
-
-def sweep_layers(model: LensModel, vector: Float[Tensor, " d_model"], prompts: Sequence[EncodedPrompt]) -> AnswerScores:
-    """The answers' scores with the vector added after each layer in turn (the branch axis), all layers in one pass."""
-    return score_answers(model, prompts, [[Edit(layer, vector, mode="add")] for layer in range(model.n_layers)])
+    if layer is None:
+        anywhere = made.at(site="resid_post")
+        at = sweep_injection(model, task, anywhere, scales=[1.0], split=split, template=template).best().layer
+    return replace(made, layer=at, resid_norm=float(ranking.resid_norm[at]))
 
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:

@@ -8,7 +8,7 @@ import torch
 from lens_fv.artefact import Provenance
 from lens_fv.evaluation import Evaluation
 from lens_fv.patching import HeadRanking
-from lens_fv.patching.answers import AnswerScores
+from lens_fv.vectors import InjectionSweep
 
 LAYERS, HEADS = 6, 3
 
@@ -43,11 +43,25 @@ def ranking(make_ranking: Callable[..., HeadRanking]) -> HeadRanking:
 
 
 @pytest.fixture
-def make_scores() -> Callable[..., AnswerScores]:
-    def make(prompts: int = 12, layers: int = LAYERS, seed: int = 0) -> AnswerScores:
+def make_sweep() -> Callable[..., InjectionSweep]:
+    def make(items: int = 12, scales: tuple[float, ...] = (1.0,), seed: int = 0) -> InjectionSweep:
         generator = torch.Generator().manual_seed(seed)
-        hits = torch.rand(prompts, layers, generator=generator) < torch.linspace(0, 1, layers)
-        return AnswerScores(hits, hits, hits, -torch.rand(prompts, layers, generator=generator))
+        shape = (items, LAYERS, len(scales))
+        hits = torch.rand(shape, generator=generator) < torch.linspace(0, 1, LAYERS)[:, None]
+        nothing = hits[:, 0, 0] & False
+        return InjectionSweep(
+            provenance=provenance("toy"),
+            layers=tuple(range(LAYERS)),
+            scales=scales,
+            site="resid_post",
+            part="validation",
+            top1=hits,
+            full=hits,
+            logprob=-torch.rand(shape, generator=generator),
+            plain_top1=nothing,
+            plain_full=nothing,
+            plain_logprob=-torch.ones(items),
+        )
 
     return make
 

@@ -9,10 +9,9 @@ import torch
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, wilson_interval
 from lens_fv.patching import HeadRanking
-from lens_fv.patching.answers import AnswerScores
 from lens_fv.plotting import condition_bars, decoded_words, head_heatmap, layer_curve, top_heads
 from lens_fv.plotting.decoded import visible
-from lens_fv.vectors import Decoded
+from lens_fv.vectors import Decoded, InjectionSweep
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -70,43 +69,41 @@ def test_top_heads_refuses_none(ranking: HeadRanking) -> None:
         top_heads(ranking, 0)
 
 
-def test_layer_curve_draws_accuracy_with_wilson_bands(make_scores: Callable[..., AnswerScores]) -> None:
-    scores = {"a": make_scores(), "b": make_scores(seed=1)}
-    figure = layer_curve(scores, n_layers=6, chosen={"b": 4})
-    for task, score in scores.items():
+def test_layer_curve_draws_accuracy_with_wilson_bands(make_sweep: Callable[..., InjectionSweep]) -> None:
+    sweeps = {"a": make_sweep(), "b": make_sweep(seed=1)}
+    figure = layer_curve(sweeps, chosen={"b": 4})
+    for task, sweep in sweeps.items():
         band, line = (t for t in figure.data if t.name == task and len(t.x) > 1)
-        assert list(line.y) == pytest.approx(score.top1.double().mean(0).tolist())
-        ends = [wilson_interval(int(hits), 12) for hits in score.top1.sum(0)]
-        assert list(band.y[:6]) == [high for _, high in ends]
-        assert list(band.y[6:]) == [low for low, _ in reversed(ends)]
+        assert list(line.y) == pytest.approx(sweep.top1[..., 0].double().mean(0).tolist())
+        ends = [wilson_interval(int(hits), 12) for hits in sweep.top1[..., 0].sum(0)]
+        assert list(band.y[:6]) == pytest.approx([high for _, high in ends])
+        assert list(band.y[6:]) == pytest.approx([low for low, _ in reversed(ends)])
         assert list(band.x) == [*range(6), *reversed(range(6))]
 
 
-def test_layer_curve_marks_the_chosen_layer(make_scores: Callable[..., AnswerScores]) -> None:
-    scores = make_scores()
-    marks = [t for t in layer_curve({"a": scores}, n_layers=6, chosen={"a": 4}).data if t.mode == "markers+text"]
-    assert [(t.name, list(t.x), list(t.y)) for t in marks] == [("a", [4], [float(scores.top1[:, 4].double().mean())])]
+def test_layer_curve_marks_the_chosen_layer(make_sweep: Callable[..., InjectionSweep]) -> None:
+    sweep = make_sweep()
+    marks = [t for t in layer_curve({"a": sweep}, chosen={"a": 4}).data if t.mode == "markers+text"]
+    assert [(t.name, list(t.x), list(t.y)) for t in marks] == [("a", [4], [float(sweep.top1[:, 4, 0].double().mean())])]
 
 
-def test_layer_curve_of_log_probability(make_scores: Callable[..., AnswerScores]) -> None:
-    scores = make_scores()
-    figure = layer_curve({"a": scores}, n_layers=6, measure="logprob")
-    assert list(figure.data[1].y) == pytest.approx(scores.logprob.double().mean(0).tolist())
+def test_layer_curve_of_log_probability(make_sweep: Callable[..., InjectionSweep]) -> None:
+    sweep = make_sweep()
+    figure = layer_curve({"a": sweep}, measure="logprob")
+    assert list(figure.data[1].y) == pytest.approx(sweep.logprob[..., 0].double().mean(0).tolist())
     assert all(low < y < high for low, y, high in zip(figure.data[0].y[:5:-1], figure.data[1].y, figure.data[0].y))
     assert "nats" in figure.layout.yaxis.title.text
 
 
-def test_layer_curve_refuses_what_it_cannot_draw(make_scores: Callable[..., AnswerScores]) -> None:
-    with pytest.raises(LensFVError, match="no scores"):
-        layer_curve({}, n_layers=6)
-    with pytest.raises(LensFVError, match=r"\(12, 5\).*6 layers"):
-        layer_curve({"a": make_scores(layers=5)}, n_layers=6)
-    with pytest.raises(LensFVError, match="at least one prompt"):
-        layer_curve({"a": make_scores(prompts=0)}, n_layers=6)
+def test_layer_curve_refuses_what_it_cannot_draw(make_sweep: Callable[..., InjectionSweep]) -> None:
+    with pytest.raises(LensFVError, match="no sweeps"):
+        layer_curve({})
+    with pytest.raises(LensFVError, match="2 scales at resid_post"):
+        layer_curve({"a": make_sweep(scales=(1.0, 2.0))})
     with pytest.raises(LensFVError, match="mark layer 6 of a"):
-        layer_curve({"a": make_scores()}, n_layers=6, chosen={"a": 6})
+        layer_curve({"a": make_sweep()}, chosen={"a": 6})
     with pytest.raises(LensFVError, match="mark layer 1 of b"):
-        layer_curve({"a": make_scores()}, n_layers=6, chosen={"b": 1})
+        layer_curve({"a": make_sweep()}, chosen={"b": 1})
 
 
 def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evaluation]) -> None:
@@ -186,14 +183,14 @@ def test_decoded_words_refuse_nothing() -> None:
 
 def test_hostile_names_are_escaped_in_every_figure(
     make_ranking: Callable[..., HeadRanking],
-    make_scores: Callable[..., AnswerScores],
+    make_sweep: Callable[..., InjectionSweep],
     make_evaluation: Callable[..., Evaluation],
 ) -> None:
     ranking = make_ranking(task=HOSTILE)
     figures = (
         head_heatmap(ranking),
         top_heads(ranking),
-        layer_curve({HOSTILE: make_scores()}, n_layers=6, chosen={HOSTILE: 1}),
+        layer_curve({HOSTILE: make_sweep()}, chosen={HOSTILE: 1}),
         condition_bars({HOSTILE: make_evaluation({HOSTILE: 0.5})}),
         decoded_words({HOSTILE: Decoded([(HOSTILE, 0.1)], {HOSTILE: 2}, 10)}),
     )
