@@ -111,6 +111,16 @@ def test_a_vector_at_its_heads_is_swept_over_scales_alone(made):
         sweep_injection(model, task, at_heads, layers=[1])
 
 
+def test_extract_takes_the_best_layer_and_its_unit(made):
+    model, task, vector, _ = made
+    ranking = rank_heads(model, task, **SMALL)
+    best = sweep_injection(model, task, vector, scales=[1.0]).best()
+    for site in ("resid_post", "heads"):
+        picked = extract(model, task, ranking, n_heads=4, site=site)
+        assert (picked.layer, picked.site) == (best.layer, site)
+        assert picked.resid_norm == float(ranking.resid_norm[best.layer])
+
+
 def test_round_trip_and_card(made, tmp_path):
     sweep = made[3]
     again = load_artefact(sweep.save(tmp_path / "s.safetensors"))
