@@ -1,0 +1,182 @@
+"""Guesses at every head's indirect effect, each from one pass: attribution patching and direct logit attribution."""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.comparison import HeadComparison
+from lens_fv.patching.ranking import HeadRanking, Metric
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+
+
+def compare_attributions(
+    model: LensModel,
+    task: Task,
+    ranking: HeadRanking,
+    *,
+    split: Split | None = None,
+    template: PromptTemplate = TODD,
+    progress: bool = False,
+) -> HeadComparison:
+    """Set attribution patching and direct logit attribution beside the exact effects of a ranking.
+
+    All three are about one replacement: on the ranking's own corrupted prompts, at the last token, a head's output z gives way
+    to its mean over the ranking's clean prompts.
+
+    Attribution patching (Nanda 2023; Kramár et al. 2024) is its effect on the ranking's metric to first order, the gradient at
+    the corrupted prompt times (mean z - z). TransformerLens' `attribution_patch` compares pairs of prompts of one length; the
+    gradients underneath it, `cache_activation_and_gradient`, take any source, the mean as well.
+
+    Direct logit attribution (Elhage et al. 2021; Wang et al. 2023) is what (mean z - z) writes along the unembedding of the
+    answer's first token, less the mean unembedding, with the final norm's scale held at the corrupted prompt's. The tool of
+    that name in TransformerLens asks for processed weights; its steps are taken here with the final norm's gain beside them,
+    which gives the same on any weights. A norm behind attention (Gemma 3) counts with the gain it had on the clean prompts
+    (`HeadRanking.carry`). A soft cap on logits is left out.
+
+    Args:
+        model: the model that was ranked.
+        task: the task it was ranked on.
+        ranking: what `rank_heads` returned.
+        split: as given to `rank_heads`.
+        template: as given to `rank_heads`.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: another model or task than the ranking's, or other prompts.
+    """
+    corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
+    mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
+    directions = _answer_directions(model, [prompt.answers[0][0] for prompt in corrupted])
+    attribution: list[Tensor] = []
+    direct: list[Tensor] = []
+    with progress_bar("attributions", len(corrupted), show=progress) as step:
+        for prompt, direction in zip(corrupted, directions):
+            at = _linearise(model, prompt, ranking.metric)
+            attribution.append(((mean - at.z) * at.gradient).sum(-1).cpu())
+            direct.append(_direct_effects(model, mean - at.z, carry, at.final_scale, direction).cpu())
+            step()
+    return HeadComparison(
+        provenance=provenance,
+        exact=ranking.effects,
+        attribution=torch.stack(attribution),
+        direct=torch.stack(direct),
+        metric=ranking.metric,
+    )
+
+
+def _ranked_prompts(
+    model: LensModel, task: Task, ranking: HeadRanking, split: Split | None, template: PromptTemplate
+) -> tuple[list[EncodedPrompt], Provenance]:
+    """The corrupted prompts of a ranking, made again, and the provenance of what is measured on them."""
+    was = ranking.provenance
+    for what, theirs, ours in (
+        ("model", was.model, model.name),
+        ("revision", was.revision, model.revision),
+        ("weight processing", was.weight_processing, model.weight_processing),
+        ("task", was.task, task.name),
+        ("fingerprint of the task", was.task_hash, task.fingerprint),
+    ):
+        if theirs != ours and None not in (theirs, ours):
+            raise LensFVError(f"compare attributions with a ranking: its {what} is {theirs}, here it is {ours}; rank again")
+    split, options = split or split_pairs(task, seed=was.seed), was.options
+
+    def prompts(n: int, shuffle: Any, seed: int) -> list[EncodedPrompt]:
+        made = build_prompts(
+            split.validation,
+            split.train,
+            n_shots=options["n_shots"],
+            n_prompts=n,
+            template=template,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        return encode_prompts(model, made)
+
+    clean = prompts(options["n_clean"], "none", was.seed)
+    corrupted = prompts(options["n_trials"], options["shuffle"], was.seed + 1)
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in (*clean, *corrupted)],
+        seed=was.seed,
+        method="attribution patching and direct logit attribution",
+        options=options,
+    )
+    if provenance.prompts_hash != was.prompts_hash:
+        raise LensFVError(
+            f"compare attributions on {task.name}: these are not the prompts that were ranked on; "
+            "pass the split and the template that rank_heads was given"
+        )
+    return corrupted, provenance
+
+
+class _Linear(NamedTuple):
+    """What a prompt's metric depends on to first order, at the last token."""
+
+    z: Float[Tensor, "layers heads d_head"]
+    gradient: Float[Tensor, "layers heads d_head"]
+    final_scale: Float[Tensor, "1 1 1"]
+
+
+def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Linear:
+    from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
+
+    scale: list[Tensor] = []
+
+    # The parameters are frozen: without a leaf there would be no gradients.
+    def leaf(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return x.detach().requires_grad_()
+
+    def keep(x: Tensor, hook: Any) -> None:  # noqa: ARG001
+        scale.append(x.detach()[:, -1:].float())
+
+    def value(logits: Tensor) -> Tensor:
+        logprob = logits[0, -1].float().log_softmax(-1)[prompt.answers[0][0]]
+        return logprob.exp() if metric == "prob" else logprob
+
+    sites = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
+    # Backward hooks fire where the way goes on to something asked for, hence a place before the first head.
+    names = ["blocks.0.hook_resid_pre", *sites]
+    tokens = torch.tensor([prompt.tokens], device=model.device)
+    with torch.enable_grad(), model.hooks([("hook_embed", leaf), ("ln_final.hook_scale", keep)]):
+        seen = cache_activation_and_gradient(model.tl, tokens, value, names_filter=names)
+    gradients = [seen.gradients.get(site) for site in sites]
+    if not scale or any(g is None for g in gradients):
+        raise LensFVError(f"attributions in {model.name}: hooks at heads or at the final norm do not fire; run verify")
+    z, gradient = (
+        torch.stack([x[0, -1].reshape(model.n_heads, model.d_head).float() for x in found if x is not None])
+        for found in ([seen.activations[site] for site in sites], gradients)
+    )
+    return _Linear(z, gradient, scale[-1])
+
+
+def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "trials d_model"]:
+    """What of a normalised final state raises a token's logit over the mean logit: its unembedding behind the norm's gain."""
+    norm, unembedding = model.tl.ln_final, model.tl.W_U
+    gain = next((w for name in ("weight", "w") if isinstance(w := getattr(norm, name, None), Tensor)), None)
+    directions = (unembedding[:, answers] - unembedding.mean(1, keepdim=True)).T.float()
+    if gain is None:  # folded into the unembedding
+        return directions
+    return directions * (gain.float() + bool(getattr(model.tl.cfg, "rmsnorm_uses_offset", False)))
+
+
+def _direct_effects(
+    model: LensModel,
+    change: Float[Tensor, "layers heads d_head"],
+    carry: Float[Tensor, "layers d_model"],
+    final_scale: Float[Tensor, "1 1 1"],
+    direction: Float[Tensor, " d_model"],
+) -> Float[Tensor, "layers heads"]:
+    from transformer_lens import ActivationCache
+
+    seen = {f"blocks.{layer}.attn.hook_z": z[None, None] for layer, z in enumerate(change)}
+    cache = ActivationCache({**seen, "ln_final.hook_scale": final_scale}, model.tl)
+    written = cast(Tensor, cache.stack_head_results()) * carry.repeat_interleave(model.n_heads, 0)[:, None, None]
+    return (cache.apply_ln_to_stack(written).float() @ direction).reshape(change.shape[:2])

@@ -1,0 +1,154 @@
+"""How well cheap scores of heads stand in for the exact effect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.patching.ranking import Metric
+
+Score = Literal["exact", "attribution", "direct"]
+Coefficient = Literal["spearman", "kendall"]
+SCORE_NAMES: dict[Score, str] = {
+    "exact": "exact effect",
+    "attribution": "attribution patching",
+    "direct": "direct logit attribution",
+}
+_COEFFICIENTS: dict[Coefficient, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
+
+
+class Correlation(NamedTuple):
+    """A rank correlation over all heads, with its bootstrap interval over trials."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Overlap(NamedTuple):
+    """How many of the exact top `k` heads are among a score's top `k`.
+
+    Attributes:
+        k: how many are taken of each.
+        shared: heads in both.
+        chance: heads in both on average if the score ranked at random.
+        p_value: the probability that a score at random shares as many or more (hypergeometric).
+    """
+
+    k: int
+    shared: int
+    chance: float
+    p_value: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HeadComparison(Artefact):
+    """Two cheap scores of every head beside its exact indirect effect, trial by trial, for the same replacement.
+
+    Attributes:
+        exact: the metric with the head's mean clean output put in, minus the metric without (`HeadRanking.effects`).
+        attribution: attribution patching, the same to first order; in units of the metric.
+        direct: direct logit attribution, what the replacement adds to the logit of the answer's first token (over the mean
+            logit) without passing through later layers.
+        metric: "prob" or "logprob" of the answer's first token: what `exact` and `attribution` measure.
+    """
+
+    exact: Float[Tensor, "trials layers heads"]
+    attribution: Float[Tensor, "trials layers heads"]
+    direct: Float[Tensor, "trials layers heads"]
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        """Check shapes against the provenance."""
+        shape = (len(self.exact), *self.provenance.shape[:2])
+        for score, name in SCORE_NAMES.items():
+            require_shape(f"head comparison's {name}", getattr(self, score), shape)
+
+    def mean(self, score: Score) -> Float[Tensor, "layers heads"]:
+        """A score averaged over trials.
+
+        Raises:
+            LensFVError: there is no such score.
+        """
+        if score not in SCORE_NAMES:
+            raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
+        return getattr(self, score).mean(0)
+
+    def correlation(
+        self, score: Score, *, coefficient: Coefficient = "spearman", level: float = 0.95, resamples: int = 500
+    ) -> Correlation:
+        """Rank correlation of a score with the exact effect over all heads, both averaged over trials.
+
+        The interval is a percentile bootstrap over trials, drawn for both together: it says how much the correlation owes to
+        the prompts. Resampled means are noisier than the means themselves, so it leans towards zero.
+
+        Args:
+            score: which score.
+            coefficient: Spearman's rho or Kendall's tau (b: ties are allowed for).
+            level: of the interval.
+            resamples: of the bootstrap.
+
+        Raises:
+            LensFVError: there is no such score or coefficient.
+        """
+        if coefficient not in _COEFFICIENTS:
+            raise LensFVError(f"correlate by {coefficient!r}: choose one of {', '.join(_COEFFICIENTS)}")
+        self.mean(score)
+        exact, other = (x.flatten(1).numpy(force=True) for x in (self.exact, getattr(self, score)))
+
+        def correlate(trials: np.ndarray) -> float:
+            return float(_COEFFICIENTS[coefficient](exact[trials].mean(0), other[trials].mean(0)).statistic)
+
+        every = np.arange(len(exact))
+        value = correlate(every)
+        if len(every) < 2:
+            return Correlation(value, value, value)
+        found = stats.bootstrap(
+            (every,),
+            correlate,
+            vectorized=False,
+            n_resamples=resamples,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(self.provenance.seed),
+        ).confidence_interval
+        return Correlation(value, float(found.low), float(found.high))
+
+    def overlap(self, score: Score, k: int = 10) -> Overlap:
+        """How many of the `k` heads of largest exact effect are among the `k` of largest score.
+
+        Raises:
+            LensFVError: there is no such score, or `k` is not between 1 and the number of heads.
+        """
+        best = [self.mean(s).flatten() for s in ("exact", score)]
+        n = len(best[0])
+        if not 1 <= k <= n:
+            raise LensFVError(f"compare the top {k} heads: take between 1 and all {n} of them")
+        exact, other = (set(x.argsort(descending=True, stable=True)[:k].tolist()) for x in best)
+        shared = len(exact & other)
+        return Overlap(k, shared, k * k / n, float(stats.hypergeom.sf(shared - 1, n, k, k)))
+
+    def grid(self) -> Tensor:
+        """The mean scores of attribution patching."""
+        return self.mean("attribution")
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        facts = super().facts() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
+        n_heads = self.exact[0].numel()
+        for score in ("attribution", "direct"):
+            rho, tau = (self.correlation(score, coefficient=c) for c in ("spearman", "kendall"))
+            top = [self.overlap(score, k) for k in (5, 10, 20) if k <= n_heads]
+            shared = ", ".join(f"{o.shared} of {o.k} (chance {o.chance:.1f})" for o in top)
+            facts[SCORE_NAMES[score]] = (
+                f"Spearman {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}], "
+                f"Kendall {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
+                + (f", top heads shared: {shared}" if shared else "")
+            )
+        return facts
