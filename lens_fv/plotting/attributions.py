@@ -16,8 +16,8 @@ _PANELS: tuple[tuple[Score, str, str, list[float]], ...] = (
 def attribution_figure(comparison: HeadComparison, *, top: int = 10) -> go.Figure:
     """Every head's exact effect against attribution patching (left) and direct logit attribution (right).
 
-    The `top` heads of largest exact effect stand out, the first five by name. On the left both axes have one unit, and a dotted
-    line marks where the guess would be right.
+    The `top` heads of largest exact effect stand out, the first three by name. On the left both axes have one unit, and a
+    dotted line marks where the guess would be right.
 
     Raises:
         LensFVError: `top` is not between 1 and the number of heads.
@@ -42,7 +42,7 @@ def attribution_figure(comparison: HeadComparison, *, top: int = 10) -> go.Figur
             ("other heads", order[top:], GREY),
             (f"top {top} by exact effect", order[:top], PALETTE[1]),
         ):
-            text = [names[i] if colour != GREY and rank < 5 else "" for rank, i in enumerate(these)]
+            text = [names[i] if colour != GREY and rank < 3 else "" for rank, i in enumerate(these)]
             hover = [f"head {names[i]}: exact {y[i]:+.4f}, {SCORE_NAMES[score]} {x[i]:+.4f}" for i in these]
             traces.append(
                 go.Scatter(
