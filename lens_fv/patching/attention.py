@@ -56,26 +56,24 @@ class Tree:
         n, w, lead = self.prefix, self.width, self.lead
         batch, heads, tokens, d_head = q.shape
         groups, rows = k.shape[1], (tokens - lead) // w
+        share, flat = heads // groups, heads // groups * rows * w  # query heads, and their queries, that share keys
         if self.layer < len(self.keys_values):
             past_k, past_v = self.keys_values[self.layer]
         else:
             past_k, past_v = k[:, :, :n], v[:, :, :n]
             if self.keep:
                 self.keys_values.append((past_k.clone(), past_v.clone()))
-        # (prompts, kv heads, query heads of each, rows, width, d_head): the query heads of a kv head share its keys
-        rq = q[:, :, lead:].reshape(batch, groups, -1, rows, w, d_head)
+        rq = q[:, :, lead:].reshape(batch, groups, share, rows, w, d_head)
         rk, rv = (x[:, :, lead:].reshape(batch, groups, 1, rows, w, d_head) for x in (k, v))
-        blocked = mask[:, :, n:].reshape(mask.shape[0], -1 if mask.shape[1] == heads else 1, 1, 1, w, n + w)
-        if mask.shape[1] == heads:
-            blocked = blocked.reshape(mask.shape[0], groups, -1, 1, w, n + w)
-        flat = rq.reshape(batch, groups, -1, d_head)
-        to_past = (flat @ past_k.transpose(-1, -2)).reshape(*rq.shape[:-1], n)
+        own_mask = mask[:, :, n:]
+        own_mask = own_mask.unflatten(1, (groups, share) if mask.shape[1] > 1 else (1, 1))[:, :, :, None]
+        to_past = (rq.reshape(batch, groups, flat, d_head) @ past_k.transpose(-1, -2)).reshape(*rq.shape[:-1], n)
         to_self = rq @ rk.transpose(-1, -2) if w > 1 else (rq * rk).sum(-1, keepdim=True)
-        scores = _capped(torch.cat([to_past, to_self], -1) * scaling, softcap) + blocked
+        scores = _capped(torch.cat([to_past, to_self], -1) * scaling, softcap) + own_mask
         pattern = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-        from_past = pattern[..., :n].reshape(batch, groups, -1, n) @ past_v
         own = pattern[..., n:]
-        out = from_past.reshape(rq.shape) + (own @ rv if w > 1 else own * rv)
+        out = (pattern[..., :n].reshape(batch, groups, flat, n) @ past_v).reshape(rq.shape)
+        out = out + (own @ rv if w > 1 else own * rv)
         out = out.reshape(batch, heads, rows * w, d_head)
         if lead:
             out = torch.cat([_plain(q[:, :, :n], past_k, past_v, mask[:, :, :n, :n], scaling, softcap), out], 2)
@@ -111,8 +109,8 @@ def _tree_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     # Arguments that are not known here may change the result; the check against the plain loop would then show it.
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _current.get().attend(query, key, value, attention_mask, scaling, softcap), None
+    by = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _current.get().attend(query, key, value, attention_mask, by, softcap), None
 
 
 AttentionInterface.register(NAME, _tree_attention)

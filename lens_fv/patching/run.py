@@ -145,7 +145,8 @@ class OpenPrompts:
         groups = self.groups(branches)
         if not groups:
             raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")
-        parts = [part for group in groups for part in self._run_group(group, readout, keep, tick)]
+        longest = max(len(answer) for group in groups for each in group.answers for answer in each)
+        parts = [part for group in groups for part in self._run_group(group, max(longest, 1), readout, keep, tick)]
         order = torch.tensor([index for indices, _ in parts for index in indices], device=parts[0][1].device)
         return torch.cat([part for _, part in parts], 1)[:, order.argsort()]
 
@@ -169,12 +170,12 @@ class OpenPrompts:
         )
 
     def _run_group(
-        self, group: Group, readout: Readout, keep: bool, tick: Callable[[], None]
+        self, group: Group, longest: int, readout: Readout, keep: bool, tick: Callable[[], None]
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Chunk by chunk: which branches, and what the readout made of them."""
         size = self.plan(group).rows_per_pass
         trunk = self._trunk(group, keep)
-        tokens = _padded(group.answers, self.model.device)  # (prompts, answers, tokens)
+        tokens = _padded(group.answers, longest, self.model.device)  # (prompts, answers, tokens)
         lengths = torch.tensor([len(p) for p in self.prompts])
         last = lengths - 1 - torch.tensor(group.starts)  # the last prompt token, in the suffix
         at = (last[:, None] + torch.arange(tokens.shape[-1])).clamp(max=trunk.width - 1).to(self.model.device)
@@ -212,8 +213,7 @@ class OpenPrompts:
         return self._trunks[key]
 
 
-def _padded(answers: Sequence[Sequence[Sequence[int]]], device: torch.device) -> Tensor:
+def _padded(answers: Sequence[Sequence[Sequence[int]]], size: int, device: torch.device) -> Tensor:
     """Answers, then prompts, as "prompts answers tokens", -1 behind the shorter ones."""
-    size = max(1, *(len(a) for each in answers for a in each))
     rows = [[[*a, *[-1] * (size - len(a))] for a in each] for each in answers]
     return torch.tensor(rows, device=device).transpose(0, 1)

@@ -2,40 +2,106 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import Branch, Edit, check_engine, plan_branches, run_branches
+from lens_fv.patching import (
+    AnswerLogits,
+    Branch,
+    Edit,
+    OpenPrompts,
+    answer_logprobs,
+    answer_ranks,
+    check_engine,
+    plan_branches,
+    run_branches,
+)
 
 
 def tokens(n: int, seed: int, vocab: int = 320) -> list[int]:
     return torch.randint(1, vocab, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def edits(model) -> list[list[Edit]]:
+def edits(model) -> list[tuple[Edit, ...]]:
+    """Every kind of edit: all heads, all places, modes and layers, several at once, early ones, ones that meet."""
     rng = torch.Generator().manual_seed(3)
-    heads = [
-        [Edit(layer, torch.randn(model.d_head, generator=rng), head=head)]
-        for layer in range(model.n_layers)
-        for head in range(model.n_heads)
+
+    def edit(layer: int, **options) -> Edit:
+        width = model.d_model if options.get("head") is None else model.d_head
+        return Edit(layer, torch.randn(width, generator=rng), **options)
+
+    layers, modes = range(model.n_layers), ("replace", "add", "scale")
+    heads = [(edit(layer, head=head, mode=modes[head % 3]),) for layer in layers for head in range(model.n_heads)]
+    sites = [
+        (edit(layer, site=site, mode=mode),)
+        for layer in layers
+        for site in ("resid_pre", "resid_post", "attn_out", "mlp_out")
+        if f"blocks.{layer}.hook_{site}" in model.hook_names
+        for mode in modes
     ]
-    layers = [
-        [Edit(layer, torch.randn(model.d_model, generator=rng), mode=mode)]
-        for layer in range(model.n_layers)
-        for mode in ("add", "replace")
+    early = [
+        (edit(0, head=1, position=-4),),
+        (edit(1, site="resid_pre", position=-2, mode="add"), edit(2, head=0)),
+        (edit(1, head=0, position=0), edit(0, head=2, position=-3, mode="scale")),
     ]
-    several = [Edit(2, torch.randn(model.d_head, generator=rng), head=1, mode="add"), *heads[0], *layers[2]]
-    return [[], *heads, *layers, several]
+    twice = [
+        (edit(1, head=1, mode="add"), edit(1, head=1, mode="scale"), edit(1, head=1, mode="add")),
+        (edit(2, mode="add"), edit(2, site="resid_pre", mode="add"), edit(2), Edit(2, torch.tensor(0.5), mode="scale")),
+    ]
+    return [(), *heads, *sites, *early, *twice, (edit(2, head=1, mode="add"), *heads[0], *sites[2])]
 
 
-def test_rows_equal_loop(any_model):
+def test_branches_equal_the_loop(any_model):
     """Prompts of several lengths (longer than the short windows), answers of several tokens, every kind of edit."""
-    prompts = [tokens(17, 0), tokens(9, 1), tokens(1, 2)]
+    prompts = [tokens(17, 0), tokens(9, 1), tokens(4, 2)]
     answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
-    branches = [Branch(tuple(made), tokens=answers) for made in edits(any_model)]
+    branches = [Branch(made, tokens=answers) for made in edits(any_model)]
     fast = run_branches(any_model, prompts, branches)
     slow = run_branches(any_model, prompts, branches, method="loop")
     for got, want, answer in zip(fast, slow, answers, strict=True):
         torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
+
+
+def test_one_edit_a_prompt(tiny_model):
+    """Positions and values of their own for each prompt, and branches with answers of their own."""
+    model, rng = tiny_model("llama"), torch.Generator().manual_seed(0)
+    prompts = [tokens(12, 0), tokens(7, 1)]
+    values = torch.randn(2, model.d_model, generator=rng)
+    branches = [
+        Branch((Edit(1, values, mode="add", position=(3, -2)),), tokens=((5, 6), (7,))),
+        Branch((Edit(0, values, site="resid_pre", position=(-1, 0)),), tokens=(8, 9, 10)),
+        Branch((Edit(2, values[0]),), start=-4),
+    ]
+    together = run_branches(model, prompts, branches, readout=answer_logprobs)
+    assert together.shape == (2, 3, 3)
+    for i, prompt in enumerate(prompts):
+        for j, branch in enumerate(branches):
+            (edit,), answer = branch.edits, branch.answers(2)[i]
+            own = Edit(
+                edit.layer,
+                edit.value[i] if edit.value.ndim == 2 else edit.value,
+                site=edit.site,
+                mode=edit.mode,
+                position=edit.position if isinstance(edit.position, int) else edit.position[i],
+            )
+            alone = run_branches(model, [prompt], [Branch((own,), answer)], readout=answer_logprobs, method="loop")
+            torch.testing.assert_close(together[i, j, : len(answer)], alone[0, 0, : len(answer)], atol=1e-4, rtol=1e-4)
+            assert not together[i, j, len(answer) :].any()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_shared_edits_are_in_every_branch(tiny_model, architecture):
+    model, rng = tiny_model(architecture), torch.Generator().manual_seed(0)
+    prompts = [tokens(12, 0), tokens(7, 1)]
+    noise = [Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-k) for k in (3, 2)]
+    noise.append(Edit(1, torch.randn(model.d_head, generator=rng), head=2, position=-2))
+    head = Edit(2, torch.randn(model.d_head, generator=rng), head=0)
+    together = run_branches(model, prompts, [(), (head,)], shared=noise)
+    apart = run_branches(model, prompts, [noise, (*noise, head)], method="loop")
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    with pytest.raises(LensFVError, match=r"shared edit .* starts at"):
+        run_branches(model, prompts, [(Edit(0, torch.zeros(model.d_head), head=0, position=-3),)], shared=noise)
 
 
 def test_every_family_takes_the_fast_path(any_model):
@@ -53,7 +119,7 @@ def test_unedited_branch_is_the_models_own_forward(any_model):
 
 def test_chunks_and_order_do_not_matter(tiny_model):
     model = tiny_model("gemma3")
-    prompts, branches = [tokens(8, 0), tokens(11, 1)], edits(model)
+    prompts, branches = [tokens(8, 0), tokens(11, 1)], edits(model)[:20]
     whole = run_branches(model, prompts, branches)
     (plan,) = plan_branches(model, prompts, branches)
     (cut,) = plan_branches(model, prompts, branches, budget=plan.fixed_bytes + 3 * plan.row_bytes)
@@ -94,15 +160,123 @@ def test_gradient_reaches_an_added_vector(tiny_model, method):
     torch.testing.assert_close(gradient @ direction, slope, rtol=2e-2, atol=1e-2)
 
 
-def test_edits_that_do_not_fit_are_refused(tiny_model):
-    model = tiny_model("qwen3")
-    for edit, said in [
-        (Edit(7, torch.zeros(model.d_model)), "layers 0 to 2"),
-        (Edit(0, torch.zeros(model.d_head), head=9), "heads 0 to 3"),
-        (Edit(0, torch.zeros(model.d_model), head=1), "takes 16"),
-    ]:
-        with pytest.raises(LensFVError, match=said):
-            run_branches(model, [[1, 2]], [[edit]])
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda m: Edit(7, torch.zeros(m.d_model)), "layers 0 to 2"),
+        (lambda m: Edit(-1, torch.zeros(m.d_model)), "count layers from 0"),
+        (lambda m: Edit(0, torch.zeros(m.d_head), head=9), "heads 0 to 3"),
+        (lambda m: Edit(0, torch.zeros(m.d_model), head=1), "takes 16"),
+        (lambda m: Edit(0, torch.tensor(2.0)), "only a scale"),
+        (lambda m: Edit(0, torch.zeros(3, m.d_model)), "values for 3 prompts, there are 1"),
+        (lambda m: Edit(0, torch.zeros(m.d_model), position=2), "position 2 of a prompt of 2 tokens"),
+        (lambda m: Edit(0, torch.zeros(m.d_model), position=-3), "position -3 of a prompt of 2 tokens"),
+        (lambda m: Edit(0, torch.zeros(m.d_model), position=(0, 1)), "2 positions for 1 prompts"),
+        (
+            lambda m: Edit(1, torch.full((m.d_head,), torch.nan), head=2),
+            "blocks.1.attn.hook_z, head 2: its value is not finite",
+        ),
+    ],
+)
+def test_edits_that_do_not_fit_are_refused_before_anything_runs(tiny_model, edit, said):
+    model, ran = tiny_model("qwen3"), []
+    with model.hooks([("blocks.0.hook_resid_pre", lambda x, hook: ran.append(1) or x)]), pytest.raises(LensFVError, match=said):
+        run_branches(model, [[1, 2]], [(), (edit(model),)], method="rows")
+    assert not ran
+
+
+def test_a_budget_smaller_than_one_row_is_refused(tiny_model):
+    with pytest.raises(LensFVError, match="memory budget of 0 MiB"):
+        run_branches(tiny_model("llama"), [tokens(9, 0)], [()], budget=1000)
+
+
+def test_answers_for_other_prompts_and_late_starts_are_refused(tiny_model):
+    model = tiny_model("llama")
+    with pytest.raises(LensFVError, match="answers for 2 prompts, there are 1"):
+        run_branches(model, [[1, 2]], [Branch(tokens=((1,), (2,)))])
+    with pytest.raises(LensFVError, match="edits position 0; start there or before"):
+        run_branches(model, [[1, 2]], [Branch((Edit(0, torch.zeros(model.d_model), position=0),), start=1)])
+    with pytest.raises(LensFVError, match="no branches"):
+        run_branches(model, [[1, 2]], [])
+
+
+def test_running_out_of_memory_halves_the_chunk_and_goes_on(tiny_model):
+    """The readout asks for more than any machine has while it is given more than three rows."""
+    model, sizes = tiny_model("llama"), []
+
+    def greedy(model, states, tokens):
+        sizes.append(states.shape[1])
+        if states.shape[1] > 3:
+            torch.empty(2**60)
+        return states
+
+    branches, prompts = edits(model)[:14], [tokens(6, 0)]
+    got = run_branches(model, prompts, branches, readout=greedy)
+    assert sizes == [14, 7, 3, 3, 3, 3, 2]
+    torch.testing.assert_close(got, run_branches(model, prompts, branches), atol=1e-5, rtol=1e-5)
+
+    def greedier(model, states, tokens):
+        torch.empty(2**60)
+
+    with pytest.raises(RuntimeError, match="allocate"):
+        run_branches(model, prompts, branches, readout=greedier)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_batch_chunk_and_order_change_nothing(tiny_model, architecture, data):
+    """Any prompts, any of the edits in any order, any budget: what each prompt and branch gives on its own."""
+    model = tiny_model(architecture)
+    if "all" not in ALONE.setdefault(architecture, {}):
+        ALONE[architecture]["all"] = edits(model)
+    pool = ALONE[architecture]["all"]
+    prompts = [tokens(n, n) for n in data.draw(st.lists(st.integers(4, 14), min_size=1, max_size=3), label="lengths")]
+    chosen = data.draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=6), label="branches")
+    plans = plan_branches(model, prompts, [pool[i] for i in chosen])
+    rows = data.draw(st.integers(1, 5), label="rows a pass")
+    budget = max(plan.fixed_bytes + rows * plan.row_bytes for plan in plans)
+    together = run_branches(model, prompts, [pool[i] for i in chosen], budget=budget)
+    for p, prompt in enumerate(prompts):
+        for b, i in enumerate(chosen):
+            key = (len(prompt), i)
+            if key not in ALONE[architecture]:
+                ALONE[architecture][key] = run_branches(model, [prompt], [pool[i]])[0, 0]
+            torch.testing.assert_close(together[p, b], ALONE[architecture][key], atol=1e-4, rtol=1e-4)
+
+
+ALONE: dict[str, dict] = {}
+
+
+def test_opened_prompts_run_their_prefix_once(tiny_model):
+    model, layer0 = tiny_model("llama"), []
+    opened = OpenPrompts(model, [tokens(9, 0)])
+    branches = edits(model)[:5]
+    first = opened.run(branches)
+    hook = ("blocks.0.attn.hook_z", lambda z, hook: layer0.append(z.shape[1]) or z)
+    with model.hooks([hook]):
+        again = opened.run(branches)
+    assert layer0 == [4]  # the edited rows that start there, and nothing of the prompt
+    torch.testing.assert_close(first, again, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma3", "phi"])
+def test_readouts_are_what_the_logits_say(tiny_model, architecture):
+    model, prompts, answers = tiny_model(architecture), [tokens(6, 0), tokens(4, 1)], ((5, 6), (7,))
+    branches = [Branch((), answers), Branch((Edit(1, torch.ones(model.d_model), mode="add"),), answers)]
+    logits = model.unembed(run_branches(model, prompts, branches)).float()
+    logprobs = run_branches(model, prompts, branches, readout=answer_logprobs)
+    ranked = run_branches(model, prompts, branches, readout=answer_ranks)
+    columns = torch.tensor([[5, 9], [7, 11]])
+    some = run_branches(model, prompts, branches, readout=AnswerLogits(columns))
+    for p, answer in enumerate(answers):
+        for k, token in enumerate(answer):
+            torch.testing.assert_close(logprobs[p, :, k], logits[p, :, k].log_softmax(-1)[:, token], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ranked[p, :, k, 1], logprobs[p, :, k], atol=1e-5, rtol=1e-5)
+            higher = (logits[p, :, k] > logits[p, :, k, token, None]).sum(-1)
+            assert (ranked[p, :, k, 0] - higher).abs().max() <= 1  # two tokens may tie up to rounding
+        torch.testing.assert_close(some[p], logits[p, :, 0][:, columns[p]], atol=1e-4, rtol=1e-4)
+    assert not logprobs[1, :, 1].any() and not ranked[1, :, 1].any()
 
 
 def test_hooks_are_gone_after_an_error(tiny_model):

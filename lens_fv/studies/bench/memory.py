@@ -84,9 +84,20 @@ def bench_memory(
 
         plain = plain_forward(model, prompt)
         seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
-        peaks = [peak_memory(model, run) for run in (plain, engine)]
+        plain_peak, engine_peak = peak_memory(model, plain), peak_memory(model, engine)
         planned = max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches))
         ratio = seconds["engine"] / seconds["plain"]
-        growth.append(Growth(len(prompt), seconds["plain"], seconds["engine"], ratio, *peaks, peaks[1] / peaks[0], planned))
+        growth.append(
+            Growth(
+                len(prompt),
+                seconds["plain"],
+                seconds["engine"],
+                ratio,
+                plain_peak,
+                engine_peak,
+                engine_peak / plain_peak,
+                planned,
+            )
+        )
     facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
     return MemoryBench(**facts, edits=len(branches), growth=tuple(growth), product_gflops=clock.rate / 1e9)

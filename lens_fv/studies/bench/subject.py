@@ -64,7 +64,8 @@ def open_subject(
         task: its pairs make the prompt; None: random tokens.
         n_shots: demonstrations of the prompt.
         n_tokens: length of a prompt of random tokens; default: 10 a demonstration.
-        device, dtype: see `load_model`.
+        device: see `load_model`.
+        dtype: see `load_model`.
         seed: of weights, prompt and random tokens.
 
     Raises:
