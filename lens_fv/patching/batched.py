@@ -42,7 +42,7 @@ class BatchedTrunk:
             with torch.no_grad(), model.hooks(hooks):
                 out = self._body(self._tokens[:, :n], self._seen[:, :n], self._positions[:, :n], None)
             self._cache = getattr(out, "past_key_values", None)
-            if not hasattr(self._cache, "batch_repeat_interleave"):
+            if not hasattr(self._cache, "reorder_cache"):
                 raise LensFVError(f"branch {model.name}: it keeps its past in a {type(self._cache).__name__}")
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
@@ -58,7 +58,8 @@ class BatchedTrunk:
         hooks = [(place, _editor(edits, prompts, width, 0)) for place, edits in stacks.items()]
         cache = deepcopy(self._cache)
         if cache is not None:
-            cache.batch_repeat_interleave(len(rows))
+            # Not batch_repeat_interleave, which leaves recurrent states as they are.
+            cache.reorder_cache(torch.arange(prompts, device=model.device).repeat_interleave(len(rows)))
         at = torch.tensor([row.suffix for row in rows], device=model.device)[:, None] * width
         columns = (n + at + torch.arange(width, device=model.device)).flatten()
         tokens, positions = (x[:, columns].reshape(-1, width) for x in (self._tokens, self._positions))
