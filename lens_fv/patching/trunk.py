@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching.attention import Tree, tree_attention
 from lens_fv.patching.calls import call_layout, record_calls
@@ -32,6 +33,9 @@ class Trunk:
         suffixes: for each prompt, the token ids from there on, in as many variants as there are answers to force.
         shared: edits that all branches have in common, in the prefixes (so at negative tokens).
         native: attend by `lens_fv.patching.attention`; else by a mask, through TransformerLens' own attention.
+
+    Raises:
+        LensFVError: blocks that cannot be called one by one, or whose attention goes by more than the mask.
     """
 
     def __init__(
@@ -43,6 +47,9 @@ class Trunk:
         *,
         native: bool,
     ) -> None:
+        # GPT-Neo's attention cuts its windows by index: the check, on few rows, may stay within them.
+        if not native and any(mask.dtype == torch.bool and mask.ndim == 4 for mask in model.tl.blocks.buffers()):
+            raise LensFVError(f"branch {model.name}: its attention has a mask of its own, in which rows are later tokens")
         self.model, self._native = model, native
         self._shared = stack_edits([Row(0, shared)], model.device)
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
