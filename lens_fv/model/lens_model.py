@@ -191,8 +191,19 @@ class LensModel:
 
     @cached_property
     def attention_layers(self) -> tuple[int, ...]:
-        """Layers with attention heads to look at: all of them but in hybrids and recurrent models."""
-        return tuple(layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
+        """Layers with attention heads to look at: all of them but in hybrids and recurrent models.
+
+        Nor do layers count whose heads put out another number than `d_head`, which `hook_z` would cut in the wrong places
+        (DeepSeek's latent attention, some layers of Gemma 4).
+        """
+        there = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
+        return tuple(layer for layer in there if self._head_size(layer) == self.d_head)
+
+    def _head_size(self, layer: int) -> int | None:
+        try:
+            return self.tl.blocks[layer].attn.W_O.numel() // (self.n_heads * self.d_model)
+        except ValueError:  # TransformerLens 4 does not cut what does not fit
+            return None
 
     # -- heads --------------------------------------------------------------------------------------------------------
 

@@ -53,8 +53,8 @@ class Edit:
         model.check_layer(self.layer)
         if self.layer < 0:
             raise LensFVError(f"edit at layer {self.layer} of {model.name}: count layers from 0 to {model.n_layers - 1}")
-        if self.place not in model.hook_names:
-            what = "attention heads" if self.head is not None else f"hook_{self.site}"
+        if self.place not in model.hook_names or (self.head is not None and self.layer not in model.attention_layers):
+            what = f"attention heads of {model.d_head} numbers" if self.head is not None else f"hook_{self.site}"
             raise LensFVError(f"edit at {self.place} of {model.name}: its layer {self.layer} has no {what}")
         width = model.d_model if self.head is None else model.d_head
         if self.head is not None and not 0 <= self.head < model.n_heads:
