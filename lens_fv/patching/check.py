@@ -142,21 +142,23 @@ def _reason(way: Way, trials: list[Trial]) -> str:
 
 def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch]:
     """Edits of every kind in the first, middle and last layer, from `early` tokens before the end on."""
-    last, middle = model.n_layers - 1, (model.n_layers - 1) // 2
+    layers = model.attention_layers or tuple(range(model.n_layers))  # hybrids have heads in some layers only
+    first, middle, last = layers[0], layers[(len(layers) - 1) // 2], layers[-1]
 
     def edit(layer: int, head: int | None = None, site: Site = "resid_post", mode: Mode = "add", position: int = -1) -> Edit:
         width = model.d_model if head is None else model.d_head
         return Edit(layer, torch.randn(width, generator=rng), head=head, site=site, mode=mode, position=position)
 
-    return [
+    branches = [
         Branch(),
-        Branch((edit(0, head=0, mode="replace", position=-early),)),
+        Branch((edit(first, head=0, mode="replace", position=-early),)),
         Branch((edit(last, head=model.n_heads - 1, mode="scale"),)),
         Branch((edit(middle, head=0, mode="replace", position=-early), edit(last))),
         Branch((edit(middle, site="attn_out", position=-early), edit(middle, site="mlp_out"))),
         Branch((edit(0, site="resid_pre", position=-early),)),
         Branch((edit(middle, position=-early),)),
     ]
+    return [branch for branch in branches if all(edit.place in model.hook_names for edit in branch.edits)]
 
 
 def _difference(model: LensModel, got: torch.Tensor, want: torch.Tensor, case: "_Case") -> float:
