@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lens_fv.cli import inspect, run, vectors
+from lens_fv.cli import heads, inspect, run, vectors
 from lens_fv.cli.bench import bench
 from lens_fv.errors import LensFVError
 
@@ -20,9 +20,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, vectors.rank, vectors.extract, vectors.tune):
+for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.rank, heads.universal):
     app.command()(command)
-app.command()(vectors.evaluate)
+for command in (vectors.extract, vectors.tune, vectors.evaluate):
+    app.command()(command)
 app.command()(inspect.show)
 app.add_typer(bench, name="bench")
 

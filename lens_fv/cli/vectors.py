@@ -1,4 +1,4 @@
-"""Commands that make and test vectors: rank, extract, tune, evaluate."""
+"""Commands that make and test vectors: extract, tune, evaluate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from lens_fv.cli.heads import Clean, Out, Trials, columns
 from lens_fv.cli.options import (
     DEFAULT_MODEL,
     AsJson,
@@ -26,61 +27,8 @@ if TYPE_CHECKING:
     from lens_fv.patching import HeadRanking
     from lens_fv.tasks import Task
 
-Clean = Annotated[int, typer.Option("--clean", min=1, help="Clean prompts to average head outputs over.")]
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Shuffled-label prompts to measure effects on.")]
 Heads = Annotated[int, typer.Option("--heads", min=1, help="How many of the strongest heads make the vector.")]
-Out = Annotated[Path | None, typer.Option("--out", help="File to write.")]
 Ranking = Annotated[Path | None, typer.Option("--ranking", help="A ranking that `rank` wrote; default: rank now.")]
-
-
-def rank(
-    model: ModelName = DEFAULT_MODEL,
-    task: TaskName = "present-past",
-    shots: Shots = 10,
-    clean: Clean = 100,
-    trials: Trials = 25,
-    metric: Annotated[Literal["prob", "logprob"], typer.Option(help="Of the answer's first token.")] = "prob",
-    shuffle: Annotated[Literal["permutation", "derangement"], typer.Option(help="Of the labels.")] = "permutation",
-    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Out = None,
-) -> None:
-    """Rank all attention heads by their indirect effect on a task.
-
-    Writes the ranking to --out (default: TASK-ranking.safetensors).
-    """
-    from lens_fv.patching import rank_heads
-    from lens_fv.tasks import load_task
-
-    the_task, lens = load_task(task), open_model(model, device, dtype)
-    ranking = rank_heads(
-        lens,
-        the_task,
-        n_shots=shots,
-        n_clean=clean,
-        n_trials=trials,
-        metric=metric,
-        shuffle=shuffle,
-        seed=seed,
-        progress=True,
-    )
-    path = ranking.save(out or Path(f"{the_task.name}-ranking.safetensors"))
-    heads = ranking.top()
-    table = _table("head", "effect", "95 % interval", title=f"{the_task.name} on {lens.name}: {metric} of the answer")
-    for h in heads[:top]:
-        table.add_row(h.name, f"{h.effect:+.4f}", f"[{h.low:+.4f}, {h.high:+.4f}]")
-    payload = {
-        "model": lens.name,
-        "task": the_task.name,
-        "metric": metric,
-        "unedited": float(ranking.baseline.mean()),
-        "heads": [h._asdict() for h in heads],
-        "file": str(path),
-    }
-    emit(payload, as_json, table, f"written to {path}")
 
 
 def extract(
@@ -245,15 +193,8 @@ def _ranking(
 
 
 def _results_table(results: "Sequence[Result]") -> Table:
-    table = _table("condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob.", "n", title="on the test split")
+    table = columns("condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob.", "n", title="on the test split")
     for r in results:
         cells: list[Any] = [r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.top3:.2f}", f"{r.full:.2f}"]
         table.add_row(*cells, f"{r.mean_logprob:.2f}", str(r.n))
-    return table
-
-
-def _table(*columns: str, title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
     return table

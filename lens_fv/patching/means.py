@@ -1,6 +1,6 @@
 """What heads say on average: their mean outputs over clean prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,23 +28,29 @@ class HeadMeans(NamedTuple):
 
 def head_means(model: LensModel, prompts: Sequence[Sequence[int]], *, progress: bool = False) -> HeadMeans:
     """Mean head outputs, attention gains and residual norms at the last token of `prompts` (token ids)."""
-    z = torch.zeros(model.n_layers, model.n_heads, model.d_head, device=model.device)
+    with progress_bar("mean head outputs", len(prompts), show=progress) as tick:
+        return head_outputs(model, prompts, tick=tick)[0]
+
+
+def head_outputs(
+    model: LensModel, prompts: Sequence[Sequence[int]], *, tick: Callable[[], None] = lambda: None
+) -> tuple[HeadMeans, Float[Tensor, "prompts layers heads d_head"]]:
+    """`head_means`, and every prompt's own head outputs; `tick` is called after each prompt."""
+    z = torch.zeros(len(prompts), model.n_layers, model.n_heads, model.d_head, device=model.device)
     # `carry` is the least-squares gain from what the heads sum to onto what the residual stream gets, which is exact
     # where the gain is constant and needs no knowledge of the norm.
     cross = torch.zeros(model.n_layers, model.d_model, device=model.device)
     square, norm = torch.zeros_like(cross), torch.zeros(model.n_layers, device=model.device)
-    with progress_bar("mean head outputs", len(prompts), show=progress) as step:
-        for prompt in prompts:
-            seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
-            for layer in range(model.n_layers):
-                heads = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
-                z[layer] += heads / len(prompts)
-                summed = model.head_write(layer, heads, include_bias=True).float()
-                cross[layer] += summed * seen["hook_attn_out"][layer]
-                square[layer] += summed.square()
-                norm[layer] += seen["hook_resid_post"][layer].norm() / len(prompts)
-            step()
-    return HeadMeans(z, cross / square.clamp(min=1e-30), norm)
+    for own, prompt in zip(z, prompts, strict=True):
+        seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
+        for layer in range(model.n_layers):
+            own[layer] = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
+            summed = model.head_write(layer, own[layer], include_bias=True).float()
+            cross[layer] += summed * seen["hook_attn_out"][layer]
+            square[layer] += summed.square()
+            norm[layer] += seen["hook_resid_post"][layer].norm() / len(prompts)
+        tick()
+    return HeadMeans(z.mean(0), cross / square.clamp(min=1e-30), norm), z
 
 
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:

@@ -1,55 +1,39 @@
 """Which heads carry a task: every head's indirect effect, exactly."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.artefact import Provenance, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
-from lens_fv.patching.edit import Branch, Edit
-from lens_fv.patching.means import HeadMeans, head_means
-from lens_fv.patching.readout import answer_logprobs
-from lens_fv.patching.run import run_branches
+from lens_fv.patching.corruptions import Corruption, contrast
+from lens_fv.patching.effects import Effects, Unit
+from lens_fv.patching.indirect import Mode, alternatives, indirect_effects
+from lens_fv.patching.kept import keep
+from lens_fv.patching.means import HeadMeans, head_outputs
+from lens_fv.patching.metrics import Metric
+from lens_fv.patching.sources import Source, source_name, source_outputs
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
-
-Metric = Literal["prob", "logprob"]
-
-
-class HeadEffect(NamedTuple):
-    """One head's mean indirect effect with its bootstrap interval over trials."""
-
-    layer: int
-    head: int
-    effect: float
-    low: float
-    high: float
-
-    @property
-    def name(self) -> str:
-        """Layer and head, as in "9.3"."""
-        return f"{self.layer}.{self.head}"
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class HeadRanking(Artefact):
+class HeadRanking(Effects):
     """Every head's indirect effect on a task, trial by trial.
 
     Attributes:
-        effects: metric with the head's mean clean output put in, minus the metric without, per corrupted prompt.
-        baseline: the metric of the corrupted prompts, unedited.
-        z, carry, resid_norm: see `HeadMeans`: what `extract` makes a vector from.
-        metric: "prob" (Todd et al. 2024) or "logprob" of the answer's first token.
+        effects: metric with the head patched, minus the metric without, per corrupted prompt.
+        baseline: the metric of the corrupted prompts, no head patched.
+        z, carry, resid_norm: see `HeadMeans`, over the clean prompts: what `extract` makes a vector from.
+        metric: what was measured of the answer's first token; see `rank_heads`.
     """
 
-    effects: Float[Tensor, "trials layers heads"]
     baseline: Float[Tensor, " trials"]
     z: Float[Tensor, "layers heads d_head"]
     carry: Float[Tensor, "layers d_model"]
@@ -58,52 +42,16 @@ class HeadRanking(Artefact):
 
     def __post_init__(self) -> None:
         """Check shapes against the provenance."""
+        super().__post_init__()
         layers, heads, d_model, d_head = self.provenance.shape
-        require_shape("head ranking's effects", self.effects, (len(self.baseline), layers, heads))
+        require_shape("head ranking's baseline", self.baseline, (len(self.effects),))
         require_shape("head ranking's mean outputs", self.z, (layers, heads, d_head))
         require_shape("head ranking's carry", self.carry, (layers, d_model))
 
-    @property
-    def mean(self) -> Float[Tensor, "layers heads"]:
-        """The average indirect effect of each head."""
-        return self.effects.mean(0)
-
-    def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers heads"]:
-        """Percentile bootstrap over trials: lower and upper end per head."""
-        values = self.effects.numpy(force=True)
-        if len(values) < 2:
-            return self.effects.repeat(2, 1, 1)[:2]
-        found = stats.bootstrap(
-            (values,),
-            np.mean,
-            axis=0,
-            n_resamples=resamples,
-            batch=200,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(self.provenance.seed),
-        )
-        return torch.from_numpy(np.stack([found.confidence_interval.low, found.confidence_interval.high]))
-
-    def top(self, n: int | None = None) -> list[HeadEffect]:
-        """The `n` heads (all, by default) of largest mean effect, from the largest."""
-        low, high = self.interval()
-        heads = self.mean.shape[1]
-        order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [HeadEffect(i // heads, i % heads, *(float(x.flatten()[i]) for x in (self.mean, low, high))) for i in order]
-
-    def grid(self) -> Tensor:
-        """The mean effects."""
-        return self.mean
-
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
-        best = ", ".join(f"{h.name} {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in self.top(5))
-        return super().facts() | {
-            "trials": str(len(self.effects)),
-            f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}",
-            "top heads": best,
-        }
+        unedited = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
+        return super().facts() | unedited
 
 
 @torch.no_grad()
@@ -116,11 +64,20 @@ def rank_heads(
     n_clean: int = 100,
     n_trials: int = 25,
     metric: Metric = "prob",
-    shuffle: Literal["permutation", "derangement"] = "permutation",
+    against: str | Mapping[str, str] | None = None,
+    source: Source | HeadRanking = "mean",
+    mode: Mode = "replace",
+    corruption: Corruption = "permutation",
+    instruction: str | None = None,
+    other_instruction: str | None = None,
+    noise: float = 3.0,
+    unit: Unit = "head",
     template: PromptTemplate = TODD,
     seed: int = 0,
     method: Method = "auto",
+    folder: str | Path | None = None,
     progress: bool = False,
+    tick: Callable[[], None] | None = None,
 ) -> HeadRanking:
     """Rank all attention heads by causal mediation (Todd et al. 2024).
 
@@ -134,40 +91,62 @@ def rank_heads(
         n_shots: demonstrations a prompt.
         n_clean: clean prompts to average over.
         n_trials: corrupted prompts to test on.
-        metric: "prob" as in the paper, or "logprob".
-        shuffle: how labels are corrupted: a permutation leaves some right by chance, a derangement none.
+        metric: of the primary answer's first token: "prob" (Todd et al. 2024), "logprob", "logit", or "logit_diff": its logit
+            minus that of the strongest wrong alternative: the token that the corrupted prompt, no head patched, makes the
+            likeliest of all that begin no acceptable answer; the same for all heads.
+        against: name that alternative: an answer to compare with at every query, or one by the query's input.
+        source: what is put in: "mean" over the clean prompts, "zero", "resample" (what the head says in one other clean
+            prompt, drawn anew for every trial), the means of another task's ranking, or `head_means` of any other prompts.
+        mode: "replace" the head's output by it (Todd et al. 2024) or "add" it (instruction vectors: Jiang et al. 2024).
+        corruption: what the corrupted prompts lack; see `contrast`, also for `instruction`, `other_instruction`, `noise`.
+        instruction: in front of clean (and, but for the corruption "instruction", corrupted) prompts.
+        other_instruction: in front of the corrupted prompts of the corruption "instruction"; default: nothing.
+        noise: standard deviation for the corruption "noise", in standard deviations of the embeddings.
+        unit: "head", or "group": all query heads that share their keys and values, patched together.
         template: how prompts are written.
-        seed: of prompts and bootstrap.
+        seed: of prompts, draws and bootstrap.
         method: see `run_branches`.
+        folder: keep the ranking there; one that was made in the same way is loaded, not made again.
         progress: draw a progress bar.
+        tick: called after each of the `n_clean` + `n_trials` prompts, for a bar of one's own.
 
     Raises:
-        LensFVError: too few pairs, a prompt longer than the context, or no head that changes anything (hooks that do not
-            fire, then).
+        LensFVError: too few pairs, a prompt longer than the context, a corruption that changes nothing, or no head that
+            changes anything (hooks that do not fire, then).
     """
-    if n_trials < 1 or n_clean < 1:
-        raise LensFVError(f"rank heads on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)
-
-    def prompts(n: int, corrupt: Literal["none", "permutation", "derangement"], seed: int) -> list[EncodedPrompt]:
-        made = build_prompts(
-            split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, shuffle=corrupt, seed=seed
-        )
-        return encode_prompts(model, made)
-
-    clean, corrupted = prompts(n_clean, "none", seed), prompts(n_trials, shuffle, seed + 1)
-    means = head_means(model, [p.tokens for p in clean], progress=progress)
-    effects, baseline = indirect_effects(model, corrupted, means, metric=metric, method=method, progress=progress)
-    # Rows that are not edited at all still differ in rounding.
-    rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * baseline.abs()
-    if (effects.abs().amax((1, 2)) <= rounding).all():
-        raise LensFVError(f"rank heads of {model.name}: no head changes anything, so its hooks do not fire; run verify")
+    if isinstance(source, HeadRanking):
+        source.provenance.check(model)
+        source = HeadMeans(source.z, source.carry, source.resid_norm)
+    made = contrast(
+        model,
+        split,
+        corruption,
+        n_shots=n_shots,
+        n_clean=n_clean,
+        n_trials=n_trials,
+        template=template,
+        instruction=instruction,
+        other_instruction=other_instruction,
+        noise=noise,
+        seed=seed,
+    )
+    if against is not None and metric != "logit_diff":
+        raise LensFVError(f'rank heads by {metric} against {against!r}: only metric="logit_diff" compares')
+    wrong = [None] * n_trials if against is None else alternatives(model, made.queries, against, template)
     options = {
         "n_shots": n_shots,
         "n_clean": n_clean,
         "n_trials": n_trials,
         "metric": metric,
-        "shuffle": shuffle,
+        "against": {q.input: against[q.input] for q in made.queries} if isinstance(against, Mapping) else against,
+        "source": source_name(source),
+        "mode": mode,
+        "corruption": corruption,
+        "instruction": instruction,
+        "other_instruction": other_instruction,
+        "noise": noise if corruption == "noise" else None,
+        "unit": unit,
         "site": "attn.hook_z",
         "position": "last prompt token",
         "engine": method,
@@ -176,40 +155,29 @@ def rank_heads(
         model,
         task=task.name,
         task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*clean, *corrupted)],
+        prompts=[p.tokens for p in (*made.clean, *made.corrupted)],
         seed=seed,
         method="causal mediation",
-        options=options,
-    )
-    return HeadRanking(
-        provenance=provenance,
-        effects=effects,
-        baseline=baseline,
-        z=means.z.cpu(),
-        carry=means.carry.cpu(),
-        resid_norm=means.resid_norm.cpu(),
-        metric=metric,
+        options={name: value for name, value in options.items() if value is not None},
     )
 
+    def make() -> HeadRanking:
+        with progress_bar(f"{task.name}: heads", n_clean + n_trials, show=progress) as step:
+            each_prompt = tick or step
+            means, each = head_outputs(model, [p.tokens for p in made.clean], tick=each_prompt)
+            outputs = source_outputs(source, means, each, made.partners)
+            effects, baseline = indirect_effects(
+                model, made, outputs, metric=metric, wrong=wrong, mode=mode, unit=unit, method=method, tick=each_prompt
+            )
+        return HeadRanking(
+            provenance=provenance,
+            effects=effects,
+            baseline=baseline,
+            z=means.z.cpu(),
+            carry=means.carry.cpu(),
+            resid_norm=means.resid_norm.cpu(),
+            metric=metric,
+            unit=unit,
+        )
 
-def indirect_effects(
-    model: LensModel,
-    prompts: list[EncodedPrompt],
-    means: HeadMeans,
-    *,
-    metric: Metric,
-    method: Method = "auto",
-    progress: bool = False,
-) -> tuple[Float[Tensor, "trials layers heads"], Float[Tensor, " trials"]]:
-    """Each head's effect on each prompt's first answer token, and the unedited metric."""
-    heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
-    branches = [(), *((Edit(layer, means.z[layer, head], head=head),) for layer, head in heads)]
-    rows: list[Tensor] = []
-    with progress_bar("indirect effects", len(prompts), show=progress) as step:
-        for prompt in prompts:
-            asked = [Branch(edits, tokens=prompt.answers[0][:1]) for edits in branches]
-            logprob = run_branches(model, [prompt.tokens], asked, readout=answer_logprobs, method=method)[0, :, 0].cpu()
-            rows.append(logprob.exp() if metric == "prob" else logprob)
-            step()
-    values = torch.stack(rows)
-    return (values[:, 1:] - values[:, :1]).reshape(-1, model.n_layers, model.n_heads), values[:, 0]
+    return keep(folder, HeadRanking, provenance, make)

@@ -1,0 +1,203 @@
+"""Commands that find heads: rank, universal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+
+if TYPE_CHECKING:
+    from lens_fv.patching.effects import Effects
+
+Clean = Annotated[int, typer.Option("--clean", min=1, help="Clean prompts to average head outputs over.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Corrupted prompts to measure effects on.")]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write.")]
+Metric = Annotated[Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Of the answer's first token.")]
+Against = Annotated[str | None, typer.Option(help="The wrong answer of logit_diff; default: the strongest.")]
+Source = Annotated[str, typer.Option(help="What is put in: mean, zero, resample, or a ranking's file for its means.")]
+Mode = Annotated[Literal["replace", "add"], typer.Option(help="Put it in the head's place, or add it.")]
+Corruption = Annotated[
+    Literal["permutation", "derangement", "zero_shot", "instruction", "noise"],
+    typer.Option(help="Of labels; or without demonstrations, with another instruction or none, with noise on embeddings."),
+]
+Instruction = Annotated[str | None, typer.Option(help="Put in front of the prompts.")]
+OtherInstruction = Annotated[str | None, typer.Option(help="In its place where the instruction is corrupted; default: none.")]
+Noise = Annotated[float, typer.Option(min=0, help="In standard deviations of the embeddings.")]
+Unit = Annotated[Literal["head", "group"], typer.Option(help="Single heads, or all heads that share keys and values.")]
+Correction = Annotated[
+    Literal["holm", "bh", "max", "none"],
+    typer.Option(help="Of p-values for the number of heads: Holm, false discovery rate, largest statistic."),
+]
+Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
+
+
+def rank(
+    model: ModelName = DEFAULT_MODEL,
+    task: TaskName = "present-past",
+    shots: Shots = 10,
+    clean: Clean = 100,
+    trials: Trials = 25,
+    metric: Metric = "prob",
+    against: Against = None,
+    source: Source = "mean",
+    mode: Mode = "replace",
+    corruption: Corruption = "permutation",
+    instruction: Instruction = None,
+    other_instruction: OtherInstruction = None,
+    noise: Noise = 3.0,
+    unit: Unit = "head",
+    correction: Correction = "holm",
+    top: Top = 10,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = None,
+) -> None:
+    """Rank all attention heads by their indirect effect on a task.
+
+    Writes the ranking to --out (default: TASK-ranking.safetensors).
+    """
+    from lens_fv.patching import rank_heads
+    from lens_fv.tasks import load_task
+
+    the_task, given = load_task(task), _source(source)
+    lens = open_model(model, device, dtype)
+    ranking = rank_heads(
+        lens,
+        the_task,
+        n_shots=shots,
+        n_clean=clean,
+        n_trials=trials,
+        metric=metric,
+        against=against,
+        source=given,
+        mode=mode,
+        corruption=corruption,
+        instruction=instruction,
+        other_instruction=other_instruction,
+        noise=noise,
+        unit=unit,
+        seed=seed,
+        progress=True,
+    )
+    path = ranking.save(out or Path(f"{the_task.name}-ranking.safetensors"))
+    heads, table = _heads(ranking, correction, top, title=f"{the_task.name} on {lens.name}: {metric} of the answer")
+    payload = {
+        "model": lens.name,
+        "task": the_task.name,
+        "metric": metric,
+        "unit": unit,
+        "unedited": float(ranking.baseline.mean()),
+        "correction": correction,
+        "heads": heads,
+        "reliability": _reliability(ranking),
+        "file": str(path),
+    }
+    emit(payload, as_json, table, f"written to {path}")
+
+
+def universal(
+    model: ModelName = DEFAULT_MODEL,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="A relation or a file of pairs; may be given several times. Default: all relations."),
+    ] = None,
+    shots: Shots = 10,
+    clean: Clean = 100,
+    trials: Trials = 25,
+    metric: Metric = "prob",
+    source: Source = "mean",
+    mode: Mode = "replace",
+    corruption: Corruption = "permutation",
+    instruction: Instruction = None,
+    other_instruction: OtherInstruction = None,
+    noise: Noise = 3.0,
+    unit: Unit = "head",
+    correction: Correction = "holm",
+    top: Top = 10,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    folder: Annotated[Path, typer.Option(help="Where every task's accuracy and ranking is kept; run again to go on.")] = (
+        Path("universal-heads")
+    ),
+    out: Out = None,
+) -> None:
+    """Rank heads on every task that the model does better than a constant answer, and average their effects.
+
+    Writes each task's accuracy and ranking to --folder and the average to --out (default: universal.safetensors in it).
+    """
+    from lens_fv.patching import universal_heads
+    from lens_fv.tasks import list_tasks, load_task
+
+    tasks, given = [load_task(name) for name in task or list_tasks()], _source(source)
+    lens = open_model(model, device, dtype)
+    found = universal_heads(
+        lens,
+        tasks,
+        n_shots=shots,
+        n_clean=clean,
+        n_trials=trials,
+        instruction=instruction,
+        seed=seed,
+        folder=folder,
+        progress=True,
+        metric=metric,
+        source=given,
+        mode=mode,
+        corruption=corruption,
+        other_instruction=other_instruction,
+        noise=noise,
+        unit=unit,
+    )
+    path = found.save(out or folder / "universal.safetensors")
+    heads, table = _heads(found, correction, top, title=f"{len(found.kept)} tasks on {lens.name}: {metric} of the answer")
+    tasks_table = columns("task", "accuracy", "95 % interval", "majority", "", title=f"after {shots} demonstrations")
+    for row in found.rows:
+        numbers = (f"{row.accuracy:.2f}", f"[{row.low:.2f}, {row.high:.2f}]", f"{row.majority:.2f}")
+        tasks_table.add_row(row.task, *numbers, "kept" if row.kept else "dropped")
+    payload = {
+        "model": lens.name,
+        "metric": metric,
+        "unit": unit,
+        "tasks": [row._asdict() for row in found.rows],
+        "correction": correction,
+        "heads": heads,
+        "reliability": _reliability(found),
+        "file": str(path),
+    }
+    emit(payload, as_json, tasks_table, table, f"written to {path}")
+
+
+def columns(*names: str, title: str) -> Table:
+    """An empty table."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name)
+    return table
+
+
+def _source(name: str) -> Any:
+    from lens_fv.patching import HeadRanking
+
+    return name if name in ("mean", "zero", "resample") else HeadRanking.load(name)
+
+
+def _heads(
+    effects: "Effects", correction: Literal["holm", "bh", "max", "none"], top: int, *, title: str
+) -> tuple[list[dict[str, Any]], Table]:
+    p = effects.p_values(correction=correction)
+    rows = [h._asdict() | {"p": float(p[h.layer, h.head])} for h in effects.top()]
+    table = columns(effects.unit, "effect", "95 % interval", f"p ({correction})", title=title)
+    for row in rows[:top]:
+        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+        table.add_row(f"{row['layer']}.{row['head']}", f"{row['effect']:+.4f}", interval, f"{row['p']:.2g}")
+    return rows, table
+
+
+def _reliability(effects: "Effects") -> dict[str, float] | None:
+    return effects.reliability(k=min(10, effects.mean.numel()))._asdict() if len(effects.effects) >= 4 else None

@@ -1,0 +1,104 @@
+"""Does the model do the task at all?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.answers import score_answers
+from lens_fv.patching.kept import keep
+from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Competence(Artefact):
+    """What a model gets right after demonstrations.
+
+    Attributes:
+        right: for each item whether the likeliest first token begins an acceptable answer.
+        majority: the most that one and the same first token would score on these items: no less than what the majority
+            label does.
+    """
+
+    right: Bool[Tensor, " items"]
+    majority: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the items that are right."""
+        return float(self.right.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        found = stats.binomtest(int(self.right.sum()), len(self.right)).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+    @property
+    def beats_majority(self) -> bool:
+        """Whether the accuracy is above `majority`."""
+        return self.accuracy > self.majority
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        low, high = self.interval
+        found = f"{self.accuracy:.2f} [{low:.2f}, {high:.2f}] of {len(self.right)}"
+        return super().facts() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
+
+
+@torch.no_grad()
+def competence(
+    model: LensModel,
+    task: Task,
+    *,
+    split: Split | None = None,
+    items: Sequence[Pair] | None = None,
+    n_shots: int = 10,
+    template: PromptTemplate = TODD,
+    instruction: str | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> Competence:
+    """First-token accuracy after demonstrations, and what it has to beat.
+
+    Todd et al. (2024) compare with the share of the majority label. First tokens are what is counted here, so the
+    commonest first token is what a model that knows no more could always say.
+
+    Args:
+        model: the model.
+        task: the task.
+        split: default: `split_pairs(task, seed=seed)`; demonstrations come from its training part.
+        items: pairs to ask about; default: its validation part, so that the test part stays unseen by choices.
+        n_shots: demonstrations a prompt.
+        template: how prompts are written.
+        instruction: in front of them.
+        seed: of split and demonstrations.
+        folder: keep the result there; one that was made in the same way is loaded, not made again.
+    """
+    split = split or split_pairs(task, seed=seed)
+    queries = split.validation if items is None else items
+    made = build_prompts(queries, split.train, n_shots=n_shots, template=template, instruction=instruction, seed=seed)
+    prompts = encode_prompts(model, made)
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in prompts],
+        seed=seed,
+        method="few-shot accuracy",
+        options={"n_shots": n_shots},
+    )
+
+    def make() -> Competence:
+        commonest = Counter(token for prompt in prompts for token in prompt.first_tokens).most_common(1)[0][1]
+        right = score_answers(model, prompts, [[]]).top1[:, 0]
+        return Competence(provenance=provenance, right=right, majority=commonest / len(prompts))
+
+    return keep(folder, Competence, provenance, make)

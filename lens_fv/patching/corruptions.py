@@ -1,0 +1,140 @@
+"""Clean prompts, and prompts that take from the model what the clean ones tell it about the task."""
+
+import random
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.edit import Edit
+from lens_fv.tasks import EncodedPrompt, Pair, Prompt, PromptTemplate, Split, build_prompts, encode_prompts
+from lens_fv.tasks.prompts import Shuffle
+
+Corruption = Literal["permutation", "derangement", "zero_shot", "instruction", "noise"]
+
+
+class Contrast(NamedTuple):
+    """What a head ranking runs.
+
+    Attributes:
+        clean: prompts that heads' outputs are taken from.
+        corrupted: prompts they are put into.
+        queries: the pairs that those ask about.
+        partners: for each corrupted prompt the index of a random clean one, of another query where there is one.
+        edits: for each corrupted prompt what else is changed in it: the noise, if that is the corruption.
+    """
+
+    clean: list[EncodedPrompt]
+    corrupted: list[EncodedPrompt]
+    queries: list[Pair]
+    partners: list[int]
+    edits: list[list[Edit]]
+
+
+def contrast(
+    model: LensModel,
+    split: Split,
+    corruption: Corruption,
+    *,
+    n_shots: int,
+    n_clean: int,
+    n_trials: int,
+    template: PromptTemplate,
+    instruction: str | None = None,
+    other_instruction: str | None = None,
+    noise: float = 3.0,
+    seed: int = 0,
+) -> Contrast:
+    """Clean and corrupted prompts: queries from the validation split, demonstrations from the training split.
+
+    Args:
+        model: reads the prompts.
+        split: of the task.
+        corruption: "permutation" or "derangement" of the demonstrations' labels (see `few_shot`); "zero_shot": without the
+            demonstrations; "instruction": with another instruction or none; "noise": Gaussian noise on the embeddings of
+            the demonstrations' tokens (as on the subject's in Meng et al. 2022), as the first block reads them.
+        n_shots: demonstrations a prompt.
+        n_clean: clean prompts.
+        n_trials: corrupted prompts.
+        template: how prompts are written.
+        instruction: stands in front of the clean prompts, and of the corrupted ones unless the instruction is the corruption.
+        other_instruction: stands there then; None: nothing does.
+        noise: its standard deviation, in standard deviations of those embeddings (over all their numbers).
+        seed: of everything drawn; the corrupted prompts' is one more.
+
+    Raises:
+        LensFVError: a corruption that would change nothing, or prompts that cannot be made.
+    """
+    if n_trials < 1 or n_clean < 1:
+        raise LensFVError(f"rank heads on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
+    if corruption == "instruction":
+        if not instruction or instruction == other_instruction:
+            raise LensFVError(
+                f"corrupt the instruction {instruction!r} to {other_instruction!r}: give an instruction, and another or none"
+            )
+    elif other_instruction is not None:
+        raise LensFVError(f'another instruction with the corruption {corruption!r}: use corruption="instruction"')
+    shuffle: Shuffle = corruption if corruption == "permutation" or corruption == "derangement" else "none"
+    least = 0 if corruption == "instruction" else 1 if shuffle == "none" else 2
+    if n_shots < least:
+        raise LensFVError(f"corruption {corruption!r} of {n_shots}-shot prompts changes nothing: use {least} shots or more")
+
+    def prompts(n: int, *, corrupt: bool) -> list[Prompt]:
+        return build_prompts(
+            split.validation,
+            split.train,
+            n_shots=0 if corrupt and corruption == "zero_shot" else n_shots,
+            n_prompts=n,
+            template=template,
+            shuffle=shuffle if corrupt else "none",
+            instruction=other_instruction if corrupt and corruption == "instruction" else instruction,
+            seed=seed + corrupt,
+        )
+
+    clean, corrupted = prompts(n_clean, corrupt=False), prompts(n_trials, corrupt=True)
+    encoded = encode_prompts(model, corrupted)
+    rng = random.Random(f"{seed}/partners")
+    others = [[i for i, c in enumerate(clean) if c.query != t.query] or range(n_clean) for t in corrupted]
+    edits: list[list[Edit]] = [[] for _ in corrupted]
+    if corruption == "noise":
+        shown = [_shown(model, p, e, template) for p, e in zip(corrupted, encoded, strict=True)]
+        edits = _noise(model, encoded, shown, noise, seed)
+    return Contrast(
+        clean=encode_prompts(model, clean),
+        corrupted=encoded,
+        queries=[p.query for p in corrupted],
+        partners=[rng.choice(o) for o in others],
+        edits=edits,
+    )
+
+
+def _shown(model: LensModel, prompt: Prompt, encoded: EncodedPrompt, template: PromptTemplate) -> range:
+    """Positions of the tokens of a prompt's demonstrations."""
+    demonstrations = "".join(map(template.write_demonstration, prompt.demonstrations))
+    before = prompt.text[: -len(demonstrations + template.write_query(prompt.query))]
+
+    def agree(text: str) -> int:
+        # A token that reaches over the end of the text is not yet in it.
+        same = [a == b for a, b in zip(model.encode(text), encoded.tokens)]
+        return same.index(False) if False in same else len(same)
+
+    return range(agree(before), agree(before + demonstrations))
+
+
+def _noise(model: LensModel, prompts: list[EncodedPrompt], shown: list[range], multiple: float, seed: int) -> list[list[Edit]]:
+    embedded: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        embedded.append(x[0].float())
+        return x
+
+    for prompt in prompts:
+        model.run_body(torch.tensor([prompt.tokens]), [("blocks.0.hook_resid_pre", keep)])
+    size = multiple * float(torch.cat([x[list(at)] for x, at in zip(embedded, shown, strict=True)]).std())
+    rng = torch.Generator().manual_seed(seed)
+    return [
+        [Edit(0, size * torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=i) for i in at]
+        for at in shown
+    ]

@@ -1,0 +1,141 @@
+"""Effects of all heads, sample by sample: their order, its certainty."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.patching.reliability import Reliability, split_half
+from lens_fv.patching.significance import Correction, least_p, p_values
+
+Unit = Literal["head", "group"]
+
+
+class HeadEffect(NamedTuple):
+    """One head's (or key/value group's) mean effect with its interval."""
+
+    layer: int
+    head: int
+    effect: float
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """Layer and head, as in "9.3"."""
+        return f"{self.layer}.{self.head}"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Effects(Artefact):
+    """Effects of every head on independent samples: the trials of one task, or the means of several tasks.
+
+    Attributes:
+        effects: one number a sample and a head, or a group of query heads that share their keys and values.
+        unit: "head" or "group": what the last axis counts.
+    """
+
+    effects: Float[Tensor, "samples layers units"]
+    unit: Unit = field(default="head", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check shapes against the provenance."""
+        layers, heads, *_ = self.provenance.shape
+        units = heads if self.unit == "head" else self.effects.shape[-1]
+        require_shape(f"{type(self).__name__}'s effects", self.effects, (len(self.effects), layers, units))
+        if not len(self.effects) or heads % units:
+            raise LensFVError(f"{type(self).__name__}: {len(self.effects)} samples of {units} {self.unit}s, {heads} heads")
+
+    @property
+    def mean(self) -> Float[Tensor, "layers units"]:
+        """The average effect of each head."""
+        return self.effects.mean(0)
+
+    def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers units"]:
+        """Percentile bootstrap over samples: lower and upper end per head, each by itself."""
+        values = self.effects.numpy(force=True)
+        if len(values) < 2:
+            return self.effects.repeat(2, 1, 1)[:2]
+        found = stats.bootstrap(
+            (values,),
+            np.mean,
+            axis=0,
+            n_resamples=resamples,
+            batch=200,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(self.provenance.seed),
+        )
+        return torch.from_numpy(np.stack([found.confidence_interval.low, found.confidence_interval.high]))
+
+    def top(self, n: int | None = None) -> list[HeadEffect]:
+        """The `n` heads (all, by default) of largest mean effect, from the largest."""
+        found = (self.mean, *self.interval())
+        return [HeadEffect(layer, unit, *(float(x[layer, unit]) for x in found)) for layer, unit in self._order(n)]
+
+    def heads(self, n: int) -> tuple[tuple[int, int], ...]:
+        """Layer and query head of the `n` strongest: of groups, all heads of each.
+
+        Raises:
+            LensFVError: more than there are.
+        """
+        total = self.mean.numel()
+        if not 1 <= n <= total:
+            raise LensFVError(f"the {n} strongest {self.unit}s of {self.provenance.model}: it has {total}")
+        each = self.provenance.shape[1] // self.mean.shape[1]
+        return tuple((layer, unit * each + i) for layer, unit in self._order(n) for i in range(each))
+
+    def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
+        """Two-sided sign-flip p-values of every head, corrected for their number; see `lens_fv.patching.significance`.
+
+        Samples must be independent: trials that ask the same query again, for want of validation pairs, are less so.
+        """
+        found = p_values(self._flat(), correction=correction, seed=self.provenance.seed)
+        return torch.from_numpy(found).reshape(self.mean.shape)
+
+    def significant(self, *, level: float = 0.05, correction: Correction = "holm") -> list[HeadEffect]:
+        """The heads whose mean effect, positive or negative, differs from zero; from the largest effect.
+
+        Args:
+            level: error rate: of a single false head among all for "holm" and "max", the share of false ones for "bh".
+            correction: see `p_values`.
+
+        Raises:
+            LensFVError: so few samples that no effect, however large, could pass.
+        """
+        least = least_p(len(self.effects), self.mean.numel(), correction)
+        if least > level:
+            raise LensFVError(
+                f"significant {self.unit}s of {self.provenance.model} at {level}: {len(self.effects)} samples give no "
+                f"p-value below {least:.2g} ({correction}, {self.mean.numel()} {self.unit}s); run more trials"
+                + ("" if correction == "max" else ' or use correction="max"')
+            )
+        p = self.p_values(correction=correction)
+        return [h for h in self.top() if p[h.layer, h.head] <= level]
+
+    def reliability(self, *, k: int = 10, n_splits: int = 500) -> Reliability:
+        """How well random halves of the samples agree on the order of heads; see `Reliability`."""
+        return split_half(self._flat(), k=k, n_splits=n_splits, seed=self.provenance.seed)
+
+    def grid(self) -> Tensor:
+        """The mean effects."""
+        return self.mean
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        best = ", ".join(f"{h.name} {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in self.top(5))
+        return super().facts() | {f"top {self.unit}s": best}
+
+    def _order(self, n: int | None) -> list[tuple[int, int]]:
+        units = self.mean.shape[1]
+        order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
+        return [divmod(i, units) for i in order]
+
+    def _flat(self) -> Float[np.ndarray, "samples tests"]:
+        return self.effects.flatten(1).numpy(force=True)

@@ -1,0 +1,96 @@
+"""What every head does to every corrupted prompt's answer, one branch a head."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.check import Method
+from lens_fv.patching.corruptions import Contrast
+from lens_fv.patching.edit import Branch, Edit
+from lens_fv.patching.effects import Unit
+from lens_fv.patching.metrics import Metric, measure
+from lens_fv.patching.run import OpenPrompts
+from lens_fv.tasks import Pair, PromptTemplate, encode_prompt, zero_shot
+
+Mode = Literal["replace", "add"]
+
+
+def indirect_effects(
+    model: LensModel,
+    made: Contrast,
+    outputs: Float[Tensor, "trials layers heads d_head"],
+    *,
+    metric: Metric,
+    wrong: Sequence[int | None],
+    mode: Mode = "replace",
+    unit: Unit = "head",
+    method: Method = "auto",
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
+    """Each head's effect on each corrupted prompt's first answer token, and the metric with no head patched.
+
+    Args:
+        model: the model.
+        made: the corrupted prompts.
+        outputs: what is put in, trial by trial.
+        metric: see `measure`.
+        wrong: for each trial the token that "logit_diff" compares with; None: the strongest wrong one.
+        mode: replace or add.
+        unit: head or group.
+        method: see `run_branches`.
+        tick: called after each trial.
+
+    Raises:
+        LensFVError: no head changes anything.
+    """
+    units = model.n_heads if unit == "head" else key_value_heads(model)
+    size = model.n_heads // units  # query heads that share keys and values stand side by side
+    places = [[(layer, unit * size + i) for i in range(size)] for layer in range(model.n_layers) for unit in range(units)]
+    rows: list[Tensor] = []
+    fired = False
+    for prompt, noise, z, other in zip(made.corrupted, made.edits, outputs, wrong, strict=True):
+        patches = [(), *([Edit(layer, z[layer, head], head=head, mode=mode) for layer, head in heads] for heads in places)]
+        branches = [Branch((*noise, *edits), tokens=prompt.answers[0][:1]) for edits in patches]
+        values = measure(OpenPrompts(model, [prompt.tokens], method=method), branches, metric, prompt, other).cpu()
+        # Rows that are not edited at all still differ in rounding.
+        rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * values[0].abs()
+        fired |= bool(((values - values[0]).abs() > rounding).any())
+        rows.append(values @ torch.tensor([1.0, -1.0]) if metric == "logit_diff" else values[:, 0])
+        tick()
+    if not fired:
+        raise LensFVError(f"rank heads of {model.name}: no head changes anything, so its hooks do not fire; run verify")
+    found = torch.stack(rows)
+    return (found[:, 1:] - found[:, :1]).reshape(len(rows), model.n_layers, units), found[:, 0]
+
+
+def alternatives(
+    model: LensModel, queries: Sequence[Pair], against: str | Mapping[str, str], template: PromptTemplate
+) -> list[int]:
+    """The first token of the answer that each query's own is compared with.
+
+    Raises:
+        LensFVError: a query without one, or one that begins like an acceptable answer.
+    """
+    tokens: list[int] = []
+    for query in queries:
+        text = against if isinstance(against, str) else against.get(query.input)
+        if text is None:
+            raise LensFVError(
+                f"compare the answer to {query.input!r}: `against` names no alternative; give one for every query"
+            )
+        prompt = encode_prompt(model, zero_shot(Pair(query.input, (*query.outputs, text)), template=template))
+        *right, wrong = prompt.answers
+        if text in query.outputs or wrong[0] in {answer[0] for answer in right}:
+            raise LensFVError(f"compare {query.output!r} with {text!r}: they begin with the same token in {model.name}")
+        tokens.append(wrong[0])
+    return tokens
+
+
+def key_value_heads(model: LensModel) -> int:
+    """Heads that have keys and values of their own: fewer than query heads under grouped-query attention."""
+    return int(getattr(model.tl.cfg, "n_key_value_heads", None) or model.n_heads)

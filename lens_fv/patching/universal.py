@@ -1,0 +1,190 @@
+"""Heads that carry many tasks: effects averaged over all tasks that the model does."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import require_shape
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.competence import Competence, competence
+from lens_fv.patching.effects import Effects
+from lens_fv.patching.metrics import Metric
+from lens_fv.patching.ranking import HeadRanking, rank_heads
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
+
+
+class TaskRow(NamedTuple):
+    """Why a task was kept: its accuracy after demonstrations with its 95 % interval, and what it had to beat."""
+
+    task: str
+    kept: bool
+    accuracy: float
+    low: float
+    high: float
+    majority: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class UniversalHeads(Effects):
+    """Head effects averaged over tasks (Todd et al. 2024).
+
+    Its samples are tasks: intervals, p-values and reliability ask whether other tasks of the kind would show the same.
+
+    Attributes:
+        effects: mean indirect effect of every head on every kept task.
+        tasks: names of all tasks that were tried.
+        accuracy: of each of them with the ends of its interval; see `Competence`.
+        majority: what it had to be above; see `Competence`.
+        metric: see `rank_heads`.
+    """
+
+    tasks: tuple[str, ...]
+    accuracy: Float[Tensor, "tasks 3"]
+    majority: Float[Tensor, " tasks"]
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        """Check that tasks and effects belong together."""
+        super().__post_init__()
+        require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 3))
+        require_shape("universal heads' majority", self.majority, (len(self.tasks),))
+        if len(self.effects) != len(self.kept):
+            raise LensFVError(f"universal heads: effects on {len(self.effects)} tasks, {len(self.kept)} are kept")
+
+    @property
+    def rows(self) -> list[TaskRow]:
+        """Every task with both numbers, kept or dropped."""
+        numbers = zip(self.tasks, self.accuracy.tolist(), self.majority.tolist(), strict=True)
+        return [TaskRow(task, found > majority, found, low, high, majority) for task, (found, low, high), majority in numbers]
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The tasks that the model does: those of `effects`, in their order."""
+        return tuple(row.task for row in self.rows if row.kept)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The tasks that it does no better than a constant answer."""
+        return tuple(row.task for row in self.rows if not row.kept)
+
+    def interval(self, *, level: float = 0.95, resamples: int = 0) -> Float[Tensor, "2 layers units"]:  # noqa: ARG002
+        """Student's t interval over tasks: a bootstrap of so few would be too narrow."""
+        n = len(self.effects)
+        if n < 2:
+            return self.effects.repeat(2, 1, 1)
+        half = float(stats.t.ppf((1 + level) / 2, n - 1)) * self.effects.std(0) / n**0.5
+        return torch.stack([self.mean - half, self.mean + half])
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        return super().facts() | {
+            row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
+            f"majority {row.majority:.2f}"
+            for row in self.rows
+        }
+
+
+def universal_heads(
+    model: LensModel,
+    tasks: Sequence[Task],
+    *,
+    n_shots: int = 10,
+    n_clean: int = 100,
+    n_trials: int = 25,
+    most_items: int = 100,
+    template: PromptTemplate = TODD,
+    instruction: str | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> UniversalHeads:
+    """Rank heads on every task that the model does better than a constant answer, and average (Todd et al. 2024).
+
+    Args:
+        model: the model.
+        tasks: the tasks; each is split by `split_pairs(task, seed=seed)`, and asked on validation pairs.
+        n_shots: demonstrations a prompt, of accuracy as of ranking.
+        n_clean: clean prompts a task.
+        n_trials: corrupted prompts a task.
+        most_items: validation pairs that accuracy is measured on.
+        template: how prompts are written.
+        instruction: see `rank_heads`.
+        seed: of splits and of everything drawn.
+        folder: keep every task's accuracy and ranking there. What is there, made in the same way, is not made again: a run
+            that was stopped goes on where it was, and one with other settings keeps its own files beside the first's.
+        progress: draw a progress bar.
+        options: of `rank_heads`: metric, source, mode, corruption, unit and so on.
+
+    Raises:
+        LensFVError: no task, two of one name, none that the model does, or what `rank_heads` raises.
+    """
+    names = tuple(task.name for task in tasks)
+    if not tasks or len(set(names)) < len(names):
+        raise LensFVError(f"universal heads of {len(names)} tasks of {len(set(names))} names: give tasks of different names")
+    shared: dict[str, Any] = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
+    splits = [split_pairs(task, seed=seed) for task in tasks]
+    for split in splits:  # complain before anything runs
+        build_prompts(split.validation, split.train, n_shots=n_shots)
+    found: list[Competence] = []
+    rankings: list[HeadRanking] = []
+    steps = n_clean + n_trials
+    with progress_bar("universal heads", len(tasks) * (1 + steps), show=progress) as tick:
+        for task, split in zip(tasks, splits, strict=True):
+            common = {**shared, "split": split, "folder": folder}
+            found.append(competence(model, task, items=split.validation[:most_items], **common))
+            tick()
+            with _share(tick, steps) as step:
+                if found[-1].beats_majority:
+                    rankings.append(rank_heads(model, task, n_clean=n_clean, n_trials=n_trials, tick=step, **common, **options))
+    if not rankings:
+        numbers = ", ".join(f"{c.provenance.task} {c.accuracy:.2f} (majority {c.majority:.2f})" for c in found)
+        raise LensFVError(
+            f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
+        )
+    first = rankings[0].provenance
+    provenance = replace(
+        first,
+        task=", ".join(r.provenance.task for r in rankings),
+        task_hash=_digest([r.provenance.task_hash for r in rankings]),
+        prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
+        method="causal mediation, averaged over tasks",
+        options={**first.options, "most_items": most_items},
+    )
+    return UniversalHeads(
+        provenance=provenance,
+        effects=torch.stack([r.mean for r in rankings]),
+        tasks=names,
+        accuracy=torch.tensor([(c.accuracy, *c.interval) for c in found], dtype=torch.float64),
+        majority=torch.tensor([c.majority for c in found], dtype=torch.float64),
+        metric=rankings[0].metric,
+        unit=rankings[0].unit,
+    )
+
+
+def _digest(hashes: Sequence[str]) -> str:
+    return sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _share(tick: Callable[[], None], steps: int) -> Generator[Callable[[], None], None, None]:
+    """A task's part of the bar: what it does not use, because it was loaded or dropped, it is given at the end."""
+    left = iter(range(steps))
+
+    def step() -> None:
+        if next(left, None) is not None:
+            tick()
+
+    yield step
+    for _ in left:
+        tick()
