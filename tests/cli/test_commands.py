@@ -33,7 +33,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     code, ranked, _ = run("rank", "--task", "toy.json", *QUICK)
     assert code == 0
     assert len(ranked["heads"]) == 12
-    assert set(ranked["heads"][0]) == {"layer", "head", "effect", "low", "high"}
+    assert set(ranked["heads"][0]) == {"layer", "head", "effect", "low", "high", "p"}
     effects = [h["effect"] for h in ranked["heads"]]
     assert effects == sorted(effects, reverse=True)
 
