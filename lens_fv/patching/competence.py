@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool
-from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
 from lens_fv.patching.kept import keep
+from lens_fv.statistics import wilson_interval
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 
 
@@ -38,8 +38,7 @@ class Competence(Artefact):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy."""
-        found = stats.binomtest(int(self.right.sum()), len(self.right)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        return wilson_interval(int(self.right.sum()), len(self.right))
 
     @property
     def beats_majority(self) -> bool:

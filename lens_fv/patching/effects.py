@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -96,8 +96,9 @@ class Effects(Artefact):
 
         Samples must be independent: trials that ask the same query again, for want of validation pairs, are less so.
         """
-        found = p_values(self._flat(), correction=correction, seed=self.provenance.seed)
-        return torch.from_numpy(found).reshape(self.mean.shape)
+        p = torch.ones(self.mean.shape, dtype=torch.float64)
+        p[self._live] = torch.from_numpy(p_values(self._tests(), correction=correction, seed=self.provenance.seed))
+        return p
 
     def significant(self, *, level: float = 0.05, correction: Correction = "holm") -> list[HeadEffect]:
         """The heads whose mean effect, positive or negative, differs from zero; from the largest effect.
@@ -109,11 +110,12 @@ class Effects(Artefact):
         Raises:
             LensFVError: so few samples that no effect, however large, could pass.
         """
-        least = least_p(len(self.effects), self.mean.numel(), correction)
+        tests = int(self._live.sum())
+        least = least_p(len(self.effects), tests, correction)
         if least > level:
             raise LensFVError(
                 f"significant {self.unit}s of {self.provenance.model} at {level}: {len(self.effects)} samples give no "
-                f"p-value below {least:.2g} ({correction}, {self.mean.numel()} {self.unit}s); run more trials"
+                f"p-value below {least:.2g} ({correction}, {tests} {self.unit}s); run more trials"
                 + ("" if correction == "max" else ' or use correction="max"')
             )
         p = self.p_values(correction=correction)
@@ -121,7 +123,7 @@ class Effects(Artefact):
 
     def reliability(self, *, k: int = 10, n_splits: int = 500) -> Reliability:
         """How well random halves of the samples agree on the order of heads; see `Reliability`."""
-        return split_half(self._flat(), k=k, n_splits=n_splits, seed=self.provenance.seed)
+        return split_half(self._tests(), k=k, n_splits=n_splits, seed=self.provenance.seed)
 
     def grid(self) -> Tensor:
         """The mean effects."""
@@ -137,5 +139,10 @@ class Effects(Artefact):
         order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
         return [divmod(i, units) for i in order]
 
-    def _flat(self) -> Float[np.ndarray, "samples tests"]:
-        return self.effects.flatten(1).numpy(force=True)
+    @property
+    def _live(self) -> Bool[Tensor, "layers units"]:
+        """Where there are heads at all: layers of hybrid models without attention have none, and no effect whatever."""
+        return (self.effects != 0).any(0)
+
+    def _tests(self) -> Float[np.ndarray, "samples tests"]:
+        return self.effects[:, self._live].numpy(force=True)

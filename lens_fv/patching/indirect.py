@@ -34,6 +34,8 @@ def indirect_effects(
 ) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
     """Each head's effect on each corrupted prompt's first answer token, and the metric with no head patched.
 
+    Layers without attention heads have no effect.
+
     Args:
         model: the model.
         made: the corrupted prompts.
@@ -48,15 +50,17 @@ def indirect_effects(
     Raises:
         LensFVError: no head changes anything.
     """
-    units = model.n_heads if unit == "head" else key_value_heads(model)
+    units = model.n_heads if unit == "head" else model.n_kv_heads
     size = model.n_heads // units  # query heads that share keys and values stand side by side
-    places = [[(layer, unit * size + i) for i in range(size)] for layer in range(model.n_layers) for unit in range(units)]
+    layers = list(model.attention_layers)
+    places = [[(layer, first + i) for i in range(size)] for layer in layers for first in range(0, model.n_heads, size)]
     rows: list[Tensor] = []
     fired = False
     for prompt, noise, z, other in zip(made.corrupted, made.edits, outputs, wrong, strict=True):
         patches = [(), *([Edit(layer, z[layer, head], head=head, mode=mode) for layer, head in heads] for heads in places)]
-        branches = [Branch((*noise, *edits), tokens=prompt.answers[0][:1]) for edits in patches]
-        values = measure(OpenPrompts(model, [prompt.tokens], method=method), branches, metric, prompt, other).cpu()
+        branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in patches]
+        opened = OpenPrompts(model, [prompt.tokens], shared=noise, method=method)
+        values = measure(opened, branches, metric, prompt, other).cpu()
         # Rows that are not edited at all still differ in rounding.
         rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * values[0].abs()
         fired |= bool(((values - values[0]).abs() > rounding).any())
@@ -65,7 +69,9 @@ def indirect_effects(
     if not fired:
         raise LensFVError(f"rank heads of {model.name}: no head changes anything, so its hooks do not fire; run verify")
     found = torch.stack(rows)
-    return (found[:, 1:] - found[:, :1]).reshape(len(rows), model.n_layers, units), found[:, 0]
+    effects = found.new_zeros(len(rows), model.n_layers, units)
+    effects[:, layers] = (found[:, 1:] - found[:, :1]).unflatten(1, (len(layers), units))
+    return effects, found[:, 0]
 
 
 def alternatives(
@@ -89,8 +95,3 @@ def alternatives(
             raise LensFVError(f"compare {query.output!r} with {text!r}: they begin with the same token in {model.name}")
         tokens.append(wrong[0])
     return tokens
-
-
-def key_value_heads(model: LensModel) -> int:
-    """Heads that have keys and values of their own: fewer than query heads under grouped-query attention."""
-    return int(getattr(model.tl.cfg, "n_key_value_heads", None) or model.n_heads)

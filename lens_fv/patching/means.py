@@ -15,7 +15,7 @@ class HeadMeans(NamedTuple):
     """Averages over prompts at the last token.
 
     Attributes:
-        z: each head's output before the output projection.
+        z: each head's output before the output projection; 0 in layers without attention heads.
         carry: what the residual stream receives of attention's output, channel by channel: 1 everywhere, but for models
             with a norm behind attention (Gemma 2 and 3), where it is that norm's gain as met on these prompts.
         resid_norm: length of the residual stream after each layer.
@@ -43,12 +43,13 @@ def head_outputs(
     square, norm = torch.zeros_like(cross), torch.zeros(model.n_layers, device=model.device)
     for own, prompt in zip(z, prompts, strict=True):
         seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
-        for layer in range(model.n_layers):
-            own[layer] = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
+        for layer, heads in seen["attn.hook_z"].items():
+            own[layer] = heads.reshape(model.n_heads, model.d_head)
             summed = model.head_write(layer, own[layer], include_bias=True).float()
             cross[layer] += summed * seen["hook_attn_out"][layer]
             square[layer] += summed.square()
-            norm[layer] += seen["hook_resid_post"][layer].norm() / len(prompts)
+        for layer, resid in seen["hook_resid_post"].items():
+            norm[layer] += resid.norm() / len(prompts)
         tick()
     return HeadMeans(z.mean(0), cross / square.clamp(min=1e-30), norm), z
 
@@ -58,20 +59,21 @@ def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Ten
 
     The unit for learning rates, norms and scales: it differs a hundredfold between models.
     """
-    lengths = [[x.norm() for x in _last_token(model, p, ("hook_resid_post",))["hook_resid_post"]] for p in prompts]
+    lengths = [[x.norm() for x in _last_token(model, p, ("hook_resid_post",))["hook_resid_post"].values()] for p in prompts]
     return torch.tensor(lengths).mean(0)
 
 
-def _last_token(model: LensModel, prompt: Sequence[int], names: Sequence[str]) -> dict[str, list[Tensor]]:
-    """For each hook name, what it sees at the last token, layer by layer, in single precision."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+def _last_token(model: LensModel, prompt: Sequence[int], names: Sequence[str]) -> dict[str, dict[int, Tensor]]:
+    """For each hook name and layer that has it, what it sees at the last token, in single precision."""
+    seen: dict[str, dict[int, Tensor]] = {name: {} for name in names}
 
     def keep(name: str, layer: int) -> Hook:
         def hook(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            seen[name].append(x[0, -1].float())
+            seen[name][layer] = x[0, -1].float()
             return x
 
         return f"blocks.{layer}.{name}", hook
 
-    model.run_body(torch.tensor([list(prompt)]), [keep(name, layer) for layer in range(model.n_layers) for name in names])
+    hooks = [keep(name, layer) for layer in range(model.n_layers) for name in names]
+    model.run_body(torch.tensor([list(prompt)]), [hook for hook in hooks if hook[0] in model.hook_names])
     return seen

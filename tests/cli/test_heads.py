@@ -1,12 +1,16 @@
 """The commands rank and universal, on a tiny model in a folder."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from helpers import toy_task
 
+from lens_fv.artefact import load_artefact
 from lens_fv.cli.app import execute
 from lens_fv.patching import HeadRanking
+from lens_fv.patching.competence import Competence
 
 QUICK = ["--shots", "2", "--clean", "3", "--trials", "4"]
 
@@ -65,15 +69,20 @@ def test_universal(run, tmp_path):
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_universal_writes_what_it_says(run, tmp_path, model_folder):
-    """Of a task whose validation answers are what the model says."""
-    import torch
-
-    from lens_fv import load_model, load_task, split_pairs
-    from lens_fv.tasks import build_prompts, encode_prompts
-
-    model, task = load_model(str(model_folder)), load_task("toy.json")
-    split = split_pairs(task, seed=0)
-    made = encode_prompts(model, build_prompts(split.validation, split.train, n_shots=2, seed=0))
-    rows = {p.input: list(p.outputs) for p in task.pairs}
-    print([model.decode(int(model.forward(torch.tensor([p.tokens]))[0, -1].argmax())) for p in made])
+def test_universal_writes_what_it_says(run, tmp_path):
+    """Where the folder says that the model does one of two tasks, that one is ranked."""
+    universal = ["universal", "--task", "toy.json", "--task", "other.json", "--folder", "kept", "--unit", "group"]
+    assert run(*universal, as_json=False)[0] == 2
+    file = next((tmp_path / "kept").glob("toy-Competence-*"))
+    found = Competence.load(file)
+    replace(found, right=torch.ones_like(found.right), majority=0.5).save(file)
+    code, said, err = run(*universal, "--correction", "bh")
+    assert code == 0, err
+    assert [(row["task"], row["kept"]) for row in said["tasks"]] == [("toy", True), ("other", False)]
+    assert len(said["heads"]) == 6
+    assert said["reliability"] is None
+    assert repr(load_artefact(tmp_path / said["file"])).startswith("UniversalHeads")
+    code, out, _ = run(*universal, as_json=False)
+    assert code == 0
+    assert "dropped" in out
+    assert "p (holm)" in out

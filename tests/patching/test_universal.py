@@ -14,7 +14,12 @@ from lens_fv.patching import UniversalHeads, rank_heads, universal_heads
 from lens_fv.patching.competence import Competence, competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
 
-SMALL = {"n_shots": 2, "n_clean": 3, "n_trials": 2, "template": replace(TODD, query="{input}=", answer="{output}", separator=";")}
+SMALL = {
+    "n_shots": 2,
+    "n_clean": 3,
+    "n_trials": 2,
+    "template": replace(TODD, query="{input}=", answer="{output}", separator=";"),
+}
 
 
 def asked(model, task):
@@ -65,7 +70,7 @@ def count(model):
 
 def test_competence_is_first_token_accuracy_beside_the_commonest_first_token(model, tasks):
     for task, right in zip(tasks, (True, False, True), strict=True):
-        pairs, prompts = asked(model, task)
+        _, prompts = asked(model, task)
         tops = [int(model.forward(torch.tensor([p.tokens]))[0, -1].argmax()) for p in prompts]
         hits = [top in p.first_tokens for top, p in zip(tops, prompts, strict=True)]
         best = max(np.mean([token in p.first_tokens for p in prompts]) for token in range(model.d_vocab))
@@ -126,17 +131,16 @@ def test_goes_on_where_it_was(model, tasks, tmp_path, count):
 
 
 def test_a_stopped_run_has_kept_what_it_finished(model, tasks, tmp_path, count):
-    class Stop(Exception):
-        pass
-
     def stop(*_):
         if any(f.name.startswith("known-HeadRanking") for f in tmp_path.iterdir()):
-            raise Stop
+            raise KeyboardInterrupt
 
     handle = model.tl.blocks[0].register_forward_pre_hook(stop)
-    with pytest.raises(Stop):
-        universal_heads(model, tasks, folder=tmp_path, **SMALL)
-    handle.remove()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            universal_heads(model, tasks, folder=tmp_path, **SMALL)
+    finally:
+        handle.remove()
     count()
     found = universal_heads(model, tasks, folder=tmp_path, **SMALL)
     rest = count()
