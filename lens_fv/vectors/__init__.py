@@ -5,7 +5,7 @@ from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, random_like
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
-from lens_fv.vectors.tune import tune
+from lens_fv.vectors.tune import tune, tune_many
 
 __all__ = [
     "Artefact",
@@ -19,4 +19,5 @@ __all__ = [
     "random_like",
     "sweep_injection",
     "tune",
+    "tune_many",
 ]

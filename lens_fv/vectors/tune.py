@@ -1,8 +1,7 @@
 """Fine-tune the vector, not the model."""
 
-import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,20 +10,15 @@ from torch import Tensor
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer, Branch, Edit, OpenPrompts, resid_norms
-from lens_fv.patching.check import Method
-from lens_fv.patching.readout import answer_logprobs
-from lens_fv.progress import progress_bar
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.patching import resid_norms
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.extract import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector
+from lens_fv.vectors.training import Candidate, Course, train
 
 Start = FunctionVector | Literal["zero", "random"]
 DEPTHS = (0.3, 0.5)
 LEARNING_RATES = (0.05, 0.1)
-CHECK_EVERY = 5
-PATIENCE = 15
-"""Steps without a better validation score after which training stops."""
 
 
 def tune(
@@ -70,151 +64,140 @@ def tune(
     Raises:
         LensFVError: too few pairs, a start of another model, no such layer, or a loss that is not finite.
     """
+    given = {} if split is None else {task.name: split}
+    options = {"pairs": pairs, "layer": layer, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
+    (vector,) = tune_many(
+        model,
+        [task],
+        start=start,
+        start_norm=start_norm,
+        splits=given,
+        template=template,
+        seed=seed,
+        progress=progress,
+        **options,
+    )
+    return vector
+
+
+def tune_many(
+    model: LensModel,
+    tasks: Sequence[Task],
+    *,
+    start: Start | Mapping[str, Start] = "zero",
+    pairs: int = 20,
+    layer: int | Sequence[int] | None = None,
+    learning_rate: float | Sequence[float] = LEARNING_RATES,
+    steps: int = 40,
+    l2: float = 0.0,
+    l2_to: Literal["zero", "start"] = "zero",
+    start_norm: float = 0.25,
+    splits: Mapping[str, Split] | None = None,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[FunctionVector]:
+    """Fine-tune the vectors of many relations in the same passes; each is what `tune` would have made of it alone.
+
+    Args:
+        model: the model.
+        tasks: the tasks.
+        start: one for all, or by the tasks' names.
+        pairs: training pairs of each task.
+        layer: one or several to choose from; default: at 0.3 and 0.5 of the depth, and those of all starts.
+        learning_rate: see `tune`.
+        steps: see `tune`.
+        l2: see `tune`.
+        l2_to: see `tune`.
+        start_norm: see `tune`.
+        splits: by the tasks' names; default: as in `tune`.
+        template: how prompts are written.
+        seed: of the splits and of random starts.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no tasks or two of one name, and what `tune` raises.
+    """
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise LensFVError(f"tune {len(names)} vectors: give at least one task, and each a name of its own: {', '.join(names)}")
+    begin: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
+    for vector in begin.values():
+        if isinstance(vector, FunctionVector):
+            vector.provenance.check(model)
+    rates = (learning_rate,) if isinstance(learning_rate, float | int) else tuple(learning_rate)
+    candidates = [Candidate(at, rate) for at in _layers(model, layer, begin.values()) for rate in rates]
+    courses = [
+        _course(model, task, (splits or {}).get(task.name), begin[task.name], candidates, pairs, start_norm, template, seed)
+        for task in tasks
+    ]
+    train(model, courses, candidates, steps=steps, l2=l2, l2_to_start=l2_to == "start", progress=progress)
+    settings = {"pairs": pairs, "steps": steps, "l2": l2, "l2_to": l2_to}
+    return [
+        _vector(model, task, c, candidates, begin[task.name], settings, seed) for task, c in zip(tasks, courses, strict=True)
+    ]
+
+
+def _course(
+    model: LensModel,
+    task: Task,
+    split: Split | None,
+    start: Start,
+    candidates: Sequence[Candidate],
+    pairs: int,
+    start_norm: float,
+    template: PromptTemplate,
+    seed: int,
+) -> Course:
     split = split or split_pairs(task, seed=seed, n_train=pairs)
     if len(split.train) < pairs:
         raise LensFVError(f"tune on {pairs} pairs of {task.name}: its training split has {len(split.train)}; ask for fewer")
-    if isinstance(start, FunctionVector):
-        start.provenance.check(model)
-    train = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    held_out = validation_prompts(model, split, template)
-    units = resid_norms(model, [p.tokens for p in train])
-    rates = (learning_rate,) if isinstance(learning_rate, float | int) else tuple(learning_rate)
-    candidates = [(at, rate) for at in _layers(model, layer, start) for rate in rates]
-    starts = [_start(model, start, start_norm * float(units[at]), seed) for at, _ in candidates]
-    found = _train(
-        model,
-        train,
-        held_out,
-        starts,
-        candidates,
-        units=units,
-        steps=steps,
-        l2=l2,
-        anchors=starts if l2_to == "start" else [torch.zeros_like(v) for v in starts],
-        progress=progress,
-    )
-    at, rate = candidates[found.candidate]
-    options = {
+    prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    units = resid_norms(model, [p.tokens for p in prompts])
+    starts = torch.stack([_start(model, start, start_norm * float(units[at]), seed) for at, _ in candidates])
+    return Course(task.name, prompts, validation_prompts(model, split, template), units, starts)
+
+
+def _vector(
+    model: LensModel,
+    task: Task,
+    course: Course,
+    candidates: Sequence[Candidate],
+    start: Start,
+    settings: dict[str, Any],
+    seed: int,
+) -> FunctionVector:
+    if course.vector is None:
+        raise LensFVError(f"tune {task.name} on {model.name}: no candidate gives its answers a finite log-probability")
+    at, rate = candidates[course.candidate]
+    options = settings | {
         "start": start.provenance.method if isinstance(start, FunctionVector) else start,
-        "pairs": pairs,
         "learning_rate": rate,
-        "steps": steps,
-        "best_step": found.step,
-        "l2": l2,
-        "l2_to": l2_to,
-        "validation_logprob": found.logprob,
+        "best_step": course.step,
+        "validation_logprob": course.logprob,
         "candidates": [list(c) for c in candidates],
     }
     provenance = Provenance.of(
         model,
         task=task.name,
         task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*train, *held_out)],
+        prompts=[p.tokens for p in (*course.train, *course.held_out)],
         seed=seed,
         method="tuned",
         options=options,
     )
     return FunctionVector(
         provenance=provenance,
-        vector=found.vector,
+        vector=course.vector,
         head_outputs=torch.zeros(0, model.d_head),
         layer=at,
-        resid_norm=float(units[at]),
+        resid_norm=float(course.units[at]),
     )
 
 
-class _Best:
-    """The best validation score so far, over candidates and steps."""
-
-    logprob = -math.inf
-    candidate = 0
-    step = 0
-    vector: Tensor
-
-    def update(self, scores: Tensor, alive: Sequence[int], vectors: Sequence[Tensor], step: int) -> None:
-        at = int(scores.argmax())
-        if float(scores[at]) > self.logprob:
-            candidate = alive[at]
-            self.logprob, self.candidate, self.step = float(scores[at]), candidate, step
-            self.vector = vectors[candidate].detach().float().cpu().clone()
-
-
-def _train(
-    model: LensModel,
-    train: Sequence[EncodedPrompt],
-    held_out: Sequence[EncodedPrompt],
-    starts: Sequence[Float[Tensor, " d_model"]],
-    candidates: Sequence[tuple[int, float]],
-    *,
-    units: Float[Tensor, " layers"],
-    steps: int,
-    l2: float,
-    anchors: Sequence[Tensor],
-    progress: bool,
-) -> _Best:
-    vectors = [torch.nn.Parameter(v.clone()) for v in starts]
-    groups = [
-        {"params": [v], "lr": rate * float(units[layer]) / math.sqrt(model.d_model)}
-        for v, (layer, rate) in zip(vectors, candidates, strict=True)
-    ]
-    optimiser = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
-    batches = open_batches(model, train)
-    scorer = AnswerScorer(model, held_out)
-    alive, best = list(range(len(candidates))), _Best()
-    with progress_bar("tuning", steps, show=progress) as tick:
-        for step in range(steps + 1):
-            edits = [Edit(candidates[c][0], vectors[c], mode="add") for c in alive]
-            if step % CHECK_EVERY == 0 or step in (steps // 4, steps // 2, steps):
-                scores = scorer.score([(edit,) for edit in edits]).logprob.mean(0)
-                best.update(scores, alive, vectors, step)
-                if step in (steps // 4, steps // 2):  # successive halving: the better half goes on
-                    alive = [alive[i] for i in scores.argsort(descending=True)[: (len(alive) + 1) // 2].tolist()]
-                    edits = [Edit(candidates[c][0], vectors[c], mode="add") for c in alive]
-            if step == steps or step - best.step >= PATIENCE:
-                break
-            with torch.enable_grad():
-                parts = [batch.loss(edits) * (len(batch.answers) / len(train)) for batch in batches]
-                losses = torch.stack(parts).sum(0)
-                units_from_anchor = [(vectors[c] - anchors[c]) / float(units[candidates[c][0]]) for c in alive]
-                # Candidates share no parameter and no row sees another, so the sum trains each on its own loss.
-                total = losses.sum() + l2 * torch.stack([d.square().sum() for d in units_from_anchor]).sum()
-            if not torch.isfinite(total):
-                raise LensFVError(f"tune on {model.name}: the loss is not finite at step {step}; lower the learning rate")
-            optimiser.zero_grad()
-            total.backward()
-            optimiser.step()
-            schedule.step()
-            tick()
-    return best
-
-
-class Batch(NamedTuple):
-    """Training prompts, opened, and their answers."""
-
-    opened: OpenPrompts
-    answers: tuple[tuple[int, ...], ...]
-
-    def loss(self, edits: Sequence[Edit]) -> Float[Tensor, " branches"]:
-        """Negative log-probability of the answers' tokens: mean over tokens, then over prompts; for each edit."""
-        branches = [Branch((edit,), tokens=self.answers) for edit in edits]
-        logprobs = self.opened.run(branches, readout=answer_logprobs)
-        lengths = torch.tensor([len(answer) for answer in self.answers], device=logprobs.device)
-        return -(logprobs.sum(-1) / lengths[:, None]).mean(0)
-
-
-def open_batches(model: LensModel, prompts: Sequence[EncodedPrompt], *, size: int = 10, method: Method = "auto") -> list[Batch]:
-    """Prompts with their primary answers; answers of like length together, so that little is padding."""
-    items = sorted(prompts, key=lambda prompt: len(prompt.answers[0]))
-    parts = [items[at : at + size] for at in range(0, len(items), size)]
-    return [
-        Batch(OpenPrompts(model, [p.tokens for p in part], method=method), tuple(p.answers[0] for p in part)) for part in parts
-    ]
-
-
-def _layers(model: LensModel, layer: int | Sequence[int] | None, start: Start) -> list[int]:
+def _layers(model: LensModel, layer: int | Sequence[int] | None, starts: Iterable[Start]) -> list[int]:
     if layer is None:
-        own = [start.layer] if isinstance(start, FunctionVector) else []
+        own = [start.layer for start in starts if isinstance(start, FunctionVector)]
         layer = [*own, *(round(depth * (model.n_layers - 1)) for depth in DEPTHS)]
     layers = [layer] if isinstance(layer, int) else layer
     return sorted({model.check_layer(at) for at in layers})

@@ -85,7 +85,11 @@ def edits(model, family: str, n_prompts: int) -> list[tuple[Edit, ...]]:
             (Edit(layer, noise(d_head, n_prompts), head=3, mode="add", position=-3),),
             (Edit(layer, torch.tensor(-1.5), head=0, mode="scale", position=(2, 5, 0)),),
             (Edit(layer, noise(d), site="attn_out", mode="add", position=-2), Edit(layer, noise(d), site="mlp_out")),
-            (Edit(layer, noise(d), site="mlp_out", mode="scale"), Edit(layer, noise(d_head), head=2), Edit(2, noise(d), mode="add")),
+            (
+                Edit(layer, noise(d), site="mlp_out", mode="scale"),
+                Edit(layer, noise(d_head), head=2),
+                Edit(2, noise(d), mode="add"),
+            ),
         ]
     return made
 

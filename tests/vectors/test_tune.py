@@ -5,10 +5,10 @@ import torch
 from helpers import toy_task
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import Edit, rank_heads, score_answers
+from lens_fv.patching import rank_heads, score_answers
 from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors import extract, tune
-from lens_fv.vectors.tune import open_batches
+from lens_fv.vectors import extract, tune, tune_many
+from lens_fv.vectors.training import open_batches
 
 FEW = {"pairs": 8, "steps": 20, "layer": 1}
 
@@ -16,8 +16,9 @@ FEW = {"pairs": 8, "steps": 20, "layer": 1}
 def test_answer_loss_is_the_mean_negative_log_probability(tiny_model):
     model = tiny_model("llama")
     prompts, answers = [[1, 2, 3], [4, 5]], [[6, 7], [8]]
-    (batch,) = open_batches(model, [EncodedPrompt(tuple(p), (tuple(a),)) for p, a in zip(prompts, answers, strict=True)])
-    loss = batch.loss([Edit(1, torch.zeros(model.d_model), mode="add")])
+    encoded = [EncodedPrompt(tuple(p), (tuple(a),)) for p, a in zip(prompts, answers, strict=True)]
+    (batch,) = open_batches(model, [(0, prompt) for prompt in encoded])
+    loss = batch.losses([1], torch.zeros(1, 1, model.d_model)).mean(0)
     losses = []
     for prompt, answer in zip(prompts, answers, strict=True):
         logprobs = model.forward(torch.tensor([prompt + answer]))[0].log_softmax(-1)
@@ -58,6 +59,23 @@ def test_candidates_side_by_side_train_as_if_alone(tiny_model):
     both = tune(model, task, layer=[0, 1], learning_rate=[0.05, 0.1], **options)
     alone = tune(model, task, layer=both.layer, learning_rate=both.provenance.options["learning_rate"], **options)
     torch.testing.assert_close(both.vector, alone.vector, atol=1e-4, rtol=1e-3)
+
+
+def test_relations_side_by_side_train_as_if_alone(tiny_model):
+    """Among them one that stops early, one with longer answers, one with a start of its own."""
+    model = tiny_model("llama")
+    tasks = [toy_task(40 + 4 * i, name=f"toy{i}") for i in range(3)]
+    first = tune(model, tasks[0], **FEW)
+    options = {"pairs": 8, "steps": 20, "learning_rate": [0.05, 0.2], "layer": [0, 1]}
+    starts = {"toy0": first, "toy1": "random", "toy2": "zero"}
+    together = tune_many(model, tasks, start=starts, **options)
+    for task, vector in zip(tasks, together, strict=True):
+        alone = tune(model, task, start=starts[task.name], **options)
+        assert (vector.layer, vector.provenance.options["best_step"]) == (alone.layer, alone.provenance.options["best_step"])
+        assert vector.provenance.prompts_hash == alone.provenance.prompts_hash
+        torch.testing.assert_close(vector.vector, alone.vector, atol=1e-4, rtol=1e-3)
+    with pytest.raises(LensFVError, match="a name of its own"):
+        tune_many(model, [tasks[0], tasks[0]])
 
 
 def test_l2_pulls_towards_its_anchor(tiny_model):

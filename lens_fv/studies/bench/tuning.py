@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Edit, branch_way
+from lens_fv.patching import branch_way
 from lens_fv.studies.bench.clock import Clock, body_weights
 from lens_fv.studies.bench.subject import Subject
 from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.tune import open_batches
+from lens_fv.vectors.training import open_batches
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,10 @@ def bench_tune(
     vectors: dict[str, Tensor] = {}
 
     def engine() -> None:
-        batches = open_batches(model, prompts, size=pairs)
+        batches = open_batches(model, [(0, prompt) for prompt in prompts])
 
         def loss(v: Tensor) -> Tensor:
-            edit = Edit(layer, v, mode="add")
-            return torch.stack([b.loss([edit])[0] * (len(b.answers) / pairs) for b in batches]).sum()
+            return torch.cat([batch.losses([layer], v[None, None])[:, 0] for batch in batches]).mean()
 
         vectors["engine"] = _fit(model, loss, steps, learning_rate, tick)
 

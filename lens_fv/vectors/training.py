@@ -1,0 +1,213 @@
+"""Vectors of many relations, and several candidates of each, trained side by side as rows of the same passes."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import Branch, Edit, OpenPrompts
+from lens_fv.patching.check import Method
+from lens_fv.patching.readout import answer_logprobs
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import EncodedPrompt
+
+CHECK_EVERY = 5
+PATIENCE = 15
+"""Steps without a better validation score after which a relation's training stops."""
+BATCH = 64
+"""Prompts that run together."""
+
+
+class Candidate(NamedTuple):
+    """Where a vector is added, and how fast it learns (see `tune`)."""
+
+    layer: int
+    learning_rate: float
+
+
+@dataclass
+class Course:
+    """What one relation's vector is trained on, and how far it has come.
+
+    Attributes:
+        name: of the relation.
+        train, held_out: prompts to train on, and to choose on.
+        units: typical length of the residual stream after each layer.
+        starts: a vector a candidate.
+        alive: the candidates that go on.
+        logprob, candidate, step, vector: the best found on the held-out prompts.
+    """
+
+    name: str
+    train: Sequence[EncodedPrompt]
+    held_out: Sequence[EncodedPrompt]
+    units: Float[Tensor, " layers"]
+    starts: Float[Tensor, "candidates d_model"]
+    alive: tuple[int, ...] = ()
+    logprob: float = -math.inf
+    candidate: int = 0
+    step: int = 0
+    vector: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """Prompts, opened, with their primary answers, and the course each belongs to."""
+
+    opened: OpenPrompts
+    answers: tuple[tuple[int, ...], ...]
+    owners: tuple[int, ...]
+
+    def logprobs(self, layers: Sequence[int], vectors: Float[Tensor, "courses branches d_model"]) -> Tensor:
+        """Log-probabilities of the answers' tokens, "prompts branches answer", each prompt with its own course's vectors."""
+        own = vectors[list(self.owners)]
+        edits = [Edit(layer, own[:, i], mode="add") for i, layer in enumerate(layers)]
+        return self.opened.run([Branch((edit,), tokens=self.answers) for edit in edits], readout=answer_logprobs)
+
+    def losses(self, layers: Sequence[int], vectors: Float[Tensor, "courses branches d_model"]) -> Tensor:
+        """Mean negative log-probability of the answers' tokens, "prompts branches"."""
+        lengths = torch.tensor([len(answer) for answer in self.answers], device=vectors.device)
+        return -self.logprobs(layers, vectors).sum(-1) / lengths[:, None]
+
+
+def open_batches(
+    model: LensModel, prompts: Sequence[tuple[int, EncodedPrompt]], *, size: int = BATCH, method: Method = "auto"
+) -> list[Batch]:
+    """Prompts, each with the index of its course; answers of like length together, so that little is padding."""
+    items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
+    parts = [items[at : at + size] for at in range(0, len(items), size)]
+    return [
+        Batch(
+            OpenPrompts(model, [p.tokens for _, p in part], method=method),
+            tuple(p.answers[0] for _, p in part),
+            tuple(owner for owner, _ in part),
+        )
+        for part in parts
+    ]
+
+
+def train(
+    model: LensModel,
+    courses: Sequence[Course],
+    candidates: Sequence[Candidate],
+    *,
+    steps: int,
+    l2: float,
+    l2_to_start: bool,
+    progress: bool,
+) -> None:
+    """Train all candidates of all courses at once and leave in each course the best that it met.
+
+    Full batch, Adam with a cosine schedule; the better half of a course's candidates goes on after a quarter and after half of
+    the steps, by their held-out log-probability.
+
+    Raises:
+        LensFVError: a loss that is not finite.
+    """
+    device, layers = model.device, [c.layer for c in candidates]
+    starts = torch.stack([course.starts for course in courses]).to(device)
+    norms = torch.stack([course.units[layers] for course in courses]).to(device)[..., None]
+    rates = torch.tensor([c.learning_rate for c in candidates], device=device)[None, :, None]
+    anchors = starts if l2_to_start else torch.zeros_like(starts)
+    # Adam's steps do not depend on the gradient's scale: in these units one learning rate serves all.
+    moved = torch.nn.Parameter(torch.zeros_like(starts))
+    unit = rates * norms / math.sqrt(model.d_model)
+    optimiser = torch.optim.Adam([moved], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
+    for course in courses:
+        course.alive = tuple(range(len(candidates)))
+    classes = _Classes(model, courses)
+    with progress_bar("tuning", steps, show=progress) as tick:
+        for step in range(steps + 1):
+            halve = step in (steps // 4, steps // 2)
+            if step % CHECK_EVERY == 0 or halve or step == steps:
+                with torch.no_grad():
+                    _choose(classes, courses, layers, starts + moved * unit, step, halve=halve)
+                classes = classes.regrouped()
+            if step == steps or not classes.groups:
+                break
+            with torch.enable_grad():
+                vectors = starts + moved * unit
+                losses = [
+                    batch.losses([layers[c] for c in alive], vectors[:, list(alive)]) / classes.sizes(batch)
+                    for alive, batches in classes.training.items()
+                    for batch in batches
+                ]
+                # No two vectors meet in a row, so the sum trains each on its own loss.
+                total = torch.stack([loss.sum() for loss in losses]).sum()
+                total = total + l2 * ((vectors - anchors) / norms).square().sum()
+            if not torch.isfinite(total):
+                bad = ", ".join(sorted(classes.not_finite(losses)))
+                raise LensFVError(
+                    f"tune on {model.name}: the loss of {bad} is not finite at step {step}; lower the learning rate"
+                )
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
+            schedule.step()
+            tick()
+
+
+def _choose(
+    classes: "_Classes", courses: Sequence[Course], layers: Sequence[int], vectors: Tensor, step: int, *, halve: bool
+) -> None:
+    """Note every course's best candidate so far; drop the worse half if it is time, and courses that no longer get better."""
+    for alive, batches in classes.validation.items():
+        found: dict[int, list[Tensor]] = defaultdict(list)
+        for batch in batches:
+            logprobs = batch.logprobs([layers[c] for c in alive], vectors[:, list(alive)]).sum(-1)
+            for owner, scores in zip(batch.owners, logprobs, strict=True):
+                found[owner].append(scores)
+        for owner, each in found.items():
+            course, scores = courses[owner], torch.stack(each).mean(0)
+            best = int(scores.argmax())
+            if float(scores[best]) > course.logprob:
+                course.logprob, course.candidate, course.step = float(scores[best]), alive[best], step
+                course.vector = vectors[owner, alive[best]].detach().float().cpu().clone()
+            if halve:
+                course.alive = tuple(alive[i] for i in scores.argsort(descending=True)[: (len(alive) + 1) // 2].tolist())
+            if step - course.step >= PATIENCE:
+                course.alive = ()
+
+
+class _Classes:
+    """The prompts of all courses, opened together with those of the courses that have the same candidates left."""
+
+    def __init__(self, model: LensModel, courses: Sequence[Course]) -> None:
+        self._model, self._courses = model, courses
+        self.groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, course in enumerate(courses):
+            if course.alive:
+                self.groups[tuple(sorted(course.alive))].append(index)
+        self.training = {alive: self._open(members, "train") for alive, members in self.groups.items()}
+        self.validation = {alive: self._open(members, "held_out") for alive, members in self.groups.items()}
+
+    def _open(self, members: Sequence[int], part: str) -> list[Batch]:
+        return open_batches(self._model, [(i, prompt) for i in members for prompt in getattr(self._courses[i], part)])
+
+    def regrouped(self) -> "_Classes":
+        """Itself, or anew if courses have lost candidates."""
+        now = {i: tuple(sorted(self._courses[i].alive)) for members in self.groups.values() for i in members}
+        same = all(now[i] == alive for alive, members in self.groups.items() for i in members)
+        return self if same else _Classes(self._model, self._courses)
+
+    def sizes(self, batch: Batch) -> Float[Tensor, "prompts 1"]:
+        """How many prompts the course of each has."""
+        sizes = [len(self._courses[owner].train) for owner in batch.owners]
+        return torch.tensor(sizes, device=self._model.device, dtype=torch.float32)[:, None]
+
+    def not_finite(self, losses: Sequence[Tensor]) -> set[str]:
+        """The courses whose loss is not finite."""
+        batches = [batch for group in self.training.values() for batch in group]
+        return {
+            self._courses[owner].name
+            for batch, loss in zip(batches, losses, strict=True)
+            for owner, finite in zip(batch.owners, loss.isfinite().all(1).tolist(), strict=True)
+            if not finite
+        }
