@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.calls import forwards_replaced
 from lens_fv.patching.check import TOLERANCE, check_engine
 from lens_fv.patching.edit import Edit
 from lens_fv.patching.run import run_branches
@@ -23,9 +24,9 @@ class Finding(NamedTuple):
 def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
 
-    Hooks fire in every layer; logits under hooks equal those without; the unembedding of the last state is the model's own;
-    a head replaced by itself changes nothing and by something else changes the answer; the one-pass engine, where the model
-    can take it, equals the plain loop.
+    There are heads; hooks fire in every layer; logits under hooks equal those without, and those of transformers' attention
+    where TransformerLens has written its own; the unembedding of the last state is the model's own; a head replaced by itself
+    changes nothing and by something else changes the answer; branches equal the plain loop.
 
     Args:
         model: the model.
@@ -49,14 +50,15 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
 
         return name, hook
 
-    layers = range(model.n_layers)
-    sites = ("attn.hook_z", "hook_resid_pre", "hook_resid_post")
-    names = [f"blocks.{layer}.{site}" for layer in layers for site in sites]
+    layers = model.attention_layers
+    names = [f"blocks.{layer}.{site}" for layer in range(model.n_layers) for site in ("hook_resid_pre", "hook_resid_post")]
+    names += [f"blocks.{layer}.attn.hook_z" for layer in layers]
     plain = model.forward(tokens)
     hooked = model.forward(tokens, [keep(name) for name in names])
     silent = [name for name in names if name not in seen]
     findings = [
-        Finding("hooks fire in every layer", not silent, f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks")
+        Finding("there are attention heads", bool(layers), f"in {len(layers)} of {model.n_layers} layers"),
+        Finding("hooks fire in every layer", not silent, f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks"),
     ]
     if silent:
         return findings
@@ -66,26 +68,32 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
         findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
 
     compare("hooks that only look leave the logits alone", hooked.softmax(-1), plain.softmax(-1))
+    if model.backend == "bridge" and model.weight_processing == "raw":
+        own = _with_own_attention(model, tokens)
+        compare("TransformerLens' attention is that of transformers", own.softmax(-1), plain.softmax(-1))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     compare("last state through norm and unembedding gives the logits", model.unembed(last).softmax(-1), plain.softmax(-1))
-    z = [seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers]
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
-    own = run_branches(model, [prompt], [[], *([Edit(a, z[a][b], head=b)] for a, b in heads)])[0, :, 0]
-    probs = model.unembed(own).softmax(-1)
-    compare("a head replaced by itself changes nothing", probs[1:], probs[:1].expand_as(probs[1:]))
-    noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
-    other = model.unembed(run_branches(model, [prompt], noise)[0, :, 0]).softmax(-1)
-    dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, probs[0])]
-    findings.append(
-        Finding(
-            "a head replaced by noise changes the answer",
-            not dead,
-            f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads",
-        )
-    )
+    if heads:
+        z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
+        own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
+        noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
+        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise])[0, :, 0]).softmax(-1)
+        base, same, other = probs.split([1, len(heads), len(heads)])
+        compare("a head replaced by itself changes nothing", same, base.expand_as(same))
+        dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, base[0])]
+        detail = f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads"
+        findings.append(Finding("a head replaced by noise changes the answer", not dead, detail))
     engine = check_engine(model, seed=seed)
     ran = [trial.max_abs_error for trial in engine.trials if trial.max_abs_error is not None]
     error = f" (largest difference {engine.max_abs_error:.1e})" if engine.max_abs_error is not None else ""
     passed = engine.method != "loop" or not ran
     findings.append(Finding("branches equal the plain loop", passed, f"{engine.method}: {engine.reason}{error}"))
     return findings
+
+
+def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
+    """Logits with transformers' attention modules in place of what TransformerLens makes of them."""
+    bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
+    with forwards_replaced(bridges, [bridge.original_component.__call__ for bridge in bridges]):
+        return model.forward(tokens)
