@@ -10,9 +10,11 @@ from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.comparison import HeadComparison
-from lens_fv.patching.ranking import HeadRanking, Metric
+from lens_fv.patching.corruptions import contrast
+from lens_fv.patching.metrics import Metric
+from lens_fv.patching.ranking import HeadRanking
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
 
 
 def compare_attributions(
@@ -48,7 +50,8 @@ def compare_attributions(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: another model or task than the ranking's, or other prompts.
+        LensFVError: another model or task than the ranking's, other prompts, or a ranking of something else than mean outputs
+            put in one head's place at a time.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
     mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
@@ -85,26 +88,30 @@ def _ranked_prompts(
         if theirs != ours and None not in (theirs, ours):
             raise LensFVError(f"compare attributions with a ranking: its {what} is {theirs}, here it is {ours}; rank again")
     split, options = split or split_pairs(task, seed=was.seed), was.options
-
-    def prompts(n: int, shuffle: Any, seed: int) -> list[EncodedPrompt]:
-        made = build_prompts(
-            split.validation,
-            split.train,
-            n_shots=options["n_shots"],
-            n_prompts=n,
-            template=template,
-            shuffle=shuffle,
-            seed=seed,
-        )
-        return encode_prompts(model, made)
-
-    clean = prompts(options["n_clean"], "none", was.seed)
-    corrupted = prompts(options["n_trials"], options["shuffle"], was.seed + 1)
+    for what, can in (("metric", ("prob", "logprob")), ("source", ("mean",)), ("mode", ("replace",)), ("unit", ("head",))):
+        if options[what] not in can:
+            raise LensFVError(
+                f"compare attributions with a ranking of {what} {options[what]!r}: they can guess at {' or '.join(can)} only"
+            )
+    if options["corruption"] == "noise":
+        raise LensFVError("compare attributions with a ranking on noisy embeddings: rank with another corruption")
+    made = contrast(
+        model,
+        split,
+        options["corruption"],
+        n_shots=options["n_shots"],
+        n_clean=options["n_clean"],
+        n_trials=options["n_trials"],
+        template=template,
+        instruction=options.get("instruction"),
+        other_instruction=options.get("other_instruction"),
+        seed=was.seed,
+    )
     provenance = Provenance.of(
         model,
         task=task.name,
         task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*clean, *corrupted)],
+        prompts=[p.tokens for p in (*made.clean, *made.corrupted)],
         seed=was.seed,
         method="attribution patching and direct logit attribution",
         options=options,
@@ -114,7 +121,7 @@ def _ranked_prompts(
             f"compare attributions on {task.name}: these are not the prompts that were ranked on; "
             "pass the split and the template that rank_heads was given"
         )
-    return corrupted, provenance
+    return made.corrupted, provenance
 
 
 class _Linear(NamedTuple):

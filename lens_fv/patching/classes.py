@@ -15,13 +15,14 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
 from lens_fv.patching.edit import Branch, Edit
-from lens_fv.patching.ranking import Metric
 from lens_fv.patching.readout import answer_logprobs
 from lens_fv.patching.run import run_branches
 from lens_fv.patching.slots import slot_means
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+
+Metric = Literal["prob", "logprob"]
 
 
 class ClassEffect(NamedTuple):

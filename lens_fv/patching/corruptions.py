@@ -11,6 +11,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
 from lens_fv.tasks import EncodedPrompt, Pair, Prompt, PromptTemplate, Split, build_prompts, encode_prompts
 from lens_fv.tasks.prompts import Shuffle
+from lens_fv.tasks.token_classes import token_classes
 
 Corruption = Literal["permutation", "derangement", "zero_shot", "instruction", "noise"]
 
@@ -54,7 +55,7 @@ def contrast(
         split: of the task.
         corruption: "permutation" or "derangement" of the demonstrations' labels (see `few_shot`); "zero_shot": without the
             demonstrations; "instruction": with another instruction or none; "noise": Gaussian noise on the embeddings of
-            the demonstrations' tokens (as on the subject's in Meng et al. 2022), as the first block reads them.
+            the demonstrations' tokens (as on the subject's in Meng et al. 2022), where the first block reads them.
         n_shots: demonstrations a prompt.
         n_clean: clean prompts.
         n_trials: corrupted prompts.
@@ -99,7 +100,8 @@ def contrast(
     others = [[i for i, c in enumerate(clean) if c.query != t.query] or range(n_clean) for t in corrupted]
     edits: list[list[Edit]] = [[] for _ in corrupted]
     if corruption == "noise":
-        shown = [_shown(model, p, e, template) for p, e in zip(corrupted, encoded, strict=True)]
+        classes = [token_classes(model, prompt, template=template).classes for prompt in corrupted]
+        shown = [[i for i, c in enumerate(found) if c is not None and not c.startswith("query")] for found in classes]
         edits = _noise(model, encoded, shown, noise, seed)
     return Contrast(
         clean=encode_prompts(model, clean),
@@ -110,20 +112,9 @@ def contrast(
     )
 
 
-def _shown(model: LensModel, prompt: Prompt, encoded: EncodedPrompt, template: PromptTemplate) -> range:
-    """Positions of the tokens of a prompt's demonstrations."""
-    demonstrations = "".join(map(template.write_demonstration, prompt.demonstrations))
-    before = prompt.text[: -len(demonstrations + template.write_query(prompt.query))]
-
-    def agree(text: str) -> int:
-        # A token that reaches over the end of the text is not yet in it.
-        same = [a == b for a, b in zip(model.encode(text), encoded.tokens)]
-        return same.index(False) if False in same else len(same)
-
-    return range(agree(before), agree(before + demonstrations))
-
-
-def _noise(model: LensModel, prompts: list[EncodedPrompt], shown: list[range], multiple: float, seed: int) -> list[list[Edit]]:
+def _noise(
+    model: LensModel, prompts: list[EncodedPrompt], shown: list[list[int]], multiple: float, seed: int
+) -> list[list[Edit]]:
     embedded: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -132,7 +123,7 @@ def _noise(model: LensModel, prompts: list[EncodedPrompt], shown: list[range], m
 
     for prompt in prompts:
         model.run_body(torch.tensor([prompt.tokens]), [("blocks.0.hook_resid_pre", keep)])
-    size = multiple * float(torch.cat([x[list(at)] for x, at in zip(embedded, shown, strict=True)]).std())
+    size = multiple * float(torch.cat([x[at] for x, at in zip(embedded, shown, strict=True)]).std())
     rng = torch.Generator().manual_seed(seed)
     return [
         [Edit(0, size * torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=i) for i in at]

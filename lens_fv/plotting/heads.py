@@ -6,7 +6,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.patching import HeadRanking
 from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
 
-_UNITS = {"prob": "probability", "logprob": "log-probability (nats)"}
+_UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "logit", "logit_diff": "logit difference"}
 
 
 def head_heatmap(ranking: HeadRanking) -> go.Figure:

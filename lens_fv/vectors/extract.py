@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 
 from lens_fv.artefact import Provenance
-from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import HeadRanking
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
@@ -35,7 +34,7 @@ def extract(
         model: the model that was ranked.
         task: the task that was ranked.
         ranking: from `rank_heads`.
-        n_heads: how many heads.
+        n_heads: how many heads; of a ranking by key/value group, how many groups.
         layer: where it is added; default: the layer at which it makes the validation split's answers likeliest.
         site: see `FunctionVector`.
         split: default: that of the ranking (`split_pairs(task, seed=ranking.provenance.seed)`).
@@ -46,11 +45,7 @@ def extract(
         LensFVError: more heads than there are, or a ranking of another model.
     """
     ranking.provenance.check(model)
-    total = model.n_layers * model.n_heads
-    if not 1 <= n_heads <= total:
-        raise LensFVError(f"extract a vector from {n_heads} heads: {model.name} has {total}")
-    top = torch.topk(ranking.mean.flatten(), n_heads).indices.tolist()
-    heads = tuple((i // model.n_heads, i % model.n_heads) for i in top)
+    heads = ranking.heads(n_heads)
     outputs = torch.stack([ranking.z[a, b] for a, b in heads])
     vector = torch.zeros(model.d_model)
     for (a, b), z in zip(heads, outputs, strict=True):
