@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -116,19 +117,27 @@ def _tree_attention(
 AttentionInterface.register(NAME, _tree_attention)
 
 
+_RUNS_NATIVELY: WeakKeyDictionary[LensModel, bool] = WeakKeyDictionary()
+
+
+def _own_projections(bridge: Any, module: Any) -> bool:
+    own = {id(m) for m in module.modules()}
+    return all(hasattr(bridge, p) and id(getattr(bridge, p).original_component) in own for p in "qkvo")
+
+
 @contextmanager
 def tree_attention(model: LensModel, tree: Tree) -> Iterator[None]:
     """Let the model's attention modules run a tree, by transformers' own forward instead of TransformerLens' copy of it.
 
     Raises:
-        LensFVError: a layer whose attention transformers does not run with the projections that TransformerLens runs.
+        LensFVError: transformers does not run attention with the projections that TransformerLens runs.
     """
     bridges = [block.attn for block in model.tl.blocks]
     native = [bridge.original_component for bridge in bridges]
-    for layer, (bridge, module) in enumerate(zip(bridges, native, strict=True)):
-        own = {id(m) for m in module.modules()}
-        if not all(hasattr(bridge, p) and id(getattr(bridge, p).original_component) in own for p in "qkvo"):
-            raise LensFVError(f"branch {model.name}: layer {layer} has attention that TransformerLens splits")
+    if model not in _RUNS_NATIVELY:
+        _RUNS_NATIVELY[model] = all(map(_own_projections, bridges, native))
+    if not _RUNS_NATIVELY[model]:
+        raise LensFVError(f"branch {model.name}: TransformerLens projects with copies of what transformers projects with")
     configs = {id(module.config): module.config for module in native}.values()
     before = [config._attn_implementation_internal for config in configs]
     token = _current.set(tree)

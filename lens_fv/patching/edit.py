@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -150,7 +151,9 @@ def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int)
     edits = {id(edit): edit for branch in branches for edit in branch.edits}.values()
     for edit in edits:
         edit.check(model, n_prompts)
-    if edits and not torch.cat([edit.value.detach().reshape(-1).float() for edit in edits]).isfinite().all():
+    by_device = groupby(edits, lambda edit: edit.value.device)
+    finite = [torch.cat([e.value.detach().reshape(-1).float() for e in group]).isfinite().all() for _, group in by_device]
+    if not all(finite):
         bad = next(edit for edit in edits if not edit.value.isfinite().all())
         at = f", head {bad.head}" if bad.head is not None else ""
         raise LensFVError(f"edit at {bad.place}{at}: its value is not finite; look where it was measured")
