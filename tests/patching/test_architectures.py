@@ -42,6 +42,12 @@ EXPECTED = {
 """The way that each takes: a silent fall-back to a slower one is an error."""
 LAYERS_WITH_HEADS = {"qwen3_next": (1,), "lfm2": (1,), "mamba": ()}
 """Of hybrids; in all others every layer has them."""
+FLAWS = {
+    # Transformers' default counts the distances once, its eager attention and TransformerLens' twice
+    "falcon_alibi": ["TransformerLens' attention is that of transformers"],
+    "mamba": ["there are attention heads"],
+}
+"""What `verify` has to find."""
 
 
 @pytest.fixture(params=EXPECTED)
@@ -82,14 +88,13 @@ def edits(model, family: str, n_prompts: int) -> list[tuple[Edit, ...]]:
     for layer in attention_layers(family):
         made += [
             (Edit(layer, noise(d_head), head=layer),),
-            (Edit(layer, noise(d_head, n_prompts), head=3, mode="add", position=-3),),
+            (Edit(layer, noise(d_head, n_prompts), head=3, mode="add", position=-3), Edit(layer, noise(d), site="mlp_out")),
+        ]
+    for layer in attention_layers(family)[:1]:
+        made += [
             (Edit(layer, torch.tensor(-1.5), head=0, mode="scale", position=(2, 5, 0)),),
-            (Edit(layer, noise(d), site="attn_out", mode="add", position=-2), Edit(layer, noise(d), site="mlp_out")),
-            (
-                Edit(layer, noise(d), site="mlp_out", mode="scale"),
-                Edit(layer, noise(d_head), head=2),
-                Edit(2, noise(d), mode="add"),
-            ),
+            (Edit(layer, noise(d), site="attn_out", mode="add", position=-3), Edit(layer, noise(d_head), head=2), made[3][0]),
+            (Edit(layer, noise(d), site="mlp_out", mode="scale"),),
         ]
     return made
 
@@ -97,7 +102,7 @@ def edits(model, family: str, n_prompts: int) -> list[tuple[Edit, ...]]:
 def test_the_loop_is_the_models_own_forward(tiny_model, huggingface_model, family):
     """Without an edit, and with a head replaced in front of the output projection by a hook of PyTorch's."""
     if family == "cohere" and version("transformer-lens").startswith("3."):
-        pytest.skip("TransformerLens 3 rotates Cohere's queries and keys as Llama's: its logits are off by 0.9")
+        pytest.skip("TransformerLens 3 runs another attention than Cohere's (logits off by 0.6), as verify says")
     model, hf, prompt = tiny_model(family), huggingface_model(family, attn_implementation="eager"), tokens(13, 5)
     value, rng = {}, torch.Generator().manual_seed(6)
     branches: list[list[Edit]] = [[]]
@@ -139,7 +144,7 @@ def test_writing_behind_the_mlp_is_writing_to_the_residual_stream(tiny_model, fa
 def test_the_expected_way_is_taken_and_named(tiny_model, family):
     findings = verify(tiny_model(family))
     assert findings[-1].detail.startswith(f"{EXPECTED[family]}: "), findings[-1]
-    assert all(finding.passed for finding in findings), findings
+    assert [finding.check for finding in findings if not finding.passed] == FLAWS.get(family, []), findings
 
 
 def test_it_equals_the_loop(tiny_model, family):
