@@ -73,18 +73,18 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
         compare("TransformerLens' attention is that of transformers", own.softmax(-1), plain.softmax(-1))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     compare("last state through norm and unembedding gives the logits", model.unembed(last).softmax(-1), plain.softmax(-1))
+    engine = check_engine(model, seed=seed)
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
     if heads:
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
-        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise])[0, :, 0]).softmax(-1)
+        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], method=engine.method)[0, :, 0]).softmax(-1)
         base, same, other = probs.split([1, len(heads), len(heads)])
         compare("a head replaced by itself changes nothing", same, base.expand_as(same))
         dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, base[0])]
         detail = f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads"
         findings.append(Finding("a head replaced by noise changes the answer", not dead, detail))
-    engine = check_engine(model, seed=seed)
     ran = [trial.max_abs_error for trial in engine.trials if trial.max_abs_error is not None]
     error = f" (largest difference {engine.max_abs_error:.1e})" if engine.max_abs_error is not None else ""
     passed = engine.method != "loop" or not ran
