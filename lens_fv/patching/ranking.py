@@ -111,9 +111,11 @@ def rank_heads(
         tick: called after each of the `n_clean` + `n_trials` prompts, for a bar of one's own.
 
     Raises:
-        LensFVError: too few pairs, a prompt longer than the context, a corruption that changes nothing, or no head that
-            changes anything (hooks that do not fire, then).
+        LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing, or
+            no head that changes anything (hooks that do not fire, then).
     """
+    if not model.attention_layers:
+        raise LensFVError(f"rank heads of {model.name}: it has no attention heads")
     split = split or split_pairs(task, seed=seed)
     if isinstance(source, HeadRanking):
         source.provenance.check(model)

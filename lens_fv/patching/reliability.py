@@ -14,7 +14,7 @@ class Reliability(NamedTuple):
 
     Attributes:
         spearman: rank correlation of the two halves over all heads.
-        corrected: the same for all samples rather than half of them (Spearman-Brown: 2 r / (1 + r)).
+        corrected: the same for all samples rather than half of them (Spearman-Brown: 2 r / (1 + |r|)).
         overlap: share of the `k` strongest heads of one half that are among the `k` strongest of the other.
         chance: the overlap of two random sets of `k` heads.
         k: how many heads `overlap` counts.
@@ -52,4 +52,4 @@ def split_half(values: Float[np.ndarray, "samples tests"], *, k: int = 10, n_spl
         correlations[i] = np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1]
         overlaps[i] = len(np.intersect1d(np.argsort(-one)[:k], np.argsort(-other)[:k])) / k
     r = float(correlations.mean())
-    return Reliability(r, 2 * r / (1 + r), float(overlaps.mean()), k / tests, k)
+    return Reliability(r, 2 * r / (1 + abs(r)), float(overlaps.mean()), k / tests, k)

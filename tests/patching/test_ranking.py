@@ -11,6 +11,8 @@ from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.patching import HeadRanking, head_means, rank_heads
 from lens_fv.patching.corruptions import contrast
+from lens_fv.patching.reliability import split_half
+from lens_fv.patching.significance import p_values
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
@@ -279,6 +281,20 @@ def test_significant_heads_are_the_planted_ones(tiny_model):
     assert {h.name for h in few.significant(correction="max")} >= {"1.2", "2.0"}
     with pytest.raises(LensFVError, match="run more trials"):
         few.significant()
+
+
+def test_layers_without_heads_are_no_tests(tiny_model):
+    """A hybrid's layers without attention: no effect, so neither more tests to correct for nor ranks to agree on."""
+    rng = torch.Generator().manual_seed(0)
+    effects = torch.randn(12, 3, 4, generator=rng) + torch.linspace(0, 2, 4)
+    effects[:, 1] = 0
+    ranking = made_up(tiny_model, effects)
+    alone = effects[:, [0, 2]].flatten(1).numpy()
+    for correction in ("holm", "max", "bh"):
+        p = ranking.p_values(correction=correction)
+        assert (p[1] == 1).all()
+        torch.testing.assert_close(p[[0, 2]].flatten(), torch.from_numpy(p_values(alone, correction=correction)))
+    assert ranking.reliability(k=2) == split_half(alone, k=2)
 
 
 def test_round_trip(tiny_model, tmp_path):
