@@ -21,8 +21,28 @@ _HOMES = {
         "read_task",
         "split_pairs",
     ),
-    "lens_fv.patching": ("Edit", "HeadRanking", "rank_heads", "run_branches", "verify"),
-    "lens_fv.vectors": ("FunctionVector", "decode", "extract", "load_artefact", "random_like", "tune"),
+    "lens_fv.patching": ("Branch", "Edit", "run_branches", "verify"),
+    "lens_fv.heads": (
+        "ClassEffects",
+        "HeadComparison",
+        "HeadRanking",
+        "UniversalHeads",
+        "class_effects",
+        "compare_attributions",
+        "rank_heads",
+        "universal_heads",
+    ),
+    "lens_fv.vectors": (
+        "FunctionVector",
+        "InjectionSweep",
+        "decode",
+        "extract",
+        "load_artefact",
+        "random_like",
+        "sweep_injection",
+        "tune",
+        "tune_many",
+    ),
     "lens_fv.evaluation": ("Evaluation", "evaluate"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -30,23 +50,50 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from lens_fv.errors import LensFVError
     from lens_fv.evaluation import Evaluation, evaluate
+    from lens_fv.heads import (
+        ClassEffects,
+        HeadComparison,
+        HeadRanking,
+        UniversalHeads,
+        class_effects,
+        compare_attributions,
+        rank_heads,
+        universal_heads,
+    )
     from lens_fv.model import LensModel, list_models, load_model
-    from lens_fv.patching import Edit, HeadRanking, rank_heads, run_branches, verify
+    from lens_fv.patching import Branch, Edit, run_branches, verify
     from lens_fv.tasks import Pair, PromptTemplate, Split, Task, list_tasks, load_task, read_task, split_pairs
-    from lens_fv.vectors import FunctionVector, decode, extract, load_artefact, random_like, tune
+    from lens_fv.vectors import (
+        FunctionVector,
+        InjectionSweep,
+        decode,
+        extract,
+        load_artefact,
+        random_like,
+        sweep_injection,
+        tune,
+        tune_many,
+    )
 
 __all__ = [
+    "Branch",
+    "ClassEffects",
     "Edit",
     "Evaluation",
     "FunctionVector",
+    "HeadComparison",
     "HeadRanking",
+    "InjectionSweep",
     "LensFVError",
     "LensModel",
     "Pair",
     "PromptTemplate",
     "Split",
     "Task",
+    "UniversalHeads",
     "__version__",
+    "class_effects",
+    "compare_attributions",
     "decode",
     "evaluate",
     "extract",
@@ -60,7 +107,10 @@ __all__ = [
     "read_task",
     "run_branches",
     "split_pairs",
+    "sweep_injection",
     "tune",
+    "tune_many",
+    "universal_heads",
     "verify",
 ]
 

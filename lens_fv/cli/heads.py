@@ -9,7 +9,7 @@ from rich.table import Table
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 
 if TYPE_CHECKING:
-    from lens_fv.patching.effects import Effects
+    from lens_fv.heads.effects import Effects
 
 Clean = Annotated[int, typer.Option("--clean", min=1, help="Clean prompts to average head outputs over.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Corrupted prompts to measure effects on.")]
@@ -60,7 +60,7 @@ def rank(
 
     Writes the ranking to --out (default: TASK-ranking.safetensors).
     """
-    from lens_fv.patching import rank_heads
+    from lens_fv.heads import rank_heads
     from lens_fv.tasks import load_task
 
     the_task, given = load_task(task), _source(source)
@@ -131,7 +131,7 @@ def universal(
 
     Writes each task's accuracy and ranking to --folder and the average to --out (default: universal.safetensors in it).
     """
-    from lens_fv.patching import universal_heads
+    from lens_fv.heads import universal_heads
     from lens_fv.tasks import list_tasks, load_task
 
     tasks, given = [load_task(name) for name in task or list_tasks()], _source(source)
@@ -182,7 +182,7 @@ def columns(*names: str, title: str) -> Table:
 
 
 def _source(name: str) -> Any:
-    from lens_fv.patching import HeadRanking
+    from lens_fv.heads import HeadRanking
 
     return name if name in ("mean", "zero", "resample") else HeadRanking.load(name)
 

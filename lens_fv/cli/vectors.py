@@ -23,8 +23,8 @@ from lens_fv.cli.options import (
 
 if TYPE_CHECKING:
     from lens_fv.evaluation import Result
+    from lens_fv.heads import HeadRanking
     from lens_fv.model import LensModel
-    from lens_fv.patching import HeadRanking
     from lens_fv.tasks import Task
 
 Heads = Annotated[int, typer.Option("--heads", min=1, help="How many of the strongest heads make the vector.")]
@@ -185,7 +185,7 @@ def evaluate(
 def _ranking(
     model: "LensModel", task: "Task", file: Path | None, shots: int, clean: int, trials: int, seed: int
 ) -> "HeadRanking":
-    from lens_fv.patching import HeadRanking, rank_heads
+    from lens_fv.heads import HeadRanking, rank_heads
 
     if file is not None:
         return HeadRanking.load(file)

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching.comparison import SCORE_NAMES, HeadComparison, Score
+from lens_fv.heads.comparison import SCORE_NAMES, HeadComparison, Score
 from lens_fv.plotting.heads import _UNITS
 from lens_fv.plotting.theme import GREY, PALETTE, figure
 

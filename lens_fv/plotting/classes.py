@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching.classes import ClassEffects
+from lens_fv.heads.classes import ClassEffects
 from lens_fv.plotting.theme import figure, plain
 
 _UNITS = {"prob": "probability", "logprob": "log-probability<br>(nats)"}

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import HeadRanking
+from lens_fv.heads import HeadRanking
 from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
 
 _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "logit", "logit_diff": "logit difference"}

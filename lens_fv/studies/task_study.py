@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import HeadRanking, rank_heads
 from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import Decoded, FunctionVector, InjectionSweep, decode, extract, sweep_injection, tune
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from lens_fv.artefact import Provenance
+from lens_fv.heads import HeadRanking
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import HeadRanking
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection

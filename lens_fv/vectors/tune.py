@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
+from lens_fv.heads import resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import resid_norms
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.extract import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector

@@ -9,8 +9,8 @@ from helpers import toy_task
 
 from lens_fv.artefact import load_artefact
 from lens_fv.cli.app import execute
-from lens_fv.patching import HeadRanking
-from lens_fv.patching.competence import Competence
+from lens_fv.heads import HeadRanking
+from lens_fv.heads.competence import Competence
 
 QUICK = ["--shots", "2", "--clean", "3", "--trials", "4"]
 

@@ -7,8 +7,9 @@ from helpers import toy_task
 from transformer_lens.model_bridge import TransformerBridge
 
 from lens_fv.errors import LensFVError
+from lens_fv.heads import head_means, rank_heads
 from lens_fv.model import LensModel
-from lens_fv.patching import branch_way, head_means, rank_heads, verify
+from lens_fv.patching import branch_way, verify
 from lens_fv.vectors import extract, tune
 
 TOKENS = torch.randint(1, 320, (4, 9), generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import torch
 
 from lens_fv.artefact import Provenance
 from lens_fv.evaluation import Evaluation
-from lens_fv.patching import HeadRanking
+from lens_fv.heads import HeadRanking
 from lens_fv.vectors import InjectionSweep
 
 LAYERS, HEADS = 6, 3

@@ -5,7 +5,7 @@ import torch
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.patching.comparison import HeadComparison
+from lens_fv.heads.comparison import HeadComparison
 from lens_fv.plotting.attributions import attribution_figure
 from lens_fv.plotting.theme import theme
 

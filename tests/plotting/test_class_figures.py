@@ -5,7 +5,7 @@ import torch
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.patching.classes import ClassEffects
+from lens_fv.heads.classes import ClassEffects
 from lens_fv.plotting.classes import class_heatmap, heads_by_class
 
 CLASSES = ("label", "end_of_example", "query_predictive")

@@ -8,7 +8,7 @@ import torch
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, wilson_interval
-from lens_fv.patching import HeadRanking
+from lens_fv.heads import HeadRanking
 from lens_fv.plotting import condition_bars, decoded_words, head_heatmap, layer_curve, top_heads
 from lens_fv.plotting.decoded import visible
 from lens_fv.vectors import Decoded, InjectionSweep

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import HeadRanking
+from lens_fv.heads import HeadRanking
 from lens_fv.plotting import Section, head_heatmap, save_figures, theme, top_heads, write_report
 
 HOSTILE = "</script><script>alert('&')</script>"

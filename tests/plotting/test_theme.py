@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
-from lens_fv.patching import HeadRanking
+from lens_fv.heads import HeadRanking
 from lens_fv.plotting import head_heatmap, theme, top_heads
 
 

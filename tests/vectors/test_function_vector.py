@@ -8,7 +8,8 @@ from helpers import toy_task
 
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.patching import rank_heads, run_branches
+from lens_fv.heads import rank_heads
+from lens_fv.patching import run_branches
 from lens_fv.vectors import FunctionVector, decode, extract, random_like
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}

@@ -7,7 +7,7 @@ from helpers import toy_task
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
-from lens_fv.patching import rank_heads
+from lens_fv.heads import rank_heads
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract

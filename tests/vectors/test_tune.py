@@ -5,7 +5,8 @@ import torch
 from helpers import toy_task
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching import rank_heads, score_answers
+from lens_fv.heads import rank_heads
+from lens_fv.patching import score_answers
 from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract, tune, tune_many
 from lens_fv.vectors.training import open_batches

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
 from lens_fv.errors import LensFVError
-from lens_fv.patching.reliability import Reliability, split_half
-from lens_fv.patching.significance import Correction, least_p, p_values
+from lens_fv.heads.reliability import Reliability, split_half
+from lens_fv.heads.significance import Correction, least_p, p_values
 
 Unit = Literal["head", "group"]
 
@@ -92,7 +92,7 @@ class Effects(Artefact):
         return tuple((layer, unit * each + i) for layer, unit in self._order(n) for i in range(each))
 
     def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
-        """Two-sided sign-flip p-values of every head, corrected for their number; see `lens_fv.patching.significance`.
+        """Two-sided sign-flip p-values of every head, corrected for their number; see `lens_fv.heads.significance`.
 
         Samples must be independent: trials that ask the same query again, for want of validation pairs, are less so.
         """

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching.reliability import split_half
+from lens_fv.heads.reliability import split_half
 
 
 def made(samples: int, tests: int, *, signal: float, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
 from lens_fv.errors import LensFVError
-from lens_fv.patching.metrics import Metric
+from lens_fv.heads.metrics import Metric
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
-from lens_fv.patching.means import HeadMeans
+from lens_fv.heads.means import HeadMeans
 
 Source = Literal["mean", "zero", "resample"] | HeadMeans
 """The clean mean (Todd et al. 2024), nothing, what the head says in one other clean prompt, or `HeadMeans` of other prompts."""

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
+from lens_fv.heads.comparison import HeadComparison
+from lens_fv.heads.corruptions import contrast
+from lens_fv.heads.metrics import Metric
+from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.comparison import HeadComparison
-from lens_fv.patching.corruptions import contrast
-from lens_fv.patching.metrics import Metric
-from lens_fv.patching.ranking import HeadRanking
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from lens_fv.artefact import Provenance, require_shape
 from lens_fv.errors import LensFVError
+from lens_fv.heads.corruptions import Corruption, contrast
+from lens_fv.heads.effects import Effects, Unit
+from lens_fv.heads.indirect import Mode, alternatives, indirect_effects
+from lens_fv.heads.means import HeadMeans, head_outputs
+from lens_fv.heads.metrics import Metric
+from lens_fv.heads.sources import Source, source_name, source_outputs
+from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
-from lens_fv.patching.corruptions import Corruption, contrast
-from lens_fv.patching.effects import Effects, Unit
-from lens_fv.patching.indirect import Mode, alternatives, indirect_effects
-from lens_fv.patching.kept import keep
-from lens_fv.patching.means import HeadMeans, head_outputs
-from lens_fv.patching.metrics import Metric
-from lens_fv.patching.sources import Source, source_name, source_outputs
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 

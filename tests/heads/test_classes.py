@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.patching import rank_heads
-from lens_fv.patching.classes import ClassEffects, class_effects
-from lens_fv.patching.slots import slot_means
+from lens_fv.heads import rank_heads
+from lens_fv.heads.classes import ClassEffects, class_effects
+from lens_fv.heads.slots import slot_means
 from lens_fv.tasks import TEMPLATES, Pair, PromptTemplate, Split, build_prompts, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, token_classes
 

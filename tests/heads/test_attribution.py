@@ -8,10 +8,10 @@ from helpers import toy_task
 
 from lens_fv.artefact import Provenance, load_artefact
 from lens_fv.errors import LensFVError
+from lens_fv.heads import rank_heads
+from lens_fv.heads.attribution import compare_attributions
+from lens_fv.heads.comparison import HeadComparison
 from lens_fv.model import LensModel
-from lens_fv.patching import rank_heads
-from lens_fv.patching.attribution import compare_attributions
-from lens_fv.patching.comparison import HeadComparison
 from lens_fv.tasks import TEMPLATES, build_prompts, encode_prompts, split_pairs
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.effects import Unit
+from lens_fv.heads.metrics import Metric, measure
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
-from lens_fv.patching.corruptions import Contrast
 from lens_fv.patching.edit import Branch, Edit
-from lens_fv.patching.effects import Unit
-from lens_fv.patching.metrics import Metric, measure
 from lens_fv.patching.run import OpenPrompts
 from lens_fv.tasks import Pair, PromptTemplate, encode_prompt, zero_shot
 

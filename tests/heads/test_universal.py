@@ -10,8 +10,8 @@ from scipy import stats
 
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.patching import UniversalHeads, rank_heads, universal_heads
-from lens_fv.patching.competence import Competence, competence
+from lens_fv.heads import UniversalHeads, rank_heads, universal_heads
+from lens_fv.heads.competence import Competence, competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
 
 SMALL = {

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lens_fv.artefact import require_shape
 from lens_fv.errors import LensFVError
+from lens_fv.heads.competence import Competence, competence
+from lens_fv.heads.effects import Effects
+from lens_fv.heads.metrics import Metric
+from lens_fv.heads.ranking import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.competence import Competence, competence
-from lens_fv.patching.effects import Effects
-from lens_fv.patching.metrics import Metric
-from lens_fv.patching.ranking import HeadRanking, rank_heads
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
-from lens_fv.patching.kept import keep
 from lens_fv.statistics import wilson_interval
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 

@@ -9,10 +9,10 @@ from helpers import toy_task
 
 from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.patching import HeadRanking, head_means, rank_heads
-from lens_fv.patching.corruptions import contrast
-from lens_fv.patching.reliability import split_half
-from lens_fv.patching.significance import p_values
+from lens_fv.heads import HeadRanking, head_means, rank_heads
+from lens_fv.heads.corruptions import contrast
+from lens_fv.heads.reliability import split_half
+from lens_fv.heads.significance import p_values
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}

@@ -1,0 +1,30 @@
+"""Which attention heads carry it?"""
+
+from lens_fv.heads.attribution import compare_attributions
+from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
+from lens_fv.heads.comparison import HeadComparison
+from lens_fv.heads.competence import Competence, competence
+from lens_fv.heads.effects import HeadEffect
+from lens_fv.heads.means import HeadMeans, head_means, resid_norms
+from lens_fv.heads.ranking import HeadRanking, rank_heads
+from lens_fv.heads.reliability import Reliability
+from lens_fv.heads.universal import UniversalHeads, universal_heads
+
+__all__ = [
+    "ClassEffect",
+    "ClassEffects",
+    "Competence",
+    "HeadComparison",
+    "HeadEffect",
+    "HeadMeans",
+    "HeadRanking",
+    "Reliability",
+    "UniversalHeads",
+    "class_effects",
+    "compare_attributions",
+    "competence",
+    "head_means",
+    "rank_heads",
+    "resid_norms",
+    "universal_heads",
+]
