@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lens_fv.cli import heads, inspect, run, vectors
+from lens_fv.cli import heads, inspect, run, scores, testing, vectors
 from lens_fv.cli.bench import bench
 from lens_fv.errors import LensFVError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.rank, heads.universal):
     app.command()(command)
-for command in (vectors.extract, vectors.tune, vectors.evaluate):
+for command in (scores.classes, scores.attributions, vectors.extract, vectors.tune, testing.evaluate, testing.sweep):
     app.command()(command)
 app.command()(inspect.show)
 app.add_typer(bench, name="bench")

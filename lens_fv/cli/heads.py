@@ -30,6 +30,7 @@ Correction = Annotated[
     Literal["holm", "bh", "max", "none"],
     typer.Option(help="Of p-values for the number of heads: Holm, false discovery rate, largest statistic."),
 ]
+Budget = Annotated[float | None, typer.Option(min=0, help="MiB that activations may take; default: half of what is free.")]
 Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
 
 
@@ -50,6 +51,8 @@ def rank(
     unit: Unit = "head",
     correction: Correction = "holm",
     top: Top = 10,
+    budget: Budget = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and stop; writes nothing.")] = False,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -60,11 +63,29 @@ def rank(
 
     Writes the ranking to --out (default: TASK-ranking.safetensors).
     """
-    from lens_fv.heads import rank_heads
+    from lens_fv.heads import plan_ranking, rank_heads
     from lens_fv.tasks import load_task
 
     the_task, given = load_task(task), _source(source)
     lens = open_model(model, device, dtype)
+    limit = None if budget is None else int(budget * 2**20)
+    if plan:
+        found = plan_ranking(
+            lens,
+            the_task,
+            n_shots=shots,
+            n_clean=clean,
+            n_trials=trials,
+            corruption=corruption,
+            instruction=instruction,
+            other_instruction=other_instruction,
+            unit=unit,
+            seed=seed,
+            budget=limit,
+        )
+        run = found.run._asdict() | {"peak_bytes": found.run.peak_bytes}
+        emit({"model": lens.name, "task": the_task.name, **found._asdict(), "run": run}, as_json, str(found))
+        return
     ranking = rank_heads(
         lens,
         the_task,
@@ -81,6 +102,7 @@ def rank(
         noise=noise,
         unit=unit,
         seed=seed,
+        budget=limit,
         progress=True,
     )
     path = ranking.save(out or Path(f"{the_task.name}-ranking.safetensors"))

@@ -1,13 +1,11 @@
-"""Commands that make and test vectors: extract, tune, evaluate."""
+"""Commands that make vectors: extract, tune."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from lens_fv.cli.heads import Clean, Out, Trials, columns
+from lens_fv.cli.heads import Clean, Out, Trials
 from lens_fv.cli.options import (
     DEFAULT_MODEL,
     AsJson,
@@ -20,9 +18,9 @@ from lens_fv.cli.options import (
     emit,
     open_model,
 )
+from lens_fv.cli.testing import results_table
 
 if TYPE_CHECKING:
-    from lens_fv.evaluation import Result
     from lens_fv.heads import HeadRanking
     from lens_fv.model import LensModel
     from lens_fv.tasks import Task
@@ -136,50 +134,7 @@ def tune(
         "results": [r._asdict() for r in results],
         "file": str(path),
     }
-    emit(payload, as_json, repr(vector), _results_table(results), f"written to {path}")
-
-
-def evaluate(
-    model: ModelName = DEFAULT_MODEL,
-    task: TaskName = "present-past",
-    vector: Annotated[list[Path] | None, typer.Option(help="A vector's file; may be given several times.")] = None,
-    other: Annotated[Path | None, typer.Option(help="Another relation's vector, as a control.")] = None,
-    prompts: Annotated[Literal["zero_shot", "shuffled"], typer.Option(help="What vectors are added to.")] = "zero_shot",
-    scale: Annotated[float, typer.Option(help="Multiplies the vectors.")] = 1.0,
-    force: Annotated[bool, typer.Option(help="Apply vectors of another model or basis.")] = False,
-    shots: Shots = 10,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
-) -> None:
-    """Test vectors on a task's test split, beside their controls. Writes nothing unless --out is given."""
-    from lens_fv.errors import LensFVError
-    from lens_fv.evaluation import evaluate as test
-    from lens_fv.tasks import load_task
-    from lens_fv.vectors import FunctionVector
-
-    the_task = load_task(task)
-    vectors: dict[str, FunctionVector] = {}
-    for path in vector or []:
-        loaded = FunctionVector.load(path)
-        name = loaded.provenance.method
-        if name in vectors:
-            raise LensFVError(f"evaluate {path}: another {name} vector is given already; evaluate them one at a time")
-        vectors[name] = loaded.at(scale=scale)
-    control = None if other is None else FunctionVector.load(other)
-    lens = open_model(model, device, dtype)
-    found = test(lens, the_task, vectors, other=control, prompts=prompts, n_shots=shots, seed=seed, force=force, progress=True)
-    written = None if out is None else str(found.save(out))
-    payload = {
-        "model": lens.name,
-        "task": the_task.name,
-        "prompts": prompts,
-        "results": [r._asdict() for r in found.results],
-        "file": written,
-    }
-    emit(payload, as_json, _results_table(found.results), *([f"written to {written}"] if written else []))
+    emit(payload, as_json, repr(vector), results_table(results), f"written to {path}")
 
 
 def _ranking(
@@ -190,11 +145,3 @@ def _ranking(
     if file is not None:
         return HeadRanking.load(file)
     return rank_heads(model, task, n_shots=shots, n_clean=clean, n_trials=trials, seed=seed, progress=True)
-
-
-def _results_table(results: "Sequence[Result]") -> Table:
-    table = columns("condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob.", "n", title="on the test split")
-    for r in results:
-        cells: list[Any] = [r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.top3:.2f}", f"{r.full:.2f}"]
-        table.add_row(*cells, f"{r.mean_logprob:.2f}", str(r.n))
-    return table

@@ -6,6 +6,7 @@ from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.effects import HeadEffect
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms
+from lens_fv.heads.planning import RankingPlan, plan_ranking
 from lens_fv.heads.ranking import HeadRanking, rank_heads
 from lens_fv.heads.reliability import Reliability
 from lens_fv.heads.universal import UniversalHeads, universal_heads
@@ -18,12 +19,14 @@ __all__ = [
     "HeadEffect",
     "HeadMeans",
     "HeadRanking",
+    "RankingPlan",
     "Reliability",
     "UniversalHeads",
     "class_effects",
     "compare_attributions",
     "competence",
     "head_means",
+    "plan_ranking",
     "rank_heads",
     "resid_norms",
     "universal_heads",

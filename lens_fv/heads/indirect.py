@@ -30,6 +30,7 @@ def indirect_effects(
     mode: Mode = "replace",
     unit: Unit = "head",
     method: Method = "auto",
+    budget: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
     """Each head's effect on each corrupted prompt's first answer token, and the metric with no head patched.
@@ -45,6 +46,7 @@ def indirect_effects(
         mode: replace or add.
         unit: head or group.
         method: see `run_branches`.
+        budget: see `run_branches`.
         tick: called after each trial.
 
     Raises:
@@ -59,7 +61,7 @@ def indirect_effects(
     for prompt, noise, z, other in zip(made.corrupted, made.edits, outputs, wrong, strict=True):
         patches = [(), *([Edit(layer, z[layer, head], head=head, mode=mode) for layer, head in heads] for heads in places)]
         branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in patches]
-        opened = OpenPrompts(model, [prompt.tokens], shared=noise, method=method)
+        opened = OpenPrompts(model, [prompt.tokens], shared=noise, method=method, budget=budget)
         values = measure(opened, branches, metric, prompt, other).cpu()
         # Rows that are not edited at all still differ in rounding.
         rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * values[0].abs()

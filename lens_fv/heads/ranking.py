@@ -75,6 +75,7 @@ def rank_heads(
     template: PromptTemplate = TODD,
     seed: int = 0,
     method: Method = "auto",
+    budget: int | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
     tick: Callable[[], None] | None = None,
@@ -106,13 +107,14 @@ def rank_heads(
         template: how prompts are written.
         seed: of prompts, draws and bootstrap.
         method: see `run_branches`.
+        budget: see `run_branches`; `plan_ranking` says what there is to spend it on.
         folder: keep the ranking there; one that was made in the same way is loaded, not made again.
         progress: draw a progress bar.
         tick: called after each of the `n_clean` + `n_trials` prompts, for a bar of one's own.
 
     Raises:
-        LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing, or
-            no head that changes anything (hooks that do not fire, then).
+        LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing,
+            no head that changes anything (hooks that do not fire, then), or a budget smaller than one row.
     """
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it has no attention heads")
@@ -169,7 +171,16 @@ def rank_heads(
             means, each = head_outputs(model, [p.tokens for p in made.clean], tick=each_prompt)
             outputs = source_outputs(source, means, each, made.partners)
             effects, baseline = indirect_effects(
-                model, made, outputs, metric=metric, wrong=wrong, mode=mode, unit=unit, method=method, tick=each_prompt
+                model,
+                made,
+                outputs,
+                metric=metric,
+                wrong=wrong,
+                mode=mode,
+                unit=unit,
+                method=method,
+                budget=budget,
+                tick=each_prompt,
             )
         return HeadRanking(
             provenance=provenance,

@@ -1,0 +1,123 @@
+"""Commands that test vectors: evaluate, sweep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.heads import columns
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+
+if TYPE_CHECKING:
+    from lens_fv.evaluation import Result
+
+
+def evaluate(
+    model: ModelName = DEFAULT_MODEL,
+    task: TaskName = "present-past",
+    vector: Annotated[list[Path] | None, typer.Option(help="A vector's file; may be given several times.")] = None,
+    other: Annotated[Path | None, typer.Option(help="Another relation's vector, as a control.")] = None,
+    prompts: Annotated[Literal["zero_shot", "shuffled"], typer.Option(help="What vectors are added to.")] = "zero_shot",
+    scale: Annotated[float, typer.Option(help="Multiplies the vectors.")] = 1.0,
+    force: Annotated[bool, typer.Option(help="Apply vectors of another model or basis.")] = False,
+    shots: Shots = 10,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
+) -> None:
+    """Test vectors on a task's test split, beside their controls. Writes nothing unless --out is given."""
+    from lens_fv.errors import LensFVError
+    from lens_fv.evaluation import evaluate as test
+    from lens_fv.tasks import load_task
+    from lens_fv.vectors import FunctionVector
+
+    the_task = load_task(task)
+    vectors: dict[str, FunctionVector] = {}
+    for path in vector or []:
+        loaded = FunctionVector.load(path)
+        name = loaded.provenance.method
+        if name in vectors:
+            raise LensFVError(f"evaluate {path}: another {name} vector is given already; evaluate them one at a time")
+        vectors[name] = loaded.at(scale=scale)
+    control = None if other is None else FunctionVector.load(other)
+    lens = open_model(model, device, dtype)
+    found = test(lens, the_task, vectors, other=control, prompts=prompts, n_shots=shots, seed=seed, force=force, progress=True)
+    written = None if out is None else str(found.save(out))
+    payload = {
+        "model": lens.name,
+        "task": the_task.name,
+        "prompts": prompts,
+        "results": [r._asdict() for r in found.results],
+        "file": written,
+    }
+    emit(payload, as_json, results_table(found.results), *([f"written to {written}"] if written else []))
+
+
+def sweep(
+    vector: Annotated[Path, typer.Argument(help="A vector's file.")],
+    model: ModelName = DEFAULT_MODEL,
+    task: TaskName = "present-past",
+    layer: Annotated[list[int] | None, typer.Option(help="One or several; default: all.")] = None,
+    scale: Annotated[list[float] | None, typer.Option(help="One or several; default: 0.5, 1, 2 and 4.")] = None,
+    part: Annotated[
+        Literal["validation", "test"], typer.Option(help="Pairs to ask about; choose on validation.")
+    ] = "validation",
+    items: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 40,
+    force: Annotated[bool, typer.Option(help="Sweep a vector of another model or basis.")] = False,
+    as_json: AsJson = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the split; default: the vector's own.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the sweep, item by item, to this file.")] = None,
+) -> None:
+    """Inject a vector at every layer and scale. Writes nothing unless --out is given."""
+    from lens_fv.tasks import load_task, split_pairs
+    from lens_fv.vectors import FunctionVector, sweep_injection
+
+    the_task, loaded = load_task(task), FunctionVector.load(vector)
+    split = None if seed is None else split_pairs(the_task, seed=seed)
+    lens = open_model(model, device, dtype)
+    found = sweep_injection(
+        lens,
+        the_task,
+        loaded,
+        layers=layer or None,
+        scales=scale or (0.5, 1.0, 2.0, 4.0),
+        split=split,
+        part=part,
+        most_items=items,
+        force=force,
+        progress=True,
+    )
+    written = None if out is None else str(found.save(out))
+    table = columns("layer", *(f"x {s:g}" for s in found.scales), title=f"top-1 on {len(found.top1)} {part} pairs")
+    for at, row in zip(found.layers, found.mean("top1").tolist(), strict=True):
+        table.add_row(str(at), *(f"{value:.2f}" for value in row))
+    best, plain = found.best(), float(found.plain_top1.double().mean())
+    said = (
+        f"best by log-probability: layer {best.layer}, scale {best.scale:g}: top-1 {best.top1:.2f} [{best.low:.2f}, "
+        f"{best.high:.2f}], log-probability {best.mean_logprob:.2f} (without the vector {plain:.2f}, "
+        f"{float(found.plain_logprob.mean()):.2f})"
+    )
+    payload = {
+        "model": lens.name,
+        "task": the_task.name,
+        "part": part,
+        "cells": [cell._asdict() for cell in found.cells()],
+        "best": best._asdict(),
+        "file": written,
+    }
+    emit(payload, as_json, table, said, *([f"written to {written}"] if written else []))
+
+
+def results_table(results: "Sequence[Result]") -> Table:
+    """Conditions with their scores and intervals."""
+    table = columns("condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob.", "n", title="on the test split")
+    for r in results:
+        cells: list[Any] = [r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.top3:.2f}", f"{r.full:.2f}"]
+        table.add_row(*cells, f"{r.mean_logprob:.2f}", str(r.n))
+    return table
