@@ -161,8 +161,11 @@ def class_effects(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no such class or none of its tokens in a prompt, too few pairs, or a prompt longer than the context.
+        LensFVError: a model without heads, no such class or none of its tokens in a prompt, too few pairs, or a prompt longer
+            than the context.
     """
+    if not model.attention_layers:
+        raise LensFVError(f"class effects in {model.name}: it has no attention heads")
     if n_trials < 1 or n_clean < 1:
         raise LensFVError(f"class effects on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)
@@ -177,7 +180,8 @@ def class_effects(
     names = _names(where, classes)
     means = slot_means(model, clean, template=template, progress=progress)
     encoded = encode_prompts(model, corrupted)
-    heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    layers = list(model.attention_layers)
+    heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
     rows: list[Tensor] = []
     with progress_bar("effects by token class", n_trials, show=progress) as step:
         for prompt, found in zip(encoded, where, strict=True):
@@ -211,7 +215,8 @@ def class_effects(
             "engine": method,
         },
     )
-    effects = (values[:, 1:] - values[:, :1]).reshape(-1, model.n_layers, model.n_heads, len(names))
+    effects = values.new_zeros(len(values), model.n_layers, model.n_heads, len(names))
+    effects[:, layers] = (values[:, 1:] - values[:, :1]).reshape(-1, len(layers), model.n_heads, len(names))
     return ClassEffects(provenance=provenance, effects=effects, baseline=values[:, 0], classes=names, metric=metric)
 
 

@@ -43,8 +43,8 @@ def head_outputs(
     square, norm = torch.zeros_like(cross), torch.zeros(model.n_layers, device=model.device)
     for own, prompt in zip(z, prompts, strict=True):
         seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
-        for layer, heads in seen["attn.hook_z"].items():
-            own[layer] = heads.reshape(model.n_heads, model.d_head)
+        for layer in model.attention_layers:
+            own[layer] = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
             summed = model.head_write(layer, own[layer], include_bias=True).float()
             cross[layer] += summed * seen["hook_attn_out"][layer]
             square[layer] += summed.square()

@@ -38,12 +38,14 @@ def slot_means(
 
 
 def _head_outputs(model: LensModel, tokens: Sequence[int]) -> Float[Tensor, "layers tokens heads d_head"]:
-    seen: list[Tensor] = []
+    outputs = torch.zeros(model.n_layers, len(tokens), model.n_heads, model.d_head, device=model.device)
 
-    def keep(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        seen.append(z[0].float().reshape(len(tokens), model.n_heads, model.d_head))
-        return z
+    def keep(layer: int) -> Hook:
+        def hook(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            outputs[layer] = z[0].float().reshape(outputs.shape[1:])
+            return z
 
-    hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_z", keep) for layer in range(model.n_layers)]
-    model.run_body(torch.tensor([list(tokens)]), hooks)
-    return torch.stack(seen)
+        return f"blocks.{layer}.attn.hook_z", hook
+
+    model.run_body(torch.tensor([list(tokens)]), [keep(layer) for layer in model.attention_layers])
+    return outputs
