@@ -13,6 +13,7 @@ from lens_fv.heads import HeadRanking, head_means, rank_heads
 from lens_fv.heads.corruptions import contrast
 from lens_fv.heads.reliability import split_half
 from lens_fv.heads.significance import p_values
+from lens_fv.kept import kept_at
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
@@ -87,6 +88,18 @@ def test_ranking_is_the_reference_procedure(tiny_model, architecture, metric):
     corrupted = prompts(model, task, 3, seed=1, shuffle="permutation")
     ranking = rank_heads(model, task, metric=metric, **SMALL)
     check(ranking, by_hand(model, corrupted, clean_mean(model, task), metric=metric))
+
+
+def test_the_strongest_wrong_token_begins_no_acceptable_answer(tiny_model):
+    """Of a model that says the token that all answers begin with, and nearly as gladly another one."""
+    model, task = tiny_model("phi", fresh=True), toy_task()
+    corrupted = prompts(model, task, 3, seed=1, shuffle="permutation")
+    right = corrupted[0].answers[0][0]
+    model.tl.original_model.lm_head.bias.data[[right, 7]] = torch.tensor([20.0, 16.0])
+    assert all(model.forward(torch.tensor([p.tokens]))[0, -1].argmax() == right == p.answers[0][0] for p in corrupted)
+    ranking = rank_heads(model, task, metric="logit_diff", **SMALL)
+    check(ranking, by_hand(model, corrupted, clean_mean(model, task), metric="logit_diff", wrong=[7] * 3))
+    assert (ranking.baseline > 0).all()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -315,6 +328,8 @@ def test_folder_keeps_what_was_made_in_the_same_way(tiny_model, tmp_path):
     (file,) = tmp_path.iterdir()
     replace(first, effects=first.effects + 1).save(file)  # so that one sees where the next comes from
     assert torch.equal(rank_heads(model, task, folder=tmp_path, **SMALL).effects, first.effects + 1)
+    upgraded = replace(first.provenance, versions={"torch": "99"})
+    assert kept_at(tmp_path, HeadRanking, upgraded) == file
     for other in ({"seed": 1}, {"metric": "logprob"}, {"source": "zero"}, {"n_trials": 4}):
         rank_heads(model, task, folder=tmp_path, **{**SMALL, **other})
     assert len(list(tmp_path.iterdir())) == 5

@@ -167,6 +167,17 @@ def test_a_damaged_file_is_named(model, tasks, tmp_path):
         universal_heads(model, tasks[:1], folder=tmp_path, **SMALL)
 
 
+def test_accuracy_on_the_first_items(model, tasks, tmp_path):
+    with pytest.raises(LensFVError, match="none of the tasks"):
+        universal_heads(model, [tasks[1]], most_items=5, folder=tmp_path, **SMALL)
+    (file,) = tmp_path.iterdir()
+    items = split_pairs(tasks[1], seed=0).validation
+    assert len(items) > 5
+    few = competence(model, tasks[1], items=items[:5], n_shots=2, template=SMALL["template"])
+    assert Competence.load(file).provenance.prompts_hash == few.provenance.prompts_hash
+    assert len(few.right) == 5
+
+
 def test_bad_requests(model, tasks):
     for given, options, said in [
         ([], {}, "0 tasks"),

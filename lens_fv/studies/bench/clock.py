@@ -61,7 +61,7 @@ def body_weights(model: LensModel) -> int:
     return sum(p.numel() for block in model.tl.blocks for p in block.parameters() if p.ndim >= 2)
 
 
-def floor_operations(model: LensModel, *, tokens: float, rows: float, unembedded: float) -> float:
+def floor_operations(model: LensModel, *, tokens: int, rows: int, unembedded: int) -> float:
     """Operations of tokens through the whole body, rows through half of it (their average), and some unembedded."""
     body = body_weights(model)
     return 2 * (tokens * body + rows * body / 2 + unembedded * model.d_model * model.d_vocab)
