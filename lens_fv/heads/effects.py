@@ -87,7 +87,7 @@ class Effects(Artefact):
         """
         total = self.mean.numel()
         if not 1 <= n <= total:
-            raise LensFVError(f"the {n} strongest {self.unit}s of {self.provenance.model}: it has {total}")
+            raise LensFVError(f"asked for {n} {self.unit}s of {self.provenance.model}: it has {total}")
         each = self.provenance.shape[1] // self.mean.shape[1]
         return tuple((layer, unit * each + i) for layer, unit in self._order(n) for i in range(each))
 
