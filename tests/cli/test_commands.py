@@ -75,6 +75,86 @@ def test_verify_and_bench(run, model_folder):
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
     assert bench["max_abs_error"] < 1e-5
+    assert bench["method"] == "rows"
+
+
+def test_bench_sweep_tune_memory(run, tmp_path):
+    code, sweep, _ = run("bench", "sweep", "--task", "toy.json", "--shots", "2", "--sample", "4", "--repeats", "1")
+    assert code == 0
+    assert (sweep["edits"], sweep["loop_sample"]) == (15, 4)  # 3 layers x 5 scales
+    assert sweep["max_abs_error"] < 1e-5
+    code, tune, _ = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--out", "tune.json")
+    assert code == 0
+    assert tune["relative_difference"] < 1e-3
+    assert json.loads((tmp_path / "tune.json").read_text()) == tune
+    code, memory, _ = run("bench", "memory", "--task", "toy.json", "--shots", "1", "--shots", "3", "--repeats", "1")
+    assert code == 0
+    assert [g["prompt_tokens"] for g in memory["growth"]] == sorted(g["prompt_tokens"] for g in memory["growth"])
+    assert all(g["planned_bytes"] > 0 for g in memory["growth"])
+
+
+def test_bench_needs_no_network(run):
+    """Random weights of a known shape, random tokens."""
+    code, found, _ = run(
+        "bench", "engine", "--model", "random:smollm2-135m", "--tokens", "6", "--sample", "1", "--repeats", "1", model=False
+    )
+    assert code == 0
+    assert (found["edits"], found["prompt_tokens"]) == (270, 6)
+    assert found["max_abs_error"] < 1e-5
+    code, _, said = run("bench", "engine", "--model", "random:nosuch", model=False)
+    assert code == 2
+    assert "known shapes are smollm2-135m" in said
+
+
+def test_sweep_classes_and_attributions(run, tmp_path):
+    assert run("extract", "--task", "toy.json", *QUICK, "--heads", "3", "--out", "v.safetensors")[0] == 0
+    code, swept, _ = run(
+        "sweep",
+        "v.safetensors",
+        "--task",
+        "toy.json",
+        "--layer",
+        "0",
+        "--layer",
+        "2",
+        "--scale",
+        "1.5",
+        "--out",
+        "s.safetensors",
+    )
+    assert code == 0
+    assert [(cell["layer"], cell["scale"]) for cell in swept["cells"]] == [(0, 1.5), (2, 1.5)]
+    assert swept["best"] in swept["cells"]
+    code, found, _ = run(
+        "classes", "--task", "toy.json", *QUICK, "--class", "label", "--class", "query_predictive", "--out", "c.safetensors"
+    )
+    assert code == 0
+    assert found["classes"] == ["label", "query_predictive"]
+    assert len(found["effects"]) == 2 * 12
+    assert run("rank", "--task", "toy.json", *QUICK, "--out", "r.safetensors")[0] == 0
+    code, compared, _ = run("attributions", "r.safetensors", "--task", "toy.json", "--out", "a.safetensors")
+    assert code == 0
+    assert [row["score"] for row in compared["scores"]] == ["attribution", "direct"]
+    assert all(-1 <= row["spearman"]["low"] <= row["spearman"]["high"] <= 1 for row in compared["scores"])
+    for name in ("s", "c", "a"):
+        assert run("show", f"{name}.safetensors", model=False)[0] == 0
+
+
+def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
+    code, plan, _ = run("rank", "--task", "toy.json", *QUICK, "--plan")
+    assert code == 0
+    assert not (tmp_path / "toy-ranking.safetensors").exists()
+    assert plan["run"]["rows"] == 13
+    whole = run("rank", "--task", "toy.json", *QUICK)[1]
+    megabytes = (plan["run"]["fixed_bytes"] + 4 * plan["run"]["row_bytes"]) / 2**20
+    cut = run("rank", "--task", "toy.json", *QUICK, "--budget", str(megabytes), "--plan")[1]
+    assert (cut["run"]["rows_per_pass"], cut["run"]["passes"]) == (4, 4)
+    parts = run("rank", "--task", "toy.json", *QUICK, "--budget", str(megabytes))[1]
+    effects = [{(h["layer"], h["head"]): h["effect"] for h in found["heads"]} for found in (whole, parts)]
+    assert effects[0] == pytest.approx(effects[1], abs=1e-5)
+    code, _, said = run("rank", "--task", "toy.json", *QUICK, "--budget", "0.001")
+    assert code == 2
+    assert "memory budget" in said
 
 
 def test_demo_writes_all_it_says(run, tmp_path):

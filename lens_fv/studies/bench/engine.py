@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lens_fv.patching import Branch, Edit, answer_logprobs, branch_way, run_branches
-from lens_fv.studies.bench.clock import Clock, floor_operations, plain_forward
+from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
 from lens_fv.studies.bench.subject import Subject
 
 
@@ -30,6 +30,7 @@ class EngineBench:
         floor_s: what the arithmetic alone takes at the matrix product's rate.
         floor_fraction: floor_s / engine_s.
         product_gflops: that rate, in 1e9 operations a second.
+        peak_memory_ratio: peak memory of the engine / that of the plain forward, weights included in both.
     """
 
     model: str
@@ -49,6 +50,7 @@ class EngineBench:
     floor_s: float
     floor_fraction: float
     product_gflops: float
+    peak_memory_ratio: float
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -112,7 +114,11 @@ def _bench(
     def engine() -> torch.Tensor:
         return run_branches(model, [prompt], branches, readout=answer_logprobs)
 
-    seconds = clock.race({"plain": plain_forward(model, prompt), "engine": engine}, repeats, tick)
+    plain = plain_forward(model, prompt)
+    for first in (plain, engine):  # what is allocated once and for all is no peak
+        first()
+    peaks = peak_memory(model, plain), peak_memory(model, engine)
+    seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
     chosen = random.Random(seed).sample(range(rows), min(sample, rows))
     states = run_branches(model, [prompt], [branches[i] for i in chosen])[0, :, 0]
     times, errors = [], []
@@ -137,6 +143,7 @@ def _bench(
         floor_s=floor_s,
         floor_fraction=floor_s / seconds["engine"],
         product_gflops=clock.rate / 1e9,
+        peak_memory_ratio=peaks[1] / peaks[0],
     )
 
 

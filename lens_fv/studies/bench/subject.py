@@ -98,11 +98,11 @@ def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -
     config = LlamaConfig(**shape, max_position_embeddings=8192, dtype=getattr(torch, dtype or "float32"))
     with target:
         hf = LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype or "float32")).eval()
-    with tempfile.TemporaryDirectory() as folder:  # TransformerLens wants a tokenizer that has been saved
+    with tempfile.TemporaryDirectory() as folder:  # TransformerLens loads the tokenizer once more
         fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<bos>": 0}, unk_token="<bos>")))
         fast.bos_token = fast.eos_token = fast.pad_token = "<bos>"
         fast.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    hf.config.architectures = ["LlamaForCausalLM"]
-    bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=target)
+        hf.config.architectures = ["LlamaForCausalLM"]
+        bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=target)
     return LensModel.wrap(bridge, name=name, prepend_bos=False)
