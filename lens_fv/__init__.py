@@ -37,19 +37,18 @@ _HOMES = {
         "InjectionSweep",
         "decode",
         "extract",
-        "load_artefact",
         "random_like",
         "sweep_injection",
         "tune",
         "tune_many",
     ),
-    "lens_fv.evaluation": ("Evaluation", "evaluate"),
+    "lens_fv.evaluation": ("Evaluation", "evaluate", "load_artefact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from lens_fv.errors import LensFVError
-    from lens_fv.evaluation import Evaluation, evaluate
+    from lens_fv.evaluation import Evaluation, evaluate, load_artefact
     from lens_fv.heads import (
         ClassEffects,
         HeadComparison,
@@ -68,7 +67,6 @@ if TYPE_CHECKING:
         InjectionSweep,
         decode,
         extract,
-        load_artefact,
         random_like,
         sweep_injection,
         tune,

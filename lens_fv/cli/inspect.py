@@ -6,12 +6,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lens_fv.cli.options import AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+from lens_fv.cli.options import AsJson, Device, Dtype, ModelName, NoDevice, NoDtype, NoSeed, Seed, emit, open_model
 
 Report = Annotated[Path | None, typer.Option("--out", help="Also write the JSON object to this file.")]
 
 
-def models(as_json: AsJson = False, out: Report = None) -> None:
+def models(
+    as_json: AsJson = False,
+    seed: NoSeed = 0,  # noqa: ARG001
+    device: NoDevice = None,  # noqa: ARG001
+    dtype: NoDtype = None,  # noqa: ARG001
+    out: Report = None,
+) -> None:
     """List the default models with licence, size and whether they are cached. Writes nothing unless --out is given."""
     from lens_fv.model import list_models
 
@@ -29,6 +35,9 @@ def models(as_json: AsJson = False, out: Report = None) -> None:
 def tasks(
     name: Annotated[str | None, typer.Argument(help="Show this relation, or this file of pairs, in full.")] = None,
     as_json: AsJson = False,
+    seed: NoSeed = 0,  # noqa: ARG001
+    device: NoDevice = None,  # noqa: ARG001
+    dtype: NoDtype = None,  # noqa: ARG001
     out: Report = None,
 ) -> None:
     """List the built-in relations, or show one. Writes nothing unless --out is given."""
@@ -84,9 +93,10 @@ def verify(
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A file that rank, extract, tune or evaluate wrote.")],
+    file: Annotated[Path, typer.Argument(help="A file that another command wrote.")],
     as_json: AsJson = False,
     model: ModelName = "",
+    seed: NoSeed = 0,  # noqa: ARG001
     device: Device = None,
     dtype: Dtype = None,
     out: Report = None,
@@ -97,7 +107,8 @@ def show(
     """
     import dataclasses
 
-    from lens_fv.vectors import FunctionVector, decode, load_artefact
+    from lens_fv.evaluation import load_artefact
+    from lens_fv.vectors import FunctionVector, decode
 
     artefact = load_artefact(file)
     payload: dict[str, object] = {

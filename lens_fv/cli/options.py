@@ -16,6 +16,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 Seed = Annotated[int, typer.Option("--seed", help="Of splits, prompts and random draws.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), bfloat16, float16, float64.")]
+NoSeed = Annotated[int, typer.Option("--seed", help="Accepted as everywhere; nothing is drawn here.")]
+NoDevice = Annotated[str | None, typer.Option("--device", help="Accepted as everywhere; no model is loaded here.")]
+NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted as everywhere; no model is loaded here.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
 
 DEFAULT_MODEL = "smollm2-135m"

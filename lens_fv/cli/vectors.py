@@ -76,7 +76,9 @@ def tune(
     task: TaskName = "present-past",
     start: Annotated[str, typer.Option(help="zero, random, extracted (ranks heads first), or a vector's file.")] = "zero",
     pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
-    layer: Annotated[list[int] | None, typer.Option(help="One or several to choose from; default: three.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="One or several to choose from; default: two depths, and the start's own.")
+    ] = None,
     learning_rate: Annotated[
         list[float] | None, typer.Option(help="One or several, in units of the residual stream; default: 0.05 and 0.1.")
     ] = None,

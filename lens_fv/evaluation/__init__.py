@@ -1,6 +1,8 @@
 """Does it work, and is that more than chance?"""
 
+# From here, because every kind of artefact is known once this room is loaded.
+from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
-__all__ = ["Evaluation", "Result", "bootstrap_interval", "evaluate", "wilson_interval"]
+__all__ = ["Evaluation", "Result", "bootstrap_interval", "evaluate", "load_artefact", "wilson_interval"]

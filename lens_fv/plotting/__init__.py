@@ -1,18 +1,24 @@
 """Let me look: one function a figure, each returning a plotly `Figure`, and a report in one file."""
 
+from lens_fv.plotting.attributions import attribution_figure
+from lens_fv.plotting.classes import class_heatmap, heads_by_class
 from lens_fv.plotting.conditions import condition_bars
 from lens_fv.plotting.decoded import decoded_words
 from lens_fv.plotting.heads import head_heatmap, top_heads
 from lens_fv.plotting.report import Section, save_figures, write_report
-from lens_fv.plotting.sweeps import layer_curve
+from lens_fv.plotting.sweeps import injection_heatmap, layer_curve
 from lens_fv.plotting.theme import ThemeName, theme
 
 __all__ = [
     "Section",
     "ThemeName",
+    "attribution_figure",
+    "class_heatmap",
     "condition_bars",
     "decoded_words",
     "head_heatmap",
+    "heads_by_class",
+    "injection_heatmap",
     "layer_curve",
     "save_figures",
     "theme",

@@ -1,6 +1,6 @@
 """What does the task look like inside?"""
 
-from lens_fv.artefact import Artefact, Provenance, load_artefact
+from lens_fv.artefact import Artefact, Provenance
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, random_like
@@ -15,7 +15,6 @@ __all__ = [
     "Provenance",
     "decode",
     "extract",
-    "load_artefact",
     "random_like",
     "sweep_injection",
     "tune",

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from helpers import toy_task
 
-from lens_fv.cli.app import execute
-from lens_fv.vectors import load_artefact
+from lens_fv.cli.app import app, execute
+from lens_fv.evaluation import load_artefact
 
 QUICK = ["--shots", "2", "--clean", "3", "--trials", "2"]
 
@@ -241,6 +242,30 @@ def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert "made on model tiny" in err
     assert run(*arguments, "--force", model=False)[0] == 0
+
+
+def test_every_command_has_the_shared_options():
+    """Whatever it does, a script can pass them."""
+    commands = {" ".join(path): command for path, command in commands_of(typer.main.get_command(app))}
+    assert {"rank", "bench engine", "bench memory", "tasks", "sweep"} <= set(commands)
+    for name, command in commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"--json", "--seed", "--device", "--dtype", "--out"} <= options, name
+        assert "rites" in (command.help or ""), name
+
+
+def commands_of(command, path=()):
+    if not hasattr(command, "commands"):
+        return [(path, command)]
+    return [found for name, below in command.commands.items() for found in commands_of(below, (*path, name))]
+
+
+def test_an_evaluation_is_shown_by_a_process_that_did_not_make_it(run, tmp_path):
+    assert run("evaluate", "--task", "toy.json", "--shots", "2", "--out", "e.safetensors")[0] == 0
+    command = [sys.executable, "-c", "from lens_fv.cli import main; main()", "show", "e.safetensors", "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["kind"] == "Evaluation"
 
 
 def test_as_a_process(tmp_path):
