@@ -152,6 +152,8 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
     # Backward hooks fire where the way goes on to something asked for, hence a place before the first head.
     names = ["blocks.0.hook_resid_pre", *sites]
     tokens = torch.tensor([prompt.tokens], device=model.device)
+    if not {*names, "hook_embed", "ln_final.hook_scale"} <= model.hook_names:
+        raise LensFVError(f"attributions in {model.name}: it lacks hooks at the heads of some layer or at the final norm")
     with torch.enable_grad(), model.hooks([("hook_embed", leaf), ("ln_final.hook_scale", keep)]):
         seen = cache_activation_and_gradient(model.tl, tokens, value, names_filter=names)
     gradients = [seen.gradients.get(site) for site in sites]
