@@ -122,6 +122,33 @@ CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
         **SIZES,
     ),
     "lfm2": lambda: transformers.Lfm2Config(layer_types=["conv", "full_attention", "conv"], **LLAMA, **SIZES),
+    # heads that put out more numbers (8) than TransformerLens thinks (4)
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        num_key_value_heads=4,
+        **NEOX,
+        **SIZES,
+    ),
+    # larger ones in the last layer
+    "gemma4": lambda: transformers.Gemma4TextConfig(
+        head_dim=16,
+        global_head_dim=32,
+        sliding_window=WINDOW,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=VOCAB,
+        **LLAMA,
+        **SIZES,
+    ),
     # none at all
     "mamba": lambda: transformers.MambaConfig(hidden_size=32, num_hidden_layers=3, state_size=8, **SIZES),
 }
