@@ -6,16 +6,18 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.batched import BatchedTrunk
 from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
+from lens_fv.patching.hooked import HookedTrunk
 from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.rows import Placed, Row
 from lens_fv.patching.trunk import Trunk
 
 Way = Literal["rows", "masked", "batched", "loop"]
 Method = Literal["auto"] | Way
-AnyTrunk = Trunk | BatchedTrunk | LoopTrunk
+AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk
 WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
 """From the fastest; the loop is what is left."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -58,6 +60,10 @@ def open_trunk(
     """Prompts that branches leave where the prefixes end, to be run this way; see `Trunk`."""
     if way == "loop":
         return LoopTrunk(model, prefixes, suffixes, shared)
+    if model.backend == "hooked":
+        if way != "batched":
+            raise LensFVError(f"branch {model.name} by {way!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'")
+        return HookedTrunk(model, prefixes, suffixes, shared)
     if way == "batched":
         return BatchedTrunk(model, prefixes, suffixes, shared)
     return Trunk(model, prefixes, suffixes, shared, native=way == "rows")
@@ -88,8 +94,6 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
     prompts, answers = [_tokens(model, length, rng), _tokens(model, 5, rng)], [_tokens(model, 2, rng), _tokens(model, 1, rng)]
     lengths = [len(p) for p in prompts]
     trials: list[Trial] = []
-    if model.backend == "hooked":
-        return Check("loop", None, "HookedTransformer takes no 4-D attention mask, so branches run one forward pass each", ())
     cases: list[_Case] = []
     for early in (1, 3):  # where the branches leave the prompts, from their end
         starts = tuple(n - early for n in lengths)
@@ -99,7 +103,7 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
     want = [open_trunk("loop", model, *case.prompts).run(case.rows) for case in cases]
-    for way in WAYS:
+    for way in ("batched",) if model.backend == "hooked" else WAYS:
         try:
             error = 0.0
             for case, right in zip(cases, want, strict=True):

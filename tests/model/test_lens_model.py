@@ -3,13 +3,13 @@
 import pytest
 import torch
 import transformers
-from helpers import toy_task
+from helpers import edits, tokens, toy_task
 from transformer_lens.model_bridge import TransformerBridge
 
 from lens_fv.errors import LensFVError
 from lens_fv.heads import head_means, rank_heads
 from lens_fv.model import LensModel
-from lens_fv.patching import branch_way, verify
+from lens_fv.patching import Branch, Edit, branch_way, run_branches, verify
 from lens_fv.vectors import extract, tune
 
 TOKENS = torch.randint(1, 320, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -185,10 +185,25 @@ def test_hooked_transformer_is_the_model_that_the_bridge_is(both, processing):
 
 @pytest.mark.parametrize("processing", ["raw", "compat"])
 def test_heads_of_a_hooked_transformer_rank_as_the_bridges_do(both, processing):
-    """One model by the loop, the other by the engine: where a head's value bias is booked changes no effect."""
+    """One model in the batch, the other in one pass: where a head's value bias is booked changes no effect."""
     slow, fast = (rank_heads(model, toy_task(), **SMALL) for model in (both[processing], both["bridge"]))
-    assert [branch_way(model) for model in (both[processing], both["bridge"])] == ["loop", "rows"]
+    assert [branch_way(model) for model in (both[processing], both["bridge"])] == ["batched", "masked"]
     torch.testing.assert_close(slow.effects, fast.effects, atol=1e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("processing", ["raw", "compat"])
+def test_branches_of_a_hooked_transformer_equal_the_loop(both, processing):
+    """Every kind of edit, early ones and shared ones, prompts of several lengths, answers of several tokens."""
+    model, prompts = both[processing], [tokens(17, 0), tokens(9, 1), tokens(6, 2)]
+    prompts[1][-1] = model.tokenizer.pad_token_id  # a token that only looks like padding
+    answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
+    noise = [Edit(0, torch.ones(model.d_model), site="resid_pre", mode="add", position=-5)]
+    for branches, shared in ((edits(model), []), ([e for e in edits(model) if all(x.position == -1 for x in e)], noise)):
+        asked = [Branch(tuple(made), answers) for made in branches]
+        fast = run_branches(model, prompts, asked, shared=shared)
+        slow = run_branches(model, prompts, asked, shared=shared, method="loop")
+        for got, want, answer in zip(fast, slow, answers, strict=True):
+            torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
 
 def test_vectors_of_a_hooked_transformer_are_the_bridges(both):
@@ -201,10 +216,10 @@ def test_vectors_of_a_hooked_transformer_are_the_bridges(both):
 
 
 @pytest.mark.parametrize("processing", ["raw", "compat"])
-def test_a_hooked_transformer_passes_and_says_that_it_takes_the_loop(both, processing):
+def test_a_hooked_transformer_passes_and_says_how_it_runs(both, processing):
     findings = verify(both[processing])
     assert all(f.passed for f in findings), findings
-    assert findings[-1].detail.startswith("loop: HookedTransformer")
+    assert findings[-1].detail.startswith("batched:")
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

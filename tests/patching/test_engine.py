@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import edits, tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,39 +18,6 @@ from lens_fv.patching import (
     plan_branches,
     run_branches,
 )
-
-
-def tokens(n: int, seed: int, vocab: int = 320) -> list[int]:
-    return torch.randint(1, vocab, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def edits(model) -> list[tuple[Edit, ...]]:
-    """Every kind of edit: all heads, all places, modes and layers, several at once, early ones, ones that meet."""
-    rng = torch.Generator().manual_seed(3)
-
-    def edit(layer: int, **options) -> Edit:
-        width = model.d_model if options.get("head") is None else model.d_head
-        return Edit(layer, torch.randn(width, generator=rng), **options)
-
-    layers, modes = range(model.n_layers), ("replace", "add", "scale")
-    heads = [(edit(layer, head=head, mode=modes[head % 3]),) for layer in layers for head in range(model.n_heads)]
-    sites = [
-        (edit(layer, site=site, mode=mode),)
-        for layer in layers
-        for site in ("resid_pre", "resid_post", "attn_out", "mlp_out")
-        if f"blocks.{layer}.hook_{site}" in model.hook_names
-        for mode in modes
-    ]
-    early = [
-        (edit(0, head=1, position=-4),),
-        (edit(1, site="resid_pre", position=-2, mode="add"), edit(2, head=0)),
-        (edit(1, head=0, position=0), edit(0, head=2, position=-3, mode="scale")),
-    ]
-    twice = [
-        (edit(1, head=1, mode="add"), edit(1, head=1, mode="scale"), edit(1, head=1, mode="add")),
-        (edit(2, mode="add"), edit(2, site="resid_pre", mode="add"), edit(2), Edit(2, torch.tensor(0.5), mode="scale")),
-    ]
-    return [(), *heads, *sites, *early, *twice, (edit(2, head=1, mode="add"), *heads[0], *sites[2])]
 
 
 def test_branches_equal_the_loop(any_model):
