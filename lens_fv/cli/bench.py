@@ -83,13 +83,14 @@ def tune(
     pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
     layer: Annotated[int | None, typer.Option(help="Where the vector is added; default: the middle.")] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="Tuned side by side, each on pairs of its own.")] = 1,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Tune one vector: steps through the layers above it against full forward and backward passes.
+    """Tune a vector, or several side by side: steps through the layers above it against full forward and backward passes.
 
     Writes nothing unless --out is given.
     """
@@ -98,7 +99,7 @@ def tune(
 
     subject, the_task = _open(model, task, 0, None, device, dtype, seed)
     with progress_bar("bench", 2 * steps, show=True) as tick:
-        found = bench_tune(subject, the_task, pairs=pairs, steps=steps, layer=layer, seed=seed, tick=tick)
+        found = bench_tune(subject, the_task, pairs=pairs, steps=steps, layer=layer, vectors=vectors, seed=seed, tick=tick)
     _emit(found.to_json(), as_json, out)
 
 

@@ -87,6 +87,9 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     code, tune, _ = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--out", "tune.json")
     assert code == 0
     assert tune["relative_difference"] < 1e-3
+    several = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--vectors", "3")[1]
+    assert several["vectors"] == 3
+    assert several["relative_difference"] < 1e-3
     assert json.loads((tmp_path / "tune.json").read_text()) == tune
     code, memory, _ = run("bench", "memory", "--task", "toy.json", "--shots", "1", "--shots", "3", "--repeats", "1")
     assert code == 0

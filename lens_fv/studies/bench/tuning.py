@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
@@ -23,8 +24,10 @@ class TuneBench:
         model, device, dtype, threads: what it ran on.
         method: the way in which branches run.
         pairs, steps, layer: what was tuned.
+        vectors: how many, side by side.
         engine_s: opening the prompts and all steps, by the engine.
-        full_s: the same steps, each a forward and backward pass of the whole batch through TransformerLens.
+        full_s: the same steps, each a forward and backward pass of a vector's whole batch through TransformerLens; of several
+            vectors one is timed and counted for all.
         speedup: full_s / engine_s.
         relative_difference: length of the difference of the two vectors / length of the vector from full passes.
         floor_s: what the arithmetic of the engine's steps takes at the matrix product's rate.
@@ -39,6 +42,7 @@ class TuneBench:
     pairs: int
     steps: int
     layer: int
+    vectors: int
     engine_s: float
     full_s: float
     speedup: float
@@ -60,10 +64,11 @@ def bench_tune(
     steps: int = 40,
     layer: int | None = None,
     learning_rate: float = 0.3,
+    vectors: int = 1,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> TuneBench:
-    """Tune one vector from zero by Adam with a cosine schedule, once by the engine and once by full passes.
+    """Tune a vector from zero by Adam with a cosine schedule, once by the engine and once by full passes.
 
     Args:
         subject: the model.
@@ -72,34 +77,35 @@ def bench_tune(
         steps: of Adam.
         layer: after which the vector is added; default: the middle.
         learning_rate: of Adam.
+        vectors: tuned side by side by the engine, each on its own pairs (other splits of the task).
         seed: of the split or of the random prompts.
         tick: called after each step: 2 x `steps` times.
     """
     model = subject.model
     layer = model.n_layers // 2 if layer is None else model.check_layer(layer)
-    prompts = _prompts(model, task, pairs, seed)
+    courses = [_prompts(model, task, pairs, seed + i) for i in range(vectors)]
     clock = Clock(model)
     clock.race({}, 5, lambda: None)
-    vectors: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
 
     def engine() -> None:
-        batches = open_batches(model, [(0, prompt) for prompt in prompts])
+        batches = open_batches(model, [(i, prompt) for i, prompts in enumerate(courses) for prompt in prompts])
 
         def loss(v: Tensor) -> Tensor:
-            return torch.cat([batch.losses([layer], v[None, None])[:, 0] for batch in batches]).mean()
+            return torch.cat([batch.losses([layer], v[:, None])[:, 0] for batch in batches]).sum() / pairs
 
-        vectors["engine"] = _fit(model, loss, steps, learning_rate, tick)
+        found["engine"] = _fit(model, loss, vectors, steps, learning_rate, tick)[0]
 
     def full() -> None:
-        vectors["full"] = _fit(model, _full_loss(model, prompts, layer), steps, learning_rate, tick)
+        found["full"] = _fit(model, _full_loss(model, courses[0], layer), 1, steps, learning_rate, tick)[0]
 
     branch_way(model)  # checked once a model, not once a vector
-    engine_s, full_s = clock.time(engine), clock.time(full)
-    difference = (vectors["engine"] - vectors["full"]).norm() / vectors["full"].norm()
+    engine_s, full_s = clock.time(engine), clock.time(full) * vectors
+    difference = (found["engine"] - found["full"]).norm() / found["full"].norm()
     # A step runs the suffix through the layers above, forwards and (as much again, weights being frozen) backwards.
-    tokens = sum(len(p.answers[0]) for p in prompts)
+    tokens = sum(len(p.answers[0]) for prompts in courses for p in prompts)
     body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
-    opening = 2 * sum(len(p.tokens) for p in prompts) * body_weights(model)
+    opening = 2 * sum(len(p.tokens) for prompts in courses for p in prompts) * body_weights(model)
     floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
     facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
     return TuneBench(
@@ -108,6 +114,7 @@ def bench_tune(
         pairs=pairs,
         steps=steps,
         layer=layer,
+        vectors=vectors,
         engine_s=engine_s,
         full_s=full_s,
         speedup=full_s / engine_s,
@@ -127,9 +134,14 @@ def _prompts(model: LensModel, task: Task | None, pairs: int, seed: int) -> list
 
 
 def _fit(
-    model: LensModel, loss: Callable[[Tensor], Tensor], steps: int, learning_rate: float, tick: Callable[[], None]
-) -> Tensor:
-    v = torch.nn.Parameter(torch.zeros(model.d_model, device=model.device))
+    model: LensModel,
+    loss: Callable[[Tensor], Tensor],
+    vectors: int,
+    steps: int,
+    learning_rate: float,
+    tick: Callable[[], None],
+) -> Float[Tensor, "vectors d_model"]:
+    v = torch.nn.Parameter(torch.zeros(vectors, model.d_model, device=model.device))
     optimiser = torch.optim.Adam([v], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
     for _ in range(steps):
@@ -152,7 +164,7 @@ def _full_loss(model: LensModel, prompts: Sequence[EncodedPrompt], layer: int) -
 
     def loss(v: Tensor) -> Tensor:
         def add(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            return x.index_put((each, last), x[each, last] + v.to(x))
+            return x.index_put((each, last), x[each, last] + v[0].to(x))
 
         logprobs = model.forward(tokens, [(f"blocks.{layer}.hook_resid_post", add)]).float().log_softmax(-1)
         means = [
