@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 
@@ -15,14 +16,34 @@ def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> tuple[flo
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of independent values (10,000 resamples)."""
     data = np.asarray(values, dtype=float)
-    if len(data) < 2 or np.ptp(data) == 0:
+    if np.ptp(data) == 0:
         return float(data.mean()), float(data.mean())
+    low, high = bootstrap_means(data, level=level, resamples=10_000, batch=None, seed=seed)
+    return float(low), float(high)
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "samples ..."], *, level: float, resamples: int, seed: int, batch: int | None = 200
+) -> Float[np.ndarray, "2 ..."]:
+    """Percentile bootstrap of the mean over samples: lower and upper end at every place; a single sample is its own interval.
+
+    Args:
+        values: independent samples.
+        level: of confidence.
+        resamples: how many.
+        seed: of them.
+        batch: resamples held at once; None: all.
+    """
+    if len(values) < 2:
+        return np.stack([values[0], values[0]])
     found = stats.bootstrap(
-        (data,),
+        (values,),
         np.mean,
-        n_resamples=10_000,
+        axis=0,
+        n_resamples=resamples,
+        batch=batch,
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return np.stack([found.low, found.high])

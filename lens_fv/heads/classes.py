@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
@@ -19,6 +18,7 @@ from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_logprobs
 from lens_fv.patching.run import run_branches
 from lens_fv.progress import progress_bar
+from lens_fv.statistics import bootstrap_means
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
 
@@ -78,20 +78,8 @@ class ClassEffects(Artefact):
 
     def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers heads classes"]:
         """Percentile bootstrap over trials: lower and upper end."""
-        values = self.effects.numpy(force=True)
-        if len(values) < 2:
-            return self.effects.repeat(2, 1, 1, 1)
-        found = stats.bootstrap(
-            (values,),
-            np.mean,
-            axis=0,
-            n_resamples=resamples,
-            batch=50,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(self.provenance.seed),
-        ).confidence_interval
-        return torch.from_numpy(np.stack([found.low, found.high]))
+        values, seed = self.effects.numpy(force=True), self.provenance.seed
+        return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=seed, batch=50))
 
     def top(self, n: int | None = None, *, token_class: str | None = None) -> list[ClassEffect]:
         """The `n` (all, by default) largest mean effects, from the largest; of one class only, if asked for."""

@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
+from lens_fv.statistics import bootstrap_means
 
 Unit = Literal["head", "group"]
 
@@ -60,19 +60,7 @@ class Effects(Artefact):
     def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers units"]:
         """Percentile bootstrap over samples: lower and upper end per head, each by itself."""
         values = self.effects.numpy(force=True)
-        if len(values) < 2:
-            return self.effects.repeat(2, 1, 1)[:2]
-        found = stats.bootstrap(
-            (values,),
-            np.mean,
-            axis=0,
-            n_resamples=resamples,
-            batch=200,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(self.provenance.seed),
-        )
-        return torch.from_numpy(np.stack([found.confidence_interval.low, found.confidence_interval.high]))
+        return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=self.provenance.seed))
 
     def top(self, n: int | None = None) -> list[HeadEffect]:
         """The `n` heads (all, by default) of largest mean effect, from the largest."""

@@ -6,7 +6,7 @@ which argument counts the tokens that are run (queries) and which all tokens the
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -64,6 +64,7 @@ def record_calls(
     calls: list[Call] = []
     hidden: list[Tensor] = []
     wrapped = False
+    failure: Exception | None = None
 
     def note(*args: Any, **kwargs: Any) -> Any:
         x, *rest = args or (kwargs.pop("hidden_states"),)
@@ -75,14 +76,16 @@ def record_calls(
         wrapped = as_tuple
         calls.clear()
         hidden.clear()
-        # A model that unpacks what a block returns may fail over a bare tensor in any way it likes.
-        with suppress(Exception), torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
-            model.tl.original_model.base_model(
-                input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
-            )
+        try:
+            with torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
+                model.tl.original_model.base_model(
+                    input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
+                )
+        except Exception as e:  # a model that unpacks what a block returns may fail over a bare tensor in any way it likes
+            failure = e
         if len(calls) == len(blocks) and all(x.shape == hidden[0].shape for x in hidden):
             return list(calls), hidden[0]
-    raise LensFVError(f"branch {model.name}: its blocks cannot be called one by one")
+    raise LensFVError(f"branch {model.name}: its blocks cannot be called one by one") from failure
 
 
 _LAYOUTS: WeakKeyDictionary[LensModel, Layout] = WeakKeyDictionary()

@@ -9,7 +9,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
 MOST_TOKENS = 512
-"""Row tokens a pass, where memory allows more: beyond it nothing gets faster, and masks grow with their square."""
+"""Row tokens a pass, where memory allows more: masks and scores between rows grow with their square."""
 SHARE = 0.5
 """Of the free memory that activations may take by default."""
 

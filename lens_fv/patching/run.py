@@ -119,9 +119,10 @@ class OpenPrompts:
         if longest > model.n_ctx:
             raise LensFVError(f"a prompt of {longest} tokens: {model.name} has a context of {model.n_ctx}; use fewer shots")
         starts = [branch.starts(lengths) for branch in made]
+        earliest = [min(each) for each in zip(*starts, strict=True)]
         for edit in self._shared:
             where = positions(edit.position, lengths, f"shared edit at {edit.place}")
-            for at, first in zip(where, map(min, zip(*starts, strict=True)), strict=False):
+            for at, first in zip(where, earliest, strict=False):  # no branches, no starts
                 if at >= first:
                     raise LensFVError(f"shared edit at {edit.place}, position {at}: a branch starts at {first}; edit before it")
         groups: list[Group] = []

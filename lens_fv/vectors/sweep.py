@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
-from lens_fv.statistics import wilson_interval
+from lens_fv.statistics import bootstrap_means, wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 
@@ -84,19 +82,8 @@ class InjectionSweep(Artefact):
         if measure != "logprob":
             hits: list[int] = values.sum(0).flatten().tolist()
             return torch.tensor([wilson_interval(k, n, level=level) for k in hits]).T.reshape(2, *values.shape[1:])
-        if n < 2:
-            return values.repeat(2, 1, 1)
-        found = stats.bootstrap(
-            (values.numpy(force=True),),
-            np.mean,
-            axis=0,
-            n_resamples=resamples,
-            batch=200,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(self.provenance.seed),
-        ).confidence_interval
-        return torch.from_numpy(np.stack([found.low, found.high]))
+        found = bootstrap_means(values.numpy(force=True), level=level, resamples=resamples, seed=self.provenance.seed)
+        return torch.from_numpy(found)
 
     def cells(self) -> list[SweepCell]:
         """Every layer and scale, layer by layer."""
