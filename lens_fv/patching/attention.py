@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.calls import forwards_replaced
+from lens_fv.patching.packing import Packing
 
 NAME = "lens_fv_tree"
 
@@ -33,16 +34,34 @@ class Tree:
         prefix: how many there are.
         width: tokens a row.
         keep: keep the prefix's keys and values.
+        packing: of the tokens.
         keys_values: those of the prefix, a pair a layer.
         layer: the layer that is running.
+        rows: how many rows run in it.
     """
 
     lead: int
     prefix: int
     width: int
     keep: bool
+    packing: Packing
     keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     layer: int = 0
+    rows: int = 0
+
+    def attend_packed(
+        self,
+        q: Float[Tensor, "batch heads packed d_head"],
+        k: Float[Tensor, "batch kv_heads packed d_head"],
+        v: Float[Tensor, "batch kv_heads packed d_head"],
+        mask: Float[Tensor, "#prompts #heads keys keys"],
+        scaling: float,
+        softcap: float | None,
+    ) -> Float[Tensor, "batch packed heads d_head"]:
+        """`attend` for tokens that are packed."""
+        end = self.lead + self.rows * self.width
+        q, k, v = (self.packing.unpack(x, 0, end, dim=2) for x in (q, k, v))
+        return self.packing.pack(self.attend(q, k, v, mask, scaling, softcap))
 
     def attend(
         self,
@@ -111,7 +130,7 @@ def _tree_attention(
 ) -> tuple[Tensor, None]:
     # Arguments that are not known here may change the result; the check against the plain loop would then show it.
     by = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _current.get().attend(query, key, value, attention_mask, by, softcap), None
+    return _current.get().attend_packed(query, key, value, attention_mask, by, softcap), None
 
 
 AttentionInterface.register(NAME, _tree_attention)

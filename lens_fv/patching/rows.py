@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_fv.patching.edit import Edit
+from lens_fv.patching.packing import Packing
 
 Placed = tuple[tuple[Edit, tuple[int, ...]], ...]
 """Edits with the token they happen at, prompt by prompt, counted from where branches leave the prompt."""
@@ -40,11 +41,12 @@ class Stack(NamedTuple):
     replaces: Bool[Tensor, "n 1 1"]
     scales: Bool[Tensor, "n 1 1"]
 
-    def apply(self, x: Tensor, width: int, lead: int) -> Tensor:
-        """A copy of `x`, (prompts, tokens, [heads,] width), edited in rows of `width` tokens behind `lead` others."""
+    def apply(self, x: Tensor, width: int, lead: int, packing: Packing | None) -> Tensor:
+        """A copy of `x`, (prompts, tokens, [heads,] width) or packed, edited in rows of `width` tokens behind `lead` others."""
         at = lead + self.rows[:, None] * width + self.offsets
-        prompts = torch.arange(x.shape[0], device=x.device)
-        where = (prompts, at) if self.heads is None else (prompts, at, self.heads[:, None])
+        prompts = torch.arange(self.offsets.shape[1], device=x.device)
+        where = packing.places(prompts, at) if packing else (prompts, at)
+        where = where if self.heads is None else (*where, self.heads[:, None])
         old, values = x[where], self.values.to(x.dtype)
         new = torch.where(self.replaces, values, torch.where(self.scales, old * values, old + values))
         return x.index_put(where, new)
@@ -53,10 +55,10 @@ class Stack(NamedTuple):
 class Stacks(tuple[Stack, ...]):
     """Edits at one hook point, in their order."""
 
-    def apply(self, x: Tensor, width: int, lead: int = 0) -> Tensor:
+    def apply(self, x: Tensor, width: int, lead: int = 0, packing: Packing | None = None) -> Tensor:
         """See `Stack.apply`."""
         for stack in self:
-            x = stack.apply(x, width, lead)
+            x = stack.apply(x, width, lead, packing)
         return x
 
 

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from lens_fv.errors import LensFVError
 from lens_fv.patching.calls import Call, Kind
+from lens_fv.patching.packing import Packing
 
 
 class Tiling:
@@ -23,12 +24,15 @@ class Tiling:
         prefix: prefix tokens in all.
         lead: those that run in this pass.
         cache: what the blocks find in place of the cache they were recorded with.
-        tree_mask: make masks that keep the rows apart; else leave the mask for prefix and one row as it is.
+        packing: for the blocks' tokens; None: make masks that keep the rows apart, over tokens that are not packed. Else the
+            mask for prefix and one row stays as it is.
     """
 
-    def __init__(self, rows: int, *, width: int, prefix: int, lead: int, cache: DynamicCache | None, tree_mask: bool) -> None:
+    def __init__(
+        self, rows: int, *, width: int, prefix: int, lead: int, cache: DynamicCache | None, packing: Packing | None
+    ) -> None:
         self._rows, self._width, self._prefix, self._lead = rows, width, prefix, lead
-        self._cache, self._tree_mask = cache, tree_mask
+        self._cache, self._packing = cache, packing
         self._made: dict[int, Tensor] = {}
 
     def call(self, call: Call, layout: list[tuple[Kind, ...]], rows: int) -> Call:
@@ -52,7 +56,7 @@ class Tiling:
         one = self._prefix + self._width
         if "query" in kinds and "key" in kinds:
             one_row = leaf[..., :one, :one]
-            if not self._tree_mask:
+            if self._packing is not None:
                 return one_row
             end = rows * self._width
             return self._once(leaf, lambda: self._mask(one_row))[..., : self._lead + end, : self._prefix + end]
@@ -60,13 +64,24 @@ class Tiling:
             if kind != "fixed":
                 front = self._prefix if kind == "key" else self._lead
 
-                def tile(dim: int = dim, front: int = front) -> Tensor:
+                def tile(dim: int = dim, front: int = front, kind: Kind = kind) -> Tensor:
                     suffix = leaf.narrow(dim, self._prefix, self._width)
                     repeats = [self._rows if d == dim else 1 for d in range(leaf.ndim)]
-                    return torch.cat([leaf.narrow(dim, 0, front), suffix.repeat(repeats)], dim)
+                    tiled = torch.cat([leaf.narrow(dim, 0, front), suffix.repeat(repeats)], dim)
+                    return self._packed(tiled, dim) if kind == "query" else tiled
 
-                return self._once(leaf, tile).narrow(dim, 0, front + rows * self._width)
+                end = front + rows * self._width
+                return self._once(leaf, tile).narrow(
+                    dim, 0, self._packing.size(end) if self._packing and kind == "query" else end
+                )
         return leaf
+
+    def _packed(self, leaf: Tensor, dim: int) -> Tensor:
+        if self._packing is None:
+            return leaf
+        if dim > 1:
+            raise LensFVError(f"branch: a block takes a tensor of shape {tuple(leaf.shape)}, whose tokens cannot be packed")
+        return self._packing.pack(leaf) if dim else self._packing.pack(leaf[None])[0]
 
     def _once(self, leaf: Tensor, make: Callable[[], Tensor]) -> Tensor:
         if id(leaf) not in self._made:  # the recorded calls keep their tensors alive, so an id names one of them

@@ -20,6 +20,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching.attention import Tree, tree_attention
 from lens_fv.patching.calls import call_layout, record_calls
+from lens_fv.patching.packing import Packing
 from lens_fv.patching.rows import Placed, Row, stack_edits
 from lens_fv.patching.tiling import Tiling
 
@@ -55,11 +56,14 @@ class Trunk:
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
         self._prefix = max(map(len, prefixes))
         self._variants = len(suffixes[0])
+        sizes = torch.tensor([[len(suffix) for suffix in variants] for variants in suffixes], device=model.device)
+        self._real = torch.arange(self.width, device=model.device) < sizes[..., None]  # (prompts, variants, width)
         tokens, seen, positions = lay_out(prefixes, suffixes, self._prefix, self.width)
         self._calls, embedded = record_calls(
             model, *(x.to(model.device) for x in (tokens, seen, positions)), cache=DynamicCache()
         )
         self._layout = call_layout(model)
+        self._seen = seen[:, : self._prefix].to(model.device)
         self._prefix_embedded = embedded[:, : self._prefix]
         self._states: list[Tensor] = [embedded[:, self._prefix :]]  # the trunk's, layer by layer
         self._keys_values: list[tuple[Tensor, Tensor]] = []  # the prefix's
@@ -92,19 +96,21 @@ class Trunk:
             del self._states[1:]
             self._keys_values = []
         start = min(entries, default=layers)
-        x = self._prefix_embedded if lead else self._states[start][:, :0]
-        under_way = 0
-        tree = Tree(lead, self._prefix, width, keep, self._keys_values)
+        packing = self._packing(rows, lead)
+        x = packing.pack(self._prefix_embedded[:, :lead])
+        under_way, end = 0, lead
+        tree = Tree(lead, self._prefix, width, keep, packing, self._keys_values)
         cache = None if self._native else self._cache()
-        tiling = Tiling(len(rows), width=width, prefix=self._prefix, lead=lead, cache=cache, tree_mask=not self._native)
+        packed = packing if self._native else None
+        tiling = Tiling(len(rows), width=width, prefix=self._prefix, lead=lead, cache=cache, packing=packed)
 
         shared = self._shared if lead else {}
         places = stacks.keys() | shared.keys()
 
         def edited(place: str, x: Tensor) -> Tensor:
             # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
-            x = shared[place].apply(x, 0, lead) if place in shared else x
-            return stacks[place].apply(x, width, lead) if place in stacks else x
+            x = shared[place].apply(x, 0, lead, packing) if place in shared else x
+            return stacks[place].apply(x, width, lead, packing) if place in stacks else x
 
         def hook(place: str) -> Hook:
             return place, lambda x, hook: edited(place, x)  # noqa: ARG005
@@ -114,22 +120,29 @@ class Trunk:
         with model.hooks(inside), tree_attention(model, tree) if self._native else nullcontext():
             for layer in range(start, layers + 1):
                 if not known and layer:
-                    self._states.append(x[:, lead : lead + n_trunk * width].clone())
+                    self._states.append(packing.unpack(x, lead, lead + n_trunk * width).clone())
                 joining = rows[under_way : under_way + entries[under_way:].count(layer)]
                 if joining:
-                    x = torch.cat([x, self._leaving(layer, joining)], 1)
+                    x = torch.cat([x, packing.pack(self._leaving(layer, joining), end)], 1)
                     under_way += len(joining)
+                    end = lead + under_way * width
                 for place in (f"blocks.{layer - 1}.hook_resid_post", f"blocks.{layer}.hook_resid_pre"):
                     x = edited(place, x)
                 if layer == layers:
                     break
-                tree.layer = layer
+                tree.layer, tree.rows = layer, under_way
                 call = tiling.call(self._calls[layer], self._layout[layer], under_way)
                 out = model.tl.blocks[layer](x, *call.args, **call.kwargs)
                 x = out[0] if isinstance(out, tuple) else out
         if cache is not None and keep and not known:
             self._keys_values = [(k[:, :, : self._prefix].clone(), v[:, :, : self._prefix].clone()) for k, v in _pairs(cache)]
-        return x[:, lead + n_trunk * width :]
+        return packing.unpack(x, lead + n_trunk * width, end)
+
+    def _packing(self, rows: Sequence[Row], lead: int) -> Packing:
+        """Of the tokens of a pass."""
+        real = [self._seen[:, :lead], *(self._real[:, row.suffix] for row in rows)]
+        real = torch.cat(real, 1)
+        return Packing(real if self._native else torch.ones_like(real))
 
     def _leaving(self, layer: int, rows: Sequence[Row]) -> Tensor:
         """The trunk's states where rows leave it."""
