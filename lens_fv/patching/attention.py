@@ -83,6 +83,9 @@ class Tree:
             past_k, past_v = k[:, :, :n], v[:, :, :n]
             if self.keep:
                 self.keys_values.append((past_k.clone(), past_v.clone()))
+        if rows == 1 and not lead:  # nothing to keep apart
+            k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
+            return _plain(q, k, v, mask[:, :, n:], scaling, softcap).transpose(1, 2)
         rq = q[:, :, lead:].reshape(batch, groups, share, rows, w, d_head)
         rk, rv = (x[:, :, lead:].reshape(batch, groups, 1, rows, w, d_head) for x in (k, v))
         own_mask = mask[:, :, n:]

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lens_fv.model.lens_model import LensModel
 
@@ -89,8 +90,8 @@ def token_logprobs(
     """Log-probability of one token a row. Differentiable."""
     ids, flat = tokens.reshape(-1), resid.reshape(-1, resid.shape[-1])
     if torch.is_grad_enabled() and resid.requires_grad:
-        parts = [logits.gather(1, ids[at, None])[:, 0] - logits.logsumexp(-1) for at, logits in logit_blocks(model, flat)]
-        return torch.cat(parts).reshape(tokens.shape)
+        losses = [cross_entropy(logits, ids[at], reduction="none") for at, logits in logit_blocks(model, flat)]
+        return -torch.cat(losses).reshape(tokens.shape)
     x = model.final_norm(flat)
     # A running sum of exponentials, block after block of the vocabulary: the logits never leave the cache.
     top = torch.full((len(x), 1), -torch.inf, device=x.device)
