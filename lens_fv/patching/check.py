@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -102,14 +103,14 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
         rows = [Row(i % 2, placed(b.edits, lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
-    want = [open_trunk("loop", model, *case.prompts).run(case.rows) for case in cases]
+    want = [_probabilities(model, open_trunk("loop", model, *case.prompts).run(case.rows), case) for case in cases]
     for way in ("batched",) if model.backend == "hooked" else WAYS:
         try:
             error = 0.0
             for case, right in zip(cases, want, strict=True):
                 trunk = open_trunk(way, model, *case.prompts)
                 for _ in range(2):  # once with the prefix, once behind it
-                    error = max(error, _difference(model, trunk.run(case.rows), right, case))
+                    error = max(error, _difference(_probabilities(model, trunk.run(case.rows), case), right))
         except Exception as e:  # whatever an unknown architecture throws, another way still answers
             trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
             continue
@@ -165,15 +166,16 @@ def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch
     return [branch for branch in branches if all(edit.place in model.hook_names for edit in branch.edits)]
 
 
-def _difference(model: LensModel, got: torch.Tensor, want: torch.Tensor, case: "_Case") -> float:
-    worst = 0.0
-    for p, variants in enumerate(case.suffixes):
-        for r, row in enumerate(case.rows):
-            real = slice(len(variants[row.suffix]))  # what lies behind is padding
-            a, b = (model.unembed(x[p, r, real]).float().softmax(-1) for x in (got, want))
-            difference = float((a - b).abs().max())
-            worst = max(worst, difference) if difference == difference else float("inf")
-    return worst
+def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
+    """Of all tokens, at each token that is no padding."""
+    sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
+    real = torch.arange(states.shape[2]) < sizes[..., None]
+    return model.unembed(states[real.to(states.device)]).float().softmax(-1)
+
+
+def _difference(got: Tensor, want: Tensor) -> float:
+    difference = float((got - want).abs().max())
+    return difference if difference == difference else float("inf")
 
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:

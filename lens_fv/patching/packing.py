@@ -38,15 +38,13 @@ class Packing:
         return x.flatten(0, 1).index_select(0, prompt * x.shape[1] + token)[None]
 
     def unpack(self, x: Tensor, begin: int, end: int, dim: int = 1) -> Tensor:
-        """Tokens from `begin` to `end`, "prompts tokens ...", of all that are packed along a dimension; padding is arbitrary."""
+        """Tokens `begin` to `end`, "prompts tokens ...", of all that are packed along a dimension; padding is arbitrary."""
         if self._whole:
             return x.narrow(dim, begin, end - begin)
         slots = self._slots[begin:end].T.clamp(min=self._ends[begin])  # padding looks like the token before it
         found = x.index_select(dim, slots.flatten()).squeeze(0).unflatten(dim - 1, slots.shape)
         return found.movedim(dim - 1, 0)
 
-    def places(
-        self, prompts: Int[Tensor, " prompts"], tokens: Int[Tensor, "#n #prompts"]
-    ) -> tuple[Tensor, Tensor]:
+    def places(self, prompts: Int[Tensor, " prompts"], tokens: Int[Tensor, "#n #prompts"]) -> tuple[Tensor, Tensor]:
         """Indices of real tokens in what is packed."""
         return (prompts, tokens) if self._whole else (torch.zeros_like(prompts), self._slots[tokens, prompts])
