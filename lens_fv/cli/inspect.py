@@ -34,6 +34,8 @@ def models(
 
 def tasks(
     name: Annotated[str | None, typer.Argument(help="Show this relation, or this file of pairs, in full.")] = None,
+    group: Annotated[str | None, typer.Option(help="List this group alone, such as morphology.")] = None,
+    family: Annotated[str | None, typer.Option(help="List this family alone, such as inflection.")] = None,
     as_json: AsJson = False,
     seed: NoSeed = 0,  # noqa: ARG001
     device: NoDevice = None,  # noqa: ARG001
@@ -44,14 +46,15 @@ def tasks(
     from lens_fv.tasks import list_tasks, load_task
 
     if name is None:
-        found = [load_task(n) for n in list_tasks()]
-        table = _table("name", "group", "pairs", "example", "majority label")
+        found = [load_task(n) for n in list_tasks(group=group, family=family)]
+        table = _table("name", "group", "family", "pairs", "example", "majority label")
         rows: list[dict[str, object]] = []
-        for task in sorted(found, key=lambda t: (t.group, t.name)):
+        for task in sorted(found, key=lambda t: (t.group, t.family, t.name)):
             label, share = task.majority
             example = f"{task.pairs[0].input} -> {task.pairs[0].output}"
-            table.add_row(task.name, task.group, str(len(task)), example, f"{label} {share:.0%}")
-            rows.append({"name": task.name, "group": task.group, "pairs": len(task), "majority": label, "share": share})
+            table.add_row(task.name, task.group, task.family, str(len(task)), example, f"{label} {share:.0%}")
+            kind = {"group": task.group, "family": task.family}
+            rows.append({"name": task.name, **kind, "pairs": len(task), "majority": label, "share": share})
         emit({"tasks": rows}, as_json, table, out=out)
         return
     task = load_task(name)
@@ -61,6 +64,7 @@ def tasks(
     payload = {
         "name": task.name,
         "group": task.group,
+        "family": task.family,
         "source": task.source,
         "licence": task.licence,
         "relation_words": list(task.relation_words),

@@ -1,7 +1,9 @@
 """What do we ask the model?"""
 
+from lens_fv.tasks.analogies import Analogy, make_analogies, read_analogies
 from lens_fv.tasks.builtin import list_tasks, load_task
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
+from lens_fv.tasks.lists import list_task
 from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
 from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.splits import Split, split_pairs
@@ -10,6 +12,7 @@ from lens_fv.tasks.task import Pair, Task
 __all__ = [
     "TEMPLATES",
     "TODD",
+    "Analogy",
     "EncodedPrompt",
     "Pair",
     "Prompt",
@@ -20,8 +23,11 @@ __all__ = [
     "encode_prompt",
     "encode_prompts",
     "few_shot",
+    "list_task",
     "list_tasks",
     "load_task",
+    "make_analogies",
+    "read_analogies",
     "read_task",
     "split_pairs",
     "zero_shot",

@@ -13,9 +13,21 @@ _DATA = files("lens_fv.tasks") / "data"
 
 
 @cache
-def list_tasks() -> tuple[str, ...]:
-    """Names of the built-in relations, sorted."""
-    return tuple(sorted(file.name[:-5] for file in _DATA.iterdir() if file.name.endswith(".json")))
+def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[str, ...]:
+    """Names of the built-in relations, sorted; all of them, or those of a group ("morphology") or a family ("inflection").
+
+    Raises:
+        LensFVError: there is no such group or family.
+    """
+    names = tuple(sorted(file.name[:-5] for file in _DATA.iterdir() if file.name.endswith(".json")))
+    if group is None and family is None:
+        return names
+    kinds = {name: (task.group, task.family) for name in names for task in [load_task(name)]}
+    found = tuple(name for name in names if group in (None, kinds[name][0]) and family in (None, kinds[name][1]))
+    if not found:
+        known = "; ".join(f"{a} / {b}" for a, b in sorted(set(kinds.values())))
+        raise LensFVError(f"relations of group {group!r}, family {family!r}: there are none; known are {known}")
+    return found
 
 
 def load_task(name_or_path: str | Path) -> Task:

@@ -185,6 +185,7 @@ def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Ite
             name=name or str(about.get("name") or path.stem),
             pairs=tuple(Pair(given, tuple(outputs)) for given, outputs in merged.items()),
             group=str(about.get("group", "")),
+            family=str(about.get("family", "")),
             source=str(about.get("source", "")),
             licence=str(about.get("licence", "")),
             **{key: _texts(about, key, path) for key in ("relation_words", "instructions", "languages")},

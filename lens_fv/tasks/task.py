@@ -43,7 +43,7 @@ class Task:
         pairs: at least one; readers give every input once.
         relation_words: words that name the relation, looked for when a vector is decoded.
         instructions: paraphrases that ask for the relation.
-        group: the kind of relation, such as "morphology".
+        group, family: the kind of relation on two levels, such as "morphology" and "inflection".
         languages: of the inputs and of the outputs; "-" where there is none.
         source, licence: where the pairs come from.
 
@@ -56,6 +56,7 @@ class Task:
     relation_words: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
     group: str = ""
+    family: str = ""
     languages: tuple[str, ...] = ()
     source: str = ""
     licence: str = ""
@@ -73,8 +74,8 @@ class Task:
 
     def __repr__(self) -> str:
         count = f"{len(self)} pair{'s' * (len(self) != 1)}"
-        group = f", {self.group}" if self.group else ""
-        return f"Task({self.name}: {count}{group}, {self.pairs[0].input!r} -> {self.pairs[0].output!r})"
+        kind = "".join(f", {level}" for level in (self.group, self.family) if level)
+        return f"Task({self.name}: {count}{kind}, {self.pairs[0].input!r} -> {self.pairs[0].output!r})"
 
     @property
     def fingerprint(self) -> str:

@@ -12,17 +12,13 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Branch, Edit, OpenPrompts
-from lens_fv.patching.check import Method
-from lens_fv.patching.readout import answer_logprobs
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
+from lens_fv.vectors.batches import Batch, open_batches
 
 CHECK_EVERY = 5
 PATIENCE = 15
 """Steps without a better validation score after which a relation's training stops."""
-BATCH = 64
-"""Prompts that run together."""
 
 
 class Candidate(NamedTuple):
@@ -55,41 +51,6 @@ class Course:
     candidate: int = 0
     step: int = 0
     vector: Tensor | None = None
-
-
-class Batch(NamedTuple):
-    """Prompts, opened, with their primary answers, and the course each belongs to."""
-
-    opened: OpenPrompts
-    answers: tuple[tuple[int, ...], ...]
-    owners: tuple[int, ...]
-
-    def logprobs(self, layers: Sequence[int], vectors: Float[Tensor, "courses branches d_model"]) -> Tensor:
-        """Log-probabilities of the answers' tokens, "prompts branches answer", each prompt with its own course's vectors."""
-        own = vectors[list(self.owners)]
-        edits = [Edit(layer, own[:, i], mode="add") for i, layer in enumerate(layers)]
-        return self.opened.run([Branch((edit,), tokens=self.answers) for edit in edits], readout=answer_logprobs)
-
-    def losses(self, layers: Sequence[int], vectors: Float[Tensor, "courses branches d_model"]) -> Tensor:
-        """Mean negative log-probability of the answers' tokens, "prompts branches"."""
-        lengths = torch.tensor([len(answer) for answer in self.answers], device=vectors.device)
-        return -self.logprobs(layers, vectors).sum(-1) / lengths[:, None]
-
-
-def open_batches(
-    model: LensModel, prompts: Sequence[tuple[int, EncodedPrompt]], *, size: int = BATCH, method: Method = "auto"
-) -> list[Batch]:
-    """Prompts, each with the index of its course; answers of like length together, so that little is padding."""
-    items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
-    parts = [items[at : at + size] for at in range(0, len(items), size)]
-    return [
-        Batch(
-            OpenPrompts(model, [p.tokens for _, p in part], method=method),
-            tuple(p.answers[0] for _, p in part),
-            tuple(owner for owner, _ in part),
-        )
-        for part in parts
-    ]
 
 
 def train(
@@ -161,7 +122,7 @@ def _choose(
     for alive, batches in classes.validation.items():
         found: dict[int, list[Tensor]] = defaultdict(list)
         for batch in batches:
-            logprobs = batch.logprobs([layers[c] for c in alive], vectors[:, list(alive)]).sum(-1)
+            logprobs = batch.read([layers[c] for c in alive], vectors[:, list(alive)]).sum(-1)
             for owner, scores in zip(batch.owners, logprobs, strict=True):
                 found[owner].append(scores)
         for owner, each in found.items():

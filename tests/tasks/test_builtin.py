@@ -14,7 +14,23 @@ import pytest
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Task, list_tasks, load_task, read_task, split_pairs
 
-GROUPS = ("morphology", "lexical semantics", "world knowledge", "translation", "form")
+FAMILIES = {
+    "morphology": {"inflection", "derivation"},
+    "lexical semantics": {
+        "class inclusion",
+        "part-whole",
+        "similarity",
+        "contrast",
+        "attribute",
+        "case relation",
+        "cause-purpose",
+        "space-time",
+        "reference",
+    },
+    "world knowledge": {"geography", "culture", "people", "organizations", "science"},
+    "translation": {"from English", "into English"},
+    "form": {"letters", "numbers", "lists"},
+}
 NAMES = list_tasks()
 each_task = pytest.mark.parametrize("name", NAMES)
 
@@ -23,10 +39,20 @@ def raw(name: str) -> dict[str, Any]:
     return json.loads((files("lens_fv.tasks") / "data" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_there_are_enough_relations_in_every_group():
-    assert len(NAMES) >= 30
+def test_there_are_enough_relations_in_every_family():
+    assert len(NAMES) >= 100
     assert list(NAMES) == sorted(NAMES)
-    assert set(Counter(load_task(name).group for name in NAMES)) == set(GROUPS)
+    found = Counter((load_task(name).group, load_task(name).family) for name in NAMES)
+    assert set(found) == {(group, family) for group, families in FAMILIES.items() for family in families}
+    assert min(found.values()) >= 2
+
+
+def test_relations_are_listed_by_group_and_family():
+    inflections = list_tasks(group="morphology", family="inflection")
+    assert "present-past" in inflections
+    assert set(inflections) < set(list_tasks(group="morphology")) < set(NAMES)
+    with pytest.raises(LensFVError, match=r"family 'geography': there are none; known are .*form / letters"):
+        list_tasks(group="morphology", family="geography")
 
 
 @each_task

@@ -46,6 +46,8 @@ def test_a_task_without_content_is_refused(change: dict, said: str):
 
 
 def test_repr_is_one_line_that_counts():
+    inflection = Task("mine", (HOT, BIG), group="morphology", family="inflection")
+    assert repr(inflection) == "Task(mine: 2 pairs, morphology, inflection, 'hot' -> 'cold')"
     assert repr(Task("mine", (HOT, BIG), group="form")) == "Task(mine: 2 pairs, form, 'hot' -> 'cold')"
     assert repr(Task("mine", (HOT,))) == "Task(mine: 1 pair, 'hot' -> 'cold')"
     assert len(Task("mine", (HOT, BIG))) == 2

@@ -9,7 +9,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.patching import score_answers
 from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract, tune, tune_many
-from lens_fv.vectors.training import open_batches
+from lens_fv.vectors.batches import open_batches
 
 FEW = {"pairs": 8, "steps": 20, "layer": 1}
 

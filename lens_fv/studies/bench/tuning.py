@@ -13,7 +13,7 @@ from lens_fv.patching import branch_way
 from lens_fv.studies.bench.clock import Clock, body_weights
 from lens_fv.studies.bench.subject import Subject
 from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.training import open_batches
+from lens_fv.vectors.batches import open_batches
 
 
 @dataclass(frozen=True)
