@@ -1,0 +1,20 @@
+"""How do vectors combine?"""
+
+from lens_fv.composition.build import build_library
+from lens_fv.composition.compose import CompositeVector, compose, plain_map
+from lens_fv.composition.fit import fit_map
+from lens_fv.composition.library import Basis, Entry, VectorLibrary
+from lens_fv.composition.weights import WeightMap, relation_scores
+
+__all__ = [
+    "Basis",
+    "CompositeVector",
+    "Entry",
+    "VectorLibrary",
+    "WeightMap",
+    "build_library",
+    "compose",
+    "fit_map",
+    "plain_map",
+    "relation_scores",
+]

@@ -1,0 +1,164 @@
+"""One pair A:B, and the mixture of known relations that explains it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.artefact import Provenance, require_shape
+from lens_fv.composition.library import Basis, VectorLibrary
+from lens_fv.composition.weights import Score, WeightMap, relation_scores
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero_shot
+from lens_fv.vectors import FunctionVector
+
+TEMPERATURE = 3.0
+"""What mean log-probabilities are multiplied with before the softmax, where no map is given."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class CompositeVector(FunctionVector):
+    """A weighted sum of the vectors of known relations, the weights read off one or more pairs (Kang, Wu and Lu 2026).
+
+    Attributes:
+        names: of the relations.
+        weights: of each; they sum to one.
+        scores: how well each relation explains the pairs, on average.
+        stability: mean overlap of the weights that each pair alone would give, from 0 to 1; 1 for a single pair.
+    """
+
+    names: tuple[str, ...] = ()
+    weights: Float[Tensor, " relations"] = field(default_factory=lambda: torch.empty(0))
+    scores: Float[Tensor, " relations"] = field(default_factory=lambda: torch.empty(0))
+    stability: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check shapes beside those of a function vector."""
+        super().__post_init__()
+        require_shape("composite's weights", self.weights, (len(self.names),))
+        require_shape("composite's scores", self.scores, (len(self.names),))
+
+    @property
+    def entropy(self) -> float:
+        """Of the weights, in nats: 0 for a single relation, log(n) for all alike."""
+        return float(torch.special.entr(self.weights).sum())
+
+    @property
+    def coverage(self) -> float:
+        """Share of the weight on the relations that explain the pairs better than the average one does."""
+        return float(self.weights[self.scores > self.scores.mean()].sum())
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The relations of largest weight."""
+        found = self.weights.topk(min(k, len(self.names)))
+        return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        mixture = ", ".join(f"{name} {weight:.2f}" for name, weight in self.top())
+        spread = f"entropy {self.entropy:.2f} of {math.log(max(len(self.names), 1)):.2f} nats, stability {self.stability:.2f}"
+        return super().facts() | {"mixture": mixture, "weights": spread}
+
+
+def compose(
+    model: LensModel,
+    library: VectorLibrary,
+    pairs: Pair | Sequence[Pair],
+    *,
+    weight_map: WeightMap | None = None,
+    temperature: float = TEMPERATURE,
+    score: Score = "logprob",
+    scale: float = 1.0,
+    top_k: int | None = None,
+    template: PromptTemplate = TODD,
+) -> CompositeVector:
+    """The mixture of a library's vectors that explains what A is to B.
+
+    Args:
+        model: the model.
+        library: the basis.
+        pairs: A:B, or several pairs of one relation.
+        weight_map: a fitted map; its score and scale are taken. Default: softmax(temperature x score).
+        temperature: for no map: what scores are multiplied with.
+        score: for no map: see `relation_scores`.
+        scale: for no map: what the sum is multiplied with.
+        top_k: give weight to so many relations at most.
+        template: how prompts are written.
+
+    Raises:
+        LensFVError: no pairs, an empty or mixed library, or a map of another basis.
+    """
+    given = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    if not given:
+        raise LensFVError(f"compose on {model.name}: no pair to read the weights off; give at least one")
+    basis = library.basis(model)
+    found = weight_map or plain_map(model, basis, temperature=temperature, score=score, scale=scale)
+    if found.names != basis.names:
+        raise LensFVError("compose with a fitted map: it is for another basis or another order; filter the library to it")
+    scores = relation_scores(model, basis, given, score=found.score, template=template)
+    mean = scores.mean(0)
+    weights = found.weights(mean[None], top_k=top_k)[0]
+    task = Task("analogy", tuple(given))
+    provenance = Provenance.of(
+        model,
+        task=" + ".join(f"{p.input}:{p.output}" for p in given),
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in encode_prompts(model, [zero_shot(pair, template=template) for pair in given])],
+        seed=0,
+        method="composite",
+        options={"map": found.provenance.method, **found.provenance.options, "top_k": top_k},
+    )
+    return CompositeVector(
+        provenance=provenance,
+        vector=(weights @ basis.vectors).float().cpu(),
+        head_outputs=torch.zeros(0, model.d_head),
+        layer=basis.layer,
+        resid_norm=basis.resid_norm,
+        scale=found.scale,
+        names=basis.names,
+        weights=weights.float().cpu(),
+        scores=mean.float().cpu(),
+        stability=_overlap(found.weights(scores, top_k=top_k)),
+    )
+
+
+def plain_map(
+    model: LensModel, basis: Basis, *, temperature: float = TEMPERATURE, score: Score = "logprob", scale: float = 1.0
+) -> WeightMap:
+    """The map that needs no fitting: softmax(temperature x score)."""
+    n = len(basis.names)
+    provenance = Provenance.of(
+        model,
+        task=f"{n} relations",
+        task_hash="",
+        prompts=[],
+        seed=0,
+        method="softmax",
+        options={"temperature": temperature, "score": score, "scale": scale},
+    )
+    return WeightMap(
+        provenance=provenance,
+        names=basis.names,
+        matrix=torch.full((1, n), temperature),
+        bias=torch.zeros(n),
+        scale=scale,
+        score=score,
+    )
+
+
+def _overlap(weights: Float[Tensor, "pairs relations"]) -> float:
+    """Mean share of weight that two pairs have in common."""
+    n = len(weights)
+    if n < 2:
+        return 1.0
+    common = torch.minimum(weights[:, None], weights[None]).sum(-1)
+    return float((common.sum() - common.diagonal().sum()) / (n * (n - 1)))
+
+
+def rescaled(composite: CompositeVector, scale: float) -> CompositeVector:
+    """The same mixture, added otherwise strongly."""
+    return replace(composite, scale=scale)

@@ -1,0 +1,263 @@
+"""A folder of vectors with an index: the basis that composites are made of."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.card import card_html, card_text
+from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
+from lens_fv.model.lens_model import LensModel
+from lens_fv.vectors import FunctionVector
+
+INDEX = "library.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says about one vector, without its file being read.
+
+    Attributes:
+        name: of its relation; one library has every name once.
+        file: where it is.
+        model: which model it is of.
+        group, family: of the relation.
+        task_hash: fingerprint of the pairs.
+        method: how it was made.
+        layer: after which it is added.
+        norm: its length, in units of the residual stream's there.
+        logprob: mean log-probability of the validation answers with it, in nats.
+        gain: how much more that is than without it.
+        top1: share of validation items whose first token it gets right.
+    """
+
+    name: str
+    file: Path
+    model: str
+    group: str
+    family: str
+    task_hash: str
+    method: str
+    layer: int
+    norm: float
+    logprob: float
+    gain: float
+    top1: float
+
+
+class Basis(NamedTuple):
+    """Vectors that can be weighed against each other: of one model, at one layer.
+
+    Attributes:
+        names: of their relations.
+        vectors: their scales applied.
+        layer: after which they are added.
+        resid_norm: the residual stream's typical length there (their mean).
+    """
+
+    names: tuple[str, ...]
+    vectors: Float[Tensor, "relations d_model"]
+    layer: int
+    resid_norm: float
+
+
+@dataclass(frozen=True, repr=False)
+class VectorLibrary:
+    """Vectors by the name of their relation; a file is read when its vector is first asked for.
+
+    Attributes:
+        entries: what it holds, in order.
+    """
+
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a name twice."""
+        names = [entry.name for entry in self.entries]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise LensFVError(f"vector library of {len(names)}: {', '.join(sorted(twice))} twice; rename or leave out one")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "VectorLibrary":
+        """The library in a folder.
+
+        Raises:
+            LensFVError: no index there, a damaged one, or one of a newer format.
+        """
+        return cls(tuple(read_index(Path(folder))["entries"]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its relations."""
+        return tuple(entry.name for entry in self.entries)
+
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in self.entries}
+
+    @cached_property
+    def _loaded(self) -> dict[str, FunctionVector]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        """What the index says about one vector.
+
+        Raises:
+            LensFVError: there is none of that name.
+        """
+        if name not in self._entries:
+            raise LensFVError(f"vector of {name!r}: the library has none; it has {', '.join(self.names) or 'no vectors'}")
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> FunctionVector:
+        """The vector of a relation, read once.
+
+        Raises:
+            LensFVError: there is none, or its file is gone or damaged.
+        """
+        entry = self.entry(name)
+        if name not in self._loaded:
+            self._loaded[name] = FunctionVector.load(entry.file)
+        return self._loaded[name]
+
+    def filter(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        group: str | None = None,
+        family: str | None = None,
+        where: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
+    ) -> "VectorLibrary":
+        """The part of it that meets every condition, in the same order.
+
+        Args:
+            names: these relations alone.
+            group: this group alone.
+            family: this family alone.
+            where: any other condition, such as `lambda entry: entry.gain > 1`.
+
+        Raises:
+            LensFVError: a name that it does not have.
+        """
+        wanted = {name: self.entry(name) for name in names} if names is not None else self._entries
+        kept = (e for e in self.entries if e.name in wanted and group in (None, e.group) and family in (None, e.family))
+        return self._part(e for e in kept if where(e))
+
+    def without(self, *names: str) -> "VectorLibrary":
+        """All but these.
+
+        Raises:
+            LensFVError: a name that it does not have.
+        """
+        left_out = {self.entry(name).name for name in names}
+        return self._part(e for e in self.entries if e.name not in left_out)
+
+    def merge(self, other: "VectorLibrary") -> "VectorLibrary":
+        """Both together.
+
+        Raises:
+            LensFVError: a name that both have.
+        """
+        return VectorLibrary((*self.entries, *other.entries))
+
+    def _part(self, entries: Iterable[Entry]) -> "VectorLibrary":
+        part = VectorLibrary(tuple(entries))
+        part._loaded.update({name: vector for name, vector in self._loaded.items() if name in part})
+        return part
+
+    def basis(self, model: LensModel) -> Basis:
+        """All vectors, as rows.
+
+        Raises:
+            LensFVError: no vectors, several layers or models among them, one injected at heads, or one of another model.
+        """
+        if not self.entries:
+            raise LensFVError(f"compose on {model.name}: the library is empty; build it, or filter less of it away")
+        for what, found in (
+            ("models", {e.model for e in self.entries}),
+            ("layers", {e.layer for e in self.entries}),
+        ):
+            if len(found) > 1:
+                raise LensFVError(
+                    f"compose vectors of {len(found)} {what} ({', '.join(map(str, sorted(found)))}): filter the library to one"
+                )
+        vectors = [self[name] for name in self.names]
+        for name, vector in zip(self.names, vectors, strict=True):
+            vector.provenance.check(model)
+            if vector.site != "resid_post":
+                raise LensFVError(f"compose with the vector of {name}: it is injected at its {vector.site}, not at a layer")
+        rows = torch.stack([vector.vector * vector.scale for vector in vectors]).to(model.device)
+        return Basis(self.names, rows, vectors[0].layer, sum(v.resid_norm for v in vectors) / len(vectors))
+
+    def save(self, folder: str | Path) -> "VectorLibrary":
+        """Copy it into a folder that holds no library yet; the copy.
+
+        Raises:
+            LensFVError: there is one, or the folder cannot be written to.
+        """
+        folder = Path(folder)
+        if (folder / INDEX).exists():
+            raise LensFVError(f"save a library to {folder}: there is one already; choose another folder")
+        entries = tuple(replace(e, file=self[e.name].save(folder / f"{e.name}.safetensors")) for e in self.entries)
+        write_index(folder, {}, entries)
+        return VectorLibrary.open(folder)
+
+    def facts(self) -> dict[str, str]:
+        """What a reader wants to know first."""
+        kinds = {(e.group, e.family) for e in self.entries}
+        return {
+            "vectors": f"{len(self)} in {len({g for g, _ in kinds})} groups, {len(kinds)} families",
+            "model": ", ".join(sorted({e.model for e in self.entries})) or "none",
+            "layer": ", ".join(map(str, sorted({e.layer for e in self.entries}))) or "none",
+            "mean gain": f"{sum(e.gain for e in self.entries) / max(len(self), 1):.2f} nats on validation answers",
+        }
+
+    def __repr__(self) -> str:
+        return card_text("VectorLibrary", self.facts())
+
+    def _repr_html_(self) -> str:
+        return card_html("VectorLibrary", self.facts())
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder: "settings" it was built with, and "entries".
+
+    Raises:
+        LensFVError: see `VectorLibrary.open`.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise LensFVError(f"open the vector library {folder}: it has no {INDEX}; build one with `lens-fv library build`")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if index["format"] > FORMAT:
+            raise LensFVError(f"open {path}: format {index['format']}, this lens_fv reads up to {FORMAT}; update lens_fv")
+        entries = [Entry(**{**entry, "file": folder / entry["file"]}) for entry in index["entries"]]
+        return {"settings": index["settings"], "entries": entries}
+    except (ValueError, KeyError, TypeError) as e:
+        raise LensFVError(f"open {path}: not a library's index ({e}); build the library again") from e
+
+
+def write_index(folder: Path, settings: dict[str, Any], entries: Iterable[Entry]) -> None:
+    """Write the index of vectors that lie in the folder."""
+    rows = [{**asdict(entry), "file": entry.file.name} for entry in entries]
+    content = {"format": FORMAT, "settings": settings, "entries": rows}
+    write_whole(folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

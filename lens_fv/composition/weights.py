@@ -1,0 +1,133 @@
+"""From how well each vector explains a pair to how much of it is taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, require_shape
+from lens_fv.composition.library import Basis
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
+from lens_fv.vectors.batches import open_batches
+
+Score = Literal["logprob", "prob"]
+
+
+@torch.no_grad()
+def relation_scores(
+    model: LensModel,
+    basis: Basis,
+    pairs: Sequence[Pair],
+    *,
+    score: Score = "logprob",
+    template: PromptTemplate = TODD,
+    progress: bool = False,
+) -> Float[Tensor, "pairs relations"]:
+    """How well each basis vector, added to a pair's zero-shot prompt, makes the model write its (primary) output.
+
+    Args:
+        model: the model.
+        basis: the vectors; all run as branches of the same passes.
+        pairs: each scored on its own.
+        score: "logprob": mean log-probability of the output's tokens, in nats; "prob": probability of the output.
+        template: how prompts are written.
+        progress: draw a progress bar.
+    """
+    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
+    # As many rows at once as fill the machine; prompts of a batch share no row, so few are enough.
+    batches = open_batches(model, list(enumerate(encoded)), size=8)
+    found = torch.empty(len(pairs), len(basis.names), device=model.device)
+    vectors = basis.vectors[None].expand(len(pairs), -1, -1)
+    with progress_bar("scoring pairs", len(batches), show=progress) as tick:
+        for batch in batches:
+            logprobs = batch.read([basis.layer] * len(basis.names), vectors).sum(-1)
+            found[list(batch.owners)] = logprobs / batch.lengths(model.device) if score == "logprob" else logprobs.exp()
+            tick()
+    return found
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WeightMap(Artefact):
+    """From scores to weights: softmax(matrix · scores + bias), and how far to go (Kang, Wu and Lu 2026).
+
+    Attributes:
+        names: the basis it is for, in order.
+        matrix: full, or (one row) its diagonal.
+        bias: one a relation.
+        scale: what the weighted sum is multiplied with before it is added.
+        score: which scores it expects.
+    """
+
+    names: tuple[str, ...]
+    matrix: Float[Tensor, "rows relations"]
+    bias: Float[Tensor, " relations"]
+    scale: float = 1.0
+    score: Score = "logprob"
+
+    def __post_init__(self) -> None:
+        """Check shapes."""
+        n = len(self.names)
+        require_shape("weight map's matrix", self.matrix, (1 if len(self.matrix) == 1 else n, n))
+        require_shape("weight map's bias", self.bias, (n,))
+
+    def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
+        """What the softmax is taken of."""
+        matrix, bias = self.matrix.to(scores), self.bias.to(scores)
+        return scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
+
+    def weights(
+        self,
+        scores: Float[Tensor, "pairs relations"],
+        *,
+        left_out: Bool[Tensor, "pairs relations"] | None = None,
+        top_k: int | None = None,
+    ) -> Float[Tensor, "pairs relations"]:
+        """Weights that are positive and sum to one.
+
+        Args:
+            scores: see `relation_scores`.
+            left_out: relations that get no weight, and whose score says nothing about the others.
+            top_k: of the highest alone.
+
+        Raises:
+            LensFVError: scores of another basis, or no weight left.
+        """
+        if scores.shape[-1] != len(self.names):
+            raise LensFVError(f"weigh {scores.shape[-1]} scores: the map is for a basis of {len(self.names)}; fit it again")
+        if top_k is not None and top_k < 1:
+            raise LensFVError(f"keep the top {top_k} weights: keep at least 1")
+        if left_out is not None:
+            if bool(left_out.all(-1).any()):
+                raise LensFVError("weigh scores: every relation is left out; the basis needs others")
+            kept = (~left_out).to(scores)
+            scores = torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
+        logits = self.logits(scores)
+        if left_out is not None:
+            logits = logits.masked_fill(left_out, -torch.inf)
+        if top_k is not None and top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
+        return logits.softmax(-1)
+
+    def without(self, *names: str) -> "WeightMap":
+        """The map for a basis that lacks some relations."""
+        kept = [i for i, name in enumerate(self.names) if name not in names]
+        matrix = self.matrix[:, kept] if len(self.matrix) == 1 else self.matrix[kept][:, kept]
+        return WeightMap(
+            provenance=self.provenance,
+            names=tuple(self.names[i] for i in kept),
+            matrix=matrix,
+            bias=self.bias[kept],
+            scale=self.scale,
+            score=self.score,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        form = "diagonal" if len(self.matrix) == 1 else "full"
+        return super().facts() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}

@@ -1,0 +1,280 @@
+"""Does a composite solve A:B::C:?, and beside what?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance
+from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
+from lens_fv.composition.fit import own_relations
+from lens_fv.composition.weights import Score
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.readout import answer_ranks
+from lens_fv.progress import progress_bar
+from lens_fv.statistics import bootstrap_interval, wilson_interval
+from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
+from lens_fv.vectors.batches import open_batches
+
+
+class AnalogyResult(NamedTuple):
+    """One condition over all analogies.
+
+    Attributes:
+        condition: see `evaluate_analogies`.
+        top1: share whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson interval.
+        n: analogies.
+        full: share for which greedy decoding writes an acceptable answer to its end.
+        mean_logprob: of the best acceptable answer's tokens, per token, in nats; `logprob_low`, `logprob_high`: bootstrap.
+        choice: share of multiple choices won by mean log-probability a token; `choice_low`, `choice_high`: Wilson interval;
+            not a number where there are none.
+        calibrated: the same, less what each choice has without any vector.
+        n_choice: multiple choices.
+    """
+
+    condition: str
+    top1: float
+    low: float
+    high: float
+    n: int
+    full: float
+    mean_logprob: float
+    logprob_low: float
+    logprob_high: float
+    choice: float
+    choice_low: float
+    choice_high: float
+    calibrated: float
+    n_choice: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class AnalogyEvaluation(Artefact):
+    """What every condition does to every analogy.
+
+    Attributes:
+        conditions: their names, in the order of the last axis.
+        relations: of the analogies, "" where unknown.
+        has_choices: which analogies have choices.
+        top1, full, logprob: see `AnalogyResult`, analogy by analogy.
+        choice, calibrated: the right choice won.
+        weights: of the composite.
+        distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
+    """
+
+    conditions: tuple[str, ...]
+    relations: tuple[str, ...]
+    has_choices: Bool[Tensor, " analogies"]
+    top1: Bool[Tensor, "analogies conditions"]
+    full: Bool[Tensor, "analogies conditions"]
+    logprob: Float[Tensor, "analogies conditions"]
+    choice: Bool[Tensor, "analogies conditions"]
+    calibrated: Bool[Tensor, "analogies conditions"]
+    weights: Float[Tensor, "analogies relations"]
+    distance: Float[Tensor, " analogies"]
+
+    @property
+    def results(self) -> list[AnalogyResult]:
+        """One row a condition."""
+        return [self.result(condition) for condition in self.conditions]
+
+    def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
+        """The row of one condition, over all analogies or some of them.
+
+        Raises:
+            LensFVError: no analogy is among them.
+        """
+        i = self.conditions.index(condition)
+        some = torch.ones_like(self.has_choices) if among is None else among
+        n, asked = int(some.sum()), some & self.has_choices
+        if not n:
+            raise LensFVError(f"analogies under {condition}: none is left")
+        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), int(self.choice[asked, i].sum())
+        logprobs: list[float] = self.logprob[some, i].tolist()
+        choice, low, high = (won / m, *wilson_interval(won, m)) if m else (float("nan"),) * 3
+        return AnalogyResult(
+            condition,
+            hits / n,
+            *wilson_interval(hits, n),
+            n,
+            float(self.full[some, i].float().mean()),
+            sum(logprobs) / n,
+            *bootstrap_interval(logprobs, seed=self.provenance.seed),
+            choice,
+            low,
+            high,
+            float(self.calibrated[asked, i].float().mean()),
+            m,
+        )
+
+    def far(self) -> Bool[Tensor, " analogies"]:
+        """The half of the analogies whose A and C are farther apart."""
+        return self.distance > self.distance.median()
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        rows = {
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], log-prob {r.mean_logprob:.2f}, choice {r.choice:.2f}"
+            for r in self.results
+        }
+        return super().facts() | {"analogies": str(len(self.top1))} | rows
+
+
+@torch.no_grad()
+def evaluate_analogies(
+    model: LensModel,
+    library: VectorLibrary,
+    analogies: Sequence[Analogy],
+    *,
+    maps: Mapping[str, WeightMap] | None = None,
+    top_k: int | None = None,
+    leave_own_out: bool = True,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    progress: bool = False,
+) -> AnalogyEvaluation:
+    """Solve analogies by composites of a library's vectors, beside what solves them without.
+
+    Conditions: "none" (C's zero-shot prompt), "one_shot" (A:B as its demonstration), "mean" (of the basis), "best" (the one
+    vector that explains A:B best), "composite" (softmax of 3 x score), one for each of `maps`, "other_source" (the first
+    composite of another analogy, of another relation if there is one), "random_basis" (its weights on random vectors of the
+    basis' lengths) and "random" (one of the composite's length).
+
+    Args:
+        model: the model.
+        library: the basis.
+        analogies: what to solve.
+        maps: fitted maps by the name of their condition.
+        top_k: see `compose`.
+        leave_own_out: give an analogy's own relation no weight, as if it were new to the basis.
+        template: how prompts are written.
+        seed: of the random controls.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no analogies, or an empty or mixed library.
+    """
+    if not analogies:
+        raise LensFVError(f"solve analogies on {model.name}: there are none")
+    basis, device = library.basis(model), model.device
+    left_out = own_relations(basis, analogies).to(device) & leave_own_out
+    found = {"composite": plain_map(model, basis), **(maps or {})}
+    sources = [a.source for a in analogies]
+    kinds: set[Score] = {m.score for m in found.values()}
+    scores = {kind: relation_scores(model, basis, sources, score=kind, template=template, progress=progress) for kind in kinds}
+    weights = {name: m.weights(scores[m.score], left_out=left_out, top_k=top_k) for name, m in found.items()}
+    composites = {name: found[name].scale * (w @ basis.vectors) for name, w in weights.items()}
+    vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], left_out, analogies, seed)
+    vectors = {name: vectors.pop(name) for name in ("mean", "best")} | composites | vectors
+    conditions = ("none", *vectors, "one_shot")
+    stacked = torch.stack(list(vectors.values()), 1)
+    asked = [(i, Pair(a.c, (d,))) for i, a in enumerate(analogies) for d in a.d]
+    asked += [(i, Pair(stem, (choice,))) for i, a in enumerate(analogies) for stem, choice in a.candidates]
+    zero = encode_prompts(model, [zero_shot(pair, template=template) for _, pair in asked])
+    one = encode_prompts(model, [few_shot(pair, [sources[i]], template=template) for i, pair in asked])
+    own = stacked[[i for i, _ in asked]]
+    with_vectors = _read(model, zero, basis.layer, own, "zero-shot", progress)
+    one_shot = _read(model, one, basis.layer, own[:, :0], "one-shot", progress)
+    rank, full, logprob = (torch.cat(each, 1).cpu() for each in zip(with_vectors, one_shot, strict=True))
+    outcome = _outcome(analogies, rank, full, logprob)
+    provenance = Provenance.of(
+        model,
+        task=f"{len(analogies)} analogies",
+        task_hash=Task("analogies", tuple(a.target for a in analogies)).fingerprint,
+        prompts=[p.tokens for p in zero],
+        seed=seed,
+        method="analogies",
+        options={"basis": list(basis.names), "top_k": top_k, "leave_own_out": leave_own_out},
+    )
+    return AnalogyEvaluation(
+        provenance=provenance,
+        conditions=conditions,
+        relations=tuple(a.relation for a in analogies),
+        has_choices=torch.tensor([bool(a.choices) for a in analogies]),
+        **outcome,
+        weights=weights["composite"].float().cpu(),
+        distance=_distances(model, analogies),
+    )
+
+
+def _controls(
+    basis: Basis,
+    weights: Tensor,
+    composite: Tensor,
+    scores: Tensor,
+    left_out: Tensor,
+    analogies: Sequence[Analogy],
+    seed: int,
+) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+
+    def like(rows: Tensor) -> Tensor:
+        draw = torch.randn(rows.shape, generator=rng).to(rows)
+        return draw * rows.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
+
+    kept = (~left_out).to(weights)
+    relations = [a.relation for a in analogies]
+    others = [next((j for j in _from(i, len(relations)) if relations[j] != r), i - 1) for i, r in enumerate(relations)]
+    return {
+        "mean": kept / kept.sum(-1, keepdim=True) @ basis.vectors,
+        "best": basis.vectors[scores.masked_fill(left_out, -torch.inf).argmax(-1)],
+        "other_source": composite[others],
+        "random_basis": weights @ like(basis.vectors),
+        "random": like(composite),
+    }
+
+
+def _from(i: int, n: int) -> list[int]:
+    return [(i + step) % n for step in range(1, n)]
+
+
+def _read(
+    model: LensModel,
+    prompts: Sequence[EncodedPrompt],
+    layer: int,
+    vectors: Float[Tensor, "prompts conditions d_model"],
+    what: str,
+    progress: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every prompt without and with each vector: rank of the answer's first token, whether greedy, log-prob a token."""
+    rank, full, logprob = (torch.zeros(len(prompts), 1 + vectors.shape[1], device=model.device) for _ in range(3))
+    batches = open_batches(model, list(enumerate(prompts)), size=32)
+    with progress_bar(what, len(batches), show=progress) as tick:
+        for batch in batches:
+            ranks, logprobs = batch.read([layer] * vectors.shape[1], vectors, answer_ranks, plain=True).unbind(-1)
+            at = list(batch.owners)
+            rank[at], full[at] = ranks[:, :, 0], (ranks == 0).all(-1).to(full)
+            logprob[at] = logprobs.sum(-1) / batch.lengths(model.device)
+            tick()
+    return rank, full > 0, logprob
+
+
+def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
+    """Answers and choices of each analogy, put together."""
+    n, at = len(analogies), 0
+    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full", "choice", "calibrated")}
+    best = torch.zeros(n, rank.shape[1])
+    for i, analogy in enumerate(analogies):
+        rows = slice(at, at := at + len(analogy.d))
+        made["top1"][i], made["full"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
+        best[i] = logprob[rows].amax(0)
+    for i, analogy in enumerate(analogies):
+        rows = slice(at, at := at + len(analogy.choices))
+        if analogy.choices:
+            right = analogy.candidates.index((analogy.c, analogy.d[0]))
+            made["choice"][i] = logprob[rows].argmax(0) == right
+            made["calibrated"][i] = (logprob[rows] - logprob[rows, :1]).argmax(0) == right
+    return made | {"logprob": best}
+
+
+def _distances(model: LensModel, analogies: Sequence[Analogy]) -> Tensor:
+    embedding = model.tl.W_E
+
+    def mean(word: str) -> Tensor:
+        return embedding[model.encode(f" {word}", bos=False)].float().mean(0)
+
+    return torch.stack([1 - torch.cosine_similarity(mean(a.a), mean(a.c), dim=0) for a in analogies]).cpu()
