@@ -1,0 +1,123 @@
+"""Analogies solved: every number against the plain loop."""
+
+import pytest
+import torch
+from helpers import toy_task
+
+from lens_fv.composition import build_library, fit_map, relation_scores
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
+from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
+
+CONDITIONS = ("none", "mean", "best", "composite", "other_source", "random_basis", "random", "one_shot")
+
+
+@pytest.fixture(scope="module")
+def library(request, tmp_path_factory):
+    model = request.getfixturevalue("tiny_model")("llama")
+    tasks = [toy_task(name=f"toy{i}", n=30 + i) for i in range(4)]
+    return build_library(model, tasks, tmp_path_factory.mktemp("library"), pairs=6, steps=3, learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def analogies():
+    first, second = toy_task(name="toy0", n=30), toy_task(name="new", n=30)
+    made = make_analogies(first, first.pairs[:8], first.pairs[10:14], n_choices=3)
+    return [*made, *make_analogies(second, second.pairs[15:20], second.pairs[20:23], n_choices=0)]
+
+
+def said(model, prompt, answer, layer=0, vector=None):
+    """Rank of the answer's first token, whether greedy decoding writes it, mean log-probability of its tokens."""
+    at = len(prompt) - 1
+
+    def add(x, hook):
+        x = x.clone()
+        x[:, at] += vector
+        return x
+
+    hooks = [] if vector is None else [(f"blocks.{layer}.hook_resid_post", add)]
+    logits = model.forward(torch.tensor([[*prompt, *answer[:-1]]]), hooks)[0, at:]
+    logprobs = logits.log_softmax(-1)
+    ranks = [int((logits[i] > logits[i, token]).sum()) for i, token in enumerate(answer)]
+    return ranks[0], not any(ranks), sum(float(logprobs[i, t]) for i, t in enumerate(answer)) / len(answer)
+
+
+def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
+    model = tiny_model("llama")
+    found = evaluate_analogies(model, library, analogies)
+    assert found.conditions == CONDITIONS
+    basis = library.basis(model)
+    for i, analogy in enumerate(analogies):
+        own = torch.tensor([name == analogy.relation for name in basis.names])
+        scores = relation_scores(model, basis, [analogy.source])[0]
+        weights = (3.0 * scores).masked_fill(own, -torch.inf).softmax(0)
+        torch.testing.assert_close(found.weights[i], weights, atol=1e-4, rtol=1e-3)
+        best = basis.vectors[scores.masked_fill(own, -torch.inf).argmax()]
+        vectors = {"none": None, "mean": basis.vectors[~own].mean(0), "best": best, "composite": weights @ basis.vectors}
+        for condition in (*vectors, "one_shot"):
+            rows = []
+            for stem, answer in [(analogy.c, d) for d in analogy.d] + list(analogy.candidates):
+                pair = Pair(stem, (answer,))
+                prompt = few_shot(pair, [analogy.source]) if condition == "one_shot" else zero_shot(pair)
+                (encoded,) = encode_prompts(model, [prompt])
+                rows.append(said(model, encoded.tokens, encoded.answers[0], basis.layer, vectors.get(condition)))
+            at = found.conditions.index(condition)
+            answers, choices = rows[: len(analogy.d)], rows[len(analogy.d) :]
+            assert bool(found.top1[i, at]) == any(rank == 0 for rank, _, _ in answers)
+            assert bool(found.full[i, at]) == any(full for _, full, _ in answers)
+            assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
+            if choices:
+                won = max(range(len(choices)), key=lambda c: choices[c][2])
+                assert bool(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
+
+
+def test_controls_are_of_the_size_of_what_they_control(tiny_model, library, analogies):
+    model = tiny_model("llama")
+    one, two, other = (evaluate_analogies(model, library, analogies, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.logprob, two.logprob)
+    at = one.conditions.index("random")
+    assert not torch.equal(one.logprob[:, at], other.logprob[:, at])
+    same = [one.conditions.index(c) for c in CONDITIONS if "random" not in c]
+    assert torch.equal(one.logprob[:, same], other.logprob[:, same])
+
+
+def test_a_relation_may_use_its_own_vector(tiny_model, library, analogies):
+    model, own = tiny_model("llama"), library.names.index("toy0")
+    without, with_it = (evaluate_analogies(model, library, analogies, leave_own_out=out) for out in (True, False))
+    assert without.weights[:4, own].eq(0).all()
+    assert without.weights[4:, own].gt(0).all()
+    assert with_it.weights[:, own].gt(0).all()
+
+
+def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
+    model = tiny_model("llama")
+    fitted = fit_map(model, library, analogies[:4], analogies[4:], form="temperature", epochs=1)
+    found = evaluate_analogies(model, library, analogies, maps={"fitted": fitted})
+    assert found.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:])
+    row = found.result("composite")
+    assert (row.n, row.n_choice) == (7, 4)
+    at = found.conditions.index("composite")
+    assert row.top1 == pytest.approx(float(found.top1[:, at].float().mean()))
+    assert row.choice == pytest.approx(float(found.choice[:4, at].float().mean()))
+    assert row.calibrated == pytest.approx(float(found.calibrated[:4, at].float().mean()))
+    assert row.low <= row.top1 <= row.high
+    assert row.logprob_low <= row.mean_logprob <= row.logprob_high
+    assert 0 < int(found.far().sum()) < 7
+    assert found.result("composite", among=found.far()).n == int(found.far().sum())
+    assert found.result("composite", among=~found.has_choices).choice != found.result("composite").choice  # not a number
+    with pytest.raises(LensFVError, match="none is left"):
+        found.result("composite", among=torch.zeros(7, dtype=torch.bool))
+    again = load_artefact(found.save(tmp_path / "a.safetensors"))
+    assert isinstance(again, AnalogyEvaluation)
+    assert str(again.results) == str(found.results)
+
+
+def test_nothing_to_solve(tiny_model, library):
+    with pytest.raises(LensFVError, match="there are none"):
+        evaluate_analogies(tiny_model("llama"), library, [])
+
+
+def test_an_answer_without_choices_counts_once(tiny_model, library):
+    found = evaluate_analogies(tiny_model("llama"), library, [Analogy("a", "b", "c", ("d", "e"))])
+    assert found.result("none").n_choice == 0
+    assert found.top1.shape == (1, len(CONDITIONS))
