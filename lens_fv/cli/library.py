@@ -1,0 +1,157 @@
+"""The commands `lens-fv library ...`: vectors of many relations, made once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.inspect import Report
+from lens_fv.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    NoDevice,
+    NoDtype,
+    NoSeed,
+    Seed,
+    emit,
+    open_model,
+)
+
+if TYPE_CHECKING:
+    from lens_fv.composition import Entry
+
+library = typer.Typer(help="Vectors of many relations: build a library, look into it.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="A library's folder.")]
+Group = Annotated[str | None, typer.Option("--group", help="This group of relations alone, such as morphology.")]
+Family = Annotated[str | None, typer.Option("--family", help="This family of relations alone, such as inflection.")]
+
+
+@library.command()
+def build(
+    model: ModelName = DEFAULT_MODEL,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="A relation or a file; several times. Default: all built-in ones."),
+    ] = None,
+    group: Group = None,
+    family: Family = None,
+    layer: Annotated[int | None, typer.Option(help="Where all vectors are added; default: the middle.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Training pairs of each.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder; default: MODEL-library.")] = None,
+) -> None:
+    """Tune a vector for every relation, all at one layer.
+
+    Writes the vectors and their index to the folder --out. What is there is not made again: a build that was stopped goes on.
+    """
+    from lens_fv.composition import build_library
+    from lens_fv.tasks import list_tasks, load_task
+
+    the_tasks = [load_task(name) for name in task or list_tasks(group=group, family=family)]
+    lens = open_model(model, device, dtype)
+    folder = out or Path(f"{lens.name}-library")
+    made = build_library(lens, the_tasks, folder, layer=layer, pairs=pairs, steps=steps, seed=seed, progress=True)
+    payload = {"model": lens.name, "folder": str(folder), "vectors": [_row(entry) for entry in made.entries]}
+    emit(payload, as_json, _table(made.entries), f"written to {folder}")
+
+
+@library.command("list")
+def list_vectors(
+    folder: Folder,
+    group: Group = None,
+    family: Family = None,
+    as_json: AsJson = False,
+    seed: NoSeed = 0,  # noqa: ARG001
+    device: NoDevice = None,  # noqa: ARG001
+    dtype: NoDtype = None,  # noqa: ARG001
+    out: Report = None,
+) -> None:
+    """List what a library holds. Writes nothing unless --out is given."""
+    from lens_fv.composition import VectorLibrary
+
+    found = VectorLibrary.open(folder).filter(group=group, family=family)
+    payload = {"folder": str(folder), "vectors": [_row(entry) for entry in found.entries]}
+    emit(payload, as_json, _table(found.entries), repr(found), out=out)
+
+
+@library.command()
+def show(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Of a relation in it.")],
+    model: Annotated[str, typer.Option("--model", help="Decode the vector into tokens by this model.")] = "",
+    as_json: AsJson = False,
+    seed: NoSeed = 0,  # noqa: ARG001
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Report = None,
+) -> None:
+    """Show one vector of a library; with --model, decoded into tokens. Writes nothing unless --out is given."""
+    from lens_fv.composition import VectorLibrary
+    from lens_fv.vectors import decode
+
+    found = VectorLibrary.open(folder)
+    vector = found[name]
+    payload: dict[str, Any] = _row(found.entry(name)) | {"facts": vector.facts()}
+    views = [repr(vector)]
+    if model:
+        decoded = decode(vector, open_model(model, device, dtype))
+        payload["decoded"] = decoded.tokens
+        views.append("  decodes into  " + ", ".join(f"{token!r} {p:.2f}" for token, p in decoded.tokens))
+    emit(payload, as_json, *views, out=out)
+
+
+@library.command()
+def fit(
+    folder: Folder,
+    model: ModelName = DEFAULT_MODEL,
+    form: Annotated[str, typer.Option(help="temperature, diagonal or full: what is learned of the map's matrix.")] = "diagonal",
+    epochs: Annotated[int, typer.Option(min=1, help="Over the analogies.")] = 8,
+    most: Annotated[int, typer.Option(min=1, help="Analogies of each relation at most.")] = 12,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The map's file; default: MODEL-FORM-map.safetensors.")] = None,
+) -> None:
+    """Learn the map from scores to weights on analogies of the library's built-in relations.
+
+    Every fifth relation is kept out and decides on the epoch. Writes the map to --out.
+    """
+    from lens_fv.composition import VectorLibrary, fit_map
+    from lens_fv.composition.fit import Form
+    from lens_fv.errors import LensFVError
+    from lens_fv.studies.relational import training_analogies
+
+    forms: dict[str, Form] = {"temperature": "temperature", "diagonal": "diagonal", "full": "full"}
+    if form not in forms:
+        raise LensFVError(f"fit a map of form {form!r}: there are {', '.join(forms)}")
+    found, lens = VectorLibrary.open(folder), open_model(model, device, dtype)
+    train, held_out = training_analogies(found.names, most=most, seed=seed)
+    fitted = fit_map(lens, found, train, held_out, form=forms[form], epochs=epochs, seed=seed, progress=True)
+    path = fitted.save(out or Path(f"{lens.name}-{form}-map.safetensors"))
+    payload = {"model": lens.name, "file": str(path), "facts": fitted.facts(), "scale": fitted.scale}
+    emit(payload, as_json, repr(fitted), f"written to {path}")
+
+
+def _row(entry: "Entry") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(entry) | {"file": str(entry.file)}
+
+
+def _table(entries: "tuple[Entry, ...]") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("relation", "group", "family", "layer", "norm", "gain", "log-prob", "top-1"):
+        table.add_column(column, overflow="fold")
+    for e in sorted(entries, key=lambda e: (e.group, e.family, e.name)):
+        numbers = (str(e.layer), f"{e.norm:.2f}", f"{e.gain:.2f}", f"{e.logprob:.2f}", f"{e.top1:.2f}")
+        table.add_row(e.name, e.group, e.family, *numbers)
+    return table

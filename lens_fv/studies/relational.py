@@ -1,0 +1,53 @@
+"""Which analogies a study of the built-in relations learns from, and which it reports on."""
+
+from collections.abc import Sequence
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks import Analogy, list_tasks, load_task, make_analogies, split_pairs
+
+HELD_OUT_EVERY = 5
+
+
+def training_analogies(names: Sequence[str], *, most: int = 12, seed: int = 0) -> tuple[list[Analogy], list[Analogy]]:
+    """Analogies of built-in relations to learn from, and others, of every fifth relation, to choose by.
+
+    A:B are training pairs, C:D validation pairs. No test pair is among them.
+
+    Args:
+        names: of relations; those that are not built in are left out.
+        most: analogies of each at most.
+        seed: of splits and draws.
+
+    Raises:
+        LensFVError: fewer than five built-in relations.
+    """
+    known = [name for name in names if name in list_tasks()]
+    if len(known) < HELD_OUT_EVERY:
+        raise LensFVError(
+            f"analogies of {len(known)} built-in relations: learning and choosing takes at least {HELD_OUT_EVERY}"
+        )
+    parts: tuple[list[Analogy], list[Analogy]] = ([], [])
+    for i, name in enumerate(known):
+        task = load_task(name)
+        split = split_pairs(task, seed=seed)
+        parts[i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1].extend(
+            make_analogies(task, split.train, split.validation, n=most, seed=seed)
+        )
+    return parts
+
+
+def reported_analogies(names: Sequence[str], *, most: int = 10, n_choices: int = 2, seed: int = 0) -> list[Analogy]:
+    """Analogies to report on: A:B are training pairs, C:D test pairs, wrong choices other test answers.
+
+    Args:
+        names: of relations, or files of pairs.
+        most: analogies of each at most.
+        n_choices: see `make_analogies`.
+        seed: of splits and draws.
+    """
+    made: list[Analogy] = []
+    for name in names:
+        task = load_task(name)
+        split = split_pairs(task, seed=seed)
+        made += make_analogies(task, split.train, split.test, n=most, n_choices=n_choices, seed=seed)
+    return made

@@ -1,0 +1,81 @@
+"""library, compose and analogy, end to end, on a tiny model in a folder."""
+
+import json
+
+import pytest
+from test_commands import run  # noqa: F401
+
+FEW = ["--pairs", "6", "--steps", "2"]
+NAMES = ["antonym", "synonym", "present-past", "country-capital", "first-letter"]
+TASKS = [part for name in NAMES for part in ("--task", name)]
+
+
+@pytest.fixture
+def built(run):  # noqa: F811
+    assert run("library", "build", *TASKS, *FEW, "--out", "lib")[0] == 0
+    return "lib"
+
+
+def test_build_list_show(run, built, tmp_path):  # noqa: F811
+    code, listed, _ = run("library", "list", built, model=False)
+    assert code == 0
+    assert sorted(v["name"] for v in listed["vectors"]) == sorted(NAMES)
+    assert {"group", "family", "layer", "norm", "gain", "logprob", "top1"} <= set(listed["vectors"][0])
+    code, part, _ = run("library", "list", built, "--family", "inflection", "--out", "part.json", model=False)
+    assert [v["name"] for v in part["vectors"]] == ["present-past"]
+    assert json.loads((tmp_path / "part.json").read_text()) == part
+    code, shown, _ = run("library", "show", built, "antonym")
+    assert code == 0
+    assert len(shown["decoded"]) == 10
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "lib").iterdir()}
+    code, again, _ = run("library", "build", *TASKS, "--task", "toy.json", *FEW, "--out", "lib")
+    assert len(again["vectors"]) == 6
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "lib").iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"library.json"}
+
+
+def test_compose_and_complete(run, built):  # noqa: F811
+    code, made, _ = run("compose", "hot:cold", "big:small", "--library", built, "--on", "tall", "--top-k", "2")
+    assert code == 0
+    assert len([w for w in made["weights"].values() if w > 0]) == 2
+    assert sum(made["weights"].values()) == pytest.approx(1, abs=1e-4)
+    assert 0 <= made["stability"] <= 1
+    assert len(made["completions"]["tall"]) == 5
+    assert run("show", made["file"], model=False)[1]["kind"] == "CompositeVector"
+
+
+def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
+    code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--most", "4")
+    assert code == 0
+    code, solved, _ = run("analogy", "--library", built, "--map", fitted["file"], "--most", "2", "--out", "a.safetensors")
+    assert code == 0
+    assert solved["analogies"] == 10
+    conditions = [r["condition"] for r in solved["results"]]
+    assert {"none", "one_shot", "composite", "fitted", "best", "mean", "random", "random_basis", "other_source"} == set(
+        conditions
+    )
+    assert solved["near"][0]["n"] + solved["far"][0]["n"] == 10
+    assert run("show", "a.safetensors", model=False)[1]["kind"] == "AnalogyEvaluation"
+    (tmp_path / "mine.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":"small"}\n')
+    code, mine, _ = run("analogy", "--library", built, "--file", "mine.jsonl")
+    assert (code, mine["analogies"]) == (0, 1)
+    assert mine["results"][0]["choice"] is None
+
+
+def test_bad_requests(run, built, tmp_path):  # noqa: F811
+    (tmp_path / "empty.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":""}\n')
+    for arguments, said in [
+        (["compose", "hot-cold", "--library", built], "give pairs as A:B"),
+        (["compose", "hot:cold", "--library", "nowhere"], "it has no library.json"),
+        (["analogy", "--library", built, "--file", "empty.jsonl"], "empty.jsonl:1: analogy hot:cold::big"),
+        (["analogy", "--library", built, "--map", f"{built}/antonym.safetensors"], "it holds a FunctionVector"),
+        (["library", "fit", built, "--form", "round"], "there are temperature, diagonal, full"),
+        (["library", "show", built, "nothing"], "the library has none"),
+        (["library", "build", *TASKS, *FEW, "--layer", "2", "--out", "lib"], "choose another folder"),
+        (["library", "build", "--group", "cooking"], "there are none; known are"),
+    ]:
+        code, out, err = run(*arguments, as_json=False)
+        assert code == 2, (arguments, err)
+        assert err.startswith("lens-fv: ") or "library.json" in err
+        assert said in err
+        assert "Traceback" not in out + err
