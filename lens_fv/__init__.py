@@ -12,12 +12,16 @@ _HOMES = {
     "lens_fv.errors": ("LensFVError",),
     "lens_fv.model": ("LensModel", "list_models", "load_model"),
     "lens_fv.tasks": (
+        "Analogy",
         "Pair",
         "PromptTemplate",
         "Split",
         "Task",
+        "list_task",
         "list_tasks",
         "load_task",
+        "make_analogies",
+        "read_analogies",
         "read_task",
         "split_pairs",
     ),
@@ -42,13 +46,31 @@ _HOMES = {
         "tune",
         "tune_many",
     ),
-    "lens_fv.evaluation": ("Evaluation", "evaluate", "load_artefact"),
+    "lens_fv.composition": (
+        "CompositeVector",
+        "VectorLibrary",
+        "WeightMap",
+        "build_library",
+        "compose",
+        "fit_map",
+        "relation_scores",
+    ),
+    "lens_fv.evaluation": ("AnalogyEvaluation", "Evaluation", "evaluate", "evaluate_analogies", "load_artefact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from lens_fv.composition import (
+        CompositeVector,
+        VectorLibrary,
+        WeightMap,
+        build_library,
+        compose,
+        fit_map,
+        relation_scores,
+    )
     from lens_fv.errors import LensFVError
-    from lens_fv.evaluation import Evaluation, evaluate, load_artefact
+    from lens_fv.evaluation import AnalogyEvaluation, Evaluation, evaluate, evaluate_analogies, load_artefact
     from lens_fv.heads import (
         ClassEffects,
         HeadComparison,
@@ -61,7 +83,20 @@ if TYPE_CHECKING:
     )
     from lens_fv.model import LensModel, list_models, load_model
     from lens_fv.patching import Branch, Edit, run_branches, verify
-    from lens_fv.tasks import Pair, PromptTemplate, Split, Task, list_tasks, load_task, read_task, split_pairs
+    from lens_fv.tasks import (
+        Analogy,
+        Pair,
+        PromptTemplate,
+        Split,
+        Task,
+        list_task,
+        list_tasks,
+        load_task,
+        make_analogies,
+        read_analogies,
+        read_task,
+        split_pairs,
+    )
     from lens_fv.vectors import (
         FunctionVector,
         InjectionSweep,
@@ -74,8 +109,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Analogy",
+    "AnalogyEvaluation",
     "Branch",
     "ClassEffects",
+    "CompositeVector",
     "Edit",
     "Evaluation",
     "FunctionVector",
@@ -89,20 +127,30 @@ __all__ = [
     "Split",
     "Task",
     "UniversalHeads",
+    "VectorLibrary",
+    "WeightMap",
     "__version__",
+    "build_library",
     "class_effects",
     "compare_attributions",
+    "compose",
     "decode",
     "evaluate",
+    "evaluate_analogies",
     "extract",
+    "fit_map",
     "list_models",
+    "list_task",
     "list_tasks",
     "load_artefact",
     "load_model",
     "load_task",
+    "make_analogies",
     "random_like",
     "rank_heads",
+    "read_analogies",
     "read_task",
+    "relation_scores",
     "run_branches",
     "split_pairs",
     "sweep_injection",
