@@ -2,6 +2,7 @@
 
 from lens_fv.composition.build import build_library
 from lens_fv.composition.compose import CompositeVector, compose, plain_map
+from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, separation
 from lens_fv.composition.fit import fit_map
 from lens_fv.composition.library import Basis, Entry, VectorLibrary
 from lens_fv.composition.weights import WeightMap, relation_scores
@@ -9,12 +10,16 @@ from lens_fv.composition.weights import WeightMap, relation_scores
 __all__ = [
     "Basis",
     "CompositeVector",
+    "Confidence",
     "Entry",
     "VectorLibrary",
     "WeightMap",
     "build_library",
     "compose",
+    "composite_features",
+    "fit_confidence",
     "fit_map",
     "plain_map",
     "relation_scores",
+    "separation",
 ]

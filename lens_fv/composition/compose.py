@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Provenance, require_shape
 from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.weights import Score, WeightMap, relation_scores
+from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero_shot
@@ -29,12 +29,14 @@ class CompositeVector(FunctionVector):
         weights: of each; they sum to one.
         scores: how well each relation explains the pairs, on average.
         stability: mean overlap of the weights that each pair alone would give, from 0 to 1; 1 for a single pair.
+        source_gain: how much likelier it makes B behind A, in nats a token (the pairs' mean).
     """
 
     names: tuple[str, ...] = ()
     weights: Float[Tensor, " relations"] = field(default_factory=lambda: torch.empty(0))
     scores: Float[Tensor, " relations"] = field(default_factory=lambda: torch.empty(0))
     stability: float = 1.0
+    source_gain: float = 0.0
 
     def __post_init__(self) -> None:
         """Check shapes beside those of a function vector."""
@@ -61,7 +63,8 @@ class CompositeVector(FunctionVector):
         """See `Artefact.facts`."""
         mixture = ", ".join(f"{name} {weight:.2f}" for name, weight in self.top())
         spread = f"entropy {self.entropy:.2f} of {math.log(max(len(self.names), 1)):.2f} nats, stability {self.stability:.2f}"
-        return super().facts() | {"mixture": mixture, "weights": spread}
+        own = f"{self.source_gain:+.2f} nats a token behind A"
+        return super().facts() | {"mixture": mixture, "weights": spread, "makes B likelier by": own}
 
 
 def compose(
@@ -102,6 +105,8 @@ def compose(
     scores = relation_scores(model, basis, given, score=found.score, template=template)
     mean = scores.mean(0)
     weights = found.weights(mean[None], top_k=top_k)[0]
+    vector = weights @ basis.vectors
+    applied = (found.scale * vector).expand(len(given), -1)
     task = Task("analogy", tuple(given))
     provenance = Provenance.of(
         model,
@@ -114,7 +119,7 @@ def compose(
     )
     return CompositeVector(
         provenance=provenance,
-        vector=(weights @ basis.vectors).float().cpu(),
+        vector=vector.float().cpu(),
         head_outputs=torch.zeros(0, model.d_head),
         layer=basis.layer,
         resid_norm=basis.resid_norm,
@@ -123,6 +128,7 @@ def compose(
         weights=weights.float().cpu(),
         scores=mean.float().cpu(),
         stability=_overlap(found.weights(scores, top_k=top_k)),
+        source_gain=float(source_gain(model, basis.layer, applied, given, template=template).mean()),
     )
 
 
@@ -157,8 +163,3 @@ def _overlap(weights: Float[Tensor, "pairs relations"]) -> float:
         return 1.0
     common = torch.minimum(weights[:, None], weights[None]).sum(-1)
     return float((common.sum() - common.diagonal().sum()) / (n * (n - 1)))
-
-
-def rescaled(composite: CompositeVector, scale: float) -> CompositeVector:
-    """The same mixture, added otherwise strongly."""
-    return replace(composite, scale=scale)

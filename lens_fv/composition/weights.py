@@ -52,6 +52,24 @@ def relation_scores(
     return found
 
 
+@torch.no_grad()
+def source_gain(
+    model: LensModel,
+    layer: int,
+    vectors: Float[Tensor, "pairs d_model"],
+    pairs: Sequence[Pair],
+    *,
+    template: PromptTemplate = TODD,
+) -> Float[Tensor, " pairs"]:
+    """How much likelier each pair's own vector makes its (primary) output behind its zero-shot prompt, in nats a token."""
+    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
+    found = torch.empty(len(pairs), device=model.device)
+    for batch in open_batches(model, list(enumerate(encoded))):
+        logprobs = batch.read([layer], vectors[:, None], plain=True).sum(-1) / batch.lengths(model.device)
+        found[list(batch.owners)] = logprobs[:, 1] - logprobs[:, 0]
+    return found
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class WeightMap(Artefact):
     """From scores to weights: softmax(matrix · scores + bias), and how far to go (Kang, Wu and Lu 2026).

@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
 from lens_fv.composition.fit import own_relations
-from lens_fv.composition.weights import Score
+from lens_fv.composition.weights import Score, source_gain
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.readout import answer_ranks
@@ -63,6 +63,7 @@ class AnalogyEvaluation(Artefact):
         top1, full, logprob: see `AnalogyResult`, analogy by analogy.
         choice, calibrated: the right choice won.
         weights: of the composite.
+        source_gain: how much likelier the composite makes B behind A, in nats a token.
         distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
     """
 
@@ -75,6 +76,7 @@ class AnalogyEvaluation(Artefact):
     choice: Bool[Tensor, "analogies conditions"]
     calibrated: Bool[Tensor, "analogies conditions"]
     weights: Float[Tensor, "analogies relations"]
+    source_gain: Float[Tensor, " analogies"]
     distance: Float[Tensor, " analogies"]
 
     @property
@@ -197,6 +199,7 @@ def evaluate_analogies(
         has_choices=torch.tensor([bool(a.choices) for a in analogies]),
         **outcome,
         weights=weights["composite"].float().cpu(),
+        source_gain=source_gain(model, basis.layer, composites["composite"], sources, template=template).cpu(),
         distance=_distances(model, analogies),
     )
 

@@ -69,6 +69,10 @@ def test_a_composite_is_the_softmax_weighted_sum(tiny_model, library):
     assert made.stability == 1.0
     assert made.entropy == pytest.approx(-sum(float(w * w.log()) for w in weights), abs=1e-4)
     assert [name for name, _ in made.top(4)] == [library.names[i] for i in weights.argsort(descending=True)]
+    one = Basis(("it",), 1.5 * made.vector[None], basis.layer, basis.resid_norm)
+    none = Basis(("it",), 0 * made.vector[None], basis.layer, basis.resid_norm)
+    gain = looped(model, one, PAIRS[0])[0] - looped(model, none, PAIRS[0])[0]
+    assert made.source_gain == pytest.approx(gain, abs=1e-3)
     better = made.scores > made.scores.mean()
     assert made.coverage == pytest.approx(float(made.weights[better].sum()))
 
