@@ -10,7 +10,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "lens_fv.errors": ("LensFVError",),
-    "lens_fv.model": ("LensModel", "list_models", "load_model"),
+    "lens_fv.model": (
+        "LensModel",
+        "list_models",
+        "load_model",
+    ),
     "lens_fv.tasks": (
         "Analogy",
         "Pair",
@@ -25,7 +29,12 @@ _HOMES = {
         "read_task",
         "split_pairs",
     ),
-    "lens_fv.patching": ("Branch", "Edit", "run_branches", "verify"),
+    "lens_fv.patching": (
+        "Branch",
+        "Edit",
+        "run_branches",
+        "verify",
+    ),
     "lens_fv.heads": (
         "ClassEffects",
         "HeadComparison",
@@ -39,8 +48,10 @@ _HOMES = {
     "lens_fv.vectors": (
         "FunctionVector",
         "InjectionSweep",
+        "combine",
         "decode",
         "extract",
+        "interpolate",
         "random_like",
         "sweep_injection",
         "tune",
@@ -55,20 +66,18 @@ _HOMES = {
         "fit_map",
         "relation_scores",
     ),
-    "lens_fv.evaluation": ("AnalogyEvaluation", "Evaluation", "evaluate", "evaluate_analogies", "load_artefact"),
+    "lens_fv.evaluation": (
+        "AnalogyEvaluation",
+        "Evaluation",
+        "evaluate",
+        "evaluate_analogies",
+        "load_artefact",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from lens_fv.composition import (
-        CompositeVector,
-        VectorLibrary,
-        WeightMap,
-        build_library,
-        compose,
-        fit_map,
-        relation_scores,
-    )
+    from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, build_library, compose, fit_map, relation_scores
     from lens_fv.errors import LensFVError
     from lens_fv.evaluation import AnalogyEvaluation, Evaluation, evaluate, evaluate_analogies, load_artefact
     from lens_fv.heads import (
@@ -100,8 +109,10 @@ if TYPE_CHECKING:
     from lens_fv.vectors import (
         FunctionVector,
         InjectionSweep,
+        combine,
         decode,
         extract,
+        interpolate,
         random_like,
         sweep_injection,
         tune,
@@ -132,6 +143,7 @@ __all__ = [
     "__version__",
     "build_library",
     "class_effects",
+    "combine",
     "compare_attributions",
     "compose",
     "decode",
@@ -139,6 +151,7 @@ __all__ = [
     "evaluate_analogies",
     "extract",
     "fit_map",
+    "interpolate",
     "list_models",
     "list_task",
     "list_tasks",

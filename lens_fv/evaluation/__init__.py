@@ -4,14 +4,17 @@
 from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.analogies import AnalogyEvaluation, AnalogyResult, evaluate_analogies
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
+from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [
     "AnalogyEvaluation",
     "AnalogyResult",
     "Evaluation",
+    "ListComposition",
     "Result",
     "bootstrap_interval",
+    "compose_lists",
     "evaluate",
     "evaluate_analogies",
     "load_artefact",

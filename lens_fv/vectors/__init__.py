@@ -1,6 +1,7 @@
 """What does the task look like inside?"""
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.vectors.arithmetic import combine, interpolate
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, random_like
@@ -13,8 +14,10 @@ __all__ = [
     "FunctionVector",
     "InjectionSweep",
     "Provenance",
+    "combine",
     "decode",
     "extract",
+    "interpolate",
     "random_like",
     "sweep_injection",
     "tune",

@@ -99,6 +99,23 @@ class FunctionVector(Artefact):
         nothing = self.head_outputs[:0]
         return replace(self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0)
 
+    def __add__(self, other: "FunctionVector") -> "FunctionVector":
+        return _sum((self, other), (1.0, 1.0))
+
+    def __sub__(self, other: "FunctionVector") -> "FunctionVector":
+        return _sum((self, other), (1.0, -1.0))
+
+    def __mul__(self, factor: float | int) -> "FunctionVector":
+        return _sum((self,), (factor,))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float | int) -> "FunctionVector":
+        return _sum((self,), (1 / divisor,))
+
+    def __neg__(self) -> "FunctionVector":
+        return _sum((self,), (-1.0,))
+
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
@@ -114,6 +131,12 @@ def random_like(vector: FunctionVector, *, seed: int = 0) -> FunctionVector:
     draw = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
     length = vector.vector.norm() * vector.scale
     return vector.with_vector(draw * length / draw.norm(), method="random", options={"random_seed": seed})
+
+
+def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) -> FunctionVector:
+    from lens_fv.vectors.arithmetic import combine  # which needs vectors first
+
+    return combine(vectors, weights)
 
 
 def _hook(edit: Edit, position: int) -> Hook:

@@ -1,0 +1,92 @@
+"""Is the vector of a composed task the sum of its parts'?"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.evaluate import Evaluation, evaluate
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import TODD, PromptTemplate, Task, list_task, split_pairs
+from lens_fv.vectors import FunctionVector, tune_many
+
+Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
+
+
+class ListComposition(NamedTuple):
+    """What `compose_lists` made and found.
+
+    Attributes:
+        vectors: "first_output", "last_copy", "first_copy", their sum "predicted" and "direct", which was made for the task.
+        evaluation: of all five on the composed task's test lists, beside the controls of `evaluate`.
+    """
+
+    vectors: dict[str, FunctionVector]
+    evaluation: Evaluation
+
+
+def compose_lists(
+    model: LensModel,
+    task: Task,
+    make: Make | None = None,
+    *,
+    length: int = 3,
+    n_pairs: int = 200,
+    n_shots: int = 10,
+    most_items: int | None = None,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    progress: bool = False,
+) -> ListComposition:
+    """Predict the vector of "the last word's output" from three others, and test it (Todd et al. 2024).
+
+    On lists of a task's inputs: v(last, output) = v(first, output) + v(last, copy) - v(first, copy). Beside the prediction
+    stand its three parts, the vector made for the task itself and a random one of the prediction's length.
+
+    Args:
+        model: the model.
+        task: whose inputs fill the lists; see `list_task`.
+        make: makes a vector for each of four tasks, all at one layer; it may use the training and validation parts of
+            `split_pairs(task, seed=seed)`. Default: `tune_many` at the middle layer.
+        length: words a list.
+        n_pairs: lists of each task. Those of different parts of the split share words, but none is in two.
+        n_shots: see `evaluate`.
+        most_items: see `evaluate`.
+        template: how prompts are written.
+        seed: of the lists, their splits and the random vector.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: what `list_task`, `combine`, `evaluate` and the default `make` raise, or another number of vectors.
+    """
+    corners = {
+        f"{item}_{answer}": list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
+        for item in ("first", "last")
+        for answer in ("output", "copy")
+    }
+    asked = corners["last_output"]
+    splits = {corner.name: split_pairs(corner, seed=seed) for corner in corners.values()}
+    if make is None:
+        middle = round(0.5 * (model.n_layers - 1))
+        made = tune_many(
+            model, list(corners.values()), layer=middle, splits=splits, template=template, seed=seed, progress=progress
+        )
+    else:
+        made = make(list(corners.values()))
+    if len(made) != len(corners):
+        raise LensFVError(f"compose lists of {task.name}: `make` gave {len(made)} vectors for {len(corners)} tasks")
+    found = dict(zip(corners, made, strict=True))
+    vectors = {name: found[name] for name in ("first_output", "last_copy", "first_copy")} | {"direct": found["last_output"]}
+    # The last one, so that the random control has its length.
+    vectors["predicted"] = vectors["first_output"] + vectors["last_copy"] - vectors["first_copy"]
+    evaluation = evaluate(
+        model,
+        asked,
+        vectors,
+        split=splits[asked.name],
+        n_shots=n_shots,
+        most_items=most_items,
+        template=template,
+        seed=seed,
+        progress=progress,
+    )
+    return ListComposition(vectors, evaluation)

@@ -1,0 +1,104 @@
+"""Sums, differences and mixtures of vectors, which remember what they are made of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import torch
+
+from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.vectors.function_vector import FunctionVector
+
+METHOD = "combined"
+NAMED = 4
+"""Terms that the name of a combination spells out."""
+
+
+def combine(vectors: Sequence[FunctionVector], weights: Sequence[float | int], *, layer: int | None = None) -> FunctionVector:
+    """The weighted sum of vectors, their scales applied (Todd et al. 2024 compose tasks so).
+
+    `a + b`, `a - b`, `-a`, `2 * a` and `a / 2` are short for it. The provenance's `options["terms"]` lists every vector with
+    its weight, task, task_hash, method, seed and layer; combinations of combinations list the vectors at the bottom.
+
+    Args:
+        vectors: of one model in one basis.
+        weights: one a vector.
+        layer: where the sum is added; needed if the vectors are added at several. Its `resid_norm` is the mean of the
+            vectors' at that layer, or of all if none is.
+
+    Raises:
+        LensFVError: no vectors, another number of weights, one that is not finite, vectors of several models, bases or (without
+            `layer`) layers, or one that is injected at its heads.
+    """
+    if not vectors or len(vectors) != len(weights) or not all(map(math.isfinite, weights)):
+        raise LensFVError(f"combine {len(vectors)} vectors with weights {list(weights)}: give one finite weight a vector")
+    first = vectors[0]
+    for vector in vectors:
+        _require_same(first.provenance, vector.provenance)
+        if vector.site != "resid_post":
+            raise LensFVError(
+                f"combine the vector of {vector.provenance.task}: it is injected at its heads, where it takes the place of "
+                "their outputs, which do not add up; take its sum with .at(site='resid_post')"
+            )
+    layers = sorted({vector.layer for vector in vectors})
+    if layer is None and len(layers) > 1:
+        raise LensFVError(f"combine vectors of layers {', '.join(map(str, layers))}: say where the sum goes with layer=")
+    at = layers[0] if layer is None else layer
+    norms = [v.resid_norm for v in vectors if v.layer == at] or [v.resid_norm for v in vectors]
+    rows = torch.stack([vector.vector.to(first.vector) * vector.scale for vector in vectors])
+    terms = [term for vector, weight in zip(vectors, weights, strict=True) for term in _terms(vector, weight)]
+    return FunctionVector(
+        provenance=_provenance([v.provenance for v in vectors], terms),
+        vector=torch.tensor(weights).to(rows) @ rows,
+        head_outputs=first.head_outputs[:0],
+        layer=at,
+        resid_norm=sum(norms) / len(norms),
+    )
+
+
+def interpolate(a: FunctionVector, b: FunctionVector, t: float | int) -> FunctionVector:
+    """The vector on the line from `a` (t = 0) to `b` (t = 1).
+
+    Raises:
+        LensFVError: see `combine`.
+    """
+    return combine([a, b], [1 - t, t])
+
+
+def _require_same(a: Provenance, b: Provenance) -> None:
+    for what in ("model", "revision", "weight_processing", "shape"):
+        one, other = getattr(a, what), getattr(b, what)
+        if one != other and None not in (one, other):
+            kind = what.replace("_", " ")
+            raise LensFVError(
+                f"combine vectors of {a.task} and {b.task}: their {kind}s are {one} and {other}; take those of one"
+            )
+
+
+def _terms(vector: FunctionVector, weight: float | int) -> list[dict[str, Any]]:
+    p, factor = vector.provenance, weight * vector.scale
+    if p.method == METHOD:
+        return [term | {"weight": factor * term["weight"]} for term in p.options["terms"]]
+    told = {"task": p.task, "task_hash": p.task_hash, "method": p.method, "seed": p.seed, "layer": vector.layer}
+    return [{"weight": factor, **told}]
+
+
+def _provenance(parts: Sequence[Provenance], terms: Sequence[dict[str, Any]]) -> Provenance:
+    signed = [("- " if t["weight"] < 0 else "+ ") + f"{abs(t['weight']):.3g} {t['task']}".removeprefix("1 ") for t in terms]
+    name = " ".join(signed).removeprefix("+ ") if len(terms) <= NAMED else f"sum of {len(terms)} vectors"
+    return replace(
+        parts[0],
+        task=name,
+        task_hash=_joint([p.task_hash for p in parts]),
+        prompts_hash=_joint([p.prompts_hash for p in parts]),
+        method=METHOD,
+        options={"terms": tuple(terms)},
+    )
+
+
+def _joint(hashes: Sequence[str]) -> str:
+    """One fingerprint for several; what they have in common, if that is all."""
+    return hashes[0] if len(set(hashes)) == 1 else sha256(" ".join(hashes).encode()).hexdigest()[:16]
