@@ -68,10 +68,13 @@ _HOMES = {
     ),
     "lens_fv.evaluation": (
         "AnalogyEvaluation",
+        "DecodingStudy",
         "Evaluation",
+        "compose_lists",
         "evaluate",
         "evaluate_analogies",
         "load_artefact",
+        "study_decoding",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -79,7 +82,16 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, build_library, compose, fit_map, relation_scores
     from lens_fv.errors import LensFVError
-    from lens_fv.evaluation import AnalogyEvaluation, Evaluation, evaluate, evaluate_analogies, load_artefact
+    from lens_fv.evaluation import (
+        AnalogyEvaluation,
+        DecodingStudy,
+        Evaluation,
+        compose_lists,
+        evaluate,
+        evaluate_analogies,
+        load_artefact,
+        study_decoding,
+    )
     from lens_fv.heads import (
         ClassEffects,
         HeadComparison,
@@ -125,6 +137,7 @@ __all__ = [
     "Branch",
     "ClassEffects",
     "CompositeVector",
+    "DecodingStudy",
     "Edit",
     "Evaluation",
     "FunctionVector",
@@ -146,6 +159,7 @@ __all__ = [
     "combine",
     "compare_attributions",
     "compose",
+    "compose_lists",
     "decode",
     "evaluate",
     "evaluate_analogies",
@@ -166,6 +180,7 @@ __all__ = [
     "relation_scores",
     "run_branches",
     "split_pairs",
+    "study_decoding",
     "sweep_injection",
     "tune",
     "tune_many",

@@ -3,13 +3,18 @@
 # From here, because every kind of artefact is known once this room is loaded.
 from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.analogies import AnalogyEvaluation, AnalogyResult, evaluate_analogies
+from lens_fv.evaluation.decoding import study_decoding
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
+from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, DecodingStudy
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [
     "AnalogyEvaluation",
     "AnalogyResult",
+    "DecodingDifference",
+    "DecodingResult",
+    "DecodingStudy",
     "Evaluation",
     "ListComposition",
     "Result",
@@ -18,5 +23,6 @@ __all__ = [
     "evaluate",
     "evaluate_analogies",
     "load_artefact",
+    "study_decoding",
     "wilson_interval",
 ]

@@ -52,7 +52,7 @@ def combine(vectors: Sequence[FunctionVector], weights: Sequence[float | int], *
     terms = [term for vector, weight in zip(vectors, weights, strict=True) for term in _terms(vector, weight)]
     return FunctionVector(
         provenance=_provenance([v.provenance for v in vectors], terms),
-        vector=torch.tensor(weights).to(rows) @ rows,
+        vector=torch.tensor(weights, dtype=rows.dtype, device=rows.device) @ rows,
         head_outputs=first.head_outputs[:0],
         layer=at,
         resid_norm=sum(norms) / len(norms),

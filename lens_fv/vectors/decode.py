@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
 from lens_fv.vectors.function_vector import FunctionVector
@@ -41,9 +43,26 @@ def decode(vector: FunctionVector, model: LensModel, k: int = 10, *, words: Sequ
     """
     if not force:
         vector.provenance.check(model)
-    logits = model.unembed(vector.vector.to(model.device, model.dtype)).float()
+    logits = vocabulary_logits(model, [vector])[0]
     top = logits.softmax(-1).topk(k)
     tokens = [(model.decode(i), p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    first = {word: model.encode(f" {word}", bos=False)[0] for word in words}
-    ranks = {word: int((logits > logits[token]).sum()) + 1 for word, token in first.items()}
-    return Decoded(tokens, ranks, logits.shape[-1])
+    first = [first_token(model, word) for word in words]
+    ranks = ranks_of(logits[None], first)[:, 0].tolist()
+    return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1])
+
+
+def first_token(model: LensModel, word: str) -> int:
+    """The first token of a word behind a blank."""
+    return model.encode(f" {word}", bos=False)[0]
+
+
+def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Float[Tensor, "vectors vocab"]:
+    """Vectors, their scales applied, through the final norm and the unembedding."""
+    rows = torch.stack([vector.vector * vector.scale for vector in vectors])
+    return model.unembed(rows.to(model.device, model.dtype)).float()
+
+
+def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> Int[Tensor, "tokens vectors"]:
+    """The rank of some tokens in the whole vocabulary: 1 plus the number of tokens that are likelier."""
+    asked = logits.new_tensor(tokens, dtype=torch.long)
+    return torch.stack([(row > row[asked, None]).sum(-1) + 1 for row in logits], 1)

@@ -1,0 +1,171 @@
+"""Ranks that words have in what vectors decode to, summarised over relations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from torch import Tensor
+
+from lens_fv.artefact import Artefact
+from lens_fv.errors import LensFVError
+from lens_fv.statistics import bootstrap_interval
+
+Of = Literal["words", "answers"]
+Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]
+TOP = 10
+
+
+class DecodingResult(NamedTuple):
+    """One measure in one condition, over relations.
+
+    Attributes:
+        condition: which vectors, such as "extracted".
+        of: "words" that name the relation or its "answers".
+        measure: see `DecodingStudy.values`.
+        mean: over relations; `low`, `high`: its bootstrap interval over relations.
+        n: relations.
+    """
+
+    condition: str
+    of: Of
+    measure: Measure
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class DecodingDifference(NamedTuple):
+    """Two conditions, relation by relation.
+
+    Attributes:
+        before, after: the conditions.
+        of, measure: see `DecodingResult`.
+        mean: of after minus before; `low`, `high`: its bootstrap interval over relations.
+        p: of Wilcoxon's signed-rank test, two-sided (Wilcoxon 1945); 1 if no relation differs.
+        n: relations.
+    """
+
+    before: str
+    after: str
+    of: Of
+    measure: Measure
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DecodingStudy(Artefact):
+    """Ranks of relation words and answers, for every relation in every condition.
+
+    Decoding is no proxy for steering: vectors that steer well can decode to nothing readable (arXiv 2604.02608).
+
+    Attributes:
+        relations: their names.
+        conditions: which vectors were decoded, such as "extracted" and "tuned"; the order of the last axis.
+        asked: the words whose first tokens are ranked, relation by relation.
+        relation: of each asked word, its index.
+        answer: whether it is a test answer; else it names the relation.
+        ranks: of its first token in the whole vocabulary; 1 is the likeliest.
+        vocabulary: the number of tokens ranked.
+        centred: see `study_decoding`.
+    """
+
+    relations: tuple[str, ...]
+    conditions: tuple[str, ...]
+    asked: tuple[str, ...]
+    relation: Int[Tensor, " asked"]
+    answer: Bool[Tensor, " asked"]
+    ranks: Int[Tensor, "asked conditions"]
+    vocabulary: int
+    centred: bool
+
+    def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:
+        """A measure for every relation; not a number for relations without such words.
+
+        Args:
+            measure: of the ranks of a relation's words: "best_rank", "mean_rank", "median_rank"; the "best_reciprocal" or
+                "mean_reciprocal" of them; "top10", the share of words among the ten likeliest tokens; "hit10", whether any is.
+            of: "words" or "answers".
+
+        Raises:
+            LensFVError: no such measure.
+        """
+        summarise = {
+            "best_rank": lambda ranks: ranks.amin(0),
+            "mean_rank": lambda ranks: ranks.mean(0),
+            "median_rank": lambda ranks: ranks.quantile(0.5, 0),
+            "best_reciprocal": lambda ranks: 1 / ranks.amin(0),
+            "mean_reciprocal": lambda ranks: (1 / ranks).mean(0),
+            "top10": lambda ranks: (ranks <= TOP).double().mean(0),
+            "hit10": lambda ranks: (ranks.amin(0) <= TOP).double(),
+        }
+        if measure not in summarise or of not in get_args(Of):
+            raise LensFVError(f"{measure!r} of {of!r}: choose one of {', '.join(summarise)} of words or answers")
+        found = torch.full((len(self.relations), len(self.conditions)), torch.nan, dtype=torch.float64)
+        for i in range(len(self.relations)):
+            ranks = self.ranks[(self.relation == i) & (self.answer == (of == "answers"))]
+            if len(ranks):
+                found[i] = summarise[measure](ranks.double())
+        return found
+
+    def mean(self, condition: str, measure: Measure, *, of: Of = "words") -> DecodingResult:
+        """One measure in one condition, over the relations that have such words.
+
+        Raises:
+            LensFVError: no such condition or measure, or no relation has such words.
+        """
+        values = self._of_conditions([condition], measure, of)[:, 0]
+        mean, low, high = _interval(values, self.provenance.seed)
+        return DecodingResult(condition, of, measure, mean, low, high, len(values))
+
+    @property
+    def results(self) -> list[DecodingResult]:
+        """Every measure in every condition, of words (if any relation has some) and of answers."""
+        return [self.mean(c, m, of=of) for of in self._having for m in get_args(Measure) for c in self.conditions]
+
+    @property
+    def _having(self) -> list[Of]:
+        return [of for of in get_args(Of) if bool((self.answer == (of == "answers")).any())]
+
+    def difference(self, before: str, after: str, measure: Measure, *, of: Of = "words") -> DecodingDifference:
+        """How two conditions differ, paired by relation.
+
+        Raises:
+            LensFVError: no such condition or measure, or no relation has such words.
+        """
+        values = self._of_conditions([before, after], measure, of)
+        gain = values[:, 1] - values[:, 0]
+        p = float(stats.wilcoxon(gain.numpy()).pvalue) if bool(gain.any()) else 1.0
+        return DecodingDifference(before, after, of, measure, *_interval(gain, self.provenance.seed), p, len(gain))
+
+    def _of_conditions(self, conditions: Sequence[str], measure: Measure, of: Of) -> Float[Tensor, "relations conditions"]:
+        for condition in conditions:
+            if condition not in self.conditions:
+                raise LensFVError(f"decoding of {condition!r} vectors: the study has none; it has {', '.join(self.conditions)}")
+        values = self.values(measure, of=of)[:, [self.conditions.index(c) for c in conditions]]
+        values = values[~values[:, 0].isnan()]
+        if not len(values):
+            raise LensFVError(
+                f"decoding of {', '.join(conditions)} vectors: no relation has {of}; give its task relation_words"
+            )
+        return values
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
+        rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found}
+        ranked = f"{len(self.asked)} in {self.vocabulary:,} tokens" + (", centred" if self.centred else "")
+        return super().facts() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows
+
+
+def _interval(values: Float[Tensor, " relations"], seed: int) -> tuple[float, float, float]:
+    data = np.asarray(values, dtype=float)
+    return float(data.mean()), *bootstrap_interval(data.tolist(), seed=seed)
