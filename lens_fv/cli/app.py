@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lens_fv.cli import analogies, heads, inspect, run, scores, testing, vectors
+from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, vectors
 from lens_fv.cli.bench import bench
 from lens_fv.cli.library import library
 from lens_fv.errors import LensFVError
@@ -25,7 +25,7 @@ for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.r
     app.command()(command)
 for command in (scores.classes, scores.attributions, vectors.extract, vectors.tune, testing.evaluate, testing.sweep):
     app.command()(command)
-for command in (analogies.compose, analogies.analogy, inspect.show):
+for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)
 app.add_typer(library, name="library")
 app.add_typer(bench, name="bench")

@@ -71,6 +71,7 @@ def study_decoding(
     relation: list[int] = []
     answer: list[bool] = []
     ranks: list[Tensor] = []
+    vocabulary = 0
     with progress_bar("decoding", len(rows), show=progress) as tick:
         for i, (task, row) in enumerate(zip(tasks, rows, strict=True)):
             split = (splits or {}).get(task.name) or split_pairs(task, seed=seed)
@@ -81,6 +82,7 @@ def study_decoding(
             asked += [word for word, _ in (*words, *answers)]
             relation += [i] * len(ranks[-1])
             answer += [False] * len(words) + [True] * len(answers)
+            vocabulary = logits.shape[-1]
             tick()
     provenance = Provenance.of(
         model,
@@ -99,7 +101,7 @@ def study_decoding(
         relation=torch.tensor(relation),
         answer=torch.tensor(answer),
         ranks=torch.cat(ranks),
-        vocabulary=logits.shape[-1],
+        vocabulary=vocabulary,
         centred=centred,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -143,7 +143,8 @@ class DecodingStudy(Artefact):
         """
         values = self._of_conditions([before, after], measure, of)
         gain = values[:, 1] - values[:, 0]
-        p = float(stats.wilcoxon(gain.numpy()).pvalue) if bool(gain.any()) else 1.0
+        found: Any = stats.wilcoxon(gain.numpy()) if bool(gain.any()) else None
+        p = 1.0 if found is None else float(found.pvalue)
         return DecodingDifference(before, after, of, measure, *_interval(gain, self.provenance.seed), p, len(gain))
 
     def _of_conditions(self, conditions: Sequence[str], measure: Measure, of: Of) -> Float[Tensor, "relations conditions"]:

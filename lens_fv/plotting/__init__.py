@@ -5,6 +5,7 @@ from lens_fv.plotting.classes import class_heatmap, heads_by_class
 from lens_fv.plotting.conditions import condition_bars
 from lens_fv.plotting.decoded import decoded_words
 from lens_fv.plotting.heads import head_heatmap, top_heads
+from lens_fv.plotting.reading import decoding_scatter
 from lens_fv.plotting.report import Section, save_figures, write_report
 from lens_fv.plotting.sweeps import injection_heatmap, layer_curve
 from lens_fv.plotting.theme import ThemeName, theme
@@ -16,6 +17,7 @@ __all__ = [
     "class_heatmap",
     "condition_bars",
     "decoded_words",
+    "decoding_scatter",
     "head_heatmap",
     "heads_by_class",
     "injection_heatmap",

@@ -44,7 +44,7 @@ def decode(vector: FunctionVector, model: LensModel, k: int = 10, *, words: Sequ
     if not force:
         vector.provenance.check(model)
     logits = vocabulary_logits(model, [vector])[0]
-    top = logits.softmax(-1).topk(k)
+    top = logits.softmax(-1).topk(min(k, len(logits)))
     tokens = [(model.decode(i), p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
@@ -58,8 +58,8 @@ def first_token(model: LensModel, word: str) -> int:
 
 def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Float[Tensor, "vectors vocab"]:
     """Vectors, their scales applied, through the final norm and the unembedding."""
-    rows = torch.stack([vector.vector * vector.scale for vector in vectors])
-    return model.unembed(rows.to(model.device, model.dtype)).float()
+    rows = torch.stack([vector.vector.to(model.device, model.dtype) * vector.scale for vector in vectors])
+    return model.unembed(rows).float()
 
 
 def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> Int[Tensor, "tokens vectors"]:

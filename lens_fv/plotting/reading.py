@@ -1,0 +1,64 @@
+"""Do vectors say more after tuning?"""
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation import DecodingStudy
+from lens_fv.evaluation.ranks import Of
+from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
+
+_OF = {"words": "relation words", "answers": "test answers"}
+
+
+def decoding_scatter(study: DecodingStudy, before: str, after: str, *, of: Of = "words") -> go.Figure:
+    """Reciprocal rank of each relation's best word before (across) and after (up), both axes logarithmic; one point a relation.
+
+    Above the dotted line, the second vector says more. The caption has the mean difference, its bootstrap interval over
+    relations and Wilcoxon's p.
+
+    Args:
+        study: of both conditions.
+        before: a condition.
+        after: another.
+        of: "words" that name the relation, or its test "answers".
+
+    Raises:
+        LensFVError: no such condition, or no relation has such words.
+    """
+    gain = study.difference(before, after, "best_reciprocal", of=of)
+    values = study.values("best_reciprocal", of=of)[:, [study.conditions.index(c) for c in (before, after)]]
+    rows = [(name, x, y) for name, (x, y) in zip(study.relations, values.tolist(), strict=True) if x == x]
+    if before == after:
+        raise LensFVError(f"draw {before} vectors against themselves: name two conditions of {', '.join(study.conditions)}")
+    # Tenths, down to the first below every point.
+    low = -len(str(round(1 / min(min(x, y) for _, x, y in rows)) - 1))
+    ticks = {
+        "tickvals": [10.0**i for i in range(low, 1)],
+        "ticktext": ["1", *(f"1/{10**i:,}" for i in range(1, 1 - low))][::-1],
+    }
+    axis = {"type": "log", "range": [low - 0.05, 0.1], **ticks}
+    line = {"color": GREY, "width": 1, "dash": "dot"}
+    hover = [f"{plain(name)}: rank {1 / x:,.0f} before, {1 / y:,.0f} after" for name, x, y in rows]
+    caption = f"mean difference {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], p = {gain.p:.2g}, {gain.n} relations"
+    place = {"x": 0, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+    return figure(
+        [
+            go.Scatter(x=[10.0**low, 1], y=[10.0**low, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False),
+            go.Scatter(
+                x=[x for _, x, _ in rows],
+                y=[y for _, _, y in rows],
+                mode="markers",
+                marker={"color": PALETTE[0], "size": 8, "opacity": 0.7},
+                cliponaxis=False,
+                hovertext=hover,
+                hovertemplate="%{hovertext}<extra></extra>",
+                showlegend=False,
+            ),
+        ],
+        title=f"Reciprocal rank of the best of each relation's {_OF[of]}: {study.provenance.model}",
+        height=470,
+        xaxis={"title": {"text": f"1 / rank, {plain(before)}"}, **axis},
+        yaxis={"title": {"text": f"1 / rank, {plain(after)}"}, **axis},
+        annotations=[{"text": caption, "showarrow": False, **place}],
+        margin={"t": 76},
+    )

@@ -1,0 +1,81 @@
+"""The command decode, on a tiny model in a folder."""
+
+import json
+
+import pytest
+from helpers import toy_task
+
+from lens_fv.cli.app import execute
+from lens_fv.composition import build_library
+from lens_fv.model import load_model
+from lens_fv.tasks import load_task
+from lens_fv.vectors import FunctionVector, decode
+
+
+@pytest.fixture
+def run(model_folder, tmp_path, monkeypatch, capsys):
+    """`run(...)`: exit code, what `decode` printed, standard error; in a folder with a library of two tasks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
+    tasks = [load_task("present-past"), load_task("toy.json")]
+    build_library(load_model(str(model_folder)), tasks, "library", layer=1, pairs=4, steps=2, learning_rate=0.1)
+
+    def go(*arguments, as_json=True):
+        code = execute(["decode", *arguments, "--model", str(model_folder), *(["--json"] if as_json else [])])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if as_json and out else out, err
+
+    return go
+
+
+def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
+    code, found, _ = run("library", "--words", "walk", "--task", "toy.json", "--top", "3", "--out", "report.json")
+    assert code == 0
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    past, toy = found["vectors"]
+    assert (past["name"], toy["name"], past["method"], past["layer"]) == ("present-past", "toy", "tuned", 1)
+    assert set(past["ranks"]) == {"walk", *load_task("present-past").relation_words}
+    assert set(toy["ranks"]) == {"walk"}
+    assert len(toy["tokens"]) == 3
+    assert "words" not in toy  # a file of pairs names no relation words
+    assert past["words"]["best_rank"] == min(rank for word, rank in past["ranks"].items() if word != "walk")
+    by = {(r["of"], r["measure"]): r for r in found["summary"]}
+    assert (by["words", "best_rank"]["n"], by["answers", "best_rank"]["n"]) == (1, 2)
+    mean = (past["answers"]["top10"] + toy["answers"]["top10"]) / 2
+    assert by["answers", "top10"]["mean"] == pytest.approx(mean)
+
+    code, alone, _ = run("library/present-past.safetensors", "--words", "walk", "--top", "3")
+    assert code == 0
+    assert alone["vectors"] == [past]
+    vector = FunctionVector.load("library/present-past.safetensors")
+    again = decode(vector, load_model(str(model_folder)), 3, words=["walk"])
+    assert alone["vectors"][0]["ranks"]["walk"] == again.ranks["walk"]
+
+    code, centred, _ = run("library", "--task", "toy.json", "--centred")
+    assert code == 0
+    assert centred["centred"]
+    assert centred["vectors"][0]["answers"] != past["answers"]
+
+
+def test_vectors_without_a_known_task_are_read_all_the_same(run):
+    code, found, _ = run("library/toy.safetensors")
+    assert code == 0
+    assert found["summary"] == []
+    assert len(found["vectors"][0]["tokens"]) == 10
+    code, said, _ = run("library/toy.safetensors", as_json=False)
+    assert code == 0
+    assert "likeliest tokens" in said and "mean over relations" not in said
+
+
+def test_what_cannot_be_read_is_one_line(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text('[{"input": "a", "output": "b"}]')
+    for arguments, said in [
+        (["empty"], "it has no library.json"),
+        (["nowhere.safetensors"], "no such file"),
+        (["library", "--task", "other.json"], "no vector is of other with these pairs"),
+        (["library/present-past.safetensors", "--centred"], "centre the decoding of present-past alone"),
+    ]:
+        code, _, err = run(*arguments, as_json=False)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert said in err
