@@ -100,10 +100,10 @@ class FunctionVector(Artefact):
         return replace(self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0)
 
     def __add__(self, other: "FunctionVector") -> "FunctionVector":
-        return _sum((self, other), (1.0, 1.0))
+        return _sum((self, other), (1.0, 1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
     def __sub__(self, other: "FunctionVector") -> "FunctionVector":
-        return _sum((self, other), (1.0, -1.0))
+        return _sum((self, other), (1.0, -1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
     def __mul__(self, factor: float | int) -> "FunctionVector":
         return _sum((self,), (factor,))
