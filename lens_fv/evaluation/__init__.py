@@ -1,6 +1,6 @@
 """Does it work, and is that more than chance?"""
 
-# From here, because every kind of artefact is known once this room is loaded.
+import lens_fv.similarity  # noqa: F401  (with it, every kind of artefact is known once this room is loaded)
 from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.analogies import AnalogyEvaluation, AnalogyResult, evaluate_analogies
 from lens_fv.evaluation.decoding import study_decoding

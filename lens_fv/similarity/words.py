@@ -1,0 +1,55 @@
+"""What words look like on their own: embeddings, and states inside the model. Their differences are the static baselines."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import Pair
+
+
+@torch.no_grad()
+def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tensor, "pairs d_model"]:
+    """Embedding of each (primary) output less that of its input, each word the mean over its tokens."""
+    words = _words(pairs)
+    rows = {word: model.tl.W_E[_tokens(model, word)].float().mean(0).cpu() for word in words}
+    return torch.stack([rows[pair.output] - rows[pair.input] for pair in pairs])
+
+
+@torch.no_grad()
+def state_differences(
+    model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
+) -> Float[Tensor, "layers pairs d_model"]:
+    """The residual stream behind each (primary) output less that behind its input, each word alone and read at its last token.
+
+    Args:
+        model: the model.
+        pairs: of words.
+        layers: after which states are taken.
+        batch_size: words that run together.
+    """
+    tokens = {word: _tokens(model, word) for word in _words(pairs)}
+    rows: dict[str, Tensor] = {}
+    for length in sorted({len(ids) for ids in tokens.values()}):
+        alike = [word for word, ids in tokens.items() if len(ids) == length]
+        for at in range(0, len(alike), batch_size):
+            part, found = alike[at : at + batch_size], {}
+
+            def keep(x: Tensor, hook: object, found: dict[str, Tensor] = found) -> None:
+                found[hook.name] = x[:, -1].float().cpu()  # pyright: ignore[reportAttributeAccessIssue]
+
+            bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
+            names = [f"blocks.{layer}.hook_resid_post" for layer in layers]
+            model.run_body(torch.tensor([bos + tokens[word] for word in part]), [(name, keep) for name in set(names)])
+            rows |= dict(zip(part, torch.stack([found[name] for name in names], 1), strict=True))
+    return torch.stack([rows[pair.output] - rows[pair.input] for pair in pairs], 1)
+
+
+def _words(pairs: Sequence[Pair]) -> list[str]:
+    return list(dict.fromkeys(word for pair in pairs for word in (pair.input, pair.output)))
+
+
+def _tokens(model: LensModel, word: str) -> list[int]:
+    return model.encode(f" {word}", bos=False)
