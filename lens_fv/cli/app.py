@@ -10,6 +10,7 @@ from rich.console import Console
 from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, vectors
 from lens_fv.cli.bench import bench
 from lens_fv.cli.library import library
+from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ for command in (scores.classes, scores.attributions, vectors.extract, vectors.tu
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)
 app.add_typer(library, name="library")
+app.command()(similarity)
+app.command()(inspect.show)
 app.add_typer(bench, name="bench")
 
 

@@ -7,6 +7,7 @@ from lens_fv.plotting.decoded import decoded_words
 from lens_fv.plotting.heads import head_heatmap, top_heads
 from lens_fv.plotting.reading import decoding_scatter
 from lens_fv.plotting.report import Section, save_figures, write_report
+from lens_fv.plotting.similarities import similarity_heatmap
 from lens_fv.plotting.sweeps import injection_heatmap, layer_curve
 from lens_fv.plotting.theme import ThemeName, theme
 
@@ -23,6 +24,7 @@ __all__ = [
     "injection_heatmap",
     "layer_curve",
     "save_figures",
+    "similarity_heatmap",
     "theme",
     "top_heads",
     "write_report",

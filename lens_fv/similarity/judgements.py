@@ -88,8 +88,13 @@ def _json_lines(text: str, path: Path) -> Iterator[_Judgement]:
 
 def _table(text: str, path: Path) -> Iterator[_Judgement]:
     head = text.lstrip("\n").partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=next((mark for mark in "\t;," if mark in head), ","))
-    rows = [(f"{path}, line {reader.line_num}", [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    mark = next((mark for mark in "\t;," if mark in head), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    try:
+        numbered = [(f"{path}, line {reader.line_num}", [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as e:
+        raise LensFVError(f"{path}, line {reader.line_num}: not a table ({e}); give {FORMATS}") from None
+    rows = [(where, row) for where, row in numbered if any(row)]
     (where, header), *body = rows
     if [cell.lower() for cell in header] == ["a", "b", "score"]:
         for where, row in body:

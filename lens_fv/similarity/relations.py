@@ -50,11 +50,12 @@ def relation_vectors(
             composites[name] = compose(model, others, pairs, weight_map=fitted, template=template)
             tick()
     best = {name: c.names[int(c.scores.argmax())] for name, c in composites.items()}
-    own = {
+    found: dict[str, dict[str, FunctionVector]] = {
         kind: {name: library[name if name in library else best[name]] for name in relations}
         for kind, library in libraries.items()
     }
-    return own | {"composite": dict(composites)}
+    found["composite"] = {**composites}
+    return found
 
 
 def relation_similarities(

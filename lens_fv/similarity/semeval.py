@@ -79,12 +79,13 @@ def _listed(path: Path) -> list[tuple[str, str, str, str, str]]:
     """Where a sub-category stands, its name, class, own title, and what else its line says."""
     rows: list[tuple[str, str, str, str, str]] = []
     for where, line in _lines(path):
-        cells = [cell.strip() for cell in line.split(",", 4)]
-        if len(cells) != 5 or not all(cells):
+        number, letter, group, family, rest = (cell.strip() for cell in (line + 4 * ",").split(",", 4))
+        name = number + letter
+        if not all((number, letter, group, family, rest.strip(", "))):
             raise LensFVError(f"{where}: expected class number, letter, class, sub-category and more, parted by commas")
-        if any(row[1] == cells[0] + cells[1] for row in rows):
-            raise LensFVError(f"{where}: sub-category {cells[0] + cells[1]} is listed twice")
-        rows.append((where, cells[0] + cells[1], *cells[2:]))
+        if any(row[1] == name for row in rows):
+            raise LensFVError(f"{where}: sub-category {name} is listed twice")
+        rows.append((where, name, group, family, rest.rstrip(", ")))
     return rows
 
 

@@ -1,0 +1,113 @@
+"""The command similarity: do vectors find alike what people find alike?"""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lens_fv.cli.heads import columns
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+
+if TYPE_CHECKING:
+    from lens_fv.composition import VectorLibrary
+    from lens_fv.tasks import Pair
+
+
+def similarity(
+    library: Annotated[list[Path], typer.Argument(help="Folders of vector libraries; composites are of the first.")],
+    model: ModelName = DEFAULT_MODEL,
+    judgements: Annotated[
+        Path | None, typer.Option(help="Human similarities: a square CSV, or a list of a, b, score (CSV, TSV, JSON lines).")
+    ] = None,
+    semeval: Annotated[Path | None, typer.Option(help="A folder of SemEval-2012 Task 2; its relations are compared.")] = None,
+    relation: Annotated[list[str] | None, typer.Option(help="Compare these alone; may be given several times.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Files of pairs of relations that are not built in.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of a library's relation that its composite is read off.")] = 5,
+    permutations: Annotated[int, typer.Option(min=1, help="For p-values.")] = 10_000,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON report to this file.")] = None,
+) -> None:
+    """Compare similarities of relations with a taxonomy, with human judgements, and (SemEval) with human typicality.
+
+    Compared are the vectors of every library (of a relation that it lacks, the one that explains its pairs best), composites,
+    their weights, and word embeddings. Writes nothing unless --out is given.
+    """
+    from lens_fv.composition import VectorLibrary
+    from lens_fv.errors import LensFVError
+    from lens_fv.similarity import (
+        FEWEST,
+        compare_similarities,
+        read_judgements,
+        read_semeval,
+        relation_similarities,
+        relation_vectors,
+        taxonomy_structure,
+        typicality,
+    )
+
+    libraries = _by_method(library, [VectorLibrary.open(folder) for folder in library])
+    basis = next(iter(libraries.values()))
+    rated = {r.name: r for r in read_semeval(semeval)} if semeval else {}
+    groups = {name: r.group for name, r in rated.items()} or {entry.name: entry.group for entry in basis.entries}
+    names = relation or list(groups)
+    unknown = [name for name in names if name not in groups]
+    if unknown:
+        raise LensFVError(f"compare {unknown[0]}: no such relation in {semeval or library[0]}; it has {', '.join(groups)}")
+    human = read_judgements(judgements, known=names) if judgements else None
+    examples = {n: rated[n].examples for n in names} if rated else _pairs(names, task or [], pairs, seed)
+    lens = open_model(model, device, dtype)
+    vectors = relation_vectors(lens, libraries, examples, progress=True)
+    matrices = relation_similarities(lens, vectors, examples)
+    payload: dict[str, Any] = {"model": lens.name, "relations": names, "classes": [groups[n] for n in names]}
+    views: list[Any] = []
+    if len(names) >= FEWEST and 1 < len(set(payload["classes"])) < len(names):
+        table = columns("similarity by", "same class", "different", "difference", "p", "AUC", "p", title="by taxonomy")
+        payload["taxonomy"] = []
+        for kind, matrix in matrices.items():
+            t = taxonomy_structure(matrix, payload["classes"], permutations=permutations, seed=seed)
+            cells = [f"{t.same:+.3f}", f"{t.different:+.3f}", f"{t.difference:+.3f}", f"{t.difference_p:.4f}", f"{t.auc:.3f}"]
+            table.add_row(kind, *cells, f"{t.auc_p:.4f}")
+            payload["taxonomy"].append({"kind": kind, **t._asdict()})
+        views.append(table)
+    if human is not None:
+        table = columns("similarity by", "coefficient", "value", "95 % interval", "p", title=f"against {judgements}")
+        payload["judgements"] = []
+        for kind, matrix in matrices.items():
+            for coefficient in ("spearman", "pearson"):
+                a = compare_similarities(matrix, human, coefficient=coefficient, permutations=permutations, seed=seed)
+                table.add_row(kind, coefficient, f"{a.value:+.3f}", f"[{a.low:+.3f}, {a.high:+.3f}]", f"{a.p:.4f}")
+                payload["judgements"].append({"kind": kind, **{k: None if v != v else v for k, v in a._asdict().items()}})
+        views.append(table)
+    if rated:
+        found = typicality(lens, [rated[n] for n in names], vectors, library=basis, seed=seed, progress=True)
+        table = columns("typicality by", "Spearman", "95 % interval", "relations", title="within SemEval-2012 relations")
+        for r in found.results:
+            table.add_row(r.measure, f"{r.spearman:+.3f}", f"[{r.low:+.3f}, {r.high:+.3f}]", str(r.n))
+        by_relation = {name: row for name, row in zip(names, found.by_relation().tolist(), strict=True)}
+        payload["typicality"] = {"results": [r._asdict() for r in found.results], "by_relation": by_relation}
+        views.append(table)
+    emit(payload, as_json, *views, *([f"written to {out}"] if out else []), out=out)
+
+
+def _by_method(folders: list[Path], found: "list[VectorLibrary]") -> "dict[str, VectorLibrary]":
+    """Libraries by how their vectors were made, or by folder where that does not tell them apart."""
+    from lens_fv.errors import LensFVError
+
+    methods = ["+".join(sorted({entry.method for entry in library.entries})) for library in found]
+    names = methods if len(set(methods)) == len(methods) else [folder.name for folder in folders]
+    if len(set(names)) < len(names) or not all(len(library) for library in found):
+        raise LensFVError(f"compare {len(found)} libraries ({', '.join(names)}): give different ones, none of them empty")
+    return dict(zip(names, found, strict=True))
+
+
+def _pairs(names: list[str], files: list[str], n: int, seed: int) -> "dict[str, list[Pair]]":
+    """Some pairs of each relation: its own file's, or those of the built-in relation of that name."""
+    from lens_fv.tasks import load_task
+
+    own = {task.name: task for task in map(load_task, files)}
+    tasks = [own[name] if name in own else load_task(name) for name in names]
+    return {task.name: random.Random(seed).sample(task.pairs, min(n, len(task))) for task in tasks}

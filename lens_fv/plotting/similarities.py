@@ -1,0 +1,59 @@
+"""Which relations are alike?"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+from lens_fv.plotting.theme import GREY, figure, plain
+from lens_fv.similarity import SimilarityMatrix
+
+
+def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
+    """A similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
+
+    Up to 60 items are written on the axes, of more only their classes; the hover text has all. The diagonal is left empty.
+
+    Args:
+        matrix: of any items.
+        classes: of each item, in the matrix' order; the classes are drawn in the order in which they first come.
+        title: what is compared, by what.
+
+    Raises:
+        LensFVError: another number of classes than of items.
+    """
+    if len(classes) != len(matrix.names):
+        raise LensFVError(f"draw similarities of {len(matrix.names)} items: {len(classes)} classes; give one for each")
+    first = list(dict.fromkeys(classes))
+    order = sorted(range(len(classes)), key=lambda i: first.index(classes[i]))
+    names, n = [plain(matrix.names[i]) for i in order], len(order)
+    kinds = [plain(classes[i] or "no class") for i in order]
+    values = [
+        [None if i == j or (value := float(matrix.values[i, j])) != value else value for j in order] for i in order
+    ]  # NaN: not compared
+    hover = [
+        [f"{a} ({c}), {b} ({d}): " + ("not compared" if v is None else f"{v:+.3f}") for b, d, v in zip(names, kinds, row)]
+        for a, c, row in zip(names, kinds, values)
+    ]
+    heat = go.Heatmap(z=values, text=hover, hovertemplate="%{text}<extra></extra>", coloraxis="coloraxis", hoverongaps=False)
+    sizes = [(kind, len(list(group))) for kind, group in groupby(kinds)]
+    ends = [sum(size for _, size in sizes[: i + 1]) for i in range(len(sizes))]
+    if n <= 60:
+        ticks = {"tickvals": list(range(n)), "ticktext": names}
+    else:
+        ticks = {"tickvals": [end - (size + 1) / 2 for end, (_, size) in zip(ends, sizes)], "ticktext": [k for k, _ in sizes]}
+    furthest = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
+    line = {"type": "line", "line": {"color": GREY, "width": 1}, "layer": "above"}
+    across = [line | {"x0": end - 0.5, "x1": end - 0.5, "y0": -0.5, "y1": n - 0.5} for end in ends[:-1]]
+    down = [line | {"y0": end - 0.5, "y1": end - 0.5, "x0": -0.5, "x1": n - 0.5} for end in ends[:-1]]
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, n - 0.5]} | ticks
+    return figure(
+        [heat],
+        title=title,
+        height=max(260, min(14 * n, 900)) + 160,
+        coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "similarity", "side": "top"}}},
+        xaxis=axis | {"tickangle": -60},
+        yaxis=axis | {"range": [n - 0.5, -0.5]},
+        shapes=across + down,
+    )
