@@ -1,6 +1,8 @@
 """What words look like on their own: embeddings, and states inside the model. Their differences are the static baselines."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,20 +33,21 @@ def state_differences(
         batch_size: words that run together.
     """
     tokens = {word: _tokens(model, word) for word in _words(pairs)}
+    bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
     rows: dict[str, Tensor] = {}
     for length in sorted({len(ids) for ids in tokens.values()}):
         alike = [word for word, ids in tokens.items() if len(ids) == length]
         for at in range(0, len(alike), batch_size):
-            part, found = alike[at : at + batch_size], {}
-
-            def keep(x: Tensor, hook: object, found: dict[str, Tensor] = found) -> None:
-                found[hook.name] = x[:, -1].float().cpu()  # pyright: ignore[reportAttributeAccessIssue]
-
-            bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
-            names = [f"blocks.{layer}.hook_resid_post" for layer in layers]
-            model.run_body(torch.tensor([bos + tokens[word] for word in part]), [(name, keep) for name in set(names)])
-            rows |= dict(zip(part, torch.stack([found[name] for name in names], 1), strict=True))
+            part = alike[at : at + batch_size]
+            found: dict[int, Tensor] = {}
+            hooks = [(f"blocks.{layer}.hook_resid_post", partial(_keep, found, layer)) for layer in set(layers)]
+            model.run_body(torch.tensor([bos + tokens[word] for word in part]), hooks)
+            rows |= dict(zip(part, torch.stack([found[layer] for layer in layers], 1), strict=True))
     return torch.stack([rows[pair.output] - rows[pair.input] for pair in pairs], 1)
+
+
+def _keep(found: dict[int, Tensor], layer: int, x: Tensor, hook: Any) -> None:  # noqa: ARG001
+    found[layer] = x[:, -1].float().cpu()
 
 
 def _words(pairs: Sequence[Pair]) -> list[str]:
