@@ -28,9 +28,8 @@ for command in (scores.classes, scores.attributions, vectors.extract, vectors.tu
     app.command()(command)
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)
-app.add_typer(library, name="library")
 app.command()(similarity)
-app.command()(inspect.show)
+app.add_typer(library, name="library")
 app.add_typer(bench, name="bench")
 
 
