@@ -42,13 +42,23 @@ _HOMES = {
         "tune",
         "tune_many",
     ),
-    "lens_fv.evaluation": ("Evaluation", "evaluate", "load_artefact"),
+    "lens_fv.kinds": (
+        "Adapter",
+        "HeadWeights",
+        "SoftPrompt",
+        "learn_head_weights",
+        "learn_soft_prompt",
+        "mean_state",
+        "task_state",
+        "train_adapter",
+    ),
+    "lens_fv.evaluation": ("Evaluation", "compare_kinds", "evaluate", "load_artefact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from lens_fv.errors import LensFVError
-    from lens_fv.evaluation import Evaluation, evaluate, load_artefact
+    from lens_fv.evaluation import Evaluation, compare_kinds, evaluate, load_artefact
     from lens_fv.heads import (
         ClassEffects,
         HeadComparison,
@@ -58,6 +68,16 @@ if TYPE_CHECKING:
         compare_attributions,
         rank_heads,
         universal_heads,
+    )
+    from lens_fv.kinds import (
+        Adapter,
+        HeadWeights,
+        SoftPrompt,
+        learn_head_weights,
+        learn_soft_prompt,
+        mean_state,
+        task_state,
+        train_adapter,
     )
     from lens_fv.model import LensModel, list_models, load_model
     from lens_fv.patching import Branch, Edit, run_branches, verify
@@ -74,6 +94,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Adapter",
     "Branch",
     "ClassEffects",
     "Edit",
@@ -81,31 +102,39 @@ __all__ = [
     "FunctionVector",
     "HeadComparison",
     "HeadRanking",
+    "HeadWeights",
     "InjectionSweep",
     "LensFVError",
     "LensModel",
     "Pair",
     "PromptTemplate",
+    "SoftPrompt",
     "Split",
     "Task",
     "UniversalHeads",
     "__version__",
     "class_effects",
     "compare_attributions",
+    "compare_kinds",
     "decode",
     "evaluate",
     "extract",
+    "learn_head_weights",
+    "learn_soft_prompt",
     "list_models",
     "list_tasks",
     "load_artefact",
     "load_model",
     "load_task",
+    "mean_state",
     "random_like",
     "rank_heads",
     "read_task",
     "run_branches",
     "split_pairs",
     "sweep_injection",
+    "task_state",
+    "train_adapter",
     "tune",
     "tune_many",
     "universal_heads",

@@ -22,7 +22,15 @@ app = typer.Typer(
 )
 for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.rank, heads.universal):
     app.command()(command)
-for command in (scores.classes, scores.attributions, vectors.extract, vectors.tune, testing.evaluate, testing.sweep):
+for command in (
+    scores.classes,
+    scores.attributions,
+    vectors.extract,
+    vectors.tune,
+    testing.evaluate,
+    testing.compare,
+    testing.sweep,
+):
     app.command()(command)
 app.command()(inspect.show)
 app.add_typer(bench, name="bench")

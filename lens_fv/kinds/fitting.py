@@ -30,7 +30,7 @@ class Fit(NamedTuple):
     values: list[Tensor]
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, int | float]:
         """What provenance records of it."""
         return {"best_step": self.step, "validation_logprob": self.logprob}
 

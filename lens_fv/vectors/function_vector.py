@@ -14,7 +14,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching import Edit
 
-Site = Literal["resid_post", "state", "heads", "heads_added"]
+Site = Literal["resid_post", "state", "heads"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,9 +25,9 @@ class FunctionVector(Artefact):
         vector: in the residual stream's basis.
         layer: added to the residual stream after this layer, at the last prompt token.
         resid_norm: the residual stream's typical length there: the unit for norms and scales.
-        site: "resid_post" (the vector is added at `layer`), "state" (it replaces the residual stream there), "heads" (each of
-            `heads` gets its mean output put in its own layer; needs no vector, and is exact for models with a norm behind
-            attention) or "heads_added" (these are added to what the heads say).
+        site: "resid_post" (the vector is added at `layer`), "state" (it replaces the residual stream there) or "heads" (each
+            of `heads` gets its mean output put in its own layer; needs no vector, and is exact for models with a norm behind
+            attention).
         heads: (layer, head) of the heads it came from, strongest first; empty for a vector tuned from nothing.
         head_outputs: their mean outputs.
         scale: what `vector` is multiplied with when it is applied.
@@ -48,13 +48,8 @@ class FunctionVector(Artefact):
         require_shape("function vector's head outputs", self.head_outputs, (len(self.heads), d_head))
         if not 0 <= self.layer < layers or any(not (0 <= a < layers and 0 <= b < heads) for a, b in self.heads):
             raise LensFVError(f"function vector at layer {self.layer}, heads {self.heads}: no such place in {layers} x {heads}")
-        if self.at_heads and not self.heads:
+        if self.site == "heads" and not self.heads:
             raise LensFVError("function vector injected at its heads: it has none; use site='resid_post'")
-
-    @property
-    def at_heads(self) -> bool:
-        """Whether it goes to its heads, each in its own layer, rather than to the residual stream."""
-        return self.site in ("heads", "heads_added")
 
     @property
     def norm(self) -> float:
@@ -72,11 +67,10 @@ class FunctionVector(Artefact):
 
     def edits(self) -> list[Edit]:
         """What applying it means to the engine."""
-        mode = "replace" if self.site in ("state", "heads") else "add"
-        if self.at_heads:
+        if self.site == "heads":
             values = self.head_outputs * self.scale
-            return [Edit(layer, z, head=head, mode=mode) for (layer, head), z in zip(self.heads, values, strict=True)]
-        return [Edit(self.layer, self.vector * self.scale, mode=mode)]
+            return [Edit(layer, z, head=head) for (layer, head), z in zip(self.heads, values, strict=True)]
+        return [Edit(self.layer, self.vector * self.scale, mode="replace" if self.site == "state" else "add")]
 
     @contextmanager
     def applied(
@@ -115,10 +109,10 @@ class FunctionVector(Artefact):
 
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
-        where = "its heads" if self.at_heads else f"residual stream after layer {self.layer}"
-        how = "replaces" if self.site in ("state", "heads") else "added"
+        where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
+        where += ", in its place" if self.site == "state" else ""
         return super().facts() | {
-            "injected at": f"{where} ({how}), last prompt token, scale {self.scale:g}",
+            "injected at": f"{where}, last prompt token, scale {self.scale:g}",
             "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",
             "heads": ", ".join(f"{a}.{b}" for a, b in self.heads) or "none",
         }

@@ -68,10 +68,6 @@ class InjectionSweep(Artefact):
         """Check that there is a number for every item, layer and scale."""
         require_shape("sweep's log-probabilities", self.logprob, (len(self.plain_logprob), len(self.layers), len(self.scales)))
 
-    @property
-    def _at_heads(self) -> bool:
-        return self.site in ("heads", "heads_added")
-
     def mean(self, measure: Measure = "logprob") -> Float[Tensor, "layers scales"]:
         """The average over items: an accuracy, or a log-probability in nats."""
         values: Tensor = getattr(self, measure)
@@ -110,13 +106,13 @@ class InjectionSweep(Artefact):
 
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
-        best, where = self.best(), "its heads" if self._at_heads else f"after {len(self.layers)} layers"
+        best, where = self.best(), "its heads" if self.site == "heads" else f"after {len(self.layers)} layers"
         top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
         return super().facts() | {
             "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
             "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
-            "best": f"{'' if self._at_heads else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1:.2f} "
+            "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1:.2f} "
             f"[{best.low:.2f}, {best.high:.2f}], log-prob {best.mean_logprob:.2f} "
             f"[{best.logprob_low:.2f}, {best.logprob_high:.2f}]",
         }
@@ -157,12 +153,12 @@ def sweep_injection(
     """
     if not force:
         vector.provenance.check(model)
-    if vector.at_heads and layers is not None:
+    if vector.site == "heads" and layers is not None:
         raise LensFVError(
             f"sweep a vector injected at its heads over layers {list(layers)}: they stay in their own layers; leave layers "
             "out, or sweep vector.at(site='resid_post')"
         )
-    every = [vector.layer] if vector.at_heads else range(model.n_layers) if layers is None else layers
+    every = [vector.layer] if vector.site == "heads" else range(model.n_layers) if layers is None else layers
     at = tuple(dict.fromkeys(model.check_layer(layer) for layer in every))
     by = tuple(dict.fromkeys(float(scale) for scale in scales))
     if not at or not by:
