@@ -1,5 +1,6 @@
 """The model changed rather than its states: a low-rank update of attention's queries and values."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
@@ -149,17 +150,19 @@ def train_adapter(
 
         return hook
 
-    def logprobs(prompt: EncodedPrompt) -> Tensor:
-        answer = prompt.answers[0]
-        tokens = torch.tensor([[*prompt.tokens, *answer[:-1]]])
-        logits = model.forward(tokens)[0, len(prompt.tokens) - 1 :].float()
-        return -cross_entropy(logits, torch.tensor(answer, device=logits.device), reduction="none")
+    def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
+        answers = torch.tensor([prompt.answers[0] for prompt in group], device=model.device)
+        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in group])
+        logits = model.forward(tokens)[:, -answers.shape[1] :].float()
+        return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
+
+    batches, checks = _alike(training), _alike(held_out)
 
     def loss() -> Tensor:
-        return torch.stack([-logprobs(prompt).mean() for prompt in training]).mean()
+        return -torch.cat([logprobs(group).mean(1) for group in batches]).mean()
 
     def score() -> Tensor:
-        return torch.stack([logprobs(prompt).sum() for prompt in held_out]).mean()[None]
+        return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
 
     handles = [module.register_forward_hook(adapted(place)) for place, module in modules.items()]
     try:
@@ -199,6 +202,14 @@ def train_adapter(
     )
     parts = {f"{part}_{which}": stacked(which, part) for part in PARTS for which in ("down", "up")}
     return Adapter(provenance=provenance, layers=layers, **parts)
+
+
+def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+    """Prompts of one length with answers of one length together: they run as a batch without padding."""
+    groups: dict[tuple[int, int], list[EncodedPrompt]] = defaultdict(list)
+    for prompt in prompts:
+        groups[len(prompt.tokens), len(prompt.answers[0])].append(prompt)
+    return list(groups.values())
 
 
 def projections(model: LensModel) -> dict[tuple[int, str], nn.Linear]:

@@ -39,8 +39,9 @@ class HeadWeights(FunctionVector):
     def top(self, k: int = 5) -> list[tuple[int, int, float]]:
         """The heads of largest weight, either sign: layer, head, weight."""
         flat = self.weights.flatten()
-        order = flat.abs().argsort(descending=True)[:k].tolist()
-        return [(*divmod(i, self.weights.shape[1]), float(flat[i])) for i in order]
+        order: list[int] = flat.abs().argsort(descending=True)[:k].tolist()
+        heads = self.weights.shape[1]
+        return [(i // heads, i % heads, float(flat[i])) for i in order]
 
     def grid(self) -> Tensor:
         """See `Artefact.grid`."""
@@ -67,7 +68,7 @@ def learn_head_weights(
     seed: int = 0,
     progress: bool = False,
 ) -> HeadWeights:
-    """Learn one weight a head for the sum of all heads' mean outputs, added after a layer (Saglam et al. 2025).
+    """Learn one weight a head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
 
     Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, as `tune` does, but over as
     many numbers as there are heads. All weights start at zero; all combinations of layer and learning rate are trained side by

@@ -183,7 +183,7 @@ def learn_soft_prompt(
 
 
 def _lengthened(tokens: Sequence[int], n: int, start: int) -> tuple[int, ...]:
-    return (*tokens[:start], *tokens[-1:] * n, *tokens[start:])
+    return (*tokens[:start], *[tokens[-1]] * n, *tokens[start:])
 
 
 def _edits(states: Tensor, start: int) -> list[Edit]:
