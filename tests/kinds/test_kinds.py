@@ -17,7 +17,7 @@ from lens_fv.tasks import build_prompts, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import random_like
 from lens_fv.vectors.extract import validation_prompts
 
-FEW = {"pairs": 8, "steps": 15}
+FEW = {"pairs": 8, "steps": 5}
 SHOTS = {"n_shots": 2, "n_prompts": 3}
 MAKERS = {
     "mean_state": lambda model, task, **o: mean_state(model, task, **SHOTS, **o),
