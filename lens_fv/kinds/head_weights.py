@@ -141,7 +141,7 @@ def learn_head_weights(
             "pairs": pairs,
             "steps": steps,
             "learning_rate": rate,
-            "candidates": [list(c) for c in candidates],
+            "candidates": tuple(candidates),
             **best.options,
         },
     )

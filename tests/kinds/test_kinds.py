@@ -151,6 +151,7 @@ def test_soft_prompt_is_embeddings_in_front(tiny_model, huggingface_model):
         assert float(scores.logprob) == pytest.approx(float(logprob(model, longer)), abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT asks transformers for it
 def test_adapter_is_what_peft_makes_of_it(tiny_model, huggingface_model):
     """The same matrices in PEFT's layers around the Hugging Face model."""
     peft = pytest.importorskip("peft")
