@@ -66,6 +66,16 @@ _HOMES = {
         "fit_map",
         "relation_scores",
     ),
+    "lens_fv.kinds": (
+        "Adapter",
+        "HeadWeights",
+        "SoftPrompt",
+        "learn_head_weights",
+        "learn_soft_prompt",
+        "mean_state",
+        "task_state",
+        "train_adapter",
+    ),
     "lens_fv.similarity": (
         "RatedRelation",
         "SimilarityMatrix",
@@ -83,6 +93,7 @@ _HOMES = {
         "AnalogyEvaluation",
         "DecodingStudy",
         "Evaluation",
+        "compare_kinds",
         "compose_lists",
         "evaluate",
         "evaluate_analogies",
@@ -99,6 +110,7 @@ if TYPE_CHECKING:
         AnalogyEvaluation,
         DecodingStudy,
         Evaluation,
+        compare_kinds,
         compose_lists,
         evaluate,
         evaluate_analogies,
@@ -114,6 +126,16 @@ if TYPE_CHECKING:
         compare_attributions,
         rank_heads,
         universal_heads,
+    )
+    from lens_fv.kinds import (
+        Adapter,
+        HeadWeights,
+        SoftPrompt,
+        learn_head_weights,
+        learn_soft_prompt,
+        mean_state,
+        task_state,
+        train_adapter,
     )
     from lens_fv.model import LensModel, list_models, load_model
     from lens_fv.patching import Branch, Edit, run_branches, verify
@@ -158,6 +180,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Adapter",
     "Analogy",
     "AnalogyEvaluation",
     "Branch",
@@ -169,6 +192,7 @@ __all__ = [
     "FunctionVector",
     "HeadComparison",
     "HeadRanking",
+    "HeadWeights",
     "InjectionSweep",
     "LensFVError",
     "LensModel",
@@ -176,6 +200,7 @@ __all__ = [
     "PromptTemplate",
     "RatedRelation",
     "SimilarityMatrix",
+    "SoftPrompt",
     "Split",
     "Task",
     "Typicality",
@@ -187,6 +212,7 @@ __all__ = [
     "class_effects",
     "combine",
     "compare_attributions",
+    "compare_kinds",
     "compare_similarities",
     "compose",
     "compose_lists",
@@ -196,6 +222,8 @@ __all__ = [
     "extract",
     "fit_map",
     "interpolate",
+    "learn_head_weights",
+    "learn_soft_prompt",
     "list_models",
     "list_task",
     "list_tasks",
@@ -203,6 +231,7 @@ __all__ = [
     "load_model",
     "load_task",
     "make_analogies",
+    "mean_state",
     "random_like",
     "rank_heads",
     "read_analogies",
@@ -217,7 +246,9 @@ __all__ = [
     "split_pairs",
     "study_decoding",
     "sweep_injection",
+    "task_state",
     "taxonomy_structure",
+    "train_adapter",
     "tune",
     "tune_many",
     "typicality",

@@ -24,7 +24,15 @@ app = typer.Typer(
 )
 for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.rank, heads.universal):
     app.command()(command)
-for command in (scores.classes, scores.attributions, vectors.extract, vectors.tune, testing.evaluate, testing.sweep):
+for command in (
+    scores.classes,
+    scores.attributions,
+    vectors.extract,
+    vectors.tune,
+    testing.evaluate,
+    testing.compare,
+    testing.sweep,
+):
     app.command()(command)
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)

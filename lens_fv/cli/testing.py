@@ -1,4 +1,4 @@
-"""Commands that test vectors: evaluate, sweep."""
+"""Commands that test vectors: evaluate, compare, sweep."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from lens_fv.cli.heads import columns
+from lens_fv.cli.heads import Clean, Trials, columns
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 
 if TYPE_CHECKING:
@@ -51,6 +51,53 @@ def evaluate(
         "model": lens.name,
         "task": the_task.name,
         "prompts": prompts,
+        "results": [r._asdict() for r in found.results],
+        "file": written,
+    }
+    emit(payload, as_json, results_table(found.results), *([f"written to {written}"] if written else []))
+
+
+def compare(
+    model: ModelName = DEFAULT_MODEL,
+    task: TaskName = "present-past",
+    kind: Annotated[list[str] | None, typer.Option(help="One or several; default: all nine.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Training pairs: all that any kind is made from.")] = 20,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="How many heads the extracted vector comes from.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Of Adam, where something is trained.")] = 40,
+    items: Annotated[int | None, typer.Option(min=1, help="Test pairs at most; default: all.")] = None,
+    shots: Shots = 10,
+    clean: Clean = 100,
+    trials: Trials = 25,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
+) -> None:
+    """Set function vectors beside other things made from the same pairs. Writes nothing unless --out is given."""
+    from lens_fv.evaluation import KINDS, compare_kinds
+    from lens_fv.tasks import load_task
+
+    the_task, lens = load_task(task), open_model(model, device, dtype)
+    found = compare_kinds(
+        lens,
+        the_task,
+        kinds=kind or KINDS,
+        pairs=pairs,
+        n_heads=heads,
+        n_shots=shots,
+        n_clean=clean,
+        n_trials=trials,
+        steps=steps,
+        most_items=items,
+        seed=seed,
+        progress=True,
+    )
+    written = None if out is None else str(found.save(out))
+    payload = {
+        "model": lens.name,
+        "task": the_task.name,
+        "pairs": pairs,
         "results": [r._asdict() for r in found.results],
         "file": written,
     }

@@ -3,6 +3,7 @@
 import lens_fv.similarity  # noqa: F401  (with it, every kind of artefact is known once this room is loaded)
 from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.analogies import AnalogyEvaluation, AnalogyResult, evaluate_analogies
+from lens_fv.evaluation.compare import KINDS, compare_kinds
 from lens_fv.evaluation.decoding import study_decoding
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
@@ -10,6 +11,7 @@ from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, Decodin
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [
+    "KINDS",
     "AnalogyEvaluation",
     "AnalogyResult",
     "DecodingDifference",
@@ -19,6 +21,7 @@ __all__ = [
     "ListComposition",
     "Result",
     "bootstrap_interval",
+    "compare_kinds",
     "compose_lists",
     "evaluate",
     "evaluate_analogies",

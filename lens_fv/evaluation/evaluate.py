@@ -10,12 +10,14 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
+from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, random_like
 
+Kind = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]
 
 
@@ -96,7 +98,7 @@ class Evaluation(Artefact):
 def evaluate(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, FunctionVector] | None = None,
+    vectors: Mapping[str, Kind] | None = None,
     *,
     other: FunctionVector | None = None,
     split: Split | None = None,
@@ -113,8 +115,8 @@ def evaluate(
     Args:
         model: the model.
         task: the task.
-        vectors: by the name of their condition ("extracted", "tuned", ...). The random control takes the norm and the place
-            of the last one.
+        vectors: by the name of their condition ("extracted", "tuned", ...); a soft prompt or an adapter will do as well. The
+            random control takes the norm and the place of the last one that is a vector.
         other: another relation's vector: the condition "other_relation".
         split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
         prompts: what the vectors are added to: zero-shot prompts, or few-shot prompts with shuffled labels.
@@ -136,24 +138,32 @@ def evaluate(
     items = split.test[:most_items]
     if not items:
         raise LensFVError(f"evaluate {task.name}: its test split is empty; it needs more pairs")
-    conditions = {"none": None, **vectors}
-    if vectors:
-        conditions["random"] = random_like(list(vectors.values())[-1], seed=seed)
+    conditions: dict[str, Kind] = dict(vectors)
+    directions = [v for v in vectors.values() if isinstance(v, FunctionVector)]
+    if directions:
+        conditions["random"] = random_like(directions[-1], seed=seed)
     if other is not None:
         conditions["other_relation"] = other
-    for vector in conditions.values():
-        if vector is not None and not force:
-            vector.provenance.check(model)
+    for kind in conditions.values():
+        if not force:
+            kind.provenance.check(model)
     shots = build_prompts(items, split.train, n_shots=n_shots, template=template, seed=seed)
     if prompts == "zero_shot":
         plain = [zero_shot(pair, template=template) for pair in items]
     else:
         plain = build_prompts(items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed)
     encoded, encoded_shots = encode_prompts(model, plain), encode_prompts(model, shots)
-    branches = [[] if v is None else v.edits() for v in conditions.values()]
-    scores = score_answers(model, encoded, branches, what=f"{task.name}: vectors", progress=progress)
+    added = {name: v.edits() for name, v in conditions.items() if isinstance(v, FunctionVector)}
+    scores = score_answers(model, encoded, [[], *added.values()], what=f"{task.name}: vectors", progress=progress)
     k_shot = score_answers(model, encoded_shots, [[]], what=f"{task.name}: {n_shots} shots", progress=progress)
-    joined = AnswerScores(*(torch.cat([a[:, :1], b, a[:, 1:]], 1) for a, b in zip(scores, k_shot, strict=True)))
+    columns = {"none": _column(scores, 0), "k_shot": k_shot} | {name: _column(scores, i) for i, name in enumerate(added, 1)}
+    columns |= {
+        name: kind.score(model, encoded, what=f"{task.name}: {name}", force=force, progress=progress)
+        for name, kind in conditions.items()
+        if not isinstance(kind, FunctionVector)
+    }
+    names = ("none", "k_shot", *conditions)
+    joined = AnswerScores(*(torch.cat(each, 1) for each in zip(*(columns[name] for name in names), strict=True)))
     provenance = Provenance.of(
         model,
         task=task.name,
@@ -163,5 +173,8 @@ def evaluate(
         method="evaluation",
         options={"n_shots": n_shots, "prompts": prompts},
     )
-    names = ("none", "k_shot", *list(conditions)[1:])
     return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())
+
+
+def _column(scores: AnswerScores, at: int) -> AnswerScores:
+    return AnswerScores(*(each[:, at : at + 1] for each in scores))

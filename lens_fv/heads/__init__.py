@@ -5,7 +5,7 @@ from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.effects import HeadEffect
-from lens_fv.heads.means import HeadMeans, head_means, resid_norms
+from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
 from lens_fv.heads.planning import RankingPlan, plan_ranking
 from lens_fv.heads.ranking import HeadRanking, rank_heads
 from lens_fv.heads.reliability import Reliability
@@ -29,5 +29,6 @@ __all__ = [
     "plan_ranking",
     "rank_heads",
     "resid_norms",
+    "resid_states",
     "universal_heads",
 ]

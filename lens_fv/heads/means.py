@@ -54,13 +54,18 @@ def head_outputs(
     return HeadMeans(z.mean(0), cross / square.clamp(min=1e-30), norm), z
 
 
+def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:
+    """The residual stream after each layer, at the last token of each of `prompts` (token ids), in single precision."""
+    seen = (_last_token(model, prompt, ("hook_resid_post",))["hook_resid_post"] for prompt in prompts)
+    return torch.stack([torch.stack([states[layer] for layer in range(model.n_layers)]) for states in seen])
+
+
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
     """Mean length of the residual stream after each layer, at the last token of `prompts`.
 
     The unit for learning rates, norms and scales: it differs a hundredfold between models.
     """
-    lengths = [[x.norm() for x in _last_token(model, p, ("hook_resid_post",))["hook_resid_post"].values()] for p in prompts]
-    return torch.tensor(lengths).mean(0)
+    return resid_states(model, prompts).norm(dim=-1).mean(0).cpu()
 
 
 def _last_token(model: LensModel, prompt: Sequence[int], names: Sequence[str]) -> dict[str, dict[int, Tensor]]:

@@ -14,7 +14,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching import Edit
 
-Site = Literal["resid_post", "heads"]
+Site = Literal["resid_post", "state", "heads"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,8 +25,9 @@ class FunctionVector(Artefact):
         vector: in the residual stream's basis.
         layer: added to the residual stream after this layer, at the last prompt token.
         resid_norm: the residual stream's typical length there: the unit for norms and scales.
-        site: "resid_post" (the vector is added at `layer`) or "heads" (each of `heads` gets its mean output put in its own
-            layer; needs no vector, and is exact for models with a norm behind attention).
+        site: "resid_post" (the vector is added at `layer`), "state" (it replaces the residual stream there) or "heads" (each
+            of `heads` gets its mean output put in its own layer; needs no vector, and is exact for models with a norm behind
+            attention).
         heads: (layer, head) of the heads it came from, strongest first; empty for a vector tuned from nothing.
         head_outputs: their mean outputs.
         scale: what `vector` is multiplied with when it is applied.
@@ -69,7 +70,7 @@ class FunctionVector(Artefact):
         if self.site == "heads":
             values = self.head_outputs * self.scale
             return [Edit(layer, z, head=head) for (layer, head), z in zip(self.heads, values, strict=True)]
-        return [Edit(self.layer, self.vector * self.scale, mode="add")]
+        return [Edit(self.layer, self.vector * self.scale, mode="replace" if self.site == "state" else "add")]
 
     @contextmanager
     def applied(
@@ -94,10 +95,17 @@ class FunctionVector(Artefact):
             yield
 
     def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
-        """A vector made from this one, for the same place and without its heads."""
+        """A vector made from this one, for the same place in the residual stream and without its heads."""
         provenance: Provenance = replace(self.provenance, method=method, options={**self.provenance.options, **options})
-        nothing = self.head_outputs[:0]
-        return replace(self, provenance=provenance, vector=vector, heads=(), head_outputs=nothing, site="resid_post", scale=1.0)
+        site: Site = "state" if self.site == "state" else "resid_post"
+        return FunctionVector(
+            provenance=provenance,
+            vector=vector,
+            head_outputs=self.head_outputs[:0],
+            layer=self.layer,
+            resid_norm=self.resid_norm,
+            site=site,
+        )
 
     def __add__(self, other: "FunctionVector") -> "FunctionVector":
         return _sum((self, other), (1.0, 1.0)) if isinstance(other, FunctionVector) else NotImplemented
@@ -119,6 +127,7 @@ class FunctionVector(Artefact):
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
+        where += ", in its place" if self.site == "state" else ""
         return super().facts() | {
             "injected at": f"{where}, last prompt token, scale {self.scale:g}",
             "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",

@@ -144,6 +144,19 @@ def test_sweep_classes_and_attributions(run, tmp_path):
         assert run("show", f"{name}.safetensors", model=False)[0] == 0
 
 
+def test_compare(run, tmp_path):
+    few = ["--pairs", "8", "--steps", "5", "--heads", "3", "--items", "4"]
+    kinds = ["--kind", "extracted", "--kind", "soft_prompt"]
+    code, found, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
+    assert code == 0
+    assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
+    assert {r["n"] for r in found["results"]} == {4}
+    assert [r._asdict() for r in load_artefact(tmp_path / "k.safetensors").results] == found["results"]
+    code, _, said = run("compare", "--task", "toy.json", "--kind", "magic")
+    assert code == 2
+    assert "choose from extracted" in said
+
+
 def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
     code, plan, _ = run("rank", "--task", "toy.json", *QUICK, "--plan")
     assert code == 0

@@ -1,0 +1,127 @@
+"""Function vectors beside everything else that few pairs can be made into."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Literal, get_args
+
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
+from lens_fv.heads import HeadRanking, rank_heads
+from lens_fv.kinds import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
+from lens_fv.kinds.choice import likeliest
+from lens_fv.kinds.states import SCALES
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
+from lens_fv.vectors import FunctionVector, extract, tune
+
+KindName = Literal[
+    "extracted",
+    "distributed",
+    "mean_state",
+    "mean_difference",
+    "task_state",
+    "head_weights",
+    "tuned",
+    "soft_prompt",
+    "lora",
+]
+KINDS: tuple[KindName, ...] = get_args(KindName)
+
+
+def compare_kinds(
+    model: LensModel,
+    task: Task,
+    *,
+    kinds: Sequence[str] = KINDS,
+    pairs: int = 20,
+    ranking: HeadRanking | None = None,
+    n_heads: int = 10,
+    n_shots: int = 10,
+    n_clean: int = 100,
+    n_trials: int = 25,
+    steps: int = 40,
+    most_items: int | None = None,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Make each kind from the same pairs, choose on the same validation pairs, and test all of them on the same test pairs.
+
+    Beside no vector, k-shot prompting with demonstrations from the same pairs, and a random vector of the length and at the
+    place of the last kind that is a vector:
+
+    - "extracted": `extract`, its layer and scale chosen; "distributed": the same heads, each in its own layer, the scale
+      chosen;
+    - "mean_state", "mean_difference" (less the zero-shot mean): `mean_state`; "task_state": `task_state`;
+    - "head_weights": `learn_head_weights`; "tuned": `tune` from zero;
+    - "soft_prompt": `learn_soft_prompt`; "lora": `train_adapter`.
+
+    Everything that is chosen, layers, scales, learning rates and steps, is chosen by the log-probability of the validation
+    answers.
+
+    Args:
+        model: the model.
+        task: the task.
+        kinds: which, in the order of the evaluation.
+        pairs: training pairs: all that demonstrations, means and training see. A ranking's queries are validation pairs.
+        ranking: of this task; default: made here, on the same split.
+        n_heads: of the extracted vector.
+        n_shots: demonstrations a prompt.
+        n_clean: clean prompts that means are taken over.
+        n_trials: corrupted prompts of the ranking.
+        steps: of all training.
+        most_items: score only so many test pairs.
+        template: how prompts are written.
+        seed: of the split, prompts and draws.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: an unknown kind or none, too few pairs for training or for the demonstrations, and what the kinds raise.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(KINDS)}")
+    if n_shots >= pairs:
+        raise LensFVError(
+            f"compare kinds on {pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
+            f"{pairs - 1} shots or give more pairs"
+        )
+    split = split_pairs(task, seed=seed, n_train=pairs)
+    shared = {"split": split, "template": template, "seed": seed, "progress": progress}
+    prompts = {"n_shots": n_shots, "n_prompts": n_clean}
+    learning = {"pairs": len(split.train), "steps": steps}
+
+    @cache
+    def ranked() -> HeadRanking:
+        return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **shared)
+
+    @cache
+    def from_heads() -> FunctionVector:
+        return extract(model, task, ranked(), n_heads=n_heads, layer=0, split=split, template=template)
+
+    def picked(vectors: list[FunctionVector]) -> FunctionVector:
+        return likeliest(model, vectors, split, template, what=f"{task.name}: layer and scale", progress=progress)
+
+    makers: dict[str, Callable[[], Kind]] = {
+        "extracted": lambda: picked([from_heads().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),
+        "distributed": lambda: picked([from_heads().at(site="heads", scale=s) for s in SCALES]),
+        "mean_state": lambda: mean_state(model, task, **prompts, **shared),
+        "mean_difference": lambda: mean_state(model, task, minus="zero_shot", **prompts, **shared),
+        "task_state": lambda: task_state(model, task, n_shots=n_shots, **shared),
+        "head_weights": lambda: learn_head_weights(model, task, means=ranked(), **learning, **shared),
+        "tuned": lambda: tune(model, task, **learning, **shared),
+        "soft_prompt": lambda: learn_soft_prompt(model, task, **learning, **shared),
+        "lora": lambda: train_adapter(model, task, **learning, **shared),
+    }
+    made: dict[str, Kind] = {kind: makers[kind]() for kind in dict.fromkeys(kinds)}
+    return evaluate(
+        model,
+        task,
+        made,
+        split=split,
+        n_shots=n_shots,
+        most_items=most_items,
+        template=template,
+        seed=seed,
+        progress=progress,
+    )
