@@ -1,32 +1,30 @@
 """The model changed rather than its states: a low-rank update of attention's queries and values."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from peft import LoraConfig
+from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.kinds.fitting import fit
+from lens_fv.kinds.lora import PARTS, adapted
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.extract import validation_prompts
-
-PARTS = ("q", "v")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Adapter(Artefact):
     """Low-rank updates of the query and value projections of every layer with attention (LoRA: Hu et al. 2022).
 
-    The weights change by `up @ down`, layer by layer.
+    The weights change by `up @ down`, layer by layer; PEFT trains and applies them.
 
     Attributes:
         layers: which layers.
@@ -48,26 +46,20 @@ class Adapter(Artefact):
 
     @contextmanager
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
-        """Inside the block the model's own weights are changed; behind it they are, bit for bit, what they were.
+        """Inside the block PEFT's layers stand in the model; behind it the model is, bit for bit, what it was.
 
         Raises:
             LensFVError: it belongs to another model, or the model's projections are out of reach.
         """
         if not force:
             self.provenance.check(model)
-        modules = projections(model)
-        updates = [
-            up @ down for ups, downs in ((self.q_up, self.q_down), (self.v_up, self.v_down)) for up, down in zip(ups, downs)
-        ]
-        weights = [modules[layer, part].weight.data for part in PARTS for layer in self.layers]
-        before = [weight.clone() for weight in weights]
-        try:
-            for weight, update in zip(weights, updates, strict=True):
-                weight += update.to(weight)
+        rank = self.q_down.shape[1]
+        with adapted(model, LoraConfig(r=rank, lora_alpha=rank)) as parts, torch.no_grad():
+            for part in PARTS:
+                for at, layer in enumerate(self.layers):
+                    parts[layer, part].down.copy_(getattr(self, f"{part}_down")[at])
+                    parts[layer, part].up.copy_(getattr(self, f"{part}_up")[at])
             yield
-        finally:
-            for weight, old in zip(weights, before, strict=True):
-                weight.copy_(old)
 
     @torch.no_grad()
     def score(
@@ -94,7 +86,7 @@ def train_adapter(
     task: Task,
     *,
     rank: int = 4,
-    alpha: float = 8.0,
+    alpha: int = 8,
     pairs: int = 20,
     learning_rate: float = 2e-3,
     steps: int = 40,
@@ -112,7 +104,7 @@ def train_adapter(
         model: the model.
         task: the task.
         rank: of each update.
-        alpha: updates are multiplied with `alpha / rank` while they are trained; kept, they hold that factor.
+        alpha: updates count `alpha / rank` times; what is kept holds that factor.
         pairs: training pairs.
         learning_rate: of Adam.
         steps: of Adam.
@@ -131,24 +123,8 @@ def train_adapter(
             f"train an adapter of rank {rank} for {task.name} on {pairs} pairs: its training split has {len(split.train)}; "
             "give at least rank 1 and one pair"
         )
-    modules, factor = projections(model), alpha / rank
-    layers = tuple(sorted({layer for layer, _ in modules}))
-    rng = torch.Generator().manual_seed(seed)
-    downs: dict[tuple[int, str], nn.Parameter] = {}
-    ups: dict[tuple[int, str], nn.Parameter] = {}
-    for place, module in modules.items():
-        draw = (torch.rand(rank, module.in_features, generator=rng) * 2 - 1) / module.in_features**0.5
-        downs[place] = nn.Parameter(draw.to(model.device))
-        ups[place] = nn.Parameter(torch.zeros(module.out_features, rank, device=model.device))
     training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
     held_out = validation_prompts(model, split, template)
-
-    def adapted(place: tuple[int, str]) -> Callable[..., Tensor]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG001
-            x = inputs[0].to(downs[place])
-            return output + factor * linear(linear(x, downs[place]), ups[place]).to(output)
-
-        return hook
 
     def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
         answers = torch.tensor([prompt.answers[0] for prompt in group], device=model.device)
@@ -164,25 +140,17 @@ def train_adapter(
     def score() -> Tensor:
         return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
 
-    handles = [module.register_forward_hook(adapted(place)) for place, module in modules.items()]
-    try:
-        best = fit(
-            [*downs.values(), *ups.values()],
-            loss,
-            score,
-            learning_rate=learning_rate,
-            steps=steps,
-            what=f"{task.name}: adapter",
-            progress=progress,
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    values = dict(zip([*(("down", p) for p in downs), *(("up", p) for p in ups)], best.values, strict=True))
+    with torch.random.fork_rng():  # PEFT draws the start from torch's own generator
+        torch.manual_seed(seed)
+        with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
+            weights = [weight for part in parts.values() for weight in part]
+            what = f"{task.name}: adapter"
+            best = fit(weights, loss, score, learning_rate=learning_rate, steps=steps, what=what, progress=progress)
+    values = dict(zip(parts, zip(best.values[::2], best.values[1::2], strict=True), strict=True))
+    layers = tuple(sorted({layer for layer, _ in parts}))
 
-    def stacked(which: str, part: str) -> Tensor:
-        found = torch.stack([values[which, (layer, part)] for layer in layers]).float().cpu()
-        return found * factor if which == "up" else found
+    def stacked(part: str, which: int) -> Float[Tensor, "layers ..."]:
+        return torch.stack([values[layer, part][which].float().cpu() for layer in layers])
 
     provenance = Provenance.of(
         model,
@@ -200,8 +168,14 @@ def train_adapter(
             **best.options,
         },
     )
-    parts = {f"{part}_{which}": stacked(which, part) for part in PARTS for which in ("down", "up")}
-    return Adapter(provenance=provenance, layers=layers, **parts)
+    return Adapter(
+        provenance=provenance,
+        layers=layers,
+        q_down=stacked("q", 0),
+        q_up=stacked("q", 1) * alpha / rank,
+        v_down=stacked("v", 0),
+        v_up=stacked("v", 1) * alpha / rank,
+    )
 
 
 def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
@@ -210,23 +184,3 @@ def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
     for prompt in prompts:
         groups[len(prompt.tokens), len(prompt.answers[0])].append(prompt)
     return list(groups.values())
-
-
-def projections(model: LensModel) -> dict[tuple[int, str], nn.Linear]:
-    """The linear maps to queries ("q") and values ("v") of every layer with attention, by layer and part.
-
-    Raises:
-        LensFVError: the model does not keep them as linear maps of the same shape in all layers.
-    """
-    found = {}
-    for layer in model.attention_layers:
-        for part in PARTS:
-            bridge = getattr(model.tl.blocks[layer].attn, part, None)
-            found[layer, part] = getattr(bridge, "original_component", None)
-    shapes = {(part, tuple(m.weight.shape)) for (_, part), m in found.items() if isinstance(m, nn.Linear)}
-    if len(shapes) != len(PARTS) or not all(isinstance(m, nn.Linear) for m in found.values()):
-        raise LensFVError(
-            f"adapt {model.name}: its query and value projections are not linear maps of one shape in all layers that "
-            f"{model.backend} gives access to; compare it without an adapter"
-        )
-    return found
