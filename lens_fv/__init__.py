@@ -59,6 +59,8 @@ _HOMES = {
     ),
     "lens_fv.composition": (
         "CompositeVector",
+        "Extracted",
+        "Tuned",
         "VectorLibrary",
         "WeightMap",
         "build_library",
@@ -104,7 +106,17 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, build_library, compose, fit_map, relation_scores
+    from lens_fv.composition import (
+        CompositeVector,
+        Extracted,
+        Tuned,
+        VectorLibrary,
+        WeightMap,
+        build_library,
+        compose,
+        fit_map,
+        relation_scores,
+    )
     from lens_fv.errors import LensFVError
     from lens_fv.evaluation import (
         AnalogyEvaluation,
@@ -189,6 +201,7 @@ __all__ = [
     "DecodingStudy",
     "Edit",
     "Evaluation",
+    "Extracted",
     "FunctionVector",
     "HeadComparison",
     "HeadRanking",
@@ -203,6 +216,7 @@ __all__ = [
     "SoftPrompt",
     "Split",
     "Task",
+    "Tuned",
     "Typicality",
     "UniversalHeads",
     "VectorLibrary",

@@ -1,11 +1,12 @@
 """The commands `lens-fv library ...`: vectors of many relations, made once."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from lens_fv.cli.heads import Clean, Trials
 from lens_fv.cli.inspect import Report
 from lens_fv.cli.options import (
     DEFAULT_MODEL,
@@ -17,6 +18,7 @@ from lens_fv.cli.options import (
     NoDtype,
     NoSeed,
     Seed,
+    Shots,
     emit,
     open_model,
 )
@@ -39,26 +41,40 @@ def build(
     ] = None,
     group: Group = None,
     family: Family = None,
+    method: Annotated[
+        Literal["tuned", "extracted", "shuffled"],
+        typer.Option(help="Tuned on pairs, extracted from the strongest heads, or (a control) tuned on wrong answers."),
+    ] = "tuned",
     layer: Annotated[int | None, typer.Option(help="Where all vectors are added; default: the middle.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs of each.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
+    pairs: Annotated[int, typer.Option(min=1, help="Training pairs of each, where tuned.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Of Adam, where tuned.")] = 40,
+    heads: Annotated[int, typer.Option(min=1, help="How many of the strongest, where extracted.")] = 10,
+    shots: Shots = 10,
+    clean: Clean = 100,
+    trials: Trials = 25,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option("--out", help="The folder; default: MODEL-library.")] = None,
 ) -> None:
-    """Tune a vector for every relation, all at one layer.
+    """Make a vector for every relation, all at one layer.
 
     Writes the vectors and their index to the folder --out. What is there is not made again: a build that was stopped goes on.
     """
-    from lens_fv.composition import build_library
+    from lens_fv.composition import Extracted, Tuned, build_library
+    from lens_fv.composition.recipes import middle_layer
     from lens_fv.tasks import list_tasks, load_task
 
     the_tasks = [load_task(name) for name in task or list_tasks(group=group, family=family)]
     lens = open_model(model, device, dtype)
     folder = out or Path(f"{lens.name}-library")
-    made = build_library(lens, the_tasks, folder, layer=layer, pairs=pairs, steps=steps, seed=seed, progress=True)
+    if method == "extracted":
+        at = middle_layer(lens) if layer is None else layer
+        recipe = Extracted(layer=at, n_heads=heads, n_shots=shots, n_clean=clean, n_trials=trials)
+    else:
+        recipe = Tuned(layer=layer, pairs=pairs, steps=steps, shuffled=method == "shuffled")
+    made = build_library(lens, the_tasks, folder, recipe, seed=seed, progress=True)
     payload = {"model": lens.name, "folder": str(folder), "vectors": [_row(entry) for entry in made.entries]}
     emit(payload, as_json, _table(made.entries), f"written to {folder}")
 

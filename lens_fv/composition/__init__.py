@@ -5,6 +5,7 @@ from lens_fv.composition.compose import CompositeVector, compose, plain_map
 from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, separation
 from lens_fv.composition.fit import fit_map
 from lens_fv.composition.library import Basis, Entry, VectorLibrary
+from lens_fv.composition.recipes import Extracted, Tuned
 from lens_fv.composition.weights import WeightMap, relation_scores
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "CompositeVector",
     "Confidence",
     "Entry",
+    "Extracted",
+    "Tuned",
     "VectorLibrary",
     "WeightMap",
     "build_library",

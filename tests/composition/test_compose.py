@@ -10,6 +10,7 @@ from lens_fv.artefact import Provenance
 from lens_fv.composition import (
     Basis,
     CompositeVector,
+    Tuned,
     VectorLibrary,
     WeightMap,
     build_library,
@@ -29,7 +30,7 @@ PAIRS = [Pair("ab", ("cd",)), Pair("e", ("fgh",)), Pair("xyz", ("q",))]
 def library(request, tmp_path_factory) -> VectorLibrary:
     model = request.getfixturevalue("tiny_model")("llama")
     tasks = [toy_task(name=f"toy{i}", n=30 + i) for i in range(4)]
-    return build_library(model, tasks, tmp_path_factory.mktemp("library"), pairs=6, steps=3, learning_rate=0.1)
+    return build_library(model, tasks, tmp_path_factory.mktemp("library"), Tuned(pairs=6, steps=3, learning_rate=0.1))
 
 
 def looped(model, basis: Basis, pair: Pair) -> list[float]:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.composition import VectorLibrary, build_library
+from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.composition.recipes import with_wrong_answers
 from lens_fv.errors import LensFVError
+from lens_fv.heads import rank_heads
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors import FunctionVector, tune
+from lens_fv.vectors import FunctionVector, extract, tune
 from lens_fv.vectors.extract import validation_prompts
 
 FEW = {"pairs": 6, "steps": 4, "learning_rate": 0.1}
@@ -22,7 +24,7 @@ def tasks(n: int = 3) -> list:
 
 @pytest.fixture
 def built(tiny_model, tmp_path):
-    return build_library(tiny_model("llama"), tasks(), tmp_path / "kept", **FEW)
+    return build_library(tiny_model("llama"), tasks(), tmp_path / "kept", Tuned(**FEW))
 
 
 def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
@@ -31,6 +33,34 @@ def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
     assert built["toy1"].provenance.options["learning_rate"] == 0.1
     torch.testing.assert_close(built["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
     assert VectorLibrary.open(tmp_path / "kept").names == ("toy0", "toy1", "toy2")
+
+
+def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
+    model, task = tiny_model("llama"), tasks()[1]
+    few = {"n_shots": 2, "n_clean": 3, "n_trials": 2}
+    made = build_library(model, tasks(), tmp_path / "kept", Extracted(n_heads=3, **few))
+    ranking = rank_heads(model, task, **few)
+    alone = extract(model, task, ranking, n_heads=3)
+    assert made["toy1"].layer == alone.layer
+    torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
+    with pytest.raises(LensFVError, match=r"recipe Extracted \(asked: Tuned\)"):
+        build_library(model, tasks(), tmp_path / "kept")
+
+
+def test_wrong_answers_are_other_pairs_answers(tiny_model, tmp_path):
+    """What the control is tuned on, seen from outside: tuned on such a split by hand, it is the same vector."""
+    model, task = tiny_model("llama"), tasks()[1]
+    split = split_pairs(task, seed=0)
+    wrong = with_wrong_answers(split, 0)
+    for right, shown in ((split.train, wrong.train), (split.validation, wrong.validation)):
+        assert [p.input for p in right] == [p.input for p in shown]
+        assert sorted(p.outputs for p in right) == sorted(p.outputs for p in shown)
+        assert not any(a.outputs == b.outputs for a, b in zip(right, shown, strict=True))
+    assert wrong.test == split.test
+    made = build_library(model, tasks(), tmp_path / "kept", Tuned(shuffled=True, **FEW))
+    alone = tune(model, task, layer=1, split=wrong, **FEW)
+    torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
+    assert made.entry("toy1").method == "tuned_shuffled"
 
 
 def test_the_index_says_what_a_vector_does_to_validation_answers(tiny_model, built):
@@ -76,13 +106,13 @@ def test_files_are_read_when_asked_for(built, tmp_path):
 
 def test_a_stopped_build_goes_on_and_makes_nothing_twice(tiny_model, tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "kept"
-    build_library(model, tasks(1), folder, **FEW)
+    build_library(model, tasks(1), folder, Tuned(**FEW))
     first = (folder / "toy0.safetensors").stat().st_mtime_ns
-    whole = build_library(model, tasks(), folder, **FEW)
+    whole = build_library(model, tasks(), folder, Tuned(**FEW))
     assert whole.names == ("toy0", "toy1", "toy2")
     assert (folder / "toy0.safetensors").stat().st_mtime_ns == first
     (folder / "toy1.safetensors").unlink()
-    again = build_library(model, tasks(), folder, **FEW)
+    again = build_library(model, tasks(), folder, Tuned(**FEW))
     assert set(again.names) == {"toy0", "toy1", "toy2"}
     torch.testing.assert_close(again["toy1"].vector, whole["toy1"].vector, atol=1e-5, rtol=1e-4)
 
@@ -90,9 +120,9 @@ def test_a_stopped_build_goes_on_and_makes_nothing_twice(tiny_model, tmp_path):
 def test_what_was_made_otherwise_is_refused(tiny_model, built, tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "kept"
     with pytest.raises(LensFVError, match=r"holds one made with layer 1 \(asked: 0\), steps 4 \(asked: 5\); choose another"):
-        build_library(model, tasks(), folder, **{**FEW, "layer": 0, "steps": 5})
+        build_library(model, tasks(), folder, Tuned(**{**FEW, "layer": 0, "steps": 5}))
     with pytest.raises(LensFVError, match="its vector of toy0 is of other pairs"):
-        build_library(model, [toy_task(name="toy0", n=20)], folder, **FEW)
+        build_library(model, [toy_task(name="toy0", n=20)], folder, Tuned(**FEW))
 
 
 def test_parts_keep_their_order_and_unknown_names_are_said(built):

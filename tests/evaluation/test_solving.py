@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.composition import build_library, fit_map, relation_scores
+from lens_fv.composition import Tuned, build_library, fit_map, relation_scores
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
 from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
@@ -16,7 +16,7 @@ CONDITIONS = ("none", "mean", "best", "composite", "other_source", "random_basis
 def library(request, tmp_path_factory):
     model = request.getfixturevalue("tiny_model")("llama")
     tasks = [toy_task(name=f"toy{i}", n=30 + i) for i in range(4)]
-    return build_library(model, tasks, tmp_path_factory.mktemp("library"), pairs=6, steps=3, learning_rate=0.1)
+    return build_library(model, tasks, tmp_path_factory.mktemp("library"), Tuned(pairs=6, steps=3, learning_rate=0.1))
 
 
 @pytest.fixture(scope="module")

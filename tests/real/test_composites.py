@@ -2,7 +2,7 @@
 
 import pytest
 
-from lens_fv import build_library, compose, evaluate_analogies, load_model, load_task, make_analogies, split_pairs
+from lens_fv import Tuned, build_library, compose, evaluate_analogies, load_model, load_task, make_analogies, split_pairs
 
 pytestmark = pytest.mark.real
 NAMES = ("antonym", "country-capital", "present-past", "singular-plural")
@@ -16,7 +16,7 @@ def model():
 @pytest.fixture(scope="module")
 def library(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
-    return build_library(model, [load_task(name) for name in NAMES], folder, steps=16, learning_rate=0.1)
+    return build_library(model, [load_task(name) for name in NAMES], folder, Tuned(steps=16, learning_rate=0.1))
 
 
 def test_a_pair_is_recognised_as_its_relation(model, library):

@@ -1,0 +1,156 @@
+"""How a library's vectors are made: tuned on pairs, or extracted from heads."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from lens_fv.heads import rank_heads
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import Pair, PromptTemplate, Split, Task
+from lens_fv.vectors import FunctionVector, extract, tune_many
+from lens_fv.vectors.tune import LEARNING_RATES
+
+TOGETHER = 8
+"""Relations that train in the same passes: more fill the machine no better, and lose more when a run is stopped."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Vectors fine-tuned on pairs, from zero, relations side by side.
+
+    Attributes:
+        layer: after which all are added; default: the middle one.
+        pairs: see `tune`; of tasks whose training part is smaller, all of it.
+        steps: see `tune`.
+        learning_rate: see `tune`.
+        shuffled: give every pair another pair's answer, in training and in validation: the control that has seen the relation's
+            words but not the relation.
+    """
+
+    layer: int | None = None
+    pairs: int = 20
+    steps: int = 40
+    learning_rate: float | tuple[float, ...] = LEARNING_RATES
+    shuffled: bool = False
+
+    def resolved(self, model: LensModel) -> "Tuned":
+        """With every default that depends on the model filled in.
+
+        Raises:
+            LensFVError: the model has no such layer.
+        """
+        return replace(self, layer=middle_layer(model) if self.layer is None else model.check_layer(self.layer))
+
+    def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:
+        """The tasks, those together that are made together: here those that train on as many pairs."""
+
+        def pairs(task: Task) -> int:
+            return self._pairs(splits[task.name])
+
+        for _, alike in groupby(sorted(tasks, key=pairs, reverse=True), pairs):
+            members = list(alike)
+            yield from (members[begin : begin + TOGETHER] for begin in range(0, len(members), TOGETHER))
+
+    def make(
+        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: int
+    ) -> list[FunctionVector]:
+        """The vectors of one part.
+
+        Raises:
+            LensFVError: what `tune_many` raises.
+        """
+        seen = {task.name: splits[task.name] for task in tasks}
+        if self.shuffled:
+            seen = {name: with_wrong_answers(split, seed) for name, split in seen.items()}
+        made = tune_many(
+            model,
+            tasks,
+            layer=self.layer,
+            pairs=self._pairs(seen[tasks[0].name]),
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            splits=seen,
+            template=template,
+            seed=seed,
+        )
+        if not self.shuffled:
+            return made
+        return [replace(v, provenance=replace(v.provenance, method="tuned_shuffled")) for v in made]
+
+    def _pairs(self, split: Split) -> int:
+        return min(self.pairs, len(split.train))
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Vectors that sum what the heads write that causal mediation finds (Todd et al. 2024).
+
+    Attributes:
+        layer: after which all are added; default: for each relation the one that its validation answers like best. Composites
+            need one layer for all.
+        n_heads: see `extract`.
+        n_shots: see `rank_heads`.
+        n_clean: see `rank_heads`.
+        n_trials: see `rank_heads`.
+    """
+
+    layer: int | None = None
+    n_heads: int = 10
+    n_shots: int = 10
+    n_clean: int = 100
+    n_trials: int = 25
+
+    def resolved(self, model: LensModel) -> "Extracted":
+        """See `Tuned`."""
+        return self if self.layer is None else replace(self, layer=model.check_layer(self.layer))
+
+    def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:  # noqa: ARG002
+        """See `Tuned`: here each alone."""
+        return ([task] for task in tasks)
+
+    def make(
+        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: int
+    ) -> list[FunctionVector]:
+        """The vectors of one part.
+
+        Raises:
+            LensFVError: what `rank_heads` and `extract` raise.
+        """
+        made: list[FunctionVector] = []
+        for task in tasks:
+            split = splits[task.name]
+            ranking = rank_heads(
+                model,
+                task,
+                split=split,
+                n_shots=self.n_shots,
+                n_clean=self.n_clean,
+                n_trials=self.n_trials,
+                template=template,
+                seed=seed,
+            )
+            made.append(extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=split, template=template))
+        return made
+
+
+Recipe = Tuned | Extracted
+
+
+def middle_layer(model: LensModel) -> int:
+    """The layer at half of the depth."""
+    return round(0.5 * (model.n_layers - 1))
+
+
+def with_wrong_answers(split: Split, seed: int) -> Split:
+    """Training and validation pairs whose answers have changed places, as many as can be each for another one's."""
+    """Training and validation pairs whose answers have changed places: none keeps its own (if no two are the same)."""
+    rng = random.Random(f"{seed}/wrong answers")
+
+    def wrong(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        order = rng.sample(range(len(pairs)), len(pairs))
+        # Round a ring in random order nobody keeps their own.
+        taken = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+        return tuple(replace(pair, outputs=pairs[taken[i]].outputs) for i, pair in enumerate(pairs))
+
+    return replace(split, train=wrong(split.train), validation=wrong(split.validation))
