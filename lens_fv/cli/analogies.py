@@ -88,7 +88,7 @@ def analogy(
     """Solve analogies A:B::C:? by composites, beside their controls. Writes nothing unless --out is given."""
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.evaluation import evaluate_analogies
-    from lens_fv.studies.relational import reported_analogies
+    from lens_fv.studies.relational.problems import reported_analogies
     from lens_fv.tasks import read_analogies
 
     found = VectorLibrary.open(library)

@@ -144,7 +144,7 @@ def fit(
     from lens_fv.composition import VectorLibrary, fit_map
     from lens_fv.composition.fit import Form
     from lens_fv.errors import LensFVError
-    from lens_fv.studies.relational import training_analogies
+    from lens_fv.studies.relational.problems import training_analogies
 
     forms: dict[str, Form] = {"temperature": "temperature", "diagonal": "diagonal", "full": "full"}
     if form not in forms:

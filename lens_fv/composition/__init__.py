@@ -3,8 +3,9 @@
 from lens_fv.composition.build import build_library
 from lens_fv.composition.compose import CompositeVector, compose, plain_map
 from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, separation
-from lens_fv.composition.fit import fit_map
-from lens_fv.composition.library import Basis, Entry, VectorLibrary
+from lens_fv.composition.fit import fit_map, fit_maps
+from lens_fv.composition.index import Entry
+from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.recipes import Extracted, Tuned
 from lens_fv.composition.weights import WeightMap, relation_scores
 
@@ -22,6 +23,7 @@ __all__ = [
     "composite_features",
     "fit_confidence",
     "fit_map",
+    "fit_maps",
     "plain_map",
     "relation_scores",
     "separation",

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lens_fv.composition.library import INDEX, Entry, VectorLibrary, read_index, write_index
+from lens_fv.composition.index import INDEX, Entry, read_index, write_index
+from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel

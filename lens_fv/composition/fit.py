@@ -1,22 +1,21 @@
 """A map from scores to weights, learned on analogies."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from lens_fv.artefact import Provenance
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.weights import Score, WeightMap, relation_scores
+from lens_fv.composition.problems import Problems
+from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task, encode_prompts, zero_shot
-from lens_fv.vectors.batches import Batch, open_batches
+from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
 
 Form = Literal["temperature", "diagonal", "full"]
 
@@ -61,18 +60,47 @@ def fit_map(
     Raises:
         LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
     """
+    found = fit_maps(
+        model,
+        library,
+        analogies,
+        held_out,
+        forms=(form,),
+        score=score,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        l2=l2,
+        leave_own_out=leave_own_out,
+        template=template,
+        seed=seed,
+        progress=progress,
+    )
+    return found[form]
+
+
+def fit_maps(
+    model: LensModel,
+    library: VectorLibrary,
+    analogies: Sequence[Analogy],
+    held_out: Sequence[Analogy],
+    *,
+    forms: Sequence[Form] = get_args(Form),
+    score: Score = "logprob",
+    epochs: int = 8,
+    learning_rate: float = 0.02,
+    l2: float = 1e-3,
+    leave_own_out: bool = True,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[Form, WeightMap]:
+    """`fit_map` in several forms, the analogies scored and opened once for all of them."""
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train = _Problems(model, basis, analogies, score, template, leave_own_out)
-    test = _Problems(model, basis, held_out, score, template, leave_own_out)
-    n, device = len(basis.names), model.device
-    start = torch.full((1, n), TEMPERATURE, device=device) if form != "full" else TEMPERATURE * torch.eye(n, device=device)
-    moved = torch.nn.Parameter(torch.zeros(() if form == "temperature" else start.shape, device=device))
-    bias = torch.nn.Parameter(torch.zeros(n, device=device), requires_grad=form != "temperature")
-    log_scale = torch.nn.Parameter(torch.zeros((), device=device))
-    optimiser = torch.optim.Adam([p for p in (moved, bias, log_scale) if p.requires_grad], lr=learning_rate)
-    options: dict[str, Any] = {"form": form, "score": score, "epochs": epochs, "learning_rate": learning_rate, "l2": l2}
+    train = Problems(model, basis, analogies, score, template, leave_own_out)
+    test = Problems(model, basis, held_out, score, template, leave_own_out)
+    options: dict[str, Any] = {"score": score, "epochs": epochs, "learning_rate": learning_rate, "l2": l2}
     provenance = Provenance.of(
         model,
         task=f"{len(analogies)} analogies of {len({a.relation for a in analogies})} relations",
@@ -82,6 +110,30 @@ def fit_map(
         method="fitted",
         options=options | {"leave_own_out": leave_own_out},
     )
+    with progress_bar("fitting weights", len(forms) * epochs * len(train.batches), show=progress) as tick:
+        return {
+            form: _fitted(
+                basis,
+                train,
+                test,
+                replace(provenance, options={**provenance.options, "form": form}),
+                form,
+                tick,
+            )
+            for form in forms
+        }
+
+
+def _fitted(
+    basis: Basis, train: Problems, test: Problems, provenance: Provenance, form: Form, tick: Callable[[], None]
+) -> WeightMap:
+    options = provenance.options
+    n, device = len(basis.names), basis.vectors.device
+    start = torch.full((1, n), TEMPERATURE, device=device) if form != "full" else TEMPERATURE * torch.eye(n, device=device)
+    moved = torch.nn.Parameter(torch.zeros(() if form == "temperature" else start.shape, device=device))
+    bias = torch.nn.Parameter(torch.zeros(n, device=device), requires_grad=form != "temperature")
+    log_scale = torch.nn.Parameter(torch.zeros((), device=device))
+    optimiser = torch.optim.Adam([p for p in (moved, bias, log_scale) if p.requires_grad], lr=options["learning_rate"])
 
     def now() -> WeightMap:
         return WeightMap(
@@ -90,76 +142,31 @@ def fit_map(
             matrix=(start + moved).detach().float().cpu(),
             bias=bias.detach().float().cpu(),
             scale=float(log_scale.detach().exp()),
-            score=score,
+            score=options["score"],
         )
 
     best, kept = -math.inf, now()
-    rng = torch.Generator().manual_seed(seed)
-    with progress_bar("fitting weights", epochs * len(train.batches), show=progress) as tick:
-        for epoch in range(epochs + 1):
-            with torch.no_grad():
-                found = test.mean_logprob(now())
-            if found > best:
-                best, kept = found, now()
-            if epoch == epochs:
-                break
-            for at in torch.randperm(len(train.batches), generator=rng).tolist():
-                batch = train.batches[at]
-                with torch.enable_grad():
-                    logits = train.logits(batch, start + moved, bias)
-                    vectors = log_scale.exp() * (logits.softmax(-1) @ basis.vectors)
-                    loss = batch.losses([basis.layer], _by_owner(vectors, batch, len(analogies))).mean()
-                    loss = loss + l2 * (moved.square().mean() + bias.square().mean())
-                if not torch.isfinite(loss):
-                    raise LensFVError(
-                        f"fit a map on {model.name}: the loss is not finite in epoch {epoch}; lower the learning rate"
-                    )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                tick()
+    rng = torch.Generator().manual_seed(provenance.seed)
+    for epoch in range(options["epochs"] + 1):
+        with torch.no_grad():
+            found = test.mean_logprob(now())
+        if found > best:
+            best, kept = found, now()
+        if epoch == options["epochs"]:
+            break
+        for at in torch.randperm(len(train.batches), generator=rng).tolist():
+            batch = train.batches[at]
+            with torch.enable_grad():
+                logits = train.logits(batch, start + moved, bias)
+                vectors = log_scale.exp() * (logits.softmax(-1) @ basis.vectors)
+                loss = batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
+                loss = loss + options["l2"] * (moved.square().mean() + bias.square().mean())
+            if not torch.isfinite(loss):
+                raise LensFVError(
+                    f"fit a map on {provenance.model}: the loss is not finite in epoch {epoch}; lower the learning rate"
+                )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            tick()
     return kept
-
-
-class _Problems:
-    """Analogies, scored and opened."""
-
-    def __init__(
-        self,
-        model: LensModel,
-        basis: Basis,
-        analogies: Sequence[Analogy],
-        score: Score,
-        template: PromptTemplate,
-        leave_own_out: bool,
-    ) -> None:
-        self._basis = basis
-        self.scores = relation_scores(model, basis, [a.source for a in analogies], score=score, template=template)
-        self.left_out = own_relations(basis, analogies).to(model.device) & leave_own_out
-        self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
-        self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
-
-    def logits(self, batch: Batch, matrix: Tensor, bias: Tensor) -> Tensor:
-        """What the softmax is taken of, for the batch's analogies."""
-        owners = list(batch.owners)
-        scores, left_out = self.scores[owners], self.left_out[owners]
-        kept = (~left_out).to(scores)
-        scores = torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
-        logits = scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
-        return logits.masked_fill(left_out, -torch.inf)
-
-    def mean_logprob(self, found: WeightMap) -> float:
-        """Of the answers' tokens, per token, with a map."""
-        vectors = found.scale * (found.weights(self.scores, left_out=self.left_out) @ self._basis.vectors)
-        losses = [batch.losses([self._basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
-        return -float(torch.cat(losses).mean())
-
-
-def own_relations(basis: Basis, analogies: Sequence[Analogy]) -> Bool[Tensor, "analogies relations"]:
-    """Which basis vector is that of each analogy's own relation."""
-    return torch.tensor([[name == a.relation for name in basis.names] for a in analogies])
-
-
-def _by_owner(vectors: Float[Tensor, "batch d_model"], batch: Batch, n: int) -> Float[Tensor, "owners 1 d_model"]:
-    """The batch's vectors, where its owners look for them."""
-    return vectors.new_zeros(n, 1, vectors.shape[-1]).index_put((torch.tensor(batch.owners),), vectors[:, None])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
-from lens_fv.composition.fit import own_relations
+from lens_fv.composition.problems import own_relations
 from lens_fv.composition.weights import Score, source_gain
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel

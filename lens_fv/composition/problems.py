@@ -1,0 +1,57 @@
+"""Analogies made ready to learn from: scored and opened once."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.composition.library import Basis
+from lens_fv.composition.weights import Score, WeightMap, relation_scores
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import Analogy, PromptTemplate, encode_prompts, zero_shot
+from lens_fv.vectors.batches import Batch, open_batches
+
+
+class Problems:
+    """Analogies, scored and opened."""
+
+    def __init__(
+        self,
+        model: LensModel,
+        basis: Basis,
+        analogies: Sequence[Analogy],
+        score: Score,
+        template: PromptTemplate,
+        leave_own_out: bool,
+    ) -> None:
+        self._basis = basis
+        self.scores = relation_scores(model, basis, [a.source for a in analogies], score=score, template=template)
+        self.left_out = own_relations(basis, analogies).to(model.device) & leave_own_out
+        self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
+        self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
+
+    def logits(self, batch: Batch, matrix: Tensor, bias: Tensor) -> Tensor:
+        """What the softmax is taken of, for the batch's analogies."""
+        owners = list(batch.owners)
+        scores, left_out = self.scores[owners], self.left_out[owners]
+        kept = (~left_out).to(scores)
+        scores = torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
+        logits = scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
+        return logits.masked_fill(left_out, -torch.inf)
+
+    def mean_logprob(self, found: WeightMap) -> float:
+        """Of the answers' tokens, per token, with a map."""
+        vectors = found.scale * (found.weights(self.scores, left_out=self.left_out) @ self._basis.vectors)
+        losses = [batch.losses([self._basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
+        return -float(torch.cat(losses).mean())
+
+    def by_owner(self, vectors: Float[Tensor, "batch d_model"], batch: Batch) -> Float[Tensor, "owners 1 d_model"]:
+        """A batch's vectors, where its owners look for them."""
+        found = vectors.new_zeros(len(self.encoded), 1, vectors.shape[-1])
+        return found.index_put((torch.tensor(batch.owners),), vectors[:, None])
+
+
+def own_relations(basis: Basis, analogies: Sequence[Analogy]) -> Bool[Tensor, "analogies relations"]:
+    """Which basis vector is that of each analogy's own relation."""
+    return torch.tensor([[name == a.relation for name in basis.names] for a in analogies])

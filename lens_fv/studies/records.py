@@ -1,0 +1,44 @@
+"""Results that a long run has so far: asked for again, they are read instead of made."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
+
+
+class Records:
+    """Values by key in one JSON file, which is whole after every one of them.
+
+    Raises:
+        LensFVError: the file is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as e:
+            raise LensFVError(f"read {path}: not JSON ({e}); delete it, what it held is made again") from e
+        if not isinstance(self._found, dict):
+            raise LensFVError(f"read {path}: holds no records; delete it, what it held is made again")
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value of a key; made, and written, if there is none yet."""
+        if key not in self._found:
+            # Through JSON, so that a value made now is the same as one read later.
+            self._found[key] = json.loads(json.dumps(make()))
+            write_whole(self._path, json.dumps(self._found, indent=1, ensure_ascii=False))
+        return self._found[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Keys and values, in the order in which they were made."""
+        yield from self._found.items()

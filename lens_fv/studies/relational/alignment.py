@@ -1,0 +1,101 @@
+"""Do vectors agree with people: on how typical a pair is, and on which relations are of a kind?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.similarity import (
+    RatedRelation,
+    SimilarityMatrix,
+    read_semeval,
+    relation_similarities,
+    relation_vectors,
+    taxonomy_structure,
+    typicality,
+)
+from lens_fv.studies.relational.settings import Study
+from lens_fv.tasks import Pair, Task, split_pairs
+from lens_fv.vectors import FunctionVector
+
+N_EXAMPLES = 5
+"""Pairs of a relation that its composite is read off."""
+N_SHOTS = 5
+"""Of SemEval's relations, which have about 40 pairs each."""
+
+
+def align(study: Study) -> None:
+    """Within SemEval-2012's relations, typicality; between relations, its classes and the built-in groups and families.
+
+    SemEval's vectors are made from some rated pairs and correlated over others: no pair that is reported was trained on.
+    """
+    records = study.records("alignment")
+    rated = read_semeval(study.settings.semeval) if study.settings.semeval else []
+    for seed in study.settings.seeds:
+        records.once(f"{seed}/built-in", partial(_built_in, study, seed))
+        if rated:
+            records.once(f"{seed}/semeval", partial(_semeval, study, rated, seed))
+
+
+def _built_in(study: Study, seed: int) -> dict[str, Any]:
+    libraries = {"tuned": study.library("tuned", seed), "extracted": study.library("extracted", seed)}
+    examples = {name: split_pairs(task, seed=seed).train[:N_EXAMPLES] for name, task in study.tasks.items()}
+    vectors = relation_vectors(study.model, libraries, examples, progress=study.progress)
+    matrices = relation_similarities(study.model, vectors, examples)
+    tasks = study.tasks.values()
+    return {level: _structure(matrices, [getattr(task, level) for task in tasks], seed) for level in ("group", "family")}
+
+
+def _structure(matrices: Mapping[str, SimilarityMatrix], classes: Sequence[str], seed: int) -> dict[str, Any]:
+    return {kind: taxonomy_structure(matrix, classes, seed=seed)._asdict() for kind, matrix in matrices.items()}
+
+
+def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[str, Any]:
+    tasks = {r.name: Task(r.name, r.pairs, group=r.group, family=r.family) for r in rated}
+    splits = {name: split_pairs(task, seed=seed) for name, task in tasks.items()}
+    held_out = [_of(r, splits[r.name].test, splits[r.name].train) for r in rated]
+    s, examples = study.settings, {r.name: r.examples[:N_EXAMPLES] for r in held_out}
+    prompts = {"n_shots": N_SHOTS, "n_clean": s.n_clean, "n_trials": s.n_trials}
+    recipes = {
+        "extracted": Extracted(n_heads=s.n_heads, **prompts),
+        "tuned": Tuned(pairs=s.pairs, steps=s.steps),
+        "shuffled": Tuned(pairs=s.pairs, steps=s.steps, shuffled=True),
+    }
+    vectors: dict[str, Mapping[str, FunctionVector]] = {
+        kind: _loaded(
+            build_library(
+                study.model,
+                list(tasks.values()),
+                study.folder / f"semeval-{kind}-{seed}",
+                recipe,
+                seed=seed,
+                progress=study.progress,
+            )
+        )
+        for kind, recipe in recipes.items()
+    }
+    basis = {"tuned": study.library("tuned", seed)}
+    vectors["composite"] = relation_vectors(study.model, basis, examples, progress=study.progress)["composite"]
+    found = typicality(study.model, held_out, vectors, library=basis["tuned"], seed=seed, progress=study.progress)
+    differences = [
+        found.difference(f"{one} {how}".strip(), f"{other} {how}".strip())
+        for how in ("", "gain", "direction")
+        for one, other in (("tuned", "extracted"), ("tuned", "shuffled"), ("composite", "extracted"))
+    ]
+    return {
+        "results": [result._asdict() for result in found.results],
+        "differences": [*(d._asdict() for d in differences), *(found.difference(m, "none")._asdict() for m in recipes)],
+        "by_relation": dict(zip(found.relations, found.by_relation().tolist(), strict=True)),
+        "classes": _structure(relation_similarities(study.model, vectors, examples), [r.group for r in rated], seed),
+    }
+
+
+def _of(relation: RatedRelation, pairs: Sequence[Pair], examples: Sequence[Pair]) -> RatedRelation:
+    """A relation with some of its rated pairs alone, others for examples."""
+    ratings = dict(zip(relation.pairs, relation.typicality, strict=True))
+    return replace(relation, examples=tuple(examples), pairs=tuple(pairs), typicality=tuple(ratings[pair] for pair in pairs))
+
+
+def _loaded(library: VectorLibrary) -> dict[str, FunctionVector]:
+    return {name: library[name] for name in library}

@@ -1,0 +1,43 @@
+"""Where models with a norm behind attention need a vector to be put."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from lens_fv.evaluation import evaluate
+from lens_fv.heads import rank_heads
+from lens_fv.progress import progress_bar
+from lens_fv.studies.relational.settings import Study
+from lens_fv.tasks import split_pairs
+from lens_fv.vectors import extract
+
+
+def carry(study: Study) -> None:
+    """Extracted vectors with and without the norm behind attention, and at their heads; a record is one relation's and seed's.
+
+    "naive" sums what the heads' projection writes, as if it went into the residual stream as it is; "carried" passes the sum
+    through the norm's linear part on its way, as it is in the model; "heads" puts each head's mean output into its own layer.
+    """
+    s, records, tasks = study.settings, study.records("carrying"), study.some(study.settings.few)
+    with progress_bar("carrying norms", len(tasks) * len(s.seeds), show=study.progress) as tick:
+        for seed in s.seeds:
+            for name in tasks:
+                records.once(f"{seed}/{name}", partial(_carried, study, name, seed))
+                tick()
+
+
+def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
+    s, task = study.settings, study.tasks[name]
+    split = split_pairs(task, seed=seed)
+    ranking = rank_heads(study.model, task, split=split, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
+    plain = replace(ranking, carry=torch.ones_like(ranking.carry))
+    carried = extract(study.model, task, ranking, n_heads=s.n_heads, split=split)
+    vectors = {
+        "naive": extract(study.model, task, plain, n_heads=s.n_heads, split=split),
+        "carried": carried,
+        "heads": carried.at(site="heads"),
+    }
+    found = evaluate(study.model, task, vectors, split=split, n_shots=s.n_shots, most_items=s.most_items, seed=seed)
+    return [result._asdict() for result in found.results]

@@ -1,0 +1,30 @@
+"""Do vectors decode into their relation's words?"""
+
+from functools import partial
+from typing import Any, get_args
+
+from lens_fv.evaluation import study_decoding
+from lens_fv.evaluation.ranks import Measure, Of
+from lens_fv.studies.relational.settings import Study
+
+MEASURES: tuple[Measure, ...] = ("median_rank", "best_reciprocal", "hit10")
+
+
+def decode(study: Study) -> None:
+    """Ranks of relation words and answers in what extracted and tuned vectors decode to; a record is a seed's."""
+    records = study.records("decoding")
+    for seed in study.settings.seeds:
+        for centred in (False, True):
+            records.once(f"{seed}/{'centred' if centred else 'plain'}", partial(_decoded, study, seed, centred))
+
+
+def _decoded(study: Study, seed: int, centred: bool) -> dict[str, Any]:
+    vectors = {"extracted": study.library("extracted", seed), "tuned": study.library("tuned", seed)}
+    found = study_decoding(
+        study.model, list(study.tasks.values()), vectors, centred=centred, seed=seed, progress=study.progress
+    )
+    pairs: list[tuple[Of, Measure]] = [(of, measure) for of in get_args(Of) for measure in MEASURES]
+    return {
+        "results": [found.mean(c, measure, of=of)._asdict() for of, measure in pairs for c in found.conditions],
+        "differences": [found.difference("extracted", "tuned", measure, of=of)._asdict() for of, measure in pairs],
+    }

@@ -1,0 +1,55 @@
+"""The study of relations from end to end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.studies.relational.alignment import align
+from lens_fv.studies.relational.carrying import carry
+from lens_fv.studies.relational.completion import complete, transfer
+from lens_fv.studies.relational.reading import decode
+from lens_fv.studies.relational.settings import RelationalSettings, Study
+from lens_fv.studies.relational.solving import solve
+from lens_fv.studies.relational.tuning import compare, vary
+
+PARTS: Mapping[str, Callable[[Study], None]] = {
+    "completion": complete,
+    "transfer": transfer,
+    "analogies": solve,
+    "decoding": decode,
+    "tuning": vary,
+    "carrying": carry,
+    "kinds": compare,
+    "alignment": align,
+}
+
+
+def run_relational(
+    model: LensModel,
+    folder: str | Path,
+    settings: RelationalSettings | None = None,
+    *,
+    parts: Sequence[str] = tuple(PARTS),
+    progress: bool = False,
+) -> Study:
+    """Run the study, or go on with it: what the folder holds is not made again.
+
+    Args:
+        model: the model.
+        folder: where vectors and records are kept.
+        settings: what is run.
+        parts: some of `PARTS`, in their order.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")
+    study = Study(model, folder, settings or RelationalSettings(), progress=progress)
+    for name, run in PARTS.items():
+        if name in parts:
+            run(study)
+    return study

@@ -1,0 +1,120 @@
+"""How much the study does, and where it keeps what it has so far."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
+from lens_fv.model.lens_model import LensModel
+from lens_fv.studies.records import Records
+from lens_fv.tasks import Task, list_tasks, load_task
+
+Method = Literal["tuned", "extracted", "shuffled"]
+FEW = (
+    "present-past",
+    "singular-plural",
+    "adjective-comparative",
+    "verb-agent",
+    "country-capital",
+    "country-demonym",
+    "product-company",
+    "person-occupation",
+    "antonym",
+    "animal-young",
+    "object-color",
+    "number-digits",
+    "english-french",
+    "french-english",
+)
+"""Relations of every group, each with at least 40 training pairs: what is varied is varied on these."""
+
+
+@dataclass(frozen=True)
+class RelationalSettings:
+    """What is run.
+
+    Attributes:
+        relations: default: all built-in ones.
+        few: those on which pairs, layers, starts and kinds are varied.
+        seeds: of splits, prompts and draws; the first one's vectors are the basis of composites.
+        n_heads, n_shots, n_clean, n_trials: of the extraction; see `extract` and `rank_heads`.
+        pairs, steps: of the tuning.
+        most_items: test pairs of each relation at most.
+        n_pairs: numbers of training pairs to compare.
+        depths: of the layer, as shares, to compare.
+        n_analogies: of each relation, to learn a map from and to report on.
+        semeval: folder of SemEval-2012 Task 2; without it there is no comparison with human typicality.
+    """
+
+    relations: tuple[str, ...] = field(default_factory=lambda: tuple(list_tasks()))
+    few: tuple[str, ...] = FEW
+    seeds: tuple[int, ...] = (0, 1, 2)
+    n_heads: int = 10
+    n_shots: int = 10
+    n_clean: int = 40
+    n_trials: int = 12
+    pairs: int = 20
+    steps: int = 40
+    most_items: int = 40
+    n_pairs: tuple[int, ...] = (5, 10, 20, 40)
+    depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    n_analogies: tuple[int, int] = (10, 6)
+    semeval: str | None = None
+
+
+class Study:
+    """One model's run, in a folder of its own.
+
+    Args:
+        model: the model.
+        folder: where vectors and records are kept. What is there is not made again.
+        settings: what is run.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: the folder holds a run of other settings, or of other weights.
+    """
+
+    def __init__(self, model: LensModel, folder: str | Path, settings: RelationalSettings, *, progress: bool = False) -> None:
+        self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
+        self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
+        said = json.loads(json.dumps({"model": model.name, "revision": model.revision, **asdict(settings)}))
+        path = self.folder / "study.json"
+        before = Records(path)
+        other = [key for key, value in before.items() if said.get(key) != value]
+        if other:
+            raise LensFVError(
+                f"go on with the study in {self.folder}: it was run with other {', '.join(other)}; choose another folder"
+            )
+        write_whole(path, json.dumps(said, indent=1))
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The relations, by name."""
+        return {name: load_task(name) for name in self.settings.relations}
+
+    def some(self, names: Sequence[str]) -> dict[str, Task]:
+        """Those of the relations that have these names."""
+        return {name: self.tasks[name] for name in names if name in self.tasks}
+
+    def records(self, part: str) -> Records:
+        """What a part of the study has so far."""
+        return Records(self.folder / f"{part}.json")
+
+    def library(self, method: Method, seed: int) -> VectorLibrary:
+        """The relations' vectors: tuned ones at the middle layer, extracted ones each at its own best."""
+        if (method, seed) in self._libraries:
+            return self._libraries[method, seed]
+        s = self.settings
+        if method == "extracted":
+            recipe = Extracted(n_heads=s.n_heads, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials)
+        else:
+            recipe = Tuned(pairs=s.pairs, steps=s.steps, shuffled=method == "shuffled")
+        folder = self.folder / f"{method}-{seed}"
+        made = build_library(self.model, list(self.tasks.values()), folder, recipe, seed=seed, progress=self.progress)
+        return self._libraries.setdefault((method, seed), made)

@@ -1,0 +1,120 @@
+"""Do composites solve analogies of relations that are new to them?"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_confidence, fit_maps, plain_map, separation
+from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
+from lens_fv.studies.relational.problems import reported_analogies, training_analogies
+from lens_fv.studies.relational.settings import Study
+from lens_fv.tasks import Analogy
+
+FOLDS = 3
+"""Every relation is held out once: its analogies are solved by maps that were learned on the others'."""
+
+
+def solve(study: Study) -> None:
+    """Fit maps on two thirds of the relations, and solve analogies of the last third and of the training relations' test pairs.
+
+    A record is a fold's: results, the same for near and far analogies, and per analogy what is needed to pool the folds.
+    """
+    records = study.records("analogies")
+    for fold in range(FOLDS):
+        records.once(f"{fold}/relations", partial(_solved, study, fold, _held_out(study, fold)))
+        records.once(f"{fold}/pairs", partial(_solved, study, fold, _trained(study, fold)[fold::FOLDS]))
+        records.once(f"{fold}/variants", partial(_variants, study, fold))
+
+
+def _held_out(study: Study, fold: int) -> list[str]:
+    return list(study.tasks)[fold::FOLDS]
+
+
+def _trained(study: Study, fold: int) -> list[str]:
+    held_out = _held_out(study, fold)
+    return [name for name in study.tasks if name not in held_out]
+
+
+def _basis(study: Study) -> VectorLibrary:
+    return study.library("tuned", study.settings.seeds[0])
+
+
+def _maps(study: Study, fold: int) -> dict[str, WeightMap]:
+    """The fold's fitted maps, made once."""
+    seed, paths = study.settings.seeds[0], {form: study.folder / "maps" / f"{form}-{fold}.safetensors" for form in FORMS}
+    if not all(path.is_file() for path in paths.values()):
+        train, chosen_on = training_analogies(_trained(study, fold), most=study.settings.n_analogies[0], seed=seed)
+        for form, found in fit_maps(
+            study.model, _basis(study), train, chosen_on, forms=FORMS, seed=seed, progress=study.progress
+        ).items():
+            found.save(paths[form])
+    return {form: WeightMap.load(path) for form, path in paths.items()}
+
+
+FORMS = ("temperature", "diagonal", "full")
+
+
+def _problems(study: Study, names: Sequence[str]) -> list[Analogy]:
+    return reported_analogies(names, most=study.settings.n_analogies[1], seed=study.settings.seeds[0])
+
+
+def _solved(study: Study, fold: int, names: Sequence[str]) -> dict[str, Any]:
+    found = evaluate_analogies(
+        study.model,
+        _basis(study),
+        _problems(study, names),
+        maps=_maps(study, fold),
+        seed=study.settings.seeds[0],
+        progress=study.progress,
+    )
+    return _kept(found)
+
+
+def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
+    """What pooling the folds takes: everything, analogy by analogy."""
+    features = composite_features(found.weights, found.source_gain)
+    return {
+        "conditions": found.conditions,
+        "relations": found.relations,
+        "far": found.far().tolist(),
+        "features": features.tolist(),
+        **{key: getattr(found, key).float().tolist() for key in ("top1", "full", "logprob", "choice", "calibrated")},
+    }
+
+
+def _variants(study: Study, fold: int) -> dict[str, Any]:
+    """The fold's held-out relations by other means: few weights, probabilities for scores, extracted vectors for a basis."""
+    problems, tuned, seed = _problems(study, _held_out(study, fold)), _basis(study), study.settings.seeds[0]
+    layer = tuned[tuned.names[0]].layer
+    untuned = study.library("extracted", seed).at(layer)
+    rows, ours = untuned.basis(study.model), tuned.basis(study.model)
+    longer = float(ours.vectors.norm(dim=-1).mean() / rows.vectors.norm(dim=-1).mean())
+    runs: dict[str, tuple[VectorLibrary, dict[str, WeightMap], int | None]] = {
+        "top 1": (tuned, {}, 1),
+        "top 3": (tuned, {}, 3),
+        "top 10": (tuned, {}, 10),
+        "untuned": (untuned, {"lengthened": plain_map(study.model, rows, scale=longer)}, None),
+        "scores": (tuned, {"probability": plain_map(study.model, ours, score="prob", temperature=PROBABILITY)}, None),
+    }
+    return {
+        name: _kept(
+            evaluate_analogies(study.model, library, problems, maps=maps, top_k=top_k, seed=seed, progress=study.progress)
+        )
+        for name, (library, maps, top_k) in runs.items()
+    }
+
+
+PROBABILITY = 10.0
+"""Temperature for probabilities as scores, which lie between 0 and 1."""
+
+
+def confidence(features: Tensor, helped: Tensor, fold: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """How likely each composite is to help, learned on the other folds; and the area under its curve."""
+    found = torch.zeros(len(helped))
+    for at in fold.unique().tolist():
+        own = fold == at
+        found[own] = fit_confidence(features[~own], helped[~own])(features[own])
+    return found, separation(found, helped)

@@ -1,0 +1,112 @@
+"""What tuning depends on: how many pairs, which layer, which start. And what else the same pairs can be made into."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from lens_fv.evaluation import compare_kinds, evaluate
+from lens_fv.progress import progress_bar
+from lens_fv.studies.relational.settings import Study
+from lens_fv.tasks import split_pairs
+from lens_fv.vectors import tune_many
+from lens_fv.vectors.tune import Start
+
+
+class Variation(NamedTuple):
+    """One way to tune.
+
+    Attributes:
+        what: is varied: "pairs", "layer" or "start".
+        value: what it is.
+        pairs, layer: see `tune`.
+    """
+
+    what: str
+    value: float | str
+    pairs: int
+    layer: int
+
+
+def variations(study: Study) -> Iterator[Variation]:
+    """Everything is varied alone, around the middle layer and the study's number of pairs."""
+    s, last = study.settings, study.model.n_layers - 1
+    middle = round(0.5 * last)
+    yield from (Variation("pairs", n, n, middle) for n in s.n_pairs)
+    yield from (Variation("layer", depth, s.pairs, round(depth * last)) for depth in s.depths)
+    yield from (Variation("start", start, s.pairs, middle) for start in ("zero", "random", "extracted"))
+
+
+def vary(study: Study) -> None:
+    """Tune some relations' vectors in every way and for every seed, and test them: relations with pairs enough for all ways.
+
+    A record is one way and seed: for each relation, first-token accuracy and mean log-probability without and with the vector.
+    """
+    records, ways = study.records("tuning"), list(variations(study))
+    with progress_bar("ways to tune", len(ways) * len(study.settings.seeds), show=study.progress) as tick:
+        for seed in study.settings.seeds:
+            for way in ways:
+                records.once(f"{seed}/{way.what}/{way.value}", partial(_tuned, study, way, seed))
+                tick()
+
+
+def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float]]:
+    s, most = study.settings, max(study.settings.pairs, *study.settings.n_pairs)
+    splits = {name: split_pairs(task, seed=seed) for name, task in study.some(s.few).items()}
+    tasks = {name: study.tasks[name] for name, split in splits.items() if len(split.train) >= most}
+    start: Mapping[str, Start] = {name: _start(study, str(way.value), name, way.layer, seed) for name in tasks}
+    made = tune_many(
+        study.model,
+        list(tasks.values()),
+        start=start,
+        pairs=way.pairs,
+        layer=way.layer,
+        steps=s.steps,
+        splits=splits,
+        seed=seed,
+    )
+    found: dict[str, dict[str, float]] = {}
+    for (name, task), vector in zip(tasks.items(), made, strict=True):
+        tested = evaluate(study.model, task, {"tuned": vector}, n_shots=0, most_items=s.most_items, seed=seed)
+        without, with_it = tested["none"], tested["tuned"]
+        found[name] = {
+            "none": without.top1,
+            "top1": with_it.top1,
+            "logprob": with_it.mean_logprob,
+            "gain": with_it.mean_logprob - without.mean_logprob,
+            "step": vector.provenance.options["best_step"],
+            "norm": vector.norm,
+        }
+    return found
+
+
+def _start(study: Study, value: str, name: str, layer: int, seed: int) -> Start:
+    if value == "extracted":
+        return study.library("extracted", seed)[name].at(layer=layer)
+    return "random" if value == "random" else "zero"
+
+
+def compare(study: Study) -> None:
+    """Other kinds of vectors, soft prompts and adapters from the same pairs; a record is one relation's and seed's results."""
+    s, records, tasks = study.settings, study.records("kinds"), study.some(study.settings.few)
+    with progress_bar("other kinds", len(tasks) * len(s.seeds), show=study.progress) as tick:
+        for seed in s.seeds:
+            for name in tasks:
+                records.once(f"{seed}/{name}", partial(_compared, study, name, seed))
+                tick()
+
+
+def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
+    s = study.settings
+    found = compare_kinds(
+        study.model,
+        study.tasks[name],
+        pairs=s.pairs,
+        n_heads=s.n_heads,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        steps=s.steps,
+        most_items=s.most_items,
+        seed=seed,
+    )
+    return [result._asdict() for result in found.results]
