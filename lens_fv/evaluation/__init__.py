@@ -2,12 +2,13 @@
 
 import lens_fv.similarity  # noqa: F401  (with it, every kind of artefact is known once this room is loaded)
 from lens_fv.artefact import load_artefact
-from lens_fv.evaluation.analogies import AnalogyEvaluation, AnalogyResult, evaluate_analogies
+from lens_fv.evaluation.analogies import evaluate_analogies
 from lens_fv.evaluation.compare import KINDS, compare_kinds
 from lens_fv.evaluation.decoding import study_decoding
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, DecodingStudy
+from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [

@@ -1,129 +1,22 @@
 """Does a composite solve A:B::C:?, and beside what?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance
+from lens_fv.artefact import Provenance
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
 from lens_fv.composition.problems import own_relations
 from lens_fv.composition.weights import Score, source_gain
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.solutions import AnalogyEvaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.progress import progress_bar
-from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
 from lens_fv.vectors.batches import open_batches
-
-
-class AnalogyResult(NamedTuple):
-    """One condition over all analogies.
-
-    Attributes:
-        condition: see `evaluate_analogies`.
-        top1: share whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson interval.
-        n: analogies.
-        full: share for which greedy decoding writes an acceptable answer to its end.
-        mean_logprob: of the best acceptable answer's tokens, per token, in nats; `logprob_low`, `logprob_high`: bootstrap.
-        choice: share of multiple choices won by mean log-probability a token; `choice_low`, `choice_high`: Wilson interval;
-            not a number where there are none.
-        calibrated: the same, less what each choice has without any vector.
-        n_choice: multiple choices.
-    """
-
-    condition: str
-    top1: float
-    low: float
-    high: float
-    n: int
-    full: float
-    mean_logprob: float
-    logprob_low: float
-    logprob_high: float
-    choice: float
-    choice_low: float
-    choice_high: float
-    calibrated: float
-    n_choice: int
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class AnalogyEvaluation(Artefact):
-    """What every condition does to every analogy.
-
-    Attributes:
-        conditions: their names, in the order of the last axis.
-        relations: of the analogies, "" where unknown.
-        has_choices: which analogies have choices.
-        top1, full, logprob: see `AnalogyResult`, analogy by analogy.
-        choice, calibrated: the right choice won.
-        weights: of the composite.
-        source_gain: how much likelier the composite makes B behind A, in nats a token.
-        distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
-    """
-
-    conditions: tuple[str, ...]
-    relations: tuple[str, ...]
-    has_choices: Bool[Tensor, " analogies"]
-    top1: Bool[Tensor, "analogies conditions"]
-    full: Bool[Tensor, "analogies conditions"]
-    logprob: Float[Tensor, "analogies conditions"]
-    choice: Bool[Tensor, "analogies conditions"]
-    calibrated: Bool[Tensor, "analogies conditions"]
-    weights: Float[Tensor, "analogies relations"]
-    source_gain: Float[Tensor, " analogies"]
-    distance: Float[Tensor, " analogies"]
-
-    @property
-    def results(self) -> list[AnalogyResult]:
-        """One row a condition."""
-        return [self.result(condition) for condition in self.conditions]
-
-    def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
-        """The row of one condition, over all analogies or some of them.
-
-        Raises:
-            LensFVError: no analogy is among them.
-        """
-        i = self.conditions.index(condition)
-        some = torch.ones_like(self.has_choices) if among is None else among
-        n, asked = int(some.sum()), some & self.has_choices
-        if not n:
-            raise LensFVError(f"analogies under {condition}: none is left")
-        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), int(self.choice[asked, i].sum())
-        logprobs: list[float] = self.logprob[some, i].tolist()
-        choice, low, high = (won / m, *wilson_interval(won, m)) if m else (float("nan"),) * 3
-        return AnalogyResult(
-            condition,
-            hits / n,
-            *wilson_interval(hits, n),
-            n,
-            float(self.full[some, i].float().mean()),
-            sum(logprobs) / n,
-            *bootstrap_interval(logprobs, seed=self.provenance.seed),
-            choice,
-            low,
-            high,
-            float(self.calibrated[asked, i].float().mean()),
-            m,
-        )
-
-    def far(self) -> Bool[Tensor, " analogies"]:
-        """The half of the analogies whose A and C are farther apart."""
-        return self.distance > self.distance.median()
-
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
-        rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], log-prob {r.mean_logprob:.2f}, choice {r.choice:.2f}"
-            for r in self.results
-        }
-        return super().facts() | {"analogies": str(len(self.top1))} | rows
 
 
 @torch.no_grad()
@@ -142,9 +35,10 @@ def evaluate_analogies(
     """Solve analogies by composites of a library's vectors, beside what solves them without.
 
     Conditions: "none" (C's zero-shot prompt), "one_shot" (A:B as its demonstration), "mean" (of the basis), "best" (the one
-    vector that explains A:B best), "composite" (softmax of 3 x score), one for each of `maps`, "other_source" (the first
-    composite of another analogy, of another relation if there is one), "random_basis" (its weights on random vectors of the
-    basis' lengths) and "random" (one of the composite's length).
+    vector that explains A:B best), "composite" (softmax of 3 x score), one for each of `maps`, "matched" (the composite at the
+    length of the best vector), "other_source" (the first composite of another analogy, of another relation if there is one),
+    "random_basis" (its weights on random vectors of the basis' lengths), "random" (one of the composite's length), and
+    "one_shot_composite" (A:B as a demonstration, the composite added).
 
     Args:
         model: the model.
@@ -172,7 +66,7 @@ def evaluate_analogies(
     composites = {name: found[name].scale * (w @ basis.vectors) for name, w in weights.items()}
     vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], left_out, analogies, seed)
     vectors = {name: vectors.pop(name) for name in ("mean", "best")} | composites | vectors
-    conditions = ("none", *vectors, "one_shot")
+    conditions = ("none", *vectors, "one_shot", "one_shot_composite")
     stacked = torch.stack(list(vectors.values()), 1)
     asked = [(i, Pair(a.c, (d,))) for i, a in enumerate(analogies) for d in a.d]
     asked += [(i, Pair(stem, (choice,))) for i, a in enumerate(analogies) for stem, choice in a.candidates]
@@ -180,7 +74,7 @@ def evaluate_analogies(
     one = encode_prompts(model, [few_shot(pair, [sources[i]], template=template) for i, pair in asked])
     own = stacked[[i for i, _ in asked]]
     with_vectors = _read(model, zero, basis.layer, own, "zero-shot", progress)
-    one_shot = _read(model, one, basis.layer, own[:, :0], "one-shot", progress)
+    one_shot = _read(model, one, basis.layer, own[:, [list(vectors).index("composite")]], "one-shot", progress)
     rank, full, logprob = (torch.cat(each, 1).cpu() for each in zip(with_vectors, one_shot, strict=True))
     outcome = _outcome(analogies, rank, full, logprob)
     provenance = Provenance.of(
@@ -222,9 +116,11 @@ def _controls(
     kept = (~left_out).to(weights)
     relations = [a.relation for a in analogies]
     others = [next((j for j in _from(i, len(relations)) if relations[j] != r), i - 1) for i, r in enumerate(relations)]
+    best = basis.vectors[scores.masked_fill(left_out, -torch.inf).argmax(-1)]
     return {
         "mean": kept / kept.sum(-1, keepdim=True) @ basis.vectors,
-        "best": basis.vectors[scores.masked_fill(left_out, -torch.inf).argmax(-1)],
+        "best": best,
+        "matched": composite * best.norm(dim=-1, keepdim=True) / composite.norm(dim=-1, keepdim=True).clamp(min=1e-30),
         "other_source": composite[others],
         "random_basis": weights @ like(basis.vectors),
         "random": like(composite),

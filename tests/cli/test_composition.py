@@ -51,9 +51,7 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     assert code == 0
     assert solved["analogies"] == 10
     conditions = [r["condition"] for r in solved["results"]]
-    assert {"none", "one_shot", "composite", "fitted", "best", "mean", "random", "random_basis", "other_source"} == set(
-        conditions
-    )
+    assert {"none", "one_shot", "composite", "fitted", "best", "mean", "random", "other_source"} < set(conditions)
     assert solved["near"][0]["n"] + solved["far"][0]["n"] == 10
     assert run("show", "a.safetensors", model=False)[1]["kind"] == "AnalogyEvaluation"
     (tmp_path / "mine.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":"small"}\n')

@@ -9,7 +9,8 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
 from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
 
-CONDITIONS = ("none", "mean", "best", "composite", "other_source", "random_basis", "random", "one_shot")
+SHOWN = ("one_shot", "one_shot_composite")
+CONDITIONS = ("none", "mean", "best", "composite", "matched", "other_source", "random_basis", "random", *SHOWN)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +55,15 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
         torch.testing.assert_close(found.weights[i], weights, atol=1e-4, rtol=1e-3)
         best = basis.vectors[scores.masked_fill(own, -torch.inf).argmax()]
         vectors = {"none": None, "mean": basis.vectors[~own].mean(0), "best": best, "composite": weights @ basis.vectors}
-        for condition in (*vectors, "one_shot"):
+        vectors |= {"matched": vectors["composite"] * best.norm() / vectors["composite"].norm()}
+        vectors |= {"one_shot": None, "one_shot_composite": vectors["composite"]}
+        for condition in vectors:
             rows = []
             for stem, answer in [(analogy.c, d) for d in analogy.d] + list(analogy.candidates):
                 pair = Pair(stem, (answer,))
-                prompt = few_shot(pair, [analogy.source]) if condition == "one_shot" else zero_shot(pair)
+                prompt = few_shot(pair, [analogy.source]) if condition in SHOWN else zero_shot(pair)
                 (encoded,) = encode_prompts(model, [prompt])
-                rows.append(said(model, encoded.tokens, encoded.answers[0], basis.layer, vectors.get(condition)))
+                rows.append(said(model, encoded.tokens, encoded.answers[0], basis.layer, vectors[condition]))
             at = found.conditions.index(condition)
             answers, choices = rows[: len(analogy.d)], rows[len(analogy.d) :]
             assert bool(found.top1[i, at]) == any(rank == 0 for rank, _, _ in answers)

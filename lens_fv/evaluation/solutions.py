@@ -1,0 +1,117 @@
+"""What every condition does to every analogy, and what that comes to."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact
+from lens_fv.errors import LensFVError
+from lens_fv.statistics import bootstrap_interval, wilson_interval
+
+
+class AnalogyResult(NamedTuple):
+    """One condition over all analogies.
+
+    Attributes:
+        condition: see `evaluate_analogies`.
+        top1: share whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson interval.
+        n: analogies.
+        full: share for which greedy decoding writes an acceptable answer to its end.
+        mean_logprob: of the best acceptable answer's tokens, per token, in nats; `logprob_low`, `logprob_high`: bootstrap.
+        choice: share of multiple choices won by mean log-probability a token; `choice_low`, `choice_high`: Wilson interval;
+            not a number where there are none.
+        calibrated: the same, less what each choice has without any vector.
+        n_choice: multiple choices.
+    """
+
+    condition: str
+    top1: float
+    low: float
+    high: float
+    n: int
+    full: float
+    mean_logprob: float
+    logprob_low: float
+    logprob_high: float
+    choice: float
+    choice_low: float
+    choice_high: float
+    calibrated: float
+    n_choice: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class AnalogyEvaluation(Artefact):
+    """What every condition does to every analogy.
+
+    Attributes:
+        conditions: their names, in the order of the last axis.
+        relations: of the analogies, "" where unknown.
+        has_choices: which analogies have choices.
+        top1, full, logprob: see `AnalogyResult`, analogy by analogy.
+        choice, calibrated: the right choice won.
+        weights: of the composite.
+        source_gain: how much likelier the composite makes B behind A, in nats a token.
+        distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
+    """
+
+    conditions: tuple[str, ...]
+    relations: tuple[str, ...]
+    has_choices: Bool[Tensor, " analogies"]
+    top1: Bool[Tensor, "analogies conditions"]
+    full: Bool[Tensor, "analogies conditions"]
+    logprob: Float[Tensor, "analogies conditions"]
+    choice: Bool[Tensor, "analogies conditions"]
+    calibrated: Bool[Tensor, "analogies conditions"]
+    weights: Float[Tensor, "analogies relations"]
+    source_gain: Float[Tensor, " analogies"]
+    distance: Float[Tensor, " analogies"]
+
+    @property
+    def results(self) -> list[AnalogyResult]:
+        """One row a condition."""
+        return [self.result(condition) for condition in self.conditions]
+
+    def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
+        """The row of one condition, over all analogies or some of them.
+
+        Raises:
+            LensFVError: no analogy is among them.
+        """
+        i = self.conditions.index(condition)
+        some = torch.ones_like(self.has_choices) if among is None else among
+        n, asked = int(some.sum()), some & self.has_choices
+        if not n:
+            raise LensFVError(f"analogies under {condition}: none is left")
+        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), int(self.choice[asked, i].sum())
+        logprobs: list[float] = self.logprob[some, i].tolist()
+        choice, low, high = (won / m, *wilson_interval(won, m)) if m else (float("nan"),) * 3
+        return AnalogyResult(
+            condition,
+            hits / n,
+            *wilson_interval(hits, n),
+            n,
+            float(self.full[some, i].float().mean()),
+            sum(logprobs) / n,
+            *bootstrap_interval(logprobs, seed=self.provenance.seed),
+            choice,
+            low,
+            high,
+            float(self.calibrated[asked, i].float().mean()),
+            m,
+        )
+
+    def far(self) -> Bool[Tensor, " analogies"]:
+        """The half of the analogies whose A and C are farther apart."""
+        return self.distance > self.distance.median()
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        rows = {
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], log-prob {r.mean_logprob:.2f}, choice {r.choice:.2f}"
+            for r in self.results
+        }
+        return super().facts() | {"analogies": str(len(self.top1))} | rows
