@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lens_fv.cli.analogies import Map
 from lens_fv.cli.heads import columns
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
@@ -24,6 +25,7 @@ def similarity(
     relation: Annotated[list[str] | None, typer.Option(help="Compare these alone; may be given several times.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Files of pairs of relations that are not built in.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of a library's relation that its composite is read off.")] = 5,
+    weight_map: Map = None,
     permutations: Annotated[int, typer.Option(min=1, help="For p-values.")] = 10_000,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -36,7 +38,7 @@ def similarity(
     Compared are the vectors of every library (of a relation that it lacks, the one that explains its pairs best), composites,
     their weights, and word embeddings. Writes nothing unless --out is given.
     """
-    from lens_fv.composition import VectorLibrary
+    from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.errors import LensFVError
     from lens_fv.similarity import (
         FEWEST,
@@ -59,8 +61,9 @@ def similarity(
         raise LensFVError(f"compare {unknown[0]}: no such relation in {semeval or library[0]}; it has {', '.join(groups)}")
     human = read_judgements(judgements, known=names) if judgements else None
     examples = {n: rated[n].examples for n in names} if rated else _pairs(names, task or [], pairs, seed)
+    fitted = None if weight_map is None else WeightMap.load(weight_map)
     lens = open_model(model, device, dtype)
-    vectors = relation_vectors(lens, libraries, examples, progress=True)
+    vectors = relation_vectors(lens, libraries, examples, weight_map=fitted, progress=True)
     matrices = relation_similarities(lens, vectors, examples)
     payload: dict[str, Any] = {"model": lens.name, "relations": names, "classes": [groups[n] for n in names]}
     views: list[Any] = []
@@ -83,7 +86,7 @@ def similarity(
                 payload["judgements"].append({"kind": kind, **{k: None if v != v else v for k, v in a._asdict().items()}})
         views.append(table)
     if rated:
-        found = typicality(lens, [rated[n] for n in names], vectors, library=basis, seed=seed, progress=True)
+        found = typicality(lens, [rated[n] for n in names], vectors, library=basis, weight_map=fitted, seed=seed, progress=True)
         table = columns("typicality by", "Spearman", "95 % interval", "relations", title="within SemEval-2012 relations")
         for r in found.results:
             table.add_row(r.measure, f"{r.spearman:+.3f}", f"[{r.low:+.3f}, {r.high:+.3f}]", str(r.n))

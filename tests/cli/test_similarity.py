@@ -9,7 +9,8 @@ from scipy import stats
 
 from lens_fv.artefact import Provenance
 from lens_fv.cli.app import execute
-from lens_fv.composition.library import Entry, write_index
+from lens_fv.composition import VectorLibrary, plain_map
+from lens_fv.composition.index import Entry, write_index
 from lens_fv.model import load_model
 from lens_fv.similarity import similarity_matrix
 from lens_fv.vectors import FunctionVector
@@ -69,6 +70,19 @@ def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
     assert by_kind["extracted", "spearman"] == pytest.approx(expected)
     assert found["taxonomy"][1]["same"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)
     assert "typicality" not in found
+
+
+def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
+    arguments = ("tuned", "--task", "toy.json", *QUICK)
+    model = load_model(str(model_folder))
+    basis = VectorLibrary.open(tmp_path / "tuned").basis(model)
+    found = {}
+    for temperature in (3.0, 0.5):
+        plain_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
+        code, found[temperature], err = run(*arguments, "--map", "map.safetensors")
+        assert code == 0, err
+    assert found[3.0] == run(*arguments)[1]
+    assert found[0.5]["taxonomy"] != found[3.0]["taxonomy"]
 
 
 def test_semeval(run):
