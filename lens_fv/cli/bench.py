@@ -77,6 +77,34 @@ def sweep(
 
 
 @bench.command()
+def compose(
+    model: Model = DEFAULT_MODEL,
+    task: TaskName = "antonym",
+    vectors: Annotated[int, typer.Option(min=1, help="Of the basis, with random directions.")] = 100,
+    layer: Annotated[int | None, typer.Option(help="Where they are added; default: the middle.")] = None,
+    tokens: Tokens = None,
+    sample: Sample = 12,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = None,
+) -> None:
+    """Score the vectors of a basis on one pair, as composites do: the engine against one forward a vector.
+
+    Writes nothing unless --out is given.
+    """
+    from lens_fv.progress import progress_bar
+    from lens_fv.studies.bench import bench_compose
+
+    subject, _ = _open(model, task, 0, tokens, device, dtype, seed)
+    with progress_bar("bench", sample + repeats, show=True) as tick:
+        found = bench_compose(subject, vectors=vectors, layer=layer, sample=sample, repeats=repeats, seed=seed, tick=tick)
+    _emit(found.to_json(), as_json, out)
+
+
+@bench.command()
 def tune(
     model: Model = DEFAULT_MODEL,
     task: TaskName = "present-past",

@@ -84,6 +84,10 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     assert code == 0
     assert (sweep["edits"], sweep["loop_sample"]) == (15, 4)  # 3 layers x 5 scales
     assert sweep["max_abs_error"] < 1e-5
+    code, basis, _ = run("bench", "compose", "--task", "toy.json", "--vectors", "7", "--sample", "4", "--repeats", "1")
+    assert code == 0
+    assert (basis["edits"], basis["loop_sample"]) == (7, 4)
+    assert basis["max_abs_error"] < 1e-5
     code, tune, _ = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--out", "tune.json")
     assert code == 0
     assert tune["relative_difference"] < 1e-3

@@ -4,7 +4,7 @@ Every measurement stands beside the plain way of doing the same, timed in turn w
 operations that cannot be avoided, at the rate of a matrix product timed in the same run.
 """
 
-from lens_fv.studies.bench.engine import EngineBench, bench_engine, bench_sweep
+from lens_fv.studies.bench.engine import EngineBench, bench_compose, bench_engine, bench_sweep
 from lens_fv.studies.bench.memory import MemoryBench, bench_memory
 from lens_fv.studies.bench.subject import SHAPES, Subject, open_subject
 from lens_fv.studies.bench.tuning import TuneBench, bench_tune
@@ -15,6 +15,7 @@ __all__ = [
     "MemoryBench",
     "Subject",
     "TuneBench",
+    "bench_compose",
     "bench_engine",
     "bench_memory",
     "bench_sweep",

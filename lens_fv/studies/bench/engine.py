@@ -96,6 +96,27 @@ def bench_sweep(
     return _bench(subject, edits, sample, repeats, seed, tick)
 
 
+def bench_compose(
+    subject: Subject,
+    *,
+    vectors: int = 100,
+    layer: int | None = None,
+    sample: int = 12,
+    repeats: int = 5,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> EngineBench:
+    """Score a basis of random vectors on one prompt, all at one layer (default: the middle); see `bench_engine`.
+
+    Raises:
+        LensFVError: no such layer.
+    """
+    model, rng = subject.model, torch.Generator().manual_seed(seed)
+    at = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
+    rows = torch.randn(vectors, model.d_model, generator=rng).to(model.device)
+    return _bench(subject, [Edit(at, row, mode="add") for row in rows], sample, repeats, seed, tick)
+
+
 def head_edits(subject: Subject, seed: int) -> list[Edit]:
     """A random output in place of each head's in turn."""
     model, rng = subject.model, torch.Generator().manual_seed(seed)
