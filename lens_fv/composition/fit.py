@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -11,13 +11,12 @@ from lens_fv.artefact import Provenance
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.problems import Problems
+from lens_fv.composition.shape import Form, Shape, learn_shape
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
-
-Form = Literal["temperature", "diagonal", "full"]
 
 
 def fit_map(
@@ -28,9 +27,8 @@ def fit_map(
     *,
     form: Form = "diagonal",
     score: Score = "logprob",
-    epochs: int = 8,
-    learning_rate: float = 0.02,
-    l2: float = 1e-3,
+    epochs: int = 3,
+    learning_rate: float = 0.05,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
     seed: int = 0,
@@ -38,20 +36,20 @@ def fit_map(
 ) -> WeightMap:
     """Learn the map that makes D likely behind C, the model and the basis frozen (Kang, Wu and Lu 2026).
 
-    Minimises the mean negative log-probability of the answers' tokens under scale x softmax(matrix · scores + bias), from
-    matrix = 3 x identity and scale 1, by Adam in batches of answers of like length. The epoch that makes the held-out answers
-    likeliest is kept.
+    Weights are softmax(matrix · scores + bias), and their sum is added `scale` times. The shape of matrix and bias is learned
+    from scores alone: how well the weights that one pair gets explain other pairs of its relation (`learn_shape`). How sharp
+    they are, and the scale, are then learned through the model: Adam minimises the mean negative log-probability of the
+    answers' tokens, in batches of like length. Decay and step of the shape, and the epoch, are chosen on the held-out ones.
 
     Args:
         model: the model.
         library: the basis.
         analogies: to learn from. Of training relations only, if it is to hold for others.
-        held_out: to choose the epoch on, better of other relations than the training ones.
-        form: of the matrix: one number, its diagonal, or all of it. All but the number have a bias.
+        held_out: to choose on: of other relations if the map is for new ones, of the same if it is for these.
+        form: of the matrix: the identity times a number, its diagonal, or all of it; the latter two have a bias.
         score: see `relation_scores`.
         epochs: over the analogies.
-        learning_rate: of Adam; the matrix' entries are of the order of 1.
-        l2: weight of the mean squared distance of matrix and bias to where they started.
+        learning_rate: of Adam through the model.
         leave_own_out: give a relation's own vector no weight in its analogies, as if it were new.
         template: how prompts are written.
         seed: of the order of batches.
@@ -69,7 +67,6 @@ def fit_map(
         score=score,
         epochs=epochs,
         learning_rate=learning_rate,
-        l2=l2,
         leave_own_out=leave_own_out,
         template=template,
         seed=seed,
@@ -86,9 +83,8 @@ def fit_maps(
     *,
     forms: Sequence[Form] = get_args(Form),
     score: Score = "logprob",
-    epochs: int = 8,
-    learning_rate: float = 0.02,
-    l2: float = 1e-3,
+    epochs: int = 3,
+    learning_rate: float = 0.05,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
     seed: int = 0,
@@ -100,7 +96,7 @@ def fit_maps(
     basis = library.basis(model)
     train = Problems(model, basis, analogies, score, template, leave_own_out)
     test = Problems(model, basis, held_out, score, template, leave_own_out)
-    options: dict[str, Any] = {"score": score, "epochs": epochs, "learning_rate": learning_rate, "l2": l2}
+    options: dict[str, Any] = {"score": score, "epochs": epochs, "learning_rate": learning_rate}
     provenance = Provenance.of(
         model,
         task=f"{len(analogies)} analogies of {len({a.relation for a in analogies})} relations",
@@ -110,37 +106,31 @@ def fit_maps(
         method="fitted",
         options=options | {"leave_own_out": leave_own_out},
     )
+    couples = train.couples(), test.couples()
     with progress_bar("fitting weights", len(forms) * epochs * len(train.batches), show=progress) as tick:
-        return {
-            form: _fitted(
-                basis,
-                train,
-                test,
-                replace(provenance, options={**provenance.options, "form": form}),
-                form,
-                tick,
-            )
-            for form in forms
-        }
+        found: dict[Form, WeightMap] = {}
+        for form in forms:
+            shape = learn_shape(form, *couples, temperature=TEMPERATURE, seed=seed)
+            said = replace(provenance, options={**provenance.options, "form": form})
+            found[form] = _fitted(basis, shape, train, test, said, tick)
+        return found
 
 
 def _fitted(
-    basis: Basis, train: Problems, test: Problems, provenance: Provenance, form: Form, tick: Callable[[], None]
+    basis: Basis, shape: Shape, train: Problems, test: Problems, provenance: Provenance, tick: Callable[[], None]
 ) -> WeightMap:
+    """Temperature and scale of a shape, learned through the model."""
     options = provenance.options
-    n, device = len(basis.names), basis.vectors.device
-    start = torch.full((1, n), TEMPERATURE, device=device) if form != "full" else TEMPERATURE * torch.eye(n, device=device)
-    moved = torch.nn.Parameter(torch.zeros(() if form == "temperature" else start.shape, device=device))
-    bias = torch.nn.Parameter(torch.zeros(n, device=device), requires_grad=form != "temperature")
-    log_scale = torch.nn.Parameter(torch.zeros((), device=device))
-    optimiser = torch.optim.Adam([p for p in (moved, bias, log_scale) if p.requires_grad], lr=options["learning_rate"])
+    hotter, log_scale = (torch.nn.Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
+    optimiser = torch.optim.Adam([hotter, log_scale], lr=options["learning_rate"])
 
     def now() -> WeightMap:
+        sharp = shape.times(hotter.detach().exp())
         return WeightMap(
             provenance=provenance,
             names=basis.names,
-            matrix=(start + moved).detach().float().cpu(),
-            bias=bias.detach().float().cpu(),
+            matrix=sharp.matrix.float().cpu(),
+            bias=sharp.bias.float().cpu(),
             scale=float(log_scale.detach().exp()),
             score=options["score"],
         )
@@ -157,10 +147,9 @@ def _fitted(
         for at in torch.randperm(len(train.batches), generator=rng).tolist():
             batch = train.batches[at]
             with torch.enable_grad():
-                logits = train.logits(batch, start + moved, bias)
-                vectors = log_scale.exp() * (logits.softmax(-1) @ basis.vectors)
+                weights = train.logits(batch, shape.times(hotter.exp())).softmax(-1)
+                vectors = log_scale.exp() * (weights @ basis.vectors)
                 loss = batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
-                loss = loss + options["l2"] * (moved.square().mean() + bias.square().mean())
             if not torch.isfinite(loss):
                 raise LensFVError(
                     f"fit a map on {provenance.model}: the loss is not finite in epoch {epoch}; lower the learning rate"

@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.composition.library import Basis
-from lens_fv.composition.weights import Score, WeightMap, relation_scores
+from lens_fv.composition.shape import Couples, Shape, couples_of
+from lens_fv.composition.weights import Score, WeightMap, relation_scores, without_left_out
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import Analogy, PromptTemplate, encode_prompts, zero_shot
+from lens_fv.tasks import Analogy, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import Batch, open_batches
 
 
@@ -25,20 +26,25 @@ class Problems:
         template: PromptTemplate,
         leave_own_out: bool,
     ) -> None:
-        self._basis = basis
+        self._model, self._basis, self._analogies, self._template = model, basis, analogies, template
+        self._score: Score = score
         self.scores = relation_scores(model, basis, [a.source for a in analogies], score=score, template=template)
         self.left_out = own_relations(basis, analogies).to(model.device) & leave_own_out
         self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
         self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
 
-    def logits(self, batch: Batch, matrix: Tensor, bias: Tensor) -> Tensor:
+    def couples(self) -> Couples:
+        """Sources with targets of their relation, by their scores."""
+        targets = [Pair(a.c, (a.d[0],)) for a in self._analogies]
+        scores = relation_scores(self._model, self._basis, targets, score=self._score, template=self._template)
+        words = [(a.a, a.c) for a in self._analogies]
+        return couples_of([a.relation for a in self._analogies], words, self.scores, scores, self.left_out)
+
+    def logits(self, batch: Batch, shape: Shape) -> Float[Tensor, "batch relations"]:
         """What the softmax is taken of, for the batch's analogies."""
         owners = list(batch.owners)
-        scores, left_out = self.scores[owners], self.left_out[owners]
-        kept = (~left_out).to(scores)
-        scores = torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
-        logits = scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
-        return logits.masked_fill(left_out, -torch.inf)
+        left_out = self.left_out[owners]
+        return shape.logits(without_left_out(self.scores[owners], left_out)).masked_fill(left_out, -torch.inf)
 
     def mean_logprob(self, found: WeightMap) -> float:
         """Of the answers' tokens, per token, with a map."""

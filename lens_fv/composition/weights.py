@@ -123,8 +123,7 @@ class WeightMap(Artefact):
         if left_out is not None:
             if bool(left_out.all(-1).any()):
                 raise LensFVError("weigh scores: every relation is left out; the basis needs others")
-            kept = (~left_out).to(scores)
-            scores = torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
+            scores = without_left_out(scores, left_out)
         logits = self.logits(scores)
         if left_out is not None:
             logits = logits.masked_fill(left_out, -torch.inf)
@@ -149,3 +148,11 @@ class WeightMap(Artefact):
         """See `Artefact.facts`."""
         form = "diagonal" if len(self.matrix) == 1 else "full"
         return super().facts() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}
+
+
+def without_left_out(
+    scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"]
+) -> Float[Tensor, "pairs relations"]:
+    """Scores in which those of relations that are left out are the others' mean: they say nothing about the others."""
+    kept = (~left_out).to(scores)
+    return torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)

@@ -6,6 +6,7 @@ from pathlib import Path
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.relational.alignment import align
+from lens_fv.studies.relational.arithmetic import add_up
 from lens_fv.studies.relational.carrying import carry
 from lens_fv.studies.relational.completion import complete, transfer
 from lens_fv.studies.relational.reading import decode
@@ -21,6 +22,7 @@ PARTS: Mapping[str, Callable[[Study], None]] = {
     "tuning": vary,
     "carrying": carry,
     "kinds": compare,
+    "lists": add_up,
     "alignment": align,
 }
 

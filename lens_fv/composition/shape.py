@@ -1,0 +1,148 @@
+"""What pairs' scores say about each other: a map's matrix and bias, learned without a pass through the model."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from lens_fv.composition.weights import without_left_out
+
+Form = Literal["temperature", "diagonal", "full"]
+CHECK_EVERY = 20
+BATCH = 256
+DECAYS = (1e-3, 1e-2, 1e-1)
+
+
+class Couples(NamedTuple):
+    """Two pairs of one relation each: the map reads the first one's scores, and is right if it picks what explains the second.
+
+    Attributes:
+        sources, targets: scores of both; see `relation_scores`.
+        left_out: relations that get no weight.
+    """
+
+    sources: Float[Tensor, "couples relations"]
+    targets: Float[Tensor, "couples relations"]
+    left_out: Bool[Tensor, "couples relations"]
+
+
+class Shape(NamedTuple):
+    """A map's matrix (one row: a diagonal) and bias; see `WeightMap`."""
+
+    matrix: Float[Tensor, "rows relations"]
+    bias: Float[Tensor, " relations"]
+
+    def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
+        """What the softmax is taken of."""
+        return scores * self.matrix + self.bias if len(self.matrix) == 1 else scores @ self.matrix.T + self.bias
+
+    def times(self, sharpness: Float[Tensor, ""]) -> "Shape":
+        """The same, its weights sharper or flatter."""
+        return Shape(sharpness * self.matrix, sharpness * self.bias)
+
+
+def learn_shape(
+    form: Form,
+    train: Couples,
+    test: Couples,
+    *,
+    temperature: float,
+    steps: int = 400,
+    learning_rate: float = 0.01,
+    decays: Sequence[float] = DECAYS,
+    seed: int = 0,
+) -> Shape:
+    """The matrix and bias under which the weights read off one pair pick vectors that explain another pair of its relation.
+
+    Maximises sum_i w_i t_i, the expected score of the couple's second pair, over w = softmax(matrix · s + bias); by Adam, from
+    temperature x identity and no bias. Of all weight decays, and of the steps of each, the one is kept that is best on `test`;
+    the start if none is better.
+
+    Args:
+        form: "temperature" learns nothing here; "diagonal" and "full" what they are called after, and a bias.
+        train: to learn from.
+        test: to choose on.
+        temperature: of the start.
+        steps: of Adam.
+        learning_rate: of Adam, in units of standardised scores.
+        decays: weights of the squared distance to the start.
+        seed: of the batches.
+    """
+    n, device = train.sources.shape[-1], train.sources.device
+    best = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
+    if form == "temperature":
+        return best
+    if form == "full":
+        best = Shape(torch.diag(best.matrix[0]), best.bias)
+    found = expected_score(best, test)
+    centre, spread = train.sources.mean(0), train.sources.std(0).clamp(min=1e-6)
+    for decay in decays:
+        rng = torch.Generator().manual_seed(seed)
+        moved, bias = Parameter(torch.zeros_like(best.matrix)), Parameter(torch.zeros(n, device=device))
+        log_temperature = Parameter(torch.tensor(math.log(temperature), device=device))
+        optimiser = torch.optim.Adam([moved, bias, log_temperature], lr=learning_rate)
+        for step in range(1, steps + 1):
+            some = torch.randint(len(train.sources), (BATCH,), generator=rng).to(device)
+            with torch.enable_grad():
+                shape = _folded(log_temperature.exp(), moved, bias, centre, spread)
+                loss = -expected_score(shape, Couples(*(each[some] for each in train)))
+                loss = loss + decay * (moved.square().sum() + bias.square().sum())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if step % CHECK_EVERY == 0:
+                with torch.no_grad():
+                    shape = _folded(log_temperature.exp(), moved, bias, centre, spread)
+                    if (now := expected_score(shape, test)) > found:
+                        best, found = shape, now
+    return best
+
+
+def expected_score(shape: Shape, couples: Couples) -> Float[Tensor, ""]:
+    """Mean over couples of the targets' scores under the weights that their sources get."""
+    logits = shape.logits(without_left_out(couples.sources, couples.left_out))
+    weights = logits.masked_fill(couples.left_out, -torch.inf).softmax(-1)
+    return (weights * couples.targets).sum(-1).mean()
+
+
+def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> Shape:
+    """Temperature · s + moved · (standardised s) + bias, as one matrix and bias.
+
+    The full form takes each pair's mean off its standardised scores: how hard B is to write says nothing about the relation.
+    """
+    n = len(bias)
+    if len(moved) == 1:
+        return Shape(temperature + moved / spread, bias - (moved * centre / spread)[0])
+    rows = (moved - moved.mean(1, keepdim=True)) / spread
+    return Shape(temperature * torch.eye(n, device=moved.device) + rows, bias - rows @ centre)
+
+
+def couples_of(
+    relations: Sequence[str],
+    words: Sequence[tuple[str, str]],
+    sources: Float[Tensor, "analogies relations"],
+    targets: Float[Tensor, "analogies relations"],
+    left_out: Bool[Tensor, "analogies relations"],
+) -> Couples:
+    """Every source with every target of its relation, but with none that shares its input.
+
+    Args:
+        relations: of the analogies; those without one stay as they are.
+        words: inputs of source and target.
+        sources: scores of A:B.
+        targets: scores of C:D.
+        left_out: see `Couples`.
+    """
+    together: Int[Tensor, "couples 2"] = torch.tensor(
+        [
+            (i, j)
+            for i, one in enumerate(relations)
+            for j, other in enumerate(relations)
+            if i == j or (one and one == other and words[i][0] != words[j][1])
+        ]
+    )
+    return Couples(sources[together[:, 0]], targets[together[:, 1]], left_out[together[:, 0]])

@@ -1,0 +1,39 @@
+"""Do vectors add up? Lists of words, as Todd et al. (2024) composed them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from lens_fv.composition import Extracted
+from lens_fv.composition.recipes import middle_layer
+from lens_fv.evaluation import compose_lists
+from lens_fv.progress import progress_bar
+from lens_fv.studies.relational.settings import Study
+from lens_fv.tasks import TODD, Task, split_pairs
+from lens_fv.vectors import FunctionVector
+
+LISTED = ("antonym", "country-capital", "present-past", "singular-plural", "uppercase")
+
+
+def add_up(study: Study) -> None:
+    """Predict the vector of "the last word's output" from three others; a record is one relation's, by tuned or extracted."""
+    records, tasks, seed = study.records("lists"), study.some(LISTED), study.settings.seeds[0]
+    with progress_bar("lists", 2 * len(tasks), show=study.progress) as tick:
+        for name in tasks:
+            for method in ("tuned", "extracted"):
+                records.once(f"{seed}/{name}/{method}", partial(_composed, study, name, method, seed))
+                tick()
+
+
+def _composed(study: Study, name: str, method: str, seed: int) -> list[dict[str, Any]]:
+    s = study.settings
+    make = partial(_extracted, study, seed) if method == "extracted" else None
+    found = compose_lists(study.model, study.tasks[name], make, n_shots=s.n_shots, most_items=s.most_items, seed=seed)
+    return [result._asdict() for result in found.evaluation.results]
+
+
+def _extracted(study: Study, seed: int, tasks: Sequence[Task]) -> list[FunctionVector]:
+    s = study.settings
+    recipe = Extracted(middle_layer(study.model), s.n_heads, s.n_shots, s.n_clean, s.n_trials)
+    splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
+    return recipe.make(study.model, tasks, splits, template=TODD, seed=seed)
