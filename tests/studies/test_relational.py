@@ -71,7 +71,9 @@ def test_completion_is_what_evaluate_says(run, model):
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model):
     _, folder = run
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name not in ("study.json",) and path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name not in ("study.json",) and path.is_file()
+    }
     run_relational(model, folder, SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(LensFVError, match="run with other pairs; choose another folder"):
