@@ -127,7 +127,7 @@ def panel_layout(names: Sequence[str], x: Mapping[str, Any], y: Mapping[str, Any
     layout: dict[str, Any] = {"annotations": [], "margin": {"t": 76, "b": 90}}
     for i, (name, at) in enumerate(zip(names, panel_axes(n))):
         start = i * (width + gap)
-        own = {} if i == 0 else {"matches": "y", "showticklabels": False, "title": {"text": ""}}
+        own = {} if i == 0 else {"matches": "y", "showticklabels": False, "ticks": "", "title": {"text": ""}}
         layout[f"xaxis{at['xaxis'][1:]}"] = {**x, "domain": [start, start + width], "anchor": at["yaxis"]}
         layout[f"yaxis{at['yaxis'][1:]}"] = {**y, "anchor": at["xaxis"], **own}
         place = {"x": start, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
