@@ -295,14 +295,14 @@ def test_the_command_reports_without_a_model(folder, tmp_path, monkeypatch, caps
 
 def test_the_command_runs_a_part(model_folder, tmp_path, monkeypatch, capsys, no_chrome):
     monkeypatch.chdir(tmp_path)
-    few = ["--part", "transfer", "--quick", "--task", "antonym", "--task", "synonym"]
+    few = ["--part", "carrying", "--quick", "--task", "antonym"]
     where = ["--work", "work", "--out", "results", "--json"]
     assert execute(["reproduce", "relational", "--model", str(model_folder), *few, *where]) == 0
     found = json.loads(capsys.readouterr().out)["models"]["tiny"]
-    assert found["records"]["transfer"] == 2 and found["records"]["completion"] == 0
+    assert found["records"]["carrying"] == 1 and found["records"]["completion"] == 0
     assert found["tuned_minus_extracted"] is None
     page = (tmp_path / "results" / "relational.md").read_text(encoding="utf-8")
-    assert "## Every vector on every relation" in page and "## Completion" not in page
+    assert "## Norms behind attention" in page and "## Completion" not in page
 
 
 def test_nothing_to_report_on_is_refused(tmp_path):
