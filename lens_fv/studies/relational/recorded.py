@@ -87,7 +87,7 @@ def command(runs: Sequence[Recorded]) -> str | None:
     s = {key: value for key, value in runs[0].settings.items() if key not in ("model", "revision")}
     if any({**run.settings, "model": 0, "revision": 0} != {**s, "model": 0, "revision": 0} for run in runs):
         return None
-    words = ["lens-fv reproduce relational", *(f"--model {run.name}" for run in runs)]
+    words = ["lens-fv reproduce relational", *(f"--model {run.settings['model']}" for run in runs)]
     for quick in (False, True):
         usual = RelationalSettings.chosen(quick=quick)
         given = RelationalSettings.chosen(
