@@ -1,6 +1,7 @@
 """Intervals: is it more than chance?"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,26 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
         return float(data.mean()), float(data.mean())
     low, high = bootstrap_means(data, level=level, resamples=10_000, batch=None, seed=seed)
     return float(low), float(high)
+
+
+class Estimate(NamedTuple):
+    """A mean and how sure it is.
+
+    Attributes:
+        mean: of independent values.
+        low, high: its bootstrap interval.
+        n: values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Estimate:
+    """The mean of independent values, at least one, with its bootstrap interval."""
+    return Estimate(float(np.mean(values)), *bootstrap_interval(values, level=level, seed=seed), len(values))
 
 
 def bootstrap_means(

@@ -10,6 +10,7 @@ from rich.console import Console
 from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, vectors
 from lens_fv.cli.bench import bench
 from lens_fv.cli.library import library
+from lens_fv.cli.reproduce import reproduce
 from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
 
@@ -38,6 +39,7 @@ for command in (analogies.compose, analogies.analogy, reading.decode, inspect.sh
     app.command()(command)
 app.command()(similarity)
 app.add_typer(library, name="library")
+app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")
 
 

@@ -4,8 +4,10 @@ from lens_fv.plotting.attributions import attribution_figure
 from lens_fv.plotting.classes import class_heatmap, heads_by_class
 from lens_fv.plotting.conditions import condition_bars
 from lens_fv.plotting.decoded import decoded_words
+from lens_fv.plotting.dots import interval_dots, interval_lines
 from lens_fv.plotting.heads import head_heatmap, top_heads
 from lens_fv.plotting.reading import decoding_scatter
+from lens_fv.plotting.relations import relation_scatter, transfer_heatmap
 from lens_fv.plotting.report import Section, save_figures, write_report
 from lens_fv.plotting.similarities import similarity_heatmap
 from lens_fv.plotting.sweeps import injection_heatmap, layer_curve
@@ -22,10 +24,14 @@ __all__ = [
     "head_heatmap",
     "heads_by_class",
     "injection_heatmap",
+    "interval_dots",
+    "interval_lines",
     "layer_curve",
+    "relation_scatter",
     "save_figures",
     "similarity_heatmap",
     "theme",
     "top_heads",
+    "transfer_heatmap",
     "write_report",
 ]

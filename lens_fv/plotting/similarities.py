@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -25,8 +26,7 @@ def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, titl
     """
     if len(classes) != len(matrix.names):
         raise LensFVError(f"draw similarities of {len(matrix.names)} items: {len(classes)} classes; give one for each")
-    first = list(dict.fromkeys(classes))
-    order = sorted(range(len(classes)), key=lambda i: first.index(classes[i]))
+    order = by_class(classes)
     names, n = [plain(matrix.names[i]) for i in order], len(order)
     kinds = [plain(classes[i] or "no class") for i in order]
     values = [
@@ -37,23 +37,33 @@ def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, titl
         for a, c, row in zip(names, kinds, values)
     ]
     heat = go.Heatmap(z=values, text=hover, hovertemplate="%{text}<extra></extra>", coloraxis="coloraxis", hoverongaps=False)
-    sizes = [(kind, len(list(group))) for kind, group in groupby(kinds)]
-    ends = [sum(size for _, size in sizes[: i + 1]) for i in range(len(sizes))]
-    if n <= 60:
-        ticks = {"tickvals": list(range(n)), "ticktext": names}
-    else:
-        ticks = {"tickvals": [end - (size + 1) / 2 for end, (_, size) in zip(ends, sizes)], "ticktext": [k for k, _ in sizes]}
     furthest = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
-    line = {"type": "line", "line": {"color": GREY, "width": 1}, "layer": "above"}
-    across = [line | {"x0": end - 0.5, "x1": end - 0.5, "y0": -0.5, "y1": n - 0.5} for end in ends[:-1]]
-    down = [line | {"y0": end - 0.5, "y1": end - 0.5, "x0": -0.5, "x1": n - 0.5} for end in ends[:-1]]
-    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, n - 0.5]} | ticks
     return figure(
         [heat],
         title=title,
         height=max(260, min(14 * n, 900)) + 160,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "similarity", "side": "top"}}},
-        xaxis=axis | {"tickangle": -60},
-        yaxis=axis | {"range": [n - 0.5, -0.5]},
-        shapes=across + down,
+        **class_axes(names, kinds),
     )
+
+
+def by_class(classes: Sequence[str]) -> list[int]:
+    """Indices of items in the order of their classes, and these in the order in which they first come."""
+    first = list(dict.fromkeys(classes))
+    return sorted(range(len(classes)), key=lambda i: first.index(classes[i]))
+
+
+def class_axes(names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """The axes of a square of items in the order of their classes, and lines between classes."""
+    n = len(names)
+    sizes = [(kind, len(list(group))) for kind, group in groupby(classes)]
+    ends = [sum(size for _, size in sizes[: i + 1]) for i in range(len(sizes))]
+    if n <= 60:
+        ticks = {"tickvals": list(range(n)), "ticktext": list(names)}
+    else:
+        ticks = {"tickvals": [end - (size + 1) / 2 for end, (_, size) in zip(ends, sizes)], "ticktext": [k for k, _ in sizes]}
+    line = {"type": "line", "line": {"color": GREY, "width": 1}, "layer": "above"}
+    across = [line | {"x0": end - 0.5, "x1": end - 0.5, "y0": -0.5, "y1": n - 0.5} for end in ends[:-1]]
+    down = [line | {"y0": end - 0.5, "y1": end - 0.5, "x0": -0.5, "x1": n - 0.5} for end in ends[:-1]]
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, n - 0.5]} | ticks
+    return {"xaxis": axis | {"tickangle": -60}, "yaxis": axis | {"range": [n - 0.5, -0.5]}, "shapes": across + down}

@@ -47,11 +47,20 @@ def run_relational(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")
+    check_parts(parts)
     study = Study(model, folder, settings or RelationalSettings(), progress=progress)
     for name, run in PARTS.items():
         if name in parts:
             run(study)
     return study
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Complain about a part that there is not.
+
+    Raises:
+        LensFVError: one of them.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")

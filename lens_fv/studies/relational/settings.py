@@ -1,11 +1,11 @@
 """How much the study does, and where it keeps what it has so far."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
 from lens_fv.errors import LensFVError
@@ -63,8 +63,45 @@ class RelationalSettings:
     most_items: int = 40
     n_pairs: tuple[int, ...] = (5, 10, 20, 40)
     depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    n_analogies: tuple[int, int] = (10, 6)
+    n_analogies: tuple[int, int] = (8, 4)
     semeval: str | None = None
+
+    @classmethod
+    def chosen(
+        cls,
+        *,
+        quick: bool = False,
+        relations: Sequence[str] | None = None,
+        first_seed: int = 0,
+        n_seeds: int | None = None,
+        semeval: str | None = None,
+    ) -> "RelationalSettings":
+        """The settings, chosen by a few things.
+
+        Args:
+            quick: for a first look: `FEW` relations, one seed, few prompts, pairs, steps and analogies.
+            relations: default: all built-in ones, or `FEW`.
+            first_seed: the others count on from it.
+            n_seeds: default: three, or one.
+            semeval: see above.
+        """
+        names = tuple(relations or (FEW if quick else list_tasks()))
+        n = n_seeds or (1 if quick else 3)
+        few = tuple(name for name in (FEW[::4] if quick else FEW) if name in names) or names[:3]
+        seeds = tuple(range(first_seed, first_seed + n))
+        return cls(relations=names, few=few, seeds=seeds, semeval=semeval, **(QUICK if quick else {}))
+
+
+QUICK: Mapping[str, Any] = {
+    "n_clean": 10,
+    "n_trials": 4,
+    "steps": 20,
+    "most_items": 12,
+    "n_pairs": (5, 20),
+    "depths": (0.3, 0.5, 0.7),
+    "n_analogies": (4, 3),
+}
+"""What a first look does less of."""
 
 
 class Study:

@@ -86,13 +86,13 @@ def _start(study: Study, value: str, name: str, layer: int, seed: int) -> Start:
 
 
 def compare(study: Study) -> None:
-    """Other kinds of vectors, soft prompts and adapters from the same pairs; a record is one relation's and seed's results."""
+    """Other kinds of vectors, soft prompts and adapters from the same pairs, of the first seed; a record is a relation's."""
     s, records, tasks = study.settings, study.records("kinds"), study.some(study.settings.few)
-    with progress_bar("other kinds", len(tasks) * len(s.seeds), show=study.progress) as tick:
-        for seed in s.seeds:
-            for name in tasks:
-                records.once(f"{seed}/{name}", partial(_compared, study, name, seed))
-                tick()
+    seed = s.seeds[0]
+    with progress_bar("other kinds", len(tasks), show=study.progress) as tick:
+        for name in tasks:
+            records.once(f"{seed}/{name}", partial(_compared, study, name, seed))
+            tick()
 
 
 def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:

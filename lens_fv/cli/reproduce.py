@@ -1,0 +1,135 @@
+"""The commands `lens-fv reproduce ...`: whole studies, and their reports."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit, open_model
+
+if TYPE_CHECKING:
+    from lens_fv.statistics import Estimate
+
+reproduce = typer.Typer(help="Run a study from end to end and write its report.", no_args_is_help=True)
+MODELS = ("smollm2-135m", "gemma-3-270m")
+
+
+@reproduce.callback()
+def _group() -> None:
+    """Keeps the name of the study a word of the command while there is one study."""
+
+
+@reproduce.command()
+def relational(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Several times; default: smollm2-135m and gemma-3-270m. One runs after the other.")
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Several times: completion, transfer, analogies, decoding, tuning, carrying, kinds, lists, alignment."
+        ),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A built-in relation; several times; default: all of them.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many, from --seed on; default: 3, with --quick 1.")] = None,
+    semeval: Annotated[
+        Path | None, typer.Option(help="A folder of SemEval-2012 Task 2, for the comparison with human typicality.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Where vectors and records are kept, a folder for each model; a run that was stopped goes on.")
+    ] = Path("relational-study"),
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A first look: 14 relations, one seed, few prompts, steps, test pairs and analogies."),
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report on what --work holds (of --model, if given), and load no model.")
+    ] = False,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the report.")] = Path("docs/results"),
+) -> None:
+    """Put the claims about extracted, tuned and composite vectors to the test on all built-in relations.
+
+    Writes vectors and records to --work, and the report to --out: relational.md, its figures and tables (CSV) in relational/.
+    """
+    from lens_fv.errors import LensFVError
+    from lens_fv.studies.relational.page.report import write_relational_report
+
+    names = model or list(MODELS)
+    if report_only:
+        names = model or sorted(path.parent.name for path in work.glob("*/study.json"))
+        if not names:
+            raise LensFVError(f"report on what {work} holds: no study is there; run one first, or name its folder by --work")
+    folders = {Path(name).name: work / Path(name).name for name in names}
+    if len(folders) < len(names):
+        raise LensFVError(
+            f"run {', '.join(names)}: two of them would share a folder in {work}; run them into two --work folders"
+        )
+    if not report_only:
+        _run(names, list(folders.values()), part, task, seeds, seed, semeval, quick, device, dtype)
+    page = write_relational_report(folders, out)
+    payload = {"page": str(page), "work": str(work), "models": {name: _summary(name, f) for name, f in folders.items()}}
+    emit(payload, as_json, _table(payload["models"]), f"written to {page}")
+
+
+def _run(
+    names: list[str],
+    folders: list[Path],
+    part: list[str] | None,
+    task: list[str] | None,
+    seeds: int | None,
+    seed: int,
+    semeval: Path | None,
+    quick: bool,
+    device: str | None,
+    dtype: str | None,
+) -> None:
+    from lens_fv.studies.relational.run import PARTS, check_parts, run_relational
+    from lens_fv.studies.relational.settings import RelationalSettings
+    from lens_fv.tasks import load_task
+
+    parts = part or list(PARTS)
+    check_parts(parts)
+    settings = RelationalSettings.chosen(
+        quick=quick, relations=task, first_seed=seed, n_seeds=seeds, semeval=str(semeval) if semeval else None
+    )
+    for name in settings.relations:
+        load_task(name)  # complain before a model is loaded
+    for name, folder in zip(names, folders, strict=True):
+        run_relational(open_model(name, device, dtype), folder, settings, parts=parts, progress=True)
+
+
+def _summary(name: str, folder: Path) -> dict[str, Any]:
+    from lens_fv.studies.relational.page.pooling import result_scores
+    from lens_fv.studies.relational.page.recorded import Recorded
+    from lens_fv.studies.relational.run import PARTS
+
+    run = Recorded(name, folder)
+    top1 = result_scores(run.part("completion"), "top1")
+    return {
+        "folder": str(folder),
+        "records": {part: len(run.part(part)) for part in PARTS},
+        "completion": {condition: _numbers(top1.mean(condition)) for condition in top1.conditions},
+        "tuned_minus_extracted": _numbers(top1.difference("tuned", "extracted")),
+    }
+
+
+def _numbers(found: "Estimate | None") -> dict[str, Any] | None:
+    return found._asdict() if found else None
+
+
+def _table(models: dict[str, Any]) -> Table:
+    conditions = list(dict.fromkeys(c for found in models.values() for c in found["completion"]))
+    table = Table(title="first-token accuracy, mean over relations", title_justify="left", box=None, pad_edge=False)
+    for column in ("model", *conditions, "tuned - extracted"):
+        table.add_column(column, no_wrap=column == "model")
+    for name, found in models.items():
+        means = [found["completion"].get(c) for c in conditions]
+        gain = found["tuned_minus_extracted"]
+        said = f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "-"
+        table.add_row(name, *(f"{m['mean']:.2f}" if m else "-" for m in means), said)
+    return table

@@ -1,0 +1,144 @@
+"""Numbers with their intervals, side by side: as dots, or as lines over something that was varied."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import plotly.graph_objects as go
+
+from lens_fv.errors import LensFVError
+from lens_fv.plotting.theme import PALETTE, figure, plain
+from lens_fv.statistics import Estimate
+
+Rows = Mapping[str, Mapping[str, Estimate]]
+
+
+def interval_dots(
+    panels: Mapping[str, Rows], *, title: str, axis: str = "", limits: tuple[float, float] | None = None
+) -> go.Figure:
+    """Means with their intervals: panels side by side, a row a category, a colour a series.
+
+    Args:
+        panels: by panel, series and category. Series and categories may be missing; they keep the order in which they first
+            come, from the top.
+        title: what is shown.
+        axis: what is measured; the panel's name, if they differ.
+        limits: of what is measured, in all panels.
+
+    Raises:
+        LensFVError: nothing to draw.
+    """
+    series = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    categories = list(dict.fromkeys(name for rows in panels.values() for row in rows.values() for name in row))
+    if not categories:
+        raise LensFVError(f"draw {title}: there are no numbers; give at least one")
+    step = 0.7 / len(series)
+    traces: list[go.Scatter] = []
+    for (panel, rows), at in zip(panels.items(), panel_axes(len(panels))):
+        for i, (name, colour) in enumerate(zip(series, cycle(PALETTE))):
+            row = rows.get(name, {})
+            traces.append(
+                go.Scatter(
+                    x=[e.mean for e in row.values()],
+                    y=[categories.index(category) + (i - (len(series) - 1) / 2) * step for category in row],
+                    **at,
+                    mode="markers",
+                    marker={"color": colour, "size": 7},
+                    error_x=_error(list(row.values()), colour),
+                    name=plain(name),
+                    legendgroup=name,
+                    showlegend=len(series) > 1 and panel == next((p for p, found in panels.items() if name in found), panel),
+                    hovertext=[f"{plain(panel)}, {plain(category)}, {plain(name)}: {_said(e)}" for category, e in row.items()],
+                    hovertemplate="%{hovertext}<extra></extra>",
+                )
+            )
+    ticks = {"tickvals": list(range(len(categories))), "ticktext": [plain(category) for category in categories]}
+    names = {**ticks, "showgrid": False, "zeroline": False}
+    across = {"title": {"text": plain(axis)}, "nticks": 6, **({"range": list(limits)} if limits else {})}
+    # Lines between the rows, and not through the dots.
+    between = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": i - 0.5, "y1": i - 0.5, "layer": "below"}
+        | {"line": {"color": "rgba(128,128,128,0.25)", "width": 1}}
+        for i in range(1, len(categories))
+    ]
+    return figure(
+        traces,
+        title=title,
+        height=150 + round(len(categories) * max(24, 13 * len(series))),
+        **panel_layout(
+            list(panels), across, {"range": [len(categories) - 0.5, -0.5], "showgrid": False, "zeroline": False} | names
+        ),
+        shapes=between,
+    )
+
+
+def interval_lines(
+    lines: Mapping[str, Mapping[float, Estimate]], *, title: str, x_axis: str, y_axis: str, log: bool = False
+) -> go.Figure:
+    """Means with their intervals over something that was varied, a line each.
+
+    Args:
+        lines: by name and what it was varied to.
+        title: what is shown.
+        x_axis: what was varied.
+        y_axis: what was measured.
+        log: what was varied is drawn logarithmically.
+
+    Raises:
+        LensFVError: nothing to draw.
+    """
+    at = sorted({x for line in lines.values() for x in line})
+    if not at:
+        raise LensFVError(f"draw {title}: there are no numbers; give at least one")
+    traces = [
+        go.Scatter(
+            x=sorted(line),
+            y=[line[x].mean for x in sorted(line)],
+            error_y=_error([line[x] for x in sorted(line)], colour),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "size": 7},
+            name=plain(name),
+            hovertext=[f"{plain(name)}, {x:g}: {_said(line[x])}" for x in sorted(line)],
+            hovertemplate="%{hovertext}<extra></extra>",
+            showlegend=True,
+        )
+        for (name, line), colour in zip(lines.items(), cycle(PALETTE))
+    ]
+    ticks = {"tickvals": at, "ticktext": [f"{x:g}" for x in at], "zeroline": False, "minor": {}}
+    return figure(
+        traces,
+        title=title,
+        height=400,
+        xaxis={"title": {"text": plain(x_axis)}, "type": "log" if log else "linear", **ticks},
+        yaxis={"title": {"text": plain(y_axis)}, "zeroline": True},
+    )
+
+
+def panel_axes(n: int) -> list[dict[str, str]]:
+    """Names of the axes of each of so many panels."""
+    return [{"xaxis": f"x{i or ''}", "yaxis": f"y{i or ''}"} for i in (0, *range(2, n + 1))]
+
+
+def panel_layout(names: Sequence[str], x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of panels side by side, their names above them; the vertical axis is one and written once."""
+    gap, n = 0.06, len(names)
+    width = (1 - gap * (n - 1)) / n
+    layout: dict[str, Any] = {"annotations": [], "margin": {"t": 76, "b": 90}}
+    for i, (name, at) in enumerate(zip(names, panel_axes(n))):
+        start = i * (width + gap)
+        own = {} if i == 0 else {"matches": "y", "showticklabels": False, "ticks": "", "title": {"text": ""}}
+        layout[f"xaxis{at['xaxis'][1:]}"] = {**x, "domain": [start, start + width], "anchor": at["yaxis"]}
+        layout[f"yaxis{at['yaxis'][1:]}"] = {**y, "anchor": at["xaxis"], **own}
+        place = {"x": start, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        layout["annotations"].append({"text": plain(name), "showarrow": False, **place})
+    return layout
+
+
+def _error(rows: Sequence[Estimate], colour: str) -> dict[str, Any]:
+    ends = {"array": [max(0.0, e.high - e.mean) for e in rows], "arrayminus": [max(0.0, e.mean - e.low) for e in rows]}
+    return {"type": "data", "symmetric": False, **ends, "color": colour, "thickness": 1.5, "width": 0}
+
+
+def _said(found: Estimate) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -1,0 +1,223 @@
+"""From records to numbers: means over relations of means over repetitions, with intervals over relations."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.statistics import Estimate, estimate
+from lens_fv.studies.relational.solving import confidence
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One measure of every condition on every relation.
+
+    Attributes:
+        values: by condition, relation and repetition (a seed, an analogy).
+    """
+
+    values: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, str, str, float]]) -> "Scores":
+        """From rows of condition, relation, repetition and value."""
+        values: dict[str, dict[str, dict[str, float]]] = {}
+        for condition, relation, repetition, value in rows:
+            values.setdefault(condition, {}).setdefault(relation, {})[repetition] = value
+        return cls(values)
+
+    @property
+    def conditions(self) -> list[str]:
+        """In the order in which they were recorded."""
+        return list(self.values)
+
+    @property
+    def relations(self) -> list[str]:
+        """Those of any condition."""
+        return list(dict.fromkeys(name for found in self.values.values() for name in found))
+
+    def by_relation(self, condition: str) -> dict[str, float]:
+        """Of each relation, the mean over repetitions."""
+        return {name: float(np.mean(list(found.values()))) for name, found in self.values.get(condition, {}).items()}
+
+    def differences(self, one: str, other: str) -> dict[str, float]:
+        """Of each relation, the mean difference over the repetitions that both conditions have."""
+        ones, others, found = self.values.get(one, {}), self.values.get(other, {}), dict[str, float]()
+        for name in ones:
+            both = [key for key in ones[name] if key in others.get(name, {})]
+            if both:
+                found[name] = float(np.mean([ones[name][key] - others[name][key] for key in both]))
+        return found
+
+    def mean(self, condition: str, among: Collection[str] | None = None) -> Estimate | None:
+        """Over relations, or some of them; None: none of them was measured."""
+        return _pooled(self.by_relation(condition), among)
+
+    def difference(self, one: str, other: str, among: Collection[str] | None = None) -> Estimate | None:
+        """Of two conditions, relation by relation."""
+        return _pooled(self.differences(one, other), among)
+
+
+def _pooled(values: Mapping[str, float], among: Collection[str] | None) -> Estimate | None:
+    some = [value for name, value in values.items() if among is None or name in among]
+    return estimate(some) if some else None
+
+
+def result_scores(records: Record, measure: str) -> Scores:
+    """Of the parts completion, kinds and carrying: "top1", "full" or "mean_logprob"."""
+    return Scores.of(
+        (row["condition"], name, seed, row[measure])
+        for key, rows in records.items()
+        for seed, name in [key.split("/", 1)]
+        for row in rows
+    )
+
+
+def tuning_scores(records: Record, what: str, measure: str) -> Scores:
+    """Of all ways in which one thing was varied ("pairs", "layer" or "start"), which are the conditions: "top1", "gain", ..."""
+    return Scores.of(
+        (value, name, seed, row[measure])
+        for key, found in records.items()
+        for seed, varied, value in [key.split("/", 2)]
+        if varied == what
+        for name, row in found.items()
+    )
+
+
+def typicality_scores(records: Record) -> Scores:
+    """Spearman's correlation with human typicality within SemEval's relations, by measure."""
+    return Scores.of(
+        (result["measure"], name, key.split("/")[0], value)
+        for key, found in records.items()
+        if key.endswith("/semeval")
+        for name, row in found["by_relation"].items()
+        for result, value in zip(found["results"], row, strict=True)
+    )
+
+
+def analogy_scores(records: Record, part: str, measure: str, *, far: bool | None = None, variant: str | None = None) -> Scores:
+    """Of all folds together; an analogy is a repetition.
+
+    Args:
+        records: of the part analogies.
+        part: "relations" (that no map has seen), "pairs" (new ones of relations that maps have seen) or "variants".
+        measure: "top1", "full", "logprob", "choice" or "calibrated".
+        far: only analogies whose A and C are far apart, or near.
+        variant: which, of "variants".
+    """
+    return Scores.of(
+        (condition, name, f"{fold}/{i}", value)
+        for fold, found in folds(records, part, variant)
+        for i, (name, is_far, row) in enumerate(zip(found["relations"], found["far"], found[measure], strict=True))
+        if far is None or is_far == far
+        for condition, value in zip(found["conditions"], row, strict=True)
+    )
+
+
+def folds(records: Record, part: str, variant: str | None = None) -> list[tuple[str, Record]]:
+    """The folds of a part that there are, in their order."""
+    found = {key.split("/")[0]: value for key, value in sorted(records.items()) if key.endswith(f"/{part}")}
+    if variant is None:
+        return list(found.items())
+    return [(fold, value[variant]) for fold, value in found.items() if variant in value]
+
+
+class Foreseen(NamedTuple):
+    """Whether it is known beforehand which composites help.
+
+    Attributes:
+        helped: share of analogies whose answer the composite makes likelier than the one-shot prompt does.
+        auc: of the confidence that was learned on the other folds; 0.5 is chance.
+        p: of Mann and Whitney's test.
+        n: analogies.
+    """
+
+    helped: float
+    auc: float
+    p: float
+    n: int
+
+
+def foreseen(records: Record) -> Foreseen | str:
+    """Of held-out relations, all folds; or in words, why there is no such number."""
+    features, helped, fold = list[list[float]](), list[bool](), list[int]()
+    for i, (_, found) in enumerate(folds(records, "relations")):
+        composite, one_shot = (found["conditions"].index(name) for name in ("composite", "one_shot"))
+        features += found["features"]
+        helped += [row[composite] > row[one_shot] for row in found["logprob"]]
+        fold += [i] * len(found["features"])
+    if len(set(fold)) < 2:
+        return "a confidence takes two folds at least"
+    try:
+        auc, p = confidence(torch.tensor(features), torch.tensor(helped), torch.tensor(fold))[1]
+    except LensFVError as e:
+        return str(e)
+    return Foreseen(float(np.mean(helped)), auc, p, len(helped))
+
+
+class Transfer(NamedTuple):
+    """What a relation's own vector does to it, and what the others' do.
+
+    Attributes:
+        own: of the relation's own vector.
+        others: mean of all others.
+        best: of the best other.
+        related: of the best other of the relation's family; None where it has none.
+        wins: no other vector is better than its own.
+    """
+
+    own: float
+    others: float
+    best: float
+    related: float | None
+    wins: bool
+
+
+def transfers(records: Record, relations: Sequence[str], families: Mapping[str, str], measure: str) -> dict[str, Transfer]:
+    """Of each relation that was tried; `relations`: the vectors, in the order of the records' rows."""
+    found: dict[str, Transfer] = {}
+    for name, record in records.items():
+        row = dict(zip(relations, record[measure], strict=True))
+        own = row.pop(name)
+        if row:
+            related = [value for other, value in row.items() if families[other] == families[name]]
+            best = max(row.values())
+            found[name] = Transfer(own, float(np.mean(list(row.values()))), best, max(related, default=None), own >= best)
+    return found
+
+
+class Structure(NamedTuple):
+    """Whether relations of the same class have similar vectors, over seeds.
+
+    Attributes:
+        auc: mean over seeds; 0.5 is chance.
+        p: the largest of any seed.
+        n: relations.
+        seeds: how many.
+    """
+
+    auc: float
+    p: float
+    n: int
+    seeds: int
+
+
+def structures(records: Record) -> dict[tuple[str, str], Structure]:
+    """By level of the taxonomy ("group", "family", "SemEval class") and kind of vector."""
+    found = defaultdict[tuple[str, str], list[Record]](list)
+    for record in records.values():
+        levels = {"SemEval class": record["classes"]} if "classes" in record else record
+        for level, kinds in levels.items():
+            for kind, row in kinds.items():
+                found[level, kind].append(row)
+    return {
+        key: Structure(float(np.mean([r["auc"] for r in rows])), max(r["auc_p"] for r in rows), rows[0]["n_items"], len(rows))
+        for key, rows in found.items()
+    }

@@ -1,0 +1,105 @@
+"""A finished or unfinished study as it lies in its folder: no model is loaded to read it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lens_fv.errors import LensFVError
+from lens_fv.studies.records import Records
+from lens_fv.studies.relational.settings import RelationalSettings
+from lens_fv.tasks import load_task
+from lens_fv.vectors import FunctionVector
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one model's folder holds.
+
+    Attributes:
+        name: of the model.
+        folder: of the study.
+
+    Raises:
+        LensFVError: there is no study.
+    """
+
+    name: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "study.json").is_file():
+            raise LensFVError(f"report on {self.name}: there is no study in {self.folder}; run `lens-fv reproduce relational`")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """See `RelationalSettings`; and the model's name and revision."""
+        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+
+    @property
+    def slug(self) -> str:
+        """The name, as part of a file's."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+
+    @cached_property
+    def _tasks(self) -> dict[str, tuple[str, str]]:
+        return {name: (task.group, task.family) for name in self.settings["relations"] for task in [load_task(name)]}
+
+    @property
+    def relations(self) -> list[str]:
+        """In the order of their groups and families."""
+        return sorted(self._tasks, key=lambda name: (*self._tasks[name], name))
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group by relation."""
+        return {name: self._tasks[name][0] for name in self.relations}
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Family by relation."""
+        return {name: self._tasks[name][1] for name in self.relations}
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The records of a part, none if it was not run yet."""
+        return dict(Records(self.folder / f"{name}.json").items())
+
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """Versions of packages, and the type of the weights, as the first vector says; nothing if there is none."""
+        path = next(iter(sorted(self.folder.glob("*/*.safetensors"))), None)
+        if path is None or path.parent.name == "maps":
+            return {}
+        found = FunctionVector.load(path).provenance
+        return {**found.versions, "weights": found.dtype}
+
+
+def having(runs: Sequence[Recorded], part: str) -> list[tuple[Recorded, dict[str, Any]]]:
+    """The runs that have records of a part, with these."""
+    return [(run, records) for run in runs for records in [run.part(part)] if records]
+
+
+def command(runs: Sequence[Recorded]) -> str | None:
+    """The command that runs the same; None: its options cannot say it."""
+    s = {key: value for key, value in runs[0].settings.items() if key not in ("model", "revision")}
+    if any({**run.settings, "model": 0, "revision": 0} != {**s, "model": 0, "revision": 0} for run in runs):
+        return None
+    words = ["lens-fv reproduce relational", *(f"--model {run.settings['model']}" for run in runs)]
+    for quick in (False, True):
+        usual = RelationalSettings.chosen(quick=quick)
+        given = RelationalSettings.chosen(
+            quick=quick,
+            relations=tuple(s["relations"]),
+            first_seed=s["seeds"][0],
+            n_seeds=len(s["seeds"]),
+            semeval=s["semeval"],
+        )
+        if json.loads(json.dumps(vars(given))) == s:
+            tasks = () if given.relations == usual.relations else given.relations
+            words += [f"--task {name}" for name in tasks] + ["--quick"] * quick
+            words += [f"--seeds {len(given.seeds)} --seed {given.seeds[0]}", *(["--semeval FOLDER"] if given.semeval else [])]
+            return " ".join(words)
+    return None
