@@ -129,7 +129,7 @@ def fit(
     folder: Folder,
     model: ModelName = DEFAULT_MODEL,
     form: Annotated[str, typer.Option(help="temperature, diagonal or full: what is learned of the map's matrix.")] = "diagonal",
-    epochs: Annotated[int, typer.Option(min=1, help="Over the analogies.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Over the analogies.")] = 3,
     most: Annotated[int, typer.Option(min=1, help="Analogies of each relation at most.")] = 12,
     as_json: AsJson = False,
     seed: Seed = 0,
