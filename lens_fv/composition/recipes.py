@@ -143,7 +143,6 @@ def middle_layer(model: LensModel) -> int:
 
 
 def with_wrong_answers(split: Split, seed: int) -> Split:
-    """Training and validation pairs whose answers have changed places, as many as can be each for another one's."""
     """Training and validation pairs whose answers have changed places: none keeps its own (if no two are the same)."""
     rng = random.Random(f"{seed}/wrong answers")
 

@@ -1,6 +1,7 @@
 """The study of relations: run to the end on a tiny model, stopped and gone on with."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,7 @@ def model(model_folder):
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
+    run_relational(model, folder, replace(SMALL, seeds=(0,)), parts=["completion"])
     return run_relational(model, folder, SMALL), folder
 
 
@@ -58,6 +60,13 @@ def test_every_part_leaves_its_records(run):
     for part, count in expected.items():
         assert len(json.loads((folder / f"{part}.json").read_text())) == count, part
     assert len(study.library("extracted", 1)) == n
+
+
+def test_what_everything_is_varied_around_is_tuned_once(run):
+    study, folder = run
+    found = json.loads((folder / "tuning.json").read_text())
+    assert found["1/pairs/3"]["antonym"] == found["1/start/zero"]["antonym"]
+    assert found["1/pairs/3"]["antonym"]["norm"] == study.library("tuned", 1)["antonym"].norm
 
 
 def test_completion_is_what_evaluate_says(run, model):
@@ -75,6 +84,8 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model):
     run_relational(model, folder, SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(LensFVError, match="run with other pairs; choose another folder"):
-        run_relational(model, folder, RelationalSettings(**{**vars(SMALL), "pairs": 4}))
+        run_relational(model, folder, replace(SMALL, pairs=4))
+    with pytest.raises(LensFVError, match="run with other seeds"):
+        run_relational(model, folder, replace(SMALL, seeds=(1, 0)))
     with pytest.raises(LensFVError, match="part nothing of the study: there are completion"):
         run_relational(model, folder, SMALL, parts=["nothing"])

@@ -110,7 +110,7 @@ class Study:
     Args:
         model: the model.
         folder: where vectors and records are kept. What is there is not made again.
-        settings: what is run.
+        settings: what is run. More seeds may follow those that the folder was run with.
         progress: draw progress bars.
 
     Raises:
@@ -122,8 +122,10 @@ class Study:
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
         said = json.loads(json.dumps({"model": model.name, "revision": model.revision, **asdict(settings)}))
         path = self.folder / "study.json"
-        before = Records(path)
+        before = dict(Records(path).items())
         other = [key for key, value in before.items() if said.get(key) != value]
+        if said["seeds"][: len(before.get("seeds", ()))] == before.get("seeds"):
+            other = [key for key in other if key != "seeds"]
         if other:
             raise LensFVError(
                 f"go on with the study in {self.folder}: it was run with other {', '.join(other)}; choose another folder"

@@ -1,14 +1,15 @@
 """What tuning depends on: how many pairs, which layer, which start. And what else the same pairs can be made into."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from lens_fv.composition.recipes import middle_layer
 from lens_fv.evaluation import compare_kinds, evaluate
 from lens_fv.progress import progress_bar
 from lens_fv.studies.relational.settings import Study
-from lens_fv.tasks import split_pairs
-from lens_fv.vectors import tune_many
+from lens_fv.tasks import Split, Task, split_pairs
+from lens_fv.vectors import FunctionVector, tune_many
 from lens_fv.vectors.tune import Start
 
 
@@ -29,8 +30,7 @@ class Variation(NamedTuple):
 
 def variations(study: Study) -> Iterator[Variation]:
     """Everything is varied alone, around the middle layer and the study's number of pairs."""
-    s, last = study.settings, study.model.n_layers - 1
-    middle = round(0.5 * last)
+    s, last, middle = study.settings, study.model.n_layers - 1, middle_layer(study.model)
     yield from (Variation("pairs", n, n, middle) for n in s.n_pairs)
     yield from (Variation("layer", depth, s.pairs, round(depth * last)) for depth in s.depths)
     yield from (Variation("start", start, s.pairs, middle) for start in ("zero", "random", "extracted"))
@@ -53,17 +53,7 @@ def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float
     s, most = study.settings, max(study.settings.pairs, *study.settings.n_pairs)
     splits = {name: split_pairs(task, seed=seed) for name, task in study.some(s.few).items()}
     tasks = {name: study.tasks[name] for name, split in splits.items() if len(split.train) >= most}
-    start: Mapping[str, Start] = {name: _start(study, str(way.value), name, way.layer, seed) for name in tasks}
-    made = tune_many(
-        study.model,
-        list(tasks.values()),
-        start=start,
-        pairs=way.pairs,
-        layer=way.layer,
-        steps=s.steps,
-        splits=splits,
-        seed=seed,
-    )
+    made = _made(study, way, tasks, splits, seed)
     found: dict[str, dict[str, float]] = {}
     for (name, task), vector in zip(tasks.items(), made, strict=True):
         tested = evaluate(study.model, task, {"tuned": vector}, n_shots=0, most_items=s.most_items, seed=seed)
@@ -77,6 +67,25 @@ def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float
             "norm": vector.norm,
         }
     return found
+
+
+def _made(
+    study: Study, way: Variation, tasks: Mapping[str, Task], splits: Mapping[str, Split], seed: int
+) -> Sequence[FunctionVector]:
+    s = study.settings
+    if (way.pairs, way.layer) == (s.pairs, middle_layer(study.model)) and way.value not in ("random", "extracted"):
+        # What everything is varied around is in the library.
+        return [study.library("tuned", seed)[name] for name in tasks]
+    return tune_many(
+        study.model,
+        list(tasks.values()),
+        start={name: _start(study, str(way.value), name, way.layer, seed) for name in tasks},
+        pairs=way.pairs,
+        layer=way.layer,
+        steps=s.steps,
+        splits=splits,
+        seed=seed,
+    )
 
 
 def _start(study: Study, value: str, name: str, layer: int, seed: int) -> Start:
