@@ -26,6 +26,7 @@ def evaluate_analogies(
     analogies: Sequence[Analogy],
     *,
     maps: Mapping[str, WeightMap] | None = None,
+    sources: Sequence[Sequence[Pair]] | None = None,
     top_k: int | None = None,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
@@ -34,17 +35,19 @@ def evaluate_analogies(
 ) -> AnalogyEvaluation:
     """Solve analogies by composites of a library's vectors, beside what solves them without.
 
-    Conditions: "none" (C's zero-shot prompt), "one_shot" (A:B as its demonstration), "mean" (of the basis), "best" (the one
-    vector that explains A:B best), "composite" (softmax of 3 x score), one for each of `maps`, "matched" (the composite at the
-    length of the best vector), "other_source" (the first composite of another analogy, of another relation if there is one),
-    "random_basis" (its weights on random vectors of the basis' lengths), "random" (one of the composite's length), and
-    "one_shot_composite" (A:B as a demonstration, the composite added).
+    Conditions: "none" (C's zero-shot prompt), "mean" (of the basis), "best" (the one vector that explains A:B best),
+    "composite" (softmax of 3 x score), one for each of `maps`, "matched" (the composite at the length of the best vector),
+    "other_source" (the first composite of another analogy, of another relation if there is one), "random_basis" (its weights on
+    random vectors of the basis' lengths), "random" (one of the composite's length), "one_shot" (A:B as a demonstration), and
+    "one_shot_composite" and one such for each of `maps` (A:B as a demonstration, and the vector added). With several source
+    pairs the last ones are called "few_shot" and so on.
 
     Args:
         model: the model.
         library: the basis.
         analogies: what to solve.
         maps: fitted maps by the name of their condition.
+        sources: pairs that each analogy's weights are read off, and that its prompt demonstrates; default: its A:B alone.
         top_k: see `compose`.
         leave_own_out: give an analogy's own relation no weight, as if it were new to the basis.
         template: how prompts are written.
@@ -52,30 +55,39 @@ def evaluate_analogies(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no analogies, or an empty or mixed library.
+        LensFVError: no analogies, or one without source pairs, or an empty or mixed library.
     """
+    shown = [list(pairs) for pairs in sources] if sources is not None else [[a.source] for a in analogies]
     if not analogies:
         raise LensFVError(f"solve analogies on {model.name}: there are none")
+    if len(shown) != len(analogies) or not all(shown):
+        raise LensFVError(f"solve {len(analogies)} analogies: source pairs are given for {sum(map(bool, shown))} of them")
     basis, device = library.basis(model), model.device
     left_out = own_relations(basis, analogies).to(device) & leave_own_out
     found = {"composite": plain_map(model, basis), **(maps or {})}
-    sources = [a.source for a in analogies]
-    kinds: set[Score] = {m.score for m in found.values()}
-    scores = {kind: relation_scores(model, basis, sources, score=kind, template=template, progress=progress) for kind in kinds}
+    pairs, counts = [pair for each in shown for pair in each], [len(each) for each in shown]
+    different = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    which = torch.tensor([different[pair] for pair in pairs], device=device)
+    scores: dict[Score, Tensor] = {}
+    for kind in sorted({m.score for m in found.values()}):
+        each = relation_scores(model, basis, list(different), score=kind, template=template, progress=progress)
+        scores[kind] = _means(each[which], counts)
     weights = {name: m.weights(scores[m.score], left_out=left_out, top_k=top_k) for name, m in found.items()}
     composites = {name: found[name].scale * (w @ basis.vectors) for name, w in weights.items()}
     vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], left_out, analogies, seed)
     vectors = {name: vectors.pop(name) for name in ("mean", "best")} | composites | vectors
-    conditions = ("none", *vectors, "one_shot", "one_shot_composite")
+    prompted = "one_shot" if set(counts) == {1} else "few_shot"
+    conditions = ("none", *vectors, prompted, *(f"{prompted}_{name}" for name in composites))
     stacked = torch.stack(list(vectors.values()), 1)
     asked = [(i, Pair(a.c, (d,))) for i, a in enumerate(analogies) for d in a.d]
     asked += [(i, Pair(stem, (choice,))) for i, a in enumerate(analogies) for stem, choice in a.candidates]
     zero = encode_prompts(model, [zero_shot(pair, template=template) for _, pair in asked])
-    one = encode_prompts(model, [few_shot(pair, [sources[i]], template=template) for i, pair in asked])
+    one = encode_prompts(model, [few_shot(pair, shown[i], template=template) for i, pair in asked])
     own = stacked[[i for i, _ in asked]]
-    with_vectors = _read(model, zero, basis.layer, own, "zero-shot", progress)
-    one_shot = _read(model, one, basis.layer, own[:, [list(vectors).index("composite")]], "one-shot", progress)
-    rank, full, logprob = (torch.cat(each, 1).cpu() for each in zip(with_vectors, one_shot, strict=True))
+    with_vectors = _read(model, zero, basis.layer, own, "zero_shot", progress)
+    both = _read(model, one, basis.layer, own[:, [list(vectors).index(name) for name in composites]], prompted, progress)
+    rank, full, logprob = (torch.cat(each, 1).cpu() for each in zip(with_vectors, both, strict=True))
+    applied = composites["composite"].repeat_interleave(torch.tensor(counts, device=device), 0)
     outcome = _outcome(analogies, rank, full, logprob)
     provenance = Provenance.of(
         model,
@@ -93,7 +105,7 @@ def evaluate_analogies(
         has_choices=torch.tensor([bool(a.choices) for a in analogies]),
         **outcome,
         weights=weights["composite"].float().cpu(),
-        source_gain=source_gain(model, basis.layer, composites["composite"], sources, template=template).cpu(),
+        source_gain=_means(source_gain(model, basis.layer, applied, pairs, template=template), counts).cpu(),
         distance=_distances(model, analogies),
     )
 
@@ -125,6 +137,11 @@ def _controls(
         "random_basis": weights @ like(basis.vectors),
         "random": like(composite),
     }
+
+
+def _means(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Of each analogy's pairs."""
+    return torch.stack([each.mean(0) for each in values.split(list(counts))])
 
 
 def _from(i: int, n: int) -> list[int]:

@@ -96,7 +96,7 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     model = tiny_model("llama")
     fitted = fit_map(model, library, analogies[:4], analogies[4:], form="temperature", epochs=1)
     found = evaluate_analogies(model, library, analogies, maps={"fitted": fitted})
-    assert found.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:])
+    assert found.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:], "one_shot_fitted")
     row = found.result("composite")
     assert (row.n, row.n_choice) == (7, 4)
     at = found.conditions.index("composite")
@@ -115,9 +115,32 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert str(again.results) == str(found.results)
 
 
-def test_nothing_to_solve(tiny_model, library):
+def test_weights_of_several_pairs_are_those_of_their_mean_scores(tiny_model, library, analogies):
+    model, more = tiny_model("llama"), [Pair("ba", ("mi",)), Pair("ko", ("tu", "lo"))]
+    alone = evaluate_analogies(model, library, analogies, sources=[[a.source] for a in analogies])
+    assert torch.equal(alone.logprob, evaluate_analogies(model, library, analogies).logprob)
+    found = evaluate_analogies(model, library, analogies, sources=[[a.source, *more] for a in analogies])
+    basis = library.basis(model)
+    for i, analogy in enumerate(analogies):
+        own = torch.tensor([name == analogy.relation for name in basis.names])
+        scores = relation_scores(model, basis, [analogy.source, *more]).mean(0)
+        weights = (3.0 * scores).masked_fill(own, -torch.inf).softmax(0)
+        torch.testing.assert_close(found.weights[i], weights, atol=1e-4, rtol=1e-3)
+        rows = {"few_shot": None, "few_shot_composite": weights @ basis.vectors}
+        for condition, vector in rows.items():
+            prompts = [few_shot(Pair(analogy.c, (d,)), [analogy.source, *more]) for d in analogy.d]
+            encoded = encode_prompts(model, prompts)
+            best = max(said(model, e.tokens, e.answers[0], basis.layer, vector)[2] for e in encoded)
+            assert float(found.logprob[i, found.conditions.index(condition)]) == pytest.approx(best, abs=1e-3)
+
+
+def test_nothing_to_solve(tiny_model, library, analogies):
     with pytest.raises(LensFVError, match="there are none"):
         evaluate_analogies(tiny_model("llama"), library, [])
+    with pytest.raises(LensFVError, match="7 analogies: source pairs are given for 1 of them"):
+        evaluate_analogies(tiny_model("llama"), library, analogies, sources=[[analogies[0].source]])
+    with pytest.raises(LensFVError, match="source pairs are given for 6 of them"):
+        evaluate_analogies(tiny_model("llama"), library, analogies, sources=[[], *([a.source] for a in analogies[1:])])
 
 
 def test_an_answer_without_choices_counts_once(tiny_model, library):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Analogy, list_tasks, load_task, make_analogies, split_pairs
+from lens_fv.tasks import Analogy, Pair, list_tasks, load_task, make_analogies, split_pairs
 
 HELD_OUT_EVERY = 5
 
@@ -51,3 +51,18 @@ def reported_analogies(names: Sequence[str], *, most: int = 10, n_choices: int =
         split = split_pairs(task, seed=seed)
         made += make_analogies(task, split.train, split.test, n=most, n_choices=n_choices, seed=seed)
     return made
+
+
+def several_sources(analogies: Sequence[Analogy], n: int, *, seed: int = 0) -> list[list[Pair]]:
+    """For each analogy its own A:B and n - 1 more training pairs of its relation, none of C or of an acceptable answer.
+
+    Args:
+        analogies: of built-in relations.
+        n: source pairs of each; fewer if there are too few.
+        seed: of the splits.
+    """
+    known = {a.relation: split_pairs(load_task(a.relation), seed=seed).train for a in analogies}
+    return [
+        [a.source, *(p for p in known[a.relation] if p.input not in (a.a, a.c) and p.output not in (a.b, *a.d))][:n]
+        for a in analogies
+    ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_confidence, fit_maps, plain_map, separation
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
-from lens_fv.studies.relational.problems import reported_analogies, training_analogies
+from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Analogy
 
@@ -86,25 +86,20 @@ def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
 
 
 def _variants(study: Study, fold: int) -> dict[str, Any]:
-    """The fold's held-out relations by other means: few weights, probabilities for scores, extracted vectors for a basis."""
+    """The fold's held-out relations by other means: few weights, more pairs, probabilities for scores, an extracted basis."""
     problems, tuned, seed = _problems(study, _held_out(study, fold)), _basis(study), study.settings.seeds[0]
     layer = tuned[tuned.names[0]].layer
     untuned = study.library("extracted", seed).at(layer)
     rows, ours = untuned.basis(study.model), tuned.basis(study.model)
     longer = float(ours.vectors.norm(dim=-1).mean() / rows.vectors.norm(dim=-1).mean())
-    runs: dict[str, tuple[VectorLibrary, dict[str, WeightMap], int | None]] = {
-        "top 1": (tuned, {}, 1),
-        "top 3": (tuned, {}, 3),
-        "top 10": (tuned, {}, 10),
-        "untuned": (untuned, {"lengthened": plain_map(study.model, rows, scale=longer)}, None),
-        "scores": (tuned, {"probability": plain_map(study.model, ours, score="prob", temperature=PROBABILITY)}, None),
+    runs: dict[str, dict[str, Any]] = {
+        **{f"top {k}": {"top_k": k} for k in (1, 3, 10)},
+        **{f"{n} pairs": {"sources": several_sources(problems, n, seed=seed)} for n in (2, 4, 8)},
+        "untuned": {"library": untuned, "maps": {"lengthened": plain_map(study.model, rows, scale=longer)}},
+        "scores": {"maps": {"probability": plain_map(study.model, ours, score="prob", temperature=PROBABILITY)}},
     }
-    return {
-        name: _kept(
-            evaluate_analogies(study.model, library, problems, maps=maps, top_k=top_k, seed=seed, progress=study.progress)
-        )
-        for name, (library, maps, top_k) in runs.items()
-    }
+    plain: dict[str, Any] = {"library": tuned, "analogies": problems, "seed": seed, "progress": study.progress}
+    return {name: _kept(evaluate_analogies(study.model, **(plain | options))) for name, options in runs.items()}
 
 
 PROBABILITY = 10.0

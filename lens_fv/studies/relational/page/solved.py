@@ -23,6 +23,15 @@ VARIANTS = {
     "composite, 1 vector": ("top 1", "composite"),
     "composite, 3 vectors": ("top 3", "composite"),
     "composite, 10 vectors": ("top 10", "composite"),
+    **{
+        f"{said}, {n} pairs": (f"{n} pairs", condition)
+        for said, condition in (
+            ("composite", "composite"),
+            ("prompt", "few_shot"),
+            ("prompt and composite", "few_shot_composite"),
+        )
+        for n in (2, 4, 8)
+    },
     "composite of extracted vectors": ("untuned", "composite"),
     "the same, lengthened": ("untuned", "lengthened"),
     "composite by probabilities": ("scores", "probability"),
