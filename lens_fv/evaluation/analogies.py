@@ -69,7 +69,8 @@ def evaluate_analogies(
     different = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     which = torch.tensor([different[pair] for pair in pairs], device=device)
     scores: dict[Score, Tensor] = {}
-    for kind in sorted({m.score for m in found.values()}):
+    kinds: set[Score] = {m.score for m in found.values()}
+    for kind in kinds:
         each = relation_scores(model, basis, list(different), score=kind, template=template, progress=progress)
         scores[kind] = _means(each[which], counts)
     weights = {name: m.weights(scores[m.score], left_out=left_out, top_k=top_k) for name, m in found.items()}

@@ -1,5 +1,6 @@
 """Do composites solve analogies of relations that are new to them?"""
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -86,15 +87,17 @@ def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
 
 
 def _variants(study: Study, fold: int) -> dict[str, Any]:
-    """The fold's held-out relations by other means: few weights, more pairs, probabilities for scores, an extracted basis."""
+    """The fold's held-out relations by other means: few weights, more pairs, fewer vectors, untuned ones, probabilities."""
     problems, tuned, seed = _problems(study, _held_out(study, fold)), _basis(study), study.settings.seeds[0]
     layer = tuned[tuned.names[0]].layer
     untuned = study.library("extracted", seed).at(layer)
     rows, ours = untuned.basis(study.model), tuned.basis(study.model)
     longer = float(ours.vectors.norm(dim=-1).mean() / rows.vectors.norm(dim=-1).mean())
+    names = random.Random(seed).sample(tuned.names, len(tuned))
     runs: dict[str, dict[str, Any]] = {
         **{f"top {k}": {"top_k": k} for k in (1, 3, 10)},
         **{f"{n} pairs": {"sources": several_sources(problems, n, seed=seed)} for n in (2, 4, 8)},
+        **{f"1/{share} of the basis": {"library": tuned.filter(names[: max(2, len(names) // share)])} for share in (2, 4)},
         "untuned": {"library": untuned, "maps": {"lengthened": plain_map(study.model, rows, scale=longer)}},
         "scores": {"maps": {"probability": plain_map(study.model, ours, score="prob", temperature=PROBABILITY)}},
     }

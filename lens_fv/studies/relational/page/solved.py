@@ -32,6 +32,7 @@ VARIANTS = {
         )
         for n in (2, 4, 8)
     },
+    **{f"composite, 1/{share} of the basis": (f"1/{share} of the basis", "composite") for share in (2, 4)},
     "composite of extracted vectors": ("untuned", "composite"),
     "the same, lengthened": ("untuned", "lengthened"),
     "composite by probabilities": ("scores", "probability"),
