@@ -3,6 +3,7 @@
 from lens_fv.tasks.analogies import Analogy, make_analogies, read_analogies
 from lens_fv.tasks.builtin import list_tasks, load_task
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
+from lens_fv.tasks.instructions import ChatTemplate, chat_template, read_instructions
 from lens_fv.tasks.lists import list_task
 from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
 from lens_fv.tasks.readers import read_task
@@ -13,6 +14,7 @@ __all__ = [
     "TEMPLATES",
     "TODD",
     "Analogy",
+    "ChatTemplate",
     "EncodedPrompt",
     "Pair",
     "Prompt",
@@ -20,6 +22,7 @@ __all__ = [
     "Split",
     "Task",
     "build_prompts",
+    "chat_template",
     "encode_prompt",
     "encode_prompts",
     "few_shot",
@@ -28,6 +31,7 @@ __all__ = [
     "load_task",
     "make_analogies",
     "read_analogies",
+    "read_instructions",
     "read_task",
     "split_pairs",
     "zero_shot",

@@ -18,7 +18,7 @@ class PromptTemplate:
 
     Attributes:
         query: a question, up to where the answer starts. It ends without a blank: the blank belongs to the answer,
-            which most tokenizers write as one token with it.
+            which most tokenizers write as one token with it. (A line break will do if the answer has no blank in front.)
         answer: what follows the query.
         separator: stands after every demonstration.
         instruction: stands before everything else, if a prompt has an instruction.
@@ -37,10 +37,14 @@ class PromptTemplate:
         for part, placeholder in parts.items():
             if placeholder not in getattr(self, part):
                 raise LensFVError(f"prompt template: {part} {getattr(self, part)!r} has no {placeholder}")
-        if self.query[-1].isspace():
+        if self.query[-1].isspace() and (self.query[-1] != "\n" or self.answer[0].isspace()):
             raise LensFVError(f"prompt template: query {self.query!r} ends with a blank; put it before the answer")
 
     # replace(), not format(): templates may hold other braces.
+    def write_head(self, instruction: str | None) -> str:
+        """What stands before everything else."""
+        return self.instruction.replace("{instruction}", instruction) if instruction else ""
+
     def write_query(self, pair: Pair) -> str:
         """The question about a pair's input, without answer."""
         return self.query.replace("{input}", pair.input)
@@ -109,9 +113,8 @@ def few_shot(
         LensFVError: a derangement of a single demonstration.
     """
     shown = _shuffled(demonstrations, shuffle, rng or random.Random(0))
-    head = template.instruction.replace("{instruction}", instruction) if instruction else ""
     return Prompt(
-        text=head + "".join(map(template.write_demonstration, shown)) + template.write_query(query),
+        text=template.write_head(instruction) + "".join(map(template.write_demonstration, shown)) + template.write_query(query),
         answers=tuple(dict.fromkeys(map(template.write_answer, query.outputs))),
         demonstrations=shown,
         query=query,

@@ -15,8 +15,9 @@ INPUT_NAMES = ("input", "subject", "source", "word")
 OUTPUT_NAMES = ("output", "outputs", "object", "target", "answer")
 FORMATS = (
     'a JSON list of {"input", "output"}, JSON lines of the same, CSV or TSV with the header input,output, '
-    'or a JSON object with "pairs" or "samples"'
+    'or a JSON object with "pairs", "samples" or "Instances"'
 )
+SPLIT_NAMES = ("train", "dev", "test")
 
 
 class _Row(NamedTuple):
@@ -30,11 +31,12 @@ def read_task(path: str | Path, *, name: str | None = None) -> Task:
 
     Formats: a JSON list of `{"input", "output"}` (output: a text or a list of acceptable ones), JSON lines of the same
     objects, CSV or TSV with a header (alternative outputs separated by `|`), the relation files of evandez/relations,
-    and the format of the built-in relations. Rows with the same input become one pair with all their outputs.
+    Super-NaturalInstructions (Wang et al. 2022: instances, and the definition as instruction), and the format of the built-in
+    relations. Rows with the same input become one pair with all their outputs.
 
     Args:
         path: a UTF-8 file.
-        name: the task's name; default: the name in the file, else the file's own.
+        name: the task's name; default: the name in the file, else the file's own, or its folder's for a `train.json`.
 
     Raises:
         LensFVError: the file cannot be read as a task; the message names the file, the line and what is wrong.
@@ -82,13 +84,29 @@ def _read_json(text: str, path: Path, name: str | None) -> Task:
         raise LensFVError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     if isinstance(data, list):
         return _make_task(name, path, {}, _json_list_rows(cast(list[Any], data), text, path, start=r"\["))
-    for key in ("pairs", "samples"):
+    for key in ("pairs", "samples", "Instances"):
         if isinstance(data.get(key), list):
-            return _make_task(name, path, data, _json_list_rows(data[key], text, path, start=rf'"{key}"\s*:\s*\['))
+            about = _natural_instructions(data) if key == "Instances" else data
+            return _make_task(name, path, about, _json_list_rows(data[key], text, path, start=rf'"{key}"\s*:\s*\['))
     if any(alias in data for alias in INPUT_NAMES):
         return _make_task(name, path, {}, [_object_row(data, f"{path}, line 1")])
     keys = ", ".join(list(data)[:5]) or "none"
     raise LensFVError(f"{path}: unknown format, a JSON object with the keys {keys}; a task file is {FORMATS}")
+
+
+def _natural_instructions(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Super-NaturalInstructions say about a task, in our words."""
+
+    def listed(key: str) -> list[Any]:
+        value = data.get(key, [])
+        return cast(list[Any], value) if isinstance(value, list) else [value]
+
+    return {
+        "instructions": listed("Definition"),
+        "group": next(iter(listed("Categories")), ""),
+        "source": "; ".join(map(str, (*listed("Source"), *listed("URL")))),
+        "licence": "; ".join(map(str, listed("Instance License"))),
+    }
 
 
 def _json_list_rows(items: list[Any], text: str, path: Path, *, start: str) -> Iterable[_Row]:
@@ -182,7 +200,7 @@ def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Ite
         raise LensFVError(f"{path}: no rows; a task needs at least one pair")
     try:
         return Task(
-            name=name or str(about.get("name") or path.stem),
+            name=name or str(about.get("name") or (path.resolve().parent.name if path.stem in SPLIT_NAMES else path.stem)),
             pairs=tuple(Pair(given, tuple(outputs)) for given, outputs in merged.items()),
             group=str(about.get("group", "")),
             family=str(about.get("family", "")),

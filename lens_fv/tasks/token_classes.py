@@ -140,13 +140,14 @@ def _parts(prompt: Prompt, template: PromptTemplate) -> Iterator[_Part]:
     body = [_Part(i, number, *piece) for i, pieces in enumerate(examples) for number, piece in enumerate(pieces)]
     written = "".join(part.text for part in body)
     head, behind = prompt.text[: len(prompt.text) - len(written)], template.instruction.rpartition("{instruction}")[2]
-    if head + written != prompt.text or (head and not head.endswith(behind)):
+    bare = head == template.write_head(None)
+    if head + written != prompt.text or not (bare or head.endswith(behind)):
         raise LensFVError(
             f"token classes of the prompt for {prompt.query.input!r}: it was not written with the template {template}; "
             "give the one that it was"
         )
-    yield _Part(-1, 0, "instruction", head.removesuffix(behind))
-    yield _Part(-1, 1, "separator", behind if head else "")
+    yield _Part(-1, 0, "instruction", head if bare else head.removesuffix(behind))
+    yield _Part(-1, 1, "separator", "" if bare else behind)
     yield from body
 
 

@@ -25,6 +25,7 @@ SAME_TASK = {
     "lines-called.json": ONE_A_LINE.replace("\n", "\r\n"),
     "lines.txt": ONE_A_LINE,
     "samples.json": json.dumps({"name": "opposites", "prompt_templates": ["{} is not"], "samples": SAMPLES}),
+    "instances.json": json.dumps({"Definition": ["Say the opposite."], "Instances": ROWS}),
     "pairs.json": json.dumps({"name": "opposites", "pairs": ROWS}),
     "table.csv": 'input,output\nhot,cold\nbig,small|little\nété,"hiver, froid"\n',
     "windows.csv": 'Input,Output\r\nhot, cold\r\n\r\nbig, small | little\r\nété,"hiver, froid"\r\n',
@@ -54,6 +55,29 @@ def test_names_come_from_the_caller_then_the_content_then_the_file(tmp_path: Pat
     assert read_task(write(tmp_path, "samples.json", SAME_TASK["samples.json"])).name == "opposites"
     assert read_task(tmp_path / "samples.json", name="mine").name == "mine"
     assert read_task(str(tmp_path / "list.json")).name == "list"
+
+
+def test_natural_instructions_are_read_with_their_definition(tmp_path: Path):
+    about = {
+        "Contributors": ["someone"],
+        "Source": ["a corpus"],
+        "URL": ["https://example.org"],
+        "Categories": ["Sentiment Analysis", "Other"],
+        "Definition": ["Say POS or NEG.", "Judge the sentence."],
+        "Positive Examples": [{"input": "x", "output": "POS", "explanation": "y"}],
+        "Instances": [{"id": "t-1", "input": "Lovely.", "output": ["POS"]}, {"id": "t-2", "input": "Dull.", "output": ["NEG"]}],
+        "Instance License": ["CC BY 4.0"],
+    }
+    (tmp_path / "task363").mkdir()
+    task = read_task(write(tmp_path / "task363", "train.json", json.dumps(about)))
+    assert task == Task(
+        "task363",
+        (Pair("Lovely.", ("POS",)), Pair("Dull.", ("NEG",))),
+        instructions=("Say POS or NEG.", "Judge the sentence."),
+        group="Sentiment Analysis",
+        source="a corpus; https://example.org",
+        licence="CC BY 4.0",
+    )
 
 
 def test_our_own_format_is_read_in_full(tmp_path: Path):
@@ -126,6 +150,14 @@ WRONG = {
         '{"name": "x",\n"samples": [\n{"subject": "a", "object": "b"},\n{"subject": "c"}]}',
         "line 4 .row 2",
     ),
+    "instances.json": (
+        '{"Definition": ["Do."],\n"Instances": [\n{"id": "1", "input": "a", "output": ["b"]},\n{"id": "2", "input": "c"}]}',
+        r"line 4 \(row 2\): no output",
+    ),
+    "definition.json": (
+        '{"Definition": [7], "Instances": [{"input": "a", "output": "b"}]}',
+        '"instructions" has to be a list',
+    ),
     "words.json": (
         '{"instructions": "Do.", "pairs": [{"input": "a", "output": "b"}]}',
         '"instructions" has to be a list',
@@ -190,6 +222,15 @@ def test_published_files_are_read_whole():
         task = read_task(file)
         assert {(pair.input, output) for pair in task.pairs for output in pair.outputs} == facts, file
         assert len(task) == len({given for given, _ in facts}), file
+
+
+@pytest.mark.skipif(not (DATA / "superni").is_dir(), reason="no Super-NaturalInstructions at ../shared/data")
+def test_published_instructions_are_read_whole():
+    for file in sorted((DATA / "superni").rglob("train.json")):
+        data, task = json.loads(file.read_text(encoding="utf-8")), read_task(file)
+        assert task.name == file.parent.name
+        assert task.instructions == tuple(data["Definition"])
+        assert {pair.input for pair in task.pairs} == {row["input"].strip() for row in data["Instances"]}
 
 
 def sorted_by_role(row: dict[str, str]) -> tuple[str, str]:

@@ -1,0 +1,84 @@
+"""Instructions: from files, and in the words of a model's chat."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.prompts import PromptTemplate
+
+FORMATS = 'a JSON list of texts, a JSON object with "prompts" or "instructions", or one instruction a line'
+MARKS = ("first-question", "first-answer", "second-question")
+
+
+@dataclass(frozen=True)
+class ChatTemplate(PromptTemplate):
+    """Prompts as turns of a chat: every question a user's, every answer the model's, the instruction in the first question.
+
+    Attributes:
+        start: stands before everything else, the instruction too.
+    """
+
+    start: str = ""
+
+    def write_head(self, instruction: str | None) -> str:
+        """What stands before everything else."""
+        return self.start + super().write_head(instruction)
+
+
+@runtime_checkable
+class Chatter(Protocol):
+    """What reading a chat template needs of a `LensModel`."""
+
+    name: str
+    tokenizer: Any
+    prepend_bos: bool
+
+
+def chat_template(model: Chatter) -> ChatTemplate:
+    """The template of a model's own chat, read off what its tokenizer makes of two turns.
+
+    Raises:
+        LensFVError: its tokenizer has no chat template, or one that does not simply write turn after turn.
+    """
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        raise LensFVError(f"chat template of {model.name}: its tokenizer has none; use a plain template")
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": text} for role, text in zip(roles, MARKS, strict=True)]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    if model.prepend_bos:  # then encoding a prompt does it
+        text = text.removeprefix(tokenizer.bos_token)
+    pieces = [text]
+    for mark in MARKS:
+        pieces += pieces.pop().split(mark, 1)
+    if len(pieces) != 4 or pieces[1] != pieces[3]:
+        raise LensFVError(
+            f"chat template of {model.name}: it does not write turn after turn in the same way; give a ChatTemplate of your own"
+        )
+    start, to_answer, to_question, _ = pieces
+    return ChatTemplate(query="{input}" + to_answer, answer="{output}", separator=to_question, start=start)
+
+
+def read_instructions(path: str | Path) -> tuple[str, ...]:
+    """Instructions that ask for one task in different words, from a file.
+
+    Raises:
+        LensFVError: no such file, none of the formats, or no instruction in it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data: Any = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise LensFVError(f"instructions in {path}: cannot be read ({error}); give {FORMATS}") from None
+    if isinstance(data, dict):
+        found = cast(dict[str, Any], data)
+        data = found.get("prompts", found.get("instructions"))
+    if not isinstance(data, list) or not all(isinstance(each, str) for each in cast(list[Any], data)):
+        raise LensFVError(f"instructions in {path}: give {FORMATS}")
+    texts = tuple(dict.fromkeys(each.strip() for each in cast(list[str], data) if each.strip()))
+    if not texts:
+        raise LensFVError(f"instructions in {path}: there are none; give {FORMATS}")
+    return texts
