@@ -17,6 +17,7 @@ FORMATS = (
     'a JSON list of {"input", "output"}, JSON lines of the same, CSV or TSV with the header input,output, '
     'or a JSON object with "pairs", "samples" or "Instances"'
 )
+CLOZE_NAMES = ("clozes", "prompt_templates")
 SPLIT_NAMES = ("train", "dev", "test")
 
 
@@ -206,6 +207,7 @@ def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Ite
             family=str(about.get("family", "")),
             source=str(about.get("source", "")),
             licence=str(about.get("licence", "")),
+            clozes=tuple(c.replace("{}", "{input}").rstrip() for key in CLOZE_NAMES for c in _texts(about, key, path)),
             **{key: _texts(about, key, path) for key in ("relation_words", "instructions", "languages")},
         )
     except LensFVError as error:

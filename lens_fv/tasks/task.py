@@ -43,6 +43,7 @@ class Task:
         pairs: at least one; readers give every input once.
         relation_words: words that name the relation, looked for when a vector is decoded.
         instructions: paraphrases that ask for the relation.
+        clozes: sentences about `{input}` that the output completes: they ask for the same without an instruction.
         group, family: the kind of relation on two levels, such as "morphology" and "inflection".
         languages: of the inputs and of the outputs; "-" where there is none.
         source, licence: where the pairs come from.
@@ -55,6 +56,7 @@ class Task:
     pairs: tuple[Pair, ...]
     relation_words: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
+    clozes: tuple[str, ...] = ()
     group: str = ""
     family: str = ""
     languages: tuple[str, ...] = ()
@@ -68,6 +70,9 @@ class Task:
             raise LensFVError(f"task {self.name!r} has no pairs; it needs at least one")
         if not all(text.strip() for text in self.relation_words + self.instructions):
             raise LensFVError(f"task {self.name!r} has an empty relation word or instruction; leave it out")
+        for cloze in self.clozes:
+            if "{input}" not in cloze or cloze[-1].isspace():
+                raise LensFVError(f"task {self.name!r}: cloze {cloze!r} needs {{input}} in it and no blank at its end")
 
     def __len__(self) -> int:
         return len(self.pairs)

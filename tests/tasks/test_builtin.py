@@ -60,7 +60,8 @@ def test_a_relation_says_what_it_is(name: str):
     task = load_task(name)
     assert task.name == name
     assert len(set(task.instructions)) >= 3
-    assert all(text == text.strip() for text in task.instructions)
+    assert all(text == text.strip() for text in task.instructions + task.clozes)
+    assert task.clozes
     assert task.relation_words
     assert len(task.languages) == 2
     assert task.source

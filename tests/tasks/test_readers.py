@@ -54,6 +54,7 @@ def test_names_come_from_the_caller_then_the_content_then_the_file(tmp_path: Pat
     assert read_task(write(tmp_path, "list.json", SAME_TASK["list.json"])).name == "list"
     assert read_task(write(tmp_path, "samples.json", SAME_TASK["samples.json"])).name == "opposites"
     assert read_task(tmp_path / "samples.json", name="mine").name == "mine"
+    assert read_task(tmp_path / "samples.json").clozes == ("{input} is not",)
     assert read_task(str(tmp_path / "list.json")).name == "list"
 
 
@@ -87,6 +88,7 @@ def test_our_own_format_is_read_in_full(tmp_path: Path):
         "languages": ["en", "en"],
         "relation_words": ["opposite"],
         "instructions": ["Give the opposite.", "Name the contrary."],
+        "clozes": ["The opposite of {input} is"],
         "source": "Written for this test.",
         "licence": "CC0-1.0",
     }
@@ -95,6 +97,7 @@ def test_our_own_format_is_read_in_full(tmp_path: Path):
         pairs=PAIRS,
         relation_words=("opposite",),
         instructions=("Give the opposite.", "Name the contrary."),
+        clozes=("The opposite of {input} is",),
         group="lexical semantics",
         languages=("en", "en"),
         source="Written for this test.",
@@ -162,6 +165,7 @@ WRONG = {
         '{"instructions": "Do.", "pairs": [{"input": "a", "output": "b"}]}',
         '"instructions" has to be a list',
     ),
+    "cloze.json": ('{"clozes": ["It is"], "pairs": [{"input": "a", "output": "b"}]}', "needs {input} in it"),
     "instruction.json": ('{"instructions": [""], "pairs": [{"input": "a", "output": "b"}]}', "empty relation word"),
     "lines.jsonl": ('{"input": "a", "output": "b"}\n\n{"input": "c"}\n', "line 3: no output"),
     "cut.jsonl": ('{"input": "a", "output": "b"}\n{"input": "c", "out', "line 2: not valid JSON"),
