@@ -5,9 +5,10 @@ from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.effects import HeadEffect
+from lens_fv.heads.few_shot import rank_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
 from lens_fv.heads.planning import RankingPlan, plan_ranking
-from lens_fv.heads.ranking import HeadRanking, rank_heads
+from lens_fv.heads.ranking import HeadRanking
 from lens_fv.heads.reliability import Reliability
 from lens_fv.heads.universal import UniversalHeads, universal_heads
 

@@ -16,8 +16,9 @@ from lens_fv.artefact import require_shape
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.effects import Effects
+from lens_fv.heads.few_shot import rank_heads
 from lens_fv.heads.metrics import Metric
-from lens_fv.heads.ranking import HeadRanking, rank_heads
+from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
