@@ -46,6 +46,7 @@ _HOMES = {
         "class_effects",
         "compare_attributions",
         "rank_heads",
+        "rank_instruction_heads",
         "universal_heads",
     ),
     "lens_fv.vectors": (
@@ -140,6 +141,7 @@ if TYPE_CHECKING:
         class_effects,
         compare_attributions,
         rank_heads,
+        rank_instruction_heads,
         universal_heads,
     )
     from lens_fv.kinds import (
@@ -256,6 +258,7 @@ __all__ = [
     "mean_state",
     "random_like",
     "rank_heads",
+    "rank_instruction_heads",
     "read_analogies",
     "read_instructions",
     "read_judgements",

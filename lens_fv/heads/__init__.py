@@ -4,8 +4,10 @@ from lens_fv.heads.attribution import compare_attributions
 from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, competence
+from lens_fv.heads.counterparts import counterpart_text
 from lens_fv.heads.effects import HeadEffect
 from lens_fv.heads.few_shot import rank_heads
+from lens_fv.heads.instructed import rank_instruction_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
 from lens_fv.heads.planning import RankingPlan, plan_ranking
 from lens_fv.heads.ranking import HeadRanking
@@ -26,9 +28,11 @@ __all__ = [
     "class_effects",
     "compare_attributions",
     "competence",
+    "counterpart_text",
     "head_means",
     "plan_ranking",
     "rank_heads",
+    "rank_instruction_heads",
     "resid_norms",
     "resid_states",
     "universal_heads",

@@ -1,6 +1,7 @@
 """Clean prompts, and prompts that take from the model what the clean ones tell it about the task."""
 
 import random
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -96,25 +97,39 @@ def contrast(
 
     clean, corrupted = prompts(n_clean, corrupt=False), prompts(n_trials, corrupt=True)
     encoded = encode_prompts(model, corrupted)
-    rng = random.Random(f"{seed}/partners")
-    others = [[i for i, c in enumerate(clean) if c.query != t.query] or range(n_clean) for t in corrupted]
     edits: list[list[Edit]] = [[] for _ in corrupted]
     if corruption == "noise":
         classes = [token_classes(model, prompt, template=template).classes for prompt in corrupted]
         shown = [[i for i, c in enumerate(found) if c is not None and not c.startswith("query")] for found in classes]
-        edits = _noise(model, encoded, shown, noise, seed)
+        edits = noise_on(model, encoded, shown, noise, seed)
     return Contrast(
         clean=encode_prompts(model, clean),
         corrupted=encoded,
         queries=[p.query for p in corrupted],
-        partners=[rng.choice(o) for o in others],
+        partners=draw_partners(clean, corrupted, seed),
         edits=edits,
     )
 
 
-def _noise(
+def draw_partners(clean: Sequence[Prompt], corrupted: Sequence[Prompt], seed: int) -> list[int]:
+    """For each corrupted prompt a clean one at random, of another query where there is one."""
+    rng = random.Random(f"{seed}/partners")
+    others = [[i for i, c in enumerate(clean) if c.query != t.query] or range(len(clean)) for t in corrupted]
+    return [rng.choice(o) for o in others]
+
+
+def noise_on(
     model: LensModel, prompts: list[EncodedPrompt], shown: list[list[int]], multiple: float, seed: int
 ) -> list[list[Edit]]:
+    """Edits that add Gaussian noise to the embeddings of some of each prompt's tokens.
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        shown: indices of those tokens, prompt by prompt.
+        multiple: its standard deviation, in standard deviations of these embeddings (over all their numbers).
+        seed: of the noise.
+    """
     embedded: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001

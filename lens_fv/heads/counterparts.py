@@ -1,0 +1,117 @@
+"""What stands where an instruction stood: texts like it that do not ask for its task."""
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+
+Counterpart = Literal["none", "other", "real_text", "half", "equiprobable"]
+NEAREST = 16
+"""Tokens of nearest log-probability, among which one is drawn."""
+WINDOWS = 64
+
+
+@torch.no_grad()
+def counterpart_text(
+    model: LensModel,
+    instruction: str,
+    kind: Counterpart,
+    *,
+    others: Sequence[str] = (),
+    text: str | None = None,
+    seed: int = 0,
+) -> str | None:
+    """An uninformative counterpart of an instruction (Davidson et al. 2025).
+
+    Args:
+        model: whose tokens and likelihoods are matched.
+        instruction: the instruction.
+        kind: "none": nothing at all; "other": another task's instruction; "real_text": as many tokens of running text, those
+            whose mean log-probability is nearest; "equiprobable": random tokens, each about as likely in its place as the
+            instruction's own was in its; "half": the same for a random half of its tokens, the others kept.
+        others: instructions of other tasks, to draw from.
+        text: running text to choose from; default: some English prose that comes with lens_fv.
+        seed: of every draw.
+
+    Raises:
+        LensFVError: no such kind, no other instruction, or a text that is too short.
+    """
+    if kind not in get_args(Counterpart):
+        raise LensFVError(f"counterpart {kind!r} of an instruction: choose from {', '.join(get_args(Counterpart))}")
+    if kind == "none":
+        return None
+    rng = random.Random(f"{seed}/{kind}/{instruction}")
+    if kind == "other":
+        different = [other for other in others if other != instruction]
+        if not different:
+            raise LensFVError(f"another instruction than {instruction!r}: {len(others)} are given; give those of other tasks")
+        return rng.choice(different)
+    ids = model.encode(instruction, bos=False)
+    if kind == "real_text":
+        return _like_in_text(model, ids, text or plain_text(), rng)
+    kept = set(rng.sample(range(len(ids)), len(ids) // 2)) if kind == "half" else set[int]()
+    return _as_likely(model, ids, kept, rng)
+
+
+@cache
+def plain_text() -> str:
+    """Some English prose about nothing in particular, written for lens_fv (CC0)."""
+    return " ".join((files("lens_fv.heads") / "plain_text.txt").read_text(encoding="utf-8").split())
+
+
+def _like_in_text(model: LensModel, ids: Sequence[int], text: str, rng: random.Random) -> str:
+    words, n = text.split(), len(ids)
+    starts = rng.sample(range(len(words)), min(WINDOWS, len(words)))
+    windows = [model.encode(" ".join(words[start : start + n]), bos=False)[:n] for start in starts]
+    windows = [window for window in windows if len(window) == n]
+    if not windows:
+        raise LensFVError(f"running text of {n} tokens like an instruction: the text has {len(words)} words; give more")
+    distances = (_logprobs(model, windows).mean(-1) - _logprobs(model, [ids]).mean()).abs()
+    return _text(model, windows[int(distances.argmin())])
+
+
+def _as_likely(model: LensModel, ids: Sequence[int], kept: set[int], rng: random.Random) -> str:
+    wanted, special = _logprobs(model, [ids])[0], set(model.tokenizer.all_special_ids)
+    made: list[int] = []
+    for i, own in enumerate(ids):
+        if i in kept:
+            made.append(own)
+            continue
+        distance = (_next(model, made) - wanted[i]).abs()
+        distance[[own, *special]] = torch.inf
+        near = distance.topk(NEAREST, largest=False).indices.tolist()
+        rng.shuffle(near)
+        # A token that the tokenizer would not write like this becomes others when the prompt is encoded.
+        made.append(next((t for t in near if model.encode(_text(model, [*made, t]), bos=False) == [*made, t]), near[0]))
+    return _text(model, made)
+
+
+def _text(model: LensModel, ids: Sequence[int]) -> str:
+    return str(model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _begin(model: LensModel) -> list[int]:
+    """What stands before a text; a model without a beginning-of-sequence token gets any token, as it has to read something."""
+    tokenizer = model.tokenizer
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [0 if begin is None else int(begin)]
+
+
+def _logprobs(model: LensModel, texts: Sequence[Sequence[int]]) -> Float[Tensor, "texts tokens"]:
+    """Of each token behind those before it; all texts have as many tokens."""
+    rows = torch.tensor([list(ids) for ids in texts], device=model.device)
+    begin = rows.new_tensor(_begin(model)).expand(len(rows), 1)
+    logits = model.forward(torch.cat([begin, rows[:, :-1]], 1)).float()
+    return logits.log_softmax(-1).gather(-1, rows[..., None])[..., 0]
+
+
+def _next(model: LensModel, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
+    return model.forward(torch.tensor([[*_begin(model), *ids]]))[0, -1].float().log_softmax(-1)
