@@ -25,7 +25,7 @@ def test_nothing_and_another(tiny_model):
     model = tiny_model("llama")
     assert counterpart_text(model, SAYING, "none") is None
     assert counterpart_text(model, SAYING, "other", others=[SAYING, "Name the capital."]) == "Name the capital."
-    with pytest.raises(LensFVError, match="another instruction than .*: 1 are given"):
+    with pytest.raises(LensFVError, match=r"another instruction than .*: 1 are given"):
         counterpart_text(model, SAYING, "other", others=[SAYING])
 
 
