@@ -29,3 +29,12 @@ def _switch(bars: Callable[[], object]) -> None:
         # an environment variable of the Hub's client has priority over us, and it says so in a warning
         warnings.filterwarnings("ignore", message="Cannot (dis|en)able progress bars")
         bars()
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """`quiet_transformers`, and none of the warnings that third parties give each other about their own ways."""
+    with quiet_transformers(), warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", kind)
+        yield

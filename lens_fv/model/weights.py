@@ -1,0 +1,125 @@
+"""A Hugging Face model itself, from wherever it is."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.fetch import ensure_model
+from lens_fv.model.hub import find_on_hub
+from lens_fv.model.quiet import quiet_transformers
+from lens_fv.model.registry import DEFAULT_MODELS
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+class Place(NamedTuple):
+    """Where a model is.
+
+    Attributes:
+        source: a folder, or a name on the Hugging Face Hub.
+        name, revision: what artefacts call it.
+    """
+
+    source: str
+    name: str
+    revision: str | None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.source).is_dir()
+
+
+def find_model(name_or_path: str | os.PathLike[str], revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Place:
+    """Where a model is: a default model (fetched at first use), a folder, or the Hub.
+
+    Raises:
+        LensFVError: there is no such model or revision, or its folder is incomplete.
+    """
+    name = os.fspath(name_or_path)
+    folder = Path(name).expanduser()
+    entry = DEFAULT_MODELS.get(name) if isinstance(name_or_path, str) else None
+    if entry is not None:
+        if revision not in (None, entry.revision):
+            raise LensFVError(f"model {name!r} comes in one revision, {entry.revision!r}; asked for {revision!r}")
+        place = Place(str(ensure_model(entry, cache_dir=cache_dir)), name, entry.revision)
+    elif folder.is_dir():
+        place = Place(str(folder), folder.resolve().name, revision)
+    elif folder.exists():
+        raise LensFVError(f"{folder} is a file; give the folder of a Hugging Face model (config.json and the rest)")
+    else:
+        source, commit = find_on_hub(name, revision)
+        return Place(source, name, commit)
+    _check_folder(Path(place.source))
+    return place
+
+
+def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model and its tokenizer, as transformers has them.
+
+    Raises:
+        LensFVError: files that cannot be read, or weights that are missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": False}
+    options |= {"local_files_only": True} if place.local else {"revision": place.revision}
+    with quiet_transformers(), explained(f"load the model in {place.source}"):
+        hf_model, report = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place.source, **options)
+        hf_model.to(device)
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random numbers
+        raise LensFVError(f"{place.source} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}")
+    return hf_model, tokenizer
+
+
+def writes_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer as it comes puts a beginning-of-sequence token in front by itself."""
+    bos = tokenizer.bos_token_id
+    bare, usual = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    return bos is not None and usual[:1] == [bos] and bare[:1] != [bos]
+
+
+def _check_folder(folder: Path) -> None:
+    """What transformers would report late, or in many lines, or not at all."""
+    from safetensors import SafetensorError, safe_open
+
+    files = {file.name for file in folder.iterdir()}
+    if "config.json" not in files:
+        raise LensFVError(f"{folder} holds no config.json; give the folder of a Hugging Face model")
+    if not files.intersection(TOKENIZER_FILES):
+        raise LensFVError(f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save one there too")
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(folder.glob("*.safetensors"))
+    if index.name in files:
+        try:
+            shards = [folder / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LensFVError(f"{index} is not a readable index of weights ({error}); copy the model again") from error
+    if not shards and not any(file.startswith("pytorch_model") for file in files):
+        raise LensFVError(f"{folder} holds no weights (model.safetensors); copy or save the model again")
+    for shard in shards:
+        try:
+            with safe_open(shard, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise LensFVError(f"{shard} is missing, truncated or damaged ({error}); copy the model again") from error
+
+
+@contextlib.contextmanager
+def explained(asked: str) -> Iterator[None]:
+    """Turns what transformers and TransformerLens raise about bad files into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LensFVError(f"cannot {asked}: {reason}") from error

@@ -1,0 +1,176 @@
+"""Fine-tune a model on one task after another, and keep what it was at every checkpoint."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors.torch import load_file
+
+from lens_fv.errors import LensFVError
+from lens_fv.files import write_whole
+from lens_fv.model.loading import device_named, dtype_named
+from lens_fv.model.quiet import hushed
+from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
+from lens_fv.progress import progress_bar
+from lens_fv.tasks import Task
+from lens_fv.training.examples import Example, Reader, padded, training_examples
+from lens_fv.training.marks import Marks
+from lens_fv.training.run import DONE, RUN, FinetuneRun, task_folder
+from lens_fv.training.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def finetune(
+    model: str | Path,
+    tasks: Sequence[Task],
+    folder: str | Path,
+    settings: FinetuneSettings | None = None,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = False,
+) -> FinetuneRun:
+    """Fine-tune on one task, or on several in a sequence, with transformers' Trainer and PEFT.
+
+    Low-rank updates stay the same ones over the whole sequence, so that every checkpoint is one adapter of the model that the
+    run began with; the optimiser begins anew with every task. A run that was stopped, at whatever moment, goes on from its
+    last whole checkpoint and ends as if it had not been.
+
+    Args:
+        model: what `load_model` takes.
+        tasks: in the order in which they are trained; names differ.
+        folder: where the run is kept: `run.json`, and for each task a folder of Trainer's checkpoints.
+        settings: default: `FinetuneSettings()`.
+        device: see `load_model`.
+        dtype: see `load_model`; updates are trained in the same.
+        cache_dir: see `load_model`.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no tasks or two of one name, a folder that holds another run, an architecture that PEFT knows no
+            projections of, a loss that is not finite, or what `load_model` and `training_examples` raise.
+    """
+    settings, folder = settings or FinetuneSettings(), Path(folder)
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
+    where, kind = device_named(device), dtype_named(dtype)
+    place = find_model(model, None, cache_dir)
+    run = _begun(folder, place, tasks, settings, kind)
+    if run.finished:
+        return run
+    for index, name in enumerate(names):
+        _clear_unfinished(task_folder(folder, index, name))
+    done = run.checkpoints
+    hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
+    encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
+    examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
+    with hushed():
+        trained = _trainable(hf_model, settings, done[-1].folder if done else None)
+    with hushed(), progress_bar("fine-tuning", len(tasks) * settings.steps, show=progress) as tick:
+        for index, name in enumerate(names):
+            before = max((c.step for c in done if c.index == index), default=0)
+            for _ in range(before):
+                tick()
+            if before < settings.steps:
+                at = task_folder(folder, index, name)
+                trainer = _trainer(trained, examples[index], at, index, settings, tokenizer, where, tick)
+                trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
+    return run
+
+
+def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype) -> FinetuneRun:
+    """The run in the folder, new or gone on with."""
+    said = {
+        "model": place.name,
+        "source": place.source,
+        "revision": place.revision,
+        "dtype": str(dtype).removeprefix("torch."),
+        "settings": asdict(settings),
+        "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
+    }
+    if (folder / RUN).is_file():
+        before = FinetuneRun(folder).about
+        other = [key for key, value in said.items() if key != "source" and before.get(key) != json.loads(json.dumps(value))]
+        if other:
+            raise LensFVError(f"go on with the run in {folder}: it has other {', '.join(other)}; choose another folder")
+    else:
+        write_whole(folder / RUN, json.dumps(said, indent=1))
+    return FinetuneRun(folder)
+
+
+def _clear_unfinished(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / DONE).is_file():
+            shutil.rmtree(checkpoint)
+
+
+def _trainable(hf_model: Any, settings: FinetuneSettings, checkpoint: Path | None) -> Any:
+    """The model with its weights or its updates as they were at a checkpoint, ready to train."""
+    if settings.method == "full":
+        if checkpoint is not None:
+            hf_model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+            hf_model.tie_weights()
+        return hf_model
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if checkpoint is not None:
+        return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
+    torch.manual_seed(settings.seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, bias="none"
+    )
+    try:
+        return get_peft_model(hf_model, config)
+    except ValueError as error:
+        kind = hf_model.config.model_type
+        raise LensFVError(f"low-rank updates of a {kind} model: PEFT knows no projections to update ({error})") from None
+
+
+def _trainer(
+    trained: Any,
+    examples: list[Example],
+    folder: Path,
+    index: int,
+    settings: FinetuneSettings,
+    tokenizer: Any,
+    device: str,
+    tick: Callable[[], None],
+) -> "Trainer":
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        seed=settings.seed + index,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    pad = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
+    trainer = Trainer(
+        model=trained,
+        args=arguments,
+        train_dataset=cast(Any, examples),
+        data_collator=partial(padded, pad=pad),
+        callbacks=[Marks(folder, index, settings, tick)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

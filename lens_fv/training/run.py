@@ -1,0 +1,93 @@
+"""A fine-tuning run as a folder: what was trained, and every checkpoint."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lens_fv.errors import LensFVError
+
+RUN = "run.json"
+DONE = "done.json"
+"""Written last: a checkpoint without it was not finished."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at one moment of a run.
+
+    Attributes:
+        folder: PEFT's adapter, or all weights.
+        task: which is being trained; its `index` in the sequence, from 0.
+        step: within the task, from 1.
+        total: steps since the run began.
+        last: the task ends here.
+    """
+
+    folder: Path
+    task: str
+    index: int
+    step: int
+    total: int
+    last: bool
+
+    @property
+    def name(self) -> str:
+        """Such as "1-antonym/16"."""
+        return f"{self.index}-{self.task}/{self.step}"
+
+
+@dataclass(frozen=True)
+class FinetuneRun:
+    """A run's folder.
+
+    Attributes:
+        folder: where it is.
+
+    Raises:
+        LensFVError: it is no run.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / RUN).is_file():
+            raise LensFVError(f"fine-tuning run in {self.folder}: no {RUN} there; `lens-fv finetune` makes one")
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """`model`, `revision`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
+        try:
+            return json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LensFVError(f"{self.folder / RUN}: not JSON ({error}); the run has to be made again") from error
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names, in the order in which they are trained."""
+        return [task["name"] for task in self.about["tasks"]]
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those that are whole, in order."""
+        return sorted(self._found(), key=lambda c: c.total)
+
+    @property
+    def finished(self) -> bool:
+        """Every task has been trained to its end."""
+        return len([c for c in self._found() if c.last]) == len(self.tasks)
+
+    def _found(self) -> Iterator[Checkpoint]:
+        for index, task in enumerate(self.tasks):
+            for folder in task_folder(self.folder, index, task).glob("checkpoint-*"):
+                if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-(\d+)", folder.name)):
+                    done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+                    yield Checkpoint(folder, task, index, int(number[1]), done["total"], done["last"])
+
+
+def task_folder(folder: Path, index: int, task: str) -> Path:
+    """Where the checkpoints of one task of the sequence are."""
+    return folder / f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', task)}"

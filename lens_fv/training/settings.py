@@ -1,0 +1,62 @@
+"""How a model is fine-tuned."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks import TODD, PromptTemplate
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What is trained, on what, and for how long; the defaults are those of Jiang et al. (2025), but for the examples.
+
+    Attributes:
+        method: "lora": low-rank updates of the query and value projections (PEFT's choice for the architecture), on top of the
+            frozen model; "full": all weights.
+        rank, alpha, dropout: of the low-rank updates.
+        learning_rate: of AdamW, constant.
+        batch_size: examples a step.
+        epochs: passes over a task's examples.
+        n_examples: of each task, drawn from its training pairs and its instructions, none again before all have been.
+        n_shots: demonstrations in each.
+        n_checkpoints: kept of each task, the last one at its end.
+        template: how prompts are written.
+        seed: of splits, examples, their order, and of the low-rank updates' start.
+
+    Raises:
+        LensFVError: a number that makes no sense.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.1
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    epochs: int = 1
+    n_examples: int = 500
+    n_shots: int = 0
+    n_checkpoints: int = 4
+    template: PromptTemplate = TODD
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "batch_size", "epochs", "n_examples", "n_checkpoints"):
+            if getattr(self, name) < 1:
+                raise LensFVError(f"fine-tune with {name}={getattr(self, name)}: it has to be at least 1")
+        if not self.learning_rate > 0 or not 0 <= self.dropout < 1:
+            raise LensFVError(
+                f"fine-tune with learning_rate={self.learning_rate}, dropout={self.dropout}: the first has to be above 0, the "
+                "second from 0 to below 1"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Of each task."""
+        return self.epochs * -(-self.n_examples // self.batch_size)
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two checkpoints."""
+        return -(-self.steps // self.n_checkpoints)
