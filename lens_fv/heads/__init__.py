@@ -9,6 +9,7 @@ from lens_fv.heads.effects import HeadEffect
 from lens_fv.heads.few_shot import rank_heads
 from lens_fv.heads.instructed import rank_instruction_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
+from lens_fv.heads.overlap import Overlap, head_overlap
 from lens_fv.heads.planning import RankingPlan, plan_ranking
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.heads.reliability import Reliability
@@ -22,6 +23,7 @@ __all__ = [
     "HeadEffect",
     "HeadMeans",
     "HeadRanking",
+    "Overlap",
     "RankingPlan",
     "Reliability",
     "UniversalHeads",
@@ -30,6 +32,7 @@ __all__ = [
     "competence",
     "counterpart_text",
     "head_means",
+    "head_overlap",
     "plan_ranking",
     "rank_heads",
     "rank_instruction_heads",

@@ -5,6 +5,7 @@ from lens_fv.vectors.arithmetic import combine, interpolate
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, random_like
+from lens_fv.vectors.instruction_vector import InstructionVector, extract_instruction
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
 from lens_fv.vectors.tune import tune, tune_many
 
@@ -13,10 +14,12 @@ __all__ = [
     "Decoded",
     "FunctionVector",
     "InjectionSweep",
+    "InstructionVector",
     "Provenance",
     "combine",
     "decode",
     "extract",
+    "extract_instruction",
     "interpolate",
     "random_like",
     "sweep_injection",
