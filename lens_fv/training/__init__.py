@@ -1,8 +1,24 @@
 """What does fine-tuning do to it?"""
 
 from lens_fv.training.finetune import finetune
+from lens_fv.training.moment import ADDED, Moment, measure_moment
+from lens_fv.training.probe import Probe, make_probe
 from lens_fv.training.run import Checkpoint, FinetuneRun
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.switch import switch
+from lens_fv.training.trajectory import Trajectory, follow
 
-__all__ = ["Checkpoint", "FinetuneRun", "FinetuneSettings", "finetune", "switch"]
+__all__ = [
+    "ADDED",
+    "Checkpoint",
+    "FinetuneRun",
+    "FinetuneSettings",
+    "Moment",
+    "Probe",
+    "Trajectory",
+    "finetune",
+    "follow",
+    "make_probe",
+    "measure_moment",
+    "switch",
+]

@@ -1,0 +1,161 @@
+"""What a model can do, and what it looks like inside, at one moment of a fine-tuning run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.heads import head_means, resid_states
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import Edit, score_answers
+from lens_fv.tasks import EncodedPrompt
+from lens_fv.training.probe import Probe
+from lens_fv.vectors import random_like
+
+ADDED = ("vector", "random", "other")
+"""What is added to instructed prompts: the task's vector of the beginning; of its length, a random one and another task's."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Moment(Artefact):
+    """All probes at one moment. Not a number stands where a task has fewer items than another.
+
+    Attributes:
+        name: of the checkpoint, or "0".
+        step: steps since the run began.
+        tasks: of the probes.
+        correct: whether greedy decoding writes the answer behind the instruction.
+        instructed: log-probability of the answer there, in nats a token.
+        in_context: as `correct`, with demonstrations.
+        knowledge: log-probability of the answer in the cloze, in nats a token.
+        added: as `correct`, with a vector added; see `ADDED`.
+        alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector.
+        written: what each of the probe's heads writes on average where the instruction is read, through the projection of the
+            beginning.
+        written_now: the same through the projection of now.
+        answer_rank: rank of the answer's first token (0 is the likeliest), read off the residual stream after each layer:
+            median over items.
+    """
+
+    name: str
+    step: int
+    tasks: tuple[str, ...]
+    correct: Float[Tensor, "tasks items"]
+    instructed: Float[Tensor, "tasks items"]
+    in_context: Float[Tensor, "tasks items"]
+    knowledge: Float[Tensor, "tasks items"]
+    added: Float[Tensor, "tasks 3 items"]
+    alignment: Float[Tensor, "tasks items"]
+    written: Float[Tensor, "tasks heads d_model"]
+    written_now: Float[Tensor, "tasks heads d_model"]
+    answer_rank: Float[Tensor, "tasks layers"]
+
+
+@torch.no_grad()
+def measure_moment(
+    model: LensModel,
+    probes: Sequence[Probe],
+    *,
+    name: str = "0",
+    step: int = 0,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Moment:
+    """Put all probes to the model as it is now.
+
+    Args:
+        model: the model, at any moment.
+        probes: at least one, all with as many heads.
+        name: of the moment.
+        step: since the run began.
+        seed: of the random vectors.
+        tick: called after each probe.
+
+    Raises:
+        LensFVError: no probes, or probes with different numbers of heads.
+    """
+    if len({probe.n_heads for probe in probes}) != 1:
+        raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
+    found: list[dict[str, Tensor]] = []
+    for i, probe in enumerate(probes):
+        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed))
+        tick()
+    provenance = Provenance.of(
+        model,
+        task=", ".join(probe.task for probe in probes),
+        task_hash="",
+        prompts=[p.tokens for probe in probes for p in (*probe.read, *probe.instructed, *probe.in_context, *probe.cloze)],
+        seed=seed,
+        method="moment",
+        options={"vectors": [probe.vector.provenance.task_hash for probe in probes]},
+    )
+    values = {key: _padded([each[key] for each in found]) for key in found[0]}
+    return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
+
+
+def _measured(model: LensModel, probe: Probe, other: Probe, seed: int) -> dict[str, Tensor]:
+    vector = probe.vector
+    length = float(other.vector.vector.norm())
+    like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
+    branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), like.edits()]
+    correct, instructed = _asked(model, probe.instructed, branches)
+    in_context, _ = _asked(model, probe.in_context, [[]])
+    _, knowledge = _asked(model, probe.cloze, [[]])
+    states = resid_states(model, [p.tokens for p in probe.instructed])
+    direction = (vector.vector * vector.scale).to(states)
+    written, now = _written(model, probe)
+    return {
+        "correct": correct[:, 0],
+        "instructed": instructed[:, 0],
+        "in_context": in_context[:, 0],
+        "knowledge": knowledge[:, 0],
+        "added": correct[:, 1:].T,
+        "alignment": torch.cosine_similarity(states[:, vector.layer], direction, dim=-1).cpu(),
+        "written": written,
+        "written_now": now,
+        "answer_rank": _answer_ranks(model, states, probe.instructed),
+    }
+
+
+def _asked(
+    model: LensModel, prompts: Sequence[EncodedPrompt], branches: Sequence[Sequence[Edit]]
+) -> tuple[Float[Tensor, "items branches"], Float[Tensor, "items branches"]]:
+    """Whether an acceptable answer is written whole, and the primary answer's log-probability a token."""
+    primary = [EncodedPrompt(p.tokens, p.answers[:1]) for p in prompts]
+    lengths = torch.tensor([[float(len(p.answers[0]))] for p in prompts])
+    whole = score_answers(model, list(prompts), branches).full.float()
+    return whole, score_answers(model, primary, branches).logprob / lengths
+
+
+def _written(model: LensModel, probe: Probe) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
+    z = head_means(model, [p.tokens for p in probe.read]).z
+    own: list[Tensor] = []
+    for layer, head in probe.heads:
+        alone = torch.zeros_like(z[layer])
+        alone[head] = z[layer, head]
+        own.append(model.head_write(layer, alone).float().cpu())
+    outputs = torch.stack([z[layer, head] for layer, head in probe.heads]).float().cpu()
+    return einsum(outputs, probe.projections, "heads d_head, heads d_head d_model -> heads d_model"), torch.stack(own)
+
+
+def _answer_ranks(
+    model: LensModel, states: Float[Tensor, "items layers d_model"], prompts: Sequence[EncodedPrompt]
+) -> Float[Tensor, " layers"]:
+    """Median rank of the answers' first tokens after each layer (nostalgebraist 2020, "logit lens")."""
+    first = torch.tensor([p.answers[0][0] for p in prompts], device=states.device)
+    ranks: list[Tensor] = []
+    for layer in range(states.shape[1]):
+        logits = model.unembed(states[:, layer].to(model.dtype)).float()
+        ranks.append((logits > logits.gather(1, first[:, None])).sum(1).float().median())
+    return torch.stack(ranks).cpu()
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths as one tensor, not a number where there is nothing."""
+    longest = max(row.shape[-1] for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=torch.nan) for row in rows])

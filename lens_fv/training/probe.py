@@ -1,0 +1,128 @@
+"""One task, asked in the same words at every moment of a fine-tuning run."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import (
+    TODD,
+    EncodedPrompt,
+    Pair,
+    Prompt,
+    PromptTemplate,
+    Split,
+    Task,
+    build_prompts,
+    encode_prompts,
+    split_pairs,
+)
+from lens_fv.vectors import FunctionVector
+
+HeadName = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is asked about one task, as token ids, and where the model is looked at.
+
+    Attributes:
+        task: its name.
+        vector: as it was at the beginning.
+        heads: those of the vector, strongest first; behind them as many others, drawn at random: the control.
+        projections: what each of them writes with, at the beginning.
+        read: prompts with the instruction, over which heads' outputs are averaged.
+        instructed: test items behind the instruction.
+        in_context: the same with demonstrations.
+        cloze: the same items without an instruction, as sentences that the answer completes.
+    """
+
+    task: str
+    vector: FunctionVector
+    heads: tuple[HeadName, ...]
+    projections: Float[Tensor, "heads d_head d_model"]
+    read: tuple[EncodedPrompt, ...]
+    instructed: tuple[EncodedPrompt, ...]
+    in_context: tuple[EncodedPrompt, ...]
+    cloze: tuple[EncodedPrompt, ...]
+
+    @property
+    def n_heads(self) -> int:
+        """Of the vector."""
+        return len(self.vector.heads)
+
+
+def make_probe(
+    model: LensModel,
+    task: Task,
+    vector: FunctionVector,
+    *,
+    split: Split | None = None,
+    n_shots: int = 0,
+    n_context: int = 5,
+    n_read: int = 20,
+    most_items: int = 40,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+) -> Probe:
+    """The questions about a task; made of the model as it is at the beginning.
+
+    Args:
+        model: the model at the beginning.
+        task: with instructions and a cloze.
+        vector: of the task, with heads; see `extract_instruction`.
+        split: default: `split_pairs(task, seed=seed)`; validation pairs are read, test pairs are asked about.
+        n_shots: demonstrations behind the instruction.
+        n_context: demonstrations of the in-context twin.
+        n_read: prompts to average heads' outputs over.
+        most_items: test pairs.
+        template: of all but the cloze.
+        seed: of demonstrations, and of the control heads.
+
+    Raises:
+        LensFVError: a task without instruction or cloze, a vector of another model or without heads, or too few other heads.
+    """
+    vector.provenance.check(model)
+    if not task.instructions or not task.clozes:
+        raise LensFVError(f"probe {task.name}: it has {len(task.instructions)} instructions and {len(task.clozes)} clozes")
+    rest = [(a, b) for a in model.attention_layers for b in range(model.n_heads) if (a, b) not in vector.heads]
+    if not vector.heads or len(rest) < len(vector.heads):
+        raise LensFVError(f"probe {task.name}: its vector has {len(vector.heads)} heads, and {len(rest)} are left as a control")
+    split = split or split_pairs(task, seed=seed)
+    heads = (*vector.heads, *random.Random(f"{seed}/control heads").sample(rest, len(vector.heads)))
+    eye = torch.eye(model.d_head, device=model.device)
+    projections: list[Tensor] = []
+    for layer, head in heads:
+        alone = torch.zeros(model.d_head, model.n_heads, model.d_head, device=model.device)
+        alone[:, head] = eye
+        projections.append(model.head_write(layer, alone).float().cpu())
+
+    def ask(pairs: Sequence[Pair], shots: int, n: int | None = None) -> tuple[EncodedPrompt, ...]:
+        """Prompts that take turns with the task's instructions."""
+        made = [
+            build_prompts(pairs, split.train, n_shots=shots, n_prompts=n, template=template, instruction=text, seed=seed)
+            for text in task.instructions
+        ]
+        return tuple(encode_prompts(model, [made[i % len(made)][i] for i in range(len(made[0]))]))
+
+    items = split.test[:most_items]
+    sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
+    return Probe(
+        task=task.name,
+        vector=vector,
+        heads=heads,
+        projections=torch.stack(projections),
+        read=ask(split.validation, n_shots, n_read),
+        instructed=ask(items, n_shots),
+        in_context=ask(items, n_context),
+        cloze=tuple(encode_prompts(model, sentences)),
+    )
+
+
+def _sentence(pair: Pair, cloze: str) -> Prompt:
+    return Prompt(cloze.replace("{input}", pair.input), tuple(f" {output}" for output in pair.outputs), (), pair)
