@@ -90,10 +90,12 @@ _HOMES = {
         "FinetuneSettings",
         "Probe",
         "Trajectory",
+        "continual",
         "finetune",
         "follow",
         "make_probe",
         "switch",
+        "verdicts",
     ),
     "lens_fv.similarity": (
         "RatedRelation",
@@ -205,10 +207,12 @@ if TYPE_CHECKING:
         FinetuneSettings,
         Probe,
         Trajectory,
+        continual,
         finetune,
         follow,
         make_probe,
         switch,
+        verdicts,
     )
     from lens_fv.vectors import (
         FunctionVector,
@@ -272,6 +276,7 @@ __all__ = [
     "compare_similarities",
     "compose",
     "compose_lists",
+    "continual",
     "decode",
     "evaluate",
     "evaluate_analogies",
@@ -316,6 +321,7 @@ __all__ = [
     "tune_many",
     "typicality",
     "universal_heads",
+    "verdicts",
     "verify",
 ]
 

@@ -7,18 +7,23 @@ from lens_fv.training.run import Checkpoint, FinetuneRun
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.switch import switch
 from lens_fv.training.trajectory import Trajectory, follow
+from lens_fv.training.verdict import Continual, Verdict, continual, verdicts
 
 __all__ = [
     "ADDED",
     "Checkpoint",
+    "Continual",
     "FinetuneRun",
     "FinetuneSettings",
     "Moment",
     "Probe",
     "Trajectory",
+    "Verdict",
+    "continual",
     "finetune",
     "follow",
     "make_probe",
     "measure_moment",
     "switch",
+    "verdicts",
 ]

@@ -1,0 +1,160 @@
+"""Is an ability that is gone overwritten, or only no longer called up?"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.heads.significance import holm
+from lens_fv.statistics import Estimate, estimate
+from lens_fv.training.moment import ADDED
+from lens_fv.training.trajectory import Trajectory
+
+Judgement = Literal["kept", "suppressed", "overwritten", "undecided"]
+MARGIN = 0.5
+"""Nats a token by which knowledge may fall and still count as kept."""
+
+
+class Verdict(NamedTuple):
+    """What became of one task, and the evidence.
+
+    Attributes:
+        task: its name.
+        judgement: "kept": no loss of accuracy shown. Of those that lost some: "suppressed" if the knowledge is kept and the
+            vector of the beginning restores accuracy, "overwritten" if the knowledge fell and the vector restores nothing,
+            else "undecided".
+        before, after: accuracy behind the instruction at the beginning and at the moment.
+        p_lost: that items went wrong rather than right by chance (one-sided exact McNemar test).
+        knowledge: change of the answers' log-probability in the cloze, in nats a token, over items.
+        with_vector, with_random: accuracy at the moment with the vector of the beginning added, and with a random one.
+        p_restored: that it sets items right by chance: the larger p of two tests like the first, against nothing and against
+            the random vector. p-values are corrected for the number of tasks (Holm).
+    """
+
+    task: str
+    judgement: Judgement
+    before: float
+    after: float
+    p_lost: float
+    knowledge: Estimate
+    with_vector: float
+    with_random: float
+    p_restored: float
+
+    @property
+    def recovery(self) -> float:
+        """Share of the lost accuracy that the vector brings back; not a number where none was lost."""
+        lost = self.before - self.after
+        return (self.with_vector - self.after) / lost if lost > 0 else float("nan")
+
+
+def verdicts(path: Trajectory, *, moment: int = -1, level: float = 0.05, margin: float = MARGIN) -> list[Verdict]:
+    """Judge every task of a trajectory by stated tests.
+
+    Knowledge is kept if the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
+
+    Args:
+        path: the trajectory; its first moment is the beginning.
+        moment: index of the one to judge.
+        level: of the tests and of the interval.
+        margin: nats a token by which knowledge may fall.
+
+    Raises:
+        LensFVError: no such moment, or the beginning itself.
+    """
+    n = len(path.moments)
+    if not -n < moment < n or moment == 0:
+        raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
+    vector, random = (ADDED.index(name) for name in ("vector", "random"))
+    rows: list[tuple[Tensor, ...]] = []
+    for t in range(len(path.tasks)):
+        there = ~path.correct[0, t].isnan()
+        before, after = (path.correct[m, t][there] > 0 for m in (0, moment))
+        added = path.added[moment, t][:, there] > 0
+        rows.append((before, after, added[vector], added[random], (path.knowledge[moment, t] - path.knowledge[0, t])[there]))
+    p_lost = holm(np.array([_more(b, a) for b, a, *_ in rows]))
+    p_restored = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, _ in rows]))
+    found: list[Verdict] = []
+    for task, (b, a, v, r, change), lost, restored in zip(path.tasks, rows, p_lost, p_restored, strict=True):
+        knowledge = estimate(change.tolist(), level=1 - level, seed=path.provenance.seed)
+        judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin)
+        right_before, right_after, right_vector, right_random = (float(each.float().mean()) for each in (b, a, v, r))
+        found.append(
+            Verdict(
+                task,
+                judgement,
+                right_before,
+                right_after,
+                float(lost),
+                knowledge,
+                right_vector,
+                right_random,
+                float(restored),
+            )
+        )
+    return found
+
+
+def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
+    if not lost:
+        return "kept"
+    if restored and knowledge.low > -margin:
+        return "suppressed"
+    return "overwritten" if not restored and knowledge.high < -margin else "undecided"
+
+
+def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
+    """One-sided exact McNemar test: is `one` right where `other` is wrong more often than the other way round?"""
+    better, worse = int((one & ~other).sum()), int((~one & other).sum())
+    return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
+
+
+class Continual(NamedTuple):
+    """What a sequence of tasks did, after Jiang et al. (2025).
+
+    Attributes:
+        average: mean over trained tasks of the accuracy right after each was trained ("AP").
+        final: the same at the end of the run ("FP").
+        forgetting: the first less the second ("Forget").
+        general: mean accuracy of the tasks that were not trained, behind the instruction, at the end ("GP").
+        in_context: the same with demonstrations ("IP").
+        matrix: accuracy of each trained task (columns) after each was trained (rows).
+    """
+
+    average: float
+    final: float
+    forgetting: float
+    general: float
+    in_context: float
+    matrix: list[list[float]]
+
+
+def continual(path: Trajectory, trained: Sequence[str]) -> Continual:
+    """The metrics of continual learning at the end of a run.
+
+    Args:
+        path: followed over at least the last checkpoint of every trained task.
+        trained: the run's tasks, in order: `run.tasks`.
+
+    Raises:
+        LensFVError: a trained task that was not asked about, or whose end is no moment of the path.
+    """
+    unknown = [task for task in trained if task not in path.tasks]
+    ends = [[m for m, name in enumerate(path.moments) if name.startswith(f"{i}-{task}/")] for i, task in enumerate(trained)]
+    if unknown or not trained or not all(ends):
+        raise LensFVError(
+            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(path.tasks)} at "
+            f"{', '.join(path.moments)}; it needs all of these tasks, and their ends"
+        )
+    columns = [path.tasks.index(task) for task in trained]
+    matrix = path.accuracy[[each[-1] for each in ends]][:, columns]
+    others = [t for t, task in enumerate(path.tasks) if task not in trained]
+    average, final = float(matrix.diagonal().mean()), float(matrix[-1].mean())
+    at = ends[-1][-1]
+    general = float(path.accuracy[at, others].mean()) if others else float("nan")
+    context = float(path.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
+    return Continual(average, final, average - final, general, context, matrix.tolist())

@@ -1,0 +1,111 @@
+"""Judgements and metrics on trajectories that were made by hand."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import binom
+
+from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.training import Trajectory, continual, verdicts
+
+N = 20
+
+
+def right(n, of=N):
+    return torch.tensor([1.0] * n + [0.0] * (of - n))
+
+
+@pytest.fixture
+def provenance(tiny_model):
+    return Provenance.of(tiny_model("llama"), task="", task_hash="", prompts=[], seed=0, method="trajectory", options={})
+
+
+def path(provenance, tasks, names=("0", "0-a/1")):
+    """Tasks as (right before, right after, right with the vector, right with a random one, change of knowledge)."""
+    t, m = len(tasks), len(names)
+    correct, added, knowledge = torch.zeros(m, t, N), torch.zeros(m, t, 3, N), torch.full((m, t, N), -2.0)
+    for i, (before, after, vector, random, change) in enumerate(tasks.values()):
+        correct[0, i], correct[1:, i] = right(before), right(after)
+        added[:, i, 0], added[:, i, 1] = right(vector), right(random)
+        knowledge[1:, i] += change + 0.1 * torch.linspace(-1, 1, N)
+    blank, written = torch.zeros(m, t, N), torch.ones(m, t, 4, 32)
+    return Trajectory(
+        provenance=provenance,
+        moments=names,
+        steps=tuple(range(m)),
+        tasks=tuple(tasks),
+        correct=correct,
+        instructed=blank,
+        in_context=correct / 2,
+        knowledge=knowledge,
+        added=added,
+        alignment=blank,
+        written=written,
+        written_now=written,
+        answer_rank=torch.zeros(m, t, 3),
+    )
+
+
+def test_every_judgement_where_it_belongs(provenance):
+    made = path(
+        provenance,
+        {
+            "steady": (15, 14, 15, 14, -3.0),
+            "suppressed": (15, 2, 12, 2, 0.1),
+            "overwritten": (15, 2, 3, 2, -1.0),
+            "restored though forgotten": (15, 2, 12, 2, -1.0),
+            "restored by anything": (15, 2, 12, 12, 0.0),
+            "fell a little": (15, 2, 2, 2, -0.5),
+        },
+    )
+    found = {v.task: v for v in verdicts(made)}
+    assert [v.judgement for v in found.values()] == ["kept", "suppressed", "overwritten", "undecided", "undecided", "undecided"]
+    one = found["suppressed"]
+    assert (one.before, one.after, one.with_vector, one.with_random) == pytest.approx((0.75, 0.1, 0.6, 0.1))
+    assert one.recovery == pytest.approx(10 / 13)
+    assert math.isnan(found["steady"]._replace(after=0.75).recovery)
+    # 13 items went wrong and none right; six tasks, of which five lost as much
+    assert one.p_lost == pytest.approx(6 * 0.5**13)
+    assert found["steady"].p_lost == pytest.approx(binom.sf(0, 1, 0.5))
+    assert one.knowledge.mean == pytest.approx(0.1)
+    assert one.knowledge.low < 0.1 < one.knowledge.high
+    assert verdicts(made, margin=4.0)[2].judgement == "undecided"
+
+
+def test_items_that_are_not_there_do_not_count(provenance):
+    made = path(provenance, {"a": (15, 2, 12, 2, 0.0)})
+    for key in ("correct", "knowledge"):
+        getattr(made, key)[:, 0, 15:] = torch.nan
+    made.added[:, 0, :, 15:] = torch.nan
+    (found,) = verdicts(made)
+    assert (found.before, found.after) == (1.0, pytest.approx(2 / 15))
+    assert found.knowledge.n == 15
+
+
+def test_moments_that_cannot_be_judged(provenance):
+    made = path(provenance, {"a": (15, 2, 12, 2, 0.0)})
+    for moment in (0, 2, -2):
+        with pytest.raises(LensFVError, match=f"judge moment {moment} of 2"):
+            verdicts(made, moment=moment)
+
+
+def test_metrics_of_a_sequence_by_hand(provenance):
+    names = ("0", "0-a/1", "0-a/2", "1-b/2")
+    made = path(provenance, {"a": (0, 0, 0, 0, 0.0), "b": (0, 0, 0, 0, 0.0), "held out": (0, 0, 0, 0, 0.0)}, names)
+    for moment, counts in enumerate([(0, 2, 10), (8, 2, 9), (18, 2, 8), (10, 16, 4)]):
+        for task, count in enumerate(counts):
+            made.correct[moment, task] = right(count)
+            made.in_context[moment, task] = right(count + 2)
+    found = continual(made, ["a", "b"])
+    assert found.matrix == [[pytest.approx(0.9), pytest.approx(0.1)], [pytest.approx(0.5), pytest.approx(0.8)]]
+    assert found.average == pytest.approx((0.9 + 0.8) / 2)
+    assert found.final == pytest.approx((0.5 + 0.8) / 2)
+    assert found.forgetting == pytest.approx(0.2)
+    assert (found.general, found.in_context) == (pytest.approx(0.2), pytest.approx(0.3))
+    assert math.isnan(continual(path(provenance, {"a": (0, 0, 0, 0, 0.0)}), ["a"]).general)
+    with pytest.raises(LensFVError, match=r"metrics of a run of a, c: the trajectory asks about a, b, held out at 0, 0-a/1"):
+        continual(made, ["a", "c"])
+    with pytest.raises(LensFVError, match="metrics of a run of no tasks"):
+        continual(made, [])
