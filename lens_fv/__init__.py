@@ -31,6 +31,7 @@ _HOMES = {
         "read_instructions",
         "read_task",
         "split_pairs",
+        "write_task",
     ),
     "lens_fv.patching": (
         "Branch",
@@ -200,6 +201,7 @@ if TYPE_CHECKING:
         read_instructions,
         read_task,
         split_pairs,
+        write_task,
     )
     from lens_fv.training import (
         Checkpoint,
@@ -323,6 +325,7 @@ __all__ = [
     "universal_heads",
     "verdicts",
     "verify",
+    "write_task",
 ]
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, vectors
+from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, training, vectors
 from lens_fv.cli.bench import bench
+from lens_fv.cli.instructions import iv
 from lens_fv.cli.library import library
 from lens_fv.cli.reproduce import reproduce
 from lens_fv.cli.similarity import similarity
@@ -35,10 +36,13 @@ for command in (
     testing.sweep,
 ):
     app.command()(command)
+for command in (training.finetune, training.dynamics):
+    app.command()(command)
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)
 app.command()(similarity)
 app.add_typer(library, name="library")
+app.add_typer(iv, name="iv")
 app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")
 

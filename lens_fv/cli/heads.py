@@ -106,7 +106,7 @@ def rank(
         progress=True,
     )
     path = ranking.save(out or Path(f"{the_task.name}-ranking.safetensors"))
-    heads, table = _heads(ranking, correction, top, title=f"{the_task.name} on {lens.name}: {metric} of the answer")
+    heads, table = heads_table(ranking, correction, top, title=f"{the_task.name} on {lens.name}: {metric} of the answer")
     payload = {
         "model": lens.name,
         "task": the_task.name,
@@ -115,7 +115,7 @@ def rank(
         "unedited": float(ranking.baseline.mean()),
         "correction": correction,
         "heads": heads,
-        "reliability": _reliability(ranking),
+        "reliability": reliability_of(ranking),
         "file": str(path),
     }
     emit(payload, as_json, table, f"written to {path}")
@@ -177,7 +177,7 @@ def universal(
         unit=unit,
     )
     path = found.save(out or folder / "universal.safetensors")
-    heads, table = _heads(found, correction, top, title=f"{len(found.kept)} tasks on {lens.name}: {metric} of the answer")
+    heads, table = heads_table(found, correction, top, title=f"{len(found.kept)} tasks on {lens.name}: {metric} of the answer")
     tasks_table = columns("task", "accuracy", "95 % interval", "majority", "", title=f"after {shots} demonstrations")
     for row in found.rows:
         numbers = (f"{row.accuracy:.2f}", f"[{row.low:.2f}, {row.high:.2f}]", f"{row.majority:.2f}")
@@ -189,7 +189,7 @@ def universal(
         "tasks": [row._asdict() for row in found.rows],
         "correction": correction,
         "heads": heads,
-        "reliability": _reliability(found),
+        "reliability": reliability_of(found),
         "file": str(path),
     }
     emit(payload, as_json, tasks_table, table, f"written to {path}")
@@ -209,9 +209,10 @@ def _source(name: str) -> Any:
     return name if name in ("mean", "zero", "resample") else HeadRanking.load(name)
 
 
-def _heads(
+def heads_table(
     effects: "Effects", correction: Literal["holm", "bh", "max", "none"], top: int, *, title: str
 ) -> tuple[list[dict[str, Any]], Table]:
+    """All heads as rows for JSON, and the strongest as a table."""
     p = effects.p_values(correction=correction)
     rows = [h._asdict() | {"p": float(p[h.layer, h.head])} for h in effects.top()]
     table = columns(effects.unit, "effect", "95 % interval", f"p ({correction})", title=title)
@@ -221,5 +222,6 @@ def _heads(
     return rows, table
 
 
-def _reliability(effects: "Effects") -> dict[str, float] | None:
+def reliability_of(effects: "Effects") -> dict[str, float] | None:
+    """Whether other trials would give the same order; nothing with too few trials to tell."""
     return effects.reliability(k=min(10, effects.mean.numel()))._asdict() if len(effects.effects) >= 4 else None

@@ -9,6 +9,7 @@ from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build
 from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.splits import Split, split_pairs
 from lens_fv.tasks.task import Pair, Task
+from lens_fv.tasks.writing import write_task
 
 __all__ = [
     "TEMPLATES",
@@ -34,5 +35,6 @@ __all__ = [
     "read_instructions",
     "read_task",
     "split_pairs",
+    "write_task",
     "zero_shot",
 ]

@@ -17,10 +17,9 @@ from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import Task
+from lens_fv.tasks import Task, write_task
 from lens_fv.training.examples import Example, Reader, padded, training_examples
-from lens_fv.training.marks import Marks
-from lens_fv.training.run import DONE, RUN, FinetuneRun, task_folder
+from lens_fv.training.run import DONE, RUN, TASK, FinetuneRun, task_folder
 from lens_fv.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: Finetune
         if other:
             raise LensFVError(f"go on with the run in {folder}: it has other {', '.join(other)}; choose another folder")
     else:
+        for index, task in enumerate(tasks):
+            write_task(task, task_folder(folder, index, task.name) / TASK)
         write_whole(folder / RUN, json.dumps(said, indent=1))
     return FinetuneRun(folder)
 
@@ -146,6 +147,8 @@ def _trainer(
     tick: Callable[[], None],
 ) -> "Trainer":
     from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
 
     arguments = TrainingArguments(
         output_dir=str(folder),

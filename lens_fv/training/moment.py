@@ -89,10 +89,10 @@ def measure_moment(
         model,
         task=", ".join(probe.task for probe in probes),
         task_hash="",
-        prompts=[p.tokens for probe in probes for p in (*probe.read, *probe.instructed, *probe.in_context, *probe.cloze)],
+        prompts=[p.tokens for probe in probes for p in probe.prompts],
         seed=seed,
         method="moment",
-        options={"vectors": [probe.vector.provenance.task_hash for probe in probes]},
+        options={"probes": [probe.fingerprint for probe in probes]},
     )
     values = {key: _padded([each[key] for each in found]) for key in found[0]}
     return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)

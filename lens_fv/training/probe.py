@@ -1,8 +1,10 @@
 """One task, asked in the same words at every moment of a fine-tuning run."""
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float
@@ -55,6 +57,18 @@ class Probe:
     def n_heads(self) -> int:
         """Of the vector."""
         return len(self.vector.heads)
+
+    @property
+    def prompts(self) -> tuple[EncodedPrompt, ...]:
+        """All of them."""
+        return (*self.read, *self.instructed, *self.in_context, *self.cloze)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what is asked and of the vector: the same for the same questions."""
+        asked = [self.task, self.heads, self.vector.layer, self.vector.scale, [[p.tokens, p.answers] for p in self.prompts]]
+        vector = self.vector.vector.float().cpu().numpy().tobytes()
+        return sha256(json.dumps(asked).encode() + vector).hexdigest()[:16]
 
 
 def make_probe(

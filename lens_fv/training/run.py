@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
+from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task
 
 RUN = "run.json"
+TASK = "task.json"
 DONE = "done.json"
 """Written last: a checkpoint without it was not finished."""
 
@@ -59,7 +61,7 @@ class FinetuneRun:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """`model`, `revision`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
+        """`model`, `source`, `revision`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
         try:
             return json.loads((self.folder / RUN).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -69,6 +71,25 @@ class FinetuneRun:
     def tasks(self) -> list[str]:
         """Names, in the order in which they are trained."""
         return [task["name"] for task in self.about["tasks"]]
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks themselves, of which the run keeps a copy.
+
+        Raises:
+            LensFVError: it is gone or damaged.
+        """
+        return [read_task(task_folder(self.folder, index, name) / TASK) for index, name in enumerate(self.tasks)]
+
+    @property
+    def source(self) -> str:
+        """What `load_model` takes to load the model that the run began with."""
+        return self.about["source"] if Path(self.about["source"]).is_dir() else self.about["model"]
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How prompts were written."""
+        parts = self.about["settings"]["template"]
+        return ChatTemplate(**parts) if "start" in parts else PromptTemplate(**parts)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:

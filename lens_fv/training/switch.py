@@ -1,6 +1,5 @@
 """A model in hand, made what it was at a checkpoint."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +33,7 @@ def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) ->
         raise LensFVError(
             f"switch {model.name} to {run.folder}: that is a run of {run.about['model']}, and takes a model from load_model"
         )
-    source = run.about["source"]
-    place = find_model(source if Path(source).is_dir() else run.about["model"], None, None)._replace(name=model.name)
+    place = find_model(run.source, None, None)._replace(name=model.name)
     hf_model, tokenizer = load_transformers(place, device=model.device, dtype=model.dtype)
     if checkpoint is not None:
         hf_model = _at(hf_model, checkpoint, run)

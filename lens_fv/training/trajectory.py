@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, load_artefact
+from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
@@ -50,7 +50,7 @@ class Trajectory(Artefact):
         Raises:
             LensFVError: none, or moments of different questions.
         """
-        asked = {(m.tasks, m.provenance.prompts_hash, m.provenance.seed) for m in moments}
+        asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in moments}
         if len(asked) != 1:
             raise LensFVError(f"trajectory of {len(moments)} moments: give at least one, all of the same questions")
         keys = (
@@ -148,7 +148,7 @@ def follow(
                 name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
                 file = None if folder is None else Path(folder) / f"{name.replace('/', '-')}.safetensors"
                 if file is not None and file.is_file():
-                    moments.append(_again(file, probes))
+                    moments.append(_again(file, probes, seed))
                     for _ in probes:
                         tick()
                     continue
@@ -161,8 +161,8 @@ def follow(
     return Trajectory.of(moments)
 
 
-def _again(file: Path, probes: Sequence[Probe]) -> Moment:
-    moment = load_artefact(file)
-    if not isinstance(moment, Moment) or moment.tasks != tuple(probe.task for probe in probes):
+def _again(file: Path, probes: Sequence[Probe], seed: int) -> Moment:
+    moment, asked = Moment.load(file), [probe.fingerprint for probe in probes]
+    if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
         raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
     return moment

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Pair, Task, read_task
+from lens_fv.tasks import Pair, Task, load_task, read_task, write_task
 
 PAIRS = (Pair("hot", ("cold",)), Pair("big", ("small", "little")), Pair("été", ("hiver, froid",)))
 ROWS: list[dict[str, Any]] = [
@@ -103,6 +103,11 @@ def test_our_own_format_is_read_in_full(tmp_path: Path):
         source="Written for this test.",
         licence="CC0-1.0",
     )
+
+
+def test_what_is_written_is_read_back(tmp_path: Path):
+    for task in (load_task("antonym"), Task("mine", PAIRS)):
+        assert read_task(write_task(task, tmp_path / "deep" / "task.json")) == task
 
 
 def test_whole_numbers_become_text(tmp_path: Path):

@@ -1,0 +1,196 @@
+"""Commands on fine-tuning: finetune, dynamics."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from lens_fv.cli.heads import Clean, Trials
+from lens_fv.cli.instructions import Against
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit
+from lens_fv.cli.vectors import Heads
+
+if TYPE_CHECKING:
+    from lens_fv.model import LensModel
+    from lens_fv.tasks import Task
+    from lens_fv.training import FinetuneRun, Trajectory
+    from lens_fv.vectors import InstructionVector
+
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", help="A relation or a file of pairs; several are trained in this order.")
+]
+
+
+def finetune(
+    model: ModelName = DEFAULT_MODEL,
+    task: Tasks = None,
+    method: Annotated[Literal["lora", "full"], typer.Option(help="Low-rank updates (PEFT), or all weights.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, constant.")] = 1e-4,
+    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a task's examples.")] = 1,
+    examples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 500,
+    shots: Annotated[int, typer.Option(min=0, help="Demonstrations in each example.")] = 0,
+    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task.")] = 4,
+    template: Annotated[
+        Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
+    ] = "todd",
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("finetune-run"),
+) -> None:
+    """Fine-tune on one instructed task after another, with checkpoints.
+
+    Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights). Run it again
+    with the same options to go on where it was stopped.
+    """
+    from lens_fv.tasks import TEMPLATES, load_task
+    from lens_fv.training import FinetuneSettings
+    from lens_fv.training import finetune as train
+
+    settings = FinetuneSettings(
+        method=method,
+        rank=rank,
+        learning_rate=learning_rate,
+        batch_size=batch,
+        epochs=epochs,
+        n_examples=examples,
+        n_shots=shots,
+        n_checkpoints=checkpoints,
+        template=TEMPLATES[template],
+        seed=seed,
+    )
+    tasks = [load_task(name) for name in task or ["present-past"]]
+    run = train(model, tasks, out, settings, device=device, dtype=dtype, progress=True)
+    found = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
+    table = Table("checkpoint", "steps", title=f"{run.about['model']}: {', '.join(run.tasks)}", title_justify="left", box=None)
+    for row in found:
+        table.add_row(row["checkpoint"], str(row["steps"]))
+    payload = {"model": run.about["model"], "tasks": run.tasks, "method": method, "checkpoints": found, "run": str(out)}
+    emit(payload, as_json, table, f"written to {out}; `lens-fv dynamics {out}` follows it")
+
+
+def dynamics(
+    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="A relation or a file of pairs to ask about beside those that were trained.")
+    ] = None,
+    counterpart: Against = "equiprobable",
+    heads: Heads = 10,
+    clean: Clean = 40,
+    trials: Trials = 12,
+    shots: Annotated[int, typer.Option(min=0, help="Demonstrations behind the instruction.")] = 0,
+    context: Annotated[int, typer.Option(min=1, help="Demonstrations of the in-context questions.")] = 5,
+    items: Annotated[int, typer.Option(min=1, help="Test pairs of each task at most.")] = 40,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: RUN/dynamics.")] = None,
+) -> None:
+    """Ask the same questions at every checkpoint of a run: abilities, vectors, and what the old vectors bring back.
+
+    Writes to the folder --out: every task's vector, every moment, and trajectory.safetensors. Run it again to go on where it
+    was stopped.
+    """
+    from lens_fv.model import load_model
+    from lens_fv.tasks import load_task
+    from lens_fv.training import FinetuneRun, continual, follow, make_probe, verdicts
+
+    the_run, folder = FinetuneRun(run), out or run / "dynamics"
+    trained = the_run.load_tasks()
+    asked = [*trained, *(each for each in map(load_task, task or ()) if each.name not in the_run.tasks)]
+    lens = load_model(the_run.source, device=device, dtype=dtype or the_run.about["dtype"])
+    probes = [
+        make_probe(
+            lens,
+            each,
+            _vector(lens, each, folder, counterpart, heads, clean, trials, shots, the_run, seed),
+            n_shots=shots,
+            n_context=context,
+            most_items=items,
+            template=the_run.template,
+            seed=seed,
+        )
+        for each in asked
+    ]
+    path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
+    file = path.save(folder / "trajectory.safetensors")
+    judged, metrics = verdicts(path), continual(path, the_run.tasks)
+    table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
+    for verdict, cosine in zip(judged, path.similarity()[-1].tolist(), strict=True):
+        change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
+        shares = (f"{share:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
+        table.add_row(verdict.task, verdict.judgement, *shares, change, f"{cosine:.3f}")
+    payload = {
+        "run": str(run),
+        "model": lens.name,
+        "verdicts": [{**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": _number(v.recovery)} for v in judged],
+        "metrics": {key: _number(value) for key, value in metrics._asdict().items()},
+        "moments": _moments(path),
+        "file": str(file),
+    }
+    emit(payload, as_json, table, f"written to {folder}")
+
+
+def _vector(
+    model: "LensModel",
+    task: "Task",
+    folder: Path,
+    counterpart: Against,
+    heads: int,
+    clean: int,
+    trials: int,
+    shots: int,
+    run: "FinetuneRun",
+    seed: int,
+) -> "InstructionVector":
+    """The task's vector at the beginning, its ranking kept."""
+    from lens_fv.heads import rank_instruction_heads
+    from lens_fv.vectors import extract_instruction
+
+    ranking = rank_instruction_heads(
+        model,
+        task,
+        counterpart=counterpart,
+        n_shots=shots,
+        n_clean=clean,
+        n_trials=trials,
+        template=run.template,
+        seed=seed,
+        folder=folder / "rankings",
+        progress=True,
+    )
+    vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
+    vector.save(folder / "vectors" / f"{task.name}.safetensors")
+    return vector
+
+
+def _moments(path: "Trajectory") -> list[dict[str, Any]]:
+    """Every task at every moment, in numbers."""
+    own, control = path.head_similarity()
+    columns = {
+        "accuracy": path.accuracy,
+        "in_context": path.in_context.nanmean(-1),
+        "instruction_logprob": path.instructed.nanmean(-1),
+        "knowledge_logprob": path.knowledge.nanmean(-1),
+        "alignment": path.alignment.nanmean(-1),
+        "cosine": path.similarity(),
+        "distance": path.distance(),
+        "head_cosine": own.mean(-1),
+        "control_head_cosine": control.mean(-1),
+    }
+    return [
+        {"moment": name, "step": step, "task": task, **{key: float(value[m, t]) for key, value in columns.items()}}
+        for m, (name, step) in enumerate(zip(path.moments, path.steps, strict=True))
+        for t, task in enumerate(path.tasks)
+    ]
+
+
+def _number(value: Any) -> Any:
+    """JSON has no "not a number"."""
+    return None if isinstance(value, float) and math.isnan(value) else value
