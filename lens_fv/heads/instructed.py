@@ -98,13 +98,9 @@ def rank_instruction_heads(
     instead = _counterparts(model, task, given, counterpart, others, seed)
 
     def prompts(n: int, texts: Sequence[str | None], seed: int) -> list[Prompt]:
-        made = [
-            build_prompts(
-                split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, instruction=text, seed=seed
-            )
-            for text in texts
-        ]
-        return [made[i % len(texts)][i] for i in range(n)]
+        return build_prompts(
+            split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, instruction=texts, seed=seed
+        )
 
     clean, corrupted = prompts(n_clean, given, seed), prompts(n_trials, instead or given, seed + 1)
     encoded = encode_prompts(model, corrupted)

@@ -129,7 +129,7 @@ def build_prompts(
     n_prompts: int | None = None,
     template: PromptTemplate = TODD,
     shuffle: Shuffle = "none",
-    instruction: str | None = None,
+    instruction: str | Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> list[Prompt]:
     """Prompts whose demonstrations are drawn from a pool, never the query itself nor its reverse.
@@ -144,7 +144,7 @@ def build_prompts(
         n_prompts: draw that many queries, none again before all have been; default: every query once, in order.
         template: how pairs are written.
         shuffle: of the demonstrations' outputs, see `few_shot`.
-        instruction: a sentence in front.
+        instruction: a sentence in front; of several (None: nothing) prompts take turns.
         seed: of everything drawn.
 
     Raises:
@@ -155,6 +155,7 @@ def build_prompts(
     if n_shots < 0 or (n_prompts is not None and n_prompts < 1):
         raise LensFVError(f"asked for {n_prompts} prompts of {n_shots} shots; give at least 1 prompt and 0 shots")
     asked = queries if n_prompts is None else list(islice(_cycle(queries, seed), n_prompts))
+    given = [instruction] if isinstance(instruction, str | None) else list(instruction) or [None]
     prompts: list[Prompt] = []
     for index, query in enumerate(asked):
         rng = random.Random(f"{seed}/{index}")  # a text as seed: hashed the same way everywhere
@@ -165,7 +166,8 @@ def build_prompts(
                 f"them usable for the query {query.input!r}; ask for fewer shots or give a task with more pairs"
             )
         shown = rng.sample(usable, n_shots)
-        prompts.append(few_shot(query, shown, template=template, instruction=instruction, shuffle=shuffle, rng=rng))
+        text = given[index % len(given)] or None
+        prompts.append(few_shot(query, shown, template=template, instruction=text, shuffle=shuffle, rng=rng))
     return prompts
 
 

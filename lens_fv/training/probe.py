@@ -118,11 +118,16 @@ def make_probe(
 
     def ask(pairs: Sequence[Pair], shots: int, n: int | None = None) -> tuple[EncodedPrompt, ...]:
         """Prompts that take turns with the task's instructions."""
-        made = [
-            build_prompts(pairs, split.train, n_shots=shots, n_prompts=n, template=template, instruction=text, seed=seed)
-            for text in task.instructions
-        ]
-        return tuple(encode_prompts(model, [made[i % len(made)][i] for i in range(len(made[0]))]))
+        made = build_prompts(
+            pairs,
+            split.train,
+            n_shots=shots,
+            n_prompts=n,
+            template=template,
+            instruction=task.instructions,
+            seed=seed,
+        )
+        return tuple(encode_prompts(model, made))
 
     items = split.test[:most_items]
     sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
