@@ -33,7 +33,10 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a task's examples.")] = 1,
     examples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 500,
     shots: Annotated[int, typer.Option(min=0, help="Demonstrations in each example.")] = 0,
-    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task.")] = 4,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Train all tasks at once, shuffled together, instead of one after another.")
+    ] = False,
+    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 4,
     template: Annotated[
         Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
     ] = "todd",
@@ -60,6 +63,7 @@ def finetune(
         epochs=epochs,
         n_examples=examples,
         n_shots=shots,
+        mixed=mixed,
         n_checkpoints=checkpoints,
         template=TEMPLATES[template],
         seed=seed,
@@ -72,6 +76,28 @@ def finetune(
         table.add_row(row["checkpoint"], str(row["steps"]))
     payload = {"model": run.about["model"], "tasks": run.tasks, "method": method, "checkpoints": found, "run": str(out)}
     emit(payload, as_json, table, f"written to {out}; `lens-fv dynamics {out}` follows it")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Such as 1-antonym/16; default: the last one.")] = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,  # noqa: ARG001 - nothing is drawn here; every command has it
+    device: Device = None,  # noqa: ARG001 - files only
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option("--out", help="A new folder; its name becomes the model's.")] = Path("finetuned"),
+) -> None:
+    """Make a checkpoint a model of its own, which every --model takes.
+
+    Writes to the folder --out: the weights, low-rank updates merged, and the tokenizer, as transformers reads them.
+    """
+    from lens_fv.training import FinetuneRun, export_checkpoint
+
+    the_run = FinetuneRun(run)
+    at = the_run.checkpoint(checkpoint)
+    folder = export_checkpoint(the_run, out, at, dtype=dtype)
+    payload = {"model": the_run.about["model"], "checkpoint": at.name, "folder": str(folder)}
+    emit(payload, as_json, f"{the_run.about['model']} at {at.name}", f"written to {folder}")
 
 
 def dynamics(

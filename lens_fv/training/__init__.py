@@ -8,6 +8,7 @@ from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.switch import switch
 from lens_fv.training.trajectory import Trajectory, follow
 from lens_fv.training.verdict import Continual, Verdict, continual, verdicts
+from lens_fv.training.weights import export_checkpoint
 
 __all__ = [
     "ADDED",
@@ -20,6 +21,7 @@ __all__ = [
     "Trajectory",
     "Verdict",
     "continual",
+    "export_checkpoint",
     "finetune",
     "follow",
     "make_probe",

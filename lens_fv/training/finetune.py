@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
@@ -17,10 +17,11 @@ from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import Task, write_task
+from lens_fv.tasks import Task
 from lens_fv.training.examples import Example, Reader, padded, training_examples
-from lens_fv.training.run import DONE, RUN, TASK, FinetuneRun, task_folder
+from lens_fv.training.run import DONE, RUN, FinetuneRun, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
+from lens_fv.training.weights import load_all
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -37,7 +38,7 @@ def finetune(
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> FinetuneRun:
-    """Fine-tune on one task, or on several in a sequence, with transformers' Trainer and PEFT.
+    """Fine-tune on one task, on several in a sequence, or on a mixture of them, with transformers' Trainer and PEFT.
 
     Low-rank updates stay the same ones over the whole sequence, so that every checkpoint is one adapter of the model that the
     run began with; the optimiser begins anew with every task. A run that was stopped, at whatever moment, goes on from its
@@ -46,7 +47,8 @@ def finetune(
     Args:
         model: what `load_model` takes.
         tasks: in the order in which they are trained; names differ.
-        folder: where the run is kept: `run.json`, and for each task a folder of Trainer's checkpoints.
+        folder: where the run is kept: `run.json`, a copy of the tasks, and for each task (or the mixture) a folder of
+            Trainer's checkpoints.
         settings: default: `FinetuneSettings()`.
         device: see `load_model`.
         dtype: see `load_model`; updates are trained in the same.
@@ -66,22 +68,25 @@ def finetune(
     run = _begun(folder, place, tasks, settings, kind)
     if run.finished:
         return run
-    for index, name in enumerate(names):
-        _clear_unfinished(task_folder(folder, index, name))
+    for index in range(len(run.stages)):
+        _clear_unfinished(run.stage_folder(index))
     done = run.checkpoints
     hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
+    if settings.mixed:
+        examples = [list(chain(*examples))]
+    steps = settings.steps(len(tasks) if settings.mixed else 1)
     with hushed():
         trained = _trainable(hf_model, settings, done[-1].folder if done else None)
-    with hushed(), progress_bar("fine-tuning", len(tasks) * settings.steps, show=progress) as tick:
-        for index, name in enumerate(names):
+    with hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
+        for index, shown in enumerate(examples):
             before = max((c.step for c in done if c.index == index), default=0)
             for _ in range(before):
                 tick()
-            if before < settings.steps:
-                at = task_folder(folder, index, name)
-                trainer = _trainer(trained, examples[index], at, index, settings, tokenizer, where, tick)
+            if before < steps:
+                at = run.stage_folder(index)
+                trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick)
                 trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
     return run
 
@@ -102,8 +107,7 @@ def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: Finetune
         if other:
             raise LensFVError(f"go on with the run in {folder}: it has other {', '.join(other)}; choose another folder")
     else:
-        for index, task in enumerate(tasks):
-            write_task(task, task_folder(folder, index, task.name) / TASK)
+        keep_tasks(folder, tasks)
         write_whole(folder / RUN, json.dumps(said, indent=1))
     return FinetuneRun(folder)
 
@@ -118,8 +122,7 @@ def _trainable(hf_model: Any, settings: FinetuneSettings, checkpoint: Path | Non
     """The model with its weights or its updates as they were at a checkpoint, ready to train."""
     if settings.method == "full":
         if checkpoint is not None:
-            hf_model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
-            hf_model.tie_weights()
+            load_all(hf_model, checkpoint)
         return hf_model
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -141,6 +144,7 @@ def _trainer(
     examples: list[Example],
     folder: Path,
     index: int,
+    steps: int,
     settings: FinetuneSettings,
     tokenizer: Any,
     device: str,
@@ -153,13 +157,13 @@ def _trainer(
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
-        max_steps=settings.steps,
+        max_steps=steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=settings.save_every,
+        save_steps=-(-steps // settings.n_checkpoints),
         seed=settings.seed + index,
         use_cpu=device == "cpu",
         dataloader_pin_memory=False,
@@ -173,7 +177,7 @@ def _trainer(
         args=arguments,
         train_dataset=cast(Any, examples),
         data_collator=partial(padded, pad=pad),
-        callbacks=[Marks(folder, index, settings, tick)],
+        callbacks=[Marks(folder, index, steps, tick)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.training.run import DONE
-from lens_fv.training.settings import FinetuneSettings
 
 RESUMING = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """What only going on from a checkpoint takes; for all weights it is twice their size."""
@@ -22,14 +21,14 @@ class Marks(TrainerCallback):
     """Says which checkpoints are whole, keeps them small, and stops at a loss that is not finite.
 
     Args:
-        folder: of the task.
-        index: of the task in the sequence.
-        settings: of the run.
+        folder: of the stage.
+        index: of the stage in the run.
+        steps: of each stage.
         tick: called after each step.
     """
 
-    def __init__(self, folder: Path, index: int, settings: FinetuneSettings, tick: Callable[[], None]) -> None:
-        self._folder, self._index, self._settings, self._tick = folder, index, settings, tick
+    def __init__(self, folder: Path, index: int, steps: int, tick: Callable[[], None]) -> None:
+        self._folder, self._index, self._steps, self._tick = folder, index, steps, tick
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """See transformers."""
@@ -44,7 +43,7 @@ class Marks(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """See transformers."""
         step = int(state.global_step)
-        done = {"total": self._index * self._settings.steps + step, "last": step == self._settings.steps}
+        done = {"total": self._index * self._steps + step, "last": step == self._steps}
         here = self._folder / f"checkpoint-{step}"
         (here / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
         write_whole(here / DONE, json.dumps(done))

@@ -2,17 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task
+from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task, write_task
 
 RUN = "run.json"
-TASK = "task.json"
+TASKS = "tasks"
+MIXTURE = "mixture"
 DONE = "done.json"
 """Written last: a checkpoint without it was not finished."""
 
@@ -23,7 +24,7 @@ class Checkpoint:
 
     Attributes:
         folder: PEFT's adapter, or all weights.
-        task: which is being trained; its `index` in the sequence, from 0.
+        task: which is being trained, or "mixture"; its `index` in the sequence, from 0.
         step: within the task, from 1.
         total: steps since the run began.
         last: the task ends here.
@@ -78,7 +79,12 @@ class FinetuneRun:
         Raises:
             LensFVError: it is gone or damaged.
         """
-        return [read_task(task_folder(self.folder, index, name) / TASK) for index, name in enumerate(self.tasks)]
+        return [read_task(self.folder / TASKS / f"{_stage(i, name)}.json") for i, name in enumerate(self.tasks)]
+
+    @property
+    def stages(self) -> list[str]:
+        """What is trained one after another: the tasks, or their mixture."""
+        return [MIXTURE] if self.about["settings"]["mixed"] else self.tasks
 
     @property
     def source(self) -> str:
@@ -96,19 +102,42 @@ class FinetuneRun:
         """Those that are whole, in order."""
         return sorted(self._found(), key=lambda c: c.total)
 
+    def checkpoint(self, name: str | None = None) -> Checkpoint:
+        """One of them; by default the last.
+
+        Raises:
+            LensFVError: there is none, or none of this name.
+        """
+        found = {each.name: each for each in self.checkpoints}
+        wanted = name or next(reversed(found), None)
+        if wanted not in found:
+            raise LensFVError(
+                f"checkpoint {name or 'of the end'} of the run in {self.folder}: it has {', '.join(found) or 'none'}"
+            )
+        return found[wanted]
+
     @property
     def finished(self) -> bool:
-        """Every task has been trained to its end."""
-        return len([c for c in self._found() if c.last]) == len(self.tasks)
+        """Every stage has been trained to its end."""
+        return len([c for c in self._found() if c.last]) == len(self.stages)
+
+    def stage_folder(self, index: int) -> Path:
+        """Where the checkpoints of one stage are."""
+        return self.folder / _stage(index, self.stages[index])
 
     def _found(self) -> Iterator[Checkpoint]:
-        for index, task in enumerate(self.tasks):
-            for folder in task_folder(self.folder, index, task).glob("checkpoint-*"):
+        for index, task in enumerate(self.stages):
+            for folder in self.stage_folder(index).glob("checkpoint-*"):
                 if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-(\d+)", folder.name)):
                     done = json.loads((folder / DONE).read_text(encoding="utf-8"))
                     yield Checkpoint(folder, task, index, int(number[1]), done["total"], done["last"])
 
 
-def task_folder(folder: Path, index: int, task: str) -> Path:
-    """Where the checkpoints of one task of the sequence are."""
-    return folder / f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', task)}"
+def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
+    """Put a copy of a run's tasks into its folder."""
+    for index, task in enumerate(tasks):
+        write_task(task, folder / TASKS / f"{_stage(index, task.name)}.json")
+
+
+def _stage(index: int, name: str) -> str:
+    return f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"

@@ -20,7 +20,8 @@ class FinetuneSettings:
         epochs: passes over a task's examples.
         n_examples: of each task, drawn from its training pairs and its instructions, none again before all have been.
         n_shots: demonstrations in each.
-        n_checkpoints: kept of each task, the last one at its end.
+        mixed: train all tasks at once, their examples shuffled together, instead of one after another.
+        n_checkpoints: kept of each task, or of the mixture; the last one at its end.
         template: how prompts are written.
         seed: of splits, examples, their order, and of the low-rank updates' start.
 
@@ -37,6 +38,7 @@ class FinetuneSettings:
     epochs: int = 1
     n_examples: int = 500
     n_shots: int = 0
+    mixed: bool = False
     n_checkpoints: int = 4
     template: PromptTemplate = TODD
     seed: int = 0
@@ -51,12 +53,6 @@ class FinetuneSettings:
                 "second from 0 to below 1"
             )
 
-    @property
-    def steps(self) -> int:
-        """Of each task."""
-        return self.epochs * -(-self.n_examples // self.batch_size)
-
-    @property
-    def save_every(self) -> int:
-        """Steps between two checkpoints."""
-        return -(-self.steps // self.n_checkpoints)
+    def steps(self, n_tasks: int = 1) -> int:
+        """Of so many tasks trained together."""
+        return self.epochs * -(-n_tasks * self.n_examples // self.batch_size)

@@ -35,6 +35,25 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert "is of other questions; choose another folder" in error
 
 
+def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
+    tasks = ["--task", "antonym", "--task", "present-past"]
+    code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
+    assert code == 0
+    assert [c["checkpoint"] for c in trained["checkpoints"]] == ["0-mixture/2", "0-mixture/4"]
+    code, made, _ = run("export", "mine", "--out", "mixed", model=False)
+    assert code == 0
+    assert made["checkpoint"] == "0-mixture/4"
+    code, again, _ = run("finetune", "--model", "mixed", "--task", "antonym", *TRAIN, "--out", "second", model=False)
+    assert code == 0
+    assert again["model"] == "mixed"
+    code, _, error = run("export", "mine", "--out", "mixed", model=False)
+    assert code == 2
+    assert "export a checkpoint to mixed: it is there already" in error
+    code, _, error = run("export", "mine", "--checkpoint", "5", "--out", "other", model=False)
+    assert code == 2
+    assert "checkpoint 5 of the run in mine: it has 0-mixture/2, 0-mixture/4" in error
+
+
 def test_what_is_no_run_is_said(run):  # noqa: F811
     code, _, error = run("dynamics", "nowhere", model=False)
     assert code == 2

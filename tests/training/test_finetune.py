@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.tasks import few_shot, split_pairs
-from lens_fv.training import FinetuneRun, FinetuneSettings, finetune, switch
+from lens_fv.training import FinetuneRun, FinetuneSettings, export_checkpoint, finetune, switch
 from lens_fv.training.examples import IGNORED, Reader, padded, training_examples
 
 SMALL = FinetuneSettings(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=1e-2, rank=2)
@@ -183,6 +183,39 @@ def test_fused_and_other_projections_are_switched_too(huggingface_model, tiny_to
     hf, tokens = updated(tmp_path / "model", found.checkpoints[0]), torch.tensor([[0, 5, 9, 31, 8]])
     with torch.no_grad():
         torch.testing.assert_close(model.forward(tokens), hf(tokens).logits, atol=5e-5, rtol=1e-4)
+
+
+def test_a_mixture_is_trained_at_once_and_exported(model_folder, tmp_path):
+    found = finetune(model_folder, TASKS, tmp_path / "run", replace(SMALL, mixed=True))
+    assert found.finished
+    assert [c.name for c in found.checkpoints] == ["0-mixture/4", "0-mixture/8"]  # 2 epochs of 2 x 8 examples, 4 a step
+    assert [task.fingerprint for task in found.load_tasks()] == [task.fingerprint for task in TASKS]
+    exported = load_model(export_checkpoint(found, tmp_path / "mixed"))
+    model, tokens = load_model(model_folder), torch.tensor([[0, 5, 9, 31, 8]])
+    switch(model, found, found.checkpoint("0-mixture/8"))
+    torch.testing.assert_close(exported.forward(tokens), model.forward(tokens))
+    assert exported.name == "mixed"
+    with pytest.raises(LensFVError, match=r"export a checkpoint to .*mixed: it is there already"):
+        export_checkpoint(found, tmp_path / "mixed")
+    with pytest.raises(LensFVError, match=r"checkpoint 3 of the run in .*: it has 0-mixture/4, 0-mixture/8"):
+        found.checkpoint("3")
+
+
+def test_a_mixture_shows_every_task(model_folder, tmp_path, monkeypatch):
+    shown = []
+    forward = transformers.LlamaForCausalLM.forward
+
+    def seen(self, *args, **kwargs):
+        shown.extend(kwargs["input_ids"].tolist())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", seen)
+    tasks = [replace(toy_task(name=name), instructions=(name,)) for name in ("first", "second")]
+    finetune(model_folder, tasks, tmp_path, replace(SMALL, mixed=True, epochs=1))
+    texts = [transformers.AutoTokenizer.from_pretrained(model_folder).decode(ids) for ids in shown]
+    turns = [["first" in text for text in texts[i : i + 4]] for i in range(0, 16, 4)]
+    assert sum(map(sum, turns)) == 8
+    assert len(set(map(sum, turns))) > 1 or {len(set(turn)) for turn in turns} == {2}  # shuffled together
 
 
 def test_what_cannot_be_switched_to_is_said(run, model_folder, tiny_model, tmp_path):
