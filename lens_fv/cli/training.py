@@ -15,8 +15,7 @@ from lens_fv.cli.vectors import Heads
 if TYPE_CHECKING:
     from lens_fv.model import LensModel
     from lens_fv.tasks import Task
-    from lens_fv.training import FinetuneRun, Trajectory
-    from lens_fv.vectors import InstructionVector
+    from lens_fv.training import FinetuneRun, Probe, Trajectory
 
 Tasks = Annotated[
     list[str] | None, typer.Option("--task", help="A relation or a file of pairs; several are trained in this order.")
@@ -125,25 +124,15 @@ def dynamics(
     """
     from lens_fv.model import load_model
     from lens_fv.tasks import load_task
-    from lens_fv.training import FinetuneRun, continual, follow, make_probe, verdicts
+    from lens_fv.training import FinetuneRun, continual, follow, verdicts
 
     the_run, folder = FinetuneRun(run), out or run / "dynamics"
     trained = the_run.load_tasks()
     asked = [*trained, *(each for each in map(load_task, task or ()) if each.name not in the_run.tasks)]
     lens = load_model(the_run.source, device=device, dtype=dtype or the_run.about["dtype"])
-    probes = [
-        make_probe(
-            lens,
-            each,
-            _vector(lens, each, folder, counterpart, heads, clean, trials, shots, the_run, seed),
-            n_shots=shots,
-            n_context=context,
-            most_items=items,
-            template=the_run.template,
-            seed=seed,
-        )
-        for each in asked
-    ]
+    ranked_by = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
+    questions = {"heads": heads, "shots": shots, "context": context, "items": items}
+    probes = [_asked(lens, each, folder, the_run, **questions, **ranked_by) for each in asked]
     path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = path.save(folder / "trajectory.safetensors")
     judged, metrics = verdicts(path), continual(path, the_run.tasks)
@@ -163,55 +152,63 @@ def dynamics(
     emit(payload, as_json, table, f"written to {folder}")
 
 
-def _vector(
+def _asked(
     model: "LensModel",
     task: "Task",
     folder: Path,
-    counterpart: Against,
-    heads: int,
-    clean: int,
-    trials: int,
-    shots: int,
     run: "FinetuneRun",
-    seed: int,
-) -> "InstructionVector":
-    """The task's vector at the beginning, its ranking kept."""
-    from lens_fv.heads import rank_instruction_heads
+    *,
+    heads: int,
+    shots: int,
+    context: int,
+    items: int,
+    **ranked_by: Any,
+) -> "Probe":
+    """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
+    from lens_fv.heads import instruction_contrast, rank_instruction_heads
+    from lens_fv.training import make_probe
     from lens_fv.vectors import extract_instruction
 
-    ranking = rank_instruction_heads(
-        model,
-        task,
-        counterpart=counterpart,
-        n_shots=shots,
-        n_clean=clean,
-        n_trials=trials,
-        template=run.template,
-        seed=seed,
-        folder=folder / "rankings",
-        progress=True,
-    )
+    ranked_by |= {"n_shots": shots, "template": run.template}
+    ranking = rank_instruction_heads(model, task, **ranked_by, folder=folder / "rankings", progress=True)
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
     vector.save(folder / "vectors" / f"{task.name}.safetensors")
-    return vector
+    contrast, _ = instruction_contrast(model, task, **ranked_by)
+    return make_probe(
+        model,
+        task,
+        vector,
+        contrast=contrast,
+        n_shots=shots,
+        n_context=context,
+        most_items=items,
+        template=run.template,
+        seed=ranked_by["seed"],
+    )
 
 
 def _moments(path: "Trajectory") -> list[dict[str, Any]]:
-    """Every task at every moment, in numbers."""
+    """Every task at every moment, in numbers; what has items with its interval."""
+    from lens_fv.training.trajectory import MEASURES
+
     own, control = path.head_similarity()
+    overlaps = path.head_overlaps()
+    curves = {(measure, task): path.curve(measure, task) for measure in MEASURES for task in path.tasks}
     columns = {
-        "accuracy": path.accuracy,
-        "in_context": path.in_context.nanmean(-1),
-        "instruction_logprob": path.instructed.nanmean(-1),
-        "knowledge_logprob": path.knowledge.nanmean(-1),
-        "alignment": path.alignment.nanmean(-1),
         "cosine": path.similarity(),
         "distance": path.distance(),
         "head_cosine": own.mean(-1),
         "control_head_cosine": control.mean(-1),
     }
     return [
-        {"moment": name, "step": step, "task": task, **{key: float(value[m, t]) for key, value in columns.items()}}
+        {
+            "moment": name,
+            "step": step,
+            "task": task,
+            **{measure: curves[measure, task][step]._asdict() for measure in MEASURES},
+            **{key: float(value[m, t]) for key, value in columns.items()},
+            "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
+        }
         for m, (name, step) in enumerate(zip(path.moments, path.steps, strict=True))
         for t, task in enumerate(path.tasks)
     ]

@@ -7,7 +7,7 @@ from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.counterparts import counterpart_text
 from lens_fv.heads.effects import HeadEffect
 from lens_fv.heads.few_shot import rank_heads
-from lens_fv.heads.instructed import rank_instruction_heads
+from lens_fv.heads.instructed import instruction_contrast, rank_instruction_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
 from lens_fv.heads.overlap import Overlap, head_overlap
 from lens_fv.heads.planning import RankingPlan, plan_ranking
@@ -33,6 +33,7 @@ __all__ = [
     "counterpart_text",
     "head_means",
     "head_overlap",
+    "instruction_contrast",
     "plan_ranking",
     "rank_heads",
     "rank_instruction_heads",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lens_fv.errors import LensFVError
 from lens_fv.heads.corruptions import Contrast, draw_partners, noise_on
@@ -89,6 +89,61 @@ def rank_instruction_heads(
     Raises:
         LensFVError: no instruction, or what `counterpart_text` and `rank_heads` raise.
     """
+    made, about = instruction_contrast(
+        model,
+        task,
+        instructions=instructions,
+        counterpart=counterpart,
+        others=others,
+        noise=noise,
+        split=split,
+        n_shots=n_shots,
+        n_clean=n_clean,
+        n_trials=n_trials,
+        template=template,
+        seed=seed,
+    )
+    return rank_contrast(
+        model,
+        task,
+        made,
+        options=about,
+        metric=metric,
+        wrong=[None] * n_trials,
+        source=source,
+        mode=mode,
+        unit=unit,
+        seed=seed,
+        method=method,
+        budget=budget,
+        folder=folder,
+        progress=progress,
+        tick=tick,
+    )
+
+
+def instruction_contrast(
+    model: LensModel,
+    task: Task,
+    *,
+    instructions: Sequence[str] | None = None,
+    counterpart: Uninformative = "equiprobable",
+    others: Sequence[str] | None = None,
+    noise: float = 3.0,
+    split: Split | None = None,
+    n_shots: int = 0,
+    n_clean: int = 100,
+    n_trials: int = 25,
+    template: PromptTemplate = TODD,
+    seed: int = 0,
+) -> tuple[Contrast, dict[str, Any]]:
+    """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.
+
+    See `rank_instruction_heads`, which ranks by them.
+
+    Raises:
+        LensFVError: no instruction, or what `counterpart_text` and `build_prompts` raise.
+    """
     given = tuple(instructions if instructions is not None else task.instructions)
     if not given:
         raise LensFVError(f"rank heads by the instructions of {task.name}: it has none; give some")
@@ -107,38 +162,23 @@ def rank_instruction_heads(
     edits: list[list[Edit]] = [[] for _ in corrupted]
     if instead is None:
         edits = noise_on(model, encoded, [_noisy_tokens(model, p, template, counterpart) for p in corrupted], noise, seed)
-    contrast = Contrast(
+    made = Contrast(
         clean=encode_prompts(model, clean),
         corrupted=encoded,
         queries=[p.query for p in corrupted],
         partners=draw_partners(clean, corrupted, seed),
         edits=edits,
     )
-    return rank_contrast(
-        model,
-        task,
-        contrast,
-        options={
-            "n_shots": n_shots,
-            "n_clean": n_clean,
-            "n_trials": n_trials,
-            "instructions": list(given),
-            "counterpart": counterpart,
-            "counterparts": instead,
-            "noise": noise if instead is None else None,
-        },
-        metric=metric,
-        wrong=[None] * n_trials,
-        source=source,
-        mode=mode,
-        unit=unit,
-        seed=seed,
-        method=method,
-        budget=budget,
-        folder=folder,
-        progress=progress,
-        tick=tick,
-    )
+    about = {
+        "n_shots": n_shots,
+        "n_clean": n_clean,
+        "n_trials": n_trials,
+        "instructions": list(given),
+        "counterpart": counterpart,
+        "counterparts": instead,
+        "noise": noise if instead is None else None,
+    }
+    return made, about
 
 
 def _noisy_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, counterpart: Uninformative) -> list[int]:

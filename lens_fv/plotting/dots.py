@@ -120,17 +120,23 @@ def panel_axes(n: int) -> list[dict[str, str]]:
     return [{"xaxis": f"x{i or ''}", "yaxis": f"y{i or ''}"} for i in (0, *range(2, n + 1))]
 
 
-def panel_layout(names: Sequence[str], x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, Any]:
-    """The layout of panels side by side, their names above them; the vertical axis is one and written once."""
-    gap, n = 0.06, len(names)
-    width = (1 - gap * (n - 1)) / n
+def panel_layout(
+    names: Sequence[str], x: Mapping[str, Any], y: Mapping[str, Any], *, columns: int | None = None
+) -> dict[str, Any]:
+    """The layout of panels side by side, or in rows of so many, their names above them; the vertical axis is one."""
+    columns, n = columns or len(names), len(names)
+    rows = -(-n // columns)
+    across, down = 0.06, 0.28 / rows if rows > 1 else 0.0
+    width, height = (1 - across * (columns - 1)) / columns, (1 - down * (rows - 1)) / rows
     layout: dict[str, Any] = {"annotations": [], "margin": {"t": 76, "b": 90}}
     for i, (name, at) in enumerate(zip(names, panel_axes(n))):
-        start = i * (width + gap)
-        own = {} if i == 0 else {"matches": "y", "showticklabels": False, "ticks": "", "title": {"text": ""}}
-        layout[f"xaxis{at['xaxis'][1:]}"] = {**x, "domain": [start, start + width], "anchor": at["yaxis"]}
-        layout[f"yaxis{at['yaxis'][1:]}"] = {**y, "anchor": at["xaxis"], **own}
-        place = {"x": start, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        start, top = i % columns * (width + across), 1 - i // columns * (height + down)
+        same = {} if i == 0 else {"matches": "y"}
+        inner = {"showticklabels": False, "ticks": "", "title": {"text": ""}} if i % columns else {}
+        above = {"title": {"text": ""}} if i + columns < n else {}
+        layout[f"xaxis{at['xaxis'][1:]}"] = {**x, "domain": [start, start + width], "anchor": at["yaxis"], **above}
+        layout[f"yaxis{at['yaxis'][1:]}"] = {**y, "domain": [max(0.0, top - height), top], "anchor": at["xaxis"], **same, **inner}
+        place = {"x": start, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         layout["annotations"].append({"text": plain(name), "showarrow": False, **place})
     return layout
 

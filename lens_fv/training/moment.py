@@ -11,6 +11,8 @@ from torch import Tensor
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import head_means, resid_states
+from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.indirect import indirect_effects
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit, score_answers
 from lens_fv.tasks import EncodedPrompt
@@ -40,6 +42,7 @@ class Moment(Artefact):
         written_now: the same through the projection of now.
         answer_rank: rank of the answer's first token (0 is the likeliest), read off the residual stream after each layer:
             median over items.
+        effects: every head's mean indirect effect now, on the probe's contrast; not a number where heads were not ranked.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Moment(Artefact):
     written: Float[Tensor, "tasks heads d_model"]
     written_now: Float[Tensor, "tasks heads d_model"]
     answer_rank: Float[Tensor, "tasks layers"]
+    effects: Float[Tensor, "tasks layers heads_of_a_layer"]
 
 
 @torch.no_grad()
@@ -63,6 +67,7 @@ def measure_moment(
     *,
     name: str = "0",
     step: int = 0,
+    rank: bool = False,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> Moment:
@@ -73,6 +78,7 @@ def measure_moment(
         probes: at least one, all with as many heads.
         name: of the moment.
         step: since the run began.
+        rank: rank all heads again, by the probes that have a contrast.
         seed: of the random vectors.
         tick: called after each probe.
 
@@ -83,7 +89,7 @@ def measure_moment(
         raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
     found: list[dict[str, Tensor]] = []
     for i, probe in enumerate(probes):
-        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed))
+        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, rank=rank))
         tick()
     provenance = Provenance.of(
         model,
@@ -98,7 +104,7 @@ def measure_moment(
     return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
 
 
-def _measured(model: LensModel, probe: Probe, other: Probe, seed: int) -> dict[str, Tensor]:
+def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, rank: bool) -> dict[str, Tensor]:
     vector = probe.vector
     length = float(other.vector.vector.norm())
     like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
@@ -108,7 +114,8 @@ def _measured(model: LensModel, probe: Probe, other: Probe, seed: int) -> dict[s
     _, knowledge = _asked(model, probe.cloze, [[]])
     states = resid_states(model, [p.tokens for p in probe.instructed])
     direction = (vector.vector * vector.scale).to(states)
-    written, now = _written(model, probe)
+    z = head_means(model, [p.tokens for p in probe.read]).z
+    written, now = _written(model, probe, z)
     return {
         "correct": correct[:, 0],
         "instructed": instructed[:, 0],
@@ -119,6 +126,7 @@ def _measured(model: LensModel, probe: Probe, other: Probe, seed: int) -> dict[s
         "written": written,
         "written_now": now,
         "answer_rank": _answer_ranks(model, states, probe.instructed),
+        "effects": _effects(model, probe.contrast if rank else None, z),
     }
 
 
@@ -132,8 +140,20 @@ def _asked(
     return whole, score_answers(model, primary, branches).logprob / lengths
 
 
-def _written(model: LensModel, probe: Probe) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
-    z = head_means(model, [p.tokens for p in probe.read]).z
+def _effects(
+    model: LensModel, contrast: Contrast | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+) -> Float[Tensor, "layers heads_of_a_layer"]:
+    """On the answer's probability, of putting each head's mean output into the contrast's corrupted prompts."""
+    if contrast is None:
+        return torch.full(z.shape[:2], torch.nan)
+    outputs = z.expand(len(contrast.corrupted), *z.shape)
+    effects, _ = indirect_effects(model, contrast, outputs, metric="prob", wrong=[None] * len(outputs))
+    return effects.mean(0).cpu()
+
+
+def _written(
+    model: LensModel, probe: Probe, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
     own: list[Tensor] = []
     for layer, head in probe.heads:
         alone = torch.zeros_like(z[layer])

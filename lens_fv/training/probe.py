@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.heads.corruptions import Contrast
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import (
     TODD,
@@ -42,6 +43,7 @@ class Probe:
         instructed: test items behind the instruction.
         in_context: the same with demonstrations.
         cloze: the same items without an instruction, as sentences that the answer completes.
+        contrast: prompts that all heads are ranked again by; None: they are not.
     """
 
     task: str
@@ -52,6 +54,7 @@ class Probe:
     instructed: tuple[EncodedPrompt, ...]
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
+    contrast: Contrast | None = None
 
     @property
     def n_heads(self) -> int:
@@ -61,7 +64,8 @@ class Probe:
     @property
     def prompts(self) -> tuple[EncodedPrompt, ...]:
         """All of them."""
-        return (*self.read, *self.instructed, *self.in_context, *self.cloze)
+        ranked = self.contrast.corrupted if self.contrast else ()
+        return (*self.read, *self.instructed, *self.in_context, *self.cloze, *ranked)
 
     @property
     def fingerprint(self) -> str:
@@ -76,6 +80,7 @@ def make_probe(
     task: Task,
     vector: FunctionVector,
     *,
+    contrast: Contrast | None = None,
     split: Split | None = None,
     n_shots: int = 0,
     n_context: int = 5,
@@ -90,6 +95,8 @@ def make_probe(
         model: the model at the beginning.
         task: with instructions and a cloze.
         vector: of the task, with heads; see `extract_instruction`.
+        contrast: rank all heads again by its corrupted prompts, at the beginning and the ends of tasks; see
+            `instruction_contrast`.
         split: default: `split_pairs(task, seed=seed)`; validation pairs are read, test pairs are asked about.
         n_shots: demonstrations behind the instruction.
         n_context: demonstrations of the in-context twin.
@@ -140,6 +147,7 @@ def make_probe(
         instructed=ask(items, n_shots),
         in_context=ask(items, n_context),
         cloze=tuple(encode_prompts(model, sentences)),
+        contrast=contrast,
     )
 
 

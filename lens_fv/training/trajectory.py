@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
-from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
-from lens_fv.training.moment import Moment, measure_moment
-from lens_fv.training.probe import Probe
-from lens_fv.training.run import Checkpoint, FinetuneRun
-from lens_fv.training.switch import switch
+from lens_fv.heads import Overlap, head_overlap
+from lens_fv.statistics import Estimate, estimate
+from lens_fv.training.moment import ADDED, Moment
+
+Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+_ADDED = {f"with_{name}": name for name in ADDED}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -26,8 +27,8 @@ class Trajectory(Artefact):
         moments: names of the checkpoints.
         steps: since the run began.
         tasks: that were asked about.
-        correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank: as in `Moment`, with an
-            axis of moments in front.
+        correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
+            `Moment`, with an axis of moments in front.
     """
 
     moments: tuple[str, ...]
@@ -42,6 +43,7 @@ class Trajectory(Artefact):
     written: Float[Tensor, "moments tasks heads d_model"]
     written_now: Float[Tensor, "moments tasks heads d_model"]
     answer_rank: Float[Tensor, "moments tasks layers"]
+    effects: Float[Tensor, "moments tasks layers heads_of_a_layer"]
 
     @classmethod
     def of(cls, moments: Sequence[Moment]) -> "Trajectory":
@@ -63,6 +65,7 @@ class Trajectory(Artefact):
             "written",
             "written_now",
             "answer_rank",
+            "effects",
         )
         return cls(
             provenance=replace(moments[0].provenance, method="trajectory"),
@@ -71,6 +74,35 @@ class Trajectory(Artefact):
             tasks=moments[0].tasks,
             **{key: torch.stack([getattr(m, key) for m in moments]) for key in keys},
         )
+
+    def items(self, measure: Measure) -> Float[Tensor, "moments tasks items"]:
+        """What was measured, item by item; `accuracy` and those with something added are 0 or 1. NaN: no such item."""
+        if measure in _ADDED:
+            return self.added[:, :, ADDED.index(_ADDED[measure])]
+        return {
+            "accuracy": self.correct,
+            "in_context": self.in_context,
+            "instruction": self.instructed,
+            "knowledge": self.knowledge,
+            "alignment": self.alignment,
+        }[measure]
+
+    def curve(self, measure: Measure, task: str, *, change: bool = False) -> dict[int, Estimate]:
+        """A measure of one task by step, with bootstrap intervals over items.
+
+        Args:
+            measure: one of `Measure`.
+            task: one of `tasks`.
+            change: since the beginning, item by item.
+
+        Raises:
+            LensFVError: a task that was not asked about.
+        """
+        if task not in self.tasks:
+            raise LensFVError(f"curve of {task}: the trajectory asks about {', '.join(self.tasks)}")
+        rows = self.items(measure)[:, self.tasks.index(task)]
+        rows = rows[:, ~rows[0].isnan()] - (rows[:1, ~rows[0].isnan()] if change else 0)
+        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in zip(self.steps, rows)}
 
     @property
     def accuracy(self) -> Float[Tensor, "moments tasks"]:
@@ -103,6 +135,24 @@ class Trajectory(Artefact):
         n = found.shape[-1] // 2
         return found[..., :n], found[..., n:]
 
+    def head_overlaps(self) -> list[list[Overlap | None]]:
+        """By moment and task: the heads that are strongest now and those that were at the beginning, as many as the vector's.
+
+        None where heads were not ranked.
+        """
+        n, (layers, heads) = self.written.shape[2] // 2, self.effects.shape[2:]
+        top = [
+            [
+                None if effects.isnan().any() else {divmod(int(i), heads) for i in effects.flatten().topk(n).indices}
+                for effects in moment
+            ]
+            for moment in self.effects
+        ]
+        return [
+            [None if a is None or b is None else head_overlap(a, b, layers * heads) for a, b in zip(top[0], moment)]
+            for moment in top
+        ]
+
     def _own(self, written: Tensor) -> Tensor:
         return written[:, :, : written.shape[2] // 2]
 
@@ -114,55 +164,3 @@ class Trajectory(Artefact):
             for task, a, b, cosine in zip(self.tasks, begin, end, moved, strict=True)
         }
         return super().facts() | {"moments": str(len(self.moments)), "steps": str(self.steps[-1])} | rows
-
-
-def follow(
-    model: LensModel,
-    run: FinetuneRun,
-    probes: Sequence[Probe],
-    *,
-    checkpoints: Sequence[Checkpoint] | None = None,
-    folder: str | Path | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> Trajectory:
-    """Put the same questions to the model at the beginning of a run and at its checkpoints.
-
-    Args:
-        model: the model that the run began with; it is switched in place, and back at the end.
-        run: the run.
-        probes: see `make_probe`.
-        checkpoints: default: all of the run's.
-        folder: keep each moment there; those that are there are not measured again.
-        seed: of the random controls.
-        progress: draw a progress bar.
-
-    Raises:
-        LensFVError: what `switch` and `measure_moment` raise, or a folder with moments of other questions.
-    """
-    at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
-    moments: list[Moment] = []
-    try:
-        with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
-            for checkpoint in at:
-                name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
-                file = None if folder is None else Path(folder) / f"{name.replace('/', '-')}.safetensors"
-                if file is not None and file.is_file():
-                    moments.append(_again(file, probes, seed))
-                    for _ in probes:
-                        tick()
-                    continue
-                switch(model, run, checkpoint)
-                moments.append(measure_moment(model, probes, name=name, step=step, seed=seed, tick=tick))
-                if file is not None:
-                    moments[-1].save(file)
-    finally:
-        switch(model, run, None)
-    return Trajectory.of(moments)
-
-
-def _again(file: Path, probes: Sequence[Probe], seed: int) -> Moment:
-    moment, asked = Moment.load(file), [probe.fingerprint for probe in probes]
-    if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
-        raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
-    return moment

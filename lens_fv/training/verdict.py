@@ -30,7 +30,8 @@ class Verdict(NamedTuple):
         before, after: accuracy behind the instruction at the beginning and at the moment.
         p_lost: that items went wrong rather than right by chance (one-sided exact McNemar test).
         knowledge: change of the answers' log-probability in the cloze, in nats a token, over items.
-        with_vector, with_random: accuracy at the moment with the vector of the beginning added, and with a random one.
+        with_vector, with_random, with_other: accuracy at the moment with the vector of the beginning added; with a random one
+            and with another task's, of its length.
         p_restored: that it sets items right by chance: the larger p of two tests like the first, against nothing and against
             the random vector. p-values are corrected for the number of tasks (Holm).
     """
@@ -43,6 +44,7 @@ class Verdict(NamedTuple):
     knowledge: Estimate
     with_vector: float
     with_random: float
+    with_other: float
     p_restored: float
 
     @property
@@ -69,30 +71,32 @@ def verdicts(path: Trajectory, *, moment: int = -1, level: float = 0.05, margin:
     n = len(path.moments)
     if not -n < moment < n or moment == 0:
         raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
-    vector, random = (ADDED.index(name) for name in ("vector", "random"))
+    vector, random, other = (ADDED.index(name) for name in ("vector", "random", "other"))
     rows: list[tuple[Tensor, ...]] = []
     for t in range(len(path.tasks)):
         there = ~path.correct[0, t].isnan()
         before, after = (path.correct[m, t][there] > 0 for m in (0, moment))
         added = path.added[moment, t][:, there] > 0
-        rows.append((before, after, added[vector], added[random], (path.knowledge[moment, t] - path.knowledge[0, t])[there]))
+        change = (path.knowledge[moment, t] - path.knowledge[0, t])[there]
+        rows.append((before, after, added[vector], added[random], added[other], change))
     p_lost = holm(np.array([_more(b, a) for b, a, *_ in rows]))
-    p_restored = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, _ in rows]))
+    p_restored = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows]))
     found: list[Verdict] = []
-    for task, (b, a, v, r, change), lost, restored in zip(path.tasks, rows, p_lost, p_restored, strict=True):
+    for task, (*right, change), lost, restored in zip(path.tasks, rows, p_lost, p_restored, strict=True):
         knowledge = estimate(change.tolist(), level=1 - level, seed=path.provenance.seed)
         judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin)
-        right_before, right_after, right_vector, right_random = (float(each.float().mean()) for each in (b, a, v, r))
+        before, after, with_vector, with_random, with_other = (float(each.float().mean()) for each in right)
         found.append(
             Verdict(
                 task,
                 judgement,
-                right_before,
-                right_after,
+                before,
+                after,
                 float(lost),
                 knowledge,
-                right_vector,
-                right_random,
+                with_vector,
+                with_random,
+                with_other,
                 float(restored),
             )
         )

@@ -25,6 +25,10 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert {v["judgement"] for v in found["verdicts"]} <= {"kept", "suppressed", "overwritten", "undecided"}
     assert len(found["moments"]) == 5 * 3
     assert found["moments"][0]["cosine"] > 0.999
+    assert found["moments"][0]["accuracy"]["n"] == 3
+    assert found["moments"][0]["head_overlap"]["jaccard"] == 1
+    assert found["moments"][3]["head_overlap"] is None  # in the middle of a task
+    assert found["moments"][-1]["head_overlap"]["jaccard"] <= 1
     assert found["metrics"]["forgetting"] == found["metrics"]["average"] - found["metrics"]["final"]
     assert run("show", found["file"], model=False)[1]["kind"] == "Trajectory"
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "moments").iterdir()}

@@ -8,10 +8,10 @@ from helpers import toy_task
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
-from lens_fv.heads import rank_instruction_heads
+from lens_fv.heads import instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs
-from lens_fv.training import FinetuneSettings, Trajectory, finetune, follow, make_probe, measure_moment
+from lens_fv.training import FinetuneSettings, Trajectory, finetune, follow, make_probe, measure_moment, switch
 from lens_fv.vectors import extract_instruction
 
 TASKS = [
@@ -150,6 +150,22 @@ def test_a_head_that_was_changed_is_the_one_that_moved(tiny_model, what):
 def run(model_folder, tmp_path_factory):
     settings = FinetuneSettings(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=3e-2, rank=2)
     return finetune(model_folder, TASKS, tmp_path_factory.mktemp("run"), settings)
+
+
+def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
+    model = load_model(model_folder)
+    settings = {"n_clean": 3, "n_trials": 2, "counterpart": "none"}
+    ranking = rank_instruction_heads(model, TASKS[0], **settings)
+    contrast, _ = instruction_contrast(model, TASKS[0], **settings)
+    one = replace(probe(model, TASKS[0]), contrast=contrast, read=tuple(contrast.clean))
+    two = probe(model, TASKS[1])
+    path = follow(model, run, [one, two])
+    torch.testing.assert_close(path.effects[0, 0], ranking.mean)
+    ranked = ~path.effects.isnan().flatten(2).any(-1)
+    assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.moments]
+    switch(model, run, run.checkpoints[-1])
+    torch.testing.assert_close(path.effects[-1, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
+    assert path.head_overlaps()[0][0].jaccard == 1
 
 
 def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):

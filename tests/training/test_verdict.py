@@ -1,6 +1,7 @@
 """Judgements and metrics on trajectories that were made by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,7 +46,32 @@ def path(provenance, tasks, names=("0", "0-a/1")):
         written=written,
         written_now=written,
         answer_rank=torch.zeros(m, t, 3),
+        effects=torch.full((m, t, 3, 4), torch.nan),
     )
+
+
+def test_curves_are_means_over_items(provenance):
+    made = path(provenance, {"one": (15, 2, 12, 3, 0.5), "two": (10, 10, 10, 10, 0.0)})
+    shortened = replace(made, correct=made.correct.index_fill(2, torch.tensor([0, 19]), torch.nan))
+    before, after = shortened.curve("accuracy", "one").values()
+    assert (before.mean, before.n, after.mean) == (14 / 18, 18, 1 / 18)
+    assert 0.5 < before.low < before.mean < before.high < 1
+    assert shortened.curve("accuracy", "one", change=True)[1].mean == pytest.approx(-13 / 18)
+    assert made.curve("with_vector", "one")[1].mean == pytest.approx(12 / 20)
+    assert made.curve("with_random", "one")[1].mean == pytest.approx(3 / 20)
+    assert made.curve("knowledge", "one", change=True)[1].mean == pytest.approx(0.5)
+    with pytest.raises(LensFVError, match="curve of three: the trajectory asks about one, two"):
+        made.curve("accuracy", "three")
+
+
+def test_heads_that_are_still_the_strongest(provenance):
+    made = path(provenance, {"one": (1, 1, 1, 1, 0.0), "two": (1, 1, 1, 1, 0.0)}, ("0", "0-a/1", "0-a/2"))
+    effects = torch.full((3, 2, 3, 4), torch.nan)
+    effects[0] = effects[2] = torch.arange(12.0).view(3, 4)
+    effects[2, 0, 0, 0] = 20.0  # head 0.0 and 2.3 instead of 2.2 and 2.3
+    ((same, _), between, (one, two)) = replace(made, effects=effects).head_overlaps()
+    assert (same.jaccard, one.jaccard, two.jaccard) == (1, 1 / 3, 1)
+    assert between == [None, None]
 
 
 def test_every_judgement_where_it_belongs(provenance):

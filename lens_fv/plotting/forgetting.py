@@ -1,0 +1,123 @@
+"""What was lost, what brings it back, and which heads stopped mattering."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.plotting.dots import panel_axes, panel_layout
+from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain
+from lens_fv.statistics import wilson_interval
+from lens_fv.training import Trajectory, Verdict
+
+_BARS = {
+    "before": ("before", PALETTE[2]),
+    "after": ("after", GREY),
+    "with_vector": ("after, its vector added", PALETTE[0]),
+    "with_random": ("after, a random vector added", PALETTE[4]),
+    "with_other": ("after, another task's vector added", PALETTE[3]),
+}
+
+
+def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
+    """Accuracy before and after, and after with vectors of the beginning added, with Wilson's 95 % intervals; and verdicts.
+
+    Raises:
+        LensFVError: no verdicts.
+    """
+    if not verdicts:
+        raise LensFVError("draw recovery: there are no verdicts; judge at least one task")
+    names = [f"{plain(v.task)}<br><i>{v.judgement}</i>" for v in verdicts]
+    traces: list[go.Bar] = []
+    for field, (label, colour) in _BARS.items():
+        values = [float(getattr(v, field)) for v in verdicts]
+        ends = [wilson_interval(round(value * v.knowledge.n), v.knowledge.n) for v, value in zip(verdicts, values)]
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, high - value) for value, (_, high) in zip(values, ends)],
+            "arrayminus": [max(0.0, value - low) for value, (low, _) in zip(values, ends)],
+        }
+        hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, (low, high) in zip(values, ends)]
+        mark = {"color": colour, "line": {"color": colour, "width": 1.5}}
+        tip = {"text": hover, "textposition": "none", "hovertemplate": "%{x}: %{text}"}
+        traces.append(go.Bar(x=names, y=values, name=label, marker=mark, error_y=error, **tip))
+    return figure(
+        traces,
+        title="Accuracy behind the instruction",
+        height=460,
+        barmode="group",
+        bargap=0.2,
+        xaxis={"type": "category", "showgrid": False},
+        yaxis={"title": {"text": "accuracy"}, "range": [0, 1.05]},
+    )
+
+
+def forgetting_matrix(path: Trajectory) -> go.Figure:
+    """Accuracy of every task (across) at the beginning and wherever the training of a task ends (down)."""
+    stages = [name.split("/")[0] for name in path.moments]
+    at = [m for m in range(len(stages)) if m == len(stages) - 1 or stages[m] != stages[m + 1]]
+    rows = ["beginning" if m == 0 else f"after {plain(stages[m].split('-', 1)[1])}" for m in at]
+    names, values = [plain(task) for task in path.tasks], path.accuracy[at].tolist()
+    heat = go.Heatmap(
+        z=values,
+        x=names,
+        y=rows,
+        text=[[f"{value:.2f}" for value in row] for row in values],
+        texttemplate="%{text}",
+        hovertemplate="%{x}, %{y}: %{text}<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+    )
+    category = {"type": "category", "showgrid": False}
+    return figure(
+        [heat],
+        title=f"Accuracy behind the instruction: {path.provenance.model}",
+        height=190 + 34 * len(rows),
+        coloraxis={"cmin": 0, "cmax": 1, "colorscale": "Viridis", "colorbar": {"title": {"text": "accuracy", "side": "top"}}},
+        xaxis=category | {"tickangle": -40},
+        yaxis=category | {"autorange": "reversed"},
+    )
+
+
+def head_change(path: Trajectory, task: str, moment: int = -1) -> go.Figure:
+    """Every head's mean indirect effect at the beginning, at a moment, and the difference: layers across, heads down.
+
+    Args:
+        path: the trajectory.
+        task: one of its tasks.
+        moment: index of a moment at which heads were ranked again.
+
+    Raises:
+        LensFVError: a task that was not asked about, or whose heads were not ranked then.
+    """
+    if task not in path.tasks:
+        raise LensFVError(f"draw the heads of {task}: the trajectory asks about {', '.join(path.tasks)}")
+    before, after = path.effects[[0, moment], path.tasks.index(task)]
+    if bool(torch.isnan(before).any() or torch.isnan(after).any()):
+        raise LensFVError(
+            f"draw the heads of {task} at {path.moments[moment]}: they were not ranked then; probe with a contrast, and choose "
+            "the end of a task"
+        )
+    panels = {"before": before, "after": after, "difference": after - before}
+    furthest = max(float(each.abs().max()) for each in panels.values()) or 1.0
+    layers, heads = before.shape
+    traces = [
+        go.Heatmap(
+            z=effects.T.tolist(),
+            **at,
+            coloraxis="coloraxis",
+            hovertemplate=f"{name}, head %{{x}}.%{{y}}: %{{z:+.3f}}<extra></extra>",
+        )
+        for (name, effects), at in zip(panels.items(), panel_axes(3))
+    ]
+    down = counting_axis("head", heads) | {"range": [heads - 0.5, -0.5], "zeroline": False}
+    return figure(
+        traces,
+        title=f"Indirect effect of each head on {task}: {path.provenance.model}",
+        height=max(200, 22 * heads) + 180,
+        coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "change in<br>probability"}}},
+        **panel_layout(list(panels), counting_axis("layer", layers) | {"zeroline": False}, down),
+    )

@@ -1,0 +1,68 @@
+"""The same questions at every moment of a fine-tuning run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.progress import progress_bar
+from lens_fv.training.moment import Moment, measure_moment
+from lens_fv.training.probe import Probe
+from lens_fv.training.run import Checkpoint, FinetuneRun
+from lens_fv.training.switch import switch
+from lens_fv.training.trajectory import Trajectory
+
+
+def follow(
+    model: LensModel,
+    run: FinetuneRun,
+    probes: Sequence[Probe],
+    *,
+    checkpoints: Sequence[Checkpoint] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Trajectory:
+    """Put the same questions to the model at the beginning of a run and at its checkpoints.
+
+    Heads are ranked again (where a probe says by what) at the beginning and wherever a task ends.
+
+    Args:
+        model: the model that the run began with; it is switched in place, and back at the end.
+        run: the run.
+        probes: see `make_probe`.
+        checkpoints: default: all of the run's.
+        folder: keep each moment there; those that are there are not measured again.
+        seed: of the random controls.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: what `switch` and `measure_moment` raise, or a folder with moments of other questions.
+    """
+    at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
+    moments: list[Moment] = []
+    try:
+        with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
+            for checkpoint in at:
+                name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
+                file = None if folder is None else Path(folder) / f"{name.replace('/', '-')}.safetensors"
+                if file is not None and file.is_file():
+                    moments.append(_again(file, probes, seed))
+                    for _ in probes:
+                        tick()
+                    continue
+                switch(model, run, checkpoint)
+                rank = checkpoint is None or checkpoint.last
+                moments.append(measure_moment(model, probes, name=name, step=step, rank=rank, seed=seed, tick=tick))
+                if file is not None:
+                    moments[-1].save(file)
+    finally:
+        switch(model, run, None)
+    return Trajectory.of(moments)
+
+
+def _again(file: Path, probes: Sequence[Probe], seed: int) -> Moment:
+    moment, asked = Moment.load(file), [probe.fingerprint for probe in probes]
+    if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
+        raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
+    return moment
