@@ -22,6 +22,10 @@ Tasks = Annotated[
 ]
 
 
+SCALES = (1.0, 2.0, 4.0)
+"""At which instruction vectors are tried on validation pairs."""
+
+
 def finetune(
     model: ModelName = DEFAULT_MODEL,
     task: Tasks = None,
@@ -119,10 +123,11 @@ def dynamics(
 ) -> None:
     """Ask the same questions at every checkpoint of a run: abilities, vectors, and what the old vectors bring back.
 
-    Writes to the folder --out: every task's vector, every moment, and trajectory.safetensors. Run it again to go on where it
-    was stopped.
+    Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's vector and
+    every moment. Run it again to go on where it was stopped.
     """
     from lens_fv.model import load_model
+    from lens_fv.studies.dynamics_report import write_dynamics_report
     from lens_fv.tasks import load_task
     from lens_fv.training import FinetuneRun, continual, follow, verdicts
 
@@ -149,7 +154,8 @@ def dynamics(
         "moments": _moments(path),
         "file": str(file),
     }
-    emit(payload, as_json, table, f"written to {folder}")
+    page = write_dynamics_report(folder, the_run, path, judged)
+    emit(payload | {"report": str(page)}, as_json, table, f"report: {page}", out=folder / "dynamics.json")
 
 
 def _asked(
@@ -167,11 +173,13 @@ def _asked(
     """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
     from lens_fv.heads import instruction_contrast, rank_instruction_heads
     from lens_fv.training import make_probe
-    from lens_fv.vectors import extract_instruction
+    from lens_fv.vectors import extract_instruction, sweep_injection
 
     ranked_by |= {"n_shots": shots, "template": run.template}
     ranking = rank_instruction_heads(model, task, **ranked_by, folder=folder / "rankings", progress=True)
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
+    sweep = sweep_injection(model, task, vector, scales=SCALES, most_items=items, template=run.template)
+    vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
     vector.save(folder / "vectors" / f"{task.name}.safetensors")
     contrast, _ = instruction_contrast(model, task, **ranked_by)
     return make_probe(

@@ -135,7 +135,13 @@ def panel_layout(
         inner = {"showticklabels": False, "ticks": "", "title": {"text": ""}} if i % columns else {}
         above = {"title": {"text": ""}} if i + columns < n else {}
         layout[f"xaxis{at['xaxis'][1:]}"] = {**x, "domain": [start, start + width], "anchor": at["yaxis"], **above}
-        layout[f"yaxis{at['yaxis'][1:]}"] = {**y, "domain": [max(0.0, top - height), top], "anchor": at["xaxis"], **same, **inner}
+        layout[f"yaxis{at['yaxis'][1:]}"] = {
+            **y,
+            "domain": [max(0.0, top - height), top],
+            "anchor": at["xaxis"],
+            **same,
+            **inner,
+        }
         place = {"x": start, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         layout["annotations"].append({"text": plain(name), "showarrow": False, **place})
     return layout

@@ -1,5 +1,7 @@
 """finetune and dynamics, end to end, on a tiny model in a folder."""
 
+import json
+
 from test_commands import run  # noqa: F401
 
 TRAIN = ["--examples", "8", "--batch", "4", "--checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
@@ -31,6 +33,11 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert found["moments"][-1]["head_overlap"]["jaccard"] <= 1
     assert found["metrics"]["forgetting"] == found["metrics"]["average"] - found["metrics"]["final"]
     assert run("show", found["file"], model=False)[1]["kind"] == "Trajectory"
+    page = (tmp_path / found["report"]).read_text()
+    assert all(f'<th scope="row">{task}</th>' in page for task in ("antonym", "present-past", "synonym"))
+    figures = {file.stem for file in (tmp_path / "mine" / "dynamics" / "figures").glob("*.html")}
+    assert {"recovery", "forgetting", "abilities", "similarity", "plane", "heads-antonym"} <= figures
+    assert json.loads((tmp_path / "mine" / "dynamics" / "dynamics.json").read_text()) == found
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "moments").iterdir()}
     assert run("dynamics", "mine", "--task", "synonym", *ASK, model=False)[1] == found
     assert before == {file: file.stat().st_mtime_ns for file in before}

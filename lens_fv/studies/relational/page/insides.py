@@ -6,7 +6,7 @@ import numpy as np
 
 from lens_fv.plotting import interval_dots, transfer_heatmap
 from lens_fv.statistics import estimate
-from lens_fv.studies.relational.page.markdown import Block, Picture, Sheet, interval, p_value, table
+from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, table
 from lens_fv.studies.relational.page.pooling import Structure, structures, transfers, typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import DECODING, TAXONOMIES, TRANSFER, TYPICALITY

@@ -1,15 +1,13 @@
 """The study as a page in Markdown, with figures and tables beside it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
-from lens_fv.plotting import save_figures, theme
+from lens_fv.plotting import theme
+from lens_fv.studies.page.markdown import Block, table
+from lens_fv.studies.page.write import write_page
 from lens_fv.studies.relational.page.insides import alignment, decoding, transfer
-from lens_fv.studies.relational.page.markdown import Block, Picture, Sheet, table
 from lens_fv.studies.relational.page.recorded import Recorded, command
 from lens_fv.studies.relational.page.sections import completion, per_relation
 from lens_fv.studies.relational.page.solved import analogies
@@ -19,8 +17,6 @@ from lens_fv.studies.relational.run import PARTS
 
 SECTIONS = (completion, tuning, kinds, lists, transfer, carrying, decoding, alignment, analogies, per_relation)
 NAME = "relational"
-LARGEST = 1_000_000
-"""Bytes of an SVG figure; one that is larger is kept as PNG."""
 
 
 def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
@@ -44,15 +40,7 @@ def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
     runs = [Recorded(name, Path(folder)) for name, folder in studies.items()]
     with theme("print"):
         blocks = [*_opening(runs), *(block for section in SECTIONS for block in section(runs))]
-    files = _draw([block for block in blocks if isinstance(block, Picture)], out / NAME)
-    sheets = [block for block in blocks if isinstance(block, Sheet)]
-    for sheet in sheets:
-        write_whole(out / NAME / f"{sheet.name}.csv", sheet.csv())
-    text = [_written(block, files) for block in blocks if not isinstance(block, Sheet)]
-    if sheets:
-        links = ", ".join(f"[{sheet.name}.csv]({NAME}/{sheet.name}.csv)" for sheet in sheets)
-        text.append(f"## Numbers\n\nRelation by relation: {links}.")
-    return write_whole(out / f"{NAME}.md", "\n\n".join(text) + "\n")
+    return write_page(NAME, blocks, out)
 
 
 def _opening(runs: Sequence[Recorded]) -> list[Block]:
@@ -86,38 +74,3 @@ def _setting(value: object) -> object:
         return f"{len(value)}" if value and isinstance(value[0], str) else ", ".join(f"{x:g}" for x in value)
     # Where a data set lies on somebody's disk says nothing.
     return "given" if isinstance(value, str) else value
-
-
-def _draw(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
-    """The file of each figure. Only what the page shows is kept: no second format, and no JavaScript where images do."""
-    figures = {picture.name: picture.figure for picture in pictures}
-    files: dict[str, str] = {}
-    with TemporaryDirectory() as aside:
-        beside = Path(aside)
-        try:
-            for figure in figures.values():
-                # Readable on any page, dark ones too.
-                figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
-            save_figures(figures, beside, static=True)
-            for name in figures:
-                svg = beside / f"{name}.svg"
-                kept = svg if svg.stat().st_size <= LARGEST else svg.with_suffix(".png")
-                files[name] = write_whole(folder / kept.name, kept.read_bytes()).name
-        except LensFVError:
-            for figure in figures.values():
-                figure.update_layout(paper_bgcolor=None, plot_bgcolor=None)
-            for path in save_figures(figures, beside):
-                if path.suffix == ".html":
-                    files[path.stem] = write_whole(folder / path.name, path.read_bytes()).name
-            if files:
-                write_whole(folder / "plotly.min.js", (beside / "plotly.min.js").read_bytes())
-    return files
-
-
-def _written(block: Block, files: Mapping[str, str]) -> str:
-    if not isinstance(block, Picture):
-        return str(block)
-    file = files[block.name]
-    if file.endswith(".html"):
-        return f"[Figure: {block.caption}]({NAME}/{file})"
-    return f"![{re.sub(r'[][]', '', block.caption)}]({NAME}/{file})\n\n*{block.caption}*"

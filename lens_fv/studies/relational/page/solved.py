@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lens_fv.plotting import interval_dots
-from lens_fv.studies.relational.page.markdown import Block, Picture, Sheet, interval, p_value, points, table
+from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, points, table
 from lens_fv.studies.relational.page.pooling import Foreseen, Scores, analogy_scores, folds, foreseen
 from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import ANALOGIES, CONFIDENCE, labelled

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lens_fv.plotting import interval_dots, interval_lines
-from lens_fv.studies.relational.page.markdown import Block, Picture, interval, points, table
+from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 from lens_fv.studies.relational.page.pooling import Scores, result_scores, tuning_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import CARRYING, KINDS, LISTS, TUNING, labelled

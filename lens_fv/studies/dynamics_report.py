@@ -1,0 +1,105 @@
+"""A followed fine-tuning run as a page to look at."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from plotly.graph_objects import Figure
+
+from lens_fv.plotting import (
+    Section,
+    ability_curves,
+    forgetting_matrix,
+    head_change,
+    recovery_bars,
+    save_figures,
+    similarity_curves,
+    vector_plane,
+    write_report,
+)
+from lens_fv.training import FinetuneRun, Trajectory, Verdict
+
+
+def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged: Sequence[Verdict]) -> Path:
+    """Write `report.html`, and every figure by itself in `figures/`, to the folder `out`.
+
+    Args:
+        out: the folder.
+        run: the run.
+        path: what was followed.
+        judged: the verdicts at its end.
+
+    Raises:
+        LensFVError: a folder that cannot be written to.
+    """
+    figures: dict[str, Figure] = {
+        "recovery": recovery_bars(judged),
+        "forgetting": forgetting_matrix(path),
+        "abilities": ability_curves(path),
+        "similarity": similarity_curves(path),
+    }
+    if len(path.tasks) > 2:
+        figures["plane"] = vector_plane(path)
+    heads = {f"heads-{task}": head_change(path, task) for task in path.tasks if _ranked(path, task)}
+    save_figures(figures | heads, out / "figures")
+    sections = [
+        Section("What became of the tasks", _VERDICTS, (figures["recovery"],), _table(judged)),
+        Section("Task after task", _MATRIX, (figures["forgetting"],)),
+        Section("Instruction and knowledge", _ABILITIES, (figures["abilities"],)),
+        Section("Vectors", _VECTORS, tuple(figures[name] for name in ("similarity", "plane") if name in figures)),
+    ]
+    if heads:
+        sections.append(Section("Heads", _HEADS, tuple(heads.values())))
+    settings = run.about["settings"]
+    asked = ", ".join(task for task in path.tasks if task not in run.tasks)
+    intro = (
+        f"<p><b>{escape(run.about['model'])}</b> fine-tuned on {escape(', then '.join(run.stages))} "
+        f"({escape(settings['method'])}, {settings['n_examples']} examples of each task, {path.steps[-1]} steps)"
+        f"{escape(f'; asked about beside them: {asked}' if asked else '')}.</p>"
+        "<p>Made by <code>lens-fv dynamics</code>; every number is in <code>dynamics.json</code>.</p>"
+    )
+    title = f"What fine-tuning did to {run.about['model']}"
+    return write_report(out / "report.html", title=title, intro_html=intro, sections=sections)
+
+
+_VERDICTS = """Accuracy of test items behind the instruction, answers written whole by greedy decoding. Vectors are those of \
+the beginning, added to the instructed prompts of the end.
+
+Suppressed: accuracy was lost, the knowledge is kept and the task's vector restores accuracy. Overwritten: lost, the knowledge \
+fell, and the vector restores nothing. Undecided: lost, and neither is shown."""
+
+_MATRIX = "Accuracy of every task at the beginning and wherever the training of a task ends."
+
+_ABILITIES = """How much likelier the answers became, with 95 % intervals over items: behind the instruction, and in a cloze \
+that asks for the same without one. A task whose instruction line falls while its cloze line stays is no longer called up."""
+
+_VECTORS = """Cosine of each vector to what it was at the beginning; of the residual stream, where the vector is added, to the \
+vector of the beginning; and of what single heads write to what they wrote. All through the output projections of the \
+beginning."""
+
+_HEADS = """Mean indirect effect of every head: its mean output behind the instruction, put into prompts with a counterpart; \
+before, after, and the difference."""
+
+
+def _ranked(path: Trajectory, task: str) -> bool:
+    return not bool(path.effects[[0, -1], path.tasks.index(task)].isnan().any())
+
+
+def _table(judged: Sequence[Verdict]) -> tuple[list[str], list[list[object]]]:
+    header = ["task", "verdict", "before", "after", "with its vector", "recovered", "p (lost)", "p (restored)"]
+    header += ["knowledge (nats)", "low", "high", "items"]
+    rows: list[list[object]] = [
+        [
+            v.task,
+            v.judgement,
+            v.before,
+            v.after,
+            v.with_vector,
+            v.recovery if v.before > v.after else "",
+            v.p_lost,
+            v.p_restored,
+            *v.knowledge,
+        ]
+        for v in judged
+    ]
+    return header, rows
