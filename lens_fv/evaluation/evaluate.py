@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScores, score_answers
+from lens_fv.patching import AnswerScores, Edit, score_answers
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, random_like
@@ -98,7 +99,7 @@ class Evaluation(Artefact):
 def evaluate(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, Kind] | None = None,
+    vectors: Mapping[str, Kind | tuple[FunctionVector, ...]] | None = None,
     *,
     other: FunctionVector | None = None,
     split: Split | None = None,
@@ -115,8 +116,9 @@ def evaluate(
     Args:
         model: the model.
         task: the task.
-        vectors: by the name of their condition ("extracted", "tuned", ...); a soft prompt or an adapter will do as well. The
-            random control takes the norm and the place of the last one that is a vector.
+        vectors: by the name of their condition ("extracted", "tuned", ...); a soft prompt or an adapter will do as well, or
+            several vectors that go in together. The random control takes the norm and the place of the last one that is a
+            single vector.
         other: another relation's vector: the condition "other_relation".
         split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
         prompts: what the vectors are added to: zero-shot prompts, or few-shot prompts with shuffled labels.
@@ -138,13 +140,14 @@ def evaluate(
     items = split.test[:most_items]
     if not items:
         raise LensFVError(f"evaluate {task.name}: its test split is empty; it needs more pairs")
-    conditions: dict[str, Kind] = dict(vectors)
+    conditions = dict(vectors)
     directions = [v for v in vectors.values() if isinstance(v, FunctionVector)]
     if directions:
         conditions["random"] = random_like(directions[-1], seed=seed)
     if other is not None:
         conditions["other_relation"] = other
-    for kind in conditions.values():
+    together = {name: kind if isinstance(kind, tuple) else (kind,) for name, kind in conditions.items()}
+    for kind in chain(*together.values()):
         if not force:
             kind.provenance.check(model)
     shots = build_prompts(items, split.train, n_shots=n_shots, template=template, seed=seed)
@@ -153,15 +156,19 @@ def evaluate(
     else:
         plain = build_prompts(items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed)
     encoded, encoded_shots = encode_prompts(model, plain), encode_prompts(model, shots)
-    added = {name: v.edits() for name, v in conditions.items() if isinstance(v, FunctionVector)}
+    added: dict[str, list[Edit]] = {}
+    columns: dict[str, AnswerScores] = {}
+    for name, kinds in together.items():
+        for kind in kinds:
+            if isinstance(kind, FunctionVector):
+                added.setdefault(name, []).extend(kind.edits())
+            else:
+                about = f"{task.name}: {name}"
+                columns[name] = kind.score(model, encoded, what=about, force=force, progress=progress)
     scores = score_answers(model, encoded, [[], *added.values()], what=f"{task.name}: vectors", progress=progress)
     k_shot = score_answers(model, encoded_shots, [[]], what=f"{task.name}: {n_shots} shots", progress=progress)
-    columns = {"none": _column(scores, 0), "k_shot": k_shot} | {name: _column(scores, i) for i, name in enumerate(added, 1)}
-    columns |= {
-        name: kind.score(model, encoded, what=f"{task.name}: {name}", force=force, progress=progress)
-        for name, kind in conditions.items()
-        if not isinstance(kind, FunctionVector)
-    }
+    columns |= {"none": _column(scores, 0), "k_shot": k_shot}
+    columns |= {name: _column(scores, i) for i, name in enumerate(added, 1)}
     names = ("none", "k_shot", *conditions)
     joined = AnswerScores(*(torch.cat(each, 1) for each in zip(*(columns[name] for name in names), strict=True)))
     provenance = Provenance.of(

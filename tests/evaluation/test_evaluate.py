@@ -8,7 +8,7 @@ from scipy.stats import norm
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
 from lens_fv.patching import score_answers
-from lens_fv.tasks import EncodedPrompt, split_pairs
+from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
 FEW = {"pairs": 8, "steps": 5, "layer": 1}
@@ -54,6 +54,20 @@ def test_conditions_and_their_order(tiny_model, tmp_path):
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
     assert again.results == found.results
     assert "tuned" in repr(again)
+
+
+def test_vectors_that_go_in_together(tiny_model):
+    model, task = tiny_model("llama"), toy_task()
+    one, two = (tune(model, task, **{**FEW, "layer": layer}) for layer in (0, 1))
+    found = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
+    assert found.conditions == ("none", "k_shot", "one", "both", "random")
+    prompts = [zero_shot(pair) for pair in split_pairs(task, seed=0).test]
+    with one.applied(model), two.applied(model):
+        for i, (prompt, (answer, *others)) in enumerate((p, p.answers) for p in encode_prompts(model, prompts)):
+            if not others:
+                logits = model.forward(torch.tensor([[*prompt.tokens, *answer]]))[0, len(prompt.tokens) - 1 : -1]
+                expected = float(logits.log_softmax(-1)[range(len(answer)), list(answer)].sum())
+                assert float(found.logprob[i, 3]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_shuffled_prompts(tiny_model):
