@@ -62,12 +62,13 @@ def test_vectors_that_go_in_together(tiny_model):
     found = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
     assert found.conditions == ("none", "k_shot", "one", "both", "random")
     prompts = [zero_shot(pair) for pair in split_pairs(task, seed=0).test]
-    with one.applied(model), two.applied(model):
-        for i, (prompt, (answer, *others)) in enumerate((p, p.answers) for p in encode_prompts(model, prompts)):
-            if not others:
-                logits = model.forward(torch.tensor([[*prompt.tokens, *answer]]))[0, len(prompt.tokens) - 1 : -1]
-                expected = float(logits.log_softmax(-1)[range(len(answer)), list(answer)].sum())
-                assert float(found.logprob[i, 3]) == pytest.approx(expected, abs=1e-3)
+    for i, prompt in enumerate(encode_prompts(model, prompts)):
+        if len(prompt.answers) == 1:
+            (answer,), at = prompt.answers, len(prompt.tokens) - 1
+            with one.applied(model, position=at), two.applied(model, position=at):
+                logits = model.forward(torch.tensor([[*prompt.tokens, *answer]]))[0, at:-1]
+            expected = float(logits.log_softmax(-1)[range(len(answer)), list(answer)].sum())
+            assert float(found.logprob[i, 3]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_shuffled_prompts(tiny_model):
