@@ -213,7 +213,7 @@ def _moments(path: "Trajectory") -> list[dict[str, Any]]:
             "moment": name,
             "step": step,
             "task": task,
-            **{measure: curves[measure, task][step]._asdict() for measure in MEASURES},
+            **{measure: (e := curves[measure, task].get(step)) and e._asdict() for measure in MEASURES},
             **{key: float(value[m, t]) for key, value in columns.items()},
             "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
         }

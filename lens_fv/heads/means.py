@@ -7,8 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
+
+Keeper = Callable[[Tensor, Any], Tensor]
+TOKENS = 1024
+"""In one batch: what a small machine holds, and a large one does not wait for."""
 
 
 class HeadMeans(NamedTuple):
@@ -36,28 +40,19 @@ def head_outputs(
     model: LensModel, prompts: Sequence[Sequence[int]], *, tick: Callable[[], None] = lambda: None
 ) -> tuple[HeadMeans, Float[Tensor, "prompts layers heads d_head"]]:
     """`head_means`, and every prompt's own head outputs; `tick` is called after each prompt."""
-    z = torch.zeros(len(prompts), model.n_layers, model.n_heads, model.d_head, device=model.device)
+    seen = last_tokens(model, prompts, tick=tick)
     # `carry` is the least-squares gain from what the heads sum to onto what the residual stream gets, which is exact
     # where the gain is constant and needs no knowledge of the norm.
-    cross = torch.zeros(model.n_layers, model.d_model, device=model.device)
-    square, norm = torch.zeros_like(cross), torch.zeros(model.n_layers, device=model.device)
-    for own, prompt in zip(z, prompts, strict=True):
-        seen = _last_token(model, prompt, ("attn.hook_z", "hook_attn_out", "hook_resid_post"))
-        for layer in model.attention_layers:
-            own[layer] = seen["attn.hook_z"][layer].reshape(model.n_heads, model.d_head)
-            summed = model.head_write(layer, own[layer], include_bias=True).float()
-            cross[layer] += summed * seen["hook_attn_out"][layer]
-            square[layer] += summed.square()
-        for layer, resid in seen["hook_resid_post"].items():
-            norm[layer] += resid.norm() / len(prompts)
-        tick()
-    return HeadMeans(z.mean(0), cross / square.clamp(min=1e-30), norm), z
+    carry = torch.zeros(model.n_layers, model.d_model, device=model.device)
+    for layer in model.attention_layers:
+        summed = model.head_write(layer, seen.z[:, layer], include_bias=True).float()
+        carry[layer] = (summed * seen.attn_out[:, layer]).sum(0) / summed.square().sum(0).clamp(min=1e-30)
+    return HeadMeans(seen.z.mean(0), carry, seen.resid.norm(dim=-1).mean(0)), seen.z
 
 
 def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:
     """The residual stream after each layer, at the last token of each of `prompts` (token ids), in single precision."""
-    seen = (_last_token(model, prompt, ("hook_resid_post",))["hook_resid_post"] for prompt in prompts)
-    return torch.stack([torch.stack([states[layer] for layer in range(model.n_layers)]) for states in seen])
+    return last_tokens(model, prompts, heads=False).resid
 
 
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
@@ -68,17 +63,56 @@ def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Ten
     return resid_states(model, prompts).norm(dim=-1).mean(0).cpu()
 
 
-def _last_token(model: LensModel, prompt: Sequence[int], names: Sequence[str]) -> dict[str, dict[int, Tensor]]:
-    """For each hook name and layer that has it, what it sees at the last token, in single precision."""
-    seen: dict[str, dict[int, Tensor]] = {name: {} for name in names}
+class LastTokens(NamedTuple):
+    """What goes on at the last token of every prompt, in single precision.
 
-    def keep(name: str, layer: int) -> Hook:
-        def hook(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            seen[name][layer] = x[0, -1].float()
-            return x
+    Attributes:
+        z: each head's output before the output projection; 0 in layers without attention heads.
+        attn_out: what attention writes to the residual stream.
+        resid: the residual stream after each layer.
+    """
 
-        return f"blocks.{layer}.{name}", hook
+    z: Float[Tensor, "prompts layers heads d_head"]
+    attn_out: Float[Tensor, "prompts layers d_model"]
+    resid: Float[Tensor, "prompts layers d_model"]
 
-    hooks = [keep(name, layer) for layer in range(model.n_layers) for name in names]
-    model.run_body(torch.tensor([list(prompt)]), [hook for hook in hooks if hook[0] in model.hook_names])
-    return seen
+
+def last_tokens(
+    model: LensModel, prompts: Sequence[Sequence[int]], *, heads: bool = True, tick: Callable[[], None] = lambda: None
+) -> LastTokens:
+    """Run prompts (token ids) and keep their last tokens; with `heads=False` only the residual stream is kept.
+
+    Prompts of about the same length go together, and are filled up on the right, where in a causal decoder nothing looks.
+    """
+    n, layers = len(prompts), model.n_layers
+    z = torch.zeros(n, layers, model.n_heads, model.d_head, device=model.device)
+    found = LastTokens(z, *(torch.zeros(n, layers, model.d_model, device=model.device) for _ in range(2)))
+    into = {"attn.hook_z": z.flatten(2), "hook_attn_out": found.attn_out, "hook_resid_post": found.resid}
+    attention = model.attention_layers if heads else ()
+    where = {"attn.hook_z": attention, "hook_attn_out": attention, "hook_resid_post": range(layers)}
+    for rows in _batches(prompts):
+        at = [len(prompts[row]) - 1 for row in rows]
+        hooks = [(f"blocks.{layer}.{name}", _keeper(into[name], layer, rows, at)) for name in into for layer in where[name]]
+        filled = [list(prompts[row]) + [prompts[row][-1]] * (max(at) - here) for row, here in zip(rows, at, strict=True)]
+        model.run_body(torch.tensor(filled), [hook for hook in hooks if hook[0] in model.hook_names])
+        for _ in rows:
+            tick()
+    return found
+
+
+def _keeper(kept: Float[Tensor, "prompts layers width"], layer: int, rows: list[int], at: list[int]) -> Keeper:
+    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        kept[rows, layer] = x[range(len(rows)), at].flatten(1).float()
+        return x
+
+    return keep
+
+
+def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices of prompts that go together."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
+        if not batches or (len(batches[-1]) + 1) * len(prompts[row]) > TOKENS:
+            batches.append([])
+        batches[-1].append(row)
+    return batches

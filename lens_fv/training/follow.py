@@ -25,7 +25,8 @@ def follow(
 ) -> Trajectory:
     """Put the same questions to the model at the beginning of a run and at its checkpoints.
 
-    Heads are ranked again (where a probe says by what) at the beginning and wherever a task ends.
+    At the beginning and wherever a task ends they are also put in context, and heads are ranked again (if a probe has a
+    contrast); elsewhere not, as that takes more time than all the rest.
 
     Args:
         model: the model that the run began with; it is switched in place, and back at the end.
@@ -52,8 +53,8 @@ def follow(
                         tick()
                     continue
                 switch(model, run, checkpoint)
-                rank = checkpoint is None or checkpoint.last
-                moments.append(measure_moment(model, probes, name=name, step=step, rank=rank, seed=seed, tick=tick))
+                full = checkpoint is None or checkpoint.last
+                moments.append(measure_moment(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
                 if file is not None:
                     moments[-1].save(file)
     finally:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.heads import head_means, resid_states
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.indirect import indirect_effects
+from lens_fv.heads.means import last_tokens
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit, score_answers
 from lens_fv.tasks import EncodedPrompt
@@ -33,7 +33,7 @@ class Moment(Artefact):
         tasks: of the probes.
         correct: whether greedy decoding writes the answer behind the instruction.
         instructed: log-probability of the answer there, in nats a token.
-        in_context: as `correct`, with demonstrations.
+        in_context: as `correct`, with demonstrations; not a number where it was not asked.
         knowledge: log-probability of the answer in the cloze, in nats a token.
         added: as `correct`, with a vector added; see `ADDED`.
         alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector.
@@ -67,7 +67,7 @@ def measure_moment(
     *,
     name: str = "0",
     step: int = 0,
-    rank: bool = False,
+    full: bool = True,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> Moment:
@@ -78,7 +78,7 @@ def measure_moment(
         probes: at least one, all with as many heads.
         name: of the moment.
         step: since the run began.
-        rank: rank all heads again, by the probes that have a contrast.
+        full: ask in context, too, and rank all heads by the probes that have a contrast.
         seed: of the random vectors.
         tick: called after each probe.
 
@@ -89,7 +89,7 @@ def measure_moment(
         raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
     found: list[dict[str, Tensor]] = []
     for i, probe in enumerate(probes):
-        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, rank=rank))
+        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, full=full))
         tick()
     provenance = Provenance.of(
         model,
@@ -104,18 +104,17 @@ def measure_moment(
     return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
 
 
-def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, rank: bool) -> dict[str, Tensor]:
+def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, full: bool) -> dict[str, Tensor]:
     vector = probe.vector
     length = float(other.vector.vector.norm())
     like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
     branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), like.edits()]
     correct, instructed = _asked(model, probe.instructed, branches)
-    in_context, _ = _asked(model, probe.in_context, [[]])
     _, knowledge = _asked(model, probe.cloze, [[]])
-    states = resid_states(model, [p.tokens for p in probe.instructed])
+    in_context = _asked(model, probe.in_context, [[]])[0] if full else torch.full_like(knowledge, torch.nan)
+    z, _, states = last_tokens(model, [p.tokens for p in probe.instructed])
     direction = (vector.vector * vector.scale).to(states)
-    z = head_means(model, [p.tokens for p in probe.read]).z
-    written, now = _written(model, probe, z)
+    written, now = _written(model, probe, z.mean(0))
     return {
         "correct": correct[:, 0],
         "instructed": instructed[:, 0],
@@ -126,7 +125,7 @@ def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, rank: 
         "written": written,
         "written_now": now,
         "answer_rank": _answer_ranks(model, states, probe.instructed),
-        "effects": _effects(model, probe.contrast if rank else None, z),
+        "effects": _effects(model, probe.contrast if full else None, z.mean(0)),
     }
 
 

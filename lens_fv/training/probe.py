@@ -39,8 +39,7 @@ class Probe:
         vector: as it was at the beginning.
         heads: those of the vector, strongest first; behind them as many others, drawn at random: the control.
         projections: what each of them writes with, at the beginning.
-        read: prompts with the instruction, over which heads' outputs are averaged.
-        instructed: test items behind the instruction.
+        instructed: test items behind the instruction; over these prompts, too, heads' outputs are averaged.
         in_context: the same with demonstrations.
         cloze: the same items without an instruction, as sentences that the answer completes.
         contrast: prompts that all heads are ranked again by; None: they are not.
@@ -50,7 +49,6 @@ class Probe:
     vector: FunctionVector
     heads: tuple[HeadName, ...]
     projections: Float[Tensor, "heads d_head d_model"]
-    read: tuple[EncodedPrompt, ...]
     instructed: tuple[EncodedPrompt, ...]
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
@@ -65,7 +63,7 @@ class Probe:
     def prompts(self) -> tuple[EncodedPrompt, ...]:
         """All of them."""
         ranked = self.contrast.corrupted if self.contrast else ()
-        return (*self.read, *self.instructed, *self.in_context, *self.cloze, *ranked)
+        return (*self.instructed, *self.in_context, *self.cloze, *ranked)
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +82,6 @@ def make_probe(
     split: Split | None = None,
     n_shots: int = 0,
     n_context: int = 5,
-    n_read: int = 20,
     most_items: int = 40,
     template: PromptTemplate = TODD,
     seed: int = 0,
@@ -97,10 +94,9 @@ def make_probe(
         vector: of the task, with heads; see `extract_instruction`.
         contrast: rank all heads again by its corrupted prompts, at the beginning and the ends of tasks; see
             `instruction_contrast`.
-        split: default: `split_pairs(task, seed=seed)`; validation pairs are read, test pairs are asked about.
+        split: default: `split_pairs(task, seed=seed)`; its test pairs are asked about.
         n_shots: demonstrations behind the instruction.
         n_context: demonstrations of the in-context twin.
-        n_read: prompts to average heads' outputs over.
         most_items: test pairs.
         template: of all but the cloze.
         seed: of demonstrations, and of the control heads.
@@ -123,13 +119,12 @@ def make_probe(
         alone[:, head] = eye
         projections.append(model.head_write(layer, alone).float().cpu())
 
-    def ask(pairs: Sequence[Pair], shots: int, n: int | None = None) -> tuple[EncodedPrompt, ...]:
+    def ask(pairs: Sequence[Pair], shots: int) -> tuple[EncodedPrompt, ...]:
         """Prompts that take turns with the task's instructions."""
         made = build_prompts(
             pairs,
             split.train,
             n_shots=shots,
-            n_prompts=n,
             template=template,
             instruction=task.instructions,
             seed=seed,
@@ -143,7 +138,6 @@ def make_probe(
         vector=vector,
         heads=heads,
         projections=torch.stack(projections),
-        read=ask(split.validation, n_shots, n_read),
         instructed=ask(items, n_shots),
         in_context=ask(items, n_context),
         cloze=tuple(encode_prompts(model, sentences)),

@@ -88,7 +88,7 @@ class Trajectory(Artefact):
         }[measure]
 
     def curve(self, measure: Measure, task: str, *, change: bool = False) -> dict[int, Estimate]:
-        """A measure of one task by step, with bootstrap intervals over items.
+        """A measure of one task by step, where it was asked, with bootstrap intervals over items.
 
         Args:
             measure: one of `Measure`.
@@ -102,7 +102,8 @@ class Trajectory(Artefact):
             raise LensFVError(f"curve of {task}: the trajectory asks about {', '.join(self.tasks)}")
         rows = self.items(measure)[:, self.tasks.index(task)]
         rows = rows[:, ~rows[0].isnan()] - (rows[:1, ~rows[0].isnan()] if change else 0)
-        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in zip(self.steps, rows)}
+        asked = {step: row for step, row in zip(self.steps, rows) if not bool(row.isnan().any())}
+        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in asked.items()}
 
     @property
     def accuracy(self) -> Float[Tensor, "moments tasks"]:

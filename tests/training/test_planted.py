@@ -30,7 +30,7 @@ def probes(model):
 def probe(model, task):
     ranking = rank_instruction_heads(model, task, counterpart="none", n_clean=4, n_trials=4)
     vector = extract_instruction(model, task, ranking, n_heads=1)
-    return make_probe(model, task, vector, n_context=2, n_read=4)
+    return make_probe(model, task, vector, n_context=2)
 
 
 def path(model, probes, later):

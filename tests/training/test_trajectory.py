@@ -8,7 +8,7 @@ from helpers import toy_task
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
-from lens_fv.heads import instruction_contrast, rank_instruction_heads
+from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs
 from lens_fv.training import FinetuneSettings, Trajectory, finetune, follow, make_probe, measure_moment, switch
@@ -18,7 +18,7 @@ TASKS = [
     replace(toy_task(name="one"), instructions=("Say it.", "Write it."), clozes=("After {input} comes",)),
     replace(toy_task(n=32, name="two"), instructions=("Name it.",), clozes=("{input} is", "And {input}:")),
 ]
-ASKED = {"n_read": 4, "most_items": 5, "n_context": 2}
+ASKED = {"most_items": 5, "n_context": 2}
 
 
 def probe(model, task, **options):
@@ -91,7 +91,7 @@ def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
         for i, prompt in enumerate(each.in_context):
             assert bool(found.in_context[t, i]) == any(said(model, prompt.tokens, answer)[0] for answer in prompt.answers)
         for h, (layer, head) in enumerate(each.heads):
-            z = [last_token(model, prompt.tokens, f"blocks.{layer}.attn.hook_z", head) for prompt in each.read]
+            z = [last_token(model, prompt.tokens, f"blocks.{layer}.attn.hook_z", head) for prompt in each.instructed]
             written = torch.stack(z).mean(0) @ model.tl.blocks[layer].attn.W_O[head]
             torch.testing.assert_close(found.written[t, h], written, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found.written_now[t, h], written, atol=1e-5, rtol=1e-4)
@@ -155,15 +155,17 @@ def run(model_folder, tmp_path_factory):
 def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     model = load_model(model_folder)
     settings = {"n_clean": 3, "n_trials": 2, "counterpart": "none"}
-    ranking = rank_instruction_heads(model, TASKS[0], **settings)
     contrast, _ = instruction_contrast(model, TASKS[0], **settings)
-    one = replace(probe(model, TASKS[0]), contrast=contrast, read=tuple(contrast.clean))
+    one = probe(model, TASKS[0], contrast=contrast)
     two = probe(model, TASKS[1])
     path = follow(model, run, [one, two])
-    torch.testing.assert_close(path.effects[0, 0], ranking.mean)
+    settings["source"] = head_means(model, [p.tokens for p in one.instructed])
+    torch.testing.assert_close(path.effects[0, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     ranked = ~path.effects.isnan().flatten(2).any(-1)
     assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.moments]
+    assert path.in_context.isnan().all(-1).tolist() == [[name not in ("0", "0-one/4", "1-two/4")] * 2 for name in path.moments]
     switch(model, run, run.checkpoints[-1])
+    settings["source"] = head_means(model, [p.tokens for p in one.instructed])
     torch.testing.assert_close(path.effects[-1, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     assert path.head_overlaps()[0][0].jaccard == 1
 
