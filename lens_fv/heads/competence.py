@@ -61,7 +61,7 @@ def competence(
     items: Sequence[Pair] | None = None,
     n_shots: int = 10,
     template: PromptTemplate = TODD,
-    instruction: str | None = None,
+    instruction: str | Sequence[str] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Competence:
@@ -77,7 +77,7 @@ def competence(
         items: pairs to ask about; default: its validation part, so that the test part stays unseen by choices.
         n_shots: demonstrations a prompt.
         template: how prompts are written.
-        instruction: in front of them.
+        instruction: in front of them; prompts take turns with several.
         seed: of split and demonstrations.
         folder: keep the result there; one that was made in the same way is loaded, not made again.
     """

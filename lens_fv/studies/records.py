@@ -1,12 +1,33 @@
 """Results that a long run has so far: asked for again, they are read instead of made."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], *, may_grow: str) -> None:
+    """Write down what a study is run with; or see that it goes on with what it was begun with.
+
+    Args:
+        folder: of the study; `study.json` in it holds the settings.
+        settings: of JSON's kinds.
+        may_grow: the one that is a list to which more may be added.
+
+    Raises:
+        LensFVError: the folder was run with others.
+    """
+    said, path = json.loads(json.dumps(settings)), folder / "study.json"
+    before = dict(Records(path).items())
+    other = [key for key, value in before.items() if said.get(key) != value]
+    if said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
+        other = [key for key in other if key != may_grow]
+    if other:
+        raise LensFVError(f"go on with the study in {folder}: it was run with other {', '.join(other)}; choose another folder")
+    write_whole(path, json.dumps(said, indent=1))
 
 
 class Records:

@@ -24,6 +24,7 @@ from lens_fv.tasks import (
     build_prompts,
     encode_prompts,
     split_pairs,
+    zero_shot,
 )
 from lens_fv.vectors import FunctionVector
 
@@ -41,7 +42,8 @@ class Probe:
         projections: what each of them writes with, at the beginning.
         instructed: test items behind the instruction; over these prompts, too, heads' outputs are averaged.
         in_context: the same with demonstrations.
-        cloze: the same items without an instruction, as sentences that the answer completes.
+        cloze: the same items without an instruction, as sentences that the answer completes; or, of a task without clozes,
+            as the instructed prompts less the instruction.
         contrast: prompts that all heads are ranked again by; None: they are not.
     """
 
@@ -90,7 +92,7 @@ def make_probe(
 
     Args:
         model: the model at the beginning.
-        task: with instructions and a cloze.
+        task: with instructions.
         vector: of the task, with heads; see `extract_instruction`.
         contrast: rank all heads again by its corrupted prompts, at the beginning and the ends of tasks; see
             `instruction_contrast`.
@@ -102,11 +104,11 @@ def make_probe(
         seed: of demonstrations, and of the control heads.
 
     Raises:
-        LensFVError: a task without instruction or cloze, a vector of another model or without heads, or too few other heads.
+        LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads.
     """
     vector.provenance.check(model)
-    if not task.instructions or not task.clozes:
-        raise LensFVError(f"probe {task.name}: it has {len(task.instructions)} instructions and {len(task.clozes)} clozes")
+    if not task.instructions:
+        raise LensFVError(f"probe {task.name}: it has no instructions; give some")
     rest = [(a, b) for a in model.attention_layers for b in range(model.n_heads) if (a, b) not in vector.heads]
     if not vector.heads or len(rest) < len(vector.heads):
         raise LensFVError(f"probe {task.name}: its vector has {len(vector.heads)} heads, and {len(rest)} are left as a control")
@@ -132,7 +134,9 @@ def make_probe(
         return tuple(encode_prompts(model, made))
 
     items = split.test[:most_items]
-    sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
+    sentences = [zero_shot(pair, template=template) for pair in items]
+    if task.clozes:
+        sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
     return Probe(
         task=task.name,
         vector=vector,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching import Edit
 
 Site = Literal["resid_post", "state", "heads"]
+V = TypeVar("V", bound="FunctionVector")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -56,7 +57,7 @@ class FunctionVector(Artefact):
         """Its length, in units of the residual stream's at its layer."""
         return float(self.vector.norm()) / self.resid_norm
 
-    def at(self, *, layer: int | None = None, site: Site | None = None, scale: float | None = None) -> "FunctionVector":
+    def at(self: V, *, layer: int | None = None, site: Site | None = None, scale: float | None = None) -> V:
         """The same vector applied elsewhere or otherwise. `resid_norm` stays the unit of the layer it was made at."""
         return replace(
             self,

@@ -10,7 +10,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
 from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
-from lens_fv.tasks import encode_prompts, few_shot, split_pairs
+from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.training import FinetuneSettings, Trajectory, finetune, follow, make_probe, measure_moment, switch
 from lens_fv.vectors import extract_instruction
 
@@ -67,6 +67,8 @@ def test_questions_are_those_of_the_test_items(tiny_model, probes):
     for encoded, pair in zip(probes[0].cloze, items, strict=True):
         assert list(encoded.tokens) == model.encode(f"After {pair.input} comes")
         assert model.tokenizer.decode(encoded.answers[0]) == f" {pair.output}"
+    bare = make_probe(model, replace(TASKS[0], clozes=()), probes[0].vector, **ASKED).cloze
+    assert list(bare) == encode_prompts(model, [zero_shot(pair) for pair in items])
     assert probes[0].heads[:2] == probes[0].vector.heads
     assert len(set(probes[0].heads)) == 4
 
@@ -197,8 +199,8 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
 
 def test_what_cannot_be_probed_is_said(tiny_model, probes):
     model = tiny_model("llama")
-    with pytest.raises(LensFVError, match="probe one: it has 2 instructions and 0 clozes"):
-        make_probe(model, replace(TASKS[0], clozes=()), probes[0].vector)
+    with pytest.raises(LensFVError, match="probe one: it has no instructions; give some"):
+        make_probe(model, replace(TASKS[0], instructions=()), probes[0].vector)
     heads = tuple((layer, head) for layer in range(3) for head in range(4))
     everything = replace(probes[0].vector, heads=heads, head_outputs=torch.zeros(12, 8))
     with pytest.raises(LensFVError, match="its vector has 12 heads, and 0 are left as a control"):

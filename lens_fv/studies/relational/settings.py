@@ -1,6 +1,5 @@
 """How much the study does, and where it keeps what it has so far."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -8,10 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
-from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
 from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.records import Records
+from lens_fv.studies.records import Records, check_settings
 from lens_fv.tasks import Task, list_tasks, load_task
 
 Method = Literal["tuned", "extracted", "shuffled"]
@@ -120,17 +117,8 @@ class Study:
     def __init__(self, model: LensModel, folder: str | Path, settings: RelationalSettings, *, progress: bool = False) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
-        said = json.loads(json.dumps({"model": model.name, "revision": model.revision, **asdict(settings)}))
-        path = self.folder / "study.json"
-        before = dict(Records(path).items())
-        other = [key for key, value in before.items() if said.get(key) != value]
-        if said["seeds"][: len(before.get("seeds", ()))] == before.get("seeds"):
-            other = [key for key in other if key != "seeds"]
-        if other:
-            raise LensFVError(
-                f"go on with the study in {self.folder}: it was run with other {', '.join(other)}; choose another folder"
-            )
-        write_whole(path, json.dumps(said, indent=1))
+        about = {"model": model.name, "revision": model.revision, **asdict(settings)}
+        check_settings(self.folder, about, may_grow="seeds")
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -1,0 +1,62 @@
+"""The study of instructed tasks from end to end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.studies.instruction.injection import compare_counterparts, inject
+from lens_fv.studies.instruction.sequences import follow_sequences
+from lens_fv.studies.instruction.settings import InstructionSettings, Study
+from lens_fv.studies.instruction.start import teach
+
+PARTS: Mapping[str, Callable[[Study], None]] = {
+    "start": teach,
+    "sequences": follow_sequences,
+    "injection": inject,
+    "counterparts": compare_counterparts,
+}
+
+
+def run_instruction(
+    model: str,
+    folder: str | Path,
+    settings: InstructionSettings | None = None,
+    *,
+    parts: Sequence[str] = tuple(PARTS),
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    progress: bool = False,
+) -> Study:
+    """Run the study, or go on with it: what the folder holds is not made again.
+
+    Args:
+        model: what `load_model` takes.
+        folder: where runs, vectors, moments and records are kept.
+        settings: what is run.
+        parts: some of `PARTS`, in their order.
+        device: see `load_model`.
+        dtype: see `load_model`.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
+    """
+    check_parts(parts)
+    study = Study(model, folder, settings or InstructionSettings(), device=device, dtype=dtype, progress=progress)
+    for name, run in PARTS.items():
+        if name in parts:
+            run(study)
+    return study
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Complain about a part that there is not.
+
+    Raises:
+        LensFVError: one of them.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")

@@ -1,0 +1,75 @@
+"""What fine-tuning on one sequence of tasks after another does to all of them."""
+
+from dataclasses import replace
+
+from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
+from lens_fv.heads.instructed import Uninformative
+from lens_fv.studies.instruction.settings import Study
+from lens_fv.studies.instruction.start import entered
+from lens_fv.tasks import Task
+from lens_fv.training import Probe, finetune, follow, make_probe
+from lens_fv.vectors import InstructionVector, extract_instruction, sweep_injection
+
+
+def follow_sequences(study: Study) -> None:
+    """Train every sequence with every seed, and follow it: FOLDER/SEED-SEQUENCE/trajectory.safetensors."""
+    for seed in study.settings.seeds:
+        for name in study.settings.sequences:
+            folder = study.folder / f"{seed}-{name}"
+            if (folder / "trajectory.safetensors").is_file():
+                continue
+            settings = replace(study.settings.training, mixed=False, seed=seed)
+            run = finetune(
+                study.start(seed), study.sequence(name), folder / "run", settings, **study.place, progress=study.progress
+            )
+            model = study.load(study.start(seed))
+            probes = [_probe(study, task, seed) for task in entered(study, seed).values()]
+            path = follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
+            path.save(folder / "trajectory.safetensors")
+
+
+def _ranking(study: Study, task: Task, seed: int, counterpart: Uninformative) -> HeadRanking:
+    """Of a task's heads at the beginning; kept."""
+    s = study.settings
+    return rank_instruction_heads(
+        study.load(study.start(seed)),
+        task,
+        counterpart=counterpart,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        seed=seed,
+        folder=study.folder / f"rankings-{seed}",
+        progress=study.progress,
+    )
+
+
+def vector(study: Study, task: Task, seed: int, counterpart: Uninformative | None = None) -> InstructionVector:
+    """A task's vector at the beginning, where and as strong as it makes validation answers likeliest; kept."""
+    s, against = study.settings, counterpart or study.settings.counterpart
+    file = study.folder / f"vectors-{seed}" / against / f"{task.name}.safetensors"
+    if file.is_file():
+        return InstructionVector.load(file)
+    model = study.load(study.start(seed))
+    made = extract_instruction(model, task, _ranking(study, task, seed, against), n_heads=s.n_heads)
+    best = sweep_injection(model, task, made, scales=s.scales, most_items=s.most_items).best("logprob")
+    made = made.at(layer=best.layer, scale=best.scale)
+    made.save(file)
+    return made
+
+
+def _probe(study: Study, task: Task, seed: int) -> Probe:
+    s, model = study.settings, study.load(study.start(seed))
+    contrast, _ = instruction_contrast(
+        model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
+    )
+    return make_probe(
+        model,
+        task,
+        vector(study, task, seed),
+        contrast=contrast,
+        n_shots=s.n_shots,
+        n_context=s.n_context,
+        most_items=s.most_items,
+        seed=seed,
+    )

@@ -1,0 +1,49 @@
+"""Something to forget: the model is taught a mixture of the tasks, and those enter that it then follows."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lens_fv.heads import competence
+from lens_fv.progress import progress_bar
+from lens_fv.studies.instruction.settings import Study
+from lens_fv.tasks import Task
+from lens_fv.training import export_checkpoint, finetune
+
+
+def teach(study: Study) -> None:
+    """Make every seed's starting model, and ask it and the untaught one about validation pairs of every task."""
+    records, s = study.records("start"), study.settings
+    for seed in s.seeds:
+        taught = study.start(seed)
+        if s.mixture and not Path(taught).is_dir():
+            settings = replace(s.mixture, mixed=True, seed=seed)
+            folder = study.folder / f"mixture-{seed}"
+            tasks = list(study.tasks.values())
+            run = finetune(study.model, tasks, folder, settings, **study.place, progress=study.progress)
+            export_checkpoint(run, taught)
+        with progress_bar(f"who follows instructions, seed {seed}", 2 * len(study.tasks), show=study.progress) as tick:
+            for when, model in (("before", study.model), ("after", taught)):
+                for name, task in study.tasks.items():
+                    records.once(f"{seed}/{when}/{name}", partial(_followed, study, model, task, seed))
+                    tick()
+
+
+def _followed(study: Study, model: str | Path, task: Task, seed: int) -> dict[str, Any]:
+    found = competence(study.load(model), task, n_shots=study.settings.n_shots, instruction=task.instructions, seed=seed)
+    return {"right": found.right.tolist(), "majority": found.majority}
+
+
+def entered(study: Study, seed: int) -> dict[str, Task]:
+    """Tasks that the starting model follows: the whole interval of its accuracy is above what one same answer would score."""
+    records = dict(study.records("start").items())
+    return {name: task for name, task in study.tasks.items() if enters(records[f"{seed}/after/{name}"])}
+
+
+def enters(record: dict[str, Any]) -> bool:
+    """Whether a task of this record enters the study."""
+    from lens_fv.statistics import wilson_interval
+
+    right = record["right"]
+    return wilson_interval(sum(right), len(right))[0] > record["majority"]
