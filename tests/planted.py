@@ -51,7 +51,16 @@ def planted_tasks() -> list[Task]:
 
 
 def planted_model(folder: Path, *, deaf: bool = False, forgotten: Collection[int] = ()) -> LensModel:
-    """The model.
+    """The model, as it is, or as something else would have left it; see `planted_weights`."""
+    hf = planted_weights(folder, deaf=deaf, forgotten=forgotten)
+    bridge = TransformerBridge.boot_transformers(
+        "planted", hf_model=hf, tokenizer=transformers.AutoTokenizer.from_pretrained(folder)
+    )
+    return LensModel.wrap(bridge, name="planted", prepend_bos=True)
+
+
+def planted_weights(folder: Path, *, deaf: bool = False, forgotten: Collection[int] = ()) -> transformers.GPT2LMHeadModel:
+    """The model as transformers has it.
 
     Args:
         folder: for its tokenizer.
@@ -90,10 +99,7 @@ def planted_model(folder: Path, *, deaf: bool = False, forgotten: Collection[int
         _know(hf.transformer.h[1].mlp, set(forgotten))
         for i in range(N_WORDS):
             hf.lm_head.weight[ids[f"out{i}"]] += feature(ANSWER + i)
-    bridge = TransformerBridge.boot_transformers(
-        "planted", hf_model=hf, tokenizer=transformers.AutoTokenizer.from_pretrained(folder)
-    )
-    return LensModel.wrap(bridge, name="planted", prepend_bos=True)
+    return hf
 
 
 def _embed(hf: transformers.GPT2LMHeadModel, ids: dict[str, int]) -> None:

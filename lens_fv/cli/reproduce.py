@@ -15,11 +15,6 @@ reproduce = typer.Typer(help="Run a study from end to end and write its report."
 MODELS = ("smollm2-135m", "gemma-3-270m")
 
 
-@reproduce.callback()
-def _group() -> None:
-    """Keeps the name of the study a word of the command while there is one study."""
-
-
 @reproduce.command()
 def relational(
     model: Annotated[
@@ -56,24 +51,85 @@ def relational(
 
     Writes vectors and records to --work, and the report to --out: relational.md, its figures and tables (CSV) in relational/.
     """
-    from lens_fv.errors import LensFVError
     from lens_fv.studies.relational.page.report import write_relational_report
 
-    names = model or list(MODELS)
-    if report_only:
-        names = model or sorted(path.parent.name for path in work.glob("*/study.json"))
-        if not names:
-            raise LensFVError(f"report on what {work} holds: no study is there; run one first, or name its folder by --work")
-    folders = {Path(name).name: work / Path(name).name for name in names}
-    if len(folders) < len(names):
-        raise LensFVError(
-            f"run {', '.join(names)}: two of them would share a folder in {work}; run them into two --work folders"
-        )
+    names, folders = _folders(model or (None if report_only else list(MODELS)), work)
     if not report_only:
         _run(names, list(folders.values()), part, task, seeds, seed, semeval, quick, device, dtype)
     page = write_relational_report(folders, out)
     payload = {"page": str(page), "work": str(work), "models": {name: _summary(name, f) for name, f in folders.items()}}
     emit(payload, as_json, _table(payload["models"]), f"written to {page}")
+
+
+@reproduce.command()
+def instruction(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Several times; default: smollm2-135m. One runs after the other.")
+    ] = None,
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks (relations or files) in the order of training, with commas; several times; default: three."),
+    ] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Several times: start, sequences, injection, counterparts.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many, from --seed on; default: 3, with --quick 1.")] = None,
+    work: Annotated[
+        Path, typer.Option(help="Where runs, vectors and records are kept, a folder for each model; a study goes on.")
+    ] = Path("instruction-study"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look: one sequence, one seed, few examples, trials and test pairs.")
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report on what --work holds (of --model, if given), and load no model.")
+    ] = False,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the report.")] = Path("docs/results"),
+) -> None:
+    """Put the claims about fine-tuning and instruction vectors to the test: what is lost, and is it gone?
+
+    Writes runs, vectors and records to --work, and the report to --out: instruction.md, figures and tables in instruction/.
+    """
+    from lens_fv.studies.instruction.page.losses import lost_tasks
+    from lens_fv.studies.instruction.page.recorded import Recorded
+    from lens_fv.studies.instruction.page.report import write_instruction_report
+    from lens_fv.studies.instruction.run import PARTS, check_parts, run_instruction
+    from lens_fv.studies.instruction.settings import InstructionSettings
+
+    names, folders = _folders(model or (None if report_only else list(MODELS[:1])), work)
+    if not report_only:
+        parts = part or list(PARTS)
+        check_parts(parts)
+        given = [tuple(tasks.split(",")) for tasks in sequence] if sequence else None
+        settings = InstructionSettings.chosen(quick=quick, sequences=given, first_seed=seed, n_seeds=seeds)
+        for name, folder in zip(names, folders.values(), strict=True):
+            run_instruction(name, folder, settings, parts=parts, device=device, dtype=dtype, progress=True)
+    page = write_instruction_report(folders, out)
+    found: dict[str, Any] = {}
+    table = Table("model", "runs", "lost", "suppressed", "overwritten", title="tasks of runs", title_justify="left", box=None)
+    for name, folder in folders.items():
+        run = Recorded(name, folder)
+        judged = [each.verdict.judgement for each in lost_tasks(run)]
+        found[name] = {"folder": str(folder), "runs": len(run.followed), "lost": len(judged)}
+        found[name] |= {kind: judged.count(kind) for kind in ("suppressed", "overwritten", "undecided")}
+        table.add_row(name, *(str(found[name][key]) for key in ("runs", "lost", "suppressed", "overwritten")))
+    emit({"page": str(page), "work": str(work), "models": found}, as_json, table, f"written to {page}")
+
+
+def _folders(models: list[str] | None, work: Path) -> tuple[list[str], dict[str, Path]]:
+    """The models, and each one's folder; without models those that are in the folder already."""
+    from lens_fv.errors import LensFVError
+
+    names = models or sorted(path.parent.name for path in work.glob("*/study.json"))
+    if not names:
+        raise LensFVError(f"report on what {work} holds: no study is there; run one first, or name its folder by --work")
+    folders = {Path(name).name: work / Path(name).name for name in names}
+    if len(folders) < len(names):
+        raise LensFVError(
+            f"run {', '.join(names)}: two of them would share a folder in {work}; run them into two --work folders"
+        )
+    return names, folders
 
 
 def _run(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.loading import dtype_named
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import hushed, quiet_transformers
 from lens_fv.model.weights import find_model, load_transformers
 from lens_fv.training.run import Checkpoint, FinetuneRun
 
@@ -74,8 +74,9 @@ def export_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        hf_model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        with quiet_transformers():
+            hf_model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -1,9 +1,11 @@
 """How much the study does, and where it keeps what it has so far."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,6 +61,11 @@ class InstructionSettings:
     def tasks(self) -> tuple[str, ...]:
         """Of all sequences, each once."""
         return tuple(dict.fromkeys(task for sequence in self.sequences.values() for task in sequence))
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def chosen(
@@ -120,7 +127,7 @@ class Study:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self.place = {"device": device, "dtype": dtype}
         self._loaded: tuple[str, LensModel] | None = None
-        check_settings(self.folder, {"model": model, **asdict(settings)}, may_grow="seeds")
+        check_settings(self.folder, {"model": model, **settings.said}, may_grow="seeds")
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

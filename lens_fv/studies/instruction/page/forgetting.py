@@ -1,0 +1,60 @@
+"""The page's section on what was lost, and its figures."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from lens_fv.plotting import (
+    ability_curves,
+    forgetting_matrix,
+    head_change,
+    recovery_bars,
+    similarity_curves,
+    vector_plane,
+)
+from lens_fv.studies.instruction.page.recorded import Recorded
+from lens_fv.studies.page.markdown import NONE, Block, Picture, table
+
+JUDGEMENTS = ("kept", "suppressed", "overwritten", "undecided")
+
+
+def forgetting(run: Recorded) -> list[Block]:
+    """The metrics of continual learning, and who was lost."""
+    if not run.followed:
+        return []
+    names = ("average", "final", "forgetting", "general", "in_context")
+    rows: list[list[object]] = []
+    for sequence, tasks in run.settings["sequences"].items():
+        kept = [m for each in run.followed if each.sequence == sequence for m in [each.metrics] if m is not None]
+        columns = [[getattr(metrics, name) for metrics in kept] for name in names]
+        means = [f"{np.mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" if v else NONE for v in columns]
+        rows.append([sequence, ", ".join(tasks), *means])
+    judged = [("trained" if v.task in each.trained else "not trained", v) for each in run.followed for v in each.verdicts]
+    counts = Counter((who, verdict.judgement) for who, verdict in judged)
+    of = [[who, *(counts[who, judgement] for judgement in JUDGEMENTS)] for who in ("trained", "not trained")]
+    return [
+        f"### Forgetting\n\nMean over {len(run.settings['seeds'])} seeds, and their range.",
+        table(["sequence", "tasks", "AP", "FP", "Forget", "GP", "IP"], rows, words=2),
+        "What became of tasks at the end of a sequence (tasks of runs):",
+        table(["tasks", *JUDGEMENTS], of),
+        *_figures(run),
+    ]
+
+
+def _figures(run: Recorded) -> Iterator[Picture]:
+    for each in run.followed:
+        if each.seed != run.settings["seeds"][0]:
+            continue
+        about = f"{run.name}, {each.sequence} ({', then '.join(each.trained)}), seed {each.seed}."
+        name = f"{run.slug}-{{}}-{each.sequence}"
+        yield Picture(name.format("forgetting"), f"Accuracy behind the instruction. {about}", forgetting_matrix(each.path))
+        yield Picture(name.format("recovery"), f"Accuracy with and without vectors. {about}", recovery_bars(each.verdicts))
+        yield Picture(name.format("abilities"), f"How much likelier answers became. {about}", ability_curves(each.path))
+        yield Picture(name.format("similarity"), f"Cosine to the beginning. {about}", similarity_curves(each.path))
+        if len(each.path.tasks) > 2:
+            yield Picture(name.format("plane"), f"Vectors from before to after. {about}", vector_plane(each.path))
+        ranked = [v.task for v in each.verdicts if v.judgement != "kept"]
+        for task in ranked[:1]:
+            if not each.path.effects[[0, -1], each.path.tasks.index(task)].isnan().any():
+                yield Picture(name.format("heads"), f"Effects of heads on {task}. {about}", head_change(each.path, task))

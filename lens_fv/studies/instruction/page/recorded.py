@@ -1,0 +1,99 @@
+"""A finished or unfinished study as it lies in its folder: no model is loaded to read it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lens_fv.errors import LensFVError
+from lens_fv.studies.instruction.settings import InstructionSettings
+from lens_fv.studies.records import Records
+from lens_fv.training import Continual, FinetuneRun, Trajectory, Verdict, continual, verdicts
+
+
+class Followed(NamedTuple):
+    """One sequence with one seed.
+
+    Attributes:
+        seed, sequence: which.
+        trained: its tasks, in order.
+        path: what became of all tasks.
+        verdicts: at its end.
+    """
+
+    seed: int
+    sequence: str
+    trained: tuple[str, ...]
+    path: Trajectory
+    verdicts: list[Verdict]
+
+    @property
+    def metrics(self) -> Continual | None:
+        """Of continual learning; None if a trained task did not enter the study."""
+        return continual(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one model's folder holds.
+
+    Attributes:
+        name: of the model.
+        folder: of the study.
+
+    Raises:
+        LensFVError: there is no study.
+    """
+
+    name: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "study.json").is_file():
+            raise LensFVError(f"report on {self.name}: there is no study in {self.folder}; run `lens-fv reproduce instruction`")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """See `InstructionSettings`; and the model."""
+        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+
+    @property
+    def slug(self) -> str:
+        """The name, as part of a file's."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The records of a part, none if it was not run yet."""
+        return dict(Records(self.folder / f"{name}.json").items())
+
+    @cached_property
+    def followed(self) -> list[Followed]:
+        """Sequences that were followed to their end."""
+        return list(self._followed())
+
+    def _followed(self) -> Iterator[Followed]:
+        for name in self.settings["sequences"]:
+            for seed in self.settings["seeds"]:
+                file = self.folder / f"{seed}-{name}" / "trajectory.safetensors"
+                if file.is_file():
+                    path = Trajectory.load(file)
+                    trained = tuple(FinetuneRun(file.parent / "run").tasks)
+                    yield Followed(seed, name, trained, path, verdicts(path))
+
+    @property
+    def command(self) -> str | None:
+        """The command that runs the same; None: its options cannot say it."""
+        s = self.settings
+        for quick in (False, True):
+            for sequences in (None, list(s["sequences"].values())):
+                given = InstructionSettings.chosen(
+                    quick=quick, sequences=sequences, first_seed=s["seeds"][0], n_seeds=len(s["seeds"])
+                )
+                if {"model": s["model"], **given.said} == s:
+                    words = ["lens-fv reproduce instruction", f"--model {s['model']}"]
+                    words += [f"--sequence {','.join(tasks)}" for tasks in sequences or ()] + ["--quick"] * quick
+                    return " ".join([*words, f"--seeds {len(s['seeds'])} --seed {s['seeds'][0]}"])
+        return None

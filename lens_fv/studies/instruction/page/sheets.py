@@ -1,0 +1,56 @@
+"""The page's numbers one by one."""
+
+from lens_fv.studies.instruction.page.recorded import Recorded
+from lens_fv.studies.page.markdown import Sheet
+from lens_fv.training.trajectory import MEASURES
+
+
+def verdicts_sheet(run: Recorded) -> Sheet:
+    """Every task of every run, judged."""
+    header = [
+        "sequence",
+        "seed",
+        "task",
+        "trained",
+        "verdict",
+        "before",
+        "after",
+        "with vector",
+        "with random",
+        "with another's",
+    ]
+    header += ["recovery", "p lost", "p restored", "knowledge", "low", "high", "items"]
+    rows = [
+        [
+            each.sequence,
+            each.seed,
+            v.task,
+            v.task in each.trained,
+            v.judgement,
+            v.before,
+            v.after,
+            v.with_vector,
+            v.with_random,
+            v.with_other,
+            v.recovery,
+            v.p_lost,
+            v.p_restored,
+            *v.knowledge,
+        ]
+        for each in run.followed
+        for v in each.verdicts
+    ]
+    return Sheet(f"{run.slug}-verdicts", header, rows)
+
+
+def moments_sheet(run: Recorded) -> Sheet:
+    """Every measure at every moment."""
+    header = ["sequence", "seed", "moment", "step", "task", "measure", "mean", "low", "high", "items"]
+    rows = [
+        [each.sequence, each.seed, each.path.moments[each.path.steps.index(step)], step, task, measure, *found]
+        for each in run.followed
+        for task in each.path.tasks
+        for measure in MEASURES
+        for step, found in each.path.curve(measure, task).items()
+    ]
+    return Sheet(f"{run.slug}-moments", header, rows)
