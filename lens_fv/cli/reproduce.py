@@ -71,6 +71,7 @@ def instruction(
         typer.Option(help="Tasks (relations or files) in the order of training, with commas; several times; default: three."),
     ] = None,
     part: Annotated[list[str] | None, typer.Option(help="Several times: start, sequences, injection, counterparts.")] = None,
+    heads: Annotated[int, typer.Option(min=1, help="Of every vector.")] = 10,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many, from --seed on; default: 3, with --quick 1.")] = None,
     work: Annotated[
         Path, typer.Option(help="Where runs, vectors and records are kept, a folder for each model; a study goes on.")
@@ -102,7 +103,7 @@ def instruction(
         parts = part or list(PARTS)
         check_parts(parts)
         given = [tuple(tasks.split(",")) for tasks in sequence] if sequence else None
-        settings = InstructionSettings.chosen(quick=quick, sequences=given, first_seed=seed, n_seeds=seeds)
+        settings = InstructionSettings.chosen(quick=quick, sequences=given, n_heads=heads, first_seed=seed, n_seeds=seeds)
         for name, folder in zip(names, folders.values(), strict=True):
             run_instruction(name, folder, settings, parts=parts, device=device, dtype=dtype, progress=True)
     page = write_instruction_report(folders, out)

@@ -1,8 +1,17 @@
 """finetune and dynamics, end to end, on a tiny model in a folder."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import torch
+from planted import planted_tasks, planted_weights
 from test_commands import run  # noqa: F401
+
+from lens_fv.tasks import write_task
 
 TRAIN = ["--examples", "8", "--batch", "4", "--checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
 ASK = ["--clean", "2", "--trials", "2", "--heads", "2", "--items", "3", "--context", "1"]
@@ -72,3 +81,51 @@ def test_what_is_no_run_is_said(run):  # noqa: F811
     code, _, error = run("finetune", "--task", "antonym", "--task", "antonym", *TRAIN)
     assert code == 2
     assert "give at least one, and each a name of its own" in error
+
+
+def test_what_was_killed_is_gone_on_with(run, tmp_path):  # noqa: F811
+    code, *_ = run("finetune", "--task", "antonym", *TRAIN, "--out", "mine")
+    assert code == 0
+    code, unbroken, _ = run("dynamics", "mine", *ASK, "--out", "unbroken", model=False)
+    start = "from lens_fv.cli.app import run_app; run_app()"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, "dynamics", "mine", *ASK, "--out", "killed"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    moments = tmp_path / "killed" / "moments"
+    while process.poll() is None and not list(moments.glob("*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = {file: file.stat().st_mtime_ns for file in moments.glob("*.safetensors")}
+    code, gone_on, _ = run("dynamics", "mine", *ASK, "--out", "killed", model=False)
+    assert code == 0
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert gone_on["moments"] == unbroken["moments"]
+    assert gone_on["verdicts"] == unbroken["verdicts"]
+
+
+def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811
+    model = tmp_path / "planted"
+    planted_weights(model).save_pretrained(model)
+    for task in planted_tasks():
+        write_task(task, tmp_path / f"{task.name}.json")
+    options = ["--model", str(model), "--sequence", "task0.json,task1.json", "--heads", "2", "--quick", "--out", "page"]
+    code, found, _ = run("reproduce", "instruction", *options, model=False)
+    assert code == 0
+    (only,) = found["models"].values()
+    assert only["runs"] == 1
+    text = (tmp_path / "page" / "instruction.md").read_text()
+    assert f"--model {model} --sequence task0.json,task1.json --quick --heads 2 --seeds 1 --seed 0" in text
+    code, again, _ = run("reproduce", "instruction", "--report-only", "--out", "page", model=False)
+    assert code == 0
+    assert again["models"] == {"planted": only}
+    code, _, error = run("reproduce", "instruction", *options, "--seed", "5", model=False)
+    assert code == 2
+    assert "it was run with other seeds; choose another folder" in error
+    code, _, error = run("reproduce", "instruction", *options, "--part", "everything", model=False)
+    assert code == 2
+    assert "run part everything of the study" in error

@@ -98,3 +98,8 @@ def test_the_page_says_what_was_found(study, tmp_path):
     assert sum("kept" not in line for line in sheet[1:]) == len(lost)
     with pytest.raises(LensFVError, match="there is no study in"):
         write_instruction_report({"planted": tmp_path}, tmp_path)
+
+
+def test_a_model_that_follows_nothing_is_said(settings, model_folder, tmp_path):
+    with pytest.raises(LensFVError, match=r"at the start it follows none of task0, task1, task2; choose other tasks"):
+        run_instruction(str(model_folder), tmp_path, replace(settings, mixture=None))

@@ -1,6 +1,7 @@
 """How much the study does, and where it keeps what it has so far."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -73,6 +74,7 @@ class InstructionSettings:
         *,
         quick: bool = False,
         sequences: Sequence[Sequence[str]] | None = None,
+        n_heads: int = 10,
         first_seed: int = 0,
         n_seeds: int | None = None,
     ) -> "InstructionSettings":
@@ -81,23 +83,30 @@ class InstructionSettings:
         Args:
             quick: for a first look: one seed, the first sequence, few examples, items and trials.
             sequences: default: `SEQUENCES`.
+            n_heads: of every vector.
             first_seed: the others count on from it.
             n_seeds: default: three, or one.
         """
-        given = {" ".join(each): tuple(each) for each in sequences} if sequences else dict(SEQUENCES)
+        given = {_name(each): tuple(each) for each in sequences} if sequences else dict(SEQUENCES)
         seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
         if not quick:
-            return cls(sequences=given, seeds=seeds)
+            return cls(sequences=given, seeds=seeds, n_heads=n_heads)
         return cls(
             sequences=dict(list(given.items())[:1]),
             seeds=seeds,
             mixture=replace(MIXTURE, n_examples=40),
             training=replace(TRAINING, n_examples=80),
+            n_heads=n_heads,
             n_clean=8,
             n_trials=3,
             most_items=12,
             counterparts=("none", "other"),
         )
+
+
+def _name(sequence: Sequence[str]) -> str:
+    """Of a sequence, good for a file."""
+    return "-".join(re.sub(r"[^\w.-]+", "-", Path(task).stem) for task in sequence)
 
 
 class Study:

@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lens_fv.errors import LensFVError
 from lens_fv.heads import competence
 from lens_fv.progress import progress_bar
+from lens_fv.statistics import wilson_interval
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.tasks import Task
 from lens_fv.training import export_checkpoint, finetune
@@ -36,14 +38,22 @@ def _followed(study: Study, model: str | Path, task: Task, seed: int) -> dict[st
 
 
 def entered(study: Study, seed: int) -> dict[str, Task]:
-    """Tasks that the starting model follows: the whole interval of its accuracy is above what one same answer would score."""
+    """Tasks that the starting model follows: the whole interval of its accuracy is above what one same answer would score.
+
+    Raises:
+        LensFVError: it follows none.
+    """
     records = dict(study.records("start").items())
-    return {name: task for name, task in study.tasks.items() if enters(records[f"{seed}/after/{name}"])}
+    found = {name: task for name, task in study.tasks.items() if enters(records[f"{seed}/after/{name}"])}
+    if not found:
+        raise LensFVError(
+            f"follow fine-tuning of {study.model} with seed {seed}: at the start it follows none of {', '.join(study.tasks)}; "
+            "choose other tasks, or teach it more of the mixture"
+        )
+    return found
 
 
 def enters(record: dict[str, Any]) -> bool:
     """Whether a task of this record enters the study."""
-    from lens_fv.statistics import wilson_interval
-
     right = record["right"]
     return wilson_interval(sum(right), len(right))[0] > record["majority"]

@@ -90,10 +90,15 @@ class Recorded:
         for quick in (False, True):
             for sequences in (None, list(s["sequences"].values())):
                 given = InstructionSettings.chosen(
-                    quick=quick, sequences=sequences, first_seed=s["seeds"][0], n_seeds=len(s["seeds"])
+                    quick=quick,
+                    sequences=sequences,
+                    n_heads=s["n_heads"],
+                    first_seed=s["seeds"][0],
+                    n_seeds=len(s["seeds"]),
                 )
                 if {"model": s["model"], **given.said} == s:
                     words = ["lens-fv reproduce instruction", f"--model {s['model']}"]
                     words += [f"--sequence {','.join(tasks)}" for tasks in sequences or ()] + ["--quick"] * quick
+                    words += [f"--heads {given.n_heads}"] * (given.n_heads != InstructionSettings.n_heads)
                     return " ".join([*words, f"--seeds {len(s['seeds'])} --seed {s['seeds'][0]}"])
         return None
