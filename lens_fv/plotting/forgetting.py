@@ -119,5 +119,6 @@ def head_change(path: Trajectory, task: str, moment: int = -1) -> go.Figure:
         title=f"Indirect effect of each head on {task}: {path.provenance.model}",
         height=max(200, 22 * heads) + 180,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "change in<br>probability"}}},
-        **panel_layout(list(panels), counting_axis("layer", layers) | {"zeroline": False}, down),
+        # a panel is a third as wide as a figure
+        **panel_layout(list(panels), counting_axis("layer", layers) | {"zeroline": False, "dtick": max(1, layers // 6)}, down),
     )

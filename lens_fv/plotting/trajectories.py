@@ -79,15 +79,15 @@ def similarity_curves(path: Trajectory) -> go.Figure:
 def vector_plane(path: Trajectory) -> go.Figure:
     """Every task's vector in the plane that tells the vectors of the beginning best apart, and how it moved over the steps.
 
-    The plane is that of the first two principal components of the vectors at the beginning, through the projection of the
-    beginning; it stays fixed. Arrows go from before to after.
+    Vectors are drawn in lengths of their beginning, through the projection of the beginning. The plane is that of the first
+    two principal components of the vectors at the beginning; it stays fixed. Arrows go from before to after.
 
     Raises:
         LensFVError: fewer than three tasks, which span no plane.
     """
     if len(path.tasks) < 3:
         raise LensFVError(f"draw the vectors of {', '.join(path.tasks)} in a plane: they span none; follow three tasks or more")
-    vectors = path.vectors
+    vectors = path.vectors / path.vectors[:1].norm(dim=-1, keepdim=True)
     centre = vectors[0].mean(0)
     _, lengths, axes = torch.linalg.svd(vectors[0] - centre, full_matrices=False)
     shares = (lengths**2 / (lengths**2).sum()).tolist()
@@ -98,11 +98,15 @@ def vector_plane(path: Trajectory) -> go.Figure:
         x, y = places[:, t].T.tolist()
         hover = [f"{plain(task)}, step {step}" for step in path.steps]
         tip = {"text": hover, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
-        traces.append(go.Scatter(x=x, y=y, mode="lines+markers", line={"color": colour}, marker={"size": 3}, **tip))
+        traces.append(
+            go.Scatter(
+                x=x, y=y, mode="lines+markers", line={"color": colour, "width": 1, "dash": "dot"}, marker={"size": 3}, **tip
+            )
+        )
         name = {"text": [plain(task)], "textposition": "top center", "hoverinfo": "skip", "showlegend": False}
         traces.append(go.Scatter(x=x[:1], y=y[:1], mode="markers+text", marker={"color": colour, "size": 9}, **name))
         ends = {"x": x[-1], "y": y[-1], "ax": x[0], "ay": y[0], "axref": "x", "ayref": "y", "text": ""}
-        arrows.append({**ends, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.8, "arrowcolor": colour})
+        arrows.append({**ends, "showarrow": True, "arrowhead": 2, "arrowwidth": 2, "arrowcolor": colour})
     axis = {"zeroline": False, "showgrid": True}
     titles = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2])]
     return figure(

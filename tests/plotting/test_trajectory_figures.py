@@ -89,7 +89,7 @@ def test_the_plane_is_that_of_the_beginning(path):
     drawn = vector_plane(path)
     lines = [trace for trace in drawn.data if trace.mode == "lines+markers"]
     x, y = (torch.tensor([getattr(line, axis) for line in lines]).T for axis in "xy")  # moments x tasks
-    vectors = path.vectors
+    vectors = path.vectors / path.vectors[:1].norm(dim=-1, keepdim=True)
     begin = vectors[0] - vectors[0].mean(0)
     # the two components hold as much of the variance as any plane can
     best = torch.linalg.eigvalsh(begin.T @ begin)[-2:].sum()
