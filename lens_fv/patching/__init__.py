@@ -1,6 +1,6 @@
 """What changes if one part is changed?"""
 
-from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_answers
+from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_alike, score_answers
 from lens_fv.patching.check import branch_way, check_engine
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.plan import Plan
@@ -24,6 +24,7 @@ __all__ = [
     "final_states",
     "plan_branches",
     "run_branches",
+    "score_alike",
     "score_answers",
     "verify",
 ]

@@ -116,3 +116,42 @@ def score_answers(
     scorer = AnswerScorer(model, prompts, method=method)
     with progress_bar(what, len(scorer), show=progress) as tick:
         return scorer.score(branches, keep=False, tick=tick)
+
+
+@torch.no_grad()
+def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto") -> AnswerScores:
+    """Score the model as it is on prompts of which many begin alike, such as those with the same demonstrations.
+
+    What they have in common runs once. The same as `score_answers(model, prompts, [[]])`.
+    """
+    n = len(prompts)
+    rank = torch.full((n, 1), torch.iinfo(torch.long).max)
+    full, logprob = torch.zeros(n, 1, dtype=torch.bool), torch.full((n, 1), -torch.inf)
+    for prefix, group in _begin_alike(prompts):
+        asked = [(p, len(prompts[p].tokens) - prefix, answer) for p in group for answer in prompts[p].answers]
+        branches = [Branch(tokens=(*prompts[p].tokens[prefix:], *answer)) for p, _, answer in asked]
+        opened = OpenPrompts(model, [prompts[group[0]].tokens[:prefix]], method=method)
+        found = opened.run(branches, readout=answer_ranks, keep=False).cpu()[0]
+        for (p, rest, answer), scores in zip(asked, found, strict=True):
+            ranks, logprobs = scores[rest : rest + len(answer)].unbind(-1)
+            rank[p] = rank[p].minimum(ranks[0].long())
+            full[p] |= (ranks == 0).all()
+            logprob[p] = logprob[p].maximum(logprobs.sum())
+    return AnswerScores(rank == 0, rank < 3, full, logprob)
+
+
+def _begin_alike(prompts: Sequence[EncodedPrompt]) -> list[tuple[int, list[int]]]:
+    """Groups of prompts, and how many tokens each group's begin with alike: at least half of every prompt's."""
+    groups: list[tuple[int, list[int]]] = []
+    for p in sorted(range(len(prompts)), key=lambda p: prompts[p].tokens):
+        tokens = prompts[p].tokens
+        most = len(tokens) - 1  # a branch begins with a token of its own
+        if groups:
+            before, group = groups[-1]
+            pairs = zip(tokens[:most], prompts[group[0]].tokens[:before])
+            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(most, before))
+            if 2 * common >= max(len(tokens), *(len(prompts[other].tokens) for other in group)):
+                groups[-1] = (common, [*group, p])
+                continue
+        groups.append((max(most, 1), [p]))
+    return groups

@@ -174,9 +174,11 @@ def lay_out(
         tokens[i, n - len(prefix) : n] = torch.tensor(prefix, dtype=torch.long)
         seen[i, : n - len(prefix)] = False
         positions[i, n - len(prefix) : n] = torch.arange(len(prefix))
+        # All variants have the positions of the longest: rows are called with those of the first, whichever they run. Padding
+        # repeats the last one: one more might lie outside the model's context.
+        places = len(prefix) + torch.arange(width).clamp(max=max(0, *(len(suffix) - 1 for suffix in variants)))
         for a, suffix in enumerate(variants):
             begin = n + a * width
             tokens[i, begin : begin + len(suffix)] = torch.tensor(suffix, dtype=torch.long)
-            # Padding repeats the last position: one more might lie outside the model's context.
-            positions[i, begin : begin + width] = len(prefix) + torch.arange(width).clamp(max=max(len(suffix) - 1, 0))
+            positions[i, begin : begin + width] = places
     return tokens, seen, positions

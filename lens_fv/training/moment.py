@@ -14,7 +14,7 @@ from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.indirect import indirect_effects
 from lens_fv.heads.means import last_tokens
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Edit, score_answers
+from lens_fv.patching import Edit, score_alike, score_answers
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.training.probe import Probe
 from lens_fv.vectors import random_like
@@ -36,7 +36,8 @@ class Moment(Artefact):
         in_context: as `correct`, with demonstrations; not a number where it was not asked.
         knowledge: log-probability of the answer in the cloze, in nats a token.
         added: as `correct`, with a vector added; see `ADDED`.
-        alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector.
+        alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector; not a number of
+            items that were not looked at.
         written: what each of the probe's heads writes on average where the instruction is read, through the projection of the
             beginning.
         written_now: the same through the projection of now.
@@ -53,7 +54,7 @@ class Moment(Artefact):
     in_context: Float[Tensor, "tasks items"]
     knowledge: Float[Tensor, "tasks items"]
     added: Float[Tensor, "tasks 3 items"]
-    alignment: Float[Tensor, "tasks items"]
+    alignment: Float[Tensor, "tasks looked_at"]
     written: Float[Tensor, "tasks heads d_model"]
     written_now: Float[Tensor, "tasks heads d_model"]
     answer_rank: Float[Tensor, "tasks layers"]
@@ -111,8 +112,11 @@ def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, full: 
     branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), like.edits()]
     correct, instructed = _asked(model, probe.instructed, branches)
     _, knowledge = _asked(model, probe.cloze, [[]])
-    in_context = _asked(model, probe.in_context, [[]])[0] if full else torch.full_like(knowledge, torch.nan)
-    z, _, states = last_tokens(model, [p.tokens for p in probe.instructed])
+    in_context = torch.full_like(correct[:, :1], torch.nan)
+    if full:
+        in_context = score_alike(model, probe.in_context).full.float()
+    looked_at = probe.instructed[: probe.n_read]
+    z, _, states = last_tokens(model, [p.tokens for p in looked_at])
     direction = (vector.vector * vector.scale).to(states)
     written, now = _written(model, probe, z.mean(0))
     return {
@@ -124,7 +128,7 @@ def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, full: 
         "alignment": torch.cosine_similarity(states[:, vector.layer], direction, dim=-1).cpu(),
         "written": written,
         "written_now": now,
-        "answer_rank": _answer_ranks(model, states, probe.instructed),
+        "answer_rank": _answer_ranks(model, states, looked_at),
         "effects": _effects(model, probe.contrast if full else None, z.mean(0)),
     }
 

@@ -23,6 +23,7 @@ from lens_fv.tasks import (
     Task,
     build_prompts,
     encode_prompts,
+    few_shot,
     split_pairs,
     zero_shot,
 )
@@ -40,8 +41,8 @@ class Probe:
         vector: as it was at the beginning.
         heads: those of the vector, strongest first; behind them as many others, drawn at random: the control.
         projections: what each of them writes with, at the beginning.
-        instructed: test items behind the instruction; over these prompts, too, heads' outputs are averaged.
-        in_context: the same with demonstrations.
+        instructed: test items behind the instruction; over the first `n_read` of these prompts heads' outputs are averaged.
+        in_context: the same with demonstrations, one set of them for each of the task's instructions.
         cloze: the same items without an instruction, as sentences that the answer completes; or, of a task without clozes,
             as the instructed prompts less the instruction.
         contrast: prompts that all heads are ranked again by; None: they are not.
@@ -55,6 +56,7 @@ class Probe:
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
     contrast: Contrast | None = None
+    n_read: int = 20
 
     @property
     def n_heads(self) -> int:
@@ -84,6 +86,7 @@ def make_probe(
     split: Split | None = None,
     n_shots: int = 0,
     n_context: int = 5,
+    n_read: int = 20,
     most_items: int = 40,
     template: PromptTemplate = TODD,
     seed: int = 0,
@@ -99,6 +102,7 @@ def make_probe(
         split: default: `split_pairs(task, seed=seed)`; its test pairs are asked about.
         n_shots: demonstrations behind the instruction.
         n_context: demonstrations of the in-context twin.
+        n_read: test items at which heads and the residual stream are looked at.
         most_items: test pairs.
         template: of all but the cloze.
         seed: of demonstrations, and of the control heads.
@@ -121,19 +125,13 @@ def make_probe(
         alone[:, head] = eye
         projections.append(model.head_write(layer, alone).float().cpu())
 
-    def ask(pairs: Sequence[Pair], shots: int) -> tuple[EncodedPrompt, ...]:
-        """Prompts that take turns with the task's instructions."""
-        made = build_prompts(
-            pairs,
-            split.train,
-            n_shots=shots,
-            template=template,
-            instruction=task.instructions,
-            seed=seed,
-        )
-        return tuple(encode_prompts(model, made))
-
-    items = split.test[:most_items]
+    items, asked = split.test[:most_items], task.instructions
+    behind = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
+    shown = _demonstrations(split.train, n_context, len(asked), seed)
+    in_context = [
+        few_shot(pair, shown[i % len(asked)], template=template, instruction=asked[i % len(asked)])
+        for i, pair in enumerate(items)
+    ]
     sentences = [zero_shot(pair, template=template) for pair in items]
     if task.clozes:
         sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
@@ -142,11 +140,19 @@ def make_probe(
         vector=vector,
         heads=heads,
         projections=torch.stack(projections),
-        instructed=ask(items, n_shots),
-        in_context=ask(items, n_context),
+        instructed=tuple(encode_prompts(model, behind)),
+        in_context=tuple(encode_prompts(model, in_context)),
         cloze=tuple(encode_prompts(model, sentences)),
         contrast=contrast,
+        n_read=n_read,
     )
+
+
+def _demonstrations(train: Sequence[Pair], n: int, sets: int, seed: int) -> list[list[Pair]]:
+    if n > len(train):
+        raise LensFVError(f"{n} demonstrations in context: the training part has {len(train)} pairs")
+    rng = random.Random(f"{seed}/in context")
+    return [rng.sample(train, n) for _ in range(sets)]
 
 
 def _sentence(pair: Pair, cloze: str) -> Prompt:

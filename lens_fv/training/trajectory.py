@@ -39,7 +39,7 @@ class Trajectory(Artefact):
     in_context: Float[Tensor, "moments tasks items"]
     knowledge: Float[Tensor, "moments tasks items"]
     added: Float[Tensor, "moments tasks 3 items"]
-    alignment: Float[Tensor, "moments tasks items"]
+    alignment: Float[Tensor, "moments tasks looked_at"]
     written: Float[Tensor, "moments tasks heads d_model"]
     written_now: Float[Tensor, "moments tasks heads d_model"]
     answer_rank: Float[Tensor, "moments tasks layers"]

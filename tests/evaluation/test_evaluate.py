@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
-from lens_fv.patching import score_answers
+from lens_fv.patching import answers, score_alike, score_answers
 from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
@@ -41,6 +41,35 @@ def test_scores_are_those_of_plain_forwards(any_model):
         assert bool(scores.full[i, 0]) == full
     assert bool(scores.top1[3, 0])
     assert bool(scores.full[3, 0])
+
+
+def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
+    rng = torch.Generator().manual_seed(2)
+
+    def tokens(n):
+        return tuple(torch.randint(1, 320, (n,), generator=rng).tolist())
+
+    one, two, three = tokens(12), tokens(20), tokens(2)
+    begun = [(*one, *tokens(3)), (*two, *tokens(2)), (*one, *tokens(1)), one, three, (*two, *tokens(6)), (7,), (*three, 9, 9)]
+    prompts = [EncodedPrompt(each, (tokens(1 + i % 3), *[tokens(2)] * (i % 2))) for i, each in enumerate(begun)]
+    # an answer that the model would write itself, in a group
+    likely = int(any_model.forward(torch.tensor([begun[2]]))[0, -1].argmax())
+    prompts[2] = EncodedPrompt(begun[2], ((5, 6), (likely,)))
+    expected = score_answers(any_model, prompts, [[]])
+    opened = []
+    beginning = answers.OpenPrompts.__init__
+
+    def begin(self, model, prompts, **options):
+        opened.extend(map(len, prompts))
+        beginning(self, model, prompts, **options)
+
+    monkeypatch.setattr(answers.OpenPrompts, "__init__", begin)
+    found = score_alike(any_model, prompts)
+    assert sum(opened) <= len(one) + len(two) + 2 * len(three) + 1
+    assert bool(found.full[2, 0])
+    for name in ("top1", "top3", "full"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    torch.testing.assert_close(found.logprob, expected.logprob, atol=1e-3, rtol=1e-4)
 
 
 def test_conditions_and_their_order(tiny_model, tmp_path):

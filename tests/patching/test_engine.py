@@ -31,6 +31,22 @@ def test_branches_equal_the_loop(any_model):
         torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
 
+def test_answers_of_any_length_in_any_order(any_model):
+    """A longer answer behind a shorter one of the same prompt, with and without edits."""
+    prompts = [tokens(9, 0), tokens(4, 1)]
+    answers = [
+        ((7,), (7, 8)),
+        (tuple(tokens(4, 2)), (5,)),
+        (tuple(tokens(2, 3)), tuple(tokens(6, 4))),
+        (tuple(tokens(5, 5)),) * 2,
+    ]
+    edit = Edit(1, torch.randn(any_model.d_model, generator=torch.Generator().manual_seed(0)), mode="add")
+    branches = [Branch(made, tokens=each) for each in answers for made in ((), (edit,))]
+    fast = run_branches(any_model, prompts, branches, readout=answer_logprobs)
+    slow = run_branches(any_model, prompts, branches, readout=answer_logprobs, method="loop")
+    torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+
+
 def test_one_edit_a_prompt(tiny_model):
     """Positions and values of their own for each prompt, and branches with answers of their own."""
     model, rng = tiny_model("llama"), torch.Generator().manual_seed(0)

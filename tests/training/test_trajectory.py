@@ -18,7 +18,7 @@ TASKS = [
     replace(toy_task(name="one"), instructions=("Say it.", "Write it."), clozes=("After {input} comes",)),
     replace(toy_task(n=32, name="two"), instructions=("Name it.",), clozes=("{input} is", "And {input}:")),
 ]
-ASKED = {"most_items": 5, "n_context": 2}
+ASKED = {"most_items": 5, "n_context": 2, "n_read": 3}
 
 
 def probe(model, task, **options):
@@ -87,17 +87,18 @@ def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
             assert bool(found.added[t, 0, i]) == any(whole for whole, _ in with_it)
             state = last_token(model, prompt.tokens, f"blocks.{vector.layer}.hook_resid_post")
             cosine = torch.cosine_similarity(state, vector.vector, dim=0)
-            assert float(found.alignment[t, i]) == pytest.approx(float(cosine), abs=1e-4)
+            if i < 3:
+                assert float(found.alignment[t, i]) == pytest.approx(float(cosine), abs=1e-4)
         for i, prompt in enumerate(each.cloze):
             assert float(found.knowledge[t, i]) == pytest.approx(said(model, prompt.tokens, prompt.answers[0])[1], abs=1e-4)
         for i, prompt in enumerate(each.in_context):
             assert bool(found.in_context[t, i]) == any(said(model, prompt.tokens, answer)[0] for answer in prompt.answers)
         for h, (layer, head) in enumerate(each.heads):
-            z = [last_token(model, prompt.tokens, f"blocks.{layer}.attn.hook_z", head) for prompt in each.instructed]
+            z = [last_token(model, prompt.tokens, f"blocks.{layer}.attn.hook_z", head) for prompt in each.instructed[:3]]
             written = torch.stack(z).mean(0) @ model.tl.blocks[layer].attn.W_O[head]
             torch.testing.assert_close(found.written[t, h], written, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found.written_now[t, h], written, atol=1e-5, rtol=1e-4)
-    last = [said_rank(model, p) for p in probes[0].instructed]
+    last = [said_rank(model, p) for p in probes[0].instructed[:3]]
     assert float(found.answer_rank[0, -1]) == sorted(last)[(len(last) - 1) // 2]
 
 
@@ -161,13 +162,13 @@ def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     one = probe(model, TASKS[0], contrast=contrast)
     two = probe(model, TASKS[1])
     path = follow(model, run, [one, two])
-    settings["source"] = head_means(model, [p.tokens for p in one.instructed])
+    settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[0, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     ranked = ~path.effects.isnan().flatten(2).any(-1)
     assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.moments]
     assert path.in_context.isnan().all(-1).tolist() == [[name not in ("0", "0-one/4", "1-two/4")] * 2 for name in path.moments]
     switch(model, run, run.checkpoints[-1])
-    settings["source"] = head_means(model, [p.tokens for p in one.instructed])
+    settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[-1, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     assert path.head_overlaps()[0][0].jaccard == 1
 
