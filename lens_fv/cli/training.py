@@ -39,7 +39,7 @@ def finetune(
     mixed: Annotated[
         bool, typer.Option("--mixed", help="Train all tasks at once, shuffled together, instead of one after another.")
     ] = False,
-    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 4,
+    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
     template: Annotated[
         Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
     ] = "todd",

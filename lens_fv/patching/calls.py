@@ -2,7 +2,8 @@
 
 Masks, windows and position embeddings differ between architectures and between layers. Rather than know them, run the model
 with blocks that note their arguments and pass their input on; and find out by asking with several sizes which dimension of
-which argument counts the tokens that are run (queries) and which all tokens there are (keys).
+which argument counts the tokens that are run (queries) and which all tokens there are (keys), and by asking with other tokens
+which arguments are made of them (Gemma 4 embeds them once more for each layer).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,9 @@ from transformers import DynamicCache
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
-Kind = Literal["fixed", "query", "key"]
+Kind = Literal["fixed", "query", "key", "token"]
 Layout = list[list[tuple[Kind, ...]]]
-"""Layer by layer, tensor by tensor, dimension by dimension."""
+"""Layer by layer, tensor by tensor, dimension by dimension; "token" is a "query" whose content depends on the tokens."""
 
 
 class Call(NamedTuple):
@@ -98,26 +99,29 @@ def call_layout(model: LensModel) -> Layout:
         LensFVError: a size that is neither fixed nor the number of either.
     """
     if model not in _LAYOUTS:
-        sizes = [_sizes(model, past, new) for past, new in ((0, 7), (0, 9), (4, 7))]
-        _LAYOUTS[model] = [[_kinds(model, shapes) for shapes in zip(*layer, strict=True)] for layer in zip(*sizes, strict=True)]
+        asked = ((0, 7, 0), (0, 9, 0), (4, 7, 0), (0, 7, 1))
+        found = [_tensors(model, past, new, token) for past, new, token in asked]
+        _LAYOUTS[model] = [[_kinds(model, *each) for each in zip(*layer, strict=True)] for layer in zip(*found, strict=True)]
     return _LAYOUTS[model]
 
 
-def _sizes(model: LensModel, past: int, new: int) -> list[list[tuple[int, ...]]]:
+def _tensors(model: LensModel, past: int, new: int, token: int) -> list[list[Tensor]]:
+    """Layer by layer, the block's tensor arguments for that token again and again."""
     cache = DynamicCache()
     for layer in range(model.n_layers if past else 0):
         cache.update(torch.zeros(1, 1, past, 1), torch.zeros(1, 1, past, 1), layer)
-    tokens = torch.zeros(1, new, dtype=torch.long, device=model.device)
+    tokens = torch.full((1, new), token, device=model.device)
     seen = torch.ones(1, past + new, dtype=torch.bool, device=model.device)
     positions = past + torch.arange(new, device=model.device)[None]
     calls, _ = record_calls(model, tokens, seen, positions, cache)
-    return [[tuple(t.shape) for t in call.tensors()] for call in calls]
+    return [call.tensors() for call in calls]
 
 
-def _kinds(model: LensModel, shapes: tuple[tuple[int, ...], ...]) -> tuple[Kind, ...]:
-    """From the shapes of one tensor for 7 tokens, for 9, and for 7 behind 4."""
-    kinds: dict[tuple[int, int], Kind] = {(0, 0): "fixed", (2, 0): "query", (2, 4): "key"}
-    grown = [(more - plain, later - plain) for plain, more, later in zip(*shapes, strict=True)]
+def _kinds(model: LensModel, plain: Tensor, more: Tensor, later: Tensor, other: Tensor) -> tuple[Kind, ...]:
+    """From one tensor for 7 tokens, for 9, for 7 behind 4, and for 7 others."""
+    query: Kind = "query" if torch.equal(plain, other) else "token"
+    kinds: dict[tuple[int, int], Kind] = {(0, 0): "fixed", (2, 0): query, (2, 4): "key"}
+    grown = [(b - a, c - a) for a, b, c in zip(plain.shape, more.shape, later.shape, strict=True)]
     unknown = [growth for growth in grown if growth not in kinds]
     if unknown:
         raise LensFVError(f"branch {model.name}: its blocks take a tensor that grows with the prompt in an unknown way")

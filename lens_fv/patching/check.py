@@ -100,6 +100,7 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
         starts = tuple(n - early for n in lengths)
         prefixes = [p[:s] for p, s in zip(prompts, starts, strict=True)]
         suffixes = [[[*p[s:], *a], p[s:]] for p, s, a in zip(prompts, starts, answers, strict=True)]
+        suffixes[1].reverse()  # a longer answer may come behind a shorter one
         rows = [Row(i % 2, placed(b.edits, lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))

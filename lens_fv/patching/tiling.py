@@ -1,6 +1,6 @@
 """Block arguments for one row, turned into those for many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Tiling:
     for all rows, and cut.
 
     Args:
-        rows: how many at most.
+        suffixes: for each row that there may be, which of the recorded suffixes it runs.
         width: tokens a row.
         prefix: prefix tokens in all.
         lead: those that run in this pass.
@@ -29,9 +29,16 @@ class Tiling:
     """
 
     def __init__(
-        self, rows: int, *, width: int, prefix: int, lead: int, cache: DynamicCache | None, packing: Packing | None
+        self,
+        suffixes: Sequence[int],
+        *,
+        width: int,
+        prefix: int,
+        lead: int,
+        cache: DynamicCache | None,
+        packing: Packing | None,
     ) -> None:
-        self._rows, self._width, self._prefix, self._lead = rows, width, prefix, lead
+        self._suffixes, self._rows, self._width, self._prefix, self._lead = list(suffixes), len(suffixes), width, prefix, lead
         self._cache, self._packing = cache, packing
         self._made: dict[int, Tensor] = {}
 
@@ -65,14 +72,15 @@ class Tiling:
                 front = self._prefix if kind == "key" else self._lead
 
                 def tile(dim: int = dim, front: int = front, kind: Kind = kind) -> Tensor:
-                    suffix = leaf.narrow(dim, self._prefix, self._width)
-                    repeats = [self._rows if d == dim else 1 for d in range(leaf.ndim)]
-                    tiled = torch.cat([leaf.narrow(dim, 0, front), suffix.repeat(repeats)], dim)
-                    return self._packed(tiled, dim) if kind == "query" else tiled
+                    # What goes by place is the same in all suffixes; what does not, by index, is right in the first alone.
+                    which = self._suffixes if kind == "token" else [0] * self._rows
+                    rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
+                    tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
+                    return tiled if kind == "key" else self._packed(tiled, dim)
 
                 end = front + rows * self._width
                 return self._once(leaf, tile).narrow(
-                    dim, 0, self._packing.size(end) if self._packing and kind == "query" else end
+                    dim, 0, self._packing.size(end) if self._packing and kind != "key" else end
                 )
         return leaf
 

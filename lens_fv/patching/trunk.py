@@ -102,7 +102,8 @@ class Trunk:
         tree = Tree(lead, self._prefix, width, keep, packing, self._keys_values)
         cache = None if self._native else self._cache()
         packed = packing if self._native else None
-        tiling = Tiling(len(rows), width=width, prefix=self._prefix, lead=lead, cache=cache, packing=packed)
+        suffixes = [row.suffix for row in rows]
+        tiling = Tiling(suffixes, width=width, prefix=self._prefix, lead=lead, cache=cache, packing=packed)
 
         shared = self._shared if lead else {}
         places = stacks.keys() | shared.keys()

@@ -39,7 +39,7 @@ class FinetuneSettings:
     n_examples: int = 500
     n_shots: int = 0
     mixed: bool = False
-    n_checkpoints: int = 4
+    n_checkpoints: int = 2
     template: PromptTemplate = TODD
     seed: int = 0
 
