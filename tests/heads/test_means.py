@@ -1,5 +1,7 @@
 """Prompts of several lengths read together say what each says alone."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
 from conftest import CONFIGS
@@ -20,6 +22,8 @@ def keeper(kept, name):
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_together_is_as_alone(tiny_model, architecture):
+    if architecture == "qwen3_next" and version("transformer-lens").startswith("3."):
+        pytest.skip("TransformerLens 3.9 does not run its linear attention without a cache")
     model, prompts = tiny_model(architecture), [tokens(n, n) for n in (9, 3, 14, 9)]
     together = last_tokens(model, prompts)
     for i, prompt in enumerate(prompts):
