@@ -1,4 +1,4 @@
-"""Commands on fine-tuning: finetune, dynamics."""
+"""Commands on fine-tuning: finetune, export, dynamics."""
 
 import math
 from pathlib import Path
@@ -49,7 +49,7 @@ def finetune(
     dtype: Dtype = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("finetune-run"),
 ) -> None:
-    """Fine-tune on one instructed task after another, with checkpoints.
+    """Fine-tune on one instructed task after another, or on all at once, with checkpoints.
 
     Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights). Run it again
     with the same options to go on where it was stopped.
@@ -140,7 +140,9 @@ def dynamics(
     probes = [_asked(lens, each, folder, the_run, **questions, **ranked_by) for each in asked]
     path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = path.save(folder / "trajectory.safetensors")
-    judged, metrics = verdicts(path), continual(path, the_run.tasks)
+    # A mixture has no tasks that came before others.
+    metrics = continual(path, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
+    judged = verdicts(path)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
     for verdict, cosine in zip(judged, path.similarity()[-1].tolist(), strict=True):
         change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
@@ -150,7 +152,7 @@ def dynamics(
         "run": str(run),
         "model": lens.name,
         "verdicts": [{**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": _number(v.recovery)} for v in judged],
-        "metrics": {key: _number(value) for key, value in metrics._asdict().items()},
+        "metrics": metrics and {key: _number(value) for key, value in metrics.items()},
         "moments": _moments(path),
         "file": str(file),
     }

@@ -60,6 +60,10 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
     assert code == 0
     assert [c["checkpoint"] for c in trained["checkpoints"]] == ["0-mixture/2", "0-mixture/4"]
+    code, followed, _ = run("dynamics", "mine", *ASK, model=False)
+    assert code == 0
+    assert followed["metrics"] is None
+    assert [moment["moment"] for moment in followed["moments"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
     code, made, _ = run("export", "mine", "--out", "mixed", model=False)
     assert code == 0
     assert made["checkpoint"] == "0-mixture/4"

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from lens_fv.statistics import estimate
+from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.instruction.page.losses import Lost, lost_tasks, pooled
 from lens_fv.studies.instruction.page.recorded import Followed, Recorded
 from lens_fv.studies.instruction.page.sheets import moments_sheet, verdicts_sheet
@@ -30,10 +30,10 @@ def claims(run: Recorded) -> list[Block]:
         "random heads": pooled(lost, lambda e: float(e.run.path.head_similarity()[1][-1, e.at].mean())),
     }
     follows = {
-        "cosine of the vector": [_follows(each, each.path.similarity()) for each in run.followed],
-        "cosine of the residual stream to the vector": [
-            _follows(each, each.path.alignment.nanmean(-1)) for each in run.followed
-        ],
+        "cosine of the vector": _correlations([(each, each.path.similarity()) for each in run.followed]),
+        "cosine of the residual stream to the vector": _correlations(
+            [(each, each.path.alignment.nanmean(-1)) for each in run.followed]
+        ),
     }
     share = {
         name: pooled(lost, lambda e, name=name: _share(e.verdict, name))
@@ -48,7 +48,7 @@ def claims(run: Recorded) -> list[Block]:
         "**The vector hardly moves while the task is lost.** Cosine of the end to the beginning:",
         table(["what", "cosine"], [[name, interval(e)] for name, e in own.items()]),
         "Which of the two goes with accuracy, over moments and tasks (Spearman's correlation in each run, mean over runs):",
-        table(["what", "correlation with accuracy"], [[name, interval(estimate(v))] for name, v in follows.items()]),
+        table(["what", "correlation with accuracy"], [[name, interval(found)] for name, found in follows.items()]),
         *_overlap(overlaps),
         "**Adding it back recovers.** Share of the lost accuracy that comes back:",
         table(["added", "recovered"], [[_ADDED[name], interval(e)] for name, e in share.items()]),
@@ -80,8 +80,12 @@ def _share(verdict: Verdict, name: str) -> float:
     return (float(getattr(verdict, name)) - verdict.after) / lost if lost > 0 else float("nan")
 
 
-def _follows(run: Followed, similarity: Tensor) -> float:
-    """Correlation of a similarity with accuracy, both as changes since the beginning, over later moments and tasks."""
-    changes = [(x[1:] - x[:1]).flatten().numpy() for x in (similarity, run.path.accuracy)]
-    found: Any = spearmanr(changes[0], changes[1])
-    return float(found.statistic)
+def _correlations(runs: Sequence[tuple[Followed, Tensor]]) -> Estimate | None:
+    """Of a similarity with accuracy, both as changes since the beginning, over later moments and tasks; mean over runs."""
+    found: list[float] = []
+    for run, similarity in runs:
+        changes = [(x[1:] - x[:1]).flatten().numpy() for x in (similarity, run.path.accuracy)]
+        if all(np.ptp(change) > 0 for change in changes):  # what does not change goes with nothing
+            rank: Any = spearmanr(changes[0], changes[1])
+            found.append(float(rank.statistic))
+    return estimate(found) if found else None

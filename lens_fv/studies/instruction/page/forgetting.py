@@ -34,7 +34,7 @@ def forgetting(run: Recorded) -> list[Block]:
     counts = Counter((who, verdict.judgement) for who, verdict in judged)
     of = [[who, *(counts[who, judgement] for judgement in JUDGEMENTS)] for who in ("trained", "not trained")]
     return [
-        f"### Forgetting\n\nMean over {len(run.settings['seeds'])} seeds, and their range.",
+        "### Forgetting\n\nMean over seeds, and their range.",
         table(["sequence", "tasks", "AP", "FP", "Forget", "GP", "IP"], rows, words=2),
         "What became of tasks at the end of a sequence (tasks of runs):",
         table(["tasks", *JUDGEMENTS], of),
