@@ -95,13 +95,14 @@ def instruction(
     from lens_fv.studies.instruction.page.losses import lost_tasks
     from lens_fv.studies.instruction.page.recorded import Recorded
     from lens_fv.studies.instruction.page.report import write_instruction_report
-    from lens_fv.studies.instruction.run import PARTS, check_parts, run_instruction
+    from lens_fv.studies.instruction.run import PARTS, run_instruction
     from lens_fv.studies.instruction.settings import InstructionSettings
+    from lens_fv.studies.records import check_parts
 
     names, folders = _folders(model or (None if report_only else list(MODELS[:1])), work)
     if not report_only:
         parts = part or list(PARTS)
-        check_parts(parts)
+        check_parts(parts, PARTS)
         given = [tuple(tasks.split(",")) for tasks in sequence] if sequence else None
         settings = InstructionSettings.chosen(quick=quick, sequences=given, n_heads=heads, first_seed=seed, n_seeds=seeds)
         for name, folder in zip(names, folders.values(), strict=True):
@@ -145,12 +146,13 @@ def _run(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    from lens_fv.studies.relational.run import PARTS, check_parts, run_relational
+    from lens_fv.studies.records import check_parts
+    from lens_fv.studies.relational.run import PARTS, run_relational
     from lens_fv.studies.relational.settings import RelationalSettings
     from lens_fv.tasks import load_task
 
     parts = part or list(PARTS)
-    check_parts(parts)
+    check_parts(parts, PARTS)
     settings = RelationalSettings.chosen(
         quick=quick, relations=task, first_seed=seed, n_seeds=seeds, semeval=str(semeval) if semeval else None
     )

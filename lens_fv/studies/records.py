@@ -1,7 +1,7 @@
 """Results that a long run has so far: asked for again, they are read instead of made."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, may_grow: str) 
     if other:
         raise LensFVError(f"go on with the study in {folder}: it was run with other {', '.join(other)}; choose another folder")
     write_whole(path, json.dumps(said, indent=1))
+
+
+def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
+    """Complain about a part that a study does not have.
+
+    Raises:
+        LensFVError: one of them.
+    """
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(known)}")
 
 
 class Records:

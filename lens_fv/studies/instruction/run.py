@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from lens_fv.errors import LensFVError
 from lens_fv.studies.instruction.injection import compare_counterparts, inject
 from lens_fv.studies.instruction.sequences import follow_sequences
 from lens_fv.studies.instruction.settings import InstructionSettings, Study
 from lens_fv.studies.instruction.start import teach
+from lens_fv.studies.records import check_parts
 
 PARTS: Mapping[str, Callable[[Study], None]] = {
     "start": teach,
@@ -43,20 +43,9 @@ def run_instruction(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    check_parts(parts)
+    check_parts(parts, PARTS)
     study = Study(model, folder, settings or InstructionSettings(), device=device, dtype=dtype, progress=progress)
     for name, run in PARTS.items():
         if name in parts:
             run(study)
     return study
-
-
-def check_parts(parts: Sequence[str]) -> None:
-    """Complain about a part that there is not.
-
-    Raises:
-        LensFVError: one of them.
-    """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")

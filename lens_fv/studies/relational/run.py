@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
+from lens_fv.studies.records import check_parts
 from lens_fv.studies.relational.alignment import align
 from lens_fv.studies.relational.arithmetic import add_up
 from lens_fv.studies.relational.carrying import carry
@@ -47,20 +47,9 @@ def run_relational(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    check_parts(parts)
+    check_parts(parts, PARTS)
     study = Study(model, folder, settings or RelationalSettings(), progress=progress)
     for name, run in PARTS.items():
         if name in parts:
             run(study)
     return study
-
-
-def check_parts(parts: Sequence[str]) -> None:
-    """Complain about a part that there is not.
-
-    Raises:
-        LensFVError: one of them.
-    """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(PARTS)}")

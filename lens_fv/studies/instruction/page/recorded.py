@@ -1,16 +1,11 @@
-"""A finished or unfinished study as it lies in its folder: no model is loaded to read it."""
+"""A study of instructed tasks as it lies in its folder."""
 
-import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lens_fv.errors import LensFVError
 from lens_fv.studies.instruction.settings import InstructionSettings
-from lens_fv.studies.records import Records
+from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.training import Continual, FinetuneRun, Trajectory, Verdict, continual, verdicts
 
 
@@ -36,38 +31,10 @@ class Followed(NamedTuple):
         return continual(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What one model's folder holds.
+class Recorded(RecordedStudy):
+    """What one model's folder holds; its settings are `InstructionSettings`, and the model."""
 
-    Attributes:
-        name: of the model.
-        folder: of the study.
-
-    Raises:
-        LensFVError: there is no study.
-    """
-
-    name: str
-    folder: Path
-
-    def __post_init__(self) -> None:
-        if not (self.folder / "study.json").is_file():
-            raise LensFVError(f"report on {self.name}: there is no study in {self.folder}; run `lens-fv reproduce instruction`")
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """See `InstructionSettings`; and the model."""
-        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-
-    @property
-    def slug(self) -> str:
-        """The name, as part of a file's."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
-
-    def part(self, name: str) -> dict[str, Any]:
-        """The records of a part, none if it was not run yet."""
-        return dict(Records(self.folder / f"{name}.json").items())
+    study = "instruction"
 
     @cached_property
     def followed(self) -> list[Followed]:

@@ -1,48 +1,20 @@
-"""A finished or unfinished study as it lies in its folder: no model is loaded to read it."""
+"""A study of relations as it lies in its folder."""
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from lens_fv.errors import LensFVError
-from lens_fv.studies.records import Records
+from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.studies.relational.settings import RelationalSettings
 from lens_fv.tasks import load_task
 from lens_fv.vectors import FunctionVector
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What one model's folder holds.
+class Recorded(RecordedStudy):
+    """What one model's folder holds; its settings are `RelationalSettings`, and the model's name and revision."""
 
-    Attributes:
-        name: of the model.
-        folder: of the study.
-
-    Raises:
-        LensFVError: there is no study.
-    """
-
-    name: str
-    folder: Path
-
-    def __post_init__(self) -> None:
-        if not (self.folder / "study.json").is_file():
-            raise LensFVError(f"report on {self.name}: there is no study in {self.folder}; run `lens-fv reproduce relational`")
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """See `RelationalSettings`; and the model's name and revision."""
-        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-
-    @property
-    def slug(self) -> str:
-        """The name, as part of a file's."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+    study = "relational"
 
     @cached_property
     def _tasks(self) -> dict[str, tuple[str, str]]:
@@ -62,10 +34,6 @@ class Recorded:
     def families(self) -> dict[str, str]:
         """Family by relation."""
         return {name: self._tasks[name][1] for name in self.relations}
-
-    def part(self, name: str) -> dict[str, Any]:
-        """The records of a part, none if it was not run yet."""
-        return dict(Records(self.folder / f"{name}.json").items())
 
     @cached_property
     def made_with(self) -> dict[str, str]:

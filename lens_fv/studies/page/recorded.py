@@ -1,0 +1,49 @@
+"""A study as it lies in its folder, finished or not: no model is loaded to read it."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lens_fv.errors import LensFVError
+from lens_fv.studies.records import Records
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """What one model's folder holds.
+
+    Attributes:
+        name: of the model.
+        folder: of the study.
+        study: which, as `lens-fv reproduce` names it.
+
+    Raises:
+        LensFVError: there is no study.
+    """
+
+    name: str
+    folder: Path
+    study: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "study.json").is_file():
+            raise LensFVError(
+                f"report on {self.name}: there is no study in {self.folder}; run `lens-fv reproduce {self.study}`"
+            )
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What it was run with, and the model."""
+        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+
+    @property
+    def slug(self) -> str:
+        """The name, as part of a file's."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The records of a part, none if it was not run yet."""
+        return dict(Records(self.folder / f"{name}.json").items())
