@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.plain import plain_model, weights_written
 from lens_fv.patching import Branch, Edit, check_engine, run_branches, verify
 
 EXPECTED = {
@@ -197,3 +198,19 @@ def test_a_mask_by_index_is_refused_however_wide_its_window(tiny_model):
         mask = block.attn.original_component.bias
         mask.copy_(torch.ones_like(mask).tril())
     assert check_engine(model).method == "batched"
+
+
+@torch.no_grad()
+def test_the_plain_model_is_transformers_own_and_its_weights_are_the_models(tiny_model, huggingface_model, family):
+    model, hf = tiny_model(family, fresh=True), huggingface_model(family)
+    plain, ids = plain_model(model), torch.tensor([tokens(9, seed=1)])
+    torch.testing.assert_close(plain(ids).logits, hf(ids).logits, rtol=0, atol=2e-5)
+    own = model.forward(ids)
+    for parameter in hf.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    changed = hf(ids).logits
+    with weights_written(model, dict(hf.named_parameters())):
+        torch.testing.assert_close(plain(ids).logits, changed, rtol=0, atol=2e-5)
+        if "TransformerLens' attention is that of transformers" not in FLAWS.get(family, ()):
+            torch.testing.assert_close(model.forward(ids), changed, rtol=0, atol=2e-5)
+    assert torch.equal(model.forward(ids), own)
