@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from lens_fv.errors import LensFVError
 from lens_fv.similarity.matrix import FEWEST, SimilarityMatrix
+from lens_fv.texts import json_lines, read_text
 
 FORMATS = "a square CSV or TSV with names in its first row and column, or a list (CSV, TSV, JSON lines) of a, b, score"
 
@@ -39,15 +39,10 @@ def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -
             not symmetric, or fewer than four items; the message has file and line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise LensFVError(f"read judgements from {path}: {getattr(e, 'strerror', None) or e}") from e
-    if not text.strip():
-        raise LensFVError(f"{path}: the file is empty; give {FORMATS}")
+    text = read_text(path, f"judgements: {FORMATS}")
     names: dict[str, int] = {}
     first: dict[frozenset[str], _Judgement] = {}
-    rows = _json_lines(text, path) if text.lstrip().startswith("{") else _table(text, path)
+    rows = _json_judgements(text, path) if text.lstrip().startswith("{") else _table(text, path)
     for judgement in rows:
         for name in (judgement.a, judgement.b):
             if known is not None and name not in known:
@@ -73,17 +68,11 @@ def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     return SimilarityMatrix(tuple(names), values)
 
 
-def _json_lines(text: str, path: Path) -> Iterator[_Judgement]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as e:
-                raise LensFVError(f"{where}: not JSON ({e}); give {FORMATS}") from None
-            if not isinstance(row, dict) or not {"a", "b", "score"} <= row.keys():
-                raise LensFVError(f"{where}: not a judgement with a, b and score; give {FORMATS}")
-            yield _judgement(where, row["a"], row["b"], row["score"])
+def _json_judgements(text: str, path: Path) -> Iterator[_Judgement]:
+    for where, row in json_lines(text, path):
+        if not isinstance(row, dict) or not {"a", "b", "score"} <= row.keys():
+            raise LensFVError(f"{where}: not a judgement with a, b and score; give {FORMATS}")
+        yield _judgement(where, row["a"], row["b"], row["score"])
 
 
 def _table(text: str, path: Path) -> Iterator[_Judgement]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair
+from lens_fv.texts import read_text
 
 _RATED = re.compile(r'\s*(-?\d+(?:\.\d+)?)\s+"([^":]+):([^":]+)"\s*')
 
@@ -103,10 +104,7 @@ def _rated(path: Path) -> dict[Pair, float]:
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise LensFVError(f"read SemEval-2012 Task 2: {path}: {getattr(e, 'strerror', None) or e}") from e
+    text = read_text(path, "the files of SemEval-2012 Task 2")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(text.splitlines(), 1)]
     return [(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
+from lens_fv.texts import json_lines, read_text
 
 FORMATS = 'JSON lines {"a","b","c","d"} or {"a","b","c","choices","answer"}, CSV or TSV with these columns, or SAT-style text'
 
@@ -116,33 +117,23 @@ def read_analogies(path: str | Path) -> list[Analogy]:
         LensFVError: no such file, none of these formats, or a row that is not an analogy; the message has file and line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise LensFVError(f"read analogies from {path}: {getattr(e, 'strerror', None) or e}") from e
-    if not text.strip():
-        raise LensFVError(f"read analogies from {path}: it is empty; give {FORMATS}")
+    text = read_text(path, f"analogies: {FORMATS}")
     if path.suffix in (".csv", ".tsv"):
         rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-        return [_analogy(row, f"{path}:{rows.line_num}") for row in rows]
+        return [_analogy(row, f"{path}, line {rows.line_num}") for row in rows]
     if text.lstrip().startswith(("{", "[")):
         return [_analogy(row, where) for row, where in _json_rows(text, path)]
-    return [_sat(block, f"{path}:{line}") for line, block in _blocks(text)]
+    return [_sat(block, f"{path}, line {line}") for line, block in _blocks(text)]
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
     if text.lstrip().startswith("["):
         try:
-            yield from ((row, f"{path}: row {i}") for i, row in enumerate(json.loads(text), 1))
+            yield from ((row, f"{path}, row {i}") for i, row in enumerate(json.loads(text), 1))
         except ValueError as e:
             raise LensFVError(f"{path}: not JSON ({e})") from e
         return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield json.loads(line), f"{path}:{number}"
-            except ValueError as e:
-                raise LensFVError(f"{path}:{number}: not JSON ({e})") from e
+    yield from ((row, where) for where, row in json_lines(text, path))
 
 
 def _analogy(row: Any, where: str) -> Analogy:

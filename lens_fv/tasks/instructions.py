@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.prompts import PromptTemplate
+from lens_fv.texts import read_text
 
 FORMATS = 'a JSON list of texts, a JSON object with "prompts" or "instructions", or one instruction a line'
 MARKS = ("first-question", "first-answer", "second-question")
@@ -68,11 +69,11 @@ def read_instructions(path: str | Path) -> tuple[str, ...]:
         LensFVError: no such file, none of the formats, or no instruction in it.
     """
     path = Path(path)
+    text = read_text(path, f"instructions: {FORMATS}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
         data: Any = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise LensFVError(f"instructions in {path}: cannot be read ({error}); give {FORMATS}") from None
+    except ValueError as error:
+        raise LensFVError(f"instructions in {path}: not valid JSON ({error}); give {FORMATS}") from None
     if isinstance(data, dict):
         found = cast(dict[str, Any], data)
         data = found.get("prompts", found.get("instructions"))

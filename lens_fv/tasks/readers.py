@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
+from lens_fv.texts import json_lines, read_text
 
 INPUT_NAMES = ("input", "subject", "source", "word")
 OUTPUT_NAMES = ("output", "outputs", "object", "target", "answer")
@@ -43,7 +44,7 @@ def read_task(path: str | Path, *, name: str | None = None) -> Task:
         LensFVError: the file cannot be read as a task; the message names the file, the line and what is wrong.
     """
     path = Path(path)
-    text = _read_text(path)
+    text = read_text(path, f"a task file: {FORMATS}")
     if path.suffix.lower() in (".csv", ".tsv"):
         return _make_task(name, path, {}, _table_rows(text, path))
     if path.suffix.lower() in (".jsonl", ".ndjson"):
@@ -53,23 +54,6 @@ def read_task(path: str | Path, *, name: str | None = None) -> Task:
     if any(_find(_header(text)[1], names) is not None for names in (INPUT_NAMES, OUTPUT_NAMES)):
         return _make_task(name, path, {}, _table_rows(text, path))
     raise LensFVError(f"{path}: unknown format, it starts with {text.strip()[:30]!r}; a task file is {FORMATS}")
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise LensFVError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give the path of a task file")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LensFVError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LensFVError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
-    if not text.strip():
-        raise LensFVError(f"{path}: the file is empty; a task file is {FORMATS}")
-    return text
 
 
 # -- formats ----------------------------------------------------------------------------------------------------------
@@ -133,16 +117,7 @@ def _item_lines(text: str, start: str) -> Iterator[int]:
 
 
 def _json_lines_rows(text: str, path: Path) -> Iterable[_Row]:
-    # Not splitlines(): it also splits at characters that JSON allows inside a text, such as U+2028.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise LensFVError(f"{where}: not valid JSON ({error.msg}); JSON lines hold one object a line") from None
-        yield _object_row(item, where)
+    return (_object_row(item, where) for where, item in json_lines(text, path))
 
 
 def _object_row(item: Any, where: str) -> _Row:

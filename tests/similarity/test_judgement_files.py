@@ -45,7 +45,7 @@ def test_every_form_says_the_same(tmp_path, text):
         (LIST + "c,d,inf\n", "line 7: 'c' and 'd' score 'inf'"),
         (LIST + "c,,1\n", "line 7: 'c' and '' score '1'"),
         (LINES + '{"a": "c", "b": "d"}\n', "line 7: not a judgement"),
-        (LINES + '{"a": "c"\n', "line 7: not JSON"),
+        (LINES + '{"a": "c"\n', "line 7: not valid JSON"),
         ("a,b,score\na,b,1\nb,c,2\n", "3 items; a comparison takes at least 4"),
     ],
 )
@@ -60,8 +60,8 @@ def test_errors_have_file_and_line(tmp_path, text, said):
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9,a,b")
-    for name in ("latin", "missing", "."):
-        with pytest.raises(LensFVError, match="read judgements from"):
+    for name, said in {"latin": "line 1: not UTF-8", "missing": "no such file; give judgements", ".": "a folder"}.items():
+        with pytest.raises(LensFVError, match=said):
             read_judgements(tmp_path / name)
 
 
@@ -100,7 +100,7 @@ def test_semeval_relations(tmp_path):
         ({"paradigms": "1, a, CLASS-INCLUSION\n"}, "paradigms.txt, line 1: expected class number"),
         ({"paradigms": PARADIGMS + "1, a, X, Y, a:b\n"}, "paradigms.txt, line 3: sub-category 1a is listed twice"),
         ({"paradigms": "1, a, X, Y, a:b:c\n"}, "paradigms.txt, line 1: 'a:b:c' is not a pair"),
-        ({"paradigms": "9, z, X, Y, a:b\n"}, "Phase2Answers-9z.txt: No such file"),
+        ({"paradigms": "9, z, X, Y, a:b\n"}, "Phase2Answers-9z.txt: no such file"),
         ({"1a": RATINGS + "robin:bird 3\n"}, "Phase2Answers-1a.txt, line 5: expected a score and a pair"),
         ({"1a": RATINGS + ' 3 "robin:bird"\n'}, "Phase2Answers-1a.txt, line 5: robin:bird is rated twice"),
         ({"1a": ' 3 "robin:bird"\n'}, "paradigms.txt, line 1: rated relation 1a: 3 examples, 1 pairs"),

@@ -34,19 +34,19 @@ def test_every_format(tmp_path, name, text, want):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.jsonl", "", "it is empty"),
+        ("a.jsonl", "", "the file is empty; give analogies"),
         (
             "a.jsonl",
             '{"a":"hot","b":"cold","c":"big","d":"small"}\n{"a":"hot","b":"cold","c":"big","d":" "}',
-            r"a\.jsonl:2: analogy",
+            r"a\.jsonl, line 2: analogy",
         ),
-        ("a.jsonl", '{"a":"hot","b":"cold"}', r"a\.jsonl:1: not an analogy; give JSON lines"),
-        ("a.jsonl", '{"a":"hot",', r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", '{"a":"hot","b":"cold"}', r"a\.jsonl, line 1: not an analogy; give JSON lines"),
+        ("a.jsonl", '{"a":"hot",', r"a\.jsonl, line 1: not valid JSON"),
         ("a.jsonl", '{"a":"h","b":"c","c":"b","choices":["x","y"],"answer":"z"}', "have to differ and hold the answer"),
         ("a.jsonl", '{"a":"h","b":"c","c":"b","choices":["x","x"],"answer":"x"}', "have to differ and hold the answer"),
-        ("a.csv", "a,b,c,d\nhot,cold,big,\n", r"a\.csv:2: analogy hot:cold::big:"),
+        ("a.csv", "a,b,c,d\nhot,cold,big,\n", r"a\.csv, line 2: analogy hot:cold::big:"),
         ("a.csv", "x,y\n1,2\n", "not an analogy"),
-        ("sat.txt", "hot cold\nbig small\nsun moon\nz\n", r"sat\.txt:1: not a SAT-style block"),
+        ("sat.txt", "hot cold\nbig small\nsun moon\nz\n", r"sat\.txt, line 1: not a SAT-style block"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, name, text, said):
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, name, text, said):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(LensFVError, match="No such file"):
+    with pytest.raises(LensFVError, match="no such file; give analogies"):
         read_analogies(tmp_path / "none.jsonl")
 
 

@@ -77,7 +77,7 @@ def test_what_are_no_instructions_is_said(tmp_path: Path, content):
     path = tmp_path / "file.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    with pytest.raises(LensFVError, match=r"instructions in .*file\.json: "):
+    with pytest.raises(LensFVError, match=r"file\.json: .*give instructions: |instructions in .*file\.json: "):
         read_instructions(path)
 
 

@@ -1,0 +1,137 @@
+"""Files of entities and their probes: whichever schema, one `Entity`; and if not, the line that is wrong."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.entity import GAP, Entity, EntityProbe, Kind
+from lens_fv.texts import json_lines, read_text
+
+HOLE, END = "<extra_id_0>", "<extra_id_1>"
+SCHEMAS = (
+    'JSON lines of {"name", "definition", "probes": [{"text", "answer", "candidates", "kind"}]}, or the rows of Entity '
+    "Inferences or ECBD"
+)
+
+
+class Row(NamedTuple):
+    """A line of a file.
+
+    Attributes:
+        entity: of the line, with the line's probes.
+        sentences: about it, if the line has some: the transfer set of Padmanabhan et al. (2023).
+    """
+
+    entity: Entity
+    sentences: tuple[str, ...]
+
+
+def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
+    """Read entities with their definitions and probes from JSON lines.
+
+    Our own schema: `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates", "kind"}]}`, with
+    `___` in a probe's text. Rows of Entity Inferences (a probe with candidates; explicit where the answer is the attribute)
+    and of ECBD (a span of a sentence, without candidates) are known by their keys (Onoe et al. 2022, 2023).
+
+    Args:
+        path: a UTF-8 file with one object a line, whatever its ending.
+        by: "entity": lines with the same name and definition are one entity, with all of their probes, so that an update is
+            made once. "row": every line is an entity of its own, as in the code of Padmanabhan et al. (2023).
+
+    Raises:
+        LensFVError: the file cannot be read; the message names the line and what is wrong.
+    """
+    found: dict[tuple[str, ...], Entity] = {}
+    for where, row in read_rows(path):
+        one = row.entity
+        at = (one.name, one.definition, *([where] if by == "row" else []))
+        found[at] = replace(found[at], probes=found[at].probes + one.probes) if at in found else one
+    return tuple(_with_keys(found.values()))
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+    """The lines of such a file, and where they stand; see `read_entities`."""
+    path = Path(path)
+    for where, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
+        if not isinstance(item, dict):
+            raise LensFVError(f"{where}: expected an object, found {json.dumps(item)[:40]}; entities are {SCHEMAS}")
+        row = cast(dict[str, Any], item)
+        try:
+            yield where, _published_row(row, where) if "ent_str" in row else _row(row, where)
+        except KeyError as error:
+            raise LensFVError(f"{where}: no {error}; entities are {SCHEMAS}") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise LensFVError(f"{where}: not as entities are written ({error}); entities are {SCHEMAS}") from None
+        except LensFVError as error:
+            raise LensFVError(f"{where}: {error}") from None
+
+
+def _row(row: Mapping[str, Any], where: str) -> Row:
+    probes = tuple(
+        EntityProbe(
+            text=_text(probe["text"]),
+            answer=_text(probe["answer"]),
+            candidates=_texts(probe.get("candidates", [])),
+            kind=_kind(probe.get("kind", "")),
+            where=where,
+        )
+        for probe in row.get("probes", [])
+    )
+    entity = Entity(
+        name=_text(row["name"]),
+        definition=_text(row["definition"]),
+        aliases=_texts(row.get("aliases", [])),
+        category=_text(row.get("category", "")),
+        probes=probes,
+    )
+    return Row(entity, _texts(row.get("sentences", [])))
+
+
+def _published_row(row: Mapping[str, Any], where: str) -> Row:
+    """Of Entity Inferences or ECBD. Their markers are whole strings: names must not lose letters that markers have too."""
+    definition = row.get("context") or row["definition"].replace(HOLE, _unmarked(row["def_target"]))
+    probes: list[EntityProbe] = []
+    for asked in row["probe_sentences"].values():
+        text = asked["probe_sentence"].replace(HOLE, GAP)
+        if "labels" in asked:
+            kind: Kind = "explicit" if row["label"] == row["attribute"] else "inferential"
+            candidates = tuple(_unmarked(label) for label in asked["labels"])
+            probes.append(EntityProbe(text, row["label"], candidates, kind, where))
+        else:
+            probes.append(EntityProbe(text, _unmarked(asked["label"]), where=where))
+    entity = Entity(row["ent_str"], definition, category=_text(row["category"]), probes=tuple(probes))
+    return Row(entity, _texts(row.get("augmented_probes", [])))
+
+
+def _unmarked(text: str) -> str:
+    return re.sub(rf"^{HOLE}|{END}$", "", text).strip()
+
+
+def _with_keys(entities: Any) -> Iterator[Entity]:
+    """Keys that differ where names do not."""
+    seen: dict[str, int] = {}
+    for entity in entities:
+        seen[entity.name] = seen.get(entity.name, 0) + 1
+        yield entity if seen[entity.name] == 1 else replace(entity, key=f"{entity.name}#{seen[entity.name]}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is wanted, found {json.dumps(value)[:40]}")
+    return value.strip()
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list of texts is wanted, found {json.dumps(value)[:40]}")
+    return tuple(_text(each) for each in cast(list[Any], value))
+
+
+def _kind(value: Any) -> Kind:
+    if value not in ("explicit", "inferential", ""):
+        raise LensFVError(f"a probe is explicit or inferential, found {value!r}")
+    return value
