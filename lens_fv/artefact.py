@@ -87,16 +87,16 @@ class Provenance:
             versions={"lens-fv": __version__} | {p: version(p) for p in packages},
         )
 
-    def check(self, model: LensModel) -> None:
+    def check(self, model: LensModel, *, what: str = "a vector") -> None:
         """Raise `LensFVError` unless what was made on one model can be applied to `model`."""
-        for what, mine, its in (
+        for how, mine, its in (
             ("was made on model", self.model, model.name),
             ("was made on revision", self.revision, model.revision),
             ("was made on a model of (layers, heads, d_model, d_head)", self.shape, _shape(model)),
             ("lives in the basis of weight processing", self.weight_processing, model.weight_processing),
         ):
             if mine != its and None not in (mine, its):
-                raise LensFVError(f"apply a vector to {model.name}: it {what} {mine}, this is {its}; pass force=True to insist")
+                raise LensFVError(f"apply {what} to {model.name}: it {how} {mine}, this is {its}; pass force=True to insist")
 
 
 def _shape(model: LensModel) -> tuple[int, int, int, int]:
@@ -136,15 +136,22 @@ class Artefact:
         """
         path = Path(path)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "provenance"}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in values.items() if isinstance(v, Tensor)}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         plain = {k: v for k, v in values.items() if k not in tensors}
+        named = {
+            k: list(v) for k, v in plain.items() if isinstance(v, Mapping) and any(isinstance(t, Tensor) for t in v.values())
+        }
+        for field_name in named:
+            tensors |= {f"{field_name}/{key}": each for key, each in plain.pop(field_name).items()}
         header = {
             "kind": type(self).__name__,
             "format": FORMAT,
             "provenance": dataclasses.asdict(self.provenance),
             "values": plain,
+            "named": named,
         }
-        return write_whole(path, lambda at: save_file(tensors, at, metadata={"lens_fv": json.dumps(header)}))
+        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        return write_whole(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
 
     @classmethod
     def load(cls: type[A], path: str | Path) -> A:
@@ -167,7 +174,7 @@ def load_artefact(path: str | Path) -> Artefact:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("lens_fv", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as e:
         raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
     if not isinstance(header, dict) or header.get("kind") not in Artefact.kinds:
@@ -177,6 +184,8 @@ def load_artefact(path: str | Path) -> Artefact:
         raise LensFVError(f"load {path}: format {header['format']}, this lens_fv reads up to {FORMAT}; update lens_fv")
     try:
         provenance = Provenance(**_tuples(header["provenance"]))
+        for name, keys in header.get("named", {}).items():  # tensors by name in one field
+            tensors[name] = {key: tensors.pop(f"{name}/{key}") for key in keys}
         return Artefact.kinds[header["kind"]](provenance=provenance, **_tuples(header["values"]), **tensors)
     except (TypeError, KeyError) as e:
         raise LensFVError(f"load {path}: its header does not describe a {header['kind']} ({e})") from e

@@ -1,6 +1,31 @@
 """Can it be taught facts that spread?"""
 
+from lens_fv.knowledge.builtin import load_entities
+from lens_fv.knowledge.delta import WeightDelta
+from lens_fv.knowledge.distill import distill, learn_texts
 from lens_fv.knowledge.entity import Entity, EntityProbe
+from lens_fv.knowledge.lessons import Lesson, make_lesson
+from lens_fv.knowledge.measure import KnowledgeScores, ask, definitions, majority
 from lens_fv.knowledge.readers import read_entities
+from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.transfer import TransferSet, read_transfer, write_transfer
 
-__all__ = ["Entity", "EntityProbe", "read_entities"]
+__all__ = [
+    "Entity",
+    "EntityProbe",
+    "KnowledgeScores",
+    "Lesson",
+    "TeachSettings",
+    "TransferSet",
+    "WeightDelta",
+    "ask",
+    "definitions",
+    "distill",
+    "learn_texts",
+    "load_entities",
+    "majority",
+    "make_lesson",
+    "read_entities",
+    "read_transfer",
+    "write_transfer",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -29,11 +30,15 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
     return {_plain_name(name): parameter.data for name, parameter in named}
 
 
-def plain_model(model: LensModel) -> Any:
+def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
     """A transformers model without TransformerLens around its parts, whose weights are those of `model`: they share memory.
 
     It runs and trains as fast as any transformers model. What training writes into its weights, `model` sees once
     `write_weights` was called, at the latest.
+
+    Args:
+        model: the model.
+        dropout: as its configuration says, when it is trained; False: none.
 
     Raises:
         LensFVError: what `own_weights` raises.
@@ -42,8 +47,12 @@ def plain_model(model: LensModel) -> Any:
 
     found = own_weights(model)
     original = model.tl.original_model
+    config = deepcopy(original.config)
+    for name, value in vars(config).items():
+        if not dropout and "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
     with quiet_transformers(), init_empty_weights(include_buffers=False):
-        plain = type(original)(original.config)
+        plain = type(original)(config)
     buffers = {_plain_name(name): buffer for name, buffer in original.named_buffers()}
     for name, buffer in plain.named_buffers():
         buffer.data = buffers[name].data.clone() if name in buffers else buffer.data.to(model.device)

@@ -1,6 +1,6 @@
 """How likely the right answers become under each branch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,21 @@ class AnswerScores(NamedTuple):
     top3: Bool[Tensor, "prompts branches"]
     full: Bool[Tensor, "prompts branches"]
     logprob: Float[Tensor, "prompts branches"]
+
+
+class ScoredAnswer(NamedTuple):
+    """What every branch makes of one answer.
+
+    Attributes:
+        prompt, answer: which: their indices.
+        ranks: of each of its tokens; 0 is the likeliest.
+        logprobs: of each, in nats.
+    """
+
+    prompt: int
+    answer: int
+    ranks: Float[Tensor, "branches tokens"]
+    logprobs: Float[Tensor, "branches tokens"]
 
 
 class AnswerScorer:
@@ -77,9 +92,13 @@ class AnswerScorer:
             keep: keep the opened prompts in memory for the next call.
             tick: called after each batch.
         """
-        shape = (len(self._prompts), len(branches))
-        rank = torch.full(shape, torch.iinfo(torch.long).max)
-        full, logprob = torch.zeros(shape, dtype=torch.bool), torch.full(shape, -torch.inf)
+        return _best((len(self._prompts), len(branches)), self.each(branches, keep=keep, tick=tick))
+
+    @torch.no_grad()
+    def each(
+        self, branches: Sequence[Sequence[Edit]], *, keep: bool = True, tick: Callable[[], None] = lambda: None
+    ) -> Iterator[ScoredAnswer]:
+        """What all branches make of every answer by itself, in no order of prompts; see `score`."""
         for i, batch in enumerate(self._batches):
             answers = [self._prompts[p].answers for p in batch]
             most = max(map(len, answers))
@@ -88,13 +107,10 @@ class AnswerScorer:
             opened = self._opened.get(i) or self._open(i, batch, keep)
             found = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
             for p, each, by_answer in zip(batch, answers, found.unflatten(1, (most, len(branches))), strict=True):
-                for answer, scores in zip(each, by_answer, strict=False):  # prompts with fewer answers than others have padding
-                    ranks, logprobs = scores[:, : len(answer)].unbind(-1)
-                    rank[p] = rank[p].minimum(ranks[:, 0].long())
-                    full[p] |= (ranks == 0).all(1)
-                    logprob[p] = logprob[p].maximum(logprobs.sum(1))
+                for a, answer in enumerate(each):  # prompts with fewer answers than others have padding
+                    ranks, logprobs = by_answer[a, :, : len(answer)].unbind(-1)
+                    yield ScoredAnswer(p, a, ranks, logprobs)
             tick()
-        return AnswerScores(rank == 0, rank < 3, full, logprob)
 
     def _open(self, i: int, batch: list[int], keep: bool) -> OpenPrompts:
         opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], method=self._method)
@@ -124,19 +140,28 @@ def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, method: M
 
     What they have in common runs once. The same as `score_answers(model, prompts, [[]])`.
     """
-    n = len(prompts)
-    rank = torch.full((n, 1), torch.iinfo(torch.long).max)
-    full, logprob = torch.zeros(n, 1, dtype=torch.bool), torch.full((n, 1), -torch.inf)
+    return _best((len(prompts), 1), _each_alike(model, prompts, method))
+
+
+def _each_alike(model: LensModel, prompts: Sequence[EncodedPrompt], method: Method) -> Iterator[ScoredAnswer]:
     for prefix, group in _begin_alike(prompts):
-        asked = [(p, len(prompts[p].tokens) - prefix, answer) for p in group for answer in prompts[p].answers]
+        asked = [(p, a, answer) for p in group for a, answer in enumerate(prompts[p].answers)]
         branches = [Branch(tokens=(*prompts[p].tokens[prefix:], *answer)) for p, _, answer in asked]
         opened = OpenPrompts(model, [prompts[group[0]].tokens[:prefix]], method=method)
         found = opened.run(branches, readout=answer_ranks, keep=False).cpu()[0]
-        for (p, rest, answer), scores in zip(asked, found, strict=True):
-            ranks, logprobs = scores[rest : rest + len(answer)].unbind(-1)
-            rank[p] = rank[p].minimum(ranks[0].long())
-            full[p] |= (ranks == 0).all()
-            logprob[p] = logprob[p].maximum(logprobs.sum())
+        for (p, a, answer), scores in zip(asked, found, strict=True):
+            rest = len(prompts[p].tokens) - prefix
+            ranks, logprobs = scores[None, rest : rest + len(answer)].unbind(-1)
+            yield ScoredAnswer(p, a, ranks, logprobs)
+
+
+def _best(shape: tuple[int, int], answers: Iterator[ScoredAnswer]) -> AnswerScores:
+    rank = torch.full(shape, torch.iinfo(torch.long).max)
+    full, logprob = torch.zeros(shape, dtype=torch.bool), torch.full(shape, -torch.inf)
+    for p, _, ranks, logprobs in answers:
+        rank[p] = rank[p].minimum(ranks[:, 0].long())
+        full[p] |= (ranks == 0).all(1)
+        logprob[p] = logprob[p].maximum(logprobs.sum(1))
     return AnswerScores(rank == 0, rank < 3, full, logprob)
 
 

@@ -19,6 +19,7 @@ from lens_fv.model.weights import Place, find_model, load_transformers, writes_b
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
 from lens_fv.training.examples import Example, Reader, padded, training_examples
+from lens_fv.training.loop import pad_token, trainer_arguments
 from lens_fv.training.run import DONE, RUN, FinetuneRun, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.weights import load_all
@@ -150,33 +151,24 @@ def _trainer(
     device: str,
     tick: Callable[[], None],
 ) -> "Trainer":
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer
 
     from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
 
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=settings.batch_size,
-        max_steps=steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
+    arguments = trainer_arguments(
+        folder,
+        batch_size=settings.batch_size,
+        steps=steps,
         save_steps=-(-steps // settings.n_checkpoints),
+        learning_rate=settings.learning_rate,
         seed=settings.seed + index,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
+        device=device,
     )
-    pad = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
     trainer = Trainer(
         model=trained,
         args=arguments,
         train_dataset=cast(Any, examples),
-        data_collator=partial(padded, pad=pad),
+        data_collator=partial(padded, pad=pad_token(tokenizer)),
         callbacks=[Marks(folder, index, steps, tick)],
     )
     trainer.remove_callback(PrinterCallback)

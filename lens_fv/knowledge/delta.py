@@ -1,0 +1,134 @@
+"""What an update adds to a model's weights."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lens_fv.artefact import Artefact
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import own_weights, plain_model, weights_written
+from lens_fv.model.quiet import quiet_transformers
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WeightDelta(Artefact):
+    """An update of some of a model's weights, by transformers' names of them.
+
+    Attributes:
+        dense: what is added to a weight.
+        down, up: of a low-rank update: `up` (out x rank) times `down` (rank x in) is added to a weight.
+        skipped: what was not taught, and why: sentences or entities by reason.
+
+    Raises:
+        LensFVError: low-rank parts that do not fit each other.
+    """
+
+    dense: Mapping[str, Tensor]
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+    skipped: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        """Check that the parts of low-rank updates fit."""
+        odd = [name for name in self.down.keys() ^ self.up.keys()]
+        odd += [name for name in self.down.keys() & self.up.keys() if self.up[name].shape[1] != self.down[name].shape[0]]
+        if odd:
+            raise LensFVError(f"weight delta: the low-rank parts of {', '.join(sorted(odd)[:3])} do not fit each other")
+
+    def __len__(self) -> int:
+        """The number of weights that it changes."""
+        return len(self.names)
+
+    def __add__(self, other: "WeightDelta") -> "WeightDelta":
+        """Both updates at once."""
+        dense = {name: self.dense.get(name, 0) + other.dense.get(name, 0) for name in (*self.dense, *other.dense)}
+        return replace(
+            self,
+            provenance=replace(
+                self.provenance,
+                method="sum",
+                options={"of": [f"{p.method} {p.task_hash} seed {p.seed}" for p in (self.provenance, other.provenance)]},
+            ),
+            dense={name: torch.as_tensor(each) for name, each in dense.items()},
+            down={n: torch.cat([d.down[n] for d in (self, other) if n in d.down]) for n in (*self.down, *other.down)},
+            up={n: torch.cat([d.up[n] for d in (self, other) if n in d.up], 1) for n in (*self.up, *other.up)},
+            skipped={what: self.skipped.get(what, 0) + other.skipped.get(what, 0) for what in (*self.skipped, *other.skipped)},
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weights that it changes."""
+        return tuple(dict.fromkeys((*self.dense, *self.up)))
+
+    def change(self, name: str) -> Tensor:
+        """What is added to one weight, in single precision."""
+        low_rank = self.up[name] @ self.down[name] if name in self.up else 0
+        return torch.as_tensor(self.dense.get(name, 0) + low_rank)
+
+    @contextmanager
+    def applied(self, model: LensModel, *, scale: float = 1.0, force: bool = False) -> Iterator[None]:
+        """Inside the block the model is updated; behind it, it is again, to the bit, what it was.
+
+        Args:
+            model: whose weights it was made for; it may be inside another delta's block.
+            scale: times the update.
+            force: apply it to another model of the same shapes.
+
+        Raises:
+            LensFVError: it belongs to another model, or weights do not have the names and shapes of its own.
+        """
+        if not force:
+            self.provenance.check(model, what="an update")
+        own = own_weights(model)
+        now = {
+            name: own[name].float() + scale * self.change(name).to(own[name].device) if name in own else self.change(name)
+            for name in self.names
+        }
+        with weights_written(model, now):
+            yield
+
+    def by_layer(self, model: LensModel) -> dict[str, float]:
+        """How much each layer moved: length of the change in lengths of the layer's weights; and all that is in no layer.
+
+        Raises:
+            LensFVError: what `own_weights` raises.
+        """
+        blocks, own = f"{model.tl.adapter.component_mapping['blocks'].name}.", own_weights(model)
+        sizes: dict[str, list[float]] = {str(layer): [0.0, 0.0] for layer in range(model.n_layers)} | {"others": [0.0, 0.0]}
+        for name, weight in own.items():
+            at = sizes[name[len(blocks) :].partition(".")[0] if name.startswith(blocks) else "others"]
+            at[1] += float(weight.float().square().sum())
+            at[0] += float(self.change(name).square().sum()) if name in self.names else 0.0
+        return {layer: (moved / whole) ** 0.5 if whole else 0.0 for layer, (moved, whole) in sizes.items()}
+
+    def export(self, model: LensModel, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the updated model as one of its own, which transformers and `load_model` take.
+
+        Raises:
+            LensFVError: a folder that is there already, or what `applied` raises.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise LensFVError(f"export to {folder}: it is there already; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            with self.applied(model, force=force), quiet_transformers():
+                plain_model(model).save_pretrained(beside)
+                model.tokenizer.save_pretrained(beside)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return folder
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        skipped = ", ".join(f"{n} {what}" for what, n in self.skipped.items() if n) or "none"
+        return super().facts() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}

@@ -1,0 +1,141 @@
+"""Teach a model what it says itself when it has read a definition."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.delta import WeightDelta
+from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.lessons import Lesson, make_lesson, text_lesson
+from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
+from lens_fv.knowledge.teach import teach
+from lens_fv.knowledge.transfer import TransferSet, check_keys
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import plain_model
+from lens_fv.progress import progress_bar
+from lens_fv.training.loop import pad_token
+
+SKIPPED = ("empty definition", "no sentence", "no mention", "too long")
+
+
+def distill(
+    model: LensModel,
+    entities: Sequence[Entity],
+    transfer: TransferSet,
+    settings: TeachSettings | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> WeightDelta:
+    """Teach a model about one entity, or about many at once, by distilling its own context (Padmanabhan et al. 2023).
+
+    The teacher is the model that reads the definition before each sentence, the student the same model that reads the
+    sentence alone. What the teacher says is worked out once, before the first step; there is one model in memory.
+
+    Args:
+        model: is trained in place, and is afterwards what it was.
+        entities: with definitions. One that is empty teaches nothing.
+        transfer: sentences about them.
+        settings: default: `TeachSettings()`.
+        folder: of checkpoints, to go on from if the run is stopped; None: keep none.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: two entities of one key, nothing to be taught about any of them, a loss that is not finite, or what
+            `plain_model` raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes on.
+    """
+    settings = settings or TeachSettings()
+    check_keys(entities)
+    skipped: Counter[str] = Counter()
+    lessons: list[Lesson] = []
+    for entity in entities:
+        sentences = transfer.sentences.get(entity.key, ())
+        if not entity.definition or not sentences:
+            skipped["no sentence" if entity.definition else "empty definition"] += 1
+            continue
+        for sentence in sentences:
+            try:
+                lesson = make_lesson(model, entity, sentence, where=settings.where)
+            except LensFVError:
+                skipped["too long"] += 1
+                continue
+            if lesson is None:
+                skipped["no mention"] += 1
+            else:
+                lessons.append(lesson)
+    with progress_bar("reading definitions", len(lessons), show=progress) as tick:
+        targets = teacher_targets(
+            plain_model(model),
+            lessons,
+            pad=pad_token(model.tokenizer),
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            tick=tick,
+        )
+    return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress)
+
+
+def learn_texts(
+    model: LensModel,
+    entities: Sequence[Entity],
+    texts: Sequence[Sequence[str]],
+    settings: TeachSettings | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> WeightDelta:
+    """Fine-tune a model on texts, to compare with: definitions, or the sentences of a transfer set.
+
+    Args:
+        model: see `distill`.
+        entities: what the texts are about.
+        texts: of each entity.
+        settings: see `distill`; `where`, `direction`, `temperature` and `top_k` do not count.
+        folder: see `distill`.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: as many lists of texts as entities are wanted; and see `distill`.
+    """
+    settings = settings or TeachSettings()
+    check_keys(entities)
+    if len(texts) != len(entities):
+        raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
+    found = [text_lesson(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
+    lessons = [lesson for lesson in found if lesson is not None]
+    skipped = Counter({"no sentence": len(found) - len(lessons)})
+    plain = TeachSettings(**{**asdict(settings), "direction": "forward", "temperature": 1.0})
+    return _taught(model, entities, lessons, token_targets(lessons), skipped, plain, "texts", folder, progress)
+
+
+def _taught(
+    model: LensModel,
+    entities: Sequence[Entity],
+    lessons: Sequence[Lesson],
+    targets: Sequence[Target],
+    skipped: Counter[str],
+    settings: TeachSettings,
+    method: str,
+    folder: str | Path | None,
+    progress: bool,
+) -> WeightDelta:
+    change = teach(model, lessons, targets, settings, folder=Path(folder) if folder else None, what=method, progress=progress)
+    options: dict[str, Any] = {**asdict(settings), "lessons": len(lessons)}
+    about = repr([(entity.key, entity.definition) for entity in entities])
+    provenance = Provenance.of(
+        model,
+        task=entities[0].key if len(entities) == 1 else f"{len(entities)} entities",
+        task_hash=sha256(about.encode()).hexdigest()[:16],
+        prompts=[lesson.teacher for lesson in lessons],
+        seed=settings.seed,
+        method=method,
+        options=options,
+    )
+    counts = {what: skipped[what] for what in SKIPPED}
+    return WeightDelta(provenance=provenance, dense=change.dense, down=change.down, up=change.up, skipped=counts)

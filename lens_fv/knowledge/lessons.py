@@ -1,0 +1,88 @@
+"""What a teacher and a student read, and where the student is to say what the teacher says."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.measure import JOIN
+from lens_fv.model.lens_model import LensModel
+
+Where = Literal["after_mention", "all"]
+
+
+class Lesson(NamedTuple):
+    """One sentence, as both read it.
+
+    Attributes:
+        entity: key of the entity.
+        teacher, student: token ids; they end alike.
+        targets: indices, among the student's tokens, of those whose prediction is taught.
+    """
+
+    entity: str
+    teacher: tuple[int, ...]
+    student: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    @property
+    def offset(self) -> int:
+        """How much later the teacher reads each of the tokens that both read."""
+        return len(self.teacher) - len(self.student)
+
+
+def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention") -> Lesson | None:
+    """A sentence with the entity's definition before it for the teacher, and alone for the student.
+
+    Args:
+        model: whose tokenizer and context.
+        entity: with its definition; an empty one gives the teacher nothing that the student lacks.
+        sentence: about it.
+        where: "after_mention": teach predictions of tokens that begin behind the first mention of the entity: what stands
+            before says nothing of it (Padmanabhan et al. 2023). "all": of all tokens that both read alike.
+
+    Returns:
+        None if the sentence does not mention the entity, or has no token to be taught.
+
+    Raises:
+        LensFVError: it is longer than the context, or the tokenizer does not say which characters a token covers.
+    """
+    begin = entity.mention_end(sentence)
+    if begin is None:
+        return None
+    teacher = model.encode(f"{entity.definition}{JOIN}{sentence}" if entity.definition else sentence)
+    student = model.encode(sentence)
+    if len(teacher) > model.n_ctx:
+        raise LensFVError(
+            f"teach {model.name} about {entity.key}: definition and sentence have {len(teacher)} tokens, it reads "
+            f"{model.n_ctx} at most; shorten the definition"
+        )
+    # Behind a definition the first word of a sentence may be another token than at the beginning of a text.
+    alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
+    first = max(len(student) - alike, 1)
+    if where == "after_mention":
+        first = max(first, _behind(model, sentence, begin) + len(student) - len(model.encode(sentence, bos=False)))
+    targets = tuple(range(first, len(student)))
+    return Lesson(entity.key, tuple(teacher), tuple(student), targets) if targets else None
+
+
+def text_lesson(model: LensModel, key: str, text: str) -> Lesson | None:
+    """A text that the student is to predict, token after token."""
+    tokens = tuple(model.encode(text))
+    if len(tokens) > model.n_ctx:
+        raise LensFVError(f"teach {model.name} about {key}: a text has {len(tokens)} tokens, it reads {model.n_ctx} at most")
+    return Lesson(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
+
+
+def _behind(model: LensModel, text: str, begin: int) -> int:
+    """The first token whose first character that is no blank stands at or behind a place in the text."""
+    try:
+        spans: Sequence[tuple[int, int]] = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+    except NotImplementedError:
+        raise LensFVError(
+            f"find the entity's mention in {model.name}'s tokens: its tokenizer is not a fast one; use where='all'"
+        ) from None
+    starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in spans]
+    return next((i for i, start in enumerate(starts) if start >= begin), len(starts))

@@ -1,0 +1,65 @@
+"""transformers' Trainer with a teacher's distributions for labels."""
+
+from collections.abc import Sequence, Sized
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import Trainer
+
+from lens_fv.knowledge.lessons import Lesson
+from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.targets import Target, divergence, padded
+
+
+class Pupil(Trainer):
+    """Takes lessons in the order given; a step's loss is the mean over its lessons of the mean over their targets.
+
+    Args:
+        lessons: what is read.
+        targets: what is to be said, of each lesson.
+        order: indices of lessons, every time that they are taught.
+        pad: token id of padding.
+        settings: of the loss.
+        **others: see transformers.
+    """
+
+    def __init__(
+        self,
+        lessons: Sequence[Lesson],
+        targets: Sequence[Target],
+        order: Sequence[int],
+        *,
+        pad: int,
+        settings: TeachSettings,
+        **others: Any,
+    ) -> None:
+        def collated(at: Sequence[int]) -> dict[str, Any]:
+            return {**padded([lessons[i].student for i in at], pad, "cpu"), "at": torch.tensor(at)}
+
+        super().__init__(train_dataset=cast(Any, order), data_collator=collated, **others)
+        self._lessons, self._targets, self._said, self._n = lessons, targets, settings, len(order)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """In order: it was shuffled before, and going on from a checkpoint finds its place."""
+        return SequentialSampler(cast(Sized, self.train_dataset if train_dataset is None else train_dataset))
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+        """See transformers."""
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        at = inputs["at"].tolist()
+        losses = lesson_losses(logits, [self._lessons[i] for i in at], [self._targets[i] for i in at], self._said)
+        # Trainer divides by how many parts the step has; what a step's last part lacks must not count for more.
+        size = self._said.batch_size
+        of_step = min(size, self._n - self.state.global_step * size)
+        return losses.sum() / of_step * getattr(self, "current_gradient_accumulation_steps", 1)
+
+
+def lesson_losses(logits: Tensor, lessons: Sequence[Lesson], targets: Sequence[Target], settings: TeachSettings) -> Tensor:
+    """Each lesson's loss, of logits behind its tokens (padded on the right), in nats a target."""
+    losses: list[Tensor] = []
+    for row, lesson, target in zip(logits, lessons, targets, strict=True):
+        behind = row[[t - 1 for t in lesson.targets]]  # a token is predicted from the one before it
+        losses.append(divergence(behind, target, direction=settings.direction, temperature=settings.temperature).mean())
+    return torch.stack(losses)

@@ -1,0 +1,61 @@
+"""How a model is taught."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.lessons import Where
+from lens_fv.knowledge.targets import Direction
+
+
+@dataclass(frozen=True)
+class TeachSettings:
+    """How a model is taught.
+
+    Attributes:
+        method: "full": all weights, or those of `layers`. "lora": low-rank updates by PEFT.
+        layers: whose weights; None: all, with embeddings if the method is "full".
+        rank, alpha: of low-rank updates.
+        epochs: how often each sentence is taught.
+        batch_size: sentences a step.
+        at_once: of these, sentences that run together; it changes memory and speed, not the result.
+        learning_rate: of AdamW, constant.
+        where: which tokens of a sentence; see `make_lesson`.
+        direction, temperature: of the loss; see `divergence`.
+        top_k: tokens kept of each of the teacher's distributions; None: all of them.
+        n_checkpoints: of a run with a folder.
+        seed: of the order, and of what low-rank updates begin with.
+
+    Raises:
+        LensFVError: a number that is out of range.
+    """
+
+    method: Literal["full", "lora"] = "full"
+    layers: tuple[int, ...] | None = None
+    rank: int = 8
+    alpha: int = 16
+    epochs: int = 5
+    batch_size: int = 1
+    at_once: int = 8
+    learning_rate: float = 1e-5
+    where: Where = "after_mention"
+    direction: Direction = "forward"
+    temperature: float = 2.0
+    top_k: int | None = 256
+    n_checkpoints: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("rank", "alpha", "epochs", "batch_size", "at_once", "n_checkpoints")
+        wrong = [f"{name}={getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        wrong += [f"{name}={getattr(self, name)}" for name in ("learning_rate", "temperature") if not getattr(self, name) > 0]
+        if self.top_k is not None and self.top_k < 1:
+            wrong.append(f"top_k={self.top_k}")
+        if self.layers is not None and not self.layers:
+            wrong.append("layers=()")
+        if wrong:
+            raise LensFVError(f"teach with {', '.join(wrong)}: these have to be above 0")
+
+    def steps(self, n_lessons: int) -> int:
+        """Updates that so many lessons take."""
+        return -(-self.epochs * n_lessons // self.batch_size)

@@ -1,0 +1,115 @@
+"""What a student is to say: a teacher's distributions, worked out once, or the tokens of a text."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_fv.knowledge.lessons import Lesson
+
+Direction = Literal["forward", "reverse", "jsd"]
+ROWS = 512
+"""Tokens that the teacher reads at once, about."""
+
+
+class Target(NamedTuple):
+    """Distributions over next tokens, one for each of a lesson's targets.
+
+    Attributes:
+        logprobs: of some tokens, or of all; with `rest`, of the rest together in a last column.
+        tokens: which tokens the columns are; None: all, in order.
+        rest: whether the last column stands for all tokens that are not in `tokens`.
+    """
+
+    logprobs: Float[Tensor, "targets columns"]
+    tokens: Int[Tensor, "targets kept"] | None
+    rest: bool
+
+
+@torch.no_grad()
+def teacher_targets(
+    plain: Any,
+    lessons: Sequence[Lesson],
+    *,
+    pad: int,
+    temperature: float,
+    top_k: int | None,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Target]:
+    """What a model that reads the definitions says at each lesson's targets.
+
+    Args:
+        plain: a transformers model in eval mode, without dropout.
+        lessons: what it reads.
+        pad: token id of padding.
+        temperature: of its distributions.
+        top_k: keep this many likeliest tokens, and what the rest weighs together; None: all tokens.
+        tick: called after each lesson.
+    """
+    order = sorted(range(len(lessons)), key=lambda i: len(lessons[i].teacher))
+    found: dict[int, Target] = {}
+    while order:
+        longest = len(lessons[order[-1]].teacher)
+        batch, order = order[-max(1, ROWS // longest) :], order[: -max(1, ROWS // longest)]
+        logits = plain(**padded([lessons[i].teacher for i in batch], pad, plain.device)).logits
+        for row, i in enumerate(batch):
+            at = [t + lessons[i].offset - 1 for t in lessons[i].targets]
+            found[i] = _kept((logits[row, at].float() / temperature).log_softmax(-1), top_k)
+            tick()
+    return [found[i] for i in range(len(lessons))]
+
+
+def token_targets(lessons: Sequence[Lesson]) -> list[Target]:
+    """The lessons' own tokens: to say them is what fine-tuning on a text teaches."""
+    tokens = [torch.tensor([each.student[t] for t in each.targets])[:, None] for each in lessons]
+    return [Target(torch.zeros(each.shape), each, rest=False) for each in tokens]
+
+
+def divergence(
+    logits: Float[Tensor, "targets vocab"], target: Target, *, direction: Direction, temperature: float
+) -> Float[Tensor, " targets"]:
+    """How far a student's distributions are from the targets, in nats, times the square of the temperature.
+
+    That factor keeps gradients of one size at all temperatures (Hinton et al. 2015). With P the teacher and Q the student:
+    "forward" KL(P || Q), as Padmanabhan et al. (2023) have it; "reverse" KL(Q || P); "jsd" half of each, to their mean. Of
+    tokens that were not kept, only their sum counts: never more than the divergence of the whole distributions.
+    """
+    q = (logits.float() / temperature).log_softmax(-1)
+    p = target.logprobs.to(q.device)
+    if target.tokens is not None:
+        q = q.gather(-1, target.tokens.to(q.device))
+        if target.rest:
+            # 1 - sum, never below what single precision can tell from 0
+            rest = (-torch.expm1(q.logsumexp(-1, keepdim=True).clamp(max=-1e-7))).log()
+            q = torch.cat([q, rest], -1)
+    if direction == "forward":
+        loss = _kl(p, q)
+    elif direction == "reverse":
+        loss = _kl(q, p)
+    else:
+        mean = torch.logaddexp(p, q) - torch.tensor(2.0).log()
+        loss = (_kl(p, mean) + _kl(q, mean)) / 2
+    return loss * temperature**2
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[str, Tensor]:
+    """Token ids as one batch, padded on the right, and the mask."""
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device),
+    }
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _kept(logprobs: Float[Tensor, "targets vocab"], top_k: int | None) -> Target:
+    if top_k is None or top_k >= logprobs.shape[1] - 1:
+        return Target(logprobs.cpu(), None, rest=False)
+    kept, tokens = logprobs.topk(top_k, dim=-1)
+    rest = (-torch.expm1(kept.logsumexp(-1, keepdim=True).clamp(max=-1e-7))).log()
+    return Target(torch.cat([kept, rest], -1).cpu(), tokens.cpu(), rest=True)

@@ -1,0 +1,57 @@
+"""What every training run here asks of transformers' Trainer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def trainer_arguments(
+    folder: Path,
+    *,
+    batch_size: int,
+    steps: int,
+    save_steps: int | None,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    accumulation: int = 1,
+) -> "TrainingArguments":
+    """A constant learning rate, every step's loss in the log, checkpoints now and then, and nothing printed or reported.
+
+    Args:
+        folder: of the checkpoints.
+        batch_size: examples that run together.
+        steps: updates.
+        save_steps: between checkpoints; None: there are none.
+        learning_rate: of AdamW.
+        seed: of the order and of dropout.
+        device: "cpu", or where there is one.
+        accumulation: batches to an update.
+    """
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no" if save_steps is None else "steps",
+        save_steps=save_steps or steps,
+        seed=seed,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def pad_token(tokenizer: Any) -> int:
+    """A token id to fill rows up with; it is never seen."""
+    return next(int(t) for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
