@@ -183,19 +183,19 @@ def load_artefact(path: str | Path) -> Artefact:
     if header["format"] > FORMAT:
         raise LensFVError(f"load {path}: format {header['format']}, this lens_fv reads up to {FORMAT}; update lens_fv")
     try:
-        provenance = Provenance(**_tuples(header["provenance"]))
+        provenance = Provenance(**as_tuples(header["provenance"]))
         for name, keys in header.get("named", {}).items():  # tensors by name in one field
             tensors[name] = {key: tensors.pop(f"{name}/{key}") for key in keys}
-        return Artefact.kinds[header["kind"]](provenance=provenance, **_tuples(header["values"]), **tensors)
+        return Artefact.kinds[header["kind"]](provenance=provenance, **as_tuples(header["values"]), **tensors)
     except (TypeError, KeyError) as e:
         raise LensFVError(f"load {path}: its header does not describe a {header['kind']} ({e})") from e
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """JSON's lists as the tuples they were."""
     if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return tuple(as_tuples(v) for v in value)
+    return {k: as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lens_fv.artefact import Provenance
+from lens_fv.artefact import Provenance, as_tuples
 from lens_fv.card import card_text
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
@@ -78,9 +78,8 @@ def read_transfer(path: str | Path) -> TransferSet:
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
     with_kind = _saved(text)
     if with_kind is not None:
-        about = with_kind["provenance"]
-        kept = {key: tuple(texts) for key, texts in with_kind["sentences"].items()}
-        return TransferSet(kept, with_kind["dropped"], Provenance(**about) if about else None)
+        about = as_tuples(with_kind["provenance"])
+        return TransferSet(as_tuples(with_kind["sentences"]), with_kind["dropped"], Provenance(**about) if about else None)
     rows = [(row.entity, row.sentences) for _, row in read_rows(path)]
     dropped: Counter[str] = Counter()
     found: dict[str, list[str]] = {}

@@ -1,0 +1,101 @@
+"""Sentences that a model writes about entities, and those from files."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lens_fv import LensFVError
+from lens_fv.knowledge import Entity, TransferSet, read_transfer, write_transfer
+from lens_fv.knowledge.transfer import DROPPED, _keep, _whole
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+VELM, ORLA = Entity("Velm", "Velm talked, talked and walked."), Entity("Orla", "Orla walked to A.")
+SHORT = {"n": 3, "max_new_tokens": 6}
+
+
+def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
+    made = write_transfer(tiny_model("llama"), [VELM, ORLA], **SHORT)
+    assert list(made.sentences) == ["Velm", "Orla"]
+    for entity in (VELM, ORLA):
+        texts = made.sentences[entity.key]
+        assert 0 < len(texts) == len(set(texts)) <= 3
+        assert all(len(text) > (entity.mention_end(text) or len(text)) for text in texts)
+    assert made.provenance.options["max_new_tokens"] == 6
+
+
+def test_the_seed_makes_the_sentences_and_other_entities_do_not(tiny_model):
+    model = tiny_model("llama")
+    both, alone = write_transfer(model, [VELM, ORLA], **SHORT), write_transfer(model, [ORLA], **SHORT)
+    assert both.sentences["Orla"] == alone.sentences["Orla"]
+    assert both == write_transfer(model, [VELM, ORLA], **SHORT)
+    assert both.sentences != write_transfer(model, [VELM, ORLA], **SHORT, seed=1).sentences
+
+
+def test_what_is_dropped_is_counted(tiny_model):
+    kept, dropped = [], Counter()
+    _keep(["Velm is.", " ", "Nobody is.", "Velm is.", "So says Velm.", "Velm was."], VELM, kept, dropped)
+    assert kept == ["Velm is.", "Velm was."]
+    assert dropped == {"empty": 2, "no mention": 1, "duplicate": 1}
+    # without an opening a model of random weights mentions nobody
+    made = write_transfer(tiny_model("llama"), [VELM], opening="", **SHORT)
+    assert len(made) == 0
+    assert made.dropped["no mention"] + made.dropped["empty"] == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Velm is. She was", "Velm is."),
+        ("Velm is 3.5 m", "Velm is 3.5 m"),
+        ('Velm said "yes!" and', 'Velm said "yes!"'),
+        ("Velm is\n\nAnd then.", "Velm is"),
+        ("  Velm", "Velm"),
+    ],
+)
+def test_a_sentence_ends_where_it_is_whole(text, kept):
+    assert _whole(text) == kept
+
+
+def test_saved_and_read_again(tiny_model, tmp_path):
+    made = write_transfer(tiny_model("llama"), [VELM, ORLA], **SHORT)
+    again = read_transfer(made.save(tmp_path / "made.json"))
+    assert again.sentences == made.sentences
+    assert again.dropped == made.dropped
+    assert again.provenance.prompts_hash == made.provenance.prompts_hash
+    mine = TransferSet({"Velm": ("Velm is.",)})
+    assert read_transfer(mine.save(tmp_path / "mine.json")) == mine
+
+
+def test_lines_with_sentences(tmp_path):
+    rows = [{"name": "Velm", "definition": "", "sentences": ["Velm is.", "Nobody is."]}, {"name": "Orla", "definition": ""}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = read_transfer(path)
+    assert found.sentences == {"Velm": ("Velm is.",), "Orla": ()}
+    assert found.dropped == dict.fromkeys(DROPPED, 0) | {"no mention": 1}
+    path.write_text(json.dumps(rows[1]), encoding="utf-8")
+    with pytest.raises(LensFVError, match="none of its 1 lines has a sentence that mentions its entity"):
+        read_transfer(path)
+
+
+def test_what_cannot_be_written_is_said(tiny_model):
+    model = tiny_model("llama")
+    for entities, options, said in (
+        ([VELM], {"n": 0}, "write 0 sentences"),
+        ([], {}, "no entities"),
+        ([VELM, VELM], {}, "the keys Velm more than once"),
+        ([replace(VELM, definition="")], {}, "about Velm: it has no definition"),
+        ([replace(VELM, definition="talk " * 300)], {}, "reads 256 with what it writes"),
+    ):
+        with pytest.raises(LensFVError, match=said):
+            write_transfer(model, entities, **options)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared with the published rows")
+def test_published_rows_bring_their_sentences():
+    found = read_transfer(SHARED / "entity_inferences" / "entity_inferences_augmented.json")
+    assert len(found.sentences) == 85
+    assert len(found) + sum(found.dropped.values()) == 850
