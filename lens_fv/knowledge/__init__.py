@@ -3,6 +3,7 @@
 from lens_fv.knowledge.builtin import load_entities
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, learn_texts
+from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, EntityProbe
 from lens_fv.knowledge.lessons import Lesson, make_lesson
 from lens_fv.knowledge.measure import KnowledgeScores, ask, definitions, majority
@@ -21,11 +22,13 @@ __all__ = [
     "ask",
     "definitions",
     "distill",
+    "drift",
     "learn_texts",
     "load_entities",
     "majority",
     "make_lesson",
     "read_entities",
     "read_transfer",
+    "true_sentences",
     "write_transfer",
 ]

@@ -10,7 +10,8 @@ from transformers import Trainer
 
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.knowledge.settings import TeachSettings
-from lens_fv.knowledge.targets import Target, divergence, padded
+from lens_fv.knowledge.targets import Target, divergence
+from lens_fv.training.loop import padded
 
 
 class Pupil(Trainer):
@@ -36,7 +37,7 @@ class Pupil(Trainer):
         **others: Any,
     ) -> None:
         def collated(at: Sequence[int]) -> dict[str, Any]:
-            return {**padded([lessons[i].student for i in at], pad, "cpu"), "at": torch.tensor(at)}
+            return {**padded([lessons[i].student for i in at], pad), "at": torch.tensor(at)}
 
         super().__init__(train_dataset=cast(Any, order), data_collator=collated, **others)
         self._lessons, self._targets, self._said, self._n = lessons, targets, settings, len(order)

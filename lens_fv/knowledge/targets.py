@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.knowledge.lessons import Lesson
+from lens_fv.training.loop import padded
 
 Direction = Literal["forward", "reverse", "jsd"]
 ROWS = 512
@@ -92,15 +93,6 @@ def divergence(
         mean = torch.logaddexp(p, q) - torch.tensor(2.0).log()
         loss = (_kl(p, mean) + _kl(q, mean)) / 2
     return loss * temperature**2
-
-
-def padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[str, Tensor]:
-    """Token ids as one batch, padded on the right, and the mask."""
-    longest = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device),
-    }
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Task, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.encoding import Encoder
+from lens_fv.training.loop import padded
 from lens_fv.training.settings import FinetuneSettings
 
 IGNORED = -100
@@ -77,12 +78,8 @@ def _example(
     return {"input_ids": [*encoded.tokens, *answer], "labels": [IGNORED] * len(encoded.tokens) + answer}
 
 
-def padded(examples: Sequence[Example], pad: int) -> dict[str, Any]:
-    """Examples as one batch, padded on the right; padding is neither seen nor a target."""
-    longest = max(len(each["input_ids"]) for each in examples)
-
-    def rows(key: str, fill: int) -> torch.Tensor:
-        return torch.tensor([each[key] + [fill] * (longest - len(each[key])) for each in examples])
-
-    mask = [[1] * len(each["input_ids"]) + [0] * (longest - len(each["input_ids"])) for each in examples]
-    return {"input_ids": rows("input_ids", pad), "labels": rows("labels", IGNORED), "attention_mask": torch.tensor(mask)}
+def collated(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
+    """Examples as one batch; padding is no target."""
+    batch = padded([each["input_ids"] for each in examples], pad)
+    labels = padded([each["labels"] for each in examples], IGNORED)["input_ids"]
+    return {**batch, "labels": labels}

@@ -18,7 +18,7 @@ from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
-from lens_fv.training.examples import Example, Reader, padded, training_examples
+from lens_fv.training.examples import Example, Reader, collated, training_examples
 from lens_fv.training.loop import pad_token, trainer_arguments
 from lens_fv.training.run import DONE, RUN, FinetuneRun, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
@@ -168,7 +168,7 @@ def _trainer(
         model=trained,
         args=arguments,
         train_dataset=cast(Any, examples),
-        data_collator=partial(padded, pad=pad_token(tokenizer)),
+        data_collator=partial(collated, pad=pad_token(tokenizer)),
         callbacks=[Marks(folder, index, steps, tick)],
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,7 +1,11 @@
 """What every training run here asks of transformers' Trainer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -50,6 +54,15 @@ def trainer_arguments(
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Token ids as one batch, padded on the right, and the mask that keeps padding from being seen."""
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device),
+    }
 
 
 def pad_token(tokenizer: Any) -> int:

@@ -65,7 +65,7 @@ def test_bad_requests(run, built, tmp_path):  # noqa: F811
     for arguments, said in [
         (["compose", "hot-cold", "--library", built], "give pairs as A:B"),
         (["compose", "hot:cold", "--library", "nowhere"], "it has no library.json"),
-        (["analogy", "--library", built, "--file", "empty.jsonl"], "empty.jsonl:1: analogy hot:cold::big"),
+        (["analogy", "--library", built, "--file", "empty.jsonl"], "empty.jsonl, line 1: analogy hot:cold::big"),
         (["analogy", "--library", built, "--map", f"{built}/antonym.safetensors"], "it holds a FunctionVector"),
         (["library", "fit", built, "--form", "round"], "there are temperature, diagonal, full"),
         (["library", "show", built, "nothing"], "the library has none"),

@@ -27,7 +27,7 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
     ("arguments", "said"),
     [
         (["--task", "toy.json"], "by the instructions of toy: it has none; give some"),
-        (["--task", "toy.json", "--instructions", "gone.txt"], "instructions in gone.txt: cannot be read"),
+        (["--task", "toy.json", "--instructions", "gone.txt"], "gone.txt: no such file; give instructions"),
         (["--template", "chat"], "its tokenizer has none; use a plain template"),
     ],
 )

@@ -21,7 +21,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.tasks import few_shot, split_pairs
 from lens_fv.training import FinetuneRun, FinetuneSettings, export_checkpoint, finetune, switch
-from lens_fv.training.examples import IGNORED, Reader, padded, training_examples
+from lens_fv.training.examples import IGNORED, Reader, collated, training_examples
 
 SMALL = FinetuneSettings(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=1e-2, rank=2)
 TASKS = [replace(toy_task(name="one"), instructions=("Say it.", "Write it.")), toy_task(name="two")]
@@ -62,7 +62,7 @@ def test_only_the_answer_and_the_end_are_targets(reader):
 
 
 def test_padding_is_neither_seen_nor_a_target():
-    batch = padded([{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}], 9)
+    batch = collated([{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}], 9)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
     assert batch["labels"].tolist() == [[IGNORED, 2, 3], [4, IGNORED, IGNORED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -1,0 +1,47 @@
+"""What an update changes where it should change nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import kl_div
+
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.delta import WeightDelta
+from lens_fv.knowledge.entity import Entity
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import plain_model
+from lens_fv.training.loop import pad_token, padded
+
+
+@torch.no_grad()
+def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: int = 16) -> list[float]:
+    """KL divergence from what the model says to what it says with an update, in nats a token: mean over each text's tokens.
+
+    Args:
+        model: without the update.
+        delta: the update.
+        texts: such as `true_sentences(load_entities("popular"))`; each at least one token long.
+        batch_size: texts that run together.
+
+    Raises:
+        LensFVError: a text without tokens, or what `WeightDelta.applied` raises.
+    """
+    plain, pad = plain_model(model), pad_token(model.tokenizer)
+    rows = [model.encode(text) for text in texts]
+    if not all(rows):
+        raise LensFVError(f"drift of {model.name}: text {[len(row) > 0 for row in rows].index(False)} has no tokens")
+    found: list[float] = []
+    for begin in range(0, len(rows), batch_size):
+        here = rows[begin : begin + batch_size]
+        batch = padded(here, pad, model.device)
+        before = plain(**batch).logits.float().log_softmax(-1)
+        with delta.applied(model):
+            after = plain(**batch).logits.float().log_softmax(-1)
+        kl = kl_div(after, before, reduction="none", log_target=True).sum(-1)
+        found += [float(each[: len(row)].mean()) for each, row in zip(kl, here, strict=True)]
+    return found
+
+
+def true_sentences(entities: Sequence[Entity]) -> list[str]:
+    """The sentences of their probes, with the answers in the gaps."""
+    return [probe.filled() for entity in entities for probe in entity.probes]
