@@ -5,6 +5,7 @@ from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, learn_texts
 from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, EntityProbe
+from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, gap_closed, random_definitions
 from lens_fv.knowledge.lessons import Lesson, make_lesson
 from lens_fv.knowledge.measure import KnowledgeScores, ask, definitions, majority
 from lens_fv.knowledge.readers import read_entities
@@ -14,6 +15,7 @@ from lens_fv.knowledge.transfer import TransferSet, read_transfer, write_transfe
 __all__ = [
     "Entity",
     "EntityProbe",
+    "KnowledgeResult",
     "KnowledgeScores",
     "Lesson",
     "TeachSettings",
@@ -23,10 +25,13 @@ __all__ = [
     "definitions",
     "distill",
     "drift",
+    "evaluate_knowledge",
+    "gap_closed",
     "learn_texts",
     "load_entities",
     "majority",
     "make_lesson",
+    "random_definitions",
     "read_entities",
     "read_transfer",
     "true_sentences",

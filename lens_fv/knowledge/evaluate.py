@@ -1,0 +1,132 @@
+"""What updates did: to what is known of their entities, and to everything else."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.delta import WeightDelta
+from lens_fv.knowledge.drift import drift, true_sentences
+from lens_fv.knowledge.entity import Entity, Kind
+from lens_fv.knowledge.measure import KnowledgeScores, Norm, ask, definitions
+from lens_fv.model.lens_model import LensModel
+from lens_fv.progress import progress_bar
+from lens_fv.statistics import Estimate, estimate
+
+
+class KnowledgeResult(NamedTuple):
+    """One condition.
+
+    Attributes:
+        condition: "base"; "definition": in context, what can be reached; "random_definition": another entity's in context; or
+            the name of an update.
+        scores: of the entities' probes.
+        elsewhere: of unrelated probes; None where the weights are the base's.
+        drift: KL to the base in nats a token on the unrelated probes' sentences, with an interval over them; None likewise.
+    """
+
+    condition: str
+    scores: KnowledgeScores
+    elsewhere: KnowledgeScores | None
+    drift: Estimate | None
+
+
+def evaluate_knowledge(
+    model: LensModel,
+    entities: Sequence[Entity],
+    updates: Mapping[str, WeightDelta],
+    *,
+    elsewhere: Sequence[Entity] = (),
+    seed: int = 0,
+    progress: bool = False,
+) -> list[KnowledgeResult]:
+    """Ask about entities without and with their definitions, and with each update; and about others, which it should not touch.
+
+    Args:
+        model: without any update.
+        entities: with their probes and definitions.
+        updates: by name.
+        elsewhere: unrelated entities with probes, such as `load_entities("popular")`.
+        seed: of the random definitions and of intervals.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: what `ask` and `WeightDelta.applied` raise.
+    """
+    results: list[KnowledgeResult] = []
+    texts = true_sentences(elsewhere)
+    with progress_bar("conditions", 3 + len(updates), show=progress) as tick:
+        contexts = {"base": {}, "definition": definitions(entities), "random_definition": random_definitions(entities, seed)}
+        for condition, context in contexts.items():
+            others = ask(model, elsewhere) if elsewhere and condition == "base" else None
+            results.append(KnowledgeResult(condition, ask(model, entities, context=context), others, None))
+            tick()
+        for condition, delta in updates.items():
+            moved = estimate(drift(model, delta, texts), seed=seed) if texts else None
+            with delta.applied(model):
+                others = ask(model, elsewhere) if elsewhere else None
+                results.append(KnowledgeResult(condition, ask(model, entities), others, moved))
+            tick()
+    return results
+
+
+def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:
+    """For each entity the definition of another one, no definition twice: as context, or to be distilled, a control.
+
+    Raises:
+        LensFVError: there is only one entity.
+    """
+    if len(entities) < 2:
+        raise LensFVError("give each entity another one's definition: there is only one entity")
+    order = random.Random(seed).sample(range(len(entities)), len(entities))
+    # around a circle in random order, so that nobody gets their own
+    return {entities[a].key: entities[b].definition for a, b in zip(order, [*order[1:], order[0]], strict=True)}
+
+
+def gap_closed(
+    base: KnowledgeScores,
+    updated: KnowledgeScores,
+    read: KnowledgeScores,
+    *,
+    of: Literal["accuracy", "loss"] = "accuracy",
+    norm: Norm = "mean",
+    kind: Kind = "",
+    seed: int = 0,
+) -> Estimate | None:
+    """Share of the way from the base to the model that reads the definition: 0 nothing, 1 all of it; means over entities.
+
+    Args:
+        base: without an update.
+        updated: with it.
+        read: with the definition in context.
+        of: "accuracy", or "loss": of the answers' tokens.
+        norm: see `KnowledgeScores.correct`.
+        kind: of the probes; empty: of any.
+        seed: of the bootstrap over entities.
+
+    Returns:
+        None where there is no gap: the definition does not help.
+    """
+    per: list[list[float]] = []
+    for scores in (base, updated, read):
+        values = scores.correct(norm=norm, kind=kind) if of == "accuracy" else scores.span_loss(kind=kind)
+        per.append([float(np.mean(each)) for each in values.values()])
+    b, u, r = (np.asarray(each) for each in per)
+
+    def share(b: Any, u: Any, r: Any, axis: int = -1) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (u.mean(axis) - b.mean(axis)) / (r.mean(axis) - b.mean(axis))
+
+    better = (r.mean() - b.mean()) if of == "accuracy" else (b.mean() - r.mean())
+    if len(b) == 0 or better <= 0:
+        return None
+    found = float(share(b, u, r))
+    if len(b) < 2:
+        return Estimate(found, found, found, len(b))
+    interval = stats.bootstrap(
+        (b, u, r), share, paired=True, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Estimate(found, float(interval.low), float(interval.high), len(b))
