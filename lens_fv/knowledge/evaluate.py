@@ -124,7 +124,7 @@ def gap_closed(
     if len(b) == 0 or better <= 0:
         return None
     found = float(share(b, u, r))
-    if len(b) < 2:
+    if len(b) < 2 or np.array_equal(u, b) or np.array_equal(u, r):  # the same in every resample
         return Estimate(found, found, found, len(b))
     interval = stats.bootstrap(
         (b, u, r), share, paired=True, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
