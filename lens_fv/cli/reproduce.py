@@ -182,13 +182,13 @@ def _numbers(found: "Estimate | None") -> dict[str, Any] | None:
 
 
 def _table(models: dict[str, Any]) -> Table:
-    conditions = list(dict.fromkeys(c for found in models.values() for c in found["completion"]))
     table = Table(title="first-token accuracy, mean over relations", title_justify="left", box=None, pad_edge=False)
-    for column in ("model", *conditions, "tuned - extracted"):
-        table.add_column(column, no_wrap=column == "model")
-    for name, found in models.items():
-        means = [found["completion"].get(c) for c in conditions]
-        gain = found["tuned_minus_extracted"]
-        said = f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "-"
-        table.add_row(name, *(f"{m['mean']:.2f}" if m else "-" for m in means), said)
+    for column in ("condition", *models):
+        table.add_column(column)
+    for condition in dict.fromkeys(c for found in models.values() for c in found["completion"]):
+        means = [found["completion"].get(condition) for found in models.values()]
+        table.add_row(condition, *(f"{m['mean']:.2f}" if m else "-" for m in means))
+    gains = [found["tuned_minus_extracted"] for found in models.values()]
+    said = (f"{g['mean']:+.2f} [{g['low']:+.2f}, {g['high']:+.2f}]" if g else "-" for g in gains)
+    table.add_row("tuned - extracted", *said)
     return table
