@@ -10,10 +10,10 @@ from torch import nn
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import WRAPPED
 
 PARTS = ("q", "v")
 ADAPTER = "lens_fv"
-WRAPPED = "_original_component"
 
 
 class Update(NamedTuple):

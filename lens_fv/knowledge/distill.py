@@ -47,8 +47,8 @@ def distill(
         progress: draw progress bars.
 
     Raises:
-        LensFVError: two entities of one key, nothing to be taught about any of them, a loss that is not finite, or what
-            `plain_model` raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes on.
+        LensFVError: no entities or two of one key, a loss that is not finite, or what `plain_model` raises. Sentences that
+            cannot be used are counted in the delta's `skipped`, and the rest goes on; if none is left, the delta is empty.
     """
     settings = settings or TeachSettings()
     check_keys(entities)

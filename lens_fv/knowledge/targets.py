@@ -82,9 +82,7 @@ def divergence(
     if target.tokens is not None:
         q = q.gather(-1, target.tokens.to(q.device))
         if target.rest:
-            # 1 - sum, never below what single precision can tell from 0
-            rest = (-torch.expm1(q.logsumexp(-1, keepdim=True).clamp(max=-1e-7))).log()
-            q = torch.cat([q, rest], -1)
+            q = _with_rest(q)
     if direction == "forward":
         loss = _kl(p, q)
     elif direction == "reverse":
@@ -103,5 +101,10 @@ def _kept(logprobs: Float[Tensor, "targets vocab"], top_k: int | None) -> Target
     if top_k is None or top_k >= logprobs.shape[1] - 1:
         return Target(logprobs.cpu(), None, rest=False)
     kept, tokens = logprobs.topk(top_k, dim=-1)
+    return Target(_with_rest(kept).cpu(), tokens.cpu(), rest=True)
+
+
+def _with_rest(kept: Float[Tensor, "targets kept"]) -> Float[Tensor, "targets columns"]:
+    """And what all other tokens weigh together: never less than single precision can tell from 0."""
     rest = (-torch.expm1(kept.logsumexp(-1, keepdim=True).clamp(max=-1e-7))).log()
-    return Target(torch.cat([kept, rest], -1).cpu(), tokens.cpu(), rest=True)
+    return torch.cat([kept, rest], -1)

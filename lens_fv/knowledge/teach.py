@@ -19,6 +19,7 @@ from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import hushed
 from lens_fv.progress import progress_bar
 from lens_fv.training.loop import pad_token, trainer_arguments
+from lens_fv.training.run import clear_unfinished
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -67,6 +68,7 @@ def teach(
             at = folder or Path(aside)
             trainer = _trainer(model, trained, lessons, targets, settings, at, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))
+            clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
             for _ in range(done):
                 tick()

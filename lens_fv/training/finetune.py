@@ -1,7 +1,6 @@
 """Fine-tune a model on one task after another, and keep what it was at every checkpoint."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +19,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
 from lens_fv.training.examples import Example, Reader, collated, training_examples
 from lens_fv.training.loop import pad_token, trainer_arguments
-from lens_fv.training.run import DONE, RUN, FinetuneRun, keep_tasks
+from lens_fv.training.run import RUN, FinetuneRun, clear_unfinished, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.weights import load_all
 
@@ -70,7 +69,7 @@ def finetune(
     if run.finished:
         return run
     for index in range(len(run.stages)):
-        _clear_unfinished(run.stage_folder(index))
+        clear_unfinished(run.stage_folder(index))
     done = run.checkpoints
     hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
@@ -111,12 +110,6 @@ def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: Finetune
         keep_tasks(folder, tasks)
         write_whole(folder / RUN, json.dumps(said, indent=1))
     return FinetuneRun(folder)
-
-
-def _clear_unfinished(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / DONE).is_file():
-            shutil.rmtree(checkpoint)
 
 
 def _trainable(hf_model: Any, settings: FinetuneSettings, checkpoint: Path | None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,3 +142,10 @@ def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
 
 def _stage(index: int, name: str) -> str:
     return f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove the checkpoints that a run was stopped at while writing them."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / DONE).is_file():
+            shutil.rmtree(checkpoint)
