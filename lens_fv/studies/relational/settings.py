@@ -38,7 +38,8 @@ class RelationalSettings:
     Attributes:
         relations: default: all built-in ones.
         few: those on which pairs, layers, starts and kinds are varied.
-        seeds: of splits, prompts and draws; the first one's vectors are the basis of composites.
+        seeds: of splits, prompts and draws. Completion, decoding and human alignment are run for all of them; the rest for the
+            first, whose vectors are the basis of composites.
         n_heads, n_shots, n_clean, n_trials: of the extraction; see `extract` and `rank_heads`.
         pairs, steps: of the tuning.
         most_items: test pairs of each relation at most.

@@ -17,12 +17,13 @@ pairs. First-token accuracy. The vectors tuned on wrong answers are of the first
 TUNING = """\
 ## What tuning depends on
 
-One thing is varied at a time, around the middle layer and the study's number of pairs."""
+One thing is varied at a time, around the middle layer and the study's number of pairs, with the first
+seed."""
 
 KINDS = """\
 ## Other kinds
 
-Made from the same training pairs, chosen on the same validation pairs."""
+Made from the same training pairs, chosen on the same validation pairs, with the first seed."""
 
 CARRYING = """\
 ## Norms behind attention
