@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.progress import progress_bar
 from lens_fv.texts import read_text
-from lens_fv.training.loop import pad_token
+from lens_fv.training.loop import pad_token, padded
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")
@@ -84,7 +84,12 @@ def read_transfer(path: str | Path) -> TransferSet:
     dropped: Counter[str] = Counter()
     found: dict[str, list[str]] = {}
     for entity, sentences in rows:
-        _keep(sentences, entity, found.setdefault(entity.key, []), dropped)
+        kept = found.setdefault(entity.key, [])
+        for sentence in sentences:
+            if reason := _unfit(sentence, entity, kept):
+                dropped[reason] += 1
+            else:
+                kept.append(sentence)
     if not any(found.values()):
         raise LensFVError(f"{path}: none of its {len(rows)} lines has a sentence that mentions its entity")
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
@@ -104,7 +109,7 @@ def write_transfer(
     *,
     n: int = 5,
     max_new_tokens: int = 40,
-    opening: str = "{name}",
+    openings: Sequence[str] = ("{name}",),
     temperature: float = 0.9,
     top_p: float = 0.95,
     seed: int = 0,
@@ -112,7 +117,7 @@ def write_transfer(
 ) -> TransferSet:
     """Have a model that reads an entity's definition go on with sentences about it (Padmanabhan et al. 2023).
 
-    The model reads the definition, an empty line and the opening; what it writes, up to the end of its last whole sentence, is
+    The model reads the definition, an empty line and an opening; what it writes, up to the end of its last whole sentence, is
     kept with the opening in front.
 
     Args:
@@ -120,18 +125,20 @@ def write_transfer(
         entities: with definitions.
         n: sentences for each entity. Fewer where the model keeps repeating itself or does not mention the entity.
         max_new_tokens: at most, for each.
-        opening: what every sentence begins with, `{name}` being the entity's; empty: whatever the model writes.
+        openings: what sentences begin with, `{name}` being the entity's, in turn; empty: whatever the model writes.
         temperature: of sampling, as are
         top_p: and
         seed: the same for every entity, so that an entity's sentences do not depend on the others.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: fewer than one sentence or token asked for, two entities of one key, or a definition that is empty or
-            longer than the context.
+        LensFVError: no opening, fewer than one sentence or token asked for, two entities of one key, or a definition that is
+            empty or longer than the context.
     """
-    if n < 1 or max_new_tokens < 1:
-        raise LensFVError(f"write {n} sentences of up to {max_new_tokens} tokens: ask for at least one of both")
+    if n < 1 or max_new_tokens < 1 or not openings:
+        raise LensFVError(
+            f"write {n} sentences of up to {max_new_tokens} tokens with {len(openings)} openings: ask for at least one of each"
+        )
     check_keys(entities)
     plain = plain_model(model)
     found: dict[str, tuple[str, ...]] = {}
@@ -139,18 +146,25 @@ def write_transfer(
     prompts: list[list[int]] = []
     with progress_bar("writing sentences", len(entities), show=progress) as tick:
         for entity in entities:
-            start = opening.format(name=entity.name)
-            prompts.append(_prompt(model, entity, start, max_new_tokens))
-            kept: list[str] = []
+            starts = [openings[i % len(openings)].format(name=entity.name) for i in range(n)]
+            begun = [_prompt(model, entity, start, max_new_tokens) for start in starts]
+            kept: dict[int, str] = {}
             with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
                 torch.manual_seed(seed)
                 for _ in range(ROUNDS):
-                    if len(kept) < n:
-                        texts = _continuations(model, plain, prompts[-1], n - len(kept), max_new_tokens, temperature, top_p)
-                        _keep([_whole(start + text) for text in texts], entity, kept, dropped)
-            found[entity.key] = tuple(kept)
+                    missing = [i for i in range(n) if i not in kept]
+                    if missing:
+                        texts = _continuations(model, plain, [begun[i] for i in missing], max_new_tokens, temperature, top_p)
+                        for i, text in zip(missing, texts, strict=True):
+                            sentence = _whole(starts[i] + text)
+                            if reason := _unfit(sentence, entity, kept.values()):
+                                dropped[reason] += 1
+                            else:
+                                kept[i] = sentence
+            found[entity.key] = tuple(kept[i] for i in sorted(kept))
+            prompts += begun
             tick()
-    options = {"n": n, "max_new_tokens": max_new_tokens, "opening": opening, "temperature": temperature, "top_p": top_p}
+    options = {"n": n, "max_new_tokens": max_new_tokens, "openings": [*openings], "temperature": temperature, "top_p": top_p}
     definitions = sha256(json.dumps([[e.key, e.definition] for e in entities]).encode()).hexdigest()[:16]
     provenance = Provenance.of(
         model,
@@ -190,23 +204,21 @@ def _prompt(model: LensModel, entity: Entity, start: str, room: int) -> list[int
 
 
 def _continuations(
-    model: LensModel, plain: Any, prompt: list[int], n: int, max_new_tokens: int, temperature: float, top_p: float
+    model: LensModel, plain: Any, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float, top_p: float
 ) -> list[str]:
-    ids = torch.tensor([prompt], device=model.device)
+    pad = pad_token(model.tokenizer)
     with torch.no_grad():
         written = plain.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            **padded(prompts, pad, model.device, left=True),
             do_sample=True,
             temperature=temperature,
             top_p=top_p,
             top_k=0,
             max_new_tokens=max_new_tokens,
-            num_return_sequences=n,
             eos_token_id=model.tokenizer.eos_token_id,
-            pad_token_id=pad_token(model.tokenizer),
+            pad_token_id=pad,
         )
-    return list(model.tokenizer.batch_decode(written[:, len(prompt) :], skip_special_tokens=True))
+    return list(model.tokenizer.batch_decode(written[:, max(map(len, prompts)) :], skip_special_tokens=True))
 
 
 def _whole(text: str) -> str:
@@ -216,14 +228,11 @@ def _whole(text: str) -> str:
     return ended.group() if ended else paragraph
 
 
-def _keep(sentences: Sequence[str], entity: Entity, kept: list[str], dropped: Counter[str]) -> None:
-    for sentence in sentences:
-        end = entity.mention_end(sentence)
-        if end is None:
-            dropped["no mention" if sentence.strip() else "empty"] += 1
-        elif not re.search(r"\w", sentence[end:]):  # nothing to be taught behind the mention
-            dropped["empty"] += 1
-        elif sentence in kept:
-            dropped["duplicate"] += 1
-        else:
-            kept.append(sentence)
+def _unfit(sentence: str, entity: Entity, kept: Collection[str]) -> str:
+    """Why a sentence is not to be kept; empty: it is."""
+    end = entity.mention_end(sentence)
+    if end is None:
+        return "no mention" if sentence.strip() else "empty"
+    if not re.search(r"\w", sentence[end:]):  # nothing to be taught behind the mention
+        return "empty"
+    return "duplicate" if sentence in kept else ""

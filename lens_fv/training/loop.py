@@ -56,12 +56,19 @@ def trainer_arguments(
     )
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Token ids as one batch, padded on the right, and the mask that keeps padding from being seen."""
+def padded(
+    rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu", *, left: bool = False
+) -> dict[str, Tensor]:
+    """Token ids as one batch, padded on the right or the left, and the mask that keeps padding from being seen."""
     longest = max(map(len, rows))
+
+    def filled(row: Sequence[int], pad: int) -> list[int]:
+        padding = [pad] * (longest - len(row))
+        return [*padding, *row] if left else [*row, *padding]
+
     return {
-        "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device),
+        "input_ids": torch.tensor([filled(row, pad) for row in rows], device=device),
+        "attention_mask": torch.tensor([filled([1] * len(row), 0) for row in rows], device=device),
     }
 
 

@@ -1,7 +1,6 @@
 """Sentences that a model writes about entities, and those from files."""
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, TransferSet, read_transfer, write_transfer
-from lens_fv.knowledge.transfer import DROPPED, _keep, _whole
+from lens_fv.knowledge.transfer import DROPPED, _whole
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VELM, ORLA = Entity("Velm", "Velm talked, talked and walked."), Entity("Orla", "Orla walked to A.")
@@ -34,13 +33,30 @@ def test_the_seed_makes_the_sentences_and_other_entities_do_not(tiny_model):
     assert both.sentences != write_transfer(model, [VELM, ORLA], **SHORT, seed=1).sentences
 
 
-def test_what_is_dropped_is_counted(tiny_model):
-    kept, dropped = [], Counter()
-    _keep(["Velm is.", " ", "Nobody is.", "Velm is.", "So says Velm.", "Velm was."], VELM, kept, dropped)
-    assert kept == ["Velm is.", "Velm was."]
-    assert dropped == {"empty": 2, "no mention": 1, "duplicate": 1}
+def test_sentences_begin_with_the_openings_in_turn(tiny_model):
+    model = tiny_model("gpt2")  # whose positions are learned: padding that shifted them would show
+    made = write_transfer(model, [VELM], openings=["{name}", "So {name} talked"], **SHORT | {"n": 4})
+    assert [text.startswith("So Velm talked") for text in made.sentences["Velm"]] == [False, True, False, True]
+    # openings of other lengths are padded; what is written behind one does not depend on that
+    likeliest = {"temperature": 1e-6, "max_new_tokens": 6}
+    both = write_transfer(model, [VELM], n=2, openings=["{name}", "So {name} talked"], **likeliest).sentences["Velm"]
+    assert both[0] == write_transfer(model, [VELM], n=1, **likeliest).sentences["Velm"][0]
+    assert made.provenance.options["openings"] == ["{name}", "So {name} talked"]
+
+
+def test_what_is_dropped_is_counted(tiny_model, tmp_path):
+    row = {
+        "name": "Velm",
+        "definition": "Velm.",
+        "sentences": ["Velm is.", " ", "No.", "Velm is.", "So says Velm.", "Velm was."],
+    }
+    path = tmp_path / "velm.jsonl"
+    path.write_text(json.dumps(row))
+    made = read_transfer(path)
+    assert made.sentences == {"Velm": ("Velm is.", "Velm was.")}
+    assert made.dropped == {"empty": 2, "no mention": 1, "duplicate": 1}
     # without an opening a model of random weights mentions nobody
-    made = write_transfer(tiny_model("llama"), [VELM], opening="", **SHORT)
+    made = write_transfer(tiny_model("llama"), [VELM], openings=[""], **SHORT)
     assert len(made) == 0
     assert made.dropped["no mention"] + made.dropped["empty"] == 12
 
@@ -85,6 +101,7 @@ def test_what_cannot_be_written_is_said(tiny_model):
     model = tiny_model("llama")
     for entities, options, said in (
         ([VELM], {"n": 0}, "write 0 sentences"),
+        ([VELM], {"openings": []}, "with 0 openings"),
         ([], {}, "no entities"),
         ([VELM, VELM], {}, "the keys Velm more than once"),
         ([replace(VELM, definition="")], {}, "about Velm: it has no definition"),
