@@ -97,7 +97,7 @@ def instruction(
     from lens_fv.studies.instruction.page.report import write_instruction_report
     from lens_fv.studies.instruction.run import PARTS, run_instruction
     from lens_fv.studies.instruction.settings import InstructionSettings
-    from lens_fv.studies.records import check_parts
+    from lens_fv.studies.parts import check_parts
 
     names, folders = _folders(model or (None if report_only else list(MODELS[:1])), work)
     if not report_only:
@@ -146,7 +146,7 @@ def _run(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    from lens_fv.studies.records import check_parts
+    from lens_fv.studies.parts import check_parts
     from lens_fv.studies.relational.run import PARTS, run_relational
     from lens_fv.studies.relational.settings import RelationalSettings
     from lens_fv.tasks import load_task

@@ -114,21 +114,76 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: a folder that is there already, or what `applied` raises.
         """
-        folder = Path(folder)
-        if folder.exists():
-            raise LensFVError(f"export to {folder}: it is there already; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            with self.applied(model, force=force), quiet_transformers():
-                plain_model(model).save_pretrained(beside)
-                model.tokenizer.save_pretrained(beside)
-            beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return folder
+        with _new_folder(folder) as beside, self.applied(model, force=force), quiet_transformers():
+            plain_model(model).save_pretrained(beside)
+            model.tokenizer.save_pretrained(beside)
+        return Path(folder)
+
+    def export_adapter(self, model: LensModel, folder: str | Path) -> Path:
+        """Write a low-rank update as PEFT's adapter (LoRA) to the model, for `PeftModel.from_pretrained`.
+
+        Raises:
+            LensFVError: an update of whole weights or of none, another model's, or a folder that is there already.
+        """
+        from peft import LoraConfig
+        from safetensors.torch import save_file
+
+        if self.dense or not self.up:
+            raise LensFVError(
+                f"export an update of {len(self.dense)} whole weights and {len(self.up)} of low rank as an adapter: that is "
+                "for low rank alone; export it as a model"
+            )
+        self.provenance.check(model, what="an update")
+        modules = dict(plain_model(model).named_modules())
+        ranks: dict[str, int] = {}
+        weights: dict[str, Tensor] = {}
+        for name, up in self.up.items():
+            module, down = name.removesuffix(".weight"), self.down[name]
+            ranks[module] = len(down)
+            if type(modules[module]).__name__ == "Conv1D":  # GPT-2's maps are written the other way round
+                up, down = down.T, up.T
+            for which, part in (("A", down), ("B", up)):
+                weights[f"base_model.model.{module}.lora_{which}.weight"] = part.contiguous()
+        most = max(ranks.values())
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=most,
+            lora_alpha=most,  # the update's scale is in its weights
+            rank_pattern={module: rank for module, rank in ranks.items() if rank != most},
+            alpha_pattern={module: rank for module, rank in ranks.items() if rank != most},
+            target_modules=list(ranks),
+            fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module in ranks),
+            inference_mode=True,
+            base_model_name_or_path=model.name,
+        )
+        with _new_folder(folder) as beside:
+            config.save_pretrained(str(beside))
+            save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+        return Path(folder)
 
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         skipped = ", ".join(f"{n} {what}" for what, n in self.skipped.items() if n) or "none"
         return super().facts() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}
+
+
+@contextmanager
+def _new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to fill beside its place; it takes it when it is full.
+
+    Raises:
+        LensFVError: it is there already, or its place cannot be written to.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise LensFVError(f"export to {folder}: it is there already; choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as e:
+        raise LensFVError(f"export to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
+    try:
+        yield beside
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -19,6 +19,7 @@ from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.progress import progress_bar
+from lens_fv.records import check_settings
 from lens_fv.training.loop import pad_token
 
 SKIPPED = ("empty definition", "no sentence", "no mention", "too long")
@@ -43,12 +44,13 @@ def distill(
         entities: with definitions. One that is empty teaches nothing.
         transfer: sentences about them.
         settings: default: `TeachSettings()`.
-        folder: of checkpoints, to go on from if the run is stopped; None: keep none.
+        folder: of checkpoints, to go on from if the run is stopped, or if more epochs are asked for; None: keep none.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: no entities or two of one key, a loss that is not finite, or what `plain_model` raises. Sentences that
-            cannot be used are counted in the delta's `skipped`, and the rest goes on; if none is left, the delta is empty.
+        LensFVError: no entities or two of one key, a folder of another run, a loss that is not finite, or what `plain_model`
+            raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes on; if none is left,
+            the delta is empty.
     """
     settings = settings or TeachSettings()
     check_keys(entities)
@@ -125,8 +127,13 @@ def _taught(
     folder: str | Path | None,
     progress: bool,
 ) -> WeightDelta:
-    change = teach(model, lessons, targets, settings, folder=Path(folder) if folder else None, what=method, progress=progress)
     options: dict[str, Any] = {**asdict(settings), "lessons": len(lessons)}
+    if folder is not None:
+        taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
+        about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}
+        # More epochs begin with those that were there: the order of sentences is drawn epoch after epoch.
+        check_settings(Path(folder) / "teach.json", about, may_change=("epochs", "n_checkpoints", "at_once"))
+    change = teach(model, lessons, targets, settings, folder=Path(folder) if folder else None, what=method, progress=progress)
     about = repr([(entity.key, entity.definition) for entity in entities])
     provenance = Provenance.of(
         model,

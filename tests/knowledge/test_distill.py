@@ -13,6 +13,7 @@ from lens_fv.knowledge.lessons import text_lesson
 from lens_fv.knowledge.pupil import lesson_losses
 from lens_fv.knowledge.targets import teacher_targets
 from lens_fv.model.plain import own_weights, plain_model
+from lens_fv.model.quiet import hushed
 
 VELM = Entity("Velm", "Velm talked, talked and walked to A.")
 ORLA = Entity("Orla", "Orla is a Q that asks.")
@@ -158,6 +159,20 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tiny_model, tmp_path,
     assert all(torch.equal(again.change(name), whole.change(name)) for name in whole.names)
 
 
+def test_more_epochs_go_on_where_fewer_ended(tiny_model, tmp_path, settings):
+    model, once = tiny_model("llama", fresh=True), replace(settings, n_checkpoints=1)
+    whole = distill(model, [VELM, ORLA], SENTENCES, once)
+    half = distill(model, [VELM, ORLA], SENTENCES, replace(once, epochs=2), folder=tmp_path)
+    again = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path)
+    assert sorted(int(each.name[11:]) for each in tmp_path.glob("checkpoint-*")) == [5, 10]
+    assert all(torch.equal(again.change(name), whole.change(name)) for name in whole.names)
+    assert not all(torch.equal(half.change(name), whole.change(name)) for name in whole.names)
+    with pytest.raises(LensFVError, match="it was run with other direction, temperature"):
+        distill(model, [VELM, ORLA], SENTENCES, replace(once, direction="reverse", temperature=1.0), folder=tmp_path)
+    with pytest.raises(LensFVError, match="it was run with other sentences, lessons"):
+        distill(model, [VELM], SENTENCES, once, folder=tmp_path)
+
+
 def test_only_chosen_layers_move(tiny_model, settings):
     model = tiny_model("llama", fresh=True)
     moved = distill(model, [VELM], SENTENCES, replace(settings, layers=(1, -1))).by_layer(model)
@@ -188,6 +203,30 @@ def test_deltas_are_saved_summed_scaled_and_exported(tiny_model, tmp_path, setti
     for force, said in ((False, "an update to tiny-gpt2: it was made on model tiny-llama"), (True, "it has no such weight")):
         with pytest.raises(LensFVError, match=said), a.applied(other, force=force):
             pass
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_low_rank_update_is_an_adapter_of_pefts(tiny_model, tmp_path, architecture):
+    from peft import PeftModel
+
+    model = tiny_model(architecture, fresh=True)
+    settings = replace(FAST, method="lora", learning_rate=3e-2)
+    first, second = (
+        distill(model, [VELM], SENTENCES, settings),
+        distill(model, [ORLA], SENTENCES, replace(settings, layers=(1,))),
+    )
+    both = first + second  # of two ranks
+    folder, base = both.export_adapter(model, tmp_path / "adapter"), tmp_path / "base"
+    plain_model(model).save_pretrained(base)
+    ids = torch.tensor([[0, 40, 41, 50]])
+    with hushed():  # PEFT asks transformers what is deprecated
+        adapted = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
+    with both.applied(model), torch.no_grad():
+        torch.testing.assert_close(adapted(input_ids=ids).logits, model.forward(ids), rtol=0, atol=2e-5)
+    with pytest.raises(LensFVError, match="it is there already"):
+        both.export_adapter(model, tmp_path / "adapter")
+    with pytest.raises(LensFVError, match="whole weights and 0 of low rank as an adapter"):
+        distill(model, [VELM], SENTENCES, FAST).export_adapter(model, tmp_path / "dense")
 
 
 def test_where_it_is_taught(tiny_model):

@@ -9,7 +9,7 @@ from lens_fv.studies.instruction.injection import compare_counterparts, inject
 from lens_fv.studies.instruction.sequences import follow_sequences
 from lens_fv.studies.instruction.settings import InstructionSettings, Study
 from lens_fv.studies.instruction.start import teach
-from lens_fv.studies.records import check_parts
+from lens_fv.studies.parts import check_parts
 
 PARTS: Mapping[str, Callable[[Study], None]] = {
     "start": teach,

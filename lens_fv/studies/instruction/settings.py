@@ -12,7 +12,7 @@ import torch
 
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
-from lens_fv.studies.records import Records, check_settings
+from lens_fv.records import Records, check_settings
 from lens_fv.tasks import Task, load_task
 from lens_fv.training import FinetuneSettings
 
@@ -136,7 +136,7 @@ class Study:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self.place = {"device": device, "dtype": dtype}
         self._loaded: tuple[str, LensModel] | None = None
-        check_settings(self.folder, {"model": model, **settings.said}, may_grow="seeds")
+        check_settings(self.folder / "study.json", {"model": model, **settings.said}, may_grow="seeds")
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lens_fv.errors import LensFVError
-from lens_fv.studies.records import Records
+from lens_fv.records import Records
 
 
 @dataclass(frozen=True)

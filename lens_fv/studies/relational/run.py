@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.records import check_parts
+from lens_fv.studies.parts import check_parts
 from lens_fv.studies.relational.alignment import align
 from lens_fv.studies.relational.arithmetic import add_up
 from lens_fv.studies.relational.carrying import carry

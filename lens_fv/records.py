@@ -1,7 +1,7 @@
 """Results that a long run has so far: asked for again, they are read instead of made."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +9,28 @@ from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any], *, may_grow: str) -> None:
-    """Write down what a study is run with; or see that it goes on with what it was begun with.
+def check_settings(
+    path: Path, settings: Mapping[str, Any], *, may_grow: str | None = None, may_change: Collection[str] = ()
+) -> None:
+    """Write down what a run is made with; or see that it goes on with what it was begun with.
 
     Args:
-        folder: of the study; `study.json` in it holds the settings.
+        path: of the file that holds the settings, in the run's folder.
         settings: of JSON's kinds.
         may_grow: the one that is a list to which more may be added.
+        may_change: those that do not matter.
 
     Raises:
-        LensFVError: the folder was run with others.
+        LensFVError: the run was begun with others.
     """
-    said, path = json.loads(json.dumps(settings)), folder / "study.json"
+    said = json.loads(json.dumps(settings))
     before = dict(Records(path).items())
-    other = [key for key, value in before.items() if said.get(key) != value]
-    if said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
+    other = [key for key, value in before.items() if said.get(key) != value and key not in may_change]
+    if may_grow is not None and said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
         other = [key for key in other if key != may_grow]
     if other:
-        raise LensFVError(f"go on with the study in {folder}: it was run with other {', '.join(other)}; choose another folder")
+        raise LensFVError(f"go on in {path.parent}: it was run with other {', '.join(other)}; choose another folder")
     write_whole(path, json.dumps(said, indent=1))
-
-
-def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
-    """Complain about a part that a study does not have.
-
-    Raises:
-        LensFVError: one of them.
-    """
-    unknown = [part for part in parts if part not in known]
-    if unknown:
-        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(known)}")
 
 
 class Records:
