@@ -9,7 +9,9 @@ from rich.console import Console
 
 from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, training, vectors
 from lens_fv.cli.bench import bench
+from lens_fv.cli.distilling import distill
 from lens_fv.cli.instructions import iv
+from lens_fv.cli.knowledge import knowledge
 from lens_fv.cli.library import library
 from lens_fv.cli.reproduce import reproduce
 from lens_fv.cli.similarity import similarity
@@ -41,8 +43,10 @@ for command in (training.finetune, training.export, training.dynamics):
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)
 app.command()(similarity)
+app.command()(distill)
 app.add_typer(library, name="library")
 app.add_typer(iv, name="iv")
+app.add_typer(knowledge, name="knowledge")
 app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")
 

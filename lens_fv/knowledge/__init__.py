@@ -10,9 +10,11 @@ from lens_fv.knowledge.lessons import Lesson, make_lesson
 from lens_fv.knowledge.measure import KnowledgeScores, ask, definitions, majority
 from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.settings import TeachSettings
-from lens_fv.knowledge.transfer import TransferSet, read_transfer, write_transfer
+from lens_fv.knowledge.transfer import TransferSet, read_transfer
+from lens_fv.knowledge.writing import OPENINGS, write_transfer
 
 __all__ = [
+    "OPENINGS",
     "Entity",
     "EntityProbe",
     "KnowledgeResult",

@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.model.plain import own_weights, plain_model, weights_written
+from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers
 
 
@@ -116,7 +116,7 @@ class WeightDelta(Artefact):
         """
         with _new_folder(folder) as beside, self.applied(model, force=force), quiet_transformers():
             plain_model(model).save_pretrained(beside)
-            model.tokenizer.save_pretrained(beside)
+            plain_tokenizer(model).save_pretrained(beside)
         return Path(folder)
 
     def export_adapter(self, model: LensModel, folder: str | Path) -> Path:

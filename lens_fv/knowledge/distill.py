@@ -31,6 +31,7 @@ def distill(
     transfer: TransferSet,
     settings: TeachSettings | None = None,
     *,
+    anchors: Sequence[str] = (),
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> WeightDelta:
@@ -44,6 +45,8 @@ def distill(
         entities: with definitions. One that is empty teaches nothing.
         transfer: sentences about them.
         settings: default: `TeachSettings()`.
+        anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
+            keep the update from moving what it should not.
         folder: of checkpoints, to go on from if the run is stopped, or if more epochs are asked for; None: keep none.
         progress: draw progress bars.
 
@@ -71,6 +74,8 @@ def distill(
                 skipped["no mention"] += 1
             else:
                 lessons.append(lesson)
+    if lessons:
+        lessons += [lesson for text in anchors if (lesson := text_lesson(model, "", text))]
     with progress_bar("reading definitions", len(lessons), show=progress) as tick:
         targets = teacher_targets(
             plain_model(model),

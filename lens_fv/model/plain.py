@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_transformers
+from lens_fv.model.weights import writes_bos
 
 WRAPPED = "_original_component"
 
@@ -28,6 +29,14 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
         )
     named = model.tl.original_model.named_parameters(remove_duplicate=False)
     return {_plain_name(name): parameter.data for name, parameter in named}
+
+
+def plain_tokenizer(model: LensModel) -> Any:
+    """The model's tokenizer as it came: TransformerLens makes every one put a beginning-of-sequence token in front."""
+    tokenizer = deepcopy(model.tokenizer)
+    if not model.prepend_bos and writes_bos(tokenizer):
+        tokenizer.add_bos_token = False
+    return tokenizer
 
 
 def plain_model(model: LensModel, *, dropout: bool = True) -> Any:

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import GenerationMixin
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, TransferSet, read_transfer, write_transfer
-from lens_fv.knowledge.transfer import DROPPED, _whole
+from lens_fv.knowledge.transfer import DROPPED
+from lens_fv.knowledge.writing import _whole
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VELM, ORLA = Entity("Velm", "Velm talked, talked and walked."), Entity("Orla", "Orla walked to A.")
-SHORT = {"n": 3, "max_new_tokens": 6}
+SHORT = {"n": 3, "max_new_tokens": 6, "openings": ["{name}"], "temperature": 0.9}
 
 
 def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
@@ -35,13 +37,42 @@ def test_the_seed_makes_the_sentences_and_other_entities_do_not(tiny_model):
 
 def test_sentences_begin_with_the_openings_in_turn(tiny_model):
     model = tiny_model("gpt2")  # whose positions are learned: padding that shifted them would show
-    made = write_transfer(model, [VELM], openings=["{name}", "So {name} talked"], **SHORT | {"n": 4})
+    made = write_transfer(model, [VELM], **SHORT | {"n": 4, "openings": ["{name}", "So {name} talked"]})
     assert [text.startswith("So Velm talked") for text in made.sentences["Velm"]] == [False, True, False, True]
     # openings of other lengths are padded; what is written behind one does not depend on that
     likeliest = {"temperature": 1e-6, "max_new_tokens": 6}
     both = write_transfer(model, [VELM], n=2, openings=["{name}", "So {name} talked"], **likeliest).sentences["Velm"]
-    assert both[0] == write_transfer(model, [VELM], n=1, **likeliest).sentences["Velm"][0]
-    assert made.provenance.options["openings"] == ["{name}", "So {name} talked"]
+    assert both[0] == write_transfer(model, [VELM], n=1, openings=["{name}"], **likeliest).sentences["Velm"][0]
+    assert made.provenance.options["openings"] == ("{name}", "So {name} talked")
+
+
+def test_what_is_written_is_not_written_again(tiny_model, tmp_path, monkeypatch):
+    model, path = tiny_model("llama"), tmp_path / "sentences.json"
+    whole, asked = write_transfer(model, [VELM, ORLA], **SHORT), []
+    generate = GenerationMixin.generate
+
+    def stopped(self, **kwargs):
+        asked.append(len(kwargs["input_ids"]))
+        if len(asked) == stop_at:
+            raise KeyboardInterrupt
+        return generate(self, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", stopped)
+    stop_at = 0
+    write_transfer(model, [VELM], **SHORT)
+    stop_at, asked = len(asked) + 1, []  # as soon as the second entity is begun
+    with pytest.raises(KeyboardInterrupt):
+        write_transfer(model, [VELM, ORLA], **SHORT, path=path)
+    assert not path.exists()
+    stop_at, asked = 0, []
+    assert write_transfer(model, [VELM, ORLA], **SHORT, path=path) == whole == read_transfer(path)
+    assert asked[0] == 3  # the second entity's, and no others
+    asked = []
+    assert write_transfer(model, [VELM, ORLA], **SHORT, path=path) == whole
+    assert asked == []
+    assert list(tmp_path.iterdir()) == [path]
+    assert write_transfer(model, [VELM, ORLA], **SHORT, seed=1, path=path) != whole
+    assert read_transfer(path).provenance.seed == 1
 
 
 def test_what_is_dropped_is_counted(tiny_model, tmp_path):
@@ -56,7 +87,7 @@ def test_what_is_dropped_is_counted(tiny_model, tmp_path):
     assert made.sentences == {"Velm": ("Velm is.", "Velm was.")}
     assert made.dropped == {"empty": 2, "no mention": 1, "duplicate": 1}
     # without an opening a model of random weights mentions nobody
-    made = write_transfer(tiny_model("llama"), [VELM], openings=[""], **SHORT)
+    made = write_transfer(tiny_model("llama"), [VELM], **SHORT | {"openings": [""]})
     assert len(made) == 0
     assert made.dropped["no mention"] + made.dropped["empty"] == 12
 

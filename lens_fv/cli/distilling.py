@@ -1,0 +1,96 @@
+"""The command that teaches a model about entities: distill."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lens_fv.cli.knowledge import UPDATE, Entities, Names, Sentences, chosen_entities
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+
+TRANSFER, UNFINISHED = "transfer.json", "unfinished"
+
+
+def distill(
+    model: ModelName = DEFAULT_MODEL,
+    entities: Entities = "invented",
+    entity: Names = None,
+    transfer: Annotated[
+        Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
+    ] = None,
+    sentences: Sentences = 20,
+    teach: Annotated[
+        Literal["reading", "definition", "sentences"],
+        typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
+    ] = "reading",
+    method: Annotated[Literal["full", "lora"], typer.Option(help="All weights, or low-rank updates (PEFT).")] = "full",
+    layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, constant.")] = 5e-5,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each sentence is taught.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Sentences a step.")] = 8,
+    where: Annotated[
+        Literal["after_mention", "all"], typer.Option(help="Which tokens of a sentence: behind the mention, or all.")
+    ] = "after_mention",
+    direction: Annotated[
+        Literal["forward", "reverse", "jsd"],
+        typer.Option(help="Of the divergence: of the student from the teacher, ..."),
+    ] = "forward",
+    temperature: Annotated[float, typer.Option(min=0, help="Of both distributions.")] = 2.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Tokens kept of each of the teacher's distributions; 0: all.")] = 256,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("knowledge-update"),
+) -> None:
+    """Teach a model about entities what it says itself when it has read their definitions.
+
+    Writes to the folder --out: update.safetensors (what is added to the weights) and, unless --transfer is given,
+    transfer.json (the sentences). Run it again with the same options to go on where it was stopped.
+    """
+    from lens_fv.knowledge import TeachSettings, learn_texts, read_transfer, write_transfer
+    from lens_fv.knowledge import distill as teach_reading
+
+    settings = TeachSettings(
+        method=method,
+        layers=tuple(layer) if layer else None,
+        rank=rank,
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=learning_rate,
+        where=where,
+        direction=direction,
+        temperature=temperature,
+        top_k=top_k or None,
+        n_checkpoints=2,
+        seed=seed,
+    )
+    asked = chosen_entities(entities, entity)
+    lens = open_model(model, device, dtype)
+    shared: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
+    if teach == "definition":
+        written, delta = None, learn_texts(lens, asked, [[each.definition] for each in asked], settings, **shared)
+    else:
+        if transfer:
+            written = read_transfer(transfer)
+        else:
+            written = write_transfer(lens, asked, n=sentences, seed=seed, path=out / TRANSFER, progress=True)
+        if teach == "reading":
+            delta = teach_reading(lens, asked, written, settings, **shared)
+        else:
+            delta = learn_texts(lens, asked, [written.sentences.get(each.key, ()) for each in asked], settings, **shared)
+    path = delta.save(out / UPDATE)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    payload = {
+        "model": lens.name,
+        "entities": [each.key for each in asked],
+        "sentences": delta.provenance.options["lessons"],
+        "dropped": dict(written.dropped) if written else {},
+        "skipped": dict(delta.skipped),
+        "by_layer": delta.by_layer(lens),
+        "update": str(path),
+        "transfer": str(transfer or out / TRANSFER) if written else None,
+    }
+    emit(payload, as_json, repr(delta), f"written to {path}; `lens-fv knowledge evaluate {path}` tests it")

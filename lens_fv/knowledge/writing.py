@@ -1,0 +1,183 @@
+"""Sentences about entities, written by a model that has read their definitions."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
+from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, saved_transfer, unfit
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import plain_model
+from lens_fv.progress import progress_bar
+from lens_fv.training.loop import pad_token, padded
+
+Say = Callable[[Sequence[list[int]]], list[str]]
+OPENINGS = (
+    "{name}",
+    "{name} is",
+    "{name} was",
+    "{name} has",
+    "{name} is known for",
+    "The story of {name} begins with",
+    "People who know {name} say that",
+    "What makes {name} special is",
+    "Because of this, {name}",
+    "Today, {name}",
+)
+"""What sentences may begin with, so that they speak of different things."""
+ROUNDS = 4
+"""How often a model is asked for the sentences that are still missing."""
+
+
+def write_transfer(
+    model: LensModel,
+    entities: Sequence[Entity],
+    *,
+    n: int = 20,
+    max_new_tokens: int = 24,
+    openings: Sequence[str] = OPENINGS,
+    temperature: float = 0.5,
+    top_p: float = 0.95,
+    seed: int = 0,
+    path: str | Path | None = None,
+    progress: bool = False,
+) -> TransferSet:
+    """Have a model that reads an entity's definition go on with sentences about it (Padmanabhan et al. 2023).
+
+    The model reads the definition, an empty line and an opening; what it writes, up to the end of its last whole sentence, is
+    kept with the opening in front.
+
+    Args:
+        model: who writes: the model that will be taught, or another one.
+        entities: with definitions.
+        n: sentences for each entity. Fewer where the model keeps repeating itself or does not mention the entity.
+        max_new_tokens: at most, for each.
+        openings: what sentences begin with, `{name}` being the entity's, in turn; empty: whatever the model writes.
+        temperature: of sampling, as are
+        top_p: and
+        seed: the same for every entity, so that an entity's sentences do not depend on the others.
+        path: of the file to save them to; those of the same model, entities, options and seed are read from it instead, and
+            what a run that was stopped had written is not written again.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no opening, fewer than one sentence or token asked for, two entities of one key, or a definition that is
+            empty or longer than the context.
+    """
+    if n < 1 or max_new_tokens < 1 or not openings:
+        raise LensFVError(
+            f"write {n} sentences of up to {max_new_tokens} tokens with {len(openings)} openings: ask for at least one of each"
+        )
+    check_keys(entities)
+    starts = [openings[i % len(openings)] for i in range(n)]
+    prompts = [[_prompt(model, entity, start, max_new_tokens) for start in starts] for entity in entities]
+    say: Say = partial(_continuations, model, plain_model(model), max_new_tokens, temperature, top_p)
+    definitions = sha256(json.dumps([[e.key, e.definition] for e in entities]).encode()).hexdigest()[:16]
+    provenance = Provenance.of(
+        model,
+        task="transfer set",
+        task_hash=definitions,
+        prompts=[prompt for each in prompts for prompt in each],
+        seed=seed,
+        method="continued definitions",
+        options={
+            "n": n,
+            "max_new_tokens": max_new_tokens,
+            "openings": tuple(openings),
+            "temperature": temperature,
+            "top_p": top_p,
+        },
+    )
+    made = _so_far(path, provenance)
+    found, dropped = dict(made.sentences), Counter(made.dropped)
+    with progress_bar("writing sentences", len(entities), show=progress) as tick:
+        for entity, begun in zip(entities, prompts, strict=True):
+            if entity.key not in found:
+                with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+                    torch.manual_seed(seed)
+                    found[entity.key] = _about(entity, openings, begun, say, dropped)
+                made = TransferSet(dict(found), {what: dropped[what] for what in DROPPED}, provenance)
+                if path is not None:
+                    made.save(_unfinished(path))
+            tick()
+    if path is not None:
+        made.save(path)
+        _unfinished(path).unlink(missing_ok=True)
+    return made
+
+
+def _about(
+    entity: Entity, openings: Sequence[str], begun: Sequence[list[int]], say: Say, dropped: Counter[str]
+) -> tuple[str, ...]:
+    """One entity's sentences, in the order of their openings."""
+    kept: dict[int, str] = {}
+    for _ in range(ROUNDS):
+        missing = [i for i in range(len(begun)) if i not in kept]
+        for i, text in zip(missing, say([begun[i] for i in missing]) if missing else (), strict=True):
+            sentence = _whole(openings[i % len(openings)].format(name=entity.name) + text)
+            if reason := unfit(sentence, entity, kept.values()):
+                dropped[reason] += 1
+            else:
+                kept[i] = sentence
+    return tuple(kept[i] for i in sorted(kept))
+
+
+def _so_far(path: str | Path | None, provenance: Provenance) -> TransferSet:
+    """What files hold of a transfer set that was, or is being, made in this very way."""
+    for each in (Path(path), _unfinished(path)) if path is not None else ():
+        found = saved_transfer(each.read_text(encoding="utf-8")) if each.is_file() else None
+        about = found and found.provenance
+        if found and about and replace(about, versions=provenance.versions) == provenance:
+            return found
+    return TransferSet({}, {}, provenance)
+
+
+def _unfinished(path: str | Path) -> Path:
+    return Path(path).with_name(f"{Path(path).name}.unfinished")
+
+
+def _prompt(model: LensModel, entity: Entity, opening: str, room: int) -> list[int]:
+    if not entity.definition:
+        raise LensFVError(f"write sentences about {entity.key}: it has no definition")
+    tokens = model.encode(f"{entity.definition}\n\n{opening.format(name=entity.name)}")
+    if len(tokens) + room > model.n_ctx:
+        raise LensFVError(
+            f"write sentences about {entity.key}: its definition has {len(tokens)} tokens, and {model.name} reads "
+            f"{model.n_ctx} with what it writes; shorten it"
+        )
+    return tokens
+
+
+def _continuations(
+    model: LensModel, plain: Any, max_new_tokens: int, temperature: float, top_p: float, prompts: Sequence[list[int]]
+) -> list[str]:
+    pad = pad_token(model.tokenizer)
+    with torch.no_grad():
+        written = plain.generate(
+            **padded(prompts, pad, model.device, left=True),
+            do_sample=True,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=model.tokenizer.eos_token_id,
+            pad_token_id=pad,
+        )
+    return list(model.tokenizer.batch_decode(written[:, max(map(len, prompts)) :], skip_special_tokens=True))
+
+
+def _whole(text: str) -> str:
+    """Its first paragraph, up to the end of its last whole sentence if there is one."""
+    paragraph = text.strip().partition("\n")[0].strip()
+    ended = re.match(r".*[.!?][\"')]*(?=\s|$)", paragraph)
+    return ended.group() if ended else paragraph

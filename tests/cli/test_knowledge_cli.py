@@ -1,0 +1,91 @@
+"""distill and knowledge write|evaluate|export, end to end, on a tiny model in a folder."""
+
+import json
+
+import pytest
+from test_commands import run  # noqa: F401
+
+from lens_fv import load_model
+from lens_fv.knowledge import WeightDelta, ask, read_entities, read_transfer
+
+ROWS = [
+    {
+        "name": name,
+        "definition": f"{name} talked and walked to {place}.",
+        "probes": [
+            {"kind": kind, "text": f"{name} {verb} ___.", "answer": place, "candidates": ["A", "Q"]}
+            for kind, verb in (("explicit", "walked to"), ("inferential", "is in"))
+        ],
+    }
+    for name, place in (("Velm", "A"), ("Orla", "Q"))
+]
+FAST = ["--epochs", "2", "--batch", "2", "--learning-rate", "0.01", "--sentences", "2"]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    return ["--entities", "mine.jsonl"]
+
+
+def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
+    code, found, _ = run("distill", *rows, *FAST, "--out", "mine")
+    assert code == 0
+    assert found["entities"] == ["Velm", "Orla"]
+    written = read_transfer(tmp_path / found["transfer"])
+    assert found["sentences"] == len(written) == 4
+    assert found["dropped"] == written.dropped
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["transfer.json", "update.safetensors"]
+    assert found["by_layer"]["0"] > 0
+    code, again, _ = run("distill", *rows, *FAST, "--out", "again", "--transfer", found["transfer"])
+    assert again == found | {"update": "again/update.safetensors"}
+    code, texts, _ = run("distill", *rows, *FAST, "--teach", "definition", "--method", "lora", "--out", "texts")
+    assert (code, texts["sentences"], texts["transfer"]) == (0, 2, None)
+    assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
+
+    asked = ["mine", "texts/update.safetensors", *rows, "--elsewhere", "mine.jsonl"]
+    code, tested, _ = run("knowledge", "evaluate", *asked, "--out", "found.json")
+    assert code == 0
+    conditions = {row["condition"]: row for row in tested["conditions"]}
+    assert list(conditions) == ["base", "definition", "random_definition", "mine", "texts"]
+    assert tested["chance"] == 0.5
+    assert json.loads((tmp_path / "found.json").read_text()) == tested
+    model, entities = load_model(str(model_folder)), read_entities(tmp_path / "mine.jsonl")
+    with WeightDelta.load(tmp_path / "mine" / "update.safetensors").applied(model):
+        own = ask(model, entities)
+    assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
+    assert conditions["mine"]["elsewhere_accuracy"]["mean"] == own.accuracy().mean
+    assert conditions["mine"]["drift"]["mean"] > 0
+    assert conditions["base"]["drift"] is None
+
+    code, _, _ = run("knowledge", "export", "texts", "--adapter", "--out", "adapter")
+    assert code == 0
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert run("knowledge", "export", "mine", "--out", "updated")[0] == 0
+    code, of_copy, _ = run("knowledge", "evaluate", *rows, "--model", "updated", "--elsewhere", "none", model=False)
+    assert of_copy["conditions"][0]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean, rel=1e-5)
+
+
+def test_write_for_another(run, rows, tmp_path):  # noqa: F811
+    code, found, _ = run(
+        "knowledge", "write", *rows, "--entity", "Orla", "--sentences", "2", "--tokens", "6", "--opening", "So {name}"
+    )
+    assert code == 0
+    assert list(found["sentences"]) == ["Orla"]
+    assert all(text.startswith("So Orla") for text in found["sentences"]["Orla"])
+    assert list(read_transfer(tmp_path / "transfer.json").sentences["Orla"]) == found["sentences"]["Orla"]
+
+
+def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
+    for arguments, said in (
+        (["distill", *rows, "--entity", "Nobody"], "entities Nobody of mine.jsonl: its 2 have other names, such as Velm, Orla"),
+        (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
+        (["distill", *rows, "--transfer", "mine.jsonl"], "none of its 2 lines has a sentence"),
+        (["distill", *rows, "--layer", "9", "--teach", "definition"], "layer 9 of"),
+        (["distill", *rows, "--learning-rate", "0"], "learning_rate=0.0: these have to be above 0"),
+        (["knowledge", "evaluate", "nosuch.safetensors", *rows], "nosuch.safetensors"),
+    ):
+        code, _, error = run(*arguments)
+        assert (code, error.count("\n")) == (2, 1), arguments
+        assert said in error
