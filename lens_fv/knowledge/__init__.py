@@ -6,10 +6,12 @@ from lens_fv.knowledge.distill import distill, learn_texts
 from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, EntityProbe
 from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, gap_closed, random_definitions
+from lens_fv.knowledge.inside import at_mentions, definition_vectors
 from lens_fv.knowledge.lessons import Lesson, make_lesson
-from lens_fv.knowledge.measure import KnowledgeScores, ask, definitions, majority
+from lens_fv.knowledge.measure import KnowledgeScores, ask, ask_each, definitions, majority
 from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.trace import KnowledgeTrace, causal_trace
 from lens_fv.knowledge.transfer import TransferSet, read_transfer
 from lens_fv.knowledge.writing import OPENINGS, write_transfer
 
@@ -19,11 +21,16 @@ __all__ = [
     "EntityProbe",
     "KnowledgeResult",
     "KnowledgeScores",
+    "KnowledgeTrace",
     "Lesson",
     "TeachSettings",
     "TransferSet",
     "WeightDelta",
     "ask",
+    "ask_each",
+    "at_mentions",
+    "causal_trace",
+    "definition_vectors",
     "definitions",
     "distill",
     "drift",

@@ -101,10 +101,15 @@ class Entity:
         return f"Entity({self.key}: {self.category or 'no category'}, {len(self.probes)} probes, {self.definition[:40]!r})"
 
     def mention_end(self, text: str) -> int | None:
-        """Where its first mention in a text ends, as an index of characters; None: it is not mentioned.
+        """Where its first mention in a text ends, as an index of characters; None: it is not mentioned."""
+        found = self.mention(text)
+        return found[1] if found else None
+
+    def mention(self, text: str) -> tuple[int, int] | None:
+        """Where its first mention in a text begins and ends, as indices of characters; None: it is not mentioned.
 
         Names count in any case, and as whole words.
         """
         names = sorted((self.name, *self.aliases), key=len, reverse=True)
         found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", text, re.IGNORECASE)
-        return found.end() if found else None
+        return found.span() if found else None

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.measure import JOIN
+from lens_fv.knowledge.measure import behind
 from lens_fv.model.lens_model import LensModel
 
 Where = Literal["after_mention", "all"]
@@ -50,7 +50,7 @@ def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where
     begin = entity.mention_end(sentence)
     if begin is None:
         return None
-    teacher = model.encode(f"{entity.definition}{JOIN}{sentence}" if entity.definition else sentence)
+    teacher = model.encode(behind(entity.definition, sentence))
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
         raise LensFVError(
@@ -61,7 +61,7 @@ def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where
     alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
     first = max(len(student) - alike, 1)
     if where == "after_mention":
-        first = max(first, _behind(model, sentence, begin) + len(student) - len(model.encode(sentence, bos=False)))
+        first = max(first, tokens_before(model, sentence, begin))
     targets = tuple(range(first, len(student)))
     return Lesson(entity.key, tuple(teacher), tuple(student), targets) if targets else None
 
@@ -74,8 +74,12 @@ def text_lesson(model: LensModel, key: str, text: str) -> Lesson | None:
     return Lesson(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
 
 
-def _behind(model: LensModel, text: str, begin: int) -> int:
-    """The first token whose first character that is no blank stands at or behind a place in the text."""
+def tokens_before(model: LensModel, text: str, place: int) -> int:
+    """How many of a text's tokens begin before a place in it, an index of characters; blanks in front of a word do not count.
+
+    Raises:
+        LensFVError: the tokenizer does not say which characters a token covers.
+    """
     try:
         spans: Sequence[tuple[int, int]] = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
@@ -85,4 +89,5 @@ def _behind(model: LensModel, text: str, begin: int) -> int:
             f"find the entity's mention in {model.name}'s tokens: its tokenizer is not a fast one; use where='all'"
         ) from None
     starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in spans]
-    return next((i for i, start in enumerate(starts) if start >= begin), len(starts))
+    inside = next((i for i, start in enumerate(starts) if start >= place), len(starts))
+    return inside + model.prepend_bos

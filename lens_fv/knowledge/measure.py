@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity, Kind
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer
+from lens_fv.patching import AnswerScorer, Edit
 from lens_fv.progress import progress_bar
 from lens_fv.statistics import Estimate, estimate
-from lens_fv.tasks import EncodedPrompt, Prompt, encode_prompt
+from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 Norm = Literal["mean", "sum"]
 JOIN = " "
@@ -116,31 +116,57 @@ def ask(
     Raises:
         LensFVError: there are no probes, a candidate has no tokens, or a prompt is longer than the context.
     """
+    return ask_each(model, entities, [()], context=context, whole=whole, progress=progress)[0]
+
+
+def ask_each(
+    model: LensModel,
+    entities: Sequence[Entity],
+    branches: Sequence[Sequence[Edit]],
+    *,
+    context: Mapping[str, str] | None = None,
+    whole: bool = False,
+    progress: bool = False,
+) -> list[KnowledgeScores]:
+    """`ask`, with the edits of each branch: their values and positions are for all probes, or one for each.
+
+    The order of probes is that of `probe_prompts`.
+    """
+    encoded = probe_prompts(model, entities, context=context, whole=whole)
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
-    if not asked:
-        raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
-    context = context or {}
-    encoded: list[EncodedPrompt] = []
-    for entity, probe in asked:
-        bare, before = probe.prompt(whole=whole), context.get(entity.key, "")
-        encoded.append(
-            encode_prompt(model, Prompt(before + JOIN + bare.text if before else bare.text, bare.answers, (), bare.query))
-        )
     most = max(len(each.answers) for each in encoded)
-    logprobs = torch.full((len(asked), most), -torch.inf)
+    logprobs = torch.full((len(branches), len(asked), most), -torch.inf)
     lengths = torch.zeros(len(asked), most, dtype=torch.long)
     scorer = AnswerScorer(model, encoded)
     with progress_bar("probes", len(scorer), show=progress) as tick:
-        for found in scorer.each([[]], keep=False, tick=tick):
-            logprobs[found.prompt, found.answer] = found.logprobs.sum()
+        for found in scorer.each(branches, keep=False, tick=tick):
+            logprobs[:, found.prompt, found.answer] = found.logprobs.sum(-1)
             lengths[found.prompt, found.answer] = found.logprobs.shape[1]
-    return KnowledgeScores(
-        entities=tuple(entity.key for entity, _ in asked),
-        kinds=tuple(probe.kind for _, probe in asked),
-        answers=tuple(probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked),
-        logprobs=logprobs,
-        lengths=lengths,
-    )
+    about = {
+        "entities": tuple(entity.key for entity, _ in asked),
+        "kinds": tuple(probe.kind for _, probe in asked),
+        "answers": tuple(probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked),
+    }
+    return [KnowledgeScores(**about, logprobs=each, lengths=lengths) for each in logprobs]
+
+
+def probe_prompts(
+    model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, whole: bool = False
+) -> list[EncodedPrompt]:
+    """What stands before each probe's gap, entity after entity, with the candidates as answers; see `ask`."""
+    asked = [(entity, probe) for entity in entities for probe in entity.probes]
+    if not asked:
+        raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
+    encoded: list[EncodedPrompt] = []
+    for entity, probe in asked:
+        bare = probe.prompt(whole=whole)
+        encoded.append(encode_prompt(model, replace(bare, text=behind((context or {}).get(entity.key, ""), bare.text))))
+    return encoded
+
+
+def behind(definition: str, text: str) -> str:
+    """A text behind a definition, or alone where that is empty."""
+    return f"{definition}{JOIN}{text}" if definition else text
 
 
 def definitions(entities: Sequence[Entity]) -> dict[str, str]:

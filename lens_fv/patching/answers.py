@@ -88,7 +88,8 @@ class AnswerScorer:
         """Score all branches on all prompts.
 
         Args:
-            branches: the edits of counterfactual runs, the same for every prompt; none: the plain model.
+            branches: the edits of counterfactual runs, with values and positions for all prompts or one a prompt; none: the
+                plain model.
             keep: keep the opened prompts in memory for the next call.
             tick: called after each batch.
         """
@@ -103,7 +104,8 @@ class AnswerScorer:
             answers = [self._prompts[p].answers for p in batch]
             most = max(map(len, answers))
             forced = [tuple(each[a] if a < len(each) else () for each in answers) for a in range(most)]
-            rows = [Branch(tuple(edits), tokens=tokens) for tokens in forced for edits in branches]
+            own = [tuple(edit.of_prompts(batch) for edit in edits) for edits in branches]
+            rows = [Branch(edits, tokens=tokens) for tokens in forced for edits in own]
             opened = self._opened.get(i) or self._open(i, batch, keep)
             found = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
             for p, each, by_answer in zip(batch, answers, found.unflatten(1, (most, len(branches))), strict=True):

@@ -1,7 +1,7 @@
 """Changes to a forward pass, and the counterfactual runs they make."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -48,6 +48,14 @@ class Edit:
     def entry(self) -> int:
         """The first block that runs differently."""
         return self.layer + (self.head is None and self.site == "resid_post")
+
+    def of_prompts(self, which: Sequence[int]) -> "Edit":
+        """The same edit of some of the prompts only, in this order."""
+        if self.value.ndim < 2 and isinstance(self.position, int):
+            return self  # which is what branches that share an edit are known by
+        value = self.value[list(which)] if self.value.ndim == 2 else self.value
+        position = self.position if isinstance(self.position, int) else tuple(self.position[i] for i in which)
+        return replace(self, value=value, position=position)
 
     def check(self, model: LensModel, n_prompts: int) -> None:
         """Raise `LensFVError` if the model has no such place, or the value does not fit it or the number of prompts."""

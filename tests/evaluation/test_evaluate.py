@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
-from lens_fv.patching import answers, score_alike, score_answers
+from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
 from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
@@ -41,6 +41,21 @@ def test_scores_are_those_of_plain_forwards(any_model):
         assert bool(scores.full[i, 0]) == full
     assert bool(scores.top1[3, 0])
     assert bool(scores.full[3, 0])
+
+
+def test_every_prompt_has_its_own_value_and_place(any_model):
+    """Whatever batches prompts are put into, and in whatever order."""
+    rng = torch.Generator().manual_seed(3)
+    lengths, d_model = (9, 4, 12, 5, 7), any_model.d_model
+    prompts = [
+        EncodedPrompt(tuple(torch.randint(1, 320, (n,), generator=rng).tolist()), ((5,), (6, 7))[: 1 + n % 2]) for n in lengths
+    ]
+    values, places = torch.randn(len(prompts), d_model, generator=rng), (2, 0, -3, -1, 4)
+    all_at_once = [Edit(0, values, mode="add", position=places), Edit(1, values[0], mode="add")]
+    together = AnswerScorer(any_model, prompts, batch_size=2).score([all_at_once, []]).logprob
+    for i, prompt in enumerate(prompts):
+        own = [Edit(0, values[i], mode="add", position=places[i]), all_at_once[1]]
+        torch.testing.assert_close(together[i], score_answers(any_model, [prompt], [own, []]).logprob[0], atol=1e-3, rtol=1e-4)
 
 
 def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
