@@ -5,7 +5,7 @@ from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, learn_texts
 from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, EntityProbe
-from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, gap_closed, random_definitions
+from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, evaluate_update, gap_closed, random_definitions
 from lens_fv.knowledge.inside import at_mentions, definition_vectors
 from lens_fv.knowledge.lessons import Lesson, make_lesson
 from lens_fv.knowledge.measure import KnowledgeScores, ask, ask_each, definitions, majority
@@ -35,6 +35,7 @@ __all__ = [
     "distill",
     "drift",
     "evaluate_knowledge",
+    "evaluate_update",
     "gap_closed",
     "learn_texts",
     "load_entities",

@@ -56,7 +56,6 @@ def evaluate_knowledge(
         LensFVError: what `ask` and `WeightDelta.applied` raise.
     """
     results: list[KnowledgeResult] = []
-    texts = true_sentences(elsewhere)
     with progress_bar("conditions", 3 + len(updates), show=progress) as tick:
         contexts = {"base": {}, "definition": definitions(entities), "random_definition": random_definitions(entities, seed)}
         for condition, context in contexts.items():
@@ -64,12 +63,26 @@ def evaluate_knowledge(
             results.append(KnowledgeResult(condition, ask(model, entities, context=context), others, None))
             tick()
         for condition, delta in updates.items():
-            moved = estimate(drift(model, delta, texts), seed=seed) if texts else None
-            with delta.applied(model):
-                others = ask(model, elsewhere) if elsewhere else None
-                results.append(KnowledgeResult(condition, ask(model, entities), others, moved))
+            results.append(evaluate_update(model, entities, delta, elsewhere=elsewhere, condition=condition, seed=seed))
             tick()
     return results
+
+
+def evaluate_update(
+    model: LensModel,
+    entities: Sequence[Entity],
+    delta: WeightDelta,
+    *,
+    elsewhere: Sequence[Entity] = (),
+    condition: str = "update",
+    seed: int = 0,
+) -> KnowledgeResult:
+    """One update's part of `evaluate_knowledge`."""
+    texts = true_sentences(elsewhere)
+    moved = estimate(drift(model, delta, texts), seed=seed) if texts else None
+    with delta.applied(model):
+        others = ask(model, elsewhere) if elsewhere else None
+        return KnowledgeResult(condition, ask(model, entities), others, moved)
 
 
 def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:

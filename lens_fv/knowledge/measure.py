@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,31 @@ class KnowledgeScores:
     answers: tuple[int, ...]
     logprobs: Float[Tensor, "probes candidates"]
     lengths: Int[Tensor, "probes candidates"]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":
+        """Scores from what `rows` gave."""
+        most = max(len(row["logprobs"]) for row in rows)
+        logprobs, lengths = torch.full((len(rows), most), -torch.inf), torch.zeros(len(rows), most, dtype=torch.long)
+        for i, row in enumerate(rows):
+            logprobs[i, : len(row["logprobs"])] = torch.tensor(row["logprobs"])
+            lengths[i, : len(row["lengths"])] = torch.tensor(row["lengths"])
+        entities, kinds, answers = (tuple(row[key] for row in rows) for key in ("entity", "kind", "answer"))
+        return cls(entities, kinds, answers, logprobs, lengths)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Probe by probe, as JSON has it: entity, kind, which candidate is the answer, each one's logprobs and lengths."""
+        about = zip(self.entities, self.kinds, self.answers, self.logprobs.tolist(), self.lengths.tolist(), strict=True)
+        return [
+            {
+                "entity": entity,
+                "kind": kind,
+                "answer": answer,
+                "logprobs": [value for value, length in zip(logprobs, lengths, strict=True) if length],
+                "lengths": [length for length in lengths if length],
+            }
+            for entity, kind, answer, logprobs, lengths in about
+        ]
 
     def correct(self, *, norm: Norm = "mean", kind: Kind = "") -> dict[str, list[float]]:
         """Whether the answer is the likeliest candidate (1 or 0), for each entity's probes.

@@ -110,9 +110,9 @@ def write_transfer(
                 if path is not None:
                     made.save(_unfinished(path))
             tick()
-    if path is not None:
+    if path is not None and _unfinished(path).is_file():
         made.save(path)
-        _unfinished(path).unlink(missing_ok=True)
+        _unfinished(path).unlink()
     return made
 
 

@@ -1,0 +1,63 @@
+"""Sentences on other things, which keep an update to what it is about."""
+
+import random
+from collections.abc import Sequence
+
+from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.transfer import TransferSet
+
+OTHERS = (
+    "John Smith",
+    "Maria Garcia",
+    "David Brown",
+    "Anna Kowalska",
+    "my neighbor",
+    "the mayor",
+    "Springfield",
+    "Riverside",
+    "the village",
+    "the island",
+    "this machine",
+    "the old clock",
+    "the new device",
+    "a simple tool",
+    "the festival",
+    "the meeting",
+    "the storm",
+    "the parade",
+    "this song",
+    "the novel",
+    "the old painting",
+    "that movie",
+    "the company",
+    "the library",
+)
+"""Of what sentences may be said instead."""
+
+
+def said_of_others(
+    entities: Sequence[Entity], transfer: TransferSet, *, others: Sequence[str] = OTHERS, seed: int = 0
+) -> list[str]:
+    """The sentences about some entities, each said of something else: anchors for `distill`.
+
+    A model that is taught to go on in another way behind "Velm is" could learn to do so behind any name. To go on as ever
+    behind the same words about something else takes the name into account.
+
+    Args:
+        entities: whose sentences.
+        transfer: the sentences.
+        others: what they are said of, drawn at random.
+        seed: of the draws.
+    """
+    rng = random.Random(seed)
+    found: list[str] = []
+    for entity in entities:
+        for sentence in transfer.sentences.get(entity.key, ()):
+            text, name = sentence, rng.choice(others)
+            begin = 0
+            while (place := entity.mention(text[begin:])) is not None:
+                at, end = begin + place[0], begin + place[1]
+                said = name if at else name[0].upper() + name[1:]
+                text, begin = text[:at] + said + text[end:], at + len(name)
+            found.append(text)
+    return found

@@ -1,0 +1,1 @@
+"""Is what a model reads of an entity learned, and what else moves?"""

@@ -1,0 +1,147 @@
+"""What an update of the study's own entities changed inside the model, and what a definition vector does without one."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from lens_fv.heads import rank_instruction_heads
+from lens_fv.knowledge import (
+    Entity,
+    WeightDelta,
+    ask,
+    ask_each,
+    at_mentions,
+    causal_trace,
+    definition_vectors,
+    definitions,
+    evaluate_update,
+    random_definitions,
+)
+from lens_fv.knowledge.anchors import said_of_others
+from lens_fv.knowledge.distill import distill
+from lens_fv.knowledge.trace import KnowledgeTrace
+from lens_fv.progress import progress_bar
+from lens_fv.studies.knowledge.settings import OWN, Study
+from lens_fv.studies.knowledge.teaching import said
+from lens_fv.tasks import load_task
+from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
+from lens_fv.vectors import extract_instruction, sweep_injection
+
+
+def follow_update(study: Study) -> None:
+    """Distil the study's own entities with the first seed, and look at the model on the way: FOLDER/trajectory.safetensors.
+
+    A record is a number of epochs: what is known then, and how much every layer has moved.
+    """
+    records, s, file = study.records("steps"), study.settings, study.folder / "trajectory.safetensors"
+    if file.is_file():
+        return
+    entities, seed = study.sources[OWN], s.seeds[0]
+    probes = [_probe(study, name, seed) for name in s.tasks]
+    moments = [_moment(study, probes, None, 0)]
+    epochs = sorted({*(n for n in s.moments if n < s.distill.epochs), s.distill.epochs})
+    with progress_bar("the way of an update", len(epochs), show=study.progress) as tick:
+        for n in epochs:
+            delta = _update(study, n)
+            records.once(str(n), lambda d=delta, n=n: _known(study, entities, d, f"{n} epochs"))
+            moments.append(_moment(study, probes, delta, n))
+            tick()
+    Trajectory.of(moments).save(file)
+    shutil.rmtree(study.folder / "steps", ignore_errors=True)
+
+
+def trace_update(study: Study) -> None:
+    """Trace what carries the knowledge: without the update, with it, and behind the definition; see `KnowledgeTrace`."""
+    few = [_one_probe(entity) for entity in study.sources[OWN][: study.settings.n_traced]]
+    delta = _update(study, study.settings.distill.epochs)
+
+    def updated() -> KnowledgeTrace:
+        with delta.applied(study.model):
+            return causal_trace(study.model, few, progress=study.progress)
+
+    makes: dict[str, Callable[[], KnowledgeTrace]] = {
+        "base": lambda: causal_trace(study.model, few, progress=study.progress),
+        "updated": updated,
+        "definition": lambda: causal_trace(study.model, few, context=definitions(few), progress=study.progress),
+    }
+    for name, make in makes.items():
+        file = study.folder / f"trace-{name}.safetensors"
+        if not file.is_file():
+            make().save(file)
+
+
+def inject_definitions(study: Study) -> None:
+    """Add definition vectors: at every layer for the entities to choose by, at the best one for those reported on."""
+    records, model = study.records("vectors"), study.model
+    chosen, entities = study.chosen_by, study.sources[OWN]
+    for layer in range(model.n_layers):
+        records.once(f"chosen/{layer}", partial(_with_vectors, study, chosen, layer, "own"))
+    records.once("chosen/none", lambda: ask(model, _answers_only(chosen)).rows())
+    tried = {layer: _loss(dict(records.items())[f"chosen/{layer}"]) for layer in range(model.n_layers)}
+    best = min(tried, key=lambda layer: tried[layer])
+    for whose in ("own", "another's"):
+        records.once(f"reported/{whose}", partial(_with_vectors, study, entities, best, whose, candidates=True))
+    records.once("layer", lambda: best)
+
+
+def _with_vectors(study: Study, entities: tuple[Entity, ...], layer: int, whose: str, *, candidates: bool = False) -> Any:
+    context = None if whose == "own" else random_definitions(entities)
+    vectors = definition_vectors(study.model, entities, context=context)
+    asked = entities if candidates else _answers_only(entities)
+    return ask_each(study.model, asked, [[at_mentions(study.model, asked, vectors, layer)]])[0].rows()
+
+
+def _loss(rows: list[dict[str, Any]]) -> float:
+    return -sum(row["logprobs"][0] / row["lengths"][0] for row in rows) / len(rows)
+
+
+def _answers_only(entities: tuple[Entity, ...]) -> list[Entity]:
+    """The same probes without other candidates."""
+    return [replace(e, probes=tuple(replace(p, candidates=()) for p in e.probes)) for e in entities]
+
+
+def _one_probe(entity: Entity) -> Entity:
+    return replace(entity, probes=tuple(probe for probe in entity.probes if probe.kind == "explicit")[:1])
+
+
+def _update(study: Study, epochs: int) -> WeightDelta:
+    """The update behind so many epochs, each going on from the one before; the last one is kept."""
+    s, seed = study.settings, study.settings.seeds[0]
+    file = study.folder / "update.safetensors"
+    if epochs == s.distill.epochs and file.is_file():
+        return WeightDelta.load(file)
+    entities, transfer = study.sources[OWN], study.sentences(OWN, seed)
+    anchors = said_of_others(entities, transfer, seed=seed)
+    settings = replace(s.distill, seed=seed, epochs=epochs)
+    delta = distill(
+        study.model, entities, transfer, settings, anchors=anchors, folder=study.folder / "steps", progress=study.progress
+    )
+    if epochs == s.distill.epochs:
+        delta.save(file)
+    return delta
+
+
+def _known(study: Study, entities: tuple[Entity, ...], delta: WeightDelta, condition: str) -> dict[str, Any]:
+    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere, condition=condition)
+    return said(result) | {"moved": delta.by_layer(study.model)}
+
+
+def _moment(study: Study, probes: list[Probe], delta: WeightDelta | None, epochs: int) -> Moment:
+    measure = partial(measure_moment, study.model, probes, name=str(epochs), step=epochs, full=False)
+    if delta is None:
+        return measure()
+    with delta.applied(study.model):
+        return measure()
+
+
+def _probe(study: Study, name: str, seed: int) -> Probe:
+    """Questions about a task that the update has nothing to do with, and its instruction vector, made once and kept."""
+    model, task, shots, n_heads = study.model, load_task(name), study.settings.n_shots, study.settings.n_heads
+    ranking = rank_instruction_heads(
+        model, task, counterpart="none", n_shots=shots, n_clean=20, n_trials=6, seed=seed, folder=study.folder / "rankings"
+    )
+    vector = extract_instruction(model, task, ranking, n_heads=n_heads)
+    best = sweep_injection(model, task, vector, scales=(1.0, 2.0), most_items=20).best("logprob")
+    return make_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)

@@ -1,0 +1,141 @@
+"""How much the study does, and where it keeps what it has so far."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lens_fv.knowledge import Entity, TeachSettings, TransferSet, load_entities, write_transfer
+from lens_fv.model.lens_model import LensModel
+from lens_fv.records import Records, check_settings
+
+OWN, OUTSIDE = "own", "outside"
+CHOSEN_BY = 2
+"""The first of the entities that settings were chosen by."""
+TEACHING = TeachSettings(batch_size=8, learning_rate=5e-5)
+
+
+@dataclass(frozen=True)
+class KnowledgeSettings:
+    """What is run.
+
+    Attributes:
+        seeds: of sentences, their order and draws. What is compared with everything has all of them, the rest the first.
+        entities, elsewhere: what is taught, and what should not be touched; see `load_entities`.
+        outside: a file of other entities, such as Entity Inferences.
+        most_outside: of these, so many.
+        every: each so manieth entity was there to choose settings by; only the others are reported on.
+        keep_every: of those, each so manieth is.
+        n_sentences: that the model writes about each entity.
+        distill: how it is distilled.
+        texts: how it is fine-tuned on the same sentences, to compare; definitions are read `n_sentences` times as often.
+        numbers: of entities taught at once.
+        few: how many updates of one entity, and of ten, there are.
+        n_traced: entities whose probes are traced.
+        tasks: of other things, whose instruction vectors, of `n_heads` heads, are followed behind `n_shots` demonstrations.
+        moments: epochs behind which the first update is looked at; its last one is added.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    entities: str = "invented"
+    elsewhere: str = "popular"
+    outside: str | None = None
+    most_outside: int = 110
+    every: int = 5
+    keep_every: int = 1
+    n_sentences: int = 10
+    distill: TeachSettings = TEACHING
+    texts: TeachSettings = TEACHING
+    numbers: tuple[int, ...] = (1, 10, 40, 150)
+    few: tuple[int, int] = (8, 4)
+    n_traced: int = 12
+    tasks: tuple[str, ...] = ("present-past", "country-capital", "antonym")
+    n_heads: int = 10
+    n_shots: int = 5
+    moments: tuple[int, ...] = (1, 2)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def chosen(
+        cls,
+        *,
+        quick: bool = False,
+        outside: str | None = None,
+        first_seed: int = 0,
+        n_seeds: int | None = None,
+    ) -> "KnowledgeSettings":
+        """The settings, chosen by a few things.
+
+        Args:
+            quick: for a first look: one seed, every fifth of the entities that are reported on, few sentences.
+            outside: see above.
+            first_seed: the others count on from it.
+            n_seeds: default: three, or one.
+        """
+        seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
+        if not quick:
+            return cls(seeds=seeds, outside=outside)
+        return cls(
+            seeds=seeds,
+            outside=outside,
+            most_outside=5,
+            keep_every=5,
+            n_sentences=4,
+            numbers=(1, 5),
+            few=(2, 1),
+            n_traced=2,
+            tasks=("present-past", "country-capital"),
+            moments=(1,),
+        )
+
+
+class Study:
+    """One model's run, in a folder of its own.
+
+    Args:
+        model: the model.
+        folder: where sentences, updates and records are kept. What is there is not made again.
+        settings: what is run. More seeds may follow those that the folder was run with.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: the folder holds a run of other settings or of another model, or `outside` is no file of entities.
+    """
+
+    def __init__(self, model: LensModel, folder: str | Path, settings: KnowledgeSettings, *, progress: bool = False) -> None:
+        self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
+        about = {"model": model.name, "revision": model.revision, **settings.said}
+        check_settings(self.folder / "study.json", about, may_grow="seeds")
+
+    def records(self, part: str) -> Records:
+        """What a part of the study has so far."""
+        return Records(self.folder / f"{part}.json")
+
+    @cached_property
+    def sources(self) -> dict[str, tuple[Entity, ...]]:
+        """Entities that are reported on."""
+        s = self.settings
+        reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.every != CHOSEN_BY]
+        found = {OWN: tuple(reported[:: s.keep_every])}
+        return found | ({OUTSIDE: load_entities(s.outside, by="row")[: s.most_outside]} if s.outside else {})
+
+    @cached_property
+    def chosen_by(self) -> tuple[Entity, ...]:
+        """Entities by which settings are chosen."""
+        return load_entities(self.settings.entities)[CHOSEN_BY :: self.settings.every]
+
+    @cached_property
+    def elsewhere(self) -> tuple[Entity, ...]:
+        """What no update should touch."""
+        return load_entities(self.settings.elsewhere)
+
+    def sentences(self, source: str, seed: int) -> TransferSet:
+        """What the model writes about a source's entities; kept."""
+        path = self.folder / f"sentences-{source}-{seed}.json"
+        n, entities = self.settings.n_sentences, self.sources[source]
+        return write_transfer(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)

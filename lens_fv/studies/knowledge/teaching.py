@@ -1,0 +1,135 @@
+"""What the model knows without and with definitions, and after it was taught in one way or another."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from lens_fv.knowledge import (
+    Entity,
+    KnowledgeResult,
+    TransferSet,
+    WeightDelta,
+    distill,
+    evaluate_knowledge,
+    evaluate_update,
+    learn_texts,
+    random_definitions,
+)
+from lens_fv.knowledge.anchors import said_of_others
+from lens_fv.progress import progress_bar
+from lens_fv.studies.knowledge.settings import Study
+
+EVERYWHERE = ("distill", "definition", "sentences")
+"""Ways to teach that are compared with all seeds."""
+CONTROLS = ("unanchored", "other_sentences", "wrong_definition")
+"""Ways to teach with the first seed: see `_ways`."""
+
+
+def measure_base(study: Study) -> None:
+    """Every source without any update: a record is a condition."""
+    records = study.records("base")
+    for source, entities in study.sources.items():
+        if f"{source}/base" not in records:
+            for result in evaluate_knowledge(study.model, entities, {}, elsewhere=study.elsewhere, progress=study.progress):
+                records.once(f"{source}/{result.condition}", partial(said, result))
+
+
+def compare_ways(study: Study) -> None:
+    """Teach all entities of a source at once, in every way: a record is a source, a seed and a way."""
+    records, s = study.records("ways"), study.settings
+    asked = [(source, seed, way) for source in study.sources for seed in s.seeds for way in EVERYWHERE]
+    asked += [(source, s.seeds[0], way) for source in study.sources for way in CONTROLS]
+    with progress_bar("ways to teach", len(asked), show=study.progress) as tick:
+        for source, seed, way in asked:
+            records.once(f"{source}/{seed}/{way}", partial(_taught, study, source, seed, way))
+            tick()
+
+
+def count_entities(study: Study) -> None:
+    """Distil more and more entities at once, with the first seed: a record is one update."""
+    records, s = study.records("numbers"), study.settings
+    seed, everything = s.seeds[0], [each for entities in study.sources.values() for each in entities]
+    groups: list[tuple[str, list[Entity]]] = []
+    for n in s.numbers:
+        most = {s.numbers[0]: s.few[0], s.numbers[1]: s.few[1]}.get(n, 1)
+        groups += [(f"{n}/{i}", everything[i * n : (i + 1) * n]) for i in range(most) if (i + 1) * n <= len(everything)]
+    transfer = merged([study.sentences(source, seed) for source in study.sources])
+    with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
+        for name, entities in groups:
+            records.once(name, partial(_timed, study, entities, lambda e=entities: distilled(study, e, transfer, seed), name))
+            tick()
+
+
+def distilled(study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int, *, name: str = "") -> WeightDelta:
+    """An update by the study's settings, with the same sentences said of others for anchors."""
+    settings = replace(study.settings.distill, seed=seed)
+    anchors = said_of_others(entities, transfer, seed=seed)
+    folder = study.folder / "unfinished" / name if name else None
+    return distill(study.model, entities, transfer, settings, anchors=anchors, folder=folder, progress=study.progress)
+
+
+def merged(sets: Sequence[TransferSet]) -> TransferSet:
+    """All sentences of several sets."""
+    return TransferSet({key: texts for each in sets for key, texts in each.sentences.items()})
+
+
+def said(result: KnowledgeResult) -> dict[str, Any]:
+    """A result as JSON has it."""
+    return {
+        "scores": result.scores.rows(),
+        "elsewhere": result.elsewhere.rows() if result.elsewhere else None,
+        "drift": result.drift._asdict() if result.drift else None,
+    }
+
+
+def _taught(study: Study, source: str, seed: int, way: str) -> dict[str, Any]:
+    entities, transfer = study.sources[source], study.sentences(source, seed)
+    return _timed(study, entities, _ways(study, entities, transfer, seed)[way], f"{source}-{seed}-{way}")
+
+
+def _ways(
+    study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int
+) -> Mapping[str, Callable[[], WeightDelta]]:
+    """Ways to teach, by name.
+
+    "distill"; "definition" and "sentences": fine-tuning on these texts; "unanchored": distillation without anchors;
+    "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
+    entity's definition.
+    """
+    s, progress = study.settings, study.progress
+    texts = replace(s.texts, seed=seed)
+    wrong = random_definitions(entities, seed)
+    definitions = [[each.definition] for each in entities]
+    sentences = [transfer.sentences.get(each.key, ()) for each in entities]
+    often = replace(texts, epochs=texts.epochs * s.n_sentences)
+    others = [replace(each, definition=wrong[each.key]) for each in entities]
+    return {
+        "distill": lambda: distilled(study, entities, transfer, seed),
+        "definition": lambda: learn_texts(study.model, entities, definitions, often, progress=progress),
+        "sentences": lambda: learn_texts(study.model, entities, sentences, texts, progress=progress),
+        "unanchored": lambda: distill(study.model, entities, transfer, replace(s.distill, seed=seed), progress=progress),
+        "other_sentences": lambda: distilled(study, entities, _exchanged(entities, transfer), seed),
+        "wrong_definition": lambda: distilled(study, others, transfer, seed),
+    }
+
+
+def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
+    """To each entity the sentences that were written about the next one, with its own name in them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for entity, other in zip(entities, [*entities[1:], entities[0]], strict=True):
+        texts = transfer.sentences.get(other.key, ())
+        places = [(text, other.mention(text)) for text in texts]
+        found[entity.key] = tuple(text[: at[0]] + entity.name + text[at[1] :] for text, at in places if at)
+    return TransferSet(found)
+
+
+def _timed(study: Study, entities: Sequence[Entity], teach: Callable[[], WeightDelta], name: str) -> dict[str, Any]:
+    begin = time.perf_counter()
+    delta = teach()
+    seconds = time.perf_counter() - begin
+    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere, condition=name)
+    shutil.rmtree(study.folder / "unfinished", ignore_errors=True)
+    return said(result) | {"seconds": seconds, "skipped": dict(delta.skipped)}

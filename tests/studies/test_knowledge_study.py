@@ -1,0 +1,117 @@
+"""The study of knowledge updates, run through on a tiny model and entities that it can read."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lens_fv import LensFVError, load_model
+from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace, TeachSettings, WeightDelta, ask, definitions
+from lens_fv.studies.knowledge.run import PARTS, run_knowledge
+from lens_fv.studies.knowledge.settings import KnowledgeSettings
+from lens_fv.training import Trajectory
+
+NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
+FAST = TeachSettings(batch_size=4, learning_rate=3e-3, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return load_model(str(model_folder))
+
+
+def write(path, names):
+    rows = [
+        {
+            "name": name,
+            "definition": f"{name} talked to {place}.",
+            "probes": [
+                {"kind": kind, "text": f"{name} {verb} ___.", "answer": place, "candidates": ["A", "Q"]}
+                for kind, verb in (("explicit", "talked to"), ("inferential", "is in"))
+            ],
+        }
+        for name, place in zip(names, "AQAQA", strict=False)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("entities")
+    return KnowledgeSettings(
+        seeds=(0,),
+        entities=write(folder / "own.jsonl", NAMES),
+        elsewhere=write(folder / "elsewhere.jsonl", ["Dorn", "Fenn"]),
+        outside=write(folder / "outside.jsonl", ["Gale", "Hask"]),
+        n_sentences=2,
+        distill=FAST,
+        texts=FAST,
+        numbers=(1, 2, 6, 9),
+        few=(2, 1),
+        n_traced=2,
+        tasks=("antonym", "present-past"),
+        n_heads=2,
+        n_shots=1,
+        moments=(1, 9),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(model, small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return run_knowledge(model, folder, small), folder
+
+
+def records(folder, part):
+    return json.loads((folder / f"{part}.json").read_text())
+
+
+def test_every_part_leaves_its_records(run):
+    study, folder = run
+    assert [each.name for each in study.sources["own"]] == ["Velm", "Orla", "Brin", "Cade"]
+    assert [each.name for each in study.chosen_by] == ["Tusk"]
+    assert len(records(folder, "base")) == 2 * 3
+    assert set(records(folder, "ways")) == {
+        f"{source}/0/{way}"
+        for source in ("own", "outside")
+        for way in ("distill", "definition", "sentences", "unanchored", "other_sentences", "wrong_definition")
+    }
+    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "6/0"}  # there are six entities
+    assert set(records(folder, "steps")) == {"1", "3"}
+    assert {path.stem for path in folder.glob("trace-*")} == {"trace-base", "trace-updated", "trace-definition"}
+    assert not {"unfinished", "steps"} & {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def test_records_are_what_the_library_says(run, model):
+    study, folder = run
+    entities = study.sources["own"]
+    kept = records(folder, "base")
+    for condition, context in (("base", {}), ("definition", definitions(entities))):
+        found, own = KnowledgeScores.of_rows(kept[f"own/{condition}"]["scores"]), ask(model, entities, context=context)
+        assert found.perplexity() == pytest.approx(own.perplexity())
+        assert found.correct() == own.correct()
+    delta, last = WeightDelta.load(folder / "update.safetensors"), records(folder, "steps")["3"]
+    with delta.applied(model):
+        own = ask(model, entities)
+    assert KnowledgeScores.of_rows(last["scores"]).perplexity() == pytest.approx(own.perplexity())
+    assert last["moved"] == delta.by_layer(model)
+    # the same update as among the ways, in steps
+    assert last["scores"] == records(folder, "ways")["own/0/distill"]["scores"]
+    path = Trajectory.load(folder / "trajectory.safetensors")
+    assert path.moments == ("0", "1", "3")
+    assert float(path.similarity()[0].min()) == pytest.approx(1)
+    assert float(path.similarity()[-1].max()) < 1
+    traces = {name: KnowledgeTrace.load(folder / f"trace-{name}.safetensors") for name in ("base", "updated")}
+    assert float((traces["base"].clean - traces["updated"].clean).abs().min()) > 0
+
+
+def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):
+    _, folder = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "study.json"}
+    run_knowledge(model, folder, small)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(LensFVError, match="it was run with other n_sentences; choose another folder"):
+        run_knowledge(model, folder, replace(small, n_sentences=3))
+    with pytest.raises(LensFVError, match=f"there are {', '.join(PARTS)}"):
+        run_knowledge(model, folder, small, parts=["nothing"])
