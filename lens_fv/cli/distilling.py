@@ -19,11 +19,14 @@ def distill(
     transfer: Annotated[
         Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
     ] = None,
-    sentences: Sentences = 20,
+    sentences: Sentences = 10,
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
         typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
     ] = "reading",
+    anchors: Annotated[
+        bool, typer.Option("--anchors/--no-anchors", help="Also teach to say of others what was always said of them.")
+    ] = True,
     method: Annotated[Literal["full", "lora"], typer.Option(help="All weights, or low-rank updates (PEFT).")] = "full",
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
@@ -50,7 +53,7 @@ def distill(
     Writes to the folder --out: update.safetensors (what is added to the weights) and, unless --transfer is given,
     transfer.json (the sentences). Run it again with the same options to go on where it was stopped.
     """
-    from lens_fv.knowledge import TeachSettings, learn_texts, read_transfer, write_transfer
+    from lens_fv.knowledge import TeachSettings, learn_texts, read_transfer, said_of_others, write_transfer
     from lens_fv.knowledge import distill as teach_reading
 
     settings = TeachSettings(
@@ -78,7 +81,8 @@ def distill(
         else:
             written = write_transfer(lens, asked, n=sentences, seed=seed, path=out / TRANSFER, progress=True)
         if teach == "reading":
-            delta = teach_reading(lens, asked, written, settings, **shared)
+            others = said_of_others(asked, written, seed=seed) if anchors else ()
+            delta = teach_reading(lens, asked, written, settings, anchors=others, **shared)
         else:
             delta = learn_texts(lens, asked, [written.sentences.get(each.key, ()) for each in asked], settings, **shared)
     path = delta.save(out / UPDATE)
@@ -87,6 +91,7 @@ def distill(
         "model": lens.name,
         "entities": [each.key for each in asked],
         "sentences": delta.provenance.options["lessons"],
+        "anchors": delta.provenance.options["anchors"],
         "dropped": dict(written.dropped) if written else {},
         "skipped": dict(delta.skipped),
         "by_layer": delta.by_layer(lens),

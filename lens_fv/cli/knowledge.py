@@ -26,7 +26,7 @@ def write(
     model: ModelName = DEFAULT_MODEL,
     entities: Entities = "invented",
     entity: Names = None,
-    sentences: Sentences = 20,
+    sentences: Sentences = 10,
     tokens: Annotated[int, typer.Option(min=1, help="Of each sentence at most.")] = 24,
     opening: Annotated[
         list[str] | None, typer.Option(help="What sentences begin with, with {name}; several are taken in turn.")

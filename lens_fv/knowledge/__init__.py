@@ -1,5 +1,6 @@
 """Can it be taught facts that spread?"""
 
+from lens_fv.knowledge.anchors import said_of_others
 from lens_fv.knowledge.builtin import load_entities
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, learn_texts
@@ -44,6 +45,7 @@ __all__ = [
     "random_definitions",
     "read_entities",
     "read_transfer",
+    "said_of_others",
     "true_sentences",
     "write_transfer",
 ]

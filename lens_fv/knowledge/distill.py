@@ -132,7 +132,8 @@ def _taught(
     folder: str | Path | None,
     progress: bool,
 ) -> WeightDelta:
-    options: dict[str, Any] = {**asdict(settings), "lessons": len(lessons)}
+    own = sum(bool(lesson.entity) for lesson in lessons)
+    options: dict[str, Any] = {**asdict(settings), "lessons": own, "anchors": len(lessons) - own}
     if folder is not None:
         taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
         about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}

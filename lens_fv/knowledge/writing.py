@@ -43,7 +43,7 @@ def write_transfer(
     model: LensModel,
     entities: Sequence[Entity],
     *,
-    n: int = 20,
+    n: int = 10,
     max_new_tokens: int = 24,
     openings: Sequence[str] = OPENINGS,
     temperature: float = 0.5,

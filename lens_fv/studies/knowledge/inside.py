@@ -16,11 +16,11 @@ from lens_fv.knowledge import (
     causal_trace,
     definition_vectors,
     definitions,
+    distill,
     evaluate_update,
     random_definitions,
+    said_of_others,
 )
-from lens_fv.knowledge.anchors import said_of_others
-from lens_fv.knowledge.distill import distill
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study

@@ -17,8 +17,8 @@ from lens_fv.knowledge import (
     evaluate_update,
     learn_texts,
     random_definitions,
+    said_of_others,
 )
-from lens_fv.knowledge.anchors import said_of_others
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import Study
 
