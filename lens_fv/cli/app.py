@@ -14,6 +14,7 @@ from lens_fv.cli.instructions import iv
 from lens_fv.cli.knowledge import knowledge
 from lens_fv.cli.library import library
 from lens_fv.cli.reproduce import reproduce
+from lens_fv.cli.reproduce_knowledge import reproduce_knowledge
 from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
 
@@ -47,6 +48,7 @@ app.command()(distill)
 app.add_typer(library, name="library")
 app.add_typer(iv, name="iv")
 app.add_typer(knowledge, name="knowledge")
+reproduce.command("knowledge")(reproduce_knowledge)
 app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")
 

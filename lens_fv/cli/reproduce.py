@@ -53,7 +53,7 @@ def relational(
     """
     from lens_fv.studies.relational.page.report import write_relational_report
 
-    names, folders = _folders(model or (None if report_only else list(MODELS)), work)
+    names, folders = study_folders(model or (None if report_only else list(MODELS)), work)
     if not report_only:
         _run(names, list(folders.values()), part, task, seeds, seed, semeval, quick, device, dtype)
     page = write_relational_report(folders, out)
@@ -99,7 +99,7 @@ def instruction(
     from lens_fv.studies.instruction.settings import InstructionSettings
     from lens_fv.studies.parts import check_parts
 
-    names, folders = _folders(model or (None if report_only else list(MODELS[:1])), work)
+    names, folders = study_folders(model or (None if report_only else list(MODELS[:1])), work)
     if not report_only:
         parts = part or list(PARTS)
         check_parts(parts, PARTS)
@@ -119,7 +119,7 @@ def instruction(
     emit({"page": str(page), "work": str(work), "models": found}, as_json, table, f"written to {page}")
 
 
-def _folders(models: list[str] | None, work: Path) -> tuple[list[str], dict[str, Path]]:
+def study_folders(models: list[str] | None, work: Path) -> tuple[list[str], dict[str, Path]]:
     """The models, and each one's folder; without models those that are in the folder already."""
     from lens_fv.errors import LensFVError
 

@@ -7,6 +7,8 @@ import pytest
 
 from lens_fv import LensFVError, load_model
 from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace, TeachSettings, WeightDelta, ask, definitions
+from lens_fv.studies.knowledge.page.recorded import Recorded, closed
+from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
 from lens_fv.studies.knowledge.settings import KnowledgeSettings
 from lens_fv.training import Trajectory
@@ -104,6 +106,48 @@ def test_records_are_what_the_library_says(run, model):
     assert float(path.similarity()[-1].max()) < 1
     traces = {name: KnowledgeTrace.load(folder / f"trace-{name}.safetensors") for name in ("base", "updated")}
     assert float((traces["base"].clean - traces["updated"].clean).abs().min()) > 0
+
+
+def test_the_page_says_what_the_records_do(run, tmp_path):
+    _, folder = run
+    page = write_knowledge_report({"tiny": folder}, tmp_path)
+    text, recorded = page.read_text(), Recorded("tiny", folder)
+    assert [line for line in text.splitlines() if line.startswith("###")] == [
+        "### What was aimed at",
+        "### What is known: own.jsonl entities",
+        "### What is known: Entities from outside",
+        "### What else moves",
+        "### How many at once",
+        "### On the way",
+        "### What carries it",
+        "### Without any training",
+    ]
+    base, read = recorded.base("own"), recorded.base("own", "definition")
+    found = recorded.conditions("own")["distill"]
+    assert found.scores.perplexity() == pytest.approx(
+        KnowledgeScores.of_rows(records(folder, "steps")["3"]["scores"]).perplexity()
+    )
+    gap = closed(base, found.scores, read, of="loss")
+    row = next(line for line in text.splitlines() if line.startswith("| distillation (1)"))
+    assert (f"{gap.mean:.2f} [" in row) if gap else row.endswith("– |")
+    assert f"{found.scores.accuracy().mean:.2f} [" in row
+    figures = {path.stem for path in (tmp_path / "knowledge").iterdir()} - {"plotly.min"}
+    assert figures >= {"tiny-steps", "tiny-layers", "tiny-vectors", "tiny-stream-mention", "tiny-heads-last"}
+    assert str(folder) not in text
+    with pytest.raises(LensFVError, match="there is no study in"):
+        write_knowledge_report({"tiny": tmp_path}, tmp_path)
+
+
+def test_parts_that_were_not_run_are_left_out(run, tmp_path):
+    _, folder = run
+    some = tmp_path / "some"
+    some.mkdir()
+    for name in ("study.json", "base.json"):
+        (some / name).write_bytes((folder / name).read_bytes())
+    text = write_knowledge_report({"tiny": some}, tmp_path).read_text()
+    assert "### What is known" in text
+    assert "distillation (" not in text
+    assert "### How many" not in text
 
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):

@@ -1,0 +1,1 @@
+"""The study of knowledge updates as a page."""

@@ -1,0 +1,148 @@
+"""The page's sections on what changed inside the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace
+from lens_fv.knowledge.trace import PLACES
+from lens_fv.plotting import interval_lines
+from lens_fv.statistics import Estimate, estimate
+from lens_fv.studies.knowledge.page.recorded import Recorded, closed
+from lens_fv.studies.page.markdown import Block, Picture, interval, table
+from lens_fv.training import Trajectory
+
+TRACED = {"base": "base", "updated": "with the update", "definition": "behind the definition"}
+AT = {"mention": "at the end of the name", "last": "before the gap"}
+
+
+def steps(run: Recorded) -> list[Block]:
+    """What is known on the way, how far each layer moved, and what became of other tasks' vectors."""
+    records = run.part("steps")
+    if not records:
+        return []
+    known: dict[str, dict[float, Estimate]] = {}
+    for n, rows in [("0", run.part("base")["own/base"]["scores"]), *((k, r["scores"]) for k, r in records.items())]:
+        scores = KnowledgeScores.of_rows(rows)
+        for kind in ("explicit", "inferential"):
+            losses = [-float(np.mean(each)) for each in scores.span_loss(kind=kind).values()]
+            if losses:
+                known.setdefault(kind, {})[float(n)] = estimate(losses)
+    layers: dict[str, dict[float, Estimate]] = {
+        f"{n} epochs": {
+            float(layer): Estimate(100 * x, 100 * x, 100 * x, 1) for layer, x in record["moved"].items() if layer != "others"
+        }
+        for n, record in records.items()
+    }
+    return [
+        "### On the way\n\nOne update of all own entities, with the first seed.",
+        Picture(
+            f"{run.slug}-steps",
+            f"{run.name}: log-probability of answers, a token, by epochs.",
+            interval_lines(known, title="Answers on the way", x_axis="epochs", y_axis="log-probability (nats a token)"),
+        ),
+        Picture(
+            f"{run.slug}-layers",
+            f"{run.name}: length of each layer's change, in percent of its weights' length.",
+            interval_lines(layers, title="How far layers moved", x_axis="layer", y_axis="change (%)"),
+        ),
+        *_others(run),
+    ]
+
+
+def _others(run: Recorded) -> list[Block]:
+    file = run.folder / "trajectory.safetensors"
+    if not file.is_file():
+        return []
+    path = Trajectory.load(file)
+    accuracy, cosine = path.accuracy, path.similarity()
+    (own, control), last = path.head_similarity(), len(path.moments) - 1
+    rows = [
+        [task, *(f"{float(accuracy[m, t]):.2f}" for m in (0, last)), f"{float(cosine[last, t]):.3f}"]
+        + [f"{float(each[last, t].mean()):.3f}" for each in (own, control)]
+        for t, task in enumerate(path.tasks)
+    ]
+    return [
+        "Instruction vectors of tasks that the update has nothing to do with (see "
+        "[what fine-tuning does](../how-it-works.md#what-fine-tuning-does)), before it and at its end: accuracy of test pairs "
+        "behind instructions with demonstrations, and cosines to the beginning, of the vector, of its heads, and of as many "
+        "other heads.",
+        table(["task", "before", "after", "cosine of the vector", "of its heads", "of other heads"], rows),
+    ]
+
+
+def traces(run: Recorded) -> list[Block]:
+    """Which states carry what is known."""
+    found = {name: KnowledgeTrace.load(file) for name in TRACED if (file := run.folder / f"trace-{name}.safetensors").is_file()}
+    if not found:
+        return []
+    rows: list[list[object]] = []
+    for name, trace in found.items():
+        clean, noisy = (estimate(values.tolist()) for values in (trace.clean, trace.noisy))
+        rows.append([TRACED[name], interval(clean), interval(noisy), *(_heads(trace, place) for place in range(len(PLACES)))])
+    blocks: list[Block] = [
+        "### What carries it\n\nCausal tracing (Meng et al. 2022) with the first explicit probe of "
+        f"{len(set(next(iter(found.values())).entities))} entities: the name is drowned in noise, and one state is restored "
+        "from the run without noise. Log-probabilities of answers in nats, with intervals over probes; the heads that give "
+        "back most.",
+        table(["model", "clean", "noisy", *(f"heads {AT[place]}" for place in PLACES)], rows),
+    ]
+    for i, place in enumerate(PLACES):
+        lines = {TRACED[name]: _by_layer(trace.layer_effects[:, i]) for name, trace in found.items()}
+        strongest = {TRACED[name]: _by_layer(trace.head_effects[:, i].amax(-1)) for name, trace in found.items()}
+        for what, drawn in (("stream", lines), ("heads", strongest)):
+            title = f"{'The residual stream' if what == 'stream' else 'The strongest head'} restored {AT[place]}"
+            figure = interval_lines(drawn, title=title, x_axis="layer", y_axis="gain (nats)")
+            blocks.append(Picture(f"{run.slug}-{what}-{place}", f"{run.name}: {title.lower()}, by layer.", figure))
+    return blocks
+
+
+def vectors(run: Recorded) -> list[Block]:
+    """What definition vectors do."""
+    records = run.part("vectors")
+    if "layer" not in records:
+        return []
+    layers = {
+        int(key.split("/")[1]): rows for key, rows in records.items() if key.startswith("chosen/") and not key.endswith("none")
+    }
+    line: dict[float, Estimate] = {float(layer): estimate(_means(rows)) for layer, rows in layers.items()}
+    without = estimate(_means(records["chosen/none"]))
+    base, read = run.base("own"), run.base("own", "definition")
+    rows: list[list[object]] = []
+    for name in ("own", "another's"):
+        scores = KnowledgeScores.of_rows(records[f"reported/{name}"])
+        gaps = (interval(closed(base, scores, read, of=of)) for of in ("accuracy", "loss"))
+        rows.append([f"{name} vector", interval(scores.accuracy()), interval(scores.perplexity(), digits=1), *gaps])
+    drawn: Mapping[str, Mapping[float, Estimate]] = {"with the vector": line, "without": dict.fromkeys(line, without)}
+    figure = interval_lines(
+        drawn, title="Definition vectors by layer", x_axis="added after layer", y_axis="log-probability (nats a token)"
+    )
+    return [
+        "### Without any training\n\nA definition vector is what reading the definition adds to the residual stream at the end "
+        "of the name, mean over texts that are no probes. Added there when probes are asked, without the definition, after "
+        f"layer {records['layer']}, which was chosen on other entities:",
+        table(["added", "accuracy", "perplexity", "gap closed", "gap closed, loss"], rows),
+        Picture(
+            f"{run.slug}-vectors",
+            f"{run.name}: answers with definition vectors, by layer, on the entities to choose by.",
+            figure,
+        ),
+    ]
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["logprobs"][0] / row["lengths"][0] for row in rows]
+
+
+def _by_layer(effects: Tensor) -> dict[float, Estimate]:
+    """Of a table with a row a probe and a column a layer."""
+    return {float(layer): estimate(column) for layer, column in enumerate(effects.T.tolist())}
+
+
+def _heads(trace: KnowledgeTrace, place: int, n: int = 3) -> str:
+    mean = trace.head_effects[:, place].mean(0)
+    best = mean.flatten().topk(n).indices.tolist()
+    width = mean.shape[1]
+    return ", ".join(f"{i // width}.{i % width} ({float(mean.flatten()[i]):+.2f})" for i in best)

@@ -1,0 +1,148 @@
+"""The page's sections on what is known, and on what else moved."""
+
+import numpy as np
+
+from lens_fv.knowledge import KnowledgeScores
+from lens_fv.plotting import interval_lines
+from lens_fv.statistics import Estimate, estimate
+from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed, pooled
+from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
+
+WAYS = {
+    "distill": "distillation",
+    "sentences": "fine-tuning on the sentences",
+    "definition": "fine-tuning on the definition",
+    "unanchored": "distillation without anchors",
+    "other_sentences": "distillation on others' sentences",
+    "wrong_definition": "distillation of a wrong definition",
+}
+READ = {"base": "base", "definition": "definition in context", "random_definition": "another's definition in context"}
+MOST_POINTS, MOST_PERPLEXITY, LEAST_GAP = 1.0, 0.02, 0.6
+"""What is aimed at: specificity in points of accuracy and as a share of perplexity; and the gap closed."""
+
+
+def known(run: Recorded) -> list[Block]:
+    """What is known in every condition, source by source."""
+    blocks: list[Block] = []
+    for source in run.sources:
+        base, read, ways = run.base(source), run.base(source, "definition"), run.conditions(source)
+        rows: list[list[object]] = [[said, *_scores(run.base(source, name)), NONE, NONE] for name, said in READ.items()]
+        for way, said in WAYS.items():
+            if way in ways:
+                scores = ways[way].scores
+                gaps = (interval(closed(base, scores, read, of=of)) for of in ("accuracy", "loss"))
+                rows.append([f"{said} ({ways[way].seeds})", *_scores(scores), *gaps])
+        header = ["condition (seeds)", "accuracy", "explicit", "inferential", "perplexity", "gap closed", "gap closed, loss"]
+        n = len(set(base.entities))
+        blocks += [
+            f"### What is known: {_source(run, source)}\n\n{n} entities, taught all at once; {len(base.entities)} probes; "
+            f"chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
+            table(header, rows),
+        ]
+    return blocks
+
+
+def specific(run: Recorded) -> list[Block]:
+    """What updates do to unrelated probes."""
+    if not run.sources or not run.part("ways"):
+        return []
+    base = run.unrelated
+    before, perplexity = base.accuracy(), base.perplexity()
+    rows: list[list[object]] = []
+    for source in run.sources:
+        for way, found in run.conditions(source).items():
+            rows.append([_source(run, source), WAYS[way], *moved(base, found)])
+    header = ["entities", "taught by", "accuracy (points)", "perplexity (%)", "KL (nats a token)"]
+    return [
+        f"### What else moves\n\nProbes of {len(set(base.entities))} things that everybody knows: accuracy {interval(before)}, "
+        f"perplexity {interval(perplexity)} without an update; differences from that with one, paired by thing.",
+        table(header, rows, words=2),
+    ]
+
+
+def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
+    """Accuracy in points, perplexity in percent and KL, against the base, with intervals over unrelated things."""
+    assert found.elsewhere is not None
+    changes: list[Estimate] = []
+    for before, after in (
+        (base.correct(), found.elsewhere.correct()),
+        (base.span_loss(), found.elsewhere.span_loss()),
+    ):
+        changes.append(estimate([float(np.mean(after[key]) - np.mean(before[key])) for key in before]))
+    mean, low, high = (100 * float(np.expm1(x)) for x in changes[1][:3])
+    percent = Estimate(mean, low, high, changes[1].n)
+    kl = estimate([each.mean for each in found.drift]) if len(found.drift) > 1 else found.drift[0]
+    return points(changes[0]), interval(percent, digits=1, signed=True), interval(kl, digits=3)
+
+
+def aims(run: Recorded) -> list[Block]:
+    """Whether what was aimed at was reached."""
+    lines: list[str] = []
+    for source in run.sources:
+        ways = run.conditions(source)
+        if "distill" not in ways:
+            continue
+        base, read, found = run.base(source), run.base(source, "definition"), ways["distill"]
+        gap = closed(base, found.scores, read, of="accuracy")
+        loss = closed(base, found.scores, read, of="loss")
+        assert found.elsewhere is not None
+        off = 100 * (found.elsewhere.accuracy().mean - run.unrelated.accuracy().mean)  # pyright: ignore[reportOptionalMemberAccess]
+        ratio = found.elsewhere.perplexity().mean / run.unrelated.perplexity().mean - 1  # pyright: ignore[reportOptionalMemberAccess]
+        said, enough = _source(run, source), gap is not None and gap.mean >= LEAST_GAP
+        lines += [
+            f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: {_reached(enough)} ({interval(gap)}; of the "
+            f"gap in loss {interval(loss)}).",
+            f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS)} ({off:+.1f}); "
+            f"perplexity less than {MOST_PERPLEXITY:.0%} above the base's: {_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1%}).",
+        ]
+        if "definition" in ways:
+            other = closed(base, ways["definition"].scores, read, of="accuracy")
+            lines.append(f"- {said}: fine-tuning on the definition closes {interval(other)} of the gap in accuracy.")
+    return ["### What was aimed at\n\n" + "\n".join(lines)] if lines else []
+
+
+def numbers(run: Recorded) -> list[Block]:
+    """More and more entities at once."""
+    records = run.part("numbers")
+    if not records:
+        return []
+    rows_of = [row for source in run.sources for row in run.part("base")[f"{source}/base"]["scores"]]
+    read_of = [row for source in run.sources for row in run.part("base")[f"{source}/definition"]["scores"]]
+    base, read = KnowledgeScores.of_rows(rows_of), KnowledgeScores.of_rows(read_of)
+    rows: list[list[object]] = []
+    lines: dict[str, dict[float, Estimate]] = {"accuracy": {}, "loss": {}}
+    for n in dict.fromkeys(int(key.split("/")[0]) for key in records):
+        found = pooled([record for key, record in records.items() if key.startswith(f"{n}/")])
+        gaps = {of: closed(base, found.scores, read, of=of) for of in ("accuracy", "loss")}
+        for of, gap in gaps.items():
+            if gap is not None:
+                lines[of][float(n)] = gap
+        seconds = f"{np.mean(found.seconds):.0f}"
+        rows.append([n, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found), seconds])
+    drawn = {f"gap in {of}": line for of, line in lines.items() if line}
+    header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]
+    blocks: list[Block] = [
+        "### How many at once\n\nDistillation of so many entities in one update, with the first seed.",
+        table([*header, "perplexity (%)", "KL", "seconds an entity"], rows),
+    ]
+    if drawn:
+        title = "Gap closed by the number of entities at once"
+        figure = interval_lines(drawn, title=title, x_axis="entities in one update", y_axis="share of the gap", log=True)
+        blocks.append(
+            Picture(f"{run.slug}-numbers", f"{run.name}: share of the gap closed, by entities in one update.", figure)
+        )
+    return blocks
+
+
+def _scores(scores: KnowledgeScores) -> list[str]:
+    found = [scores.accuracy(), *(scores.accuracy(kind=kind) for kind in ("explicit", "inferential")), scores.perplexity()]
+    return [*map(interval, found[:3]), interval(found[3], digits=1)]
+
+
+def _source(run: Recorded, source: str) -> str:
+    names = {"own": run.settings["entities"], "outside": run.settings["outside"]}
+    return f"{str(names[source]).rpartition('/')[2]} entities" if source == "own" else "Entities from outside"
+
+
+def _reached(yes: bool) -> str:
+    return "reached" if yes else "not reached"

@@ -1,0 +1,95 @@
+"""A study of knowledge updates as it lies in its folder."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from lens_fv.knowledge import KnowledgeScores, gap_closed
+from lens_fv.knowledge.measure import Norm
+from lens_fv.statistics import Estimate
+from lens_fv.studies.knowledge.settings import KnowledgeSettings
+from lens_fv.studies.page.recorded import RecordedStudy
+
+
+class Condition(NamedTuple):
+    """One way to know, pooled over seeds: every entity counts once, with the probes of all of them.
+
+    Attributes:
+        scores: of the entities' probes.
+        elsewhere: of unrelated probes; None where the weights are the base's.
+        drift: KL to the base, each seed's mean.
+        seconds: of teaching, for each entity.
+        seeds: how many.
+    """
+
+    scores: KnowledgeScores
+    elsewhere: KnowledgeScores | None
+    drift: list[Estimate]
+    seconds: list[float]
+    seeds: int
+
+
+class Recorded(RecordedStudy):
+    """What one model's folder holds; its settings are `KnowledgeSettings`, and the model."""
+
+    study = "knowledge"
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Of entities, that were asked about."""
+        return list(dict.fromkeys(key.split("/")[0] for key in self.part("base")))
+
+    def base(self, source: str, condition: str = "base") -> KnowledgeScores:
+        """What is known without an update: "base", "definition" or "random_definition"."""
+        return KnowledgeScores.of_rows(self.part("base")[f"{source}/{condition}"]["scores"])
+
+    def conditions(self, source: str) -> dict[str, Condition]:
+        """The ways to teach that were run, each with its seeds."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for key, record in self.part("ways").items():
+            of, _, way = key.split("/")
+            if of == source:
+                found.setdefault(way, []).append(record)
+        return {way: pooled(records) for way, records in found.items()}
+
+    @property
+    def unrelated(self) -> KnowledgeScores:
+        """The unrelated probes, without an update."""
+        return KnowledgeScores.of_rows(self.part("base")[f"{self.sources[0]}/base"]["elsewhere"])
+
+    @property
+    def command(self) -> str | None:
+        """The command that runs the same; None: its options cannot say it."""
+        s = self.settings
+        for quick in (False, True):
+            given = KnowledgeSettings.chosen(
+                quick=quick, outside=s["outside"], first_seed=s["seeds"][0], n_seeds=len(s["seeds"])
+            )
+            if {"model": s["model"], "revision": s["revision"], **given.said} == s:
+                words = [f"lens-fv reproduce knowledge --model {s['model']}", *["--quick"] * quick]
+                words += ["--outside FILE"] * bool(s["outside"])
+                return " ".join([*words, f"--seeds {len(s['seeds'])} --seed {s['seeds'][0]}"])
+        return None
+
+
+def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
+    """Records of one way, of several seeds or several groups of entities."""
+    elsewhere = [row for record in records for row in record["elsewhere"] or ()]
+    scores = KnowledgeScores.of_rows([row for record in records for row in record["scores"]])
+    return Condition(
+        scores,
+        KnowledgeScores.of_rows(elsewhere) if elsewhere else None,
+        [Estimate(**record["drift"]) for record in records if record["drift"]],
+        [record["seconds"] / len({row["entity"] for row in record["scores"]}) for record in records if "seconds" in record],
+        len(records),
+    )
+
+
+def closed(base: KnowledgeScores, updated: KnowledgeScores, read: KnowledgeScores, *, of: Any, norm: Norm = "mean") -> Any:
+    """`gap_closed` of the entities that the update is about, which may be some of them."""
+    asked = set(updated.entities)
+
+    def some(scores: KnowledgeScores) -> KnowledgeScores:
+        return KnowledgeScores.of_rows([row for row in scores.rows() if row["entity"] in asked])
+
+    return gap_closed(some(base), updated, some(read), of=of, norm=norm)
