@@ -30,3 +30,18 @@ def test_every_public_name_resolves():
     for name in lens_fv.__all__:
         assert getattr(lens_fv, name) is not None
     assert set(dir(lens_fv)) == set(lens_fv.__all__)
+
+
+def test_a_fresh_process_reads_every_kind_of_artefact():
+    script = """
+import importlib, pkgutil, lens_fv
+from lens_fv.artefact import Artefact
+lens_fv.load_artefact
+known = set(Artefact.kinds)
+for module in pkgutil.walk_packages(lens_fv.__path__, "lens_fv."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*set(Artefact.kinds) - known)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

@@ -1,7 +1,8 @@
 """Does it work, and is that more than chance?"""
 
+import lens_fv.knowledge
 import lens_fv.similarity
-import lens_fv.training  # noqa: F401  (with these two, every kind of artefact is known once this room is loaded)
+import lens_fv.training  # noqa: F401  (with these three, every kind of artefact is known once this room is loaded)
 from lens_fv.artefact import load_artefact
 from lens_fv.evaluation.analogies import evaluate_analogies
 from lens_fv.evaluation.compare import KINDS, compare_kinds

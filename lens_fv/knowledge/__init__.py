@@ -9,8 +9,9 @@ from lens_fv.knowledge.entity import Entity, EntityProbe
 from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, evaluate_update, gap_closed, random_definitions
 from lens_fv.knowledge.inside import at_mentions, definition_vectors
 from lens_fv.knowledge.lessons import Lesson, make_lesson
-from lens_fv.knowledge.measure import KnowledgeScores, ask, ask_each, definitions, majority
+from lens_fv.knowledge.measure import ask, ask_each, definitions, majority
 from lens_fv.knowledge.readers import read_entities
+from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.knowledge.settings import TeachSettings
 from lens_fv.knowledge.trace import KnowledgeTrace, causal_trace
 from lens_fv.knowledge.transfer import TransferSet, read_transfer

@@ -10,7 +10,8 @@ from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, Kind
-from lens_fv.knowledge.measure import KnowledgeScores, Norm, ask, definitions
+from lens_fv.knowledge.measure import ask, definitions
+from lens_fv.knowledge.scores import KnowledgeScores, Norm
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.statistics import Estimate, estimate

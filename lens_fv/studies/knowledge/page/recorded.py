@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lens_fv.knowledge import KnowledgeScores, gap_closed
-from lens_fv.knowledge.measure import Norm
+from lens_fv.knowledge.scores import Norm
 from lens_fv.statistics import Estimate
 from lens_fv.studies.knowledge.settings import KnowledgeSettings
 from lens_fv.studies.page.recorded import RecordedStudy
