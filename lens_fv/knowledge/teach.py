@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
@@ -73,6 +75,8 @@ def teach(
             for _ in range(done):
                 tick()
             trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
+            trainer.accelerator.free_memory()  # the optimizer's, before the change takes some
+            trainer.optimizer = trainer.lr_scheduler = None
         return change()
 
 
@@ -90,20 +94,35 @@ def _trainable(model: LensModel, settings: TeachSettings) -> Iterator[tuple[Any,
         for name, parameter in plain.named_parameters()
         if layers is None or (name.startswith(blocks) and int(name[len(blocks) :].partition(".")[0]) in layers)
     }
-    before = {name: parameter.detach().clone() for name, parameter in chosen.items()}
-    for parameter in chosen.values():
-        parameter.requires_grad_(True)
+    with _copied(chosen) as before:
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
 
-    def change() -> Change:
-        moved = {name: parameter.detach().float() - before[name].float() for name, parameter in chosen.items()}
-        return Change({name: each.cpu() for name, each in moved.items() if bool(each.any())}, {}, {})
-
-    try:
-        yield plain, change
-    finally:
-        with torch.no_grad():
+        def change() -> Change:
+            found: dict[str, Tensor] = {}
             for name, parameter in chosen.items():
-                parameter.copy_(before[name])
+                parameter.grad = None
+                moved = parameter.detach().cpu().float() - before(name).float()
+                if bool(moved.any()):
+                    found[name] = moved
+            return Change(found, {}, {})
+
+        try:
+            yield plain, change
+        finally:
+            with torch.no_grad():
+                for name, parameter in chosen.items():
+                    parameter.copy_(before(name))
+
+
+@contextmanager
+def _copied(weights: Mapping[str, Tensor]) -> Iterator[Callable[[str], Tensor]]:
+    """The weights as they are now, one by one, from a file: memory is what training runs out of."""
+    with TemporaryDirectory() as aside:
+        file = Path(aside) / "before.safetensors"
+        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, file)
+        with safe_open(file, framework="pt") as copies:
+            yield copies.get_tensor
 
 
 def _adapted(plain: Any, settings: TeachSettings, layers: list[int] | None) -> tuple[Any, Callable[[], Change]]:
