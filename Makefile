@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo-report
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One thread a process: tiny models gain nothing from more. A file's tests stay together, for what they share is slow to make.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast lint format types contract docs notebook clean
@@ -22,10 +24,10 @@ demo: install ## function vectors of four relations, as a report in demo-report/
 	$(BIN)/lens-fv demo --out $(OUT)
 
 test: install ## all tests, the default model's too
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: install ## the tests that need no model
-	$(BIN)/python -m pytest -q -m "not real"
+	$(PYTEST) -m "not real" $(ARGS)
 
 lint: install ## ruff
 	$(BIN)/ruff check .
