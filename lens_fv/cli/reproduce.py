@@ -36,7 +36,7 @@ def relational(
     ] = Path("relational-study"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A first look: 14 relations, one seed, few prompts, steps, test pairs and analogies."),
+        typer.Option("--quick", help="A first look: 8 relations, one seed, few prompts, steps, test pairs and analogies."),
     ] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Report on what --work holds (of --model, if given), and load no model.")

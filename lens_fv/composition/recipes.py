@@ -9,6 +9,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task
 from lens_fv.vectors import FunctionVector, extract, tune_many
+from lens_fv.vectors.extract import MOST_VALIDATION
 from lens_fv.vectors.tune import LEARNING_RATES
 
 TOGETHER = 8
@@ -26,6 +27,7 @@ class Tuned:
         learning_rate: see `tune`.
         shuffled: give every pair another pair's answer, in training and in validation: the control that has seen the relation's
             words but not the relation.
+        most_validation: pairs to choose on.
     """
 
     layer: int | None = None
@@ -33,6 +35,7 @@ class Tuned:
     steps: int = 40
     learning_rate: float | tuple[float, ...] = LEARNING_RATES
     shuffled: bool = False
+    most_validation: int = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Tuned":
         """With every default that depends on the model filled in.
@@ -60,7 +63,7 @@ class Tuned:
         Raises:
             LensFVError: what `tune_many` raises.
         """
-        seen = {task.name: splits[task.name] for task in tasks}
+        seen = {task.name: with_fewer_choices(splits[task.name], self.most_validation) for task in tasks}
         if self.shuffled:
             seen = {name: with_wrong_answers(split, seed) for name, split in seen.items()}
         made = tune_many(
@@ -93,6 +96,7 @@ class Extracted:
         n_shots: see `rank_heads`.
         n_clean: see `rank_heads`.
         n_trials: see `rank_heads`.
+        most_validation: pairs to choose the layer on.
     """
 
     layer: int | None = None
@@ -100,6 +104,7 @@ class Extracted:
     n_shots: int = 10
     n_clean: int = 100
     n_trials: int = 25
+    most_validation: int = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Extracted":
         """See `Tuned`."""
@@ -130,7 +135,10 @@ class Extracted:
                 template=template,
                 seed=seed,
             )
-            made.append(extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=split, template=template))
+            chosen_on = with_fewer_choices(split, self.most_validation)
+            made.append(
+                extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=chosen_on, template=template)
+            )
         return made
 
 
@@ -140,6 +148,11 @@ Recipe = Tuned | Extracted
 def middle_layer(model: LensModel) -> int:
     """The layer at half of the depth."""
     return round(0.5 * (model.n_layers - 1))
+
+
+def with_fewer_choices(split: Split, most: int) -> Split:
+    """A split with so many validation pairs at most."""
+    return replace(split, validation=split.validation[:most])
 
 
 def with_wrong_answers(split: Split, seed: int) -> Split:

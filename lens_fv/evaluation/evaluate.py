@@ -13,9 +13,19 @@ from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScores, Edit, score_answers
+from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
 from lens_fv.statistics import bootstrap_interval, wilson_interval
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
+from lens_fv.tasks import (
+    TODD,
+    PromptTemplate,
+    Split,
+    Task,
+    build_prompts,
+    encode_prompts,
+    few_shot,
+    split_pairs,
+    zero_shot,
+)
 from lens_fv.vectors import FunctionVector, random_like
 
 Kind = FunctionVector | SoftPrompt | Adapter
@@ -105,6 +115,7 @@ def evaluate(
     split: Split | None = None,
     prompts: PromptKind = "zero_shot",
     n_shots: int = 10,
+    same_shots: bool = False,
     most_items: int | None = None,
     template: PromptTemplate = TODD,
     seed: int = 0,
@@ -123,6 +134,8 @@ def evaluate(
         split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
         prompts: what the vectors are added to: zero-shot prompts, or few-shot prompts with shuffled labels.
         n_shots: demonstrations of the k-shot (and shuffled) prompts.
+        same_shots: show all k-shot prompts the same demonstrations, which then run once: several times faster, but the items
+            share the luck of one draw.
         most_items: score only so many test pairs.
         template: how prompts are written.
         seed: of the demonstrations and of the random vector.
@@ -151,6 +164,8 @@ def evaluate(
         if not force:
             kind.provenance.check(model)
     shots = build_prompts(items, split.train, n_shots=n_shots, template=template, seed=seed)
+    if same_shots:  # no pair of the training part gives another part's away
+        shots = [few_shot(pair, shots[0].demonstrations, template=template) for pair in items]
     if prompts == "zero_shot":
         plain = [zero_shot(pair, template=template) for pair in items]
     else:
@@ -166,7 +181,10 @@ def evaluate(
                 about = f"{task.name}: {name}"
                 columns[name] = kind.score(model, encoded, what=about, force=force, progress=progress)
     scores = score_answers(model, encoded, [[], *added.values()], what=f"{task.name}: vectors", progress=progress)
-    k_shot = score_answers(model, encoded_shots, [[]], what=f"{task.name}: {n_shots} shots", progress=progress)
+    if same_shots:
+        k_shot = score_alike(model, encoded_shots)
+    else:
+        k_shot = score_answers(model, encoded_shots, [[]], what=f"{task.name}: {n_shots} shots", progress=progress)
     columns |= {"none": _column(scores, 0), "k_shot": k_shot}
     columns |= {name: _column(scores, i) for i, name in enumerate(added, 1)}
     names = ("none", "k_shot", *conditions)
@@ -178,7 +196,7 @@ def evaluate(
         prompts=[p.tokens for p in (*encoded, *encoded_shots)],
         seed=seed,
         method="evaluation",
-        options={"n_shots": n_shots, "prompts": prompts},
+        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts},
     )
     return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())
 

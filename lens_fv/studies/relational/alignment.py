@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.composition import VectorLibrary, build_library
 from lens_fv.similarity import (
     RatedRelation,
     SimilarityMatrix,
@@ -32,7 +32,7 @@ def align(study: Study) -> None:
     was trained on.
     """
     records = study.records("alignment")
-    rated = read_semeval(study.settings.semeval) if study.settings.semeval else []
+    rated = read_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
     for seed in study.settings.seeds:
         records.once(f"{seed}/built-in", partial(_built_in, study, seed))
     if rated:
@@ -57,12 +57,11 @@ def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[st
     tasks = {r.name: Task(r.name, r.pairs, group=r.group, family=r.family) for r in rated}
     splits = {name: split_pairs(task, seed=seed) for name, task in tasks.items()}
     held_out = [_of(r, splits[r.name].test, splits[r.name].train) for r in rated]
-    s, examples = study.settings, {r.name: r.examples[:N_EXAMPLES] for r in held_out}
-    prompts = {"n_shots": N_SHOTS, "n_clean": s.n_clean, "n_trials": s.n_trials}
+    examples = {r.name: r.examples[:N_EXAMPLES] for r in held_out}
     recipes = {
-        "extracted": Extracted(n_heads=s.n_heads, **prompts),
-        "tuned": Tuned(pairs=s.pairs, steps=s.steps),
-        "shuffled": Tuned(pairs=s.pairs, steps=s.steps, shuffled=True),
+        "extracted": replace(study.extracted(), n_shots=N_SHOTS),
+        "tuned": study.tuned(),
+        "shuffled": study.tuned(shuffled=True),
     }
     vectors: dict[str, Mapping[str, FunctionVector]] = {
         kind: _loaded(

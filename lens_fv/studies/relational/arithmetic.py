@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from lens_fv.composition import Extracted
 from lens_fv.composition.recipes import middle_layer
 from lens_fv.evaluation import compose_lists
 from lens_fv.progress import progress_bar
@@ -12,7 +11,7 @@ from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import TODD, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 
-LISTED = ("antonym", "country-capital", "present-past", "singular-plural", "uppercase")
+LISTED = ("antonym", "country-capital", "present-past")
 
 
 def add_up(study: Study) -> None:
@@ -33,7 +32,6 @@ def _composed(study: Study, name: str, method: str, seed: int) -> list[dict[str,
 
 
 def _extracted(study: Study, seed: int, tasks: Sequence[Task]) -> list[FunctionVector]:
-    s = study.settings
-    recipe = Extracted(middle_layer(study.model), s.n_heads, s.n_shots, s.n_clean, s.n_trials)
+    recipe = study.extracted(middle_layer(study.model))
     splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
     return recipe.make(study.model, tasks, splits, template=TODD, seed=seed)

@@ -38,5 +38,7 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
         "carried": carried,
         "heads": carried.at(site="heads"),
     }
-    found = evaluate(study.model, task, vectors, split=split, n_shots=s.n_shots, most_items=s.most_items, seed=seed)
+    found = evaluate(
+        study.model, task, vectors, split=split, n_shots=s.n_shots, same_shots=True, most_items=s.most_items, seed=seed
+    )
     return [result._asdict() for result in found.results]

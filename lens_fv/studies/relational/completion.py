@@ -12,7 +12,7 @@ from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
 
-FEW_ITEMS = 8
+FEW_ITEMS = 5
 """Test pairs on which every relation's vector is tried."""
 
 
@@ -45,7 +45,8 @@ def _completion(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     }
     if seed == s.seeds[0]:
         vectors = {"shuffled": study.library("shuffled", seed)[name], **vectors}
-    found = evaluate(study.model, study.tasks[name], vectors, n_shots=s.n_shots, most_items=s.most_items, seed=seed)
+    shots = {"n_shots": s.n_shots, "same_shots": True}
+    found = evaluate(study.model, study.tasks[name], vectors, **shots, most_items=s.most_items, seed=seed)
     return [result._asdict() for result in found.results]
 
 
