@@ -40,7 +40,8 @@ class Provenance:
         task, task_hash: the task and the fingerprint of its content.
         prompts_hash: fingerprint of the token ids that were run.
         seed, method, options: how it was made.
-        versions: of lens_fv, torch, transformers and transformer-lens.
+        versions: of lens_fv, torch, transformers and transformer-lens; and "matmul", torch's precision of float32 products, where
+            it is not the highest.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Provenance:
     ) -> "Provenance":
         """The provenance of something made with `model` from the token ids in `prompts`."""
         packages = ("torch", "transformers", "transformer-lens")
+        matmul = torch.get_float32_matmul_precision()
         return cls(
             model=model.name,
             revision=model.revision,
@@ -84,7 +86,9 @@ class Provenance:
             seed=seed,
             method=method,
             options=dict(options),
-            versions={"lens-fv": __version__} | {p: version(p) for p in packages},
+            versions={"lens-fv": __version__}
+            | {p: version(p) for p in packages}
+            | ({} if matmul == "highest" else {"matmul": matmul}),
         )
 
     def check(self, model: LensModel, *, what: str = "a vector") -> None:

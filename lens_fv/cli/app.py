@@ -18,6 +18,7 @@ from lens_fv.cli.reproduce_knowledge import reproduce_knowledge
 from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
 
+PRECISIONS = ("highest", "high", "medium")
 app = typer.Typer(
     name="lens-fv",
     help="Function vectors in language models: which heads carry a task, and what do their vectors do?",
@@ -67,8 +68,21 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    matmul: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LENS_FV_MATMUL",
+            help="Precision of float32 products: highest (torch's default), high or medium. medium is twice as fast on some "
+            "processors; see the performance page for what it costs there.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if matmul is not None:
+        import torch
+
+        if matmul not in PRECISIONS:
+            raise LensFVError(f"multiply with precision {matmul!r}: choose from {', '.join(PRECISIONS)}")
+        torch.set_float32_matmul_precision(matmul)
 
 
 def execute(arguments: list[str] | None = None) -> int:

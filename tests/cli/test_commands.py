@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import typer
 from helpers import toy_task
 
@@ -224,6 +225,17 @@ def bad_requests(folder):
         (["extract", "--task", "toy.json", *QUICK, "--heads", "99"], "99 heads"),
         (["tune", "--task", "toy.json", "--pairs", "500"], "500"),
     ]
+
+
+def test_the_precision_of_products_is_set_and_recorded(run, tmp_path):
+    try:
+        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--pairs", "8", "--steps", "2", "--shots", "2")[0] == 0
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert load_artefact(tmp_path / "toy-tuned.safetensors").provenance.versions["matmul"] == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    code, _, err = run("--matmul", "fastest", "tasks", model=False, as_json=False)
+    assert (code, "highest, high, medium" in err) == (2, True)
 
 
 def test_bad_requests_are_one_clear_line_and_exit_code_2(run, tmp_path):

@@ -11,7 +11,7 @@ from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
 from lens_fv.composition.recipes import with_wrong_answers
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
-from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
+from lens_fv.tasks import TODD, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, extract, tune
 from lens_fv.vectors.extract import validation_prompts
 
@@ -45,6 +45,22 @@ def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
     torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
     with pytest.raises(LensFVError, match=r"recipe Extracted \(asked: Tuned\)"):
         build_library(model, tasks(), tmp_path / "kept")
+
+
+def test_few_validation_pairs_are_the_first_ones(tiny_model):
+    """To choose by; heads are ranked on all of them."""
+    model, task, prompts = tiny_model("llama"), tasks()[1], {"n_shots": 2, "n_clean": 3, "n_trials": 2}
+    split = split_pairs(task, seed=0)
+    assert len(split.validation) > 2
+    first = replace(split, validation=split.validation[:2])
+    ranking = rank_heads(model, task, **prompts)
+    expected = tune(model, task, layer=1, split=first, **FEW), extract(model, task, ranking, split=first)
+    for recipe, alone in zip((Tuned(layer=1, **FEW), Extracted(**prompts)), expected, strict=True):
+        fewer = replace(recipe, most_validation=2)
+        (made,) = fewer.make(model, [task], {task.name: split}, template=TODD, seed=0)
+        assert made.provenance.prompts_hash == alone.provenance.prompts_hash
+        assert made.layer == alone.layer
+        torch.testing.assert_close(made.vector, alone.vector, atol=1e-5, rtol=1e-4)
 
 
 def test_wrong_answers_are_other_pairs_answers(tiny_model, tmp_path):

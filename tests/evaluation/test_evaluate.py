@@ -8,7 +8,7 @@ from scipy.stats import norm
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
 from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
-from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
+from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
 FEW = {"pairs": 8, "steps": 5, "layer": 1}
@@ -121,6 +121,19 @@ def test_shuffled_prompts(tiny_model):
     assert shuffled.prompts == "shuffled"
     assert torch.equal(plain.logprob[:, 1], shuffled.logprob[:, 1])  # k-shot prompting sees clean labels in both
     assert not torch.equal(plain.logprob[:, 0], shuffled.logprob[:, 0])
+
+
+def test_same_shots_for_all(tiny_model):
+    """One set of demonstrations, the first prompt's: what scoring those prompts one by one says."""
+    model, task = tiny_model("llama"), toy_task()
+    split = split_pairs(task, seed=0)
+    (first, *_) = build_prompts(split.test, split.train, n_shots=4, seed=0)
+    shown = [few_shot(pair, first.demonstrations) for pair in split.test]
+    expected = score_answers(model, encode_prompts(model, shown), [[]])
+    own, same = (evaluate(model, task, n_shots=4, same_shots=same) for same in (False, True))
+    torch.testing.assert_close(same.logprob[:, 1:2], expected.logprob, atol=1e-4, rtol=1e-4)
+    assert torch.equal(own.logprob[:, 0], same.logprob[:, 0])
+    assert not torch.allclose(own.logprob[:, 1], same.logprob[:, 1])
 
 
 def test_bad_requests(tiny_model):
