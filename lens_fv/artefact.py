@@ -40,7 +40,7 @@ class Provenance:
         task, task_hash: the task and the fingerprint of its content.
         prompts_hash: fingerprint of the token ids that were run.
         seed, method, options: how it was made.
-        versions: of lens_fv, torch, transformers and transformer-lens; and "matmul", torch's precision of float32 products, where
+        versions: of lens_fv, torch, transformers and transformer-lens; "matmul" is torch's precision of float32 products, where
             it is not the highest.
     """
 

@@ -65,7 +65,7 @@ def _say_version(asked: bool) -> bool:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
     ] = False,
     matmul: Annotated[
