@@ -1,16 +1,17 @@
 """What a student is to say: a teacher's distributions, worked out once, or the tokens of a text."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_fv.divergence import Direction
+from lens_fv.divergence import divergence as between
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.training.loop import padded
 
-Direction = Literal["forward", "reverse", "jsd"]
 ROWS = 512
 """Tokens that the teacher reads at once, about."""
 
@@ -83,18 +84,7 @@ def divergence(
         q = q.gather(-1, target.tokens.to(q.device))
         if target.rest:
             q = _with_rest(q)
-    if direction == "forward":
-        loss = _kl(p, q)
-    elif direction == "reverse":
-        loss = _kl(q, p)
-    else:
-        mean = torch.logaddexp(p, q) - torch.tensor(2.0).log()
-        loss = (_kl(p, mean) + _kl(q, mean)) / 2
-    return loss * temperature**2
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q)).sum(-1)
+    return between(p, q, direction) * temperature**2
 
 
 def _kept(logprobs: Float[Tensor, "targets vocab"], top_k: int | None) -> Target:

@@ -1,0 +1,246 @@
+"""The terms of a guide, worked out around a step of training."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_fv.divergence import divergence
+from lens_fv.errors import LensFVError
+from lens_fv.guidance.places import Head, Places
+from lens_fv.guidance.settings import GuideSettings
+from lens_fv.patching import Edit
+from lens_fv.vectors import FunctionVector
+
+IGNORED = -100
+"""The label of a token that is no target (PyTorch's cross entropy)."""
+BEFORE = "before"
+"""The name of the adapter that holds the updates as they were before a task."""
+log = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+
+
+class Guide(nn.Module):
+    """Adds to the loss of fine-tuning what keeps a vector's computation (Jiang et al. 2024, 2025).
+
+    The teacher is the student without its updates: one model in memory, and one forward pass more a step, or two where the
+    teacher is steered and heads are matched. A module, for it may have linear maps to learn (`GuideSettings.linear`).
+
+    Args:
+        model: what is trained: a PEFT model.
+        vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
+        settings: which terms.
+
+    Raises:
+        LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
+            asked for, or gradient checkpointing where terms need hooks.
+    """
+
+    def __init__(self, model: nn.Module, vector: FunctionVector | None, settings: GuideSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.seen = 0
+        self.opened: dict[str, int] = {}
+        steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
+        if vector is None and (steered or (settings.heads and settings.matched == "vector")):
+            raise LensFVError("guide without a vector: only steer=0 with no intervention, or matched='all', go without one")
+        if not hasattr(model, "disable_adapter"):
+            raise LensFVError(
+                f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
+                "model; use get_peft_model"
+            )
+        again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        if again and (settings.intervene or settings.heads):
+            raise LensFVError("guide with gradient checkpointing: what is run again would miss the intervention; turn it off")
+        n_heads = int(model.config.num_attention_heads)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.places = Places(model, n_heads)
+        self._d_head = self.places.d_head
+        if vector is not None and vector.provenance.shape[1:] != (n_heads, vector.provenance.shape[2], self._d_head):
+            raise LensFVError(
+                f"guide by a vector of {vector.provenance.model} (heads and their width: {vector.provenance.shape[1]} x "
+                f"{vector.provenance.shape[3]}): the model's are {n_heads} x {self._d_head}"
+            )
+        self.edits = _edits(vector, settings) if vector is not None and steered else []
+        self.matched = self._matched(vector) if settings.heads else []
+        self.places.check([*self.matched, *((e.layer, e.head) for e in self.edits if e.head is not None)])
+        self.maps = nn.ParameterDict()
+        if settings.linear:
+            device = next(model.parameters()).device
+            for layer, head in self.matched:
+                self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self._d_head, device=device))
+
+    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float = 0.0) -> Tensor:
+        """Cross entropy and all terms, for a loop of one's own.
+
+        Args:
+            model: the one that the guide was made for.
+            inputs: `input_ids`, `attention_mask` and `labels`, whose first target in each row is the answer's first token.
+            done: how much of the training is done, from 0 to 1.
+
+        Raises:
+            LensFVError: a term that is not finite, or a row without a target or whose first token is one.
+        """
+        with self.around(model, inputs, done=done) as terms:
+            outputs = model(**inputs)
+        return outputs.loss + sum(terms(outputs.logits).values())
+
+    @contextmanager
+    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float) -> Iterator[Callable[[Tensor], Terms]]:
+        """Let the teacher run; inside the block the student's forward pass is guided.
+
+        Yields:
+            What makes the terms, each with its weight, of the student's logits.
+        """
+        s = self.settings
+        if s.idle:
+            yield lambda logits: {}  # noqa: ARG005
+            return
+        at = last_prompt_token(inputs["labels"])
+        steered, plain = self._taught(model, inputs, at)
+        with (
+            self.places.reading(self.matched, at) as written,
+            self.places.adding(self.edits, s.strength(done), at),
+        ):
+            yield lambda logits: self._terms(logits, written, steered, plain, inputs, at)
+
+    def _terms(
+        self,
+        logits: Float[Tensor, "rows tokens vocab"],
+        written: Mapping[Head, Tensor],
+        steered: Tensor | None,
+        plain: Mapping[Head, Tensor],
+        inputs: Mapping[str, Tensor],
+        at: Int[Tensor, " rows"],
+    ) -> Terms:
+        s, rows = self.settings, torch.arange(len(at), device=at.device)
+        found: Terms = {}
+        if s.distill and steered is not None:
+            taught = steered[rows, at] if steered.ndim == 3 else steered
+            found["distill"] = self._opens("distill", self._apart(logits[rows, at], taught).mean(), s.distill_gate) * s.distill
+        if s.distill_all and steered is not None:
+            seen = inputs["attention_mask"].to(logits.dtype) if "attention_mask" in inputs else 1.0
+            apart = (self._apart(logits, steered) * seen).sum(-1).mean()
+            found["distill_all"] = self._opens("distill_all", apart, s.distill_gate) * s.distill_all
+        if s.heads:
+            apart = [self._opens("heads", self._distance(head, written[head], plain[head]), s.heads_gate) for head in plain]
+            found["heads"] = torch.stack(apart).sum() * s.heads
+        self.seen += 1
+        if found and not bool(torch.stack(list(found.values())).isfinite().all()):
+            bad = ", ".join(f"{name} is {float(value.detach())}" for name, value in found.items() if not value.isfinite())
+            raise LensFVError(f"guide: {bad} at step {self.seen}; lower its weight or the learning rate")
+        return found
+
+    def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
+        name = f"{head[0]}-{head[1]}"
+        own = _wide(student)
+        mapped = own @ self.maps[name].T.to(own.dtype) if name in self.maps else own
+        return (mapped - _wide(teacher)).square().mean()
+
+    def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+        s = self.settings
+        p, q = ((_wide(each) / s.temperature).log_softmax(-1) for each in (teacher, student))
+        return divergence(p, q, s.direction)
+
+    def _opens(self, name: str, value: Tensor, gate: float) -> Tensor:
+        """The value, or 0 where it does not pass its gate."""
+        is_open = value.detach() > gate
+        self.opened[name] = self.opened.get(name, 0) + int(is_open)
+        return value * is_open
+
+    @torch.no_grad()
+    def _taught(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]
+    ) -> tuple[Tensor | None, dict[Head, Tensor]]:
+        """The steered teacher's logits (at the last prompt tokens alone if that is enough), the plain one's head outputs."""
+        s, distilled = self.settings, self.settings.distill or self.settings.distill_all
+        # Behind the last prompt token nothing is asked of the teacher, unless all tokens are.
+        end = inputs["input_ids"].shape[1] if s.distill_all else int(at.max()) + 1
+        shown = {key: inputs[key][:, :end] for key in ("input_ids", "attention_mask") if key in inputs}
+        steered, alone = None, bool(self.matched)
+        read: dict[Head, Tensor] = {}
+        with self._teacher(model):
+            if distilled:
+                both = alone and not (self.edits and s.steer)  # one pass will do
+                with self.places.reading(self.matched if both else [], at) as read, self.places.adding(self.edits, s.steer, at):
+                    steered = model(**shown).logits
+                if not s.distill_all:
+                    steered = steered[torch.arange(len(at), device=at.device), at]
+                alone = alone and not both
+            if alone:
+                with self.places.reading(self.matched, at) as read:
+                    model(**shown)
+        return steered, dict(read)
+
+    @contextmanager
+    def _teacher(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block the model is the teacher: without updates, or with those of before, and without dropout."""
+        training = model.training
+        model.eval()
+        try:
+            with _updates(model, self.settings.teacher):
+                yield
+        finally:
+            model.train(training)
+
+    def _matched(self, vector: FunctionVector | None) -> list[Head]:
+        if self.settings.matched == "all":
+            return [(layer, head) for layer in sorted(self.places.projections) for head in range(self.places.n_heads)]
+        if vector is None or not vector.heads:
+            raise LensFVError("match the heads of a vector that has none, such as a tuned one; use matched='all'")
+        return list(vector.heads)
+
+    def report(self) -> None:
+        """Say which terms never did anything: their gates did not open."""
+        for name, count in self.opened.items():
+            if self.seen and not count:
+                log.warning("guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.seen)
+
+
+def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
+    """The index of the token before each row's first target.
+
+    Raises:
+        LensFVError: a row without targets, or one that begins with a target.
+    """
+    targets = labels != IGNORED
+    first = targets.int().argmax(1)
+    if not bool(targets.any(1).all()) or bool((first == 0).any()):
+        raise LensFVError(
+            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer behind it; mask prompts"
+        )
+    return first - 1
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In single precision at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:
+    where = settings.where or ("heads" if vector.site == "heads" else "resid_post")
+    if where == "heads":
+        if not vector.heads:
+            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use where='resid_post'")
+        values = vector.head_outputs * vector.scale
+        return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
+    return [Edit(vector.layer, vector.vector * vector.scale, site=where, mode="add")]
+
+
+@contextmanager
+def _updates(model: Any, teacher: str) -> Iterator[None]:
+    if teacher == BEFORE and BEFORE in model.peft_config:
+        now = model.active_adapter
+        model.set_adapter(BEFORE)
+        try:
+            yield
+        finally:
+            model.set_adapter(now)
+    else:
+        off: AbstractContextManager[Any] = model.disable_adapter()
+        with off if off is not None else nullcontext():
+            yield

@@ -1,0 +1,130 @@
+"""Where heads write in a transformers model, with PEFT around it or without: to read there, and to add something."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_fv.errors import LensFVError
+from lens_fv.patching import Edit
+
+PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?\.(?:o_proj|out_proj|c_proj|dense)")
+"""The output projection of a block's attention, as transformers' models name it."""
+
+Head = tuple[int, int]
+
+
+class Places:
+    """The output projections of a model's attention, and its blocks, by layer.
+
+    Args:
+        model: of transformers, or PEFT's around one.
+        n_heads: query heads of a layer.
+
+    Raises:
+        LensFVError: it has no such projections.
+    """
+
+    def __init__(self, model: nn.Module, n_heads: int) -> None:
+        found = {name: match for name, _ in model.named_modules() if (match := PROJECTION.fullmatch(name))}
+        self.projections = {int(match[2]): model.get_submodule(name) for name, match in found.items()}
+        self.blocks = {int(match[2]): model.get_submodule(match[1]) for match in found.values()}
+        if len(found) != len(self.projections) or not found:
+            raise LensFVError(
+                f"guide a {type(model).__name__}: {len(found)} output projections of attention were found for "
+                f"{len(self.projections)} layers; name the model's architecture in an issue"
+            )
+        self.n_heads = n_heads
+
+    @property
+    def d_head(self) -> int:
+        """Numbers that a head puts out.
+
+        Raises:
+            LensFVError: layers differ.
+        """
+        widths = {_width(projection) for projection in self.projections.values()}
+        if len(widths) > 1 or next(iter(widths)) % self.n_heads:
+            raise LensFVError(f"guide by heads: {self.n_heads} heads of a layer share {sorted(widths)} numbers")
+        return widths.pop() // self.n_heads
+
+    def check(self, heads: Sequence[Head]) -> None:
+        """Raise `LensFVError` for heads that the model does not have."""
+        for layer, head in heads:
+            if layer not in self.projections or not 0 <= head < self.n_heads:
+                raise LensFVError(
+                    f"guide by head {layer}.{head}: the model has layers {min(self.projections)} to {max(self.projections)} "
+                    f"with heads 0 to {self.n_heads - 1}"
+                )
+
+    @contextmanager
+    def reading(self, heads: Sequence[Head], at: Int[Tensor, " rows"]) -> Iterator[dict[Head, Tensor]]:
+        """Inside the block, forward passes leave each head's output, "rows d_head", at each row's position."""
+        found: dict[Head, Tensor] = {}
+        d_head = self.d_head
+
+        def hook(layer: int, own: list[int]) -> Callable[..., None]:
+            def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
+                z = inputs[0][torch.arange(len(at), device=at.device), at]
+                for head in own:
+                    found[layer, head] = z[:, head * d_head : (head + 1) * d_head]
+
+            return read
+
+        with ExitStack() as hooks:
+            for layer in sorted({layer for layer, _ in heads}):
+                own = [head for other, head in heads if other == layer]
+                handle = self.projections[layer].register_forward_pre_hook(hook(layer, own))
+                hooks.callback(handle.remove)
+            yield found
+
+    @contextmanager
+    def adding(self, edits: Sequence[Edit], strength: float, at: Int[Tensor, " rows"]) -> Iterator[None]:
+        """Inside the block, forward passes carry the edits' values, so many times, at each row's position."""
+        with ExitStack() as hooks:
+            for edit in edits if strength else ():
+                add = _adder(edit, strength, at)
+                if edit.head is not None:
+                    handle = self.projections[edit.layer].register_forward_pre_hook(_on_input(add))
+                else:
+                    module = self.blocks if edit.site == "resid_post" else self.projections
+                    handle = module[edit.layer].register_forward_hook(_on_output(add))
+                hooks.callback(handle.remove)
+            yield
+
+
+def _adder(edit: Edit, strength: float, at: Tensor) -> Callable[[Tensor], Tensor]:
+    def add(x: Float[Tensor, "rows tokens width"]) -> Tensor:
+        value = strength * edit.value.to(x)
+        rows, x = torch.arange(len(at), device=x.device), x.clone()
+        if edit.head is None:
+            x[rows, at] = x[rows, at] + value
+        else:
+            columns = slice(edit.head * len(value), (edit.head + 1) * len(value))
+            x[rows, at, columns] = x[rows, at, columns] + value
+        return x
+
+    return add
+
+
+def _on_input(add: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
+        return (add(inputs[0]), *inputs[1:])
+
+    return hook
+
+
+def _on_output(add: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001
+        return (add(output[0]), *output[1:]) if isinstance(output, tuple) else add(output)
+
+    return hook
+
+
+def _width(projection: Any) -> int:
+    """Of its inputs; transformers' own Conv1D keeps its weight the other way round."""
+    return int(projection.in_features if hasattr(projection, "in_features") else projection.weight.shape[0])
