@@ -47,6 +47,8 @@ def guided(trainer: type[T]) -> type[T]:
             maps = list(self.guide.parameters())
             if maps and not any(maps[0] is each for group in made.param_groups for each in group["params"]):
                 made.add_param_group({"params": maps, "weight_decay": 0.0})
+                # Trainer clears the gradients of its model alone.
+                made.register_step_post_hook(lambda *_: self.guide.zero_grad())
             return made
 
         def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
