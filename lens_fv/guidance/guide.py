@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +12,12 @@ from lens_fv.divergence import divergence
 from lens_fv.errors import LensFVError
 from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.settings import GuideSettings
+from lens_fv.guidance.teacher import Teacher
 from lens_fv.patching import Edit
 from lens_fv.vectors import FunctionVector
 
 IGNORED = -100
 """The label of a token that is no target (PyTorch's cross entropy)."""
-BEFORE = "before"
-"""The name of the adapter that holds the updates as they were before a task."""
 log = logging.getLogger(__name__)
 
 Terms = dict[str, Tensor]
@@ -35,19 +33,27 @@ class Guide(nn.Module):
         model: what is trained: a PEFT model.
         vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
         settings: which terms.
+        before: values of the trained parameters by name, for the teacher "before"; default: what they are now.
 
     Raises:
         LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
             asked for, or gradient checkpointing where terms need hooks.
     """
 
-    def __init__(self, model: nn.Module, vector: FunctionVector | None, settings: GuideSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        vector: FunctionVector | None,
+        settings: GuideSettings,
+        *,
+        before: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.seen = 0
         self.opened: dict[str, int] = {}
         steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
-        if vector is None and (steered or (settings.heads and settings.matched == "vector")):
+        if vector is None and settings.takes_vector:
             raise LensFVError("guide without a vector: only steer=0 with no intervention, or matched='all', go without one")
         if not hasattr(model, "disable_adapter"):
             raise LensFVError(
@@ -68,6 +74,12 @@ class Guide(nn.Module):
         self.edits = _edits(vector, settings) if vector is not None and steered else []
         self.matched = self._matched(vector) if settings.heads else []
         self.places.check([*self.matched, *((e.layer, e.head) for e in self.edits if e.head is not None)])
+        if settings.teacher == "before":
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            before = {name: (before or trained)[name].detach().clone().to(p) for name, p in trained.items()}
+        self.teacher = Teacher(
+            settings, self.places, self.edits, self.matched, before if settings.teacher == "before" else None
+        )
         self.maps = nn.ParameterDict()
         if settings.linear:
             device = next(model.parameters()).device
@@ -101,7 +113,7 @@ class Guide(nn.Module):
             yield lambda logits: {}  # noqa: ARG005
             return
         at = last_prompt_token(inputs["labels"])
-        steered, plain = self._taught(model, inputs, at)
+        steered, plain = self.teacher(model, inputs, at)
         with (
             self.places.reading(self.matched, at) as written,
             self.places.adding(self.edits, s.strength(done), at),
@@ -152,41 +164,6 @@ class Guide(nn.Module):
         self.opened[name] = self.opened.get(name, 0) + int(is_open)
         return value * is_open
 
-    @torch.no_grad()
-    def _taught(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]
-    ) -> tuple[Tensor | None, dict[Head, Tensor]]:
-        """The steered teacher's logits (at the last prompt tokens alone if that is enough), the plain one's head outputs."""
-        s, distilled = self.settings, self.settings.distill or self.settings.distill_all
-        # Behind the last prompt token nothing is asked of the teacher, unless all tokens are.
-        end = inputs["input_ids"].shape[1] if s.distill_all else int(at.max()) + 1
-        shown = {key: inputs[key][:, :end] for key in ("input_ids", "attention_mask") if key in inputs}
-        steered, alone = None, bool(self.matched)
-        read: dict[Head, Tensor] = {}
-        with self._teacher(model):
-            if distilled:
-                both = alone and not (self.edits and s.steer)  # one pass will do
-                with self.places.reading(self.matched if both else [], at) as read, self.places.adding(self.edits, s.steer, at):
-                    steered = model(**shown).logits
-                if not s.distill_all:
-                    steered = steered[torch.arange(len(at), device=at.device), at]
-                alone = alone and not both
-            if alone:
-                with self.places.reading(self.matched, at) as read:
-                    model(**shown)
-        return steered, dict(read)
-
-    @contextmanager
-    def _teacher(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block the model is the teacher: without updates, or with those of before, and without dropout."""
-        training = model.training
-        model.eval()
-        try:
-            with _updates(model, self.settings.teacher):
-                yield
-        finally:
-            model.train(training)
-
     def _matched(self, vector: FunctionVector | None) -> list[Head]:
         if self.settings.matched == "all":
             return [(layer, head) for layer in sorted(self.places.projections) for head in range(self.places.n_heads)]
@@ -229,18 +206,3 @@ def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:
         values = vector.head_outputs * vector.scale
         return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
     return [Edit(vector.layer, vector.vector * vector.scale, site=where, mode="add")]
-
-
-@contextmanager
-def _updates(model: Any, teacher: str) -> Iterator[None]:
-    if teacher == BEFORE and BEFORE in model.peft_config:
-        now = model.active_adapter
-        model.set_adapter(BEFORE)
-        try:
-            yield
-        finally:
-            model.set_adapter(now)
-    else:
-        off: AbstractContextManager[Any] = model.disable_adapter()
-        with off if off is not None else nullcontext():
-            yield

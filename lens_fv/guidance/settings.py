@@ -79,6 +79,12 @@ class GuideSettings:
         """There is nothing to do: training is what it would be without a guide."""
         return not (self.intervene or self.distill or self.distill_all or self.heads)
 
+    @property
+    def takes_vector(self) -> bool:
+        """Whether a term is about a vector."""
+        steered = self.intervene or (self.steer and (self.distill or self.distill_all))
+        return bool(steered or (self.heads and self.matched == "vector"))
+
     def strength(self, done: float) -> float:
         """Of the intervention when so much of the training is done, from 0 to 1 (Jiang et al. 2024)."""
         if done < self.flat:

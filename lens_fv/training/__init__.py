@@ -1,5 +1,6 @@
 """What does fine-tuning do to it?"""
 
+from lens_fv.training.average import average
 from lens_fv.training.finetune import finetune
 from lens_fv.training.follow import follow
 from lens_fv.training.moment import ADDED, Moment, measure_moment
@@ -21,6 +22,7 @@ __all__ = [
     "Probe",
     "Trajectory",
     "Verdict",
+    "average",
     "continual",
     "export_checkpoint",
     "finetune",

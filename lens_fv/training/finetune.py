@@ -1,7 +1,7 @@
 """Fine-tune a model on one task after another, and keep what it was at every checkpoint."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -12,16 +12,19 @@ import torch
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
+from lens_fv.guidance import guided
 from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
 from lens_fv.training.examples import Example, Reader, collated, training_examples
+from lens_fv.training.keeping import keep_vectors, keeping, with_replay
 from lens_fv.training.loop import pad_token, trainer_arguments
 from lens_fv.training.run import RUN, FinetuneRun, clear_unfinished, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.weights import load_all
+from lens_fv.vectors import FunctionVector
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -33,6 +36,7 @@ def finetune(
     folder: str | Path,
     settings: FinetuneSettings | None = None,
     *,
+    vectors: Mapping[str, FunctionVector] | None = None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     cache_dir: str | Path | None = None,
@@ -50,6 +54,8 @@ def finetune(
         folder: where the run is kept: `run.json`, a copy of the tasks, and for each task (or the mixture) a folder of
             Trainer's checkpoints.
         settings: default: `FinetuneSettings()`.
+        vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
+            run keeps them.
         device: see `load_model`.
         dtype: see `load_model`; updates are trained in the same.
         cache_dir: see `load_model`.
@@ -57,7 +63,8 @@ def finetune(
 
     Raises:
         LensFVError: no tasks or two of one name, a folder that holds another run, an architecture that PEFT knows no
-            projections of, a loss that is not finite, or what `load_model` and `training_examples` raise.
+            projections of, a loss that is not finite, vectors that are missing or of another model, or what `load_model`,
+            `training_examples` and `Guide` raise.
     """
     settings, folder = settings or FinetuneSettings(), Path(folder)
     names = [task.name for task in tasks]
@@ -66,6 +73,7 @@ def finetune(
     where, kind = device_named(device), dtype_named(dtype)
     place = find_model(model, None, cache_dir)
     run = _begun(folder, place, tasks, settings, kind)
+    keep_vectors(run, vectors, settings)
     if run.finished:
         return run
     for index in range(len(run.stages)):
@@ -74,11 +82,17 @@ def finetune(
     hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
-    if settings.mixed:
-        examples = [list(chain(*examples))]
+    examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
+
+    def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
+        shown, size = examples[index], settings.batch_size
+        for at in range(0, len(shown), size):
+            batch = collated(shown[at : at + size], pad_token(tokenizer))
+            yield {key: value.to(where) for key, value in batch.items()}
+
     steps = settings.steps(len(tasks) if settings.mixed else 1)
     with hushed():
-        trained = _trainable(hf_model, settings, done[-1].folder if done else None)
+        trained = _trainable(hf_model, settings, len(tasks), done[-1].folder if done else None)
     with hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
         for index, shown in enumerate(examples):
             before = max((c.step for c in done if c.index == index), default=0)
@@ -86,8 +100,9 @@ def finetune(
                 tick()
             if before < steps:
                 at = run.stage_folder(index)
-                trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick)
-                trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
+                with keeping(trained, run, index, settings, batches) as kept:
+                    trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick, kept)
+                    trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
     return run
 
 
@@ -112,7 +127,7 @@ def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: Finetune
     return FinetuneRun(folder)
 
 
-def _trainable(hf_model: Any, settings: FinetuneSettings, checkpoint: Path | None) -> Any:
+def _trainable(hf_model: Any, settings: FinetuneSettings, n_tasks: int, checkpoint: Path | None) -> Any:
     """The model with its weights or its updates as they were at a checkpoint, ready to train."""
     if settings.method == "full":
         if checkpoint is not None:
@@ -123,8 +138,13 @@ def _trainable(hf_model: Any, settings: FinetuneSettings, checkpoint: Path | Non
     if checkpoint is not None:
         return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
     torch.manual_seed(settings.seed)
+    blocks = n_tasks if settings.orthogonal else 1  # each as strong as one alone
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, bias="none"
+        task_type="CAUSAL_LM",
+        r=blocks * settings.rank,
+        lora_alpha=blocks * settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
     )
     try:
         return get_peft_model(hf_model, config)
@@ -143,6 +163,7 @@ def _trainer(
     tokenizer: Any,
     device: str,
     tick: Callable[[], None],
+    kept: Mapping[str, Any],
 ) -> "Trainer":
     from transformers import PrinterCallback, Trainer
 
@@ -157,7 +178,8 @@ def _trainer(
         seed=settings.seed + index,
         device=device,
     )
-    trainer = Trainer(
+    trainer: Trainer = guided(Trainer)(
+        **kept,
         model=trained,
         args=arguments,
         train_dataset=cast(Any, examples),

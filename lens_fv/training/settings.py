@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lens_fv.errors import LensFVError
+from lens_fv.guidance import GuideSettings
 from lens_fv.tasks import TODD, PromptTemplate
 
 
@@ -22,6 +23,10 @@ class FinetuneSettings:
         n_shots: demonstrations in each.
         mixed: train all tasks at once, their examples shuffled together, instead of one after another.
         n_checkpoints: kept of each task, or of the mixture; the last one at its end.
+        guide: terms that keep what a vector drives; takes low-rank updates, and the tasks' vectors (see `finetune`).
+        replay: share of each task's examples that are examples of earlier tasks instead.
+        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017), from the second task on.
+        orthogonal: weight of O-LoRA (Wang et al. 2023): each task has updates of `rank` of its own, orthogonal to those before.
         template: how prompts are written.
         seed: of splits, examples, their order, and of the low-rank updates' start.
 
@@ -40,6 +45,10 @@ class FinetuneSettings:
     n_shots: int = 0
     mixed: bool = False
     n_checkpoints: int = 2
+    guide: GuideSettings | None = None
+    replay: float = 0.0
+    ewc: float = 0.0
+    orthogonal: float = 0.0
     template: PromptTemplate = TODD
     seed: int = 0
 
@@ -52,6 +61,23 @@ class FinetuneSettings:
                 f"fine-tune with learning_rate={self.learning_rate}, dropout={self.dropout}: the first has to be above 0, the "
                 "second from 0 to below 1"
             )
+
+        if not 0 <= self.replay < 1 or min(self.ewc, self.orthogonal) < 0:
+            raise LensFVError(
+                f"fine-tune with replay={self.replay}, ewc={self.ewc}, orthogonal={self.orthogonal}: the first has to be from "
+                "0 to below 1, the others at least 0"
+            )
+        if self.method == "full" and (self.guides or self.orthogonal):
+            raise LensFVError(
+                "guide, or keep orthogonal, fine-tuning of all weights: that takes low-rank updates, method='lora'"
+            )
+        if self.mixed and (self.guides or self.replay or self.ewc or self.orthogonal):
+            raise LensFVError("keep earlier tasks while a mixture is trained: there are none; leave out what keeps them")
+
+    @property
+    def guides(self) -> bool:
+        """Whether there is a guide with something to do."""
+        return self.guide is not None and not self.guide.idle
 
     def steps(self, n_tasks: int = 1) -> int:
         """Of so many tasks trained together."""

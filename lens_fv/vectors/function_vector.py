@@ -136,11 +136,26 @@ class FunctionVector(Artefact):
         }
 
 
-def random_like(vector: FunctionVector, *, seed: int = 0) -> FunctionVector:
-    """A random direction of the same length, for the same place: the first control."""
-    draw = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
-    length = vector.vector.norm() * vector.scale
-    return vector.with_vector(draw * length / draw.norm(), method="random", options={"random_seed": seed})
+def random_like(vector: FunctionVector, *, seed: int = 0, heads: bool = False) -> FunctionVector:
+    """A random direction of the same length, for the same place: the first control.
+
+    Args:
+        vector: that is imitated.
+        seed: of the draw.
+        heads: keep its heads too, with random outputs of the lengths of theirs.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    drawn = _draw(vector.vector, rng) * vector.scale
+    made = vector.with_vector(drawn, method="random", options={"random_seed": seed})
+    if not heads:
+        return made
+    return replace(made, site=vector.site, heads=vector.heads, head_outputs=_draw(vector.head_outputs, rng) * vector.scale)
+
+
+def _draw(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Random rows, as long as these."""
+    draw = torch.randn(like.shape, generator=rng)
+    return draw * like.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
 
 
 def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) -> FunctionVector:

@@ -1,4 +1,4 @@
-"""The guide in transformers' Trainer: the same as a loop of one's own, and the same as without it where it has nothing to do."""
+"""The guide in transformers' Trainer: a loop of one's own does the same, and without weights it does nothing."""
 
 import logging
 from dataclasses import replace
