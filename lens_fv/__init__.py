@@ -85,12 +85,14 @@ _HOMES = {
         "task_state",
         "train_adapter",
     ),
+    "lens_fv.guidance": ("PRESETS", "Guide", "GuideSettings", "guided"),
     "lens_fv.training": (
         "Checkpoint",
         "FinetuneRun",
         "FinetuneSettings",
         "Probe",
         "Trajectory",
+        "average",
         "continual",
         "export_checkpoint",
         "finetune",
@@ -171,6 +173,7 @@ if TYPE_CHECKING:
         load_artefact,
         study_decoding,
     )
+    from lens_fv.guidance import PRESETS, Guide, GuideSettings, guided
     from lens_fv.heads import (
         ClassEffects,
         HeadComparison,
@@ -252,6 +255,7 @@ if TYPE_CHECKING:
         FinetuneSettings,
         Probe,
         Trajectory,
+        average,
         continual,
         export_checkpoint,
         finetune,
@@ -276,6 +280,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "PRESETS",
     "Adapter",
     "Analogy",
     "AnalogyEvaluation",
@@ -293,6 +298,8 @@ __all__ = [
     "FinetuneRun",
     "FinetuneSettings",
     "FunctionVector",
+    "Guide",
+    "GuideSettings",
     "HeadComparison",
     "HeadRanking",
     "HeadWeights",
@@ -320,6 +327,7 @@ __all__ = [
     "WeightDelta",
     "WeightMap",
     "__version__",
+    "average",
     "build_library",
     "causal_trace",
     "chat_template",
@@ -345,6 +353,7 @@ __all__ = [
     "fit_map",
     "follow",
     "gap_closed",
+    "guided",
     "interpolate",
     "learn_head_weights",
     "learn_soft_prompt",

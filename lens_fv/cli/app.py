@@ -40,7 +40,7 @@ for command in (
     testing.sweep,
 ):
     app.command()(command)
-for command in (training.finetune, training.export, training.dynamics):
+for command in (training.finetune, training.average, training.export, training.dynamics):
     app.command()(command)
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)

@@ -40,6 +40,22 @@ def finetune(
         bool, typer.Option("--mixed", help="Train all tasks at once, shuffled together, instead of one after another.")
     ] = False,
     checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
+    guide: Annotated[
+        Literal["iv", "fv", "kl", "l2", "lwf"] | None,
+        typer.Option(
+            help="What keeps earlier abilities: the instruction-vector papers' losses (iv, fv), divergence from the model "
+            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2)."
+        ),
+    ] = None,
+    vector: Annotated[
+        list[Path] | None, typer.Option(help="For iv and fv: a task's vector, as `iv extract` writes it; one for each task.")
+    ] = None,
+    random_vectors: Annotated[
+        bool, typer.Option("--random-vectors", help="Guide by random vectors of the same lengths: the control.")
+    ] = False,
+    replay: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a task's examples taken from earlier tasks.")] = 0.0,
+    ewc: Annotated[float, typer.Option(min=0, help="Weight of elastic weight consolidation.")] = 0.0,
+    orthogonal: Annotated[float, typer.Option(min=0, help="Weight of O-LoRA: updates of each task's own.")] = 0.0,
     template: Annotated[
         Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
     ] = "todd",
@@ -51,12 +67,14 @@ def finetune(
 ) -> None:
     """Fine-tune on one instructed task after another, or on all at once, with checkpoints.
 
-    Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights). Run it again
-    with the same options to go on where it was stopped.
+    Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights); and a copy of
+    the vectors that it was guided by. Run it again with the same options to go on where it was stopped.
     """
+    from lens_fv.guidance import PRESETS
     from lens_fv.tasks import TEMPLATES, load_task
     from lens_fv.training import FinetuneSettings
     from lens_fv.training import finetune as train
+    from lens_fv.vectors import FunctionVector, random_like
 
     settings = FinetuneSettings(
         method=method,
@@ -68,11 +86,18 @@ def finetune(
         n_shots=shots,
         mixed=mixed,
         n_checkpoints=checkpoints,
+        guide=PRESETS[guide] if guide else None,
+        replay=replay,
+        ewc=ewc,
+        orthogonal=orthogonal,
         template=TEMPLATES[template],
         seed=seed,
     )
     tasks = [load_task(name) for name in task or ["present-past"]]
-    run = train(model, tasks, out, settings, device=device, dtype=dtype, progress=True)
+    vectors = {each.provenance.task: each for each in map(FunctionVector.load, vector or ())}
+    if random_vectors:
+        vectors = {name: random_like(each, seed=seed, heads=True) for name, each in vectors.items()}
+    run = train(model, tasks, out, settings, vectors=vectors, device=device, dtype=dtype, progress=True)
     found = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
     table = Table("checkpoint", "steps", title=f"{run.about['model']}: {', '.join(run.tasks)}", title_justify="left", box=None)
     for row in found:
@@ -101,6 +126,27 @@ def export(
     folder = export_checkpoint(the_run, out, at, dtype=dtype)
     payload = {"model": the_run.about["model"], "checkpoint": at.name, "folder": str(folder)}
     emit(payload, as_json, f"{the_run.about['model']} at {at.name}", f"written to {folder}")
+
+
+def average(
+    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote, of low-rank updates.")],
+    share: Annotated[float, typer.Option(help="Of the fine-tuned weights, above 0, at most 1.")] = 0.5,
+    as_json: AsJson = False,
+    seed: Seed = 0,  # noqa: ARG001 - nothing is drawn here; every command has it
+    device: Device = None,  # noqa: ARG001 - files only
+    dtype: Dtype = None,  # noqa: ARG001 - files only
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the averaged run.")] = Path("averaged-run"),
+) -> None:
+    """Average every checkpoint's weights with those before fine-tuning (Wise-FT).
+
+    Writes to the folder --out a run like any other, for `dynamics` and `export`.
+    """
+    from lens_fv.training import FinetuneRun
+    from lens_fv.training import average as averaged
+
+    made = averaged(FinetuneRun(run), out, share=share)
+    payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}
+    emit(payload, as_json, f"{len(made.checkpoints)} checkpoints, {share:g} of the way", f"written to {out}")
 
 
 def dynamics(

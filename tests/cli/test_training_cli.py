@@ -55,6 +55,32 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert "is of other questions; choose another folder" in error
 
 
+def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
+    """Vectors find their tasks by themselves; what keeps earlier tasks is written down; an averaged run is a run."""
+    files = []
+    for task in ("antonym", "present-past"):
+        code, made, _ = run(
+            "iv", "extract", "--task", task, "--clean", "2", "--trials", "1", "--heads", "2", "--out", f"{task}.st"
+        )
+        assert code == 0
+        files += ["--vector", made["file"]]
+    tasks = ["--task", "antonym", "--task", "present-past"]
+    code, found, _ = run("finetune", *tasks, *TRAIN, "--guide", "iv", *files, "--replay", "0.25", "--out", "guided")
+    assert code == 0
+    about = json.loads((tmp_path / "guided" / "run.json").read_text())
+    assert (about["settings"]["guide"]["intervene"], about["settings"]["replay"]) == (-1.0, 0.25)
+    assert {file.name for file in (tmp_path / "guided" / "vectors").iterdir()} == {
+        "0-antonym.safetensors",
+        "1-present-past.safetensors",
+    }
+    assert run("finetune", *tasks, *TRAIN, "--guide", "iv", *files, "--random-vectors", "--out", "random")[0] == 0
+    code, _, error = run("finetune", *tasks, *TRAIN, "--guide", "fv", "--out", "none", as_json=False)
+    assert (code, "there is no vector of it" in error) == (2, True)
+    code, half, _ = run("average", "guided", "--share", "0.5", "--out", "half", model=False)
+    assert (code, half["checkpoints"]) == (0, [c["checkpoint"] for c in found["checkpoints"]])
+    assert run("export", "half", "--out", "exported", model=False)[0] == 0
+
+
 def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     tasks = ["--task", "antonym", "--task", "present-past"]
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
