@@ -144,7 +144,10 @@ def test_parts_that_were_not_run_are_left_out(run, tmp_path):
     some.mkdir()
     for name in ("study.json", "base.json"):
         (some / name).write_bytes((folder / name).read_bytes())
+    settings = json.loads((some / "study.json").read_text())
+    (some / "study.json").write_text(json.dumps(settings | {"revision": "refs/pr/1"}))
     text = write_knowledge_report({"tiny": some}, tmp_path).read_text()
+    assert "| revision | refs/pr/1 |" in text and "| outside | outside.jsonl |" in text  # of a file its name alone
     assert "### What is known" in text
     assert "distillation (" not in text
     assert "### How many" not in text
