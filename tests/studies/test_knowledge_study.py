@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lens_fv import LensFVError, load_model
 from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace, TeachSettings, WeightDelta, ask, definitions
@@ -162,3 +163,30 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
         run_knowledge(model, folder, replace(small, n_sentences=3))
     with pytest.raises(LensFVError, match=f"there are {', '.join(PARTS)}"):
         run_knowledge(model, folder, small, parts=["nothing"])
+
+
+def test_an_update_that_was_stopped_goes_on(run, model, small, tmp_path):
+    _, whole = run
+    (tmp_path / "sentences-own-0.json").write_bytes((whole / "sentences-own-0.json").read_bytes())
+    settings, at = replace(small, outside=None), tmp_path / "unfinished" / "own-0-distill"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(module, args, output):
+        if list(at.glob("checkpoint-*/done.json")):
+            raise Stopped
+
+    handle = torch.nn.modules.module.register_module_forward_hook(stop)
+    try:
+        with pytest.raises(Stopped):
+            run_knowledge(model, tmp_path, settings, parts=["ways"])
+    finally:
+        handle.remove()
+    assert len(list(at.glob("checkpoint-*"))) == 1
+    assert not (tmp_path / "ways.json").exists()
+    run_knowledge(model, tmp_path, settings, parts=["ways"])
+    unbroken = records(whole, "ways")["own/0/distill"]
+    assert unbroken.pop("seconds") > 0
+    assert records(tmp_path, "ways")["own/0/distill"] == unbroken  # how long the rest took is not how long it takes
+    assert not (tmp_path / "unfinished").exists()

@@ -16,15 +16,13 @@ from lens_fv.knowledge import (
     causal_trace,
     definition_vectors,
     definitions,
-    distill,
     evaluate_update,
     random_definitions,
-    said_of_others,
 )
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.teaching import said
+from lens_fv.studies.knowledge.teaching import distilled, said
 from lens_fv.tasks import load_task
 from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.vectors import extract_instruction, sweep_injection
@@ -112,12 +110,8 @@ def _update(study: Study, epochs: int) -> WeightDelta:
     file = study.folder / "update.safetensors"
     if epochs == s.distill.epochs and file.is_file():
         return WeightDelta.load(file)
-    entities, transfer = study.sources[OWN], study.sentences(OWN, seed)
-    anchors = said_of_others(entities, transfer, seed=seed)
-    settings = replace(s.distill, seed=seed, epochs=epochs)
-    delta = distill(
-        study.model, entities, transfer, settings, anchors=anchors, folder=study.folder / "steps", progress=study.progress
-    )
+    transfer = study.sentences(OWN, seed)
+    delta = distilled(study, study.sources[OWN], transfer, seed, study.folder / "steps", epochs=epochs)
     if epochs == s.distill.epochs:
         delta.save(file)
     return delta
