@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from lens_fv import LensFVError, load_model
-from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace, TeachSettings, WeightDelta, ask, definitions
+from lens_fv.knowledge import (
+    KnowledgeScores,
+    KnowledgeTrace,
+    TeachSettings,
+    WeightDelta,
+    ask,
+    ask_each,
+    at_mentions,
+    definition_vectors,
+    definitions,
+)
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
@@ -107,6 +117,11 @@ def test_records_are_what_the_library_says(run, model):
     assert float(path.similarity()[-1].max()) < 1
     traces = {name: KnowledgeTrace.load(folder / f"trace-{name}.safetensors") for name in ("base", "updated")}
     assert float((traces["base"].clean - traces["updated"].clean).abs().min()) > 0
+    kept, chosen = records(folder, "vectors"), study.chosen_by
+    asked = [replace(each, probes=tuple(replace(probe, candidates=()) for probe in each.probes)) for each in chosen]
+    for name, edits in (("none", ()), ("1", [at_mentions(model, asked, definition_vectors(model, chosen), 1)])):
+        (own,) = ask_each(model, asked, [edits])
+        assert KnowledgeScores.of_rows(kept[f"chosen/{name}"]).perplexity() == pytest.approx(own.perplexity())
 
 
 def test_the_page_says_what_the_records_do(run, tmp_path):
