@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lens_fv.errors import LensFVError
@@ -33,6 +35,32 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         with contextlib.suppress(OSError):  # its folder may be what is wrong
             beside.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
+    """A folder to fill, beside its place; it is renamed into it at the end of the block, or removed if that fails.
+
+    Args:
+        folder: its place; the folders above it are made.
+        what: is done, for errors: "export".
+
+    Raises:
+        LensFVError: it is there already, or its place cannot be written to.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise LensFVError(f"{what} to {folder}: it is there already; choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as e:
+        raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
+    try:
+        yield beside
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _umask() -> int:

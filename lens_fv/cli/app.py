@@ -7,14 +7,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lens_fv.cli import analogies, heads, inspect, reading, run, scores, testing, training, vectors
+from lens_fv.cli import (
+    analogies,
+    heads,
+    inspect,
+    reading,
+    reproduce_instruction,
+    reproduce_knowledge,
+    reproduce_relational,
+    run,
+    scores,
+    testing,
+    training,
+    vectors,
+)
 from lens_fv.cli.bench import bench
 from lens_fv.cli.distilling import distill
 from lens_fv.cli.instructions import iv
 from lens_fv.cli.knowledge import knowledge
 from lens_fv.cli.library import library
-from lens_fv.cli.reproduce import reproduce
-from lens_fv.cli.reproduce_knowledge import reproduce_knowledge
 from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
 
@@ -49,7 +60,9 @@ app.command()(distill)
 app.add_typer(library, name="library")
 app.add_typer(iv, name="iv")
 app.add_typer(knowledge, name="knowledge")
-reproduce.command("knowledge")(reproduce_knowledge)
+reproduce = typer.Typer(help="Run a study from end to end and write its report.", no_args_is_help=True)
+for command in (reproduce_relational.relational, reproduce_instruction.instruction, reproduce_knowledge.knowledge):
+    reproduce.command()(command)
 app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")
 

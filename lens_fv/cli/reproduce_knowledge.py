@@ -6,31 +6,35 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit, open_model
-from lens_fv.cli.reproduce import MODELS, study_folders
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Seed, open_model
+from lens_fv.cli.reproduce import (
+    REPORTS,
+    Models,
+    ReportFolder,
+    ReportOnly,
+    Seeds,
+    Work,
+    chosen_parts,
+    emit_report,
+    study_folders,
+)
 
 
-def reproduce_knowledge(
-    model: Annotated[
-        list[str] | None, typer.Option(help="Several times; default: smollm2-135m. One runs after the other.")
-    ] = None,
+def knowledge(
+    model: Models = None,
     outside: Annotated[
         Path | None, typer.Option(help="A file of other entities, such as Entity Inferences; default: the built-in ones alone.")
     ] = None,
     part: Annotated[list[str] | None, typer.Option(help="Several times: base, ways, numbers, steps, traces, vectors.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many, from --seed on; default: 3, with --quick 1.")] = None,
-    work: Annotated[
-        Path, typer.Option(help="Where sentences, updates and records are kept, a folder for each model; a study goes on.")
-    ] = Path("knowledge-study"),
+    seeds: Seeds = None,
+    work: Work = Path("knowledge-study"),
     quick: Annotated[bool, typer.Option("--quick", help="A first look: few entities and sentences, one seed.")] = False,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report on what --work holds (of --model, if given), and load no model.")
-    ] = False,
+    report_only: ReportOnly = False,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder of the report.")] = Path("docs/results"),
+    out: ReportFolder = REPORTS,
 ) -> None:
     """Put the claims about context distillation to the test: what is learned, what else moves, and what changes inside?
 
@@ -40,12 +44,10 @@ def reproduce_knowledge(
     from lens_fv.studies.knowledge.page.report import write_knowledge_report
     from lens_fv.studies.knowledge.run import PARTS, run_knowledge
     from lens_fv.studies.knowledge.settings import KnowledgeSettings
-    from lens_fv.studies.parts import check_parts
 
-    names, folders = study_folders(model or (None if report_only else list(MODELS[:1])), work)
+    names, folders = study_folders(model or (() if report_only else (DEFAULT_MODEL,)), work)
     if not report_only:
-        parts = part or list(PARTS)
-        check_parts(parts, PARTS)
+        parts = chosen_parts(part, PARTS)
         settings = KnowledgeSettings.chosen(
             quick=quick, outside=str(outside) if outside else None, first_seed=seed, n_seeds=seeds
         )
@@ -63,4 +65,4 @@ def reproduce_knowledge(
                 gap = closed(base, condition.scores, read, of="accuracy")
                 found[name]["gap_closed"].setdefault(source, {})[way] = gap and gap._asdict()
                 table.add_row(name, source, way, f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "-")
-    emit({"page": str(page), "work": str(work), "models": found}, as_json, table, f"written to {page}")
+    emit_report(page, work, found, as_json, table)

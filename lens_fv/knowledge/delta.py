@@ -1,7 +1,5 @@
 """What an update adds to a model's weights."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
+from lens_fv.files import new_folder
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers
@@ -114,7 +113,7 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: a folder that is there already, or what `applied` raises.
         """
-        with _new_folder(folder) as beside, self.applied(model, force=force), quiet_transformers():
+        with new_folder(folder, what="export") as beside, self.applied(model, force=force), quiet_transformers():
             plain_model(model).save_pretrained(beside)
             plain_tokenizer(model).save_pretrained(beside)
         return Path(folder)
@@ -156,7 +155,7 @@ class WeightDelta(Artefact):
             inference_mode=True,
             base_model_name_or_path=model.name,
         )
-        with _new_folder(folder) as beside:
+        with new_folder(folder, what="export") as beside:
             config.save_pretrained(str(beside))
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)
@@ -165,25 +164,3 @@ class WeightDelta(Artefact):
         """See `Artefact.facts`."""
         skipped = ", ".join(f"{n} {what}" for what, n in self.skipped.items() if n) or "none"
         return super().facts() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}
-
-
-@contextmanager
-def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill beside its place; it takes it when it is full.
-
-    Raises:
-        LensFVError: it is there already, or its place cannot be written to.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise LensFVError(f"export to {folder}: it is there already; choose another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as e:
-        raise LensFVError(f"export to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
-    try:
-        yield beside
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -1,8 +1,11 @@
 """Parts of a study, by name."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from lens_fv.errors import LensFVError
+
+S = TypeVar("S")
 
 
 def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
@@ -14,3 +17,22 @@ def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
     unknown = [part for part in parts if part not in known]
     if unknown:
         raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(known)}")
+
+
+def run_parts(begin: Callable[[], S], known: Mapping[str, Callable[[S], None]], parts: Sequence[str]) -> S:
+    """Run parts of a study one after another.
+
+    Args:
+        begin: makes the study, if it has all of the parts.
+        known: the parts that there are, in the order in which they run.
+        parts: some of them.
+
+    Raises:
+        LensFVError: no such part, or what the study and its parts raise.
+    """
+    check_parts(parts, known)
+    study = begin()
+    for name, run in known.items():
+        if name in parts:
+            run(study)
+    return study

@@ -1,7 +1,5 @@
 """The weights that a run had at a checkpoint, as transformers has them."""
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import new_folder
 from lens_fv.model.loading import dtype_named
 from lens_fv.model.quiet import hushed, quiet_transformers
 from lens_fv.model.weights import find_model, load_transformers
@@ -65,19 +64,13 @@ def export_checkpoint(
         dtype: default: what was trained in.
 
     Raises:
-        LensFVError: a folder that is there already, a run without checkpoints, or what is wrong with the checkpoint.
+        LensFVError: a folder that is there already or cannot be written to, a run without checkpoints, or what is wrong with
+            the checkpoint.
     """
-    folder, kind = Path(folder), dtype_named(dtype or run.about["dtype"])
-    if folder.exists():
-        raise LensFVError(f"export a checkpoint to {folder}: it is there already; choose another folder")
-    hf_model, tokenizer = load_checkpoint(run, checkpoint or run.checkpoint(), device="cpu", dtype=kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    kind = dtype_named(dtype or run.about["dtype"])
+    with new_folder(folder, what="export a checkpoint") as beside:
+        hf_model, tokenizer = load_checkpoint(run, checkpoint or run.checkpoint(), device="cpu", dtype=kind)
         with quiet_transformers():
             hf_model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return folder
+    return Path(folder)

@@ -4,9 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lens_fv import LensFVError, load_model
-from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace, TeachSettings, WeightDelta, ask, definitions
+from lens_fv.knowledge import (
+    KnowledgeScores,
+    KnowledgeTrace,
+    TeachSettings,
+    WeightDelta,
+    ask,
+    ask_each,
+    at_mentions,
+    definition_vectors,
+    definitions,
+)
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
@@ -106,6 +117,11 @@ def test_records_are_what_the_library_says(run, model):
     assert float(path.similarity()[-1].max()) < 1
     traces = {name: KnowledgeTrace.load(folder / f"trace-{name}.safetensors") for name in ("base", "updated")}
     assert float((traces["base"].clean - traces["updated"].clean).abs().min()) > 0
+    kept, chosen = records(folder, "vectors"), study.chosen_by
+    asked = [replace(each, probes=tuple(replace(probe, candidates=()) for probe in each.probes)) for each in chosen]
+    for name, edits in (("none", ()), ("1", [at_mentions(model, asked, definition_vectors(model, chosen), 1)])):
+        (own,) = ask_each(model, asked, [edits])
+        assert KnowledgeScores.of_rows(kept[f"chosen/{name}"]).perplexity() == pytest.approx(own.perplexity())
 
 
 def test_the_page_says_what_the_records_do(run, tmp_path):
@@ -144,7 +160,10 @@ def test_parts_that_were_not_run_are_left_out(run, tmp_path):
     some.mkdir()
     for name in ("study.json", "base.json"):
         (some / name).write_bytes((folder / name).read_bytes())
+    settings = json.loads((some / "study.json").read_text())
+    (some / "study.json").write_text(json.dumps(settings | {"revision": "refs/pr/1"}))
     text = write_knowledge_report({"tiny": some}, tmp_path).read_text()
+    assert "| revision | refs/pr/1 |" in text and "| outside | outside.jsonl |" in text  # of a file its name alone
     assert "### What is known" in text
     assert "distillation (" not in text
     assert "### How many" not in text
@@ -159,3 +178,30 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
         run_knowledge(model, folder, replace(small, n_sentences=3))
     with pytest.raises(LensFVError, match=f"there are {', '.join(PARTS)}"):
         run_knowledge(model, folder, small, parts=["nothing"])
+
+
+def test_an_update_that_was_stopped_goes_on(run, model, small, tmp_path):
+    _, whole = run
+    (tmp_path / "sentences-own-0.json").write_bytes((whole / "sentences-own-0.json").read_bytes())
+    settings, at = replace(small, outside=None), tmp_path / "unfinished" / "own-0-distill"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(module, args, output):
+        if list(at.glob("checkpoint-*/done.json")):
+            raise Stopped
+
+    handle = torch.nn.modules.module.register_module_forward_hook(stop)
+    try:
+        with pytest.raises(Stopped):
+            run_knowledge(model, tmp_path, settings, parts=["ways"])
+    finally:
+        handle.remove()
+    assert len(list(at.glob("checkpoint-*"))) == 1
+    assert not (tmp_path / "ways.json").exists()
+    run_knowledge(model, tmp_path, settings, parts=["ways"])
+    unbroken = records(whole, "ways")["own/0/distill"]
+    assert unbroken.pop("seconds") > 0
+    assert records(tmp_path, "ways")["own/0/distill"] == unbroken  # how long the rest took is not how long it takes
+    assert not (tmp_path / "unfinished").exists()

@@ -9,7 +9,7 @@ from lens_fv.studies.instruction.injection import compare_counterparts, inject
 from lens_fv.studies.instruction.sequences import follow_sequences
 from lens_fv.studies.instruction.settings import InstructionSettings, Study
 from lens_fv.studies.instruction.start import teach
-from lens_fv.studies.parts import check_parts
+from lens_fv.studies.parts import run_parts
 
 PARTS: Mapping[str, Callable[[Study], None]] = {
     "start": teach,
@@ -43,9 +43,8 @@ def run_instruction(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    check_parts(parts, PARTS)
-    study = Study(model, folder, settings or InstructionSettings(), device=device, dtype=dtype, progress=progress)
-    for name, run in PARTS.items():
-        if name in parts:
-            run(study)
-    return study
+    return run_parts(
+        lambda: Study(model, folder, settings or InstructionSettings(), device=device, dtype=dtype, progress=progress),
+        PARTS,
+        parts,
+    )

@@ -1,30 +1,29 @@
 """What an update of the study's own entities changed inside the model, and what a definition vector does without one."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from statistics import fmean
 from typing import Any
 
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.knowledge import (
     Entity,
+    KnowledgeScores,
     WeightDelta,
-    ask,
     ask_each,
     at_mentions,
     causal_trace,
     definition_vectors,
     definitions,
-    distill,
     evaluate_update,
     random_definitions,
-    said_of_others,
 )
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.teaching import said
+from lens_fv.studies.knowledge.teaching import distilled, said
 from lens_fv.tasks import load_task
 from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.vectors import extract_instruction, sweep_injection
@@ -76,28 +75,33 @@ def inject_definitions(study: Study) -> None:
     """Add definition vectors: at every layer for the entities to choose by, at the best one for those reported on."""
     records, model = study.records("vectors"), study.model
     chosen, entities = study.chosen_by, study.sources[OWN]
-    for layer in range(model.n_layers):
-        records.once(f"chosen/{layer}", partial(_with_vectors, study, chosen, layer, "own"))
-    records.once("chosen/none", lambda: ask(model, _answers_only(chosen)).rows())
-    tried = {layer: _loss(dict(records.items())[f"chosen/{layer}"]) for layer in range(model.n_layers)}
-    best = min(tried, key=lambda layer: tried[layer])
-    for whose in ("own", "another's"):
-        records.once(f"reported/{whose}", partial(_with_vectors, study, entities, best, whose, candidates=True))
+    scores = cache(partial(_at_every_layer, study, chosen))
+    tried = [records.once(f"chosen/{layer}", lambda layer=layer: scores()[layer].rows()) for layer in range(model.n_layers)]
+    records.once("chosen/none", lambda: scores()[-1].rows())
+    best = max(range(model.n_layers), key=lambda layer: fmean(answer_logprobs(tried[layer])))
+    for whose, context in (("own", definitions(entities)), ("another's", random_definitions(entities))):
+        records.once(f"reported/{whose}", partial(_with_vectors, study, entities, best, context))
     records.once("layer", lambda: best)
 
 
-def _with_vectors(study: Study, entities: tuple[Entity, ...], layer: int, whose: str, *, candidates: bool = False) -> Any:
-    context = None if whose == "own" else random_definitions(entities)
+def answer_logprobs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Log-probability a token of each probe's answer, in nats, where it was the only candidate."""
+    return [row["logprobs"][0] / row["lengths"][0] for row in rows]
+
+
+def _at_every_layer(study: Study, entities: Sequence[Entity]) -> list[KnowledgeScores]:
+    """Answers alone, with definition vectors added after each layer, and at last without them."""
+    asked, vectors = _answers_only(entities), definition_vectors(study.model, entities)
+    added = [[at_mentions(study.model, asked, vectors, layer)] for layer in range(study.model.n_layers)]
+    return ask_each(study.model, asked, [*added, ()])
+
+
+def _with_vectors(study: Study, entities: Sequence[Entity], layer: int, context: Mapping[str, str]) -> list[dict[str, Any]]:
     vectors = definition_vectors(study.model, entities, context=context)
-    asked = entities if candidates else _answers_only(entities)
-    return ask_each(study.model, asked, [[at_mentions(study.model, asked, vectors, layer)]])[0].rows()
+    return ask_each(study.model, entities, [[at_mentions(study.model, entities, vectors, layer)]])[0].rows()
 
 
-def _loss(rows: list[dict[str, Any]]) -> float:
-    return -sum(row["logprobs"][0] / row["lengths"][0] for row in rows) / len(rows)
-
-
-def _answers_only(entities: tuple[Entity, ...]) -> list[Entity]:
+def _answers_only(entities: Sequence[Entity]) -> list[Entity]:
     """The same probes without other candidates."""
     return [replace(e, probes=tuple(replace(p, candidates=()) for p in e.probes)) for e in entities]
 
@@ -112,12 +116,8 @@ def _update(study: Study, epochs: int) -> WeightDelta:
     file = study.folder / "update.safetensors"
     if epochs == s.distill.epochs and file.is_file():
         return WeightDelta.load(file)
-    entities, transfer = study.sources[OWN], study.sentences(OWN, seed)
-    anchors = said_of_others(entities, transfer, seed=seed)
-    settings = replace(s.distill, seed=seed, epochs=epochs)
-    delta = distill(
-        study.model, entities, transfer, settings, anchors=anchors, folder=study.folder / "steps", progress=study.progress
-    )
+    transfer = study.sentences(OWN, seed)
+    delta = distilled(study, study.sources[OWN], transfer, seed, study.folder / "steps", epochs=epochs)
     if epochs == s.distill.epochs:
         delta.save(file)
     return delta

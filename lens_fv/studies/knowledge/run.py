@@ -7,7 +7,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.knowledge.inside import follow_update, inject_definitions, trace_update
 from lens_fv.studies.knowledge.settings import KnowledgeSettings, Study
 from lens_fv.studies.knowledge.teaching import compare_ways, count_entities, measure_base
-from lens_fv.studies.parts import check_parts
+from lens_fv.studies.parts import run_parts
 
 PARTS: Mapping[str, Callable[[Study], None]] = {
     "base": measure_base,
@@ -39,9 +39,4 @@ def run_knowledge(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    check_parts(parts, PARTS)
-    study = Study(model, folder, settings or KnowledgeSettings(), progress=progress)
-    for name, run in PARTS.items():
-        if name in parts:
-            run(study)
-    return study
+    return run_parts(lambda: Study(model, folder, settings or KnowledgeSettings(), progress=progress), PARTS, parts)

@@ -3,8 +3,10 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lens_fv.knowledge import (
@@ -20,12 +22,15 @@ from lens_fv.knowledge import (
     said_of_others,
 )
 from lens_fv.progress import progress_bar
+from lens_fv.records import Records
 from lens_fv.studies.knowledge.settings import Study
 
 EVERYWHERE = ("distill", "definition", "sentences")
 """Ways to teach that are compared with all seeds."""
 CONTROLS = ("unanchored", "other_sentences", "wrong_definition")
 """Ways to teach with the first seed: see `_ways`."""
+CHECKPOINTS = 2
+"""Of a distillation, to go on from: in the middle and at the end."""
 
 
 def measure_base(study: Study) -> None:
@@ -44,7 +49,8 @@ def compare_ways(study: Study) -> None:
     asked += [(source, s.seeds[0], way) for source in study.sources for way in CONTROLS]
     with progress_bar("ways to teach", len(asked), show=study.progress) as tick:
         for source, seed, way in asked:
-            records.once(f"{source}/{seed}/{way}", partial(_taught, study, source, seed, way))
+            entities, transfer = study.sources[source], study.sentences(source, seed)
+            _record(study, records, f"{source}/{seed}/{way}", entities, _ways(study, entities, transfer, seed)[way])
             tick()
 
 
@@ -59,15 +65,34 @@ def count_entities(study: Study) -> None:
     transfer = merged([study.sentences(source, seed) for source in study.sources])
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
         for name, entities in groups:
-            records.once(name, partial(_timed, study, entities, lambda e=entities: distilled(study, e, transfer, seed), name))
+            _record(study, records, name, entities, partial(distilled, study, entities, transfer, seed))
             tick()
 
 
-def distilled(study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int, *, name: str = "") -> WeightDelta:
-    """An update by the study's settings, with the same sentences said of others for anchors."""
-    settings = replace(study.settings.distill, seed=seed)
-    anchors = said_of_others(entities, transfer, seed=seed)
-    folder = study.folder / "unfinished" / name if name else None
+def distilled(
+    study: Study,
+    entities: Sequence[Entity],
+    transfer: TransferSet,
+    seed: int,
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    anchored: bool = True,
+) -> WeightDelta:
+    """An update by the study's settings.
+
+    Args:
+        study: the study.
+        entities: what is taught.
+        transfer: sentences about them.
+        seed: of the order and of anchors.
+        folder: of checkpoints; see `distill`.
+        epochs: default: as many as the settings say.
+        anchored: with the same sentences said of others for anchors.
+    """
+    s = study.settings.distill
+    settings = replace(s, seed=seed, epochs=epochs or s.epochs, n_checkpoints=CHECKPOINTS)
+    anchors = said_of_others(entities, transfer, seed=seed) if anchored else ()
     return distill(study.model, entities, transfer, settings, anchors=anchors, folder=folder, progress=study.progress)
 
 
@@ -85,15 +110,27 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
     }
 
 
-def _taught(study: Study, source: str, seed: int, way: str) -> dict[str, Any]:
-    entities, transfer = study.sources[source], study.sentences(source, seed)
-    return _timed(study, entities, _ways(study, entities, transfer, seed)[way], f"{source}-{seed}-{way}")
+def _record(study: Study, records: Records, key: str, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta]) -> None:
+    """Teach, and write down what is known then. What is stopped before that goes on from a folder of its own."""
+    folder = study.folder / "unfinished" / key.replace("/", "-")
+    records.once(key, partial(_taught, study, entities, teach, folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others are in it
+        folder.parent.rmdir()
+
+
+def _taught(study: Study, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta], folder: Path) -> dict[str, Any]:
+    whole, begin = not any(folder.glob("checkpoint-*")), time.perf_counter()
+    delta = teach(folder)
+    took = {"seconds": time.perf_counter() - begin} if whole else {}  # of the rest of an update they say nothing
+    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere)
+    return said(result) | took | {"skipped": dict(delta.skipped)}
 
 
 def _ways(
     study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int
-) -> Mapping[str, Callable[[], WeightDelta]]:
-    """Ways to teach, by name.
+) -> Mapping[str, Callable[[Path], WeightDelta]]:
+    """Ways to teach, by name; those that distil go on from what is in a folder.
 
     "distill"; "definition" and "sentences": fine-tuning on these texts; "unanchored": distillation without anchors;
     "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
@@ -107,12 +144,12 @@ def _ways(
     often = replace(texts, epochs=texts.epochs * s.n_sentences)
     others = [replace(each, definition=wrong[each.key]) for each in entities]
     return {
-        "distill": lambda: distilled(study, entities, transfer, seed),
-        "definition": lambda: learn_texts(study.model, entities, definitions, often, progress=progress),
-        "sentences": lambda: learn_texts(study.model, entities, sentences, texts, progress=progress),
-        "unanchored": lambda: distill(study.model, entities, transfer, replace(s.distill, seed=seed), progress=progress),
-        "other_sentences": lambda: distilled(study, entities, _exchanged(entities, transfer), seed),
-        "wrong_definition": lambda: distilled(study, others, transfer, seed),
+        "distill": lambda folder: distilled(study, entities, transfer, seed, folder),
+        "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
+        "sentences": lambda _: learn_texts(study.model, entities, sentences, texts, progress=progress),
+        "unanchored": lambda folder: distilled(study, entities, transfer, seed, folder, anchored=False),
+        "other_sentences": lambda folder: distilled(study, entities, _exchanged(entities, transfer), seed, folder),
+        "wrong_definition": lambda folder: distilled(study, others, transfer, seed, folder),
     }
 
 
@@ -124,12 +161,3 @@ def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet
         places = [(text, other.mention(text)) for text in texts]
         found[entity.key] = tuple(text[: at[0]] + entity.name + text[at[1] :] for text, at in places if at)
     return TransferSet(found)
-
-
-def _timed(study: Study, entities: Sequence[Entity], teach: Callable[[], WeightDelta], name: str) -> dict[str, Any]:
-    begin = time.perf_counter()
-    delta = teach()
-    seconds = time.perf_counter() - begin
-    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere, condition=name)
-    shutil.rmtree(study.folder / "unfinished", ignore_errors=True)
-    return said(result) | {"seconds": seconds, "skipped": dict(delta.skipped)}

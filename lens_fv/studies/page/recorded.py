@@ -44,6 +44,11 @@ class RecordedStudy:
         """The name, as part of a file's."""
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
 
+    @property
+    def command(self) -> str | None:
+        """The command that runs the same; None: its options cannot say it, or it is one command for several models."""
+        return None
+
     def part(self, name: str) -> dict[str, Any]:
         """The records of a part, none if it was not run yet."""
         return dict(Records(self.folder / f"{name}.json").items())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.parts import check_parts
+from lens_fv.studies.parts import run_parts
 from lens_fv.studies.relational.alignment import align
 from lens_fv.studies.relational.arithmetic import add_up
 from lens_fv.studies.relational.carrying import carry
@@ -47,9 +47,4 @@ def run_relational(
     Raises:
         LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
     """
-    check_parts(parts, PARTS)
-    study = Study(model, folder, settings or RelationalSettings(), progress=progress)
-    for name, run in PARTS.items():
-        if name in parts:
-            run(study)
-    return study
+    return run_parts(lambda: Study(model, folder, settings or RelationalSettings(), progress=progress), PARTS, parts)

@@ -1,7 +1,6 @@
 """The page's sections on what changed inside the model."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +9,7 @@ from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace
 from lens_fv.knowledge.trace import PLACES
 from lens_fv.plotting import interval_lines
 from lens_fv.statistics import Estimate, estimate
+from lens_fv.studies.knowledge.inside import answer_logprobs
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.page.markdown import Block, Picture, interval, table
 from lens_fv.training import Trajectory
@@ -107,8 +107,8 @@ def vectors(run: Recorded) -> list[Block]:
     layers = {
         int(key.split("/")[1]): rows for key, rows in records.items() if key.startswith("chosen/") and not key.endswith("none")
     }
-    line: dict[float, Estimate] = {float(layer): estimate(_means(rows)) for layer, rows in layers.items()}
-    without = estimate(_means(records["chosen/none"]))
+    line: dict[float, Estimate] = {float(layer): estimate(answer_logprobs(rows)) for layer, rows in layers.items()}
+    without = estimate(answer_logprobs(records["chosen/none"]))
     base, read = run.base("own"), run.base("own", "definition")
     rows: list[list[object]] = []
     for name in ("own", "another's"):
@@ -130,10 +130,6 @@ def vectors(run: Recorded) -> list[Block]:
             figure,
         ),
     ]
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [row["logprobs"][0] / row["lengths"][0] for row in rows]
 
 
 def _by_layer(effects: Tensor) -> dict[float, Estimate]:

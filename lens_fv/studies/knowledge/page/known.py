@@ -117,7 +117,7 @@ def numbers(run: Recorded) -> list[Block]:
         for of, gap in gaps.items():
             if gap is not None:
                 lines[of][float(n)] = gap
-        seconds = f"{np.mean(found.seconds):.0f}"
+        seconds = f"{np.mean(found.seconds):.0f}" if found.seconds else NONE
         rows.append([n, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found), seconds])
     drawn = {f"gap in {of}": line for of, line in lines.items() if line}
     header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]

@@ -18,7 +18,7 @@ class Condition(NamedTuple):
         scores: of the entities' probes.
         elsewhere: of unrelated probes; None where the weights are the base's.
         drift: KL to the base, each seed's mean.
-        seconds: of teaching, for each entity.
+        seconds: of teaching, for each entity; of updates that were not stopped on the way.
         seeds: how many.
     """
 

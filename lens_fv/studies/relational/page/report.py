@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lens_fv.errors import LensFVError
-from lens_fv.plotting import theme
 from lens_fv.studies.page.markdown import Block, table
-from lens_fv.studies.page.write import write_page
+from lens_fv.studies.page.study import write_study_page
 from lens_fv.studies.relational.page.insides import alignment, decoding, transfer
 from lens_fv.studies.relational.page.recorded import Recorded, command
 from lens_fv.studies.relational.page.sections import completion, per_relation
@@ -16,7 +14,6 @@ from lens_fv.studies.relational.page.words import HOW
 from lens_fv.studies.relational.run import PARTS
 
 SECTIONS = (completion, tuning, kinds, lists, transfer, carrying, decoding, alignment, analogies, per_relation)
-NAME = "relational"
 
 
 def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
@@ -35,12 +32,11 @@ def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
     Raises:
         LensFVError: no studies, no study in a folder, or a folder that cannot be written to.
     """
-    if not studies:
-        raise LensFVError("report on relations: no studies are given; run `lens-fv reproduce relational` first")
-    runs = [Recorded(name, Path(folder)) for name, folder in studies.items()]
-    with theme("print"):
-        blocks = [*_opening(runs), *(block for section in SECTIONS for block in section(runs))]
-    return write_page(NAME, blocks, out)
+
+    def blocks(runs: Sequence[Recorded]) -> list[Block]:
+        return [*_opening(runs), *(block for section in SECTIONS for block in section(runs))]
+
+    return write_study_page(Recorded, studies, out, blocks)
 
 
 def _opening(runs: Sequence[Recorded]) -> list[Block]:
