@@ -12,6 +12,7 @@ from lens_fv.cli import (
     heads,
     inspect,
     reading,
+    reproduce_guided,
     reproduce_instruction,
     reproduce_knowledge,
     reproduce_relational,
@@ -61,7 +62,12 @@ app.add_typer(library, name="library")
 app.add_typer(iv, name="iv")
 app.add_typer(knowledge, name="knowledge")
 reproduce = typer.Typer(help="Run a study from end to end and write its report.", no_args_is_help=True)
-for command in (reproduce_relational.relational, reproduce_instruction.instruction, reproduce_knowledge.knowledge):
+for command in (
+    reproduce_relational.relational,
+    reproduce_instruction.instruction,
+    reproduce_knowledge.knowledge,
+    reproduce_guided.guided,
+):
     reproduce.command()(command)
 app.add_typer(reproduce, name="reproduce")
 app.add_typer(bench, name="bench")

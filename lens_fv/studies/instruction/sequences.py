@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
+from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered
@@ -23,7 +24,7 @@ def follow_sequences(study: Study) -> None:
                 study.start(seed), study.sequence(name), folder / "run", settings, **study.place, progress=study.progress
             )
             model = study.load(study.start(seed))
-            probes = [_probe(study, task, seed) for task in entered(study, seed).values()]
+            probes = [probe(study, task, seed) for task in entered(study, seed).values()]
             path = follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
             path.save(folder / "trajectory.safetensors")
 
@@ -44,25 +45,31 @@ def _ranking(study: Study, task: Task, seed: int, counterpart: Uninformative) ->
     )
 
 
-def vector(study: Study, task: Task, seed: int, counterpart: Uninformative | None = None) -> InstructionVector:
+def vector(
+    study: Study, task: Task, seed: int, counterpart: Uninformative | None = None, *, n_heads: int | None = None
+) -> InstructionVector:
     """A task's vector at the beginning, where and as strong as it makes validation answers likeliest; kept."""
     s, against = study.settings, counterpart or study.settings.counterpart
-    file = study.folder / f"vectors-{seed}" / against / f"{task.name}.safetensors"
+    kind = against if n_heads is None else f"{against}-{n_heads}"
+    file = study.folder / f"vectors-{seed}" / kind / f"{task.name}.safetensors"
     if file.is_file():
         return InstructionVector.load(file)
     model = study.load(study.start(seed))
-    made = extract_instruction(model, task, _ranking(study, task, seed, against), n_heads=s.n_heads)
+    made = extract_instruction(model, task, _ranking(study, task, seed, against), n_heads=n_heads or s.n_heads)
     best = sweep_injection(model, task, made, scales=s.scales, most_items=s.most_items).best("logprob")
     made = made.at(layer=best.layer, scale=best.scale)
     made.save(file)
     return made
 
 
-def _probe(study: Study, task: Task, seed: int) -> Probe:
+def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> Probe:
+    """The questions about a task, all heads ranked again or not."""
     s, model = study.settings, study.load(study.start(seed))
-    contrast, _ = instruction_contrast(
-        model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
-    )
+    contrast: Contrast | None = None
+    if ranked:
+        contrast, _ = instruction_contrast(
+            model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
+        )
     return make_probe(
         model,
         task,

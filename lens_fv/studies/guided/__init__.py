@@ -1,0 +1,1 @@
+"""Guided fine-tuning, put to the test."""

@@ -1,0 +1,94 @@
+"""The page's sections: what every method keeps, whether the aim is met, what each part of a guide does."""
+
+from lens_fv.plotting import interval_dots
+from lens_fv.studies.guided.methods import RANDOM
+from lens_fv.studies.guided.page.recorded import METRICS, Recorded
+from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
+
+NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
+GUIDES = ("iv", "fv")
+PLAIN, KL = "lora", "kl"
+
+
+def aims(run: Recorded) -> list[Block]:
+    """Whether a guide loses at most half of what plain fine-tuning loses elsewhere, and learns as well."""
+    said: list[str] = []
+    for guide in (name for name in GUIDES if name in run.runs and PLAIN in run.runs):
+        lost, plain = run.mean(guide, "lost").mean, run.mean(PLAIN, "lost").mean
+        learned, beats = run.difference(guide, PLAIN, "final"), run.difference(guide, KL, "general") if KL in run.runs else None
+        met = lost <= plain / 2 and learned is not None and learned.mean > -0.02 and (beats is None or beats.mean > 0)
+        said.append(
+            f"**{guide}: {'met' if met else 'not met'}.** Lost on tasks held out {100 * lost:.0f} points, plain low-rank "
+            f"fine-tuning {100 * plain:.0f}; on learned tasks {points(learned)} points against it; on tasks held out "
+            f"{points(beats)} against plain divergence from the base."
+        )
+    if not said:
+        return []
+    aim = "at most half of what plain low-rank fine-tuning loses on tasks held out, less than 2 points lost on learned tasks"
+    return [f"### The aim\n\nA guide should lose {aim}, and keep more than plain divergence from the base.", *said]
+
+
+def methods(run: Recorded) -> list[Block]:
+    """Every method's metrics, beside plain fine-tuning."""
+    if not run.runs:
+        return []
+    seconds = run.seconds
+    rows = [
+        [name, *(interval(run.mean(name, metric)) for metric in METRICS), f"{seconds[name]:.2f}x" if name in seconds else None]
+        for name in run.runs
+    ]
+    blocks: list[Block] = [
+        "### Methods\n\nMeans over sequences and seeds. AP: learned tasks right after each was learned; FP: at the end; GP, IP: "
+        "tasks held out at the end, without and with demonstrations; lost: GP at the beginning less GP. Time of training is "
+        "beside plain low-rank fine-tuning's.",
+        table(["method", *NAMES, "time"], rows),
+    ]
+    others = [name for name in run.runs if name != PLAIN]
+    if PLAIN in run.runs and others:
+        differences = [
+            [name, *(points(run.difference(name, PLAIN, metric)) for metric in ("final", "general", "in_context"))]
+            for name in others
+        ]
+        blocks += ["Differences from plain low-rank fine-tuning, in points:", table(["method", "FP", "GP", "IP"], differences)]
+    guided = [name for name in (*GUIDES, RANDOM) if name in run.runs]
+    if RANDOM in guided and "fv" in guided:
+        gain = points(run.difference("fv", RANDOM, "general"))
+        blocks.append(f'"{RANDOM}" is "fv" with random vectors of the same lengths: the vectors are worth {gain} points of GP.')
+    shown = {"learned": "final", "held out": "general", "held out, in context": "in_context"}
+    dots = {name: {label: run.mean(name, metric) for label, metric in shown.items()} for name in run.runs}
+    figure = interval_dots({run.name: dots}, title="What is kept", axis="share right at the end", limits=(-0.02, 1.02))
+    return [
+        *blocks,
+        Picture(f"{run.slug}-methods", f"Means over sequences and seeds, with 95 % intervals. {run.name}.", figure),
+    ]
+
+
+def trajectories(run: Recorded) -> list[Block]:
+    """What became of the vectors of tasks, by method."""
+    rows: list[list[object]] = []
+    for name, path in run.trajectories.items():
+        similar, own = path.similarity()[-1].mean(), path.head_similarity()[0][-1].mean()
+        alignment = path.alignment[-1].nanmean() - path.alignment[0].nanmean()
+        knowledge = (path.knowledge[-1] - path.knowledge[0]).nanmean()
+        restored = path.items("with_vector")[-1].nanmean()
+        values = (path.accuracy[-1].mean(), restored, knowledge, similar, own, alignment)
+        rows.append([name, *(float(value) for value in values)])
+    header = ["method", "accuracy", "with the vector", "knowledge", "vectors' cosine", "heads' cosine", "change of alignment"]
+    about = (
+        "### Trajectories\n\nThe first sequence with the first seed, at its end: mean over all tasks of accuracy behind the "
+        "instruction, without and with the vector of the beginning; change of knowledge (nats a token); cosine of vectors and "
+        "of their heads to the beginning; change of the residual stream's cosine to the vector."
+    )
+    return [about, table(header, rows)] if rows else []
+
+
+def ablations(run: Recorded) -> list[Block]:
+    """What each part of a guide does."""
+    if not run.ablations:
+        return []
+    whole = {name: run.runs[name][run.first] for name in GUIDES if run.first in run.runs.get(name, {})}
+    rows = [[name, *found] for name, found in {**whole, **run.ablations}.items()]
+    return [
+        "### Ablations\n\nOne thing of a guide changed; the first sequence with the first seed, so no interval.",
+        table(["guide", *NAMES], rows),
+    ]

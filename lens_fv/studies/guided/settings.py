@@ -1,0 +1,173 @@
+"""How much the study does, which ways to keep abilities it compares, and where it keeps what it has so far."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_fv.guidance import PRESETS
+from lens_fv.records import Records, check_settings
+from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings
+from lens_fv.studies.instruction.settings import Study as Ground
+from lens_fv.training import FinetuneSettings
+
+CHOOSING = "choosing"
+CHOSEN_BY = ("adjective-superlative", "animal-young", "country-language")
+FV, IV = PRESETS["fv"], PRESETS["iv"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train.
+
+    Attributes:
+        training: what it changes in the settings of plain low-rank fine-tuning.
+        share: of the fine-tuned weights in an average with the beginning's, behind training.
+        random: guide by random vectors of the same lengths.
+        n_heads: of the vectors; None: the study's.
+        depth: where vectors are added, as a share of the layers; None: where validation pairs say.
+    """
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
+    random: bool = False
+    n_heads: int | None = None
+    depth: float | None = None
+
+    def settings(self, usual: FinetuneSettings, seed: int) -> FinetuneSettings:
+        """Of its training."""
+        return replace(usual, **self.training, mixed=False, seed=seed)
+
+    def guided(self, **changes: Any) -> "Method":
+        """With a guide that is changed like this."""
+        return replace(self, training={**self.training, "guide": replace(self.training["guide"], **changes)})
+
+
+METHODS: Mapping[str, tuple[Method, ...]] = {
+    "lora": (Method(),),
+    "full": tuple(Method({"method": "full", "learning_rate": rate}) for rate in (1e-5, 5e-5)),
+    "replay": tuple(Method({"replay": share}) for share in (0.1, 0.25)),
+    "ewc": tuple(Method({"ewc": weight}) for weight in (1e2, 1e4)),
+    "o-lora": tuple(Method({"orthogonal": weight}) for weight in (0.05, 0.5)),
+    "average": tuple(Method(share=share) for share in (0.5, 0.75)),
+    "lwf": tuple(Method({"guide": replace(PRESETS["lwf"], distill=weight)}) for weight in (1.0, 10.0)),
+    "kl": tuple(Method({"guide": replace(PRESETS["kl"], distill=weight)}) for weight in (1.0, 10.0)),
+    "l2": tuple(Method({"guide": replace(PRESETS["l2"], heads=weight)}) for weight in (1.0, 10.0)),
+    "iv": tuple(Method({"guide": replace(IV, distill=weight)}) for weight in (1.0, 10.0)),
+    "fv": tuple(Method({"guide": replace(FV, distill=weight)}) for weight in (1.0, 20.0)),
+}
+"""By name, what is tried on the sequence that settings are chosen by; "average" is of the runs of "lora"."""
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "iv, adding": ("iv", {"intervene": 1.0}),
+    "iv, no intervention": ("iv", {"intervene": 0.0}),
+    "iv, no teacher": ("iv", {"distill": 0.0}),
+    "iv, all at once": ("iv", {"stairs": 1}),
+    "iv, to the end": ("iv", {"flat": 0.0}),
+    "iv, teacher not steered": ("iv", {"steer": 0.0}),
+    "fv, no teacher": ("fv", {"distill": 0.0, "distill_all": 0.0}),
+    "fv, last prompt token": ("fv", {"distill_all": 0.0}),
+    "fv, no heads": ("fv", {"heads": 0.0}),
+    "fv, linear maps": ("fv", {"linear": True}),
+    "fv, forward": ("fv", {"direction": "forward"}),
+    "fv, no gates": ("fv", {"distill_gate": 0.0, "heads_gate": 0.0}),
+    "fv, teacher not steered": ("fv", {"steer": 0.0}),
+}
+"""By name, of which guide, and what is different."""
+
+
+@dataclass(frozen=True)
+class GuidedSettings:
+    """What is run.
+
+    Attributes:
+        ground: sequences, seeds, the mixture that is taught first, plain training and vectors; the sequence `CHOOSING` is the
+            one that settings are chosen by, the others are reported.
+        methods: see `METHODS`.
+        ablations: see `ABLATIONS`; on the first sequence, with the first seed.
+        head_counts: numbers of heads to compare, of "fv".
+        depths: of the layer that "fv" adds vectors to, to compare.
+    """
+
+    ground: InstructionSettings = field(
+        default_factory=lambda: InstructionSettings(
+            sequences={CHOOSING: CHOSEN_BY, **SEQUENCES},
+            mixture=MIXTURE,
+            training=replace(TRAINING, n_examples=160, n_checkpoints=1),
+            most_items=30,
+        )
+    )
+    methods: Mapping[str, tuple[Method, ...]] = field(default_factory=lambda: dict(METHODS))
+    ablations: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: dict(ABLATIONS))
+    head_counts: tuple[int, ...] = (1, 5, 20)
+    depths: tuple[float, ...] = (0.3, 0.5, 0.7)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Names of the sequences that are reported."""
+        return tuple(name for name in self.ground.sequences if name != CHOOSING)
+
+    @classmethod
+    def chosen(cls, *, quick: bool = False, first_seed: int = 0, n_seeds: int | None = None) -> "GuidedSettings":
+        """The settings, chosen by a few things.
+
+        Args:
+            quick: for a first look: one seed and sequence, the first settings of few methods, few examples and items.
+            first_seed: the others count on from it.
+            n_seeds: default: three, or one.
+        """
+        usual = cls()
+        seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
+        if not quick:
+            return replace(usual, ground=replace(usual.ground, seeds=seeds))
+        few = dict(list(usual.ground.sequences.items())[:2])
+        small = InstructionSettings.chosen(quick=True, first_seed=first_seed)
+        return cls(
+            ground=replace(small, sequences=few, seeds=seeds, training=replace(small.training, n_examples=40, n_checkpoints=1)),
+            methods={name: METHODS[name][:1] for name in ("lora", "average", "kl", "iv", "fv")},
+            ablations=dict(list(ABLATIONS.items())[:1]),
+            head_counts=(1,),
+            depths=(0.5,),
+        )
+
+
+class Study:
+    """One model's run, in a folder of its own.
+
+    Args:
+        model: what `load_model` takes.
+        folder: where runs, vectors and records are kept. What is there is not made again.
+        settings: what is run. More seeds may follow those that the folder was run with.
+        device, dtype: see `load_model`.
+        progress: draw progress bars.
+
+    Raises:
+        LensFVError: the folder holds a run of other settings or of another model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        folder: str | Path,
+        settings: GuidedSettings,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
+        said = settings.said
+        seeds = said["ground"].pop("seeds")
+        check_settings(self.folder / "study.json", {"model": model, "seeds": seeds, **said}, may_grow="seeds")
+        self.ground = Ground(model, self.folder / "ground", settings.ground, device=device, dtype=dtype, progress=progress)
+
+    def records(self, part: str) -> Records:
+        """What a part of the study has so far."""
+        return Records(self.folder / f"{part}.json")
