@@ -186,6 +186,42 @@ def memory(
     emit(found.to_json(), as_json, table, out=out)
 
 
+@bench.command()
+def guided(
+    model: Model = DEFAULT_MODEL,
+    guide: Annotated[list[str] | None, typer.Option(help="iv, fv, kl, l2 or lwf; several times; default: iv, fv, kl.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Of the batch.")] = 8,
+    tokens: Annotated[int, typer.Option(min=5, help="Of each row.")] = 32,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = None,
+) -> None:
+    """Train a batch by low-rank updates, without and with guides: time and peak memory of a step.
+
+    Writes nothing unless --out is given.
+    """
+    from lens_fv.errors import LensFVError
+    from lens_fv.guidance import PRESETS
+    from lens_fv.progress import progress_bar
+    from lens_fv.studies.bench import bench_guided
+
+    names = guide or ["iv", "fv", "kl"]
+    unknown = [name for name in names if name not in PRESETS]
+    if unknown:
+        raise LensFVError(f"guide by {', '.join(unknown)}: choose from {', '.join(PRESETS)}")
+    subject, _ = _open(model, "present-past", 0, None, device, dtype, seed)
+    with progress_bar("bench", repeats, show=True) as tick:
+        found = bench_guided(subject, guides=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)
+    table = Table("guide", "a step", "beside lora", "peak", "beside lora", box=None, pad_edge=False, header_style="bold")
+    for step in found.steps:
+        peak = f"{step.bytes / 2**20:.0f} MiB"
+        table.add_row(step.guide, f"{step.seconds:.3f} s", f"{step.time_ratio:.2f}", peak, f"{step.memory_ratio:.2f}")
+    emit(found.to_json(), as_json, table, out=out)
+
+
 def _open(
     model: str, task: str, shots: int, tokens: int | None, device: str | None, dtype: str | None, seed: int
 ) -> "tuple[Subject, Task | None]":

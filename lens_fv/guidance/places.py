@@ -18,6 +18,10 @@ PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?
 Head = tuple[int, int]
 
 
+class Enough(Exception):
+    """All that was to be read is read."""
+
+
 class Places:
     """The output projections of a model's attention, and its blocks, by layer.
 
@@ -62,16 +66,26 @@ class Places:
                 )
 
     @contextmanager
-    def reading(self, heads: Sequence[Head], at: Int[Tensor, " rows"]) -> Iterator[dict[Head, Tensor]]:
-        """Inside the block, forward passes leave each head's output, "rows d_head", at each row's position."""
+    def reading(
+        self, heads: Sequence[Head], at: Int[Tensor, " rows"], *, then_stop: bool = False
+    ) -> Iterator[dict[Head, Tensor]]:
+        """Inside the block, forward passes leave each head's output, "rows d_head", at each row's position.
+
+        Args:
+            heads: which.
+            at: the position of each row.
+            then_stop: leave a pass by `Enough` when all are read: what comes behind would be for nothing.
+        """
         found: dict[Head, Tensor] = {}
-        d_head = self.d_head
+        d_head, last = self.d_head, max((layer for layer, _ in heads), default=None)
 
         def hook(layer: int, own: list[int]) -> Callable[..., None]:
             def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
                 z = inputs[0][torch.arange(len(at), device=at.device), at]
                 for head in own:
                     found[layer, head] = z[:, head * d_head : (head + 1) * d_head]
+                if then_stop and layer == last:
+                    raise Enough
 
             return read
 

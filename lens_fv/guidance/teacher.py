@@ -1,14 +1,14 @@
 """What is taught: by the same model without its updates, or as it was before."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.guidance.places import Head, Places
+from lens_fv.guidance.places import Enough, Head, Places
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.patching import Edit
 
@@ -50,20 +50,20 @@ class Teacher:
             at: last prompt token of each row.
         """
         s = self._settings
+        whole = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
         # Behind the last prompt token nothing is asked, unless all tokens are.
-        end = inputs["input_ids"].shape[1] if s.distill_all else int(at.max()) + 1
-        shown = {key: inputs[key][:, :end] for key in ("input_ids", "attention_mask") if key in inputs}
+        prompts = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
         logits: Tensor | None = None
         heads: dict[Head, Tensor] = {}
         with self._teaching(model):
             if s.distill or s.distill_all:
                 own = [] if self._edits else self._matched  # one pass will do for both
                 with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
-                    found: Tensor = model(**shown).logits
+                    found: Tensor = model(**(whole if s.distill_all else prompts)).logits
                 logits = found if s.distill_all else found[torch.arange(len(at), device=at.device), at]
             if len(heads) < len(self._matched):
-                with self._places.reading(self._matched, at) as heads:
-                    model(**shown)
+                with self._places.reading(self._matched, at, then_stop=True) as heads, suppress(Enough):
+                    model(**prompts)
         return logits, heads
 
     @contextmanager

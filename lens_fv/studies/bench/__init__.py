@@ -5,6 +5,7 @@ operations that cannot be avoided, at the rate of a matrix product timed in the 
 """
 
 from lens_fv.studies.bench.engine import EngineBench, bench_compose, bench_engine, bench_sweep
+from lens_fv.studies.bench.guiding import GuidedBench, bench_guided
 from lens_fv.studies.bench.memory import MemoryBench, bench_memory
 from lens_fv.studies.bench.subject import SHAPES, Subject, open_subject
 from lens_fv.studies.bench.tuning import TuneBench, bench_tune
@@ -12,11 +13,13 @@ from lens_fv.studies.bench.tuning import TuneBench, bench_tune
 __all__ = [
     "SHAPES",
     "EngineBench",
+    "GuidedBench",
     "MemoryBench",
     "Subject",
     "TuneBench",
     "bench_compose",
     "bench_engine",
+    "bench_guided",
     "bench_memory",
     "bench_sweep",
     "bench_tune",

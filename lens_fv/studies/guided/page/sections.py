@@ -38,8 +38,8 @@ def methods(run: Recorded) -> list[Block]:
         for name in run.runs
     ]
     blocks: list[Block] = [
-        "### Methods\n\nMeans over sequences and seeds. AP: learned tasks right after each was learned; FP: at the end; GP, IP: "
-        "tasks held out at the end, without and with demonstrations; lost: GP at the beginning less GP. Time of training is "
+        "### Methods\n\nMeans over sequences and seeds. AP: learned tasks right after each was learned; FP: at the end; GP: "
+        "tasks held out, at the end; IP: the same with demonstrations; lost: GP at the beginning less GP. Time of training is "
         "beside plain low-rank fine-tuning's.",
         table(["method", *NAMES, "time"], rows),
     ]
