@@ -71,8 +71,6 @@ class Provenance:
         options: Mapping[str, Any],
     ) -> "Provenance":
         """The provenance of something made with `model` from the token ids in `prompts`."""
-        packages = ("torch", "transformers", "transformer-lens")
-        matmul = torch.get_float32_matmul_precision()
         return cls(
             model=model.name,
             revision=model.revision,
@@ -86,9 +84,7 @@ class Provenance:
             seed=seed,
             method=method,
             options=dict(options),
-            versions={"lens-fv": __version__}
-            | {p: version(p) for p in packages}
-            | ({} if matmul == "highest" else {"matmul": matmul}),
+            versions=versions(),
         )
 
     def check(self, model: LensModel, *, what: str = "a vector") -> None:
@@ -101,6 +97,13 @@ class Provenance:
         ):
             if mine != its and None not in (mine, its):
                 raise LensFVError(f"apply {what} to {model.name}: it {how} {mine}, this is {its}; pass force=True to insist")
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those it stands on; see `Provenance.versions`."""
+    matmul = torch.get_float32_matmul_precision()
+    found = {"lens-fv": __version__} | {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
+    return found if matmul == "highest" else found | {"matmul": matmul}
 
 
 def _shape(model: LensModel) -> tuple[int, int, int, int]:

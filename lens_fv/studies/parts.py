@@ -1,11 +1,27 @@
 """Parts of a study, by name."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+from lens_fv.artefact import versions
 from lens_fv.errors import LensFVError
+from lens_fv.records import Records
 
 S = TypeVar("S")
+
+
+def note_versions(folder: Path, **more: str) -> None:
+    """Write down, once, what a study is made with: FOLDER/versions.json.
+
+    Args:
+        folder: of the study.
+        more: what else is to be known.
+    """
+    records = Records(folder / "versions.json")
+    for name, value in (versions() | more).items():
+        records.once(name, partial(str, value))
 
 
 def check_parts(parts: Sequence[str], known: Collection[str]) -> None:

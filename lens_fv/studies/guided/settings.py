@@ -12,10 +12,11 @@ from lens_fv.guidance import PRESETS
 from lens_fv.records import Records, check_settings
 from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings
 from lens_fv.studies.instruction.settings import Study as Ground
+from lens_fv.studies.parts import note_versions
 from lens_fv.training import FinetuneSettings
 
 CHOOSING = "choosing"
-CHOSEN_BY = ("adjective-superlative", "animal-young", "country-language")
+CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
 FV, IV = PRESETS["fv"], PRESETS["iv"]
 
 
@@ -166,6 +167,7 @@ class Study:
         said = settings.said
         seeds = said["ground"].pop("seeds")
         check_settings(self.folder / "study.json", {"model": model, "seeds": seeds, **said}, may_grow="seeds")
+        note_versions(self.folder)
         self.ground = Ground(model, self.folder / "ground", settings.ground, device=device, dtype=dtype, progress=progress)
 
     def records(self, part: str) -> Records:

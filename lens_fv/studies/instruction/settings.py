@@ -13,6 +13,7 @@ import torch
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
 from lens_fv.records import Records, check_settings
+from lens_fv.studies.parts import note_versions
 from lens_fv.tasks import Task, load_task
 from lens_fv.training import FinetuneSettings
 
@@ -137,6 +138,7 @@ class Study:
         self.place = {"device": device, "dtype": dtype}
         self._loaded: tuple[str, LensModel] | None = None
         check_settings(self.folder / "study.json", {"model": model, **settings.said}, may_grow="seeds")
+        note_versions(self.folder)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

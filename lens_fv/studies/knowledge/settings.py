@@ -9,6 +9,7 @@ from typing import Any
 from lens_fv.knowledge import Entity, TeachSettings, TransferSet, load_entities, write_transfer
 from lens_fv.model.lens_model import LensModel
 from lens_fv.records import Records, check_settings
+from lens_fv.studies.parts import note_versions
 
 OWN, OUTSIDE = "own", "outside"
 CHOSEN_BY = 2
@@ -111,6 +112,7 @@ class Study:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         about = {"model": model.name, "revision": model.revision, **settings.said}
         check_settings(self.folder / "study.json", about, may_grow="seeds")
+        note_versions(self.folder, weights=str(model.dtype).removeprefix("torch."))
 
     def records(self, part: str) -> Records:
         """What a part of the study has so far."""

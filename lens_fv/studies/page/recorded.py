@@ -40,6 +40,11 @@ class RecordedStudy:
         return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
 
     @property
+    def made_with(self) -> dict[str, str]:
+        """Versions of packages, and the like."""
+        return self.part("versions")
+
+    @property
     def slug(self) -> str:
         """The name, as part of a file's."""
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-")

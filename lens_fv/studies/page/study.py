@@ -53,6 +53,8 @@ def opening(runs: Sequence[RecordedStudy], title: str, how: str, *, files: Colle
     for key in (key for key in runs[0].settings if key != "model"):
         values = [run.settings.get(key) for run in runs]
         rows.append([key, *(Path(value).name if value and key in files else _in_words(value) for value in values)])
+    made_with = dict.fromkeys(key for run in runs for key in run.made_with)
+    rows += [[key, *(run.made_with.get(key) for run in runs)] for key in made_with]
     return [
         f"# {title}",
         f"This page is made from the records of a run on {', '.join(names)}:",

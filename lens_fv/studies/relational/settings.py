@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
 from lens_fv.model.lens_model import LensModel
 from lens_fv.records import Records, check_settings
+from lens_fv.studies.parts import note_versions
 from lens_fv.tasks import Task, list_tasks, load_task
 
 Method = Literal["tuned", "extracted", "shuffled"]
@@ -118,6 +119,7 @@ class Study:
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
         about = {"model": model.name, "revision": model.revision, **asdict(settings)}
         check_settings(self.folder / "study.json", about, may_grow="seeds")
+        note_versions(self.folder, weights=str(model.dtype).removeprefix("torch."))
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -8,7 +8,6 @@ from typing import Any
 from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.studies.relational.settings import RelationalSettings
 from lens_fv.tasks import load_task
-from lens_fv.vectors import FunctionVector
 
 
 class Recorded(RecordedStudy):
@@ -34,15 +33,6 @@ class Recorded(RecordedStudy):
     def families(self) -> dict[str, str]:
         """Family by relation."""
         return {name: self._tasks[name][1] for name in self.relations}
-
-    @cached_property
-    def made_with(self) -> dict[str, str]:
-        """Versions of packages, and the type of the weights, as the first vector says; nothing if there is none."""
-        path = next(iter(sorted(self.folder.glob("*/*.safetensors"))), None)
-        if path is None or path.parent.name == "maps":
-            return {}
-        found = FunctionVector.load(path).provenance
-        return {**found.versions, "weights": found.dtype}
 
 
 def having(runs: Sequence[Recorded], part: str) -> list[tuple[Recorded, dict[str, Any]]]:
