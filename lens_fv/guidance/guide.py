@@ -49,6 +49,7 @@ class Guide(nn.Module):
         before: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        _check_checkpointing(model, settings)
         self.settings = settings
         self.seen = 0
         self.opened: dict[str, int] = {}
@@ -60,9 +61,6 @@ class Guide(nn.Module):
                 f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
                 "model; use get_peft_model"
             )
-        again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        if again and (settings.intervene or settings.heads):
-            raise LensFVError("guide with gradient checkpointing: what is run again would miss the intervention; turn it off")
         n_heads = int(model.config.num_attention_heads)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.places = Places(model, n_heads)
         self._d_head = self.places.d_head
@@ -95,7 +93,8 @@ class Guide(nn.Module):
             done: how much of the training is done, from 0 to 1.
 
         Raises:
-            LensFVError: a term that is not finite, or a row without a target or whose first token is one.
+            LensFVError: a term that is not finite, a row without a target or whose first token is one, or gradient
+                checkpointing that was turned on meanwhile.
         """
         with self.around(model, inputs, done=done) as terms:
             outputs = model(**inputs)
@@ -112,6 +111,7 @@ class Guide(nn.Module):
         if s.idle:
             yield lambda logits: {}  # noqa: ARG005
             return
+        _check_checkpointing(model, s)
         at = last_prompt_token(inputs["labels"])
         steered, plain = self.teacher(model, inputs, at)
         with (
@@ -191,6 +191,14 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
             f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer behind it; mask prompts"
         )
     return first - 1
+
+
+def _check_checkpointing(model: nn.Module, settings: GuideSettings) -> None:
+    """Also before each step: trainers turn it on when they begin."""
+    if not settings.intervene and not settings.heads:
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise LensFVError("guide with gradient checkpointing: what is run again would miss the hooks; turn it off")
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -294,10 +294,14 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
             Guide(student, tuned, settings)
     with pytest.raises(LensFVError, match="without a vector"):
         Guide(student, None, GuideSettings(distill=1.0))
+    made, harmless = (Guide(student, vector, GuideSettings(**{term: 1.0})) for term in ("heads", "distill"))
     with hushed():
         student.gradient_checkpointing_enable()
     with pytest.raises(LensFVError, match="gradient checkpointing"):
         Guide(student, vector, GuideSettings(heads=1.0))
+    with pytest.raises(LensFVError, match="gradient checkpointing"):  # turned on by a trainer, after the guide was made
+        made.loss(student, batch())
+    assert harmless.loss(student, batch()).isfinite()
     for options in ({"distill": -1.0}, {"temperature": 0.0}, {"heads": math.nan}, {"flat": 0.6}, {"stairs": 0}):
         with pytest.raises(LensFVError, match=f"guide with {next(iter(options))}="):
             GuideSettings(**options)
