@@ -37,8 +37,7 @@ def compose(
     """
     import torch
 
-    from lens_fv.composition import VectorLibrary, WeightMap
-    from lens_fv.composition import compose as mix
+    from lens_fv.composition import VectorLibrary, WeightMap, compose as mix
     from lens_fv.errors import LensFVError
     from lens_fv.tasks import Pair, encode_prompt, zero_shot
 

@@ -53,8 +53,14 @@ def distill(
     Writes to the folder --out: update.safetensors (what is added to the weights) and, unless --transfer is given,
     transfer.json (the sentences). Run it again with the same options to go on where it was stopped.
     """
-    from lens_fv.knowledge import TeachSettings, learn_texts, read_transfer, said_of_others, write_transfer
-    from lens_fv.knowledge import distill as teach_reading
+    from lens_fv.knowledge import (
+        TeachSettings,
+        distill as teach_reading,
+        learn_texts,
+        read_transfer,
+        said_of_others,
+        write_transfer,
+    )
 
     settings = TeachSettings(
         method=method,

@@ -72,8 +72,7 @@ def finetune(
     """
     from lens_fv.guidance import PRESETS
     from lens_fv.tasks import TEMPLATES, load_task
-    from lens_fv.training import FinetuneSettings
-    from lens_fv.training import finetune as train
+    from lens_fv.training import FinetuneSettings, finetune as train
     from lens_fv.vectors import FunctionVector, random_like
 
     settings = FinetuneSettings(
@@ -141,8 +140,7 @@ def average(
 
     Writes to the folder --out a run like any other, for `dynamics` and `export`.
     """
-    from lens_fv.training import FinetuneRun
-    from lens_fv.training import average as averaged
+    from lens_fv.training import FinetuneRun, average as averaged
 
     made = averaged(FinetuneRun(run), out, share=share)
     payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}

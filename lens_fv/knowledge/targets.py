@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.divergence import Direction
-from lens_fv.divergence import divergence as between
+from lens_fv.divergence import Direction, divergence as between
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.training.loop import padded
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from helpers import edits, tokens
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lens_fv.errors import LensFVError
 from lens_fv.patching import (

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import jaxtyping
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import TEMPLATES, TODD, Pair, PromptTemplate, build_prompts, few_shot, zero_shot

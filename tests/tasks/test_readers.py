@@ -3,8 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Task, load_task, read_task, write_task

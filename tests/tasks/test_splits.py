@@ -2,8 +2,7 @@ import random
 from itertools import combinations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Split, Task, split_pairs

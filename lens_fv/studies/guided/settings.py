@@ -10,8 +10,7 @@ import torch
 
 from lens_fv.guidance import PRESETS
 from lens_fv.records import Records, check_settings
-from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings
-from lens_fv.studies.instruction.settings import Study as Ground
+from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings, Study as Ground
 from lens_fv.studies.parts import note_versions
 from lens_fv.training import FinetuneSettings
 
