@@ -26,6 +26,7 @@ def decode(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the likeliest tokens.")] = 10,
     centred: Annotated[bool, typer.Option(help="Rank what sets each relation of a library apart from the others.")] = False,
+    through: Annotated[bool, typer.Option("--through", help="Through the layers behind a vector instead of straight.")] = False,
     model: ModelName = DEFAULT_MODEL,
     force: Annotated[bool, typer.Option(help="Decode vectors of another model or basis.")] = False,
     as_json: AsJson = False,
@@ -49,7 +50,7 @@ def decode(
     rows: list[dict[str, Any]] = []
     for name, vector in vectors.items():
         asked = [*(words or []), *(tasks[name].relation_words if name in tasks else ())]
-        found = read(vector, lens, top, words=asked, force=force)
+        found = read(vector, lens, top, words=asked, through=through, force=force)
         ranks = sorted(found.ranks.items(), key=lambda item: item[1])
         table.add_row(name, " ".join(map(repr, (t for t, _ in found.tokens))), ", ".join(f"{w} {r:,}" for w, r in ranks))
         rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found._asdict()})
@@ -63,6 +64,7 @@ def decode(
             {"vectors": vectors},
             splits=splits,
             centred=centred,
+            through=through,
             seed=seed or 0,
             force=force,
             progress=True,
@@ -77,7 +79,12 @@ def decode(
                     row.setdefault(r.of, {})[r.measure] = value
             summary.append({key: value for key, value in r._asdict().items() if key != "condition"})
         views.append(means)
-    emit({"model": lens.name, "vectors": rows, "centred": centred, "summary": summary}, as_json, *views, out=out)
+    emit(
+        {"model": lens.name, "vectors": rows, "centred": centred, "through": through, "summary": summary},
+        as_json,
+        *views,
+        out=out,
+    )
 
 
 def _vectors(path: Path) -> "dict[str, FunctionVector]":

@@ -13,7 +13,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
-from lens_fv.vectors.decode import first_token, ranks_of, vocabulary_logits
+from lens_fv.vectors.decode import first_token, ranks_of, vocabulary_effect, vocabulary_logits
 
 
 @torch.no_grad()
@@ -24,6 +24,7 @@ def study_decoding(
     *,
     splits: Mapping[str, Split] | None = None,
     centred: bool = False,
+    through: bool = False,
     seed: int = 0,
     force: bool = False,
     progress: bool = False,
@@ -42,6 +43,7 @@ def study_decoding(
             those with a long row in the unembedding, are high whatever is decoded; what is left sets a relation apart. Ranks
             then depend on which relations are in the study. (What a zero state decodes to would be no such baseline: nothing
             at all, in models whose norms and unembeddings have no bias.)
+        through: read vectors through the layers behind them (`vocabulary_effect`) instead of straight.
         seed: of the splits and of the bootstrap.
         force: decode vectors though their provenance does not match.
         progress: draw a progress bar.
@@ -66,7 +68,8 @@ def study_decoding(
     if not force:
         for vector in (v for row in rows for v in row):
             vector.provenance.check(model)
-    centre = sum(vocabulary_logits(model, row) for row in rows) / len(rows) if centred else 0.0
+    read = vocabulary_effect if through else vocabulary_logits
+    centre = sum(read(model, row) for row in rows) / len(rows) if centred else 0.0
     asked: list[str] = []
     relation: list[int] = []
     answer: list[bool] = []
@@ -77,7 +80,7 @@ def study_decoding(
             split = (splits or {}).get(task.name) or split_pairs(task, seed=seed)
             words = [(word, first_token(model, word)) for word in task.relation_words]
             answers = _answers(model, split)
-            logits = vocabulary_logits(model, row) - centre
+            logits = read(model, row) - centre
             ranks.append(ranks_of(logits, [token for _, token in (*words, *answers)]).cpu())
             asked += [word for word, _ in (*words, *answers)]
             relation += [i] * len(ranks[-1])
@@ -91,7 +94,7 @@ def study_decoding(
         prompts=[],
         seed=seed,
         method="decoding",
-        options={"centred": centred},
+        options={"centred": centred, "through": through},
     )
     return DecodingStudy(
         provenance=provenance,
@@ -103,6 +106,7 @@ def study_decoding(
         ranks=torch.cat(ranks),
         vocabulary=vocabulary,
         centred=centred,
+        through=through,
     )
 
 

@@ -75,7 +75,7 @@ class DecodingStudy(Artefact):
         answer: whether it is a test answer; else it names the relation.
         ranks: of its first token in the whole vocabulary; 1 is the likeliest.
         vocabulary: the number of tokens ranked.
-        centred: see `study_decoding`.
+        centred, through: see `study_decoding`.
     """
 
     relations: tuple[str, ...]
@@ -86,6 +86,7 @@ class DecodingStudy(Artefact):
     ranks: Int[Tensor, "asked conditions"]
     vocabulary: int
     centred: bool
+    through: bool = False
 
     def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:
         """A measure for every relation; not a number for relations without such words.
@@ -163,7 +164,11 @@ class DecodingStudy(Artefact):
         """See `Artefact.facts`."""
         found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
         rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found}
-        ranked = f"{len(self.asked)} in {self.vocabulary:,} tokens" + (", centred" if self.centred else "")
+        ranked = (
+            f"{len(self.asked)} in {self.vocabulary:,} tokens"
+            + ", centred" * self.centred
+            + ", through the model" * self.through
+        )
         return super().facts() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows
 
 

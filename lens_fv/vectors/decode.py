@@ -8,7 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import run_branches
+from lens_fv.patching.readout import final_states
+from lens_fv.tasks import TODD, Pair, PromptTemplate, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector
+
+NEUTRAL = ("it", "this", "that", "something")
+"""Inputs that belong to no relation."""
 
 
 class Decoded(NamedTuple):
@@ -17,7 +23,7 @@ class Decoded(NamedTuple):
     Decoding is no proxy for steering: vectors that steer well can decode to nothing readable.
 
     Attributes:
-        tokens: the likeliest tokens with their probabilities.
+        tokens: the likeliest tokens with their probabilities; read through the model, those that gain most, with gains in nats.
         ranks: for each word asked about, the rank (1 is the likeliest) of its first token, with a leading space.
         vocabulary: the number of tokens ranked.
     """
@@ -28,7 +34,15 @@ class Decoded(NamedTuple):
 
 
 @torch.no_grad()
-def decode(vector: FunctionVector, model: LensModel, k: int = 10, *, words: Sequence[str] = (), force: bool = False) -> Decoded:
+def decode(
+    vector: FunctionVector,
+    model: LensModel,
+    k: int = 10,
+    *,
+    words: Sequence[str] = (),
+    through: bool = False,
+    force: bool = False,
+) -> Decoded:
     """Decode a vector into tokens.
 
     Args:
@@ -36,6 +50,7 @@ def decode(vector: FunctionVector, model: LensModel, k: int = 10, *, words: Sequ
         model: the model it was made on.
         k: how many tokens.
         words: words whose rank is wanted: the relation's words, or its answers.
+        through: through the layers behind it instead of straight: see `vocabulary_effect`.
         force: decode it though the provenance does not match.
 
     Raises:
@@ -43,8 +58,8 @@ def decode(vector: FunctionVector, model: LensModel, k: int = 10, *, words: Sequ
     """
     if not force:
         vector.provenance.check(model)
-    logits = vocabulary_logits(model, [vector])[0]
-    top = logits.softmax(-1).topk(min(k, len(logits)))
+    logits = (vocabulary_effect if through else vocabulary_logits)(model, [vector])[0]
+    top = (logits if through else logits.softmax(-1)).topk(min(k, len(logits)))
     tokens = [(model.decode(i), p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
@@ -60,6 +75,29 @@ def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Fl
     """Vectors, their scales applied, through the final norm and the unembedding."""
     rows = torch.stack([vector.vector.to(model.device, model.dtype) * vector.scale for vector in vectors])
     return model.unembed(rows).float()
+
+
+@torch.no_grad()
+def vocabulary_effect(
+    model: LensModel, vectors: Sequence[FunctionVector], *, inputs: Sequence[str] = NEUTRAL, template: PromptTemplate = TODD
+) -> Float[Tensor, "vectors vocab"]:
+    """What vectors, added where they belong, do to the next token's log-probabilities, in nats: through all layers behind them.
+
+    A mean over zero-shot prompts whose input says nothing, so that what comes out is the vector's and not an answer's.
+
+    Args:
+        model: the model.
+        vectors: of the model.
+        inputs: that say nothing.
+        template: of the prompts.
+    """
+    prompts = [model.encode(zero_shot(Pair(word, (word,)), template=template).text) for word in inputs]
+    states = run_branches(model, prompts, [[], *(vector.edits() for vector in vectors)], readout=final_states)[:, :, 0]
+    gains = torch.zeros(len(vectors), model.d_vocab, device=model.device)
+    for row in states:  # a prompt at a time: all vocabularies at once would be large
+        logprobs = model.unembed(row).float().log_softmax(-1)
+        gains += (logprobs[1:] - logprobs[:1]) / len(prompts)
+    return gains
 
 
 def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> Int[Tensor, "tokens vectors"]:

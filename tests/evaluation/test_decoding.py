@@ -13,6 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import DecodingStudy, bootstrap_interval, load_artefact, study_decoding
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector, decode
+from lens_fv.vectors.decode import vocabulary_effect
 
 
 def vector_of(model, values, name="planted") -> FunctionVector:
@@ -176,3 +177,26 @@ def test_what_cannot_be_studied_is_refused(tiny_model, tasks):
     ]:
         with pytest.raises(LensFVError, match=said):
             ask()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_through_the_model_is_what_forwards_with_the_vector_say(tiny_model, tasks, architecture):
+    model = tiny_model(architecture)
+    vectors = drawn(model, tasks, 0)
+    found = vocabulary_effect(model, list(vectors.values()), inputs=("a", "bc"))
+    for vector, gain in zip(vectors.values(), found, strict=True):
+        expected = torch.zeros_like(gain)
+        for word in ("a", "bc"):
+            tokens = torch.tensor([model.encode(f"Q: {word}\nA:")])
+            plain = model.forward(tokens)[0, -1].log_softmax(-1)
+            with vector.applied(model):
+                expected += (model.forward(tokens)[0, -1].log_softmax(-1) - plain) / 2
+        torch.testing.assert_close(gain, expected, atol=1e-3, rtol=1e-3)
+    study = study_decoding(model, tasks, {"given": vectors}, through=True)
+    first = vocabulary_effect(model, [vectors["one"]])[0]
+    token = model.encode(" first", bos=False)[0]
+    assert int(study.ranks[0, 0]) == sorted_rank(first, token)
+    assert study.provenance.options["through"] and "through the model" in repr(study)
+    read = decode(vectors["one"], model, 3, words=("first",), through=True)
+    assert read.ranks["first"] == int(study.ranks[0, 0])
+    assert read.tokens[0][1] == pytest.approx(float(first.max()), abs=1e-4)

@@ -1,5 +1,6 @@
 """Do vectors decode into their relation's words?"""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -7,6 +8,13 @@ from lens_fv.evaluation import study_decoding
 from lens_fv.evaluation.ranks import Measure, Of
 from lens_fv.studies.relational.settings import Study
 
+HOW: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "centred": {"centred": True},
+    "through": {"through": True},
+    "through, centred": {"through": True, "centred": True},
+}
+"""Ways to read vectors: straight or through the layers behind them, all of it or what sets a relation apart."""
 MEASURES: tuple[Measure, ...] = ("median_rank", "best_reciprocal", "hit10")
 
 
@@ -14,15 +22,13 @@ def decode(study: Study) -> None:
     """Ranks of relation words and answers in what extracted and tuned vectors decode to; a record is a seed's."""
     records = study.records("decoding")
     for seed in study.settings.seeds:
-        for centred in (False, True):
-            records.once(f"{seed}/{'centred' if centred else 'plain'}", partial(_decoded, study, seed, centred))
+        for how, options in HOW.items():
+            records.once(f"{seed}/{how}", partial(_decoded, study, seed, options))
 
 
-def _decoded(study: Study, seed: int, centred: bool) -> dict[str, Any]:
+def _decoded(study: Study, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     vectors = {"extracted": study.library("extracted", seed), "tuned": study.library("tuned", seed)}
-    found = study_decoding(
-        study.model, list(study.tasks.values()), vectors, centred=centred, seed=seed, progress=study.progress
-    )
+    found = study_decoding(study.model, list(study.tasks.values()), vectors, **options, seed=seed, progress=study.progress)
     pairs: list[tuple[Of, Measure]] = [(of, measure) for of in get_args(Of) for measure in MEASURES]
     return {
         "results": [found.mean(c, measure, of=of)._asdict() for of, measure in pairs for c in found.conditions],

@@ -10,6 +10,7 @@ from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_val
 from lens_fv.studies.relational.page.pooling import Structure, structures, transfers, typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import DECODING, TAXONOMIES, TRANSFER, TYPICALITY
+from lens_fv.studies.relational.reading import HOW
 
 Record = Mapping[str, object]
 
@@ -66,8 +67,10 @@ def decoding(runs: Sequence[Recorded]) -> list[Block]:
     sheet: list[list[object]] = []
     for run, records in having(runs, "decoding"):
         rows: list[list[object]] = []
-        for how in ("plain", "centred"):
-            seeds = {key.split("/")[0]: found for key, found in records.items() if key.endswith(f"/{how}")}
+        for how in HOW:
+            seeds = {key.split("/")[0]: found for key, found in records.items() if key.split("/", 1)[1] == how}
+            if not seeds:
+                continue
             means = [row for found in seeds.values() for row in found["results"]]
             sheet += [
                 [

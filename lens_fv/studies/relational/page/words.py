@@ -47,7 +47,8 @@ DECODING = """\
 ## What vectors decode into
 
 Vectors through the model's unembedding: ranks, in the whole vocabulary, of words that name the relation and of its
-test answers. Centred: less the mean over relations. Each seed is tested by itself (Wilcoxon's signed ranks over
+test answers. Through: not straight, but what a vector adds to log-probabilities behind all layers, on prompts whose
+input says nothing. Centred: less the mean over relations. Each seed is tested by itself (Wilcoxon's signed ranks over
 relations): means are over seeds, the interval reaches over those of all seeds, p is the largest. Decoding is no proxy
 for steering."""
 
