@@ -118,6 +118,7 @@ class Study:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
         about = {"model": model.name, "revision": model.revision, **asdict(settings)}
+        about["semeval"] = settings.semeval and Path(settings.semeval).name  # wherever it lies
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, weights=str(model.dtype).removeprefix("torch."))
 
