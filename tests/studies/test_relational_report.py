@@ -323,3 +323,11 @@ def test_the_command_runs_a_part(model_folder, tmp_path, monkeypatch, capsys, no
 def test_nothing_to_report_on_is_refused(tmp_path):
     with pytest.raises(LensFVError, match="no studies are given"):
         write_relational_report({}, tmp_path)
+
+
+def test_the_command_says_how_products_were_computed(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    run = Recorded("model", tmp_path)
+    assert run.as_run("lens-fv reproduce relational") == "lens-fv reproduce relational"
+    (tmp_path / "versions.json").write_text(json.dumps({"matmul": "medium"}))
+    assert run.as_run("lens-fv reproduce relational") == "lens-fv --matmul medium reproduce relational"

@@ -44,6 +44,11 @@ class RecordedStudy:
         """Versions of packages, and the like."""
         return self.part("versions")
 
+    def as_run(self, command: str) -> str:
+        """A command with the precision of products that the study was made with."""
+        precision = self.made_with.get("matmul")
+        return command.replace("lens-fv ", f"lens-fv --matmul {precision} ", 1) if precision else command
+
     @property
     def slug(self) -> str:
         """The name, as part of a file's."""

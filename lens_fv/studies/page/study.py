@@ -48,7 +48,9 @@ def opening(runs: Sequence[RecordedStudy], title: str, how: str, *, files: Colle
         files: settings that may be paths; only their names are shown.
     """
     names = [run.name for run in runs]
-    commands = [run.command or f"# {run.name}: run from Python, with the settings below" for run in runs]
+    commands = [
+        run.as_run(run.command) if run.command else f"# {run.name}: run from Python, with the settings below" for run in runs
+    ]
     rows: list[list[object]] = []
     for key in (key for key in runs[0].settings if key != "model"):
         values = [run.settings.get(key) for run in runs]

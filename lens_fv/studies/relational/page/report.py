@@ -41,7 +41,7 @@ def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
 
 def _opening(runs: Sequence[Recorded]) -> list[Block]:
     ran, first = command(runs), runs[0].settings
-    how = f"```sh\n{ran}\n```" if ran else "The studies were run from Python, with the settings below."
+    how = f"```sh\n{runs[0].as_run(ran)}\n```" if ran else "The studies were run from Python, with the settings below."
     rows: list[list[object]] = [["revision", *(run.settings["revision"] for run in runs)]]
     for key in (k for k in first if k not in ("model", "revision", "few")):
         rows.append([key, *(_setting(run.settings.get(key)) for run in runs)])
