@@ -9,14 +9,11 @@ from typing import Any
 import torch
 
 from lens_fv.errors import LensFVError
+from lens_fv.guidance.guide import IGNORED
 from lens_fv.tasks import Pair, Task, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.encoding import Encoder
 from lens_fv.training.loop import padded
 from lens_fv.training.settings import FinetuneSettings
-
-IGNORED = -100
-"""The label of a token that is no target (PyTorch's cross entropy)."""
-
 
 Example = dict[str, list[int]]
 
