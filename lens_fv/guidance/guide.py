@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_fv.divergence import divergence
+from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
 from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.settings import GuideSettings
@@ -135,8 +135,8 @@ class Guide(nn.Module):
             taught = steered[rows, at] if steered.ndim == 3 else steered
             found["distill"] = self._opens("distill", self._apart(logits[rows, at], taught).mean(), s.distill_gate) * s.distill
         if s.distill_all and steered is not None:
-            seen = inputs["attention_mask"].to(logits.dtype) if "attention_mask" in inputs else 1.0
-            apart = (self._apart(logits, steered) * seen).sum(-1).mean()
+            seen = inputs["attention_mask"].flatten() if "attention_mask" in inputs else 1
+            apart = (self._apart(logits.flatten(0, 1), steered.flatten(0, 1)) * seen).sum() / len(logits)
             found["distill_all"] = self._opens("distill_all", apart, s.distill_gate) * s.distill_all
         if s.heads:
             apart = [self._opens("heads", self._distance(head, written[head], plain[head]), s.heads_gate) for head in plain]
@@ -149,14 +149,13 @@ class Guide(nn.Module):
 
     def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
         name = f"{head[0]}-{head[1]}"
-        own = _wide(student)
+        own = in_single(student)
         mapped = own @ self.maps[name].T.to(own.dtype) if name in self.maps else own
-        return (mapped - _wide(teacher)).square().mean()
+        return (mapped - in_single(teacher)).square().mean()
 
     def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
         s = self.settings
-        p, q = ((_wide(each) / s.temperature).log_softmax(-1) for each in (teacher, student))
-        return divergence(p, q, s.direction)
+        return divergence_of_logits(teacher, student, s.direction, temperature=s.temperature)
 
     def _opens(self, name: str, value: Tensor, gate: float) -> Tensor:
         """The value, or 0 where it does not pass its gate."""
@@ -199,11 +198,6 @@ def _check_checkpointing(model: nn.Module, settings: GuideSettings) -> None:
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise LensFVError("guide with gradient checkpointing: what is run again would miss the hooks; turn it off")
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In single precision at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:
