@@ -11,14 +11,12 @@ import torch
 from lens_fv.cli.app import execute
 from lens_fv.composition import fit_confidence, separation
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import bootstrap_interval
+from lens_fv.statistics import Estimate, bootstrap_interval
+from lens_fv.studies.relational.page.claims import claims, verdict
 from lens_fv.studies.relational.page.pooling import (
     Scores,
     analogy_scores,
-    foreseen,
     result_scores,
-    structures,
-    transfers,
     tuning_scores,
     typicality_scores,
 )
@@ -26,6 +24,7 @@ from lens_fv.studies.relational.page.recorded import Recorded, command
 from lens_fv.studies.relational.page.report import write_relational_report
 from lens_fv.studies.relational.page.sections import beats
 from lens_fv.studies.relational.page.solved import variant_scores
+from lens_fv.studies.relational.page.summaries import decoded, foreseen, structures, transfers
 from lens_fv.studies.relational.settings import FEW, RelationalSettings
 
 NAMES = ("antonym", "capitalize", "present-past", "singular-plural")
@@ -224,6 +223,27 @@ def no_chrome(monkeypatch, tmp_path):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-chrome"))
 
 
+def test_claims_hold_fail_or_do_not_show(folder):
+    said = {Estimate(0.2, 0.1, 0.3, 4): "holds", Estimate(-0.2, -0.3, -0.1, 4): "opposite", Estimate(0.1, -0.1, 0.3, 4): "not"}
+    for found, word in said.items():
+        assert word in verdict(found)
+    tuned, extracted = (ACCURACY[:, :3, CONDITIONS.index(c)].mean(0) for c in ("tuned", "extracted"))
+    title, page = claims([Recorded("tiny", folder)])
+    last = (ACCURACY[0, 3, CONDITIONS.index("tuned")] - ACCURACY[0, 3, CONDITIONS.index("extracted")]).item()
+    mean = np.mean([*(tuned - extracted), last])
+    assert title.startswith("## What holds")
+    assert f"| (a) completes | tuned - extracted, first token (points) | {100 * mean:+.0f} [" in page
+    assert "| (c) agrees with people | tuned - extracted, typicality by log-probability |" in page
+    assert "(b)" not in page  # these records have no ranks of that kind
+
+
+def test_ranks_are_means_over_seeds_with_the_widest_interval():
+    found = decoded(RECORDS["decoding"], "plain", "words", "hit10")
+    assert (found.extracted, found.tuned) == pytest.approx((0.2, 0.5))
+    assert found.difference == pytest.approx((0.2, -1, 1, 4)) and found.p == 0.5
+    assert decoded(RECORDS["decoding"], "through", "words", "hit10") is None
+
+
 def test_the_page_has_the_numbers_and_links_what_is_there(folder, tmp_path, no_chrome):
     out = tmp_path / "results"
     page = write_relational_report({"tiny": folder}, out)
@@ -266,7 +286,7 @@ def test_parts_that_were_not_run_leave_their_sections_out(part, folder, tmp_path
         name: [line for line in text.splitlines() if line.startswith("## ")]
         for name, text in {"whole": whole, "less": less}.items()
     }
-    assert len(titles["whole"]) == 11
+    assert len(titles["whole"]) == 12
     assert len(titles["whole"]) - len(titles["less"]) == (2 if part == "completion" else 1)
 
 

@@ -1,18 +1,22 @@
 """The page's sections on what vectors are: transfer, decoding, agreement with people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, get_args
 
 import numpy as np
 
+from lens_fv.evaluation.ranks import Of
 from lens_fv.plotting import interval_dots, transfer_heatmap
 from lens_fv.statistics import estimate
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, table
-from lens_fv.studies.relational.page.pooling import Structure, structures, transfers, typicality_scores
+from lens_fv.studies.relational.page.pooling import typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
+from lens_fv.studies.relational.page.summaries import Structure, decoded, structures, transfers
 from lens_fv.studies.relational.page.words import DECODING, TAXONOMIES, TRANSFER, TYPICALITY
 from lens_fv.studies.relational.reading import HOW
 
-Record = Mapping[str, object]
+Record = Mapping[str, Any]
 
 
 def transfer(runs: Sequence[Recorded]) -> list[Block]:
@@ -67,42 +71,29 @@ def decoding(runs: Sequence[Recorded]) -> list[Block]:
     sheet: list[list[object]] = []
     for run, records in having(runs, "decoding"):
         rows: list[list[object]] = []
-        for how in HOW:
-            seeds = {key.split("/")[0]: found for key, found in records.items() if key.split("/", 1)[1] == how}
-            if not seeds:
-                continue
-            means = [row for found in seeds.values() for row in found["results"]]
-            sheet += [
-                [
-                    run.name,
-                    seed,
-                    how,
-                    *(row[k] for k in ("of", "measure", "condition", "mean", "low", "high")),
-                    row.get("p"),
-                    row["n"],
-                ]
-                for seed, found in seeds.items()
-                for row in [*found["results"], *({**d, "condition": "tuned - extracted"} for d in found["differences"])]
-            ]
-            differences = [row for found in seeds.values() for row in found["differences"]]
-            for of, measure in dict.fromkeys((row["of"], row["measure"]) for row in differences):
-                own = [row for row in differences if (row["of"], row["measure"]) == (of, measure)]
-                by = {
-                    c: float(np.mean([r["mean"] for r in means if (r["condition"], r["of"], r["measure"]) == (c, of, measure)]))
-                    for c in ("extracted", "tuned")
-                }
-                low, high = min(r["low"] for r in own), max(r["high"] for r in own)
+        sheet += _ranks(run.name, records)
+        for how, of, measure in product(HOW, get_args(Of), MEASURES):
+            if found := decoded(records, how, of, measure):
                 digits = ".0f" if measure == "median_rank" else ".3f"
-                mean = float(np.mean([r["mean"] for r in own]))
-                difference = f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
-                row = [how, of, MEASURES.get(measure, measure), *(f"{value:{digits}}" for value in by.values()), difference]
-                rows.append([*row, p_value(max(r["p"] for r in own)), own[0]["n"]])
+                d = found.difference
+                said = [f"{found.extracted:{digits}}", f"{found.tuned:{digits}}"]
+                said += [f"{d.mean:+{digits}} [{d.low:+{digits}}, {d.high:+{digits}}]", p_value(found.p)]
+                rows.append([how, of, MEASURES[measure], *said, found.n])
         header = ["logits", "of", "measure", "extracted", "tuned", "tuned - extracted", "p", "relations"]
         blocks += [f"### {run.name}", table(header, rows, words=3)]
     if not blocks:
         return []
     columns = ("model", "seed", "logits", "of", "measure", "condition", "mean", "low", "high", "p", "n")
     return [DECODING, *blocks, Sheet("decoding", columns, sheet)]
+
+
+def _ranks(name: str, records: Record) -> Iterator[list[object]]:
+    """Seed by seed."""
+    for key, found in records.items():
+        seed, how = key.split("/", 1)
+        for row in [*found["results"], *({**d, "condition": "tuned - extracted"} for d in found["differences"])]:
+            columns = (row[k] for k in ("of", "measure", "condition", "mean", "low", "high"))
+            yield [name, seed, how, *columns, row.get("p"), row["n"]]
 
 
 MEASURES = {

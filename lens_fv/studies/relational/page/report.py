@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lens_fv.studies.page.markdown import Block, table
 from lens_fv.studies.page.study import write_study_page
+from lens_fv.studies.relational.page.claims import claims
 from lens_fv.studies.relational.page.insides import alignment, decoding, transfer
 from lens_fv.studies.relational.page.recorded import Recorded, command
 from lens_fv.studies.relational.page.sections import completion, per_relation
@@ -13,7 +14,7 @@ from lens_fv.studies.relational.page.ways import carrying, kinds, lists, tuning
 from lens_fv.studies.relational.page.words import HOW
 from lens_fv.studies.relational.run import PARTS
 
-SECTIONS = (completion, tuning, kinds, lists, transfer, carrying, decoding, alignment, analogies, per_relation)
+SECTIONS = (claims, completion, tuning, kinds, lists, transfer, carrying, decoding, alignment, analogies, per_relation)
 
 
 def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:

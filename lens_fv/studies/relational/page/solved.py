@@ -5,8 +5,9 @@ from typing import Any
 
 from lens_fv.plotting import interval_dots
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, points, table
-from lens_fv.studies.relational.page.pooling import Foreseen, Scores, analogy_scores, folds, foreseen
+from lens_fv.studies.relational.page.pooling import Scores, analogy_scores, folds
 from lens_fv.studies.relational.page.recorded import Recorded, having
+from lens_fv.studies.relational.page.summaries import Foreseen, foreseen
 from lens_fv.studies.relational.page.words import ANALOGIES, CONFIDENCE, labelled
 from lens_fv.studies.relational.solving import FOLDS
 

@@ -8,6 +8,12 @@ in brackets, its 95 % bootstrap interval over relations: what another set of rel
 taken relation by relation. Numbers of test pairs differ between relations, which all count the same. "–" is what was
 not measured."""
 
+CLAIMS = """\
+## What holds
+
+Each claim as a difference that should be above 0, with its interval: it holds if all of the interval is above. The
+composite is the one with a fitted temperature, on relations that no map has seen."""
+
 COMPLETION = """\
 ## Completion
 
