@@ -20,7 +20,7 @@ from lens_fv.training import FinetuneSettings
 SEQUENCES: Mapping[str, tuple[str, ...]] = {
     "forms": ("singular-plural", "verb-agent", "present-past"),
     "facts": ("country-capital", "person-occupation", "country-demonym"),
-    "mixed": ("antonym", "number-digits", "adjective-comparative"),
+    "mixed": ("antonym", "element-symbol", "adjective-comparative"),
 }
 """Word forms, facts, and some of each; every sequence's tasks are held out from the others."""
 MIXTURE = FinetuneSettings(mixed=True, n_examples=120, learning_rate=1e-3, n_checkpoints=2)
