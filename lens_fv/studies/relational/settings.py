@@ -20,7 +20,7 @@ FEW = (
     "person-occupation",
     "antonym",
     "object-color",
-    "number-digits",
+    "capitalize",
     "english-french",
 )
 """Relations of every group, each with at least 40 training pairs: what is varied is varied on these."""
