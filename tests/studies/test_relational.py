@@ -54,7 +54,7 @@ def run(model, tmp_path_factory):
 def test_every_part_leaves_its_records(run):
     study, folder = run
     n, seeds, few = len(NAMES), 2, 2
-    expected = {"completion": n * seeds, "transfer": n, "analogies": 7, "decoding": 8, "kinds": few}
+    expected = {"completion": n * seeds, "transfer": n, "analogies": 16, "decoding": 8, "kinds": few}
     expected |= {"carrying": few, "tuning": 2 + 2 + 3, "alignment": seeds, "lists": 6}
     assert set(expected) == set(PARTS)
     for part, count in expected.items():

@@ -110,7 +110,8 @@ RECORDS = {
     "analogies": {
         **{f"{i}/relations": fold(NAMES[i::3]) for i in range(3)},
         "0/pairs": fold(NAMES[:2]),
-        "0/variants": {"top 1": fold(NAMES[0::3]), "untuned": fold(NAMES[0::3], (*SOLVED, "lengthened"))},
+        "0/variants/top 1": fold(NAMES[0::3]),
+        "0/variants/untuned": fold(NAMES[0::3], (*SOLVED, "lengthened")),
     },
 }
 
@@ -183,7 +184,7 @@ def test_analogies_are_pooled_over_folds():
         "the same, lengthened",
     ]
     assert variants.mean("composite").mean == pytest.approx(np.mean([scores.by_relation("composite")[n] for n in NAMES[0::3]]))
-    lengthened = np.array(records["0/variants"]["untuned"]["logprob"])[:, 3].reshape(2, 3).mean(1)
+    lengthened = np.array(records["0/variants/untuned"]["logprob"])[:, 3].reshape(2, 3).mean(1)
     assert variants.mean("the same, lengthened").mean == pytest.approx(lengthened.mean())
 
 

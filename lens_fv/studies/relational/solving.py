@@ -1,7 +1,7 @@
 """Do composites solve analogies of relations that are new to them?"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,15 @@ FOLDS = 3
 def solve(study: Study) -> None:
     """Fit maps on two thirds of the relations, and solve analogies of the last third and of the training relations' test pairs.
 
-    A record is a fold's: results, the same for near and far analogies, and per analogy what is needed to pool the folds.
+    A record is a fold's, or a variant's: per analogy what is needed to pool the folds.
     """
     records = study.records("analogies")
     for fold in range(FOLDS):
         records.once(f"{fold}/relations", partial(_solved, study, fold, _held_out(study, fold)))
         records.once(f"{fold}/pairs", partial(_solved, study, fold, _trained(study, fold)[fold::FOLDS]))
-    records.once("0/variants", partial(_variants, study, 0))
+    problems = _problems(study, _held_out(study, 0))
+    for name, options in _variants(study, problems).items():
+        records.once(f"0/variants/{name}", partial(_varied, study, problems, options))
 
 
 def _held_out(study: Study, fold: int) -> list[str]:
@@ -86,23 +88,41 @@ def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
     }
 
 
-def _variants(study: Study, fold: int) -> dict[str, Any]:
-    """The fold's held-out relations by other means: few weights, more pairs, fewer vectors, untuned ones, probabilities."""
-    problems, tuned, seed = _problems(study, _held_out(study, fold)), _basis(study), study.settings.seeds[0]
-    layer = tuned[tuned.names[0]].layer
-    untuned = study.library("extracted", seed).at(layer)
+def _variants(study: Study, problems: Sequence[Analogy]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Other means: few weights, more pairs, fewer vectors, untuned ones, probabilities. Options, made when they are needed."""
+    seed = study.settings.seeds[0]
+    return {
+        **{f"top {k}": partial(dict, top_k=k) for k in (1, 3, 10)},
+        **{f"{n} pairs": lambda n=n: {"sources": several_sources(problems, n, seed=seed)} for n in (2, 4, 8)},
+        **{f"1/{share} of the basis": lambda share=share: {"library": _part(study, share)} for share in (2, 4)},
+        "untuned": lambda: _untuned(study),
+        "scores": lambda: {
+            "maps": {
+                "probability": plain_map(study.model, _basis(study).basis(study.model), score="prob", temperature=PROBABILITY)
+            }
+        },
+    }
+
+
+def _part(study: Study, share: int) -> VectorLibrary:
+    """Some of the basis, at random."""
+    tuned = _basis(study)
+    names = random.Random(study.settings.seeds[0]).sample(tuned.names, len(tuned))
+    return tuned.filter(names[: max(2, len(names) // share)])
+
+
+def _untuned(study: Study) -> dict[str, Any]:
+    """Extracted vectors at the tuned ones' layer, as they are and as long as those."""
+    tuned = _basis(study)
+    untuned = study.library("extracted", study.settings.seeds[0]).at(tuned[tuned.names[0]].layer)
     rows, ours = untuned.basis(study.model), tuned.basis(study.model)
     longer = float(ours.vectors.norm(dim=-1).mean() / rows.vectors.norm(dim=-1).mean())
-    names = random.Random(seed).sample(tuned.names, len(tuned))
-    runs: dict[str, dict[str, Any]] = {
-        **{f"top {k}": {"top_k": k} for k in (1, 3, 10)},
-        **{f"{n} pairs": {"sources": several_sources(problems, n, seed=seed)} for n in (2, 4, 8)},
-        **{f"1/{share} of the basis": {"library": tuned.filter(names[: max(2, len(names) // share)])} for share in (2, 4)},
-        "untuned": {"library": untuned, "maps": {"lengthened": plain_map(study.model, rows, scale=longer)}},
-        "scores": {"maps": {"probability": plain_map(study.model, ours, score="prob", temperature=PROBABILITY)}},
-    }
-    plain: dict[str, Any] = {"library": tuned, "analogies": problems, "seed": seed, "progress": study.progress}
-    return {name: _kept(evaluate_analogies(study.model, **(plain | options))) for name, options in runs.items()}
+    return {"library": untuned, "maps": {"lengthened": plain_map(study.model, rows, scale=longer)}}
+
+
+def _varied(study: Study, problems: Sequence[Analogy], options: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    given: dict[str, Any] = {"library": _basis(study), "seed": study.settings.seeds[0], "progress": study.progress} | options()
+    return _kept(evaluate_analogies(study.model, analogies=problems, **given))
 
 
 PROBABILITY = 10.0

@@ -98,28 +98,24 @@ def typicality_scores(records: Record) -> Scores:
     )
 
 
-def analogy_scores(records: Record, part: str, measure: str, *, far: bool | None = None, variant: str | None = None) -> Scores:
+def analogy_scores(records: Record, part: str, measure: str, *, far: bool | None = None) -> Scores:
     """Of all folds together; an analogy is a repetition.
 
     Args:
         records: of the part analogies.
-        part: "relations" (that no map has seen), "pairs" (new ones of relations that maps have seen) or "variants".
+        part: "relations" (that no map has seen), "pairs" (new ones of relations that maps have seen), or "variants/" and one.
         measure: "top1", "full", "logprob", "choice" or "calibrated".
         far: only analogies whose A and C are far apart, or near.
-        variant: which, of "variants".
     """
     return Scores.of(
         (condition, name, f"{fold}/{i}", value)
-        for fold, found in folds(records, part, variant)
+        for fold, found in folds(records, part)
         for i, (name, is_far, row) in enumerate(zip(found["relations"], found["far"], found[measure], strict=True))
         if far is None or is_far == far
         for condition, value in zip(found["conditions"], row, strict=True)
     )
 
 
-def folds(records: Record, part: str, variant: str | None = None) -> list[tuple[str, Record]]:
+def folds(records: Record, part: str) -> list[tuple[str, Record]]:
     """The folds of a part that there are, in their order."""
-    found = {key.split("/")[0]: value for key, value in sorted(records.items()) if key.endswith(f"/{part}")}
-    if variant is None:
-        return list(found.items())
-    return [(fold, value[variant]) for fold, value in found.items() if variant in value]
+    return [(fold, value) for key, value in sorted(records.items()) for fold, own in [key.split("/", 1)] if own == part]

@@ -113,7 +113,7 @@ def _near_and_far(name: str, records: Mapping[str, Any]) -> list[Block]:
 
 
 def _variants(name: str, records: Mapping[str, Any]) -> list[Block]:
-    if not folds(records, "variants"):
+    if not _tried(records):
         return []
     scores = {measure: variant_scores(records, measure) for measure in ("top1", "logprob")}
     conditions = scores["top1"].conditions
@@ -129,13 +129,13 @@ def variant_scores(records: Mapping[str, Any], measure: str) -> Scores:
         "composite": {name: values for name, values in whole.items() if name in tried}
     }
     for said, (variant, condition) in VARIANTS.items():
-        found[said] = analogy_scores(records, "variants", measure, variant=variant).values.get(condition, {})
+        found[said] = analogy_scores(records, f"variants/{variant}", measure).values.get(condition, {})
     return Scores({name: values for name, values in found.items() if values})
 
 
 def _tried(records: Mapping[str, Any]) -> set[str]:
     """Relations on which variants were tried."""
-    return {name for _, variants in folds(records, "variants") for run in variants.values() for name in run["relations"]}
+    return {name for key, found in records.items() if key.split("/")[1] == "variants" for name in found["relations"]}
 
 
 def _foreseen(found: Foreseen | str) -> str:
@@ -148,7 +148,8 @@ def _foreseen(found: Foreseen | str) -> str:
 def _sheet(runs_with: Sequence[tuple[Recorded, Mapping[str, Any]]]) -> Sheet:
     rows: list[Sequence[object]] = []
     for run, records in runs_with:
-        for part in (p for p in (*PARTS, "variants") if folds(records, p)):
+        parts = [part for part in PARTS if folds(records, part)] + ["variants"] * bool(_tried(records))
+        for part in parts:
             means = {measure: _of(records, part, measure) for measure in MEASURES}
             for condition in means["top1"].conditions:
                 by = [scores.by_relation(condition) for scores in means.values()]
