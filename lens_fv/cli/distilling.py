@@ -20,6 +20,7 @@ def distill(
         Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
     ] = None,
     sentences: Sentences = 10,
+    definitions: Annotated[int, typer.Option(min=0, help="How often each definition is among the sentences.")] = 2,
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
         typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
@@ -55,6 +56,7 @@ def distill(
     """
     from lens_fv.knowledge import (
         TeachSettings,
+        TransferSet,
         distill as teach_reading,
         learn_texts,
         read_transfer,
@@ -79,18 +81,20 @@ def distill(
     asked = chosen_entities(entities, entity)
     lens = open_model(model, device, dtype)
     shared: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
+    written: TransferSet | None = None
     if teach == "definition":
-        written, delta = None, learn_texts(lens, asked, [[each.definition] for each in asked], settings, **shared)
+        texts = TransferSet({each.key: (each.definition,) for each in asked})
     else:
         if transfer:
             written = read_transfer(transfer)
         else:
             written = write_transfer(lens, asked, n=sentences, seed=seed, path=out / TRANSFER, progress=True)
-        if teach == "reading":
-            others = said_of_others(asked, written, seed=seed) if anchors else ()
-            delta = teach_reading(lens, asked, written, settings, anchors=others, **shared)
-        else:
-            delta = learn_texts(lens, asked, [written.sentences.get(each.key, ()) for each in asked], settings, **shared)
+        texts = written.with_definitions(asked, times=definitions)
+    shared["anchors"] = said_of_others(asked, texts, seed=seed) if anchors else ()
+    if teach == "reading":
+        delta = teach_reading(lens, asked, texts, settings, **shared)
+    else:
+        delta = learn_texts(lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, **shared)
     path = delta.save(out / UPDATE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     payload = {

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,8 @@ def distill(
                 skipped["no mention"] += 1
             else:
                 lessons.append(lesson)
-    if lessons:
-        lessons += [lesson for text in anchors if (lesson := text_lesson(model, "", text))]
-    with progress_bar("reading definitions", len(lessons), show=progress) as tick:
-        targets = teacher_targets(
-            plain_model(model),
-            lessons,
-            pad=pad_token(model.tokenizer),
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            tick=tick,
-        )
+    lessons += _anchored(model, anchors if lessons else ())
+    targets = _read(model, lessons, settings, progress)
     return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress)
 
 
@@ -94,6 +85,7 @@ def learn_texts(
     texts: Sequence[Sequence[str]],
     settings: TeachSettings | None = None,
     *,
+    anchors: Sequence[str] = (),
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> WeightDelta:
@@ -103,7 +95,8 @@ def learn_texts(
         model: see `distill`.
         entities: what the texts are about.
         texts: of each entity.
-        settings: see `distill`; `where`, `direction`, `temperature` and `top_k` do not count.
+        settings: see `distill`; `where`, `direction` and `temperature` do not count, and `top_k` for anchors alone.
+        anchors: see `distill`.
         folder: see `distill`.
         progress: draw progress bars.
 
@@ -117,8 +110,27 @@ def learn_texts(
     found = [text_lesson(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
     lessons = [lesson for lesson in found if lesson is not None]
     skipped = Counter({"no sentence": len(found) - len(lessons)})
-    plain = TeachSettings(**{**asdict(settings), "direction": "forward", "temperature": 1.0})
-    return _taught(model, entities, lessons, token_targets(lessons), skipped, plain, "texts", folder, progress)
+    plain = replace(settings, direction="forward", temperature=1.0)
+    kept = _anchored(model, anchors if lessons else ())
+    targets = [*token_targets(lessons), *_read(model, kept, plain, progress)]
+    return _taught(model, entities, [*lessons, *kept], targets, skipped, plain, "texts", folder, progress)
+
+
+def _anchored(model: LensModel, anchors: Sequence[str]) -> list[Lesson]:
+    return [lesson for text in anchors if (lesson := text_lesson(model, "", text))]
+
+
+def _read(model: LensModel, lessons: Sequence[Lesson], settings: TeachSettings, progress: bool) -> list[Target]:
+    """What the model itself says, where it reads definitions."""
+    with progress_bar("reading definitions", len(lessons), show=progress) as tick:
+        return teacher_targets(
+            plain_model(model),
+            lessons,
+            pad=pad_token(model.tokenizer),
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            tick=tick,
+        )
 
 
 def _taught(

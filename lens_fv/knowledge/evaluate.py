@@ -45,6 +45,8 @@ def evaluate_knowledge(
 ) -> list[KnowledgeResult]:
     """Ask about entities without and with their definitions, and with each update; and about others, which it should not touch.
 
+    Of one entity alone there is no "random_definition", which is another one's.
+
     Args:
         model: without any update.
         entities: with their probes and definitions.
@@ -57,8 +59,10 @@ def evaluate_knowledge(
         LensFVError: what `ask` and `WeightDelta.applied` raise.
     """
     results: list[KnowledgeResult] = []
-    with progress_bar("conditions", 3 + len(updates), show=progress) as tick:
-        contexts = {"base": {}, "definition": definitions(entities), "random_definition": random_definitions(entities, seed)}
+    with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:
+        contexts = {"base": {}, "definition": definitions(entities)}
+        if len(entities) > 1:
+            contexts["random_definition"] = random_definitions(entities, seed)
         for condition, context in contexts.items():
             others = ask(model, elsewhere) if elsewhere and condition == "base" else None
             results.append(KnowledgeResult(condition, ask(model, entities, context=context), others, None))

@@ -46,6 +46,27 @@ class TransferSet:
         dropped = ", ".join(f"{n} {what}" for what, n in self.dropped.items() if n) or "none"
         return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": written, "dropped": dropped}
 
+    def with_definitions(self, entities: Sequence[Entity], *, times: int = 1) -> "TransferSet":
+        """The same, and each entity's definition among its sentences, so many times.
+
+        What a model writes need not hold all of a definition. To say the definition behind the definition is to copy it: a
+        teacher that does so is sure of every word.
+
+        Args:
+            entities: whose definitions; those that do not mention their entity are left out.
+            times: how often.
+
+        Raises:
+            LensFVError: `times` is below 0.
+        """
+        if times < 0:
+            raise LensFVError(f"teach definitions {times} times: 0 or more")
+        found = dict(self.sentences)
+        for entity in entities:
+            if not unfit(entity.definition, entity, ()):
+                found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * times)
+        return dataclasses.replace(self, sentences=found)
+
     def save(self, path: str | Path) -> Path:
         """Write to `path` (JSON). The file appears whole or not at all.
 

@@ -41,6 +41,10 @@ def test_conditions_are_what_they_are_called(tiny_model):
     assert found["definition"].elsewhere is None
 
 
+def test_one_entity_has_no_other_definition(tiny_model):
+    assert [result.condition for result in evaluate_knowledge(tiny_model("llama"), few(1), {})] == ["base", "definition"]
+
+
 def test_nobody_gets_their_own_definition():
     entities = load_entities("invented")
     for seed in range(5):

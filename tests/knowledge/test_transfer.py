@@ -92,6 +92,18 @@ def test_what_is_dropped_is_counted(tiny_model, tmp_path):
     assert made.dropped["no mention"] + made.dropped["empty"] == 12
 
 
+def test_definitions_are_sentences_too():
+    known, silent = Entity("Velm", "Velm is a lake."), Entity("Orr", "A tool.")
+    plain = TransferSet({"Velm": ("Velm lies low.",)}, {"empty": 1})
+    assert plain.with_definitions([known, silent], times=2) == TransferSet(
+        {"Velm": ("Velm lies low.", "Velm is a lake.", "Velm is a lake.")}, {"empty": 1}
+    )
+    assert plain.with_definitions([known], times=0) == plain
+    assert TransferSet({}).with_definitions([known]).sentences == {"Velm": ("Velm is a lake.",)}
+    with pytest.raises(LensFVError, match="definitions -1 times"):
+        plain.with_definitions([known], times=-1)
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

@@ -56,11 +56,12 @@ def small(tmp_path_factory):
         seeds=(0,),
         entities=write(folder / "own.jsonl", NAMES),
         elsewhere=write(folder / "elsewhere.jsonl", ["Dorn", "Fenn"]),
-        outside=write(folder / "outside.jsonl", ["Gale", "Hask"]),
+        outside=write(folder / "outside.jsonl", ["Gale", "Hask", "Ives"]),
+        most_outside=2,
         n_sentences=2,
         distill=FAST,
         texts=FAST,
-        numbers=(1, 2, 6, 9),
+        numbers=(1, 2, 7, 9),
         few=(2, 1),
         n_traced=2,
         tasks=("antonym", "present-past"),
@@ -84,13 +85,14 @@ def test_every_part_leaves_its_records(run):
     study, folder = run
     assert [each.name for each in study.sources["own"]] == ["Velm", "Orla", "Brin", "Cade"]
     assert [each.name for each in study.chosen_by] == ["Tusk"]
-    assert len(records(folder, "base")) == 2 * 3
+    assert len(records(folder, "base")) == 3 + 3 + 2  # of one entity alone there is no other one's definition
+    assert {source: len(each) for source, each in study.everything.items()} == {"own": 4, "outside": 2, "more": 1}
     assert set(records(folder, "ways")) == {
         f"{source}/0/{way}"
         for source in ("own", "outside")
         for way in ("distill", "definition", "sentences", "unanchored", "other_sentences", "wrong_definition")
     }
-    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "6/0"}  # there are six entities
+    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0"}  # there are seven entities
     assert set(records(folder, "steps")) == {"1", "3"}
     assert {path.stem for path in folder.glob("trace-*")} == {"trace-base", "trace-updated", "trace-definition"}
     assert not {"unfinished", "steps"} & {path.name for path in folder.iterdir() if path.is_dir()}

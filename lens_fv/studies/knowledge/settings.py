@@ -11,7 +11,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.records import Records, check_settings
 from lens_fv.studies.parts import note_versions
 
-OWN, OUTSIDE = "own", "outside"
+OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
 TEACHING = TeachSettings(batch_size=8, learning_rate=5e-5)
@@ -25,12 +25,13 @@ class KnowledgeSettings:
         seeds: of sentences, their order and draws. What is compared with everything has all of them, the rest the first.
         entities, elsewhere: what is taught, and what should not be touched; see `load_entities`.
         outside: a file of other entities, such as Entity Inferences.
-        most_outside: of these, so many.
+        most_outside: of these, so many are taught in every way; more of them are there to be taught at once.
         every: each so manieth entity was there to choose settings by; only the others are reported on.
         keep_every: of those, each so manieth is.
         n_sentences: that the model writes about each entity.
+        n_definitions: how often its definition is among them.
         distill: how it is distilled.
-        texts: how it is fine-tuned on the same sentences, to compare; definitions are read `n_sentences` times as often.
+        texts: how it is fine-tuned on the same sentences, to compare; definitions alone are read `n_sentences` times as often.
         numbers: of entities taught at once.
         few: how many updates of one entity, and of ten, there are.
         n_traced: entities whose probes are traced.
@@ -42,10 +43,11 @@ class KnowledgeSettings:
     entities: str = "invented"
     elsewhere: str = "popular"
     outside: str | None = None
-    most_outside: int = 110
+    most_outside: int = 40
     every: int = 5
     keep_every: int = 1
     n_sentences: int = 10
+    n_definitions: int = 2
     distill: TeachSettings = TEACHING
     texts: TeachSettings = TEACHING
     numbers: tuple[int, ...] = (1, 10, 40, 150)
@@ -125,7 +127,17 @@ class Study:
         s = self.settings
         reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.every != CHOSEN_BY]
         found = {OWN: tuple(reported[:: s.keep_every])}
-        return found | ({OUTSIDE: load_entities(s.outside, by="row")[: s.most_outside]} if s.outside else {})
+        return found | ({OUTSIDE: self._outside[: s.most_outside]} if s.outside else {})
+
+    @cached_property
+    def everything(self) -> dict[str, tuple[Entity, ...]]:
+        """These, and as many more from outside as the largest number of entities at once asks for."""
+        s, n = self.settings, sum(map(len, self.sources.values()))
+        return self.sources | ({MORE: self._outside[s.most_outside :][: max(s.numbers) - n]} if n < max(s.numbers) else {})
+
+    @cached_property
+    def _outside(self) -> tuple[Entity, ...]:
+        return load_entities(self.settings.outside, by="row") if self.settings.outside else ()
 
     @cached_property
     def chosen_by(self) -> tuple[Entity, ...]:
@@ -140,5 +152,5 @@ class Study:
     def sentences(self, source: str, seed: int) -> TransferSet:
         """What the model writes about a source's entities; kept."""
         path = self.folder / f"sentences-{source}-{seed}.json"
-        n, entities = self.settings.n_sentences, self.sources[source]
+        n, entities = self.settings.n_sentences, self.everything[source]
         return write_transfer(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)

@@ -27,7 +27,7 @@ from lens_fv.studies.knowledge.settings import Study
 
 EVERYWHERE = ("distill", "definition", "sentences")
 """Ways to teach that are compared with all seeds."""
-CONTROLS = ("unanchored", "other_sentences", "wrong_definition")
+CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
 """Ways to teach with the first seed: see `_ways`."""
 CHECKPOINTS = 2
 """Of a distillation, to go on from: in the middle and at the end."""
@@ -36,8 +36,8 @@ CHECKPOINTS = 2
 def measure_base(study: Study) -> None:
     """Every source without any update: a record is a condition."""
     records = study.records("base")
-    for source, entities in study.sources.items():
-        if f"{source}/base" not in records:
+    for source, entities in study.everything.items():
+        if entities and f"{source}/base" not in records:
             for result in evaluate_knowledge(study.model, entities, {}, elsewhere=study.elsewhere, progress=study.progress):
                 records.once(f"{source}/{result.condition}", partial(said, result))
 
@@ -57,12 +57,12 @@ def compare_ways(study: Study) -> None:
 def count_entities(study: Study) -> None:
     """Distil more and more entities at once, with the first seed: a record is one update."""
     records, s = study.records("numbers"), study.settings
-    seed, everything = s.seeds[0], [each for entities in study.sources.values() for each in entities]
+    seed, everything = s.seeds[0], [each for entities in study.everything.values() for each in entities]
     groups: list[tuple[str, list[Entity]]] = []
     for n in s.numbers:
         most = {s.numbers[0]: s.few[0], s.numbers[1]: s.few[1]}.get(n, 1)
         groups += [(f"{n}/{i}", everything[i * n : (i + 1) * n]) for i in range(most) if (i + 1) * n <= len(everything)]
-    transfer = merged([study.sentences(source, seed) for source in study.sources])
+    transfer = merged([study.sentences(source, seed) for source, entities in study.everything.items() if entities])
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
         for name, entities in groups:
             _record(study, records, name, entities, partial(distilled, study, entities, transfer, seed))
@@ -78,6 +78,7 @@ def distilled(
     *,
     epochs: int | None = None,
     anchored: bool = True,
+    n_definitions: int | None = None,
 ) -> WeightDelta:
     """An update by the study's settings.
 
@@ -89,9 +90,11 @@ def distilled(
         folder: of checkpoints; see `distill`.
         epochs: default: as many as the settings say.
         anchored: with the same sentences said of others for anchors.
+        n_definitions: how often definitions are among the sentences; default: as often as the settings say.
     """
-    s = study.settings.distill
+    s, times = study.settings.distill, study.settings.n_definitions if n_definitions is None else n_definitions
     settings = replace(s, seed=seed, epochs=epochs or s.epochs, n_checkpoints=CHECKPOINTS)
+    transfer = transfer.with_definitions(entities, times=times)
     anchors = said_of_others(entities, transfer, seed=seed) if anchored else ()
     return distill(study.model, entities, transfer, settings, anchors=anchors, folder=folder, progress=study.progress)
 
@@ -133,23 +136,31 @@ def _ways(
     """Ways to teach, by name; those that distil go on from what is in a folder.
 
     "distill"; "definition" and "sentences": fine-tuning on these texts; "unanchored": distillation without anchors;
+    "anchored_definition": fine-tuning on the definition, with it said of others for anchors;
     "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
-    entity's definition.
+    entity's definition. For these two no definition is among the sentences: it would say what is right.
     """
     s, progress = study.settings, study.progress
     texts = replace(s.texts, seed=seed)
     wrong = random_definitions(entities, seed)
-    definitions = [[each.definition] for each in entities]
-    sentences = [transfer.sentences.get(each.key, ()) for each in entities]
+    own = TransferSet({each.key: (each.definition,) for each in entities})
+    definitions = list(own.sentences.values())
+    whole = transfer.with_definitions(entities, times=s.n_definitions)
+    sentences = [whole.sentences.get(each.key, ()) for each in entities]
     often = replace(texts, epochs=texts.epochs * s.n_sentences)
     others = [replace(each, definition=wrong[each.key]) for each in entities]
     return {
         "distill": lambda folder: distilled(study, entities, transfer, seed, folder),
         "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
+        "anchored_definition": lambda _: learn_texts(
+            study.model, entities, definitions, often, anchors=said_of_others(entities, own, seed=seed), progress=progress
+        ),
         "sentences": lambda _: learn_texts(study.model, entities, sentences, texts, progress=progress),
         "unanchored": lambda folder: distilled(study, entities, transfer, seed, folder, anchored=False),
-        "other_sentences": lambda folder: distilled(study, entities, _exchanged(entities, transfer), seed, folder),
-        "wrong_definition": lambda folder: distilled(study, others, transfer, seed, folder),
+        "other_sentences": lambda folder: distilled(
+            study, entities, _exchanged(entities, transfer), seed, folder, n_definitions=0
+        ),
+        "wrong_definition": lambda folder: distilled(study, others, transfer, seed, folder, n_definitions=0),
     }
 
 

@@ -13,6 +13,7 @@ WAYS = {
     "sentences": "fine-tuning on the sentences",
     "definition": "fine-tuning on the definition",
     "unanchored": "distillation without anchors",
+    "anchored_definition": "fine-tuning on the definition, with anchors",
     "other_sentences": "distillation on others' sentences",
     "wrong_definition": "distillation of a wrong definition",
 }
@@ -106,9 +107,7 @@ def numbers(run: Recorded) -> list[Block]:
     records = run.part("numbers")
     if not records:
         return []
-    rows_of = [row for source in run.sources for row in run.part("base")[f"{source}/base"]["scores"]]
-    read_of = [row for source in run.sources for row in run.part("base")[f"{source}/definition"]["scores"]]
-    base, read = KnowledgeScores.of_rows(rows_of), KnowledgeScores.of_rows(read_of)
+    base, read = run.everything("base"), run.everything("definition")
     rows: list[list[object]] = []
     lines: dict[str, dict[float, Estimate]] = {"accuracy": {}, "loss": {}}
     for n in dict.fromkeys(int(key.split("/")[0]) for key in records):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lens_fv.knowledge import KnowledgeScores, gap_closed
 from lens_fv.knowledge.scores import Norm
 from lens_fv.statistics import Estimate
-from lens_fv.studies.knowledge.settings import KnowledgeSettings
+from lens_fv.studies.knowledge.settings import OUTSIDE, OWN, KnowledgeSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 
 
@@ -36,8 +36,8 @@ class Recorded(RecordedStudy):
 
     @cached_property
     def sources(self) -> list[str]:
-        """Of entities, that were asked about."""
-        return list(dict.fromkeys(key.split("/")[0] for key in self.part("base")))
+        """Of entities, that were taught in every way."""
+        return [name for name in (OWN, OUTSIDE) if f"{name}/base" in self.part("base")]
 
     def base(self, source: str, condition: str = "base") -> KnowledgeScores:
         """What is known without an update: "base", "definition" or "random_definition"."""
@@ -51,6 +51,11 @@ class Recorded(RecordedStudy):
             if of == source:
                 found.setdefault(way, []).append(record)
         return {way: pooled(records) for way, records in found.items()}
+
+    def everything(self, condition: str) -> KnowledgeScores:
+        """The same of all entities, also those that are there to be taught at once."""
+        found = self.part("base").items()
+        return KnowledgeScores.of_rows([row for key, r in found if key.endswith(f"/{condition}") for row in r["scores"]])
 
     @property
     def unrelated(self) -> KnowledgeScores:
