@@ -77,6 +77,11 @@ def points(found: Estimate | None) -> str:
     return interval(Estimate(100 * found.mean, 100 * found.low, 100 * found.high, found.n), digits=0, signed=True)
 
 
+def verdict(found: Estimate) -> str:
+    """Whether a difference that should be above 0 is, by its whole interval."""
+    return "holds" if found.low > 0 else "**the opposite holds**" if found.high < 0 else "**does not show**"
+
+
 def p_value(p: float) -> str:
     """As few digits as say something."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

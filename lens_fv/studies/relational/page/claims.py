@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from lens_fv.statistics import Estimate
-from lens_fv.studies.page.markdown import NONE, Block, interval, points, table
+from lens_fv.studies.page.markdown import NONE, Block, interval, points, table, verdict
 from lens_fv.studies.relational.page.pooling import analogy_scores, result_scores, typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded
 from lens_fv.studies.relational.page.summaries import decoded
@@ -41,11 +41,6 @@ def claims(runs: Sequence[Recorded]) -> list[Block]:
         if any(found):
             rows.append([each.claim, each.difference, *(f"{each.say(e)}: {verdict(e)}" if e else NONE for e in found)])
     return [CLAIMS, table(["claim", "difference", *(run.name for run in runs)], rows, words=2 + len(runs))] if rows else []
-
-
-def verdict(found: Estimate) -> str:
-    """Whether it is above 0, below, or neither for certain."""
-    return "holds" if found.low > 0 else "**the opposite holds**" if found.high < 0 else "**does not show**"
 
 
 def _completion(one: str, other: str, run: Recorded) -> Estimate | None:
