@@ -61,20 +61,22 @@ class _OfLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, direction: Direction, temperature: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = max(1, BLOCK // student.shape[-1])
-        found, gradient = [], torch.empty_like(student)
-        for own, taught, slope in zip(student.split(size), teacher.split(size), gradient.split(size), strict=True):
+        # In single precision: what a step scales up later must not have vanished before, as it may in half.
+        found, gradient = [], torch.empty_like(student, dtype=torch.promote_types(student.dtype, torch.float32))
+        for rows, taught, slope in zip(student.split(size), teacher.split(size), gradient.split(size), strict=True):
             with torch.enable_grad():
-                own = own.detach().requires_grad_()
-                p, q = ((in_single(each) / temperature).log_softmax(-1) for each in (taught, own))
+                own = in_single(rows.detach()).requires_grad_()
+                p, q = ((each / temperature).log_softmax(-1) for each in (in_single(taught), own))
                 apart = divergence(p, q, direction)
                 slope.copy_(torch.autograd.grad(apart.sum(), own)[0])
             found.append(apart.detach())
         ctx.save_for_backward(gradient)
+        ctx.dtype = student.dtype
         return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, by: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ctx.saved_tensors[0] * by[:, None].to(ctx.saved_tensors[0]), None, None, None
+        return (ctx.saved_tensors[0] * by[:, None]).to(ctx.dtype), None, None, None
 
 
 def in_single(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lens_fv.cli import (
     analogies,
+    following,
     heads,
     inspect,
     reading,
@@ -52,7 +53,7 @@ for command in (
     testing.sweep,
 ):
     app.command()(command)
-for command in (training.finetune, training.average, training.export, training.dynamics):
+for command in (training.finetune, training.average, training.export, following.dynamics):
     app.command()(command)
 for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
     app.command()(command)

@@ -1,29 +1,16 @@
-"""Commands on fine-tuning: finetune, export, dynamics."""
+"""Commands on fine-tuning: finetune, average, export."""
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from lens_fv.cli.heads import Clean, Trials
-from lens_fv.cli.instructions import Against
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit
-from lens_fv.cli.vectors import Heads
-
-if TYPE_CHECKING:
-    from lens_fv.model import LensModel
-    from lens_fv.tasks import Task
-    from lens_fv.training import FinetuneRun, Probe, Trajectory
 
 Tasks = Annotated[
     list[str] | None, typer.Option("--task", help="A relation or a file of pairs; several are trained in this order.")
 ]
-
-
-SCALES = (1.0, 2.0, 4.0)
-"""At which instruction vectors are tried on validation pairs."""
 
 
 def finetune(
@@ -145,129 +132,3 @@ def average(
     made = averaged(FinetuneRun(run), out, share=share)
     payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}
     emit(payload, as_json, f"{len(made.checkpoints)} checkpoints, {share:g} of the way", f"written to {out}")
-
-
-def dynamics(
-    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote.")],
-    task: Annotated[
-        list[str] | None, typer.Option(help="A relation or a file of pairs to ask about beside those that were trained.")
-    ] = None,
-    counterpart: Against = "equiprobable",
-    heads: Heads = 10,
-    clean: Clean = 40,
-    trials: Trials = 12,
-    shots: Annotated[int, typer.Option(min=0, help="Demonstrations behind the instruction.")] = 0,
-    context: Annotated[int, typer.Option(min=1, help="Demonstrations of the in-context questions.")] = 5,
-    items: Annotated[int, typer.Option(min=1, help="Test pairs of each task at most.")] = 40,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: RUN/dynamics.")] = None,
-) -> None:
-    """Ask the same questions at every checkpoint of a run: abilities, vectors, and what the old vectors bring back.
-
-    Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's vector and
-    every moment. Run it again to go on where it was stopped.
-    """
-    from lens_fv.model import load_model
-    from lens_fv.studies.dynamics_report import write_dynamics_report
-    from lens_fv.tasks import load_task
-    from lens_fv.training import FinetuneRun, continual, follow, verdicts
-
-    the_run, folder = FinetuneRun(run), out or run / "dynamics"
-    trained = the_run.load_tasks()
-    asked = [*trained, *(each for each in map(load_task, task or ()) if each.name not in the_run.tasks)]
-    lens = load_model(the_run.source, device=device, dtype=dtype or the_run.about["dtype"])
-    ranked_by = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
-    questions = {"heads": heads, "shots": shots, "context": context, "items": items}
-    probes = [_asked(lens, each, folder, the_run, **questions, **ranked_by) for each in asked]
-    path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
-    file = path.save(folder / "trajectory.safetensors")
-    # A mixture has no tasks that came before others.
-    metrics = continual(path, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
-    judged = verdicts(path)
-    table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
-    for verdict, cosine in zip(judged, path.similarity()[-1].tolist(), strict=True):
-        change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
-        shares = (f"{share:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
-        table.add_row(verdict.task, verdict.judgement, *shares, change, f"{cosine:.3f}")
-    payload = {
-        "run": str(run),
-        "model": lens.name,
-        "verdicts": [{**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": _number(v.recovery)} for v in judged],
-        "metrics": metrics and {key: _number(value) for key, value in metrics.items()},
-        "moments": _moments(path),
-        "file": str(file),
-    }
-    page = write_dynamics_report(folder, the_run, path, judged)
-    emit(payload | {"report": str(page)}, as_json, table, f"report: {page}", out=folder / "dynamics.json")
-
-
-def _asked(
-    model: "LensModel",
-    task: "Task",
-    folder: Path,
-    run: "FinetuneRun",
-    *,
-    heads: int,
-    shots: int,
-    context: int,
-    items: int,
-    **ranked_by: Any,
-) -> "Probe":
-    """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
-    from lens_fv.heads import instruction_contrast, rank_instruction_heads
-    from lens_fv.training import make_probe
-    from lens_fv.vectors import extract_instruction, sweep_injection
-
-    ranked_by |= {"n_shots": shots, "template": run.template}
-    ranking = rank_instruction_heads(model, task, **ranked_by, folder=folder / "rankings", progress=True)
-    vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
-    sweep = sweep_injection(model, task, vector, scales=SCALES, most_items=items, template=run.template)
-    vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
-    vector.save(folder / "vectors" / f"{task.name}.safetensors")
-    contrast, _ = instruction_contrast(model, task, **ranked_by)
-    return make_probe(
-        model,
-        task,
-        vector,
-        contrast=contrast,
-        n_shots=shots,
-        n_context=context,
-        most_items=items,
-        template=run.template,
-        seed=ranked_by["seed"],
-    )
-
-
-def _moments(path: "Trajectory") -> list[dict[str, Any]]:
-    """Every task at every moment, in numbers; what has items with its interval."""
-    from lens_fv.training.trajectory import MEASURES
-
-    own, control = path.head_similarity()
-    overlaps = path.head_overlaps()
-    curves = {(measure, task): path.curve(measure, task) for measure in MEASURES for task in path.tasks}
-    columns = {
-        "cosine": path.similarity(),
-        "distance": path.distance(),
-        "head_cosine": own.mean(-1),
-        "control_head_cosine": control.mean(-1),
-    }
-    return [
-        {
-            "moment": name,
-            "step": step,
-            "task": task,
-            **{measure: (e := curves[measure, task].get(step)) and e._asdict() for measure in MEASURES},
-            **{key: float(value[m, t]) for key, value in columns.items()},
-            "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
-        }
-        for m, (name, step) in enumerate(zip(path.moments, path.steps, strict=True))
-        for t, task in enumerate(path.tasks)
-    ]
-
-
-def _number(value: Any) -> Any:
-    """JSON has no "not a number"."""
-    return None if isinstance(value, float) and math.isnan(value) else value
