@@ -104,7 +104,9 @@ def vector_plane(path: Trajectory) -> go.Figure:
             )
         )
         name = {"text": [plain(task)], "textposition": "top center", "hoverinfo": "skip", "showlegend": False}
-        traces.append(go.Scatter(x=x[:1], y=y[:1], mode="markers+text", marker={"color": colour, "size": 9}, **name))
+        traces.append(
+            go.Scatter(x=x[:1], y=y[:1], mode="markers+text", cliponaxis=False, marker={"color": colour, "size": 9}, **name)
+        )
         ends = {"x": x[-1], "y": y[-1], "ax": x[0], "ay": y[0], "axref": "x", "ayref": "y", "text": ""}
         arrows.append({**ends, "showarrow": True, "arrowhead": 2, "arrowwidth": 2, "arrowcolor": colour})
     axis = {"zeroline": False, "showgrid": True}

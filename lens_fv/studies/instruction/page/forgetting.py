@@ -16,6 +16,8 @@ from lens_fv.plotting import (
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import NONE, Block, Picture, table
 
+GENERAL = 3
+"""Where general performance stands among the metrics."""
 JUDGEMENTS = ("kept", "suppressed", "overwritten", "undecided")
 
 
@@ -26,16 +28,18 @@ def forgetting(run: Recorded) -> list[Block]:
     names = ("average", "final", "forgetting", "general", "in_context")
     rows: list[list[object]] = []
     for sequence, tasks in run.settings["sequences"].items():
-        kept = [m for each in run.followed if each.sequence == sequence for m in [each.metrics] if m is not None]
-        columns = [[getattr(metrics, name) for metrics in kept] for name in names]
+        kept = [(each, m) for each in run.followed if each.sequence == sequence for m in [each.metrics] if m is not None]
+        columns = [[getattr(metrics, name) for _, metrics in kept] for name in names]
+        columns.insert(GENERAL, [each.general_before for each, _ in kept])
         means = [f"{np.mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" if v else NONE for v in columns]
         rows.append([sequence, ", ".join(tasks), *means])
     judged = [("trained" if v.task in each.trained else "not trained", v) for each in run.followed for v in each.verdicts]
     counts = Counter((who, verdict.judgement) for who, verdict in judged)
     of = [[who, *(counts[who, judgement] for judgement in JUDGEMENTS)] for who in ("trained", "not trained")]
     return [
-        "### Forgetting\n\nMean over seeds, and their range.",
-        table(["sequence", "tasks", "AP", "FP", "Forget", "GP", "IP"], rows, words=2),
+        "### Forgetting\n\nMean over seeds, and their range. GP is of tasks that a sequence does not train, before and "
+        "behind it.",
+        table(["sequence", "tasks", "AP", "FP", "Forget", "GP before", "GP", "IP"], rows, words=2),
         "What became of tasks at the end of a sequence (tasks of runs):",
         table(["tasks", *JUDGEMENTS], of),
         *_figures(run),

@@ -30,6 +30,12 @@ class Followed(NamedTuple):
         """Of continual learning; None if a trained task did not enter the study."""
         return continual(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
 
+    @property
+    def general_before(self) -> float:
+        """Accuracy at the beginning on tasks that the sequence does not train: what GP is to be compared to."""
+        others = [at for at, task in enumerate(self.path.tasks) if task not in self.trained]
+        return float(self.path.accuracy[0, others].mean())
+
 
 class Recorded(RecordedStudy):
     """What one model's folder holds; its settings are `InstructionSettings`, and the model."""
