@@ -14,7 +14,7 @@ from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.indirect import indirect_effects
 from lens_fv.heads.means import last_tokens
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Edit, score_alike, score_answers
+from lens_fv.patching import AnswerScorer, Edit, score_alike
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.training.probe import Probe
 from lens_fv.vectors import random_like
@@ -137,10 +137,13 @@ def _asked(
     model: LensModel, prompts: Sequence[EncodedPrompt], branches: Sequence[Sequence[Edit]]
 ) -> tuple[Float[Tensor, "items branches"], Float[Tensor, "items branches"]]:
     """Whether an acceptable answer is written whole, and the primary answer's log-probability a token."""
-    primary = [EncodedPrompt(p.tokens, p.answers[:1]) for p in prompts]
-    lengths = torch.tensor([[float(len(p.answers[0]))] for p in prompts])
-    whole = score_answers(model, list(prompts), branches).full.float()
-    return whole, score_answers(model, primary, branches).logprob / lengths
+    whole = torch.zeros(len(prompts), len(branches))
+    primary = torch.empty(len(prompts), len(branches))
+    for p, a, ranks, logprobs in AnswerScorer(model, prompts).each(branches, keep=False):
+        whole[p] = whole[p].maximum((ranks == 0).all(1).float())
+        if a == 0:
+            primary[p] = logprobs.mean(1)
+    return whole, primary
 
 
 def _effects(
