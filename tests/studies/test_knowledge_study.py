@@ -90,7 +90,15 @@ def test_every_part_leaves_its_records(run):
     assert set(records(folder, "ways")) == {
         f"{source}/0/{way}"
         for source in ("own", "outside")
-        for way in ("distill", "definition", "sentences", "unanchored", "other_sentences", "wrong_definition")
+        for way in (
+            "distill",
+            "definition",
+            "sentences",
+            "unanchored",
+            "anchored_definition",
+            "other_sentences",
+            "wrong_definition",
+        )
     }
     assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0"}  # there are seven entities
     assert set(records(folder, "steps")) == {"1", "3"}
