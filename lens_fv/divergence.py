@@ -56,7 +56,7 @@ def divergence_of_logits(
 
 
 class _OfLogits(torch.autograd.Function):
-    """Block after block of rows, the gradient at once: a third of the time, and no more memory than the gradient takes."""
+    """Block after block of rows, the gradient at once, so that no more memory is held than the gradient takes."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, direction: Direction, temperature: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -53,9 +53,9 @@ def dynamics(
     trained = the_run.load_tasks()
     asked = [*trained, *(each for each in map(load_task, task or ()) if each.name not in the_run.tasks)]
     lens = load_model(the_run.source, device=device, dtype=dtype or the_run.about["dtype"])
-    ranked_by = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
+    drawn = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
     questions = {"heads": heads, "shots": shots, "context": context, "items": items}
-    probes = [_asked(lens, each, folder, the_run, **questions, **ranked_by) for each in asked]
+    probes = [_asked(lens, each, folder, the_run, **questions, **drawn) for each in asked]
     path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = path.save(folder / "trajectory.safetensors")
     # A mixture has no tasks that came before others.
@@ -88,20 +88,20 @@ def _asked(
     shots: int,
     context: int,
     items: int,
-    **ranked_by: Any,
+    seed: int,
+    **drawn: Any,
 ) -> "Probe":
     """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
-    from lens_fv.heads import instruction_contrast, rank_instruction_heads
+    from lens_fv.heads import instruction_contrast, rank_contrast
     from lens_fv.training import make_probe
     from lens_fv.vectors import extract_instruction, sweep_injection
 
-    ranked_by |= {"n_shots": shots, "template": run.template}
-    ranking = rank_instruction_heads(model, task, **ranked_by, folder=folder / "rankings", progress=True)
+    contrast, about = instruction_contrast(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
+    ranking = rank_contrast(model, task, contrast, options=about, seed=seed, folder=folder / "rankings", progress=True)
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
     sweep = sweep_injection(model, task, vector, scales=SCALES, most_items=items, template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
     vector.save(folder / "vectors" / f"{task.name}.safetensors")
-    contrast, _ = instruction_contrast(model, task, **ranked_by)
     return make_probe(
         model,
         task,
@@ -111,7 +111,7 @@ def _asked(
         n_context=context,
         most_items=items,
         template=run.template,
-        seed=ranked_by["seed"],
+        seed=seed,
     )
 
 

@@ -11,7 +11,7 @@ from lens_fv.heads.instructed import instruction_contrast, rank_instruction_head
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
 from lens_fv.heads.overlap import Overlap, head_overlap
 from lens_fv.heads.planning import RankingPlan, plan_ranking
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.ranking import HeadRanking, rank_contrast
 from lens_fv.heads.reliability import Reliability
 from lens_fv.heads.universal import UniversalHeads, universal_heads
 
@@ -35,6 +35,7 @@ __all__ = [
     "head_overlap",
     "instruction_contrast",
     "plan_ranking",
+    "rank_contrast",
     "rank_heads",
     "rank_instruction_heads",
     "resid_norms",

@@ -94,7 +94,7 @@ def rank_heads(
     )
     if against is not None and metric != "logit_diff":
         raise LensFVError(f'rank heads by {metric} against {against!r}: only metric="logit_diff" compares')
-    wrong = [None] * n_trials if against is None else alternatives(model, made.queries, against, template)
+    wrong = None if against is None else alternatives(model, made.queries, against, template)
     return rank_contrast(
         model,
         task,

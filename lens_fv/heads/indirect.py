@@ -26,7 +26,7 @@ def indirect_effects(
     outputs: Float[Tensor, "trials layers heads d_head"],
     *,
     metric: Metric,
-    wrong: Sequence[int | None],
+    wrong: Sequence[int | None] | None = None,
     mode: Mode = "replace",
     unit: Unit = "head",
     method: Method = "auto",
@@ -42,7 +42,7 @@ def indirect_effects(
         made: the corrupted prompts.
         outputs: what is put in, trial by trial.
         metric: see `measure`.
-        wrong: for each trial the token that "logit_diff" compares with; None: the strongest wrong one.
+        wrong: for each trial the token that "logit_diff" compares with; None, as for any of them: the strongest wrong one.
         mode: replace or add.
         unit: head or group.
         method: see `run_branches`.
@@ -57,7 +57,7 @@ def indirect_effects(
     layers = list(model.attention_layers)
     places = [[(layer, first + i) for i in range(size)] for layer in layers for first in range(0, model.n_heads, size)]
     rows: list[Tensor] = []
-    fired = False
+    fired, wrong = False, wrong or [None] * len(made.corrupted)
     for prompt, noise, z, other in zip(made.corrupted, made.edits, outputs, wrong, strict=True):
         patches = [(), *([Edit(layer, z[layer, head], head=head, mode=mode) for layer, head in heads] for heads in places)]
         branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in patches]

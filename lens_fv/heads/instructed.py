@@ -109,7 +109,6 @@ def rank_instruction_heads(
         made,
         options=about,
         metric=metric,
-        wrong=[None] * n_trials,
         source=source,
         mode=mode,
         unit=unit,
@@ -139,7 +138,7 @@ def instruction_contrast(
 ) -> tuple[Contrast, dict[str, Any]]:
     """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.
 
-    See `rank_instruction_heads`, which ranks by them.
+    See `rank_instruction_heads`, which ranks by them. `rank_contrast` does so where they are needed for more than that.
 
     Raises:
         LensFVError: no instruction, or what `counterpart_text` and `build_prompts` raise.

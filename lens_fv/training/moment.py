@@ -153,7 +153,7 @@ def _effects(
     if contrast is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(contrast.corrupted), *z.shape)
-    effects, _ = indirect_effects(model, contrast, outputs, metric="prob", wrong=[None] * len(outputs))
+    effects, _ = indirect_effects(model, contrast, outputs, metric="prob")
     return effects.mean(0).cpu()
 
 
