@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import TransferSet
 
-OTHERS = (
+NOBODY = (
     "John Smith",
     "Maria Garcia",
     "David Brown",
@@ -32,11 +32,64 @@ OTHERS = (
     "the company",
     "the library",
 )
-"""Of what sentences may be said instead."""
+"""Of what sentences may be said instead: nothing in particular,"""
+WELL_KNOWN = (
+    "Germany",
+    "Japan",
+    "Brazil",
+    "Egypt",
+    "Canada",
+    "Sweden",
+    "Turkey",
+    "Mexico",
+    "Berlin",
+    "Tokyo",
+    "Chicago",
+    "Vienna",
+    "Lisbon",
+    "Galileo Galilei",
+    "Abraham Lincoln",
+    "Mahatma Gandhi",
+    "Vincent van Gogh",
+    "Jane Austen",
+    "Johann Sebastian Bach",
+    "Julius Caesar",
+    "Queen Victoria",
+    "Thomas Edison",
+    "horses",
+    "whales",
+    "eagles",
+    "bees",
+    "dogs",
+    "snakes",
+    "the Mississippi",
+    "the Alps",
+    "Antarctica",
+    "iron",
+    "silver",
+    "carbon",
+    "Venus",
+    "Neptune",
+    "Intel",
+    "Apple",
+    "Nintendo",
+    "football",
+    "guitars",
+    "telescopes",
+    "the Bible",
+    "Macbeth",
+    "Titanic",
+    "Sherlock Holmes",
+    "the Beatles",
+    "the Eiffel Tower",
+    "the Moon",
+    "clocks",
+)
+"""and what a model knows; none of it is among the built-in entities."""
 
 
 def said_of_others(
-    entities: Sequence[Entity], transfer: TransferSet, *, others: Sequence[str] = OTHERS, seed: int = 0
+    entities: Sequence[Entity], transfer: TransferSet, *, others: Sequence[str] = (*NOBODY, *WELL_KNOWN), seed: int = 0
 ) -> list[str]:
     """The sentences about some entities, each said of something else: anchors for `distill`.
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, drift, said_of_others
+from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, drift, load_entities, said_of_others
+from lens_fv.knowledge.anchors import NOBODY, WELL_KNOWN
 
 VELM, ORLA = Entity("Velm Tar", "Velm talked to A.", ("Velm",)), Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet({"Velm Tar": ("Velm Tar is what Velm is.", "So velm walked."), "Orla": ("Orla talked.",), "X": ("X.",)})
@@ -16,6 +17,12 @@ def test_every_mention_becomes_another_name():
     assert found == ["The mayor is what the mayor is.", "So the mayor walked.", "The mayor talked."]
     drawn = said_of_others([VELM, ORLA], SENTENCES, seed=1)
     assert drawn == said_of_others([VELM, ORLA], SENTENCES, seed=1) != said_of_others([VELM, ORLA], SENTENCES, seed=2)
+
+
+@pytest.mark.parametrize("name", ["invented", "popular"])
+def test_what_is_measured_is_no_anchor(name):
+    for entity in load_entities(name):
+        assert [other for other in (*NOBODY, *WELL_KNOWN) if entity.mention(other)] == []
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
