@@ -33,6 +33,7 @@ def distill(
     *,
     anchors: Sequence[str] = (),
     folder: str | Path | None = None,
+    until: int | None = None,
     progress: bool = False,
 ) -> WeightDelta:
     """Teach a model about one entity, or about many at once, by distilling its own context (Padmanabhan et al. 2023).
@@ -47,16 +48,19 @@ def distill(
         settings: default: `TeachSettings()`.
         anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
             keep the update from moving what it should not.
-        folder: of checkpoints, to go on from if the run is stopped, or if more epochs are asked for; None: keep none.
+        folder: of checkpoints, to go on from if the run is stopped; None: keep none.
+        until: stop behind so many of the settings' epochs, to look at the model on the way; with a folder, to go on from there.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: no entities or two of one key, a folder of another run, a loss that is not finite, or what `plain_model`
-            raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes on; if none is left,
-            the delta is empty.
+        LensFVError: no entities or two of one key, a folder of another run, `until` out of range, a loss that is not finite, or
+            what `plain_model` raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes
+            on; if none is left, the delta is empty.
     """
     settings = settings or TeachSettings()
     check_keys(entities)
+    if until is not None and not 1 <= until <= settings.epochs:
+        raise LensFVError(f"stop teaching behind {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
     skipped: Counter[str] = Counter()
     lessons: list[Lesson] = []
     for entity in entities:
@@ -76,7 +80,7 @@ def distill(
                 lessons.append(lesson)
     lessons += _anchored(model, anchors if lessons else ())
     targets = _read(model, lessons, settings, progress)
-    return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress)
+    return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress, until)
 
 
 def learn_texts(
@@ -143,15 +147,16 @@ def _taught(
     method: str,
     folder: str | Path | None,
     progress: bool,
+    until: int | None = None,
 ) -> WeightDelta:
     own = sum(bool(lesson.entity) for lesson in lessons)
     options: dict[str, Any] = {**asdict(settings), "lessons": own, "anchors": len(lessons) - own}
     if folder is not None:
         taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
         about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}
-        # More epochs begin with those that were there: the order of sentences is drawn epoch after epoch.
-        check_settings(Path(folder) / "teach.json", about, may_change=("epochs", "n_checkpoints", "at_once"))
-    change = teach(model, lessons, targets, settings, folder=Path(folder) if folder else None, what=method, progress=progress)
+        check_settings(Path(folder) / "teach.json", about, may_change=("n_checkpoints", "at_once"))
+    at = Path(folder) if folder else None
+    change = teach(model, lessons, targets, settings, folder=at, until=until, what=method, progress=progress)
     about = repr([(entity.key, entity.definition) for entity in entities])
     provenance = Provenance.of(
         model,
@@ -160,7 +165,7 @@ def _taught(
         prompts=[lesson.teacher for lesson in lessons],
         seed=settings.seed,
         method=method,
-        options=options,
+        options=options if until is None else options | {"until": until},
     )
     counts = {what: skipped[what] for what in SKIPPED}
     return WeightDelta(provenance=provenance, dense=change.dense, down=change.down, up=change.up, skipped=counts)

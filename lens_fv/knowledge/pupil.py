@@ -46,6 +46,10 @@ class Pupil(Trainer):
         """In order: it was shuffled before, and going on from a checkpoint finds its place."""
         return SequentialSampler(cast(Sized, self.train_dataset if train_dataset is None else train_dataset))
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
+        """See transformers. Where a run stops on the way makes no difference."""
+        return super().create_scheduler(self._said.steps(len(self._lessons)), optimizer)
+
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
         """See transformers."""
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits

@@ -19,7 +19,7 @@ class TeachSettings:
         epochs: how often each sentence is taught.
         batch_size: sentences a step.
         at_once: of these, sentences that run together; it changes memory and speed, not the result.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW at the first step; it falls in a straight line, to 0 behind the last.
         where: which tokens of a sentence; see `make_lesson`.
         direction, temperature: of the loss; see `divergence`.
         top_k: tokens kept of each of the teacher's distributions; None: all of them.
@@ -56,6 +56,6 @@ class TeachSettings:
         if wrong:
             raise LensFVError(f"teach with {', '.join(wrong)}: these have to be above 0")
 
-    def steps(self, n_lessons: int) -> int:
-        """Updates that so many lessons take."""
-        return -(-self.epochs * n_lessons // self.batch_size)
+    def steps(self, n_lessons: int, epochs: int | None = None) -> int:
+        """Updates that so many lessons take, in all epochs or in so many."""
+        return -(-(epochs or self.epochs) * n_lessons // self.batch_size)

@@ -42,6 +42,7 @@ def teach(
     settings: TeachSettings,
     *,
     folder: Path | None = None,
+    until: int | None = None,
     what: str = "teaching",
     progress: bool = False,
 ) -> Change:
@@ -53,25 +54,30 @@ def teach(
         targets: what is to be said, of each lesson.
         settings: how.
         folder: of checkpoints, to go on from where a run was stopped; None: keep none.
+        until: stop behind so many epochs.
         what: of the progress bar.
         progress: draw it.
 
     Raises:
-        LensFVError: a loss that is not finite, layers that the model does not have, or an architecture that PEFT knows no
-            projections of.
+        LensFVError: a loss that is not finite, layers that the model does not have, an architecture that PEFT knows no
+            projections of, or checkpoints from behind where it should stop.
     """
     if not lessons:
         return Change({}, {}, {})
     from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
 
-    steps = settings.steps(len(lessons))
+    steps = settings.steps(len(lessons), until)
     with hushed(), _trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
         with progress_bar(what, steps, show=progress) as tick:
             at = folder or Path(aside)
-            trainer = _trainer(model, trained, lessons, targets, settings, at, keep=folder is not None)
+            trainer = _trainer(model, trained, lessons, targets, settings, at, steps, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))
             clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
+            if done > steps:
+                raise LensFVError(
+                    f"stop teaching behind {steps} steps: {at} holds what there is behind {done}; take another folder"
+                )
             for _ in range(done):
                 tick()
             trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
@@ -162,6 +168,7 @@ def _trainer(
     targets: Sequence[Target],
     settings: TeachSettings,
     folder: Path,
+    steps: int,
     *,
     keep: bool,
 ) -> "Trainer":
@@ -169,14 +176,13 @@ def _trainer(
 
     from lens_fv.knowledge.pupil import Pupil
 
-    steps = settings.steps(len(lessons))
     at_once = next(n for n in range(min(settings.at_once, settings.batch_size), 0, -1) if settings.batch_size % n == 0)
     rng = random.Random(settings.seed)
     order = [i for _ in range(settings.epochs) for i in rng.sample(range(len(lessons)), len(lessons))]
     trainer = Pupil(
         lessons,
         targets,
-        order,
+        order[: steps * settings.batch_size],
         model=trained,
         args=trainer_arguments(
             folder,
@@ -187,6 +193,7 @@ def _trainer(
             learning_rate=settings.learning_rate,
             seed=settings.seed,
             device=str(model.device),
+            schedule="linear",
         ),
         pad=pad_token(model.tokenizer),
         settings=settings,

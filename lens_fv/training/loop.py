@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ def trainer_arguments(
     seed: int,
     device: str,
     accumulation: int = 1,
+    schedule: Literal["constant", "linear"] = "constant",
 ) -> "TrainingArguments":
-    """A constant learning rate, every step's loss in the log, checkpoints now and then, and nothing printed or reported.
+    """Every step's loss in the log, checkpoints now and then, and nothing printed or reported.
 
     Args:
         folder: of the checkpoints.
@@ -33,6 +34,7 @@ def trainer_arguments(
         seed: of the order and of dropout.
         device: "cpu", or where there is one.
         accumulation: batches to an update.
+        schedule: the learning rate stays, or falls in a straight line to 0.
     """
     from transformers import TrainingArguments
 
@@ -42,7 +44,7 @@ def trainer_arguments(
         gradient_accumulation_steps=accumulation,
         max_steps=steps,
         learning_rate=learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=schedule,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no" if save_steps is None else "steps",

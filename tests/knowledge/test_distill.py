@@ -1,5 +1,6 @@
 """Distillation on tiny models: what is learned, and that nothing else happens."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -159,14 +160,23 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tiny_model, tmp_path,
     assert all(torch.equal(again.change(name), whole.change(name)) for name in whole.names)
 
 
-def test_more_epochs_go_on_where_fewer_ended(tiny_model, tmp_path, settings):
+def test_a_run_is_looked_at_on_the_way(tiny_model, tmp_path, settings):
     model, once = tiny_model("llama", fresh=True), replace(settings, n_checkpoints=1)
     whole = distill(model, [VELM, ORLA], SENTENCES, once)
-    half = distill(model, [VELM, ORLA], SENTENCES, replace(once, epochs=2), folder=tmp_path)
+    half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
+    same_half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
     again = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path)
     assert sorted(int(each.name[11:]) for each in tmp_path.glob("checkpoint-*")) == [5, 10]
     assert all(torch.equal(again.change(name), whole.change(name)) for name in whole.names)
+    assert all(torch.equal(half.change(name), same_half.change(name)) for name in half.names)
     assert not all(torch.equal(half.change(name), whole.change(name)) for name in whole.names)
+    log = json.loads((tmp_path / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log]
+    assert rates == pytest.approx([once.learning_rate * (1 - step / 10) for step in range(10)])
+    with pytest.raises(LensFVError, match="holds what there is behind 10"):
+        distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
+    with pytest.raises(LensFVError, match="behind 5 epochs: from 1 to 4"):
+        distill(model, [VELM, ORLA], SENTENCES, once, until=5)
     with pytest.raises(LensFVError, match="it was run with other direction, temperature"):
         distill(model, [VELM, ORLA], SENTENCES, replace(once, direction="reverse", temperature=1.0), folder=tmp_path)
     with pytest.raises(LensFVError, match="it was run with other sentences, lessons"):

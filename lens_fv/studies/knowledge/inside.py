@@ -117,7 +117,7 @@ def _update(study: Study, epochs: int) -> WeightDelta:
     if epochs == s.distill.epochs and file.is_file():
         return WeightDelta.load(file)
     transfer = study.sentences(OWN, seed)
-    delta = distilled(study, study.sources[OWN], transfer, seed, study.folder / "steps", epochs=epochs)
+    delta = distilled(study, study.sources[OWN], transfer, seed, study.folder / "steps", until=epochs)
     if epochs == s.distill.epochs:
         delta.save(file)
     return delta

@@ -76,7 +76,7 @@ def distilled(
     seed: int,
     folder: Path,
     *,
-    epochs: int | None = None,
+    until: int | None = None,
     anchored: bool = True,
     n_definitions: int | None = None,
 ) -> WeightDelta:
@@ -88,15 +88,17 @@ def distilled(
         transfer: sentences about them.
         seed: of the order and of anchors.
         folder: of checkpoints; see `distill`.
-        epochs: default: as many as the settings say.
+        until: see `distill`.
         anchored: with the same sentences said of others for anchors.
         n_definitions: how often definitions are among the sentences; default: as often as the settings say.
     """
     s, times = study.settings.distill, study.settings.n_definitions if n_definitions is None else n_definitions
-    settings = replace(s, seed=seed, epochs=epochs or s.epochs, n_checkpoints=CHECKPOINTS)
+    settings = replace(s, seed=seed, n_checkpoints=CHECKPOINTS)
     transfer = transfer.with_definitions(entities, times=times)
     anchors = said_of_others(entities, transfer, seed=seed) if anchored else ()
-    return distill(study.model, entities, transfer, settings, anchors=anchors, folder=folder, progress=study.progress)
+    return distill(
+        study.model, entities, transfer, settings, anchors=anchors, folder=folder, until=until, progress=study.progress
+    )
 
 
 def merged(sets: Sequence[TransferSet]) -> TransferSet:
