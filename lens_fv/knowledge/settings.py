@@ -13,7 +13,7 @@ class TeachSettings:
     """How a model is taught.
 
     Attributes:
-        method: "full": all weights, or those of `layers`. "lora": low-rank updates by PEFT.
+        method: "full": all weights, or those of `layers`. "lora": low-rank updates of all linear maps of blocks, by PEFT.
         layers: whose weights; None: all, with embeddings if the method is "full".
         rank, alpha: of low-rank updates.
         epochs: how often each sentence is taught.
