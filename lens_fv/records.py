@@ -34,7 +34,7 @@ def check_settings(
 
 
 class Records:
-    """Values by key in one JSON file, which is whole after every one of them.
+    """Values by key in one JSON file, a line for each, which is whole after every one of them.
 
     Raises:
         LensFVError: the file is no such file.
@@ -54,7 +54,7 @@ class Records:
         if key not in self._found:
             # Through JSON, so that a value made now is the same as one read later.
             self._found[key] = json.loads(json.dumps(make()))
-            write_whole(self._path, json.dumps(self._found, indent=1, ensure_ascii=False))
+            write_whole(self._path, _lines(self._found))
         return self._found[key]
 
     def __contains__(self, key: str) -> bool:
@@ -66,3 +66,12 @@ class Records:
     def items(self) -> Iterator[tuple[str, Any]]:
         """Keys and values, in the order in which they were made."""
         yield from self._found.items()
+
+
+def _lines(found: Mapping[str, Any]) -> str:
+    """JSON that says by its lines which values are new."""
+
+    def said(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    return "{\n" + ",\n".join(f"{said(key)}: {said(value)}" for key, value in found.items()) + "\n}\n"
