@@ -26,12 +26,12 @@ def distill(
         typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
     ] = "reading",
     anchors: Annotated[
-        bool, typer.Option("--anchors/--no-anchors", help="Also teach to say of others what was always said of them.")
-    ] = True,
+        int, typer.Option(min=0, help="Beside each sentence so many that are said of others, where nothing is to change.")
+    ] = 1,
     method: Annotated[Literal["full", "lora"], typer.Option(help="All weights, or low-rank updates (PEFT).")] = "full",
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, constant.")] = 5e-5,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW at the first step; it falls to 0.")] = 5e-5,
     epochs: Annotated[int, typer.Option(min=1, help="How often each sentence is taught.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Sentences a step.")] = 8,
     where: Annotated[
@@ -69,6 +69,7 @@ def distill(
         layers=tuple(layer) if layer else None,
         rank=rank,
         epochs=epochs,
+        n_anchors=anchors,
         batch_size=batch,
         learning_rate=learning_rate,
         where=where,
@@ -90,7 +91,7 @@ def distill(
         else:
             written = write_transfer(lens, asked, n=sentences, seed=seed, path=out / TRANSFER, progress=True)
         texts = written.with_definitions(asked, times=definitions)
-    shared["anchors"] = said_of_others(asked, texts, seed=seed) if anchors else ()
+    shared["anchors"] = said_of_others(asked, texts, times=epochs * anchors, seed=seed)
     if teach == "reading":
         delta = teach_reading(lens, asked, texts, settings, **shared)
     else:

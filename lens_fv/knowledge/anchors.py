@@ -89,7 +89,12 @@ WELL_KNOWN = (
 
 
 def said_of_others(
-    entities: Sequence[Entity], transfer: TransferSet, *, others: Sequence[str] = (*NOBODY, *WELL_KNOWN), seed: int = 0
+    entities: Sequence[Entity],
+    transfer: TransferSet,
+    *,
+    others: Sequence[str] = (*NOBODY, *WELL_KNOWN),
+    times: int = 1,
+    seed: int = 0,
 ) -> list[str]:
     """The sentences about some entities, each said of something else: anchors for `distill`.
 
@@ -99,18 +104,26 @@ def said_of_others(
     Args:
         entities: whose sentences.
         transfer: the sentences.
-        others: what they are said of, drawn at random.
+        others: what they are said of, drawn at random; a sentence of none of them twice, as long as there are others.
+        times: all the sentences come so often, one time after the other: with as many as epochs, each epoch has anchors of
+            its own.
         seed: of the draws.
     """
     rng = random.Random(seed)
-    found: list[str] = []
-    for entity in entities:
-        for sentence in transfer.sentences.get(entity.key, ()):
-            text, name = sentence, rng.choice(others)
-            begin = 0
-            while (place := entity.mention(text[begin:])) is not None:
-                at, end = begin + place[0], begin + place[1]
-                said = name if at else name[0].upper() + name[1:]
-                text, begin = text[:at] + said + text[end:], at + len(name)
-            found.append(text)
-    return found
+    sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]
+    names = [rng.sample(others, len(others)) for _ in sentences]
+    return [
+        _said_of(entity, text, drawn[n % len(drawn)])
+        for n in range(times)
+        for (entity, text), drawn in zip(sentences, names, strict=True)
+    ]
+
+
+def _said_of(entity: Entity, text: str, name: str) -> str:
+    """A sentence about an entity with another name in its place."""
+    begin = 0
+    while (place := entity.mention(text[begin:])) is not None:
+        at, end = begin + place[0], begin + place[1]
+        said = name if at else name[0].upper() + name[1:]
+        text, begin = text[:at] + said + text[end:], at + len(name)
+    return text

@@ -20,7 +20,7 @@ class Pupil(Trainer):
     Args:
         lessons: what is read.
         targets: what is to be said, of each lesson.
-        order: indices of lessons, every time that they are taught.
+        order: indices of lessons, every time that they are taught; the learning rate falls over all of it.
         pad: token id of padding.
         settings: of the loss.
         **others: see transformers.
@@ -39,7 +39,9 @@ class Pupil(Trainer):
         def collated(at: Sequence[int]) -> dict[str, Any]:
             return {**padded([lessons[i].student for i in at], pad), "at": torch.tensor(at)}
 
-        super().__init__(train_dataset=cast(Any, order), data_collator=collated, **others)
+        # behind its last step Trainer would take one more if there were something to take
+        taught = order[: others["args"].max_steps * settings.batch_size]
+        super().__init__(train_dataset=cast(Any, taught), data_collator=collated, **others)
         self._lessons, self._targets, self._said, self._n = lessons, targets, settings, len(order)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -48,7 +50,7 @@ class Pupil(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         """See transformers. Where a run stops on the way makes no difference."""
-        return super().create_scheduler(self._said.steps(len(self._lessons)), optimizer)
+        return super().create_scheduler(-(-self._n // self._said.batch_size), optimizer)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
         """See transformers."""

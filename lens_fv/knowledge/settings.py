@@ -17,7 +17,8 @@ class TeachSettings:
         layers: whose weights; None: all, with embeddings if the method is "full".
         rank, alpha: of low-rank updates.
         epochs: how often each sentence is taught.
-        batch_size: sentences a step.
+        n_anchors: taught beside each sentence: an epoch takes the next ones, none of them twice, and after the last the first.
+        batch_size: sentences and anchors a step.
         at_once: of these, sentences that run together; it changes memory and speed, not the result.
         learning_rate: of AdamW at the first step; it falls in a straight line, to 0 behind the last.
         where: which tokens of a sentence; see `make_lesson`.
@@ -35,6 +36,7 @@ class TeachSettings:
     rank: int = 8
     alpha: int = 16
     epochs: int = 5
+    n_anchors: int = 1
     batch_size: int = 1
     at_once: int = 8
     learning_rate: float = 1e-5
@@ -49,13 +51,11 @@ class TeachSettings:
         counts = ("rank", "alpha", "epochs", "batch_size", "at_once", "n_checkpoints")
         wrong = [f"{name}={getattr(self, name)}" for name in counts if getattr(self, name) < 1]
         wrong += [f"{name}={getattr(self, name)}" for name in ("learning_rate", "temperature") if not getattr(self, name) > 0]
+        if self.n_anchors < 0:
+            raise LensFVError(f"teach with n_anchors={self.n_anchors}: 0 or more anchors beside each sentence")
         if self.top_k is not None and self.top_k < 1:
             wrong.append(f"top_k={self.top_k}")
         if self.layers is not None and not self.layers:
             wrong.append("layers=()")
         if wrong:
             raise LensFVError(f"teach with {', '.join(wrong)}: these have to be above 0")
-
-    def steps(self, n_lessons: int, epochs: int | None = None) -> int:
-        """Updates that so many lessons take, in all epochs or in so many."""
-        return -(-(epochs or self.epochs) * n_lessons // self.batch_size)

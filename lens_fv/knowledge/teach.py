@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,12 @@ def teach(
         return Change({}, {}, {})
     from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
 
-    steps = settings.steps(len(lessons), until)
+    order = teaching_order(lessons, settings)
+    steps = -(-len(order) * (until or settings.epochs) // (settings.epochs * settings.batch_size))
     with hushed(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
         with progress_bar(what, steps, show=progress) as tick:
             at = folder or Path(aside)
-            trainer = _trainer(model, trained, lessons, targets, settings, at, steps, keep=folder is not None)
+            trainer = _trainer(model, trained, lessons, targets, order, settings, at, steps, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))
             clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
@@ -72,11 +74,22 @@ def teach(
         return change()
 
 
+def teaching_order(lessons: Sequence[Lesson], settings: TeachSettings) -> list[int]:
+    """Indices of lessons, every time that they are taught: each epoch has all that are of entities, and as many anchors."""
+    own = [i for i, lesson in enumerate(lessons) if lesson.entity]
+    anchors = [i for i, lesson in enumerate(lessons) if not lesson.entity]
+    n = min(len(anchors), settings.n_anchors * len(own))
+    rng, following = random.Random(settings.seed), cycle(anchors)
+    epochs = [[*own, *islice(following, n)] for _ in range(settings.epochs)]
+    return [i for each in epochs for i in rng.sample(each, len(each))]
+
+
 def _trainer(
     model: LensModel,
     trained: Any,
     lessons: Sequence[Lesson],
     targets: Sequence[Target],
+    order: Sequence[int],
     settings: TeachSettings,
     folder: Path,
     steps: int,
@@ -88,12 +101,10 @@ def _trainer(
     from lens_fv.knowledge.pupil import Pupil
 
     at_once = next(n for n in range(min(settings.at_once, settings.batch_size), 0, -1) if settings.batch_size % n == 0)
-    rng = random.Random(settings.seed)
-    order = [i for _ in range(settings.epochs) for i in rng.sample(range(len(lessons)), len(lessons))]
     trainer = Pupil(
         lessons,
         targets,
-        order[: steps * settings.batch_size],
+        order,
         model=trained,
         args=trainer_arguments(
             folder,

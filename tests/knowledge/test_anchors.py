@@ -7,6 +7,8 @@ import torch
 
 from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, drift, load_entities, said_of_others
 from lens_fv.knowledge.anchors import NOBODY, WELL_KNOWN
+from lens_fv.knowledge.lessons import Lesson
+from lens_fv.knowledge.teach import teaching_order
 
 VELM, ORLA = Entity("Velm Tar", "Velm talked to A.", ("Velm",)), Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet({"Velm Tar": ("Velm Tar is what Velm is.", "So velm walked."), "Orla": ("Orla talked.",), "X": ("X.",)})
@@ -17,6 +19,31 @@ def test_every_mention_becomes_another_name():
     assert found == ["The mayor is what the mayor is.", "So the mayor walked.", "The mayor talked."]
     drawn = said_of_others([VELM, ORLA], SENTENCES, seed=1)
     assert drawn == said_of_others([VELM, ORLA], SENTENCES, seed=1) != said_of_others([VELM, ORLA], SENTENCES, seed=2)
+
+
+def test_each_time_the_others_are_others():
+    others = ["the mayor", "Vienna"]
+    twice = said_of_others([VELM, ORLA], SENTENCES, others=others, times=2)
+    assert twice[:3] == said_of_others([VELM, ORLA], SENTENCES, others=others)
+    assert all(a != b for a, b in zip(twice[:3], twice[3:], strict=True))
+    assert said_of_others([VELM, ORLA], SENTENCES, others=others, times=3)[6:] == twice[:3]
+
+
+@pytest.mark.parametrize(("n_anchors", "given"), [(1, 4), (2, 4), (1, 1), (0, 4)])
+def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
+    lessons = [Lesson("Velm Tar", (1, 2), (1, 2), (1,))] * 3 + [Lesson("", (1, 3), (1, 3), (1,))] * given
+    settings = TeachSettings(epochs=4, n_anchors=n_anchors, seed=3)
+    order = teaching_order(lessons, settings)
+    each, taken = 3 + min(given, 3 * n_anchors), []
+    for epoch in range(4):
+        there = sorted(order[epoch * each : (epoch + 1) * each])
+        assert there[:3] == [0, 1, 2]
+        assert len(set(there)) == each
+        taken += there[3:]
+    assert len(order) == 4 * each
+    counts = [taken.count(3 + i) for i in range(given)]
+    assert max(counts) - min(counts) <= 1
+    assert order == teaching_order(lessons, settings) != teaching_order(lessons, replace(settings, seed=4))
 
 
 @pytest.mark.parametrize("name", ["invented", "popular"])

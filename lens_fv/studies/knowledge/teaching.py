@@ -95,7 +95,7 @@ def distilled(
     s, times = study.settings.distill, study.settings.n_definitions if n_definitions is None else n_definitions
     settings = replace(s, seed=seed, n_checkpoints=CHECKPOINTS)
     transfer = transfer.with_definitions(entities, times=times)
-    anchors = said_of_others(entities, transfer, seed=seed) if anchored else ()
+    anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=seed) if anchored else ()
     return distill(
         study.model, entities, transfer, settings, anchors=anchors, folder=folder, until=until, progress=study.progress
     )
@@ -155,7 +155,12 @@ def _ways(
         "distill": lambda folder: distilled(study, entities, transfer, seed, folder),
         "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
         "anchored_definition": lambda _: learn_texts(
-            study.model, entities, definitions, often, anchors=said_of_others(entities, own, seed=seed), progress=progress
+            study.model,
+            entities,
+            definitions,
+            often,
+            anchors=said_of_others(entities, own, times=often.epochs, seed=seed),
+            progress=progress,
         ),
         "sentences": lambda _: learn_texts(study.model, entities, sentences, texts, progress=progress),
         "unanchored": lambda folder: distilled(study, entities, transfer, seed, folder, anchored=False),
