@@ -208,7 +208,7 @@ def guided(
     from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_guided
 
-    names = guide or ["iv", "fv", "kl"]
+    names = guide or ["iv", "fv", "kl", "crossed"]
     unknown = [name for name in names if name not in PRESETS]
     if unknown:
         raise LensFVError(f"guide by {', '.join(unknown)}: choose from {', '.join(PRESETS)}")

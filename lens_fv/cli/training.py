@@ -28,10 +28,11 @@ def finetune(
     ] = False,
     checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
     guide: Annotated[
-        Literal["iv", "fv", "kl", "l2", "lwf"] | None,
+        Literal["iv", "fv", "kl", "l2", "lwf", "crossed"] | None,
         typer.Option(
             help="What keeps earlier abilities: the instruction-vector papers' losses (iv, fv), divergence from the model "
-            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2)."
+            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2), divergence behind "
+            "other tasks' instructions (crossed)."
         ),
     ] = None,
     vector: Annotated[

@@ -1,7 +1,7 @@
 """The terms of a guide, worked out around a step of training."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
+from lens_fv.guidance.crossed import Crossed
 from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.guidance.teacher import Teacher
@@ -34,10 +35,11 @@ class Guide(nn.Module):
         vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
         settings: which terms.
         before: values of the trained parameters by name, for the teacher "before"; default: what they are now.
+        crossed: token ids of prompts, for the term of this name.
 
     Raises:
         LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
-            asked for, or gradient checkpointing where terms need hooks.
+            asked for, no crossed prompts for their term, or gradient checkpointing where terms need hooks.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Guide(nn.Module):
         settings: GuideSettings,
         *,
         before: Mapping[str, Tensor] | None = None,
+        crossed: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         _check_checkpointing(model, settings)
@@ -78,6 +81,7 @@ class Guide(nn.Module):
         self.teacher = Teacher(
             settings, self.places, self.edits, self.matched, before if settings.teacher == "before" else None
         )
+        self._crossed = Crossed(crossed, settings) if settings.crossed else None
         self.maps = nn.ParameterDict()
         if settings.linear:
             device = next(model.parameters()).device
@@ -113,12 +117,13 @@ class Guide(nn.Module):
             return
         _check_checkpointing(model, s)
         at = last_prompt_token(inputs["labels"])
+        aside = {} if self._crossed is None else {"crossed": s.crossed * self._crossed(model, self.teacher, inputs, done)}
         steered, plain = self.teacher(model, inputs, at)
         with (
             self.places.reading(self.matched, at) as written,
             self.places.adding(self.edits, s.strength(done), at),
         ):
-            yield lambda logits: self._terms(logits, written, steered, plain, inputs, at)
+            yield lambda logits: self._terms(logits, written, steered, plain, inputs, at, aside)
 
     def _terms(
         self,
@@ -128,9 +133,10 @@ class Guide(nn.Module):
         plain: Mapping[Head, Tensor],
         inputs: Mapping[str, Tensor],
         at: Int[Tensor, " rows"],
+        aside: Terms,
     ) -> Terms:
         s, rows = self.settings, torch.arange(len(at), device=at.device)
-        found: Terms = {}
+        found: Terms = dict(aside)
         if s.distill and steered is not None:
             taught = steered[rows, at] if steered.ndim == 3 else steered
             found["distill"] = self._opens("distill", self._apart(logits[rows, at], taught).mean(), s.distill_gate) * s.distill

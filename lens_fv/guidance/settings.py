@@ -38,6 +38,9 @@ class GuideSettings:
         heads_gate: a head's distance that is no larger counts as 0.
         linear: pass the student's outputs through a linear map of each head's own, which is learned too and begins as the
             identity.
+        crossed: weight of the divergence from the model without its updates, not steered, at the last token of prompts that the
+            guide is given beside the batch: inputs behind other instructions (`crossed_prompts`).
+        n_crossed: such prompts a step.
         where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
             behind its layer, or to what the attention of its layer writes; None: where the vector says.
         teacher: the model without any updates, or as it was "before" the task (learning without forgetting).
@@ -59,25 +62,29 @@ class GuideSettings:
     matched: Matched = "vector"
     heads_gate: float = 0.0
     linear: bool = False
+    crossed: float = 0.0
+    n_crossed: int = 4
     where: Where | None = None
     teacher: Teacher = "base"
 
     def __post_init__(self) -> None:
         finite = {name: value for name, value in vars(self).items() if isinstance(value, float | int)}
         bad = [name for name, value in finite.items() if not math.isfinite(value)]
-        bad += [n for n in ("distill", "distill_all", "heads", "distill_gate", "heads_gate") if getattr(self, n) < 0]
+        bad += [n for n in ("distill", "distill_all", "heads", "crossed", "distill_gate", "heads_gate") if getattr(self, n) < 0]
         bad += ["temperature"] * (not self.temperature > 0) + ["stairs"] * (self.stairs < 1)
+        bad += ["n_crossed"] * (self.n_crossed < 1)
         bad += ["flat"] * (not 0 <= self.flat <= 0.5)
         if bad:
             said = ", ".join(f"{name}={getattr(self, name)}" for name in dict.fromkeys(bad))
             raise LensFVError(
-                f"guide with {said}: weights and gates are at least 0, the temperature is above 0, flat is from 0 to 0.5"
+                f"guide with {said}: weights and gates are at least 0, the temperature is above 0, flat is from 0 to 0.5, "
+                "stairs and n_crossed are at least 1"
             )
 
     @property
     def idle(self) -> bool:
         """There is nothing to do: training is what it would be without a guide."""
-        return not (self.intervene or self.distill or self.distill_all or self.heads)
+        return not (self.intervene or self.distill or self.distill_all or self.heads or self.crossed)
 
     @property
     def takes_vector(self) -> bool:
@@ -102,5 +109,6 @@ PRESETS: Mapping[str, GuideSettings] = {
     "kl": GuideSettings(distill=1.0, steer=0.0),
     "l2": GuideSettings(heads=1.0, matched="all"),
     "lwf": GuideSettings(distill=1.0, steer=0.0, teacher="before"),
+    "crossed": GuideSettings(crossed=10.0),
 }
-"""Guides by name: those of the two papers (weights of "fv": its third sequence's), and what they are compared to."""
+"""Guides by name: those of the two papers (weights of "fv": its third sequence's), what they are compared to, and our own."""

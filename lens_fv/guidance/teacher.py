@@ -55,7 +55,7 @@ class Teacher:
         prompts = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
         logits: Tensor | None = None
         heads: dict[Head, Tensor] = {}
-        with self._teaching(model):
+        with self.teaching(model):
             if s.distill or s.distill_all:
                 own = [] if self._edits else self._matched  # one pass will do for both
                 with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
@@ -67,7 +67,8 @@ class Teacher:
         return logits, heads
 
     @contextmanager
-    def _teaching(self, model: nn.Module) -> Iterator[None]:
+    def teaching(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block the model is its own teacher."""
         training = model.training
         model.eval()
         try:

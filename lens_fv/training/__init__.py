@@ -1,6 +1,7 @@
 """What does fine-tuning do to it?"""
 
 from lens_fv.training.average import average
+from lens_fv.training.examples import crossed_prompts
 from lens_fv.training.finetune import finetune
 from lens_fv.training.follow import follow
 from lens_fv.training.moment import ADDED, Moment, measure_moment
@@ -24,6 +25,7 @@ __all__ = [
     "Verdict",
     "average",
     "continual",
+    "crossed_prompts",
     "export_checkpoint",
     "finetune",
     "follow",

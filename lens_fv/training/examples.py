@@ -52,6 +52,27 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneSettings, 
     return list(islice(_drawn(encoder, task.name, train, instructions, settings, end), settings.n_examples))
 
 
+def crossed_prompts(encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneSettings) -> list[list[int]]:
+    """A task's training inputs behind other tasks' instructions, without answers: what `Guide` takes for its term `crossed`.
+
+    Args:
+        encoder: of the model.
+        task: whose inputs.
+        others: whose instructions; of the task itself they are left out.
+        settings: as many prompts as there are examples, of the same kind, without demonstrations.
+
+    Raises:
+        LensFVError: no instructions, or a prompt longer than the context.
+    """
+    instructions = [each for other in others if other.name != task.name for each in other.instructions]
+    if not instructions:
+        raise LensFVError(f"cross {task.name} with the instructions of {len(others)} tasks: they have none; give other tasks")
+    train, rng = split_pairs(task, seed=settings.seed).train, random.Random(f"{settings.seed}/{task.name}/crossed")
+    drawn = ((rng.choice(train), rng.choice(instructions)) for _ in range(settings.n_examples))
+    shown = (few_shot(pair, (), template=settings.template, instruction=each) for pair, each in drawn)
+    return [list(encode_prompt(encoder, prompt).tokens) for prompt in shown]
+
+
 def _drawn(
     encoder: Encoder,
     name: str,

@@ -17,8 +17,8 @@ from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
-from lens_fv.tasks import Task
-from lens_fv.training.examples import Example, Reader, collated, training_examples
+from lens_fv.tasks import Task, list_tasks, load_task
+from lens_fv.training.examples import Example, Reader, collated, crossed_prompts, training_examples
 from lens_fv.training.keeping import keep_vectors, keeping, with_replay
 from lens_fv.training.loop import pad_token, trainer_arguments
 from lens_fv.training.run import RUN, FinetuneRun, clear_unfinished, keep_tasks
@@ -37,6 +37,7 @@ def finetune(
     settings: FinetuneSettings | None = None,
     *,
     vectors: Mapping[str, FunctionVector] | None = None,
+    others: Sequence[Task] | None = None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     cache_dir: str | Path | None = None,
@@ -56,6 +57,8 @@ def finetune(
         settings: default: `FinetuneSettings()`.
         vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
             run keeps them.
+        others: whose instructions the guide's crossed prompts have (`settings.guide.crossed`); default: all built-in tasks that
+            are not trained.
         device: see `load_model`.
         dtype: see `load_model`; updates are trained in the same.
         cache_dir: see `load_model`.
@@ -72,7 +75,8 @@ def finetune(
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
     where, kind = device_named(device), dtype_named(dtype)
     place = find_model(model, None, cache_dir)
-    run = _begun(folder, place, tasks, settings, kind)
+    crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crossed else []
+    run = _begun(folder, place, tasks, settings, kind, crossed)
     keep_vectors(run, vectors, settings)
     if run.finished:
         return run
@@ -83,6 +87,8 @@ def finetune(
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
+
+    prompts = [crossed_prompts(encoder, task, crossed, settings) for task in tasks] if crossed else []
 
     def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
         shown, size = examples[index], settings.batch_size
@@ -100,13 +106,20 @@ def finetune(
                 tick()
             if before < steps:
                 at = run.stage_folder(index)
-                with keeping(trained, run, index, settings, batches) as kept:
+                with keeping(trained, run, index, settings, batches, prompts[index] if prompts else ()) as kept:
                     trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick, kept)
                     trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
     return run
 
 
-def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype) -> FinetuneRun:
+def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
+    trained = {task.name for task in tasks}
+    return [task for task in (map(load_task, list_tasks()) if others is None else others) if task.name not in trained]
+
+
+def _begun(
+    folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype, crossed: Sequence[Task]
+) -> FinetuneRun:
     """The run in the folder, new or gone on with."""
     said = {
         "model": place.name,
@@ -115,6 +128,7 @@ def _begun(folder: Path, place: Place, tasks: Sequence[Task], settings: Finetune
         "dtype": str(dtype).removeprefix("torch."),
         "settings": asdict(settings),
         "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
+        **({"crossed": [task.name for task in crossed]} if crossed else {}),
     }
     if (folder / RUN).is_file():
         before = FinetuneRun(folder).about

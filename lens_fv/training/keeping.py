@@ -71,7 +71,12 @@ def vector_file(run: FinetuneRun, task: str) -> Path:
 
 @contextmanager
 def keeping(
-    trained: Any, run: FinetuneRun, index: int, settings: FinetuneSettings, batches: Batches
+    trained: Any,
+    run: FinetuneRun,
+    index: int,
+    settings: FinetuneSettings,
+    batches: Batches,
+    crossed: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
     """Inside the block, the arguments that `guided(Trainer)` takes for one stage of a run.
 
@@ -81,6 +86,7 @@ def keeping(
         index: of the stage.
         settings: of the run.
         batches: of a stage's examples.
+        crossed: prompts of this stage for the guide.
 
     Raises:
         LensFVError: what `Guide` raises.
@@ -91,7 +97,8 @@ def keeping(
         # Before the first task there are no updates.
         guide = settings.guide if index else replace(settings.guide, teacher="base")
         vector = FunctionVector.load(vector_file(run, run.tasks[index])) if guide.takes_vector else None
-        found["guide"] = Guide(trained, vector, guide, before=_before(run, index) if guide.teacher == "before" else None)
+        before = _before(run, index) if guide.teacher == "before" else None
+        found["guide"] = Guide(trained, vector, guide, before=before, crossed=crossed)
     if settings.ewc and index:
         found["penalties"].append(elastic(trained, _importance(trained, run, index, batches), settings.ewc))
     if settings.orthogonal:

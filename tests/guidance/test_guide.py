@@ -18,6 +18,7 @@ from lens_fv.model.quiet import hushed
 from lens_fv.vectors import FunctionVector
 
 HEADS = ((0, 1), (2, 3), (1, 0))
+PROMPTS = [[7, 3, 9], [4, 4, 8, 2, 1], [6, 5]]
 
 
 def adapted(hf, *, trained: bool = True, seed: int = 0):
@@ -156,6 +157,39 @@ def test_terms_are_their_formulas(student, vector, steer, direction):
     torch.testing.assert_close(total, student(**inputs).loss + sum(expected.values()), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_crossed_prompts_are_a_divergence_of_their_own(student, vector, direction):
+    settings = GuideSettings(crossed=2.0, n_crossed=3, intervene=1.0, direction=direction, temperature=3.0)
+    found, logits = terms_of(Guide(student, vector, settings, crossed=PROMPTS), student, batch(), done=0.1)
+    each = []
+    for prompt in PROMPTS:  # alone, without padding, and without the vector that the batch has
+        ids = torch.tensor([prompt])
+        with torch.no_grad(), student.disable_adapter():
+            taught = student(ids).logits[0, -1]
+        p, q = ((x / 3.0).log_softmax(-1) for x in (taught, student(ids).logits[0, -1]))
+        if direction == "reverse":
+            p, q = q, p
+        each.append((p.exp() * (p - q)).sum())
+    assert list(found) == ["crossed"]
+    torch.testing.assert_close(found["crossed"], 2.0 * torch.stack(each).mean(), atol=1e-5, rtol=1e-4)
+    _, alone = terms_of(Guide(student, vector, replace(settings, crossed=0.0)), student, batch(), done=0.1)
+    torch.testing.assert_close(logits, alone)
+
+
+def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(student):
+    prompts = [[i, 3, 5] for i in range(1, 40)]
+
+    def term(done, inputs):
+        guide = Guide(student, None, GuideSettings(crossed=1.0, n_crossed=2), crossed=prompts)
+        return float(terms_of(guide, student, inputs, done=done)[0]["crossed"].detach())
+
+    other = batch()
+    other["input_ids"][0, 0] += 1
+    found = [term(0.0, batch()), term(0.25, batch()), term(0.0, other)]
+    assert len(set(found)) == 3
+    assert found == [term(0.0, batch()), term(0.25, batch()), term(0.0, other)]
+
+
 def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vector):
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, GuideSettings(intervene=-2.0, heads=1.0, where="heads"))
@@ -176,10 +210,10 @@ def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vec
 
 def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model):
     model = adapted(huggingface_model("llama"), trained=False).train()
-    settings = GuideSettings(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all")
-    found, _ = terms_of(Guide(model, None, settings), model, batch())
-    assert [float(value.detach()) for value in found.values()] == [0.0, 0.0, 0.0]
-    linear = replace(settings, matched="vector", linear=True)
+    settings = GuideSettings(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all", crossed=1.0)
+    found, _ = terms_of(Guide(model, None, settings, crossed=PROMPTS), model, batch())
+    assert [float(value.detach()) for value in found.values()] == [0.0, 0.0, 0.0, 0.0]
+    linear = replace(settings, matched="vector", linear=True, crossed=0.0)
     found, _ = terms_of(Guide(model, vector_of(tiny_model("llama")), linear), model, batch())
     assert float(found["heads"].detach()) == 0.0
 
@@ -192,13 +226,14 @@ def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model
         GuideSettings(distill_all=1.0, direction="forward", where="resid_post"),
         GuideSettings(heads=1.0),
         GuideSettings(heads=1.0, linear=True),
+        GuideSettings(crossed=1.0, intervene=1.0),
         replace(PRESETS["fv"], distill_gate=0.0, heads_gate=0.0, intervene=0.5),
     ],
 )
 def test_gradients_are_those_of_finite_differences(huggingface_model, tiny_model, settings):
     vector = vector_of(tiny_model("gpt2"))  # whose norms are in double precision too, unlike Llama's
     model = adapted(huggingface_model("gpt2").double()).eval()
-    guide = Guide(model, vector, settings).double()
+    guide = Guide(model, vector, settings, crossed=PROMPTS).double()
     inputs = batch()
 
     def loss():
@@ -294,6 +329,9 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
             Guide(student, tuned, settings)
     with pytest.raises(LensFVError, match="without a vector"):
         Guide(student, None, GuideSettings(distill=1.0))
+    for prompts in ((), [[1, 2], []]):
+        with pytest.raises(LensFVError, match=rf"there are {len(prompts)}, {len(prompts) // 2} of them empty"):
+            Guide(student, None, GuideSettings(crossed=1.0), crossed=prompts)
     made, harmless = (Guide(student, vector, GuideSettings(**{term: 1.0})) for term in ("heads", "distill"))
     with hushed():
         student.gradient_checkpointing_enable()
@@ -302,7 +340,14 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
     with pytest.raises(LensFVError, match="gradient checkpointing"):  # turned on by a trainer, after the guide was made
         made.loss(student, batch())
     assert harmless.loss(student, batch()).isfinite()
-    for options in ({"distill": -1.0}, {"temperature": 0.0}, {"heads": math.nan}, {"flat": 0.6}, {"stairs": 0}):
+    for options in (
+        {"distill": -1.0},
+        {"temperature": 0.0},
+        {"heads": math.nan},
+        {"flat": 0.6},
+        {"stairs": 0},
+        {"n_crossed": 0},
+    ):
         with pytest.raises(LensFVError, match=f"guide with {next(iter(options))}="):
             GuideSettings(**options)
 

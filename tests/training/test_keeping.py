@@ -17,7 +17,8 @@ from lens_fv.guidance import PRESETS, GuideSettings
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.model.quiet import hushed
-from lens_fv.training import FinetuneRun, FinetuneSettings, average, finetune
+from lens_fv.tasks import split_pairs
+from lens_fv.training import FinetuneRun, FinetuneSettings, average, crossed_prompts, finetune
 from lens_fv.training.keeping import with_replay
 from lens_fv.vectors import extract_instruction, random_like
 
@@ -69,6 +70,7 @@ def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, v
     [
         {"guide": replace(PRESETS["fv"], linear=True, distill_gate=0.0, heads_gate=0.0), "replay": 0.25},
         {"guide": PRESETS["lwf"], "ewc": 10.0},
+        {"guide": PRESETS["crossed"]},
         {"orthogonal": 0.5},
     ],
 )
@@ -162,3 +164,34 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     ):
         with pytest.raises(LensFVError, match=said):
             FinetuneSettings(**options)
+
+
+def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
+    model, settings = tiny_model("llama"), replace(SMALL, n_examples=40)
+    prompts = crossed_prompts(model, TASKS[0], TASKS, settings)
+    texts = [model.tokenizer.decode(prompt) for prompt in prompts]
+    inputs, unseen = split_pairs(TASKS[0], seed=settings.seed).train, split_pairs(TASKS[0], seed=settings.seed).test
+    assert len(prompts) == 40
+    for text in texts:
+        assert [name for name in ("one", "two", "three") if f" {name}." in text] in (["two"], ["three"])
+        assert any(pair.input in text for pair in inputs)
+        assert not any(f" {pair.input}\n" in text for pair in unseen)
+    assert any("two" in text for text in texts)
+    assert any("three" in text for text in texts)
+    assert prompts == crossed_prompts(model, TASKS[0], TASKS, settings)
+    assert prompts != crossed_prompts(model, TASKS[0], TASKS, replace(settings, seed=1))
+    with pytest.raises(LensFVError, match="cross one with the instructions of 1 tasks: they have none"):
+        crossed_prompts(model, TASKS[0], TASKS[:1], settings)
+
+
+def test_a_run_says_whose_instructions_it_was_guided_by(model_folder, tmp_path):
+    settings = replace(SMALL, guide=PRESETS["crossed"])
+    run = finetune(model_folder, TASKS[:1], tmp_path / "run", settings, others=TASKS)
+    assert run.about["crossed"] == ["two", "three"]
+    assert not same(
+        updates(run.checkpoint()), updates(finetune(model_folder, TASKS[:1], tmp_path / "plain", SMALL).checkpoint())
+    )
+    with pytest.raises(LensFVError, match="other crossed"):
+        finetune(model_folder, TASKS[:1], tmp_path / "run", settings, others=TASKS[:2])
+    with pytest.raises(LensFVError, match="there are 0"):
+        finetune(model_folder, TASKS[:1], tmp_path / "none", settings, others=TASKS[:1])

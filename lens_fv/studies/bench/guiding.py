@@ -67,7 +67,7 @@ class GuidedBench:
 def bench_guided(
     subject: Subject,
     *,
-    guides: Sequence[str] = ("iv", "fv", "kl"),
+    guides: Sequence[str] = ("iv", "fv", "kl", "crossed"),
     rows: int = 8,
     tokens: int = 32,
     repeats: int = 5,
@@ -97,7 +97,8 @@ def bench_guided(
         trained = get_peft_model(plain_model(model), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16)).train()
     optimiser = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-5)
     vector = _vector(model, rng, seed)
-    made = {name: Guide(trained, vector, PRESETS[name]) for name in guides}
+    prompts = torch.randint(1, model.d_vocab, (100, tokens - ANSWER), generator=rng).tolist()
+    made = {name: Guide(trained, vector, PRESETS[name], crossed=prompts) for name in guides}
     runs = {PLAIN: _step(trained, optimiser, batch, None)}
     runs |= {name: _step(trained, optimiser, batch, guide) for name, guide in made.items()}
     seconds = clock.race(runs, repeats, tick)

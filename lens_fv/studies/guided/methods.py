@@ -15,6 +15,7 @@ from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
 from lens_fv.studies.instruction.start import entered
+from lens_fv.tasks import list_tasks, load_task
 from lens_fv.training import FinetuneRun, average, finetune, follow, switch
 from lens_fv.vectors import FunctionVector, random_like
 
@@ -153,6 +154,7 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
         folder / "run",
         settings,
         vectors=vectors,
+        others=[load_task(name) for name in list_tasks() if name not in ground.tasks],  # none that is asked about
         **ground.place,
         progress=progress,
     )
