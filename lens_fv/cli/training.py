@@ -28,18 +28,22 @@ def finetune(
     ] = False,
     checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
     guide: Annotated[
-        Literal["iv", "fv", "kl", "l2", "lwf", "crossed"] | None,
+        Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads"] | None,
         typer.Option(
             help="What keeps earlier abilities: the instruction-vector papers' losses (iv, fv), divergence from the model "
-            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2), divergence behind "
-            "other tasks' instructions (crossed)."
+            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2), and behind "
+            "other tasks' instructions the divergence (crossed) or the distance of a vector's heads (crossed-heads)."
         ),
     ] = None,
     vector: Annotated[
-        list[Path] | None, typer.Option(help="For iv and fv: a task's vector, as `iv extract` writes it; one for each task.")
+        list[Path] | None,
+        typer.Option(help="For iv, fv and crossed-heads: a task's vector, as `iv extract` writes it; one for each task."),
     ] = None,
     random_vectors: Annotated[
         bool, typer.Option("--random-vectors", help="Guide by random vectors of the same lengths: the control.")
+    ] = False,
+    by_other_heads: Annotated[
+        bool, typer.Option("--other-heads", help="Guide by other heads of the same layers: the control for heads.")
     ] = False,
     replay: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a task's examples taken from earlier tasks.")] = 0.0,
     ewc: Annotated[float, typer.Option(min=0, help="Weight of elastic weight consolidation.")] = 0.0,
@@ -61,7 +65,7 @@ def finetune(
     from lens_fv.guidance import PRESETS
     from lens_fv.tasks import TEMPLATES, load_task
     from lens_fv.training import FinetuneSettings, finetune as train
-    from lens_fv.vectors import FunctionVector, random_like
+    from lens_fv.vectors import FunctionVector, other_heads, random_like
 
     settings = FinetuneSettings(
         method=method,
@@ -84,6 +88,8 @@ def finetune(
     vectors = {each.provenance.task: each for each in map(FunctionVector.load, vector or ())}
     if random_vectors:
         vectors = {name: random_like(each, seed=seed, heads=True) for name, each in vectors.items()}
+    if by_other_heads:
+        vectors = {name: other_heads(each, seed=seed) for name, each in vectors.items()}
     run = train(model, tasks, out, settings, vectors=vectors, device=device, dtype=dtype, progress=True)
     found = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
     table = Table("checkpoint", "steps", title=f"{run.about['model']}: {', '.join(run.tasks)}", title_justify="left", box=None)

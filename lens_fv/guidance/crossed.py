@@ -2,52 +2,73 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
-from lens_fv.divergence import divergence_of_logits
+from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
+from lens_fv.guidance.places import Enough, Head, Places
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.guidance.teacher import Teacher
 
 
 class Crossed:
-    """The divergence of a student from its teacher behind a few prompts a step; neither is steered.
+    """How far a student is from its teacher behind a few prompts a step; neither is steered.
 
     Made of the inputs that are learned from, behind other instructions, such prompts need no data of other tasks: what is to
     be kept is that the instruction decides.
 
     Args:
         prompts: token ids.
-        settings: how many a step, and of the divergence.
+        settings: how many a step, which terms, and of the divergence.
+        places: of the model.
+        heads: whose outputs are compared.
 
     Raises:
         LensFVError: no prompts, or an empty one.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], settings: GuideSettings) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], settings: GuideSettings, places: Places, heads: Sequence[Head]
+    ) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(
                 f"guide by crossed prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; give the "
                 "tokens of inputs behind other instructions (`crossed_prompts`)"
             )
-        self._prompts, self._settings = prompts, settings
+        self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 
-    def __call__(self, model: nn.Module, teacher: Teacher, inputs: Mapping[str, Tensor], done: float) -> Tensor:
-        """Of the next prompts; which ones depends on the step and its batch alone, so a run that goes on draws the same."""
-        ids = inputs["input_ids"]
+    def __call__(self, model: nn.Module, teacher: Teacher, inputs: Mapping[str, Tensor], done: float) -> dict[str, Tensor]:
+        """The terms, each with its weight, of the next prompts.
+
+        Which ones depends on the step and its batch alone, so a run that goes on draws the same.
+        """
+        ids, s = inputs["input_ids"], self._settings
         rng = random.Random(f"{done}/{int(ids.sum())}")
-        rows = rng.sample(self._prompts, min(self._settings.n_crossed, len(self._prompts)))
+        rows = rng.sample(self._prompts, min(s.n_crossed, len(self._prompts)))
         longest = max(map(len, rows))
         batch = {
             "input_ids": torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=ids.device),
             "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device),
         }
         at = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
-        each = torch.arange(len(rows), device=ids.device)
         with torch.no_grad(), teacher.teaching(model):
-            taught = model(**batch).logits[each, at]
-        said = model(**batch).logits[each, at]
-        s = self._settings
-        return divergence_of_logits(taught, said, s.direction, temperature=s.temperature).mean()
+            taught, theirs = self._said(model, batch, at)
+        said, own = self._said(model, batch, at)
+        found: dict[str, Tensor] = {}
+        if said is not None and taught is not None:
+            apart = divergence_of_logits(taught, said, s.direction, temperature=s.temperature)
+            found["crossed"] = s.crossed * apart.mean()
+        if self._heads:
+            distances = [(in_single(own[head]) - in_single(theirs[head])).square().mean() for head in self._heads]
+            found["crossed_heads"] = s.crossed_heads * torch.stack(distances).sum()
+        return found
+
+    def _said(self, model: nn.Module, batch: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor | None, Mapping[Head, Tensor]]:
+        """Logits behind each prompt, if they are asked for, and what heads put out there."""
+        logits: Tensor | None = None
+        with self._places.reading(self._heads, at, then_stop=not self._settings.crossed) as heads, suppress(Enough):
+            logits = model(**batch).logits[torch.arange(len(at), device=at.device), at]
+        return logits, heads

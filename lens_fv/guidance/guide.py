@@ -35,7 +35,7 @@ class Guide(nn.Module):
         vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
         settings: which terms.
         before: values of the trained parameters by name, for the teacher "before"; default: what they are now.
-        crossed: token ids of prompts, for the term of this name.
+        crossed: token ids of prompts, for the terms `crossed` and `crossed_heads`.
 
     Raises:
         LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
@@ -74,14 +74,15 @@ class Guide(nn.Module):
             )
         self.edits = _edits(vector, settings) if vector is not None and steered else []
         self.matched = self._matched(vector) if settings.heads else []
-        self.places.check([*self.matched, *((e.layer, e.head) for e in self.edits if e.head is not None)])
+        apart = self._matched(vector) if settings.crossed_heads else []
+        self.places.check([*self.matched, *apart, *((e.layer, e.head) for e in self.edits if e.head is not None)])
         if settings.teacher == "before":
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             before = {name: (before or trained)[name].detach().clone().to(p) for name, p in trained.items()}
         self.teacher = Teacher(
             settings, self.places, self.edits, self.matched, before if settings.teacher == "before" else None
         )
-        self._crossed = Crossed(crossed, settings) if settings.crossed else None
+        self._crossed = Crossed(crossed, settings, self.places, apart) if settings.crosses else None
         self.maps = nn.ParameterDict()
         if settings.linear:
             device = next(model.parameters()).device
@@ -117,7 +118,7 @@ class Guide(nn.Module):
             return
         _check_checkpointing(model, s)
         at = last_prompt_token(inputs["labels"])
-        aside = {} if self._crossed is None else {"crossed": s.crossed * self._crossed(model, self.teacher, inputs, done)}
+        aside = {} if self._crossed is None else self._crossed(model, self.teacher, inputs, done)
         steered, plain = self.teacher(model, inputs, at)
         with (
             self.places.reading(self.matched, at) as written,
@@ -200,7 +201,7 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
 
 def _check_checkpointing(model: nn.Module, settings: GuideSettings) -> None:
     """Also before each step: trainers turn it on when they begin."""
-    if not settings.intervene and not settings.heads:
+    if not (settings.intervene or settings.heads or settings.crossed_heads):
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise LensFVError("guide with gradient checkpointing: what is run again would miss the hooks; turn it off")

@@ -38,8 +38,10 @@ class GuideSettings:
         heads_gate: a head's distance that is no larger counts as 0.
         linear: pass the student's outputs through a linear map of each head's own, which is learned too and begins as the
             identity.
-        crossed: weight of the divergence from the model without its updates, not steered, at the last token of prompts that the
-            guide is given beside the batch: inputs behind other instructions (`crossed_prompts`).
+        crossed: weight of the divergence from the teacher, not steered, at the last token of prompts that the guide is given
+            beside the batch: inputs behind other instructions (`crossed_prompts`).
+        crossed_heads: weight of the squared distance of the matched heads' outputs from the teacher's there; mean over the
+            head's numbers and the prompts, sum over heads.
         n_crossed: such prompts a step.
         where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
             behind its layer, or to what the attention of its layer writes; None: where the vector says.
@@ -63,6 +65,7 @@ class GuideSettings:
     heads_gate: float = 0.0
     linear: bool = False
     crossed: float = 0.0
+    crossed_heads: float = 0.0
     n_crossed: int = 4
     where: Where | None = None
     teacher: Teacher = "base"
@@ -70,7 +73,11 @@ class GuideSettings:
     def __post_init__(self) -> None:
         finite = {name: value for name, value in vars(self).items() if isinstance(value, float | int)}
         bad = [name for name, value in finite.items() if not math.isfinite(value)]
-        bad += [n for n in ("distill", "distill_all", "heads", "crossed", "distill_gate", "heads_gate") if getattr(self, n) < 0]
+        bad += [
+            n
+            for n in ("distill", "distill_all", "heads", "crossed", "crossed_heads", "distill_gate", "heads_gate")
+            if getattr(self, n) < 0
+        ]
         bad += ["temperature"] * (not self.temperature > 0) + ["stairs"] * (self.stairs < 1)
         bad += ["n_crossed"] * (self.n_crossed < 1)
         bad += ["flat"] * (not 0 <= self.flat <= 0.5)
@@ -84,13 +91,18 @@ class GuideSettings:
     @property
     def idle(self) -> bool:
         """There is nothing to do: training is what it would be without a guide."""
-        return not (self.intervene or self.distill or self.distill_all or self.heads or self.crossed)
+        return not (self.intervene or self.distill or self.distill_all or self.heads or self.crosses)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether a term is about crossed prompts."""
+        return bool(self.crossed or self.crossed_heads)
 
     @property
     def takes_vector(self) -> bool:
         """Whether a term is about a vector."""
         steered = self.intervene or (self.steer and (self.distill or self.distill_all))
-        return bool(steered or (self.heads and self.matched == "vector"))
+        return bool(steered or ((self.heads or self.crossed_heads) and self.matched == "vector"))
 
     def strength(self, done: float) -> float:
         """Of the intervention when so much of the training is done, from 0 to 1 (Jiang et al. 2024)."""
@@ -110,5 +122,6 @@ PRESETS: Mapping[str, GuideSettings] = {
     "l2": GuideSettings(heads=1.0, matched="all"),
     "lwf": GuideSettings(distill=1.0, steer=0.0, teacher="before"),
     "crossed": GuideSettings(crossed=10.0),
+    "crossed-heads": GuideSettings(crossed_heads=10.0),
 }
 """Guides by name: those of the two papers (weights of "fv": its third sequence's), what they are compared to, and our own."""

@@ -57,7 +57,7 @@ def finetune(
         settings: default: `FinetuneSettings()`.
         vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
             run keeps them.
-        others: whose instructions the guide's crossed prompts have (`settings.guide.crossed`); default: all built-in tasks that
+        others: whose instructions the guide's crossed prompts have (`GuideSettings.crossed`); default: all built-in tasks that
             are not trained.
         device: see `load_model`.
         dtype: see `load_model`; updates are trained in the same.
@@ -75,7 +75,7 @@ def finetune(
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
     where, kind = device_named(device), dtype_named(dtype)
     place = find_model(model, None, cache_dir)
-    crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crossed else []
+    crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crosses else []
     run = _begun(folder, place, tasks, settings, kind, crossed)
     keep_vectors(run, vectors, settings)
     if run.finished:

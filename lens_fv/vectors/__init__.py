@@ -4,7 +4,7 @@ from lens_fv.artefact import Artefact, Provenance
 from lens_fv.vectors.arithmetic import combine, interpolate
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
-from lens_fv.vectors.function_vector import FunctionVector, random_like
+from lens_fv.vectors.function_vector import FunctionVector, other_heads, random_like
 from lens_fv.vectors.instruction_vector import InstructionVector, extract_instruction
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
 from lens_fv.vectors.tune import tune, tune_many
@@ -21,6 +21,7 @@ __all__ = [
     "extract",
     "extract_instruction",
     "interpolate",
+    "other_heads",
     "random_like",
     "sweep_injection",
     "tune",

@@ -1,5 +1,6 @@
 """A task as a direction: the function vector."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -150,6 +151,31 @@ def random_like(vector: FunctionVector, *, seed: int = 0, heads: bool = False) -
     if not heads:
         return made
     return replace(made, site=vector.site, heads=vector.heads, head_outputs=_draw(vector.head_outputs, rng) * vector.scale)
+
+
+def other_heads(vector: FunctionVector, *, seed: int = 0) -> FunctionVector:
+    """The same outputs at other heads, drawn at random, as many in each layer: the control for which heads they are.
+
+    Args:
+        vector: with heads.
+        seed: of the draw.
+
+    Raises:
+        LensFVError: it has no heads, or so many of one layer that there are not as many others.
+    """
+    rng, n_heads = random.Random(seed), vector.provenance.shape[1]
+    drawn: dict[int, list[int]] = {}
+    for layer in sorted({layer for layer, _ in vector.heads}):
+        own = [head for other, head in vector.heads if other == layer]
+        rest = [head for head in range(n_heads) if head not in own]
+        if len(rest) < len(own):
+            raise LensFVError(f"other heads than {len(own)} of layer {layer}: it has {n_heads}; take fewer")
+        drawn[layer] = rng.sample(rest, len(own))
+    if not drawn:
+        raise LensFVError("other heads than those of a vector that has none, such as a tuned one; extract one")
+    heads = tuple((layer, drawn[layer].pop()) for layer, _ in vector.heads)
+    provenance = replace(vector.provenance, method="other heads", options={**vector.provenance.options, "random_seed": seed})
+    return replace(vector, heads=heads, provenance=provenance)
 
 
 def _draw(like: Tensor, rng: torch.Generator) -> Tensor:

@@ -158,22 +158,32 @@ def test_terms_are_their_formulas(student, vector, steer, direction):
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_crossed_prompts_are_a_divergence_of_their_own(student, vector, direction):
-    settings = GuideSettings(crossed=2.0, n_crossed=3, intervene=1.0, direction=direction, temperature=3.0)
+def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
+    settings = GuideSettings(
+        crossed=2.0, crossed_heads=3.0, n_crossed=3, intervene=1.0, direction=direction, temperature=3.0, where="heads"
+    )
     found, logits = terms_of(Guide(student, vector, settings, crossed=PROMPTS), student, batch(), done=0.1)
-    each = []
+    places, apart, distances = Places(student, 4), [], []
     for prompt in PROMPTS:  # alone, without padding, and without the vector that the batch has
-        ids = torch.tensor([prompt])
-        with torch.no_grad(), student.disable_adapter():
+        ids, at = torch.tensor([prompt]), torch.tensor([len(prompt) - 1])
+        with torch.no_grad(), student.disable_adapter(), places.reading(HEADS, at) as base:
             taught = student(ids).logits[0, -1]
-        p, q = ((x / 3.0).log_softmax(-1) for x in (taught, student(ids).logits[0, -1]))
+        with places.reading(HEADS, at) as own:
+            p, q = ((x / 3.0).log_softmax(-1) for x in (taught, student(ids).logits[0, -1]))
         if direction == "reverse":
             p, q = q, p
-        each.append((p.exp() * (p - q)).sum())
-    assert list(found) == ["crossed"]
-    torch.testing.assert_close(found["crossed"], 2.0 * torch.stack(each).mean(), atol=1e-5, rtol=1e-4)
-    _, alone = terms_of(Guide(student, vector, replace(settings, crossed=0.0)), student, batch(), done=0.1)
-    torch.testing.assert_close(logits, alone)
+        apart.append((p.exp() * (p - q)).sum())
+        distances.append(sum((own[head] - base[head]).square().mean() for head in HEADS))
+    expected = {"crossed": 2.0 * torch.stack(apart).mean(), "crossed_heads": 3.0 * torch.stack(distances).mean()}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+    only = replace(settings, crossed=0.0, intervene=0.0)
+    alone, logits_alone = terms_of(Guide(student, vector, only, crossed=PROMPTS), student, batch(), done=0.1)
+    torch.testing.assert_close(alone["crossed_heads"], expected["crossed_heads"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits_alone, student(**batch()).logits)
+    plain = replace(settings, crossed=0.0, crossed_heads=0.0)
+    torch.testing.assert_close(logits, terms_of(Guide(student, vector, plain), student, batch(), done=0.1)[1])
 
 
 def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(student):
@@ -213,9 +223,9 @@ def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model
     settings = GuideSettings(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all", crossed=1.0)
     found, _ = terms_of(Guide(model, None, settings, crossed=PROMPTS), model, batch())
     assert [float(value.detach()) for value in found.values()] == [0.0, 0.0, 0.0, 0.0]
-    linear = replace(settings, matched="vector", linear=True, crossed=0.0)
-    found, _ = terms_of(Guide(model, vector_of(tiny_model("llama")), linear), model, batch())
-    assert float(found["heads"].detach()) == 0.0
+    linear = replace(settings, matched="vector", linear=True, crossed=0.0, crossed_heads=1.0)
+    found, _ = terms_of(Guide(model, vector_of(tiny_model("llama")), linear, crossed=PROMPTS), model, batch())
+    assert (float(found["heads"].detach()), float(found["crossed_heads"].detach())) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +237,7 @@ def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model
         GuideSettings(heads=1.0),
         GuideSettings(heads=1.0, linear=True),
         GuideSettings(crossed=1.0, intervene=1.0),
+        GuideSettings(crossed_heads=1.0),
         replace(PRESETS["fv"], distill_gate=0.0, heads_gate=0.0, intervene=0.5),
     ],
 )

@@ -9,7 +9,7 @@ from planted import planted_tasks, planted_weights
 
 from lens_fv.cli.app import execute
 from lens_fv.errors import LensFVError
-from lens_fv.studies.guided.methods import RANDOM, chosen
+from lens_fv.studies.guided.methods import CONTROLS, chosen
 from lens_fv.studies.guided.page.recorded import Recorded
 from lens_fv.studies.guided.page.report import write_guided_report
 from lens_fv.studies.guided.run import run_guided
@@ -19,7 +19,7 @@ from lens_fv.tasks import write_task
 from lens_fv.training import FinetuneSettings
 
 TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=1, learning_rate=3e-2, dropout=0.0)
-ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv"}
+ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads"}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,12 @@ def test_everything_is_recorded(study, settings):
     counts = {
         part: len(json.loads((study.folder / f"{part}.json").read_text())) for part in ("choosing", "methods", "ablations")
     }
-    assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 1, "ablations": 3}
+    assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 2, "ablations": 4}
     assert not list((study.folder / "runs").iterdir())
-    assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | {RANDOM}
+    assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | CONTROLS.keys()
     best = chosen(study)
-    assert best[RANDOM] == replace(best["fv"], random=True)
+    assert best["random"] == replace(best["fv"], control="random vectors")
+    assert best["other-heads"] == replace(best["crossed-heads"], control="other heads")
     assert best["lora"] == METHODS["lora"][0]
     record = json.loads((study.folder / "methods.json").read_text())["0/first/lora"]
     assert record["trained"] == ["task0", "task1"]
@@ -102,7 +103,7 @@ def test_the_page_and_the_command(study, tmp_path, capsys):
     asked = ["reproduce", "guided", "--report-only", "--work", str(study.folder.parent), "--out", str(tmp_path), "--json"]
     assert execute(asked) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["models"]["planted"]["methods"]) == ALL | {RANDOM}
+    assert set(found["models"]["planted"]["methods"]) == ALL | CONTROLS.keys()
     assert found["models"]["planted"]["methods"]["lora"]["final"]["n"] == 1
 
 

@@ -10,7 +10,7 @@ from lens_fv.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.patching import run_branches
-from lens_fv.vectors import FunctionVector, decode, extract, random_like
+from lens_fv.vectors import FunctionVector, decode, extract, other_heads, random_like
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
 
@@ -131,6 +131,23 @@ def test_random_like_has_its_length_and_place(made):
     torch.testing.assert_close(control.vector.norm(), 2 * vector.vector.norm())
     assert (control.layer, control.scale, control.provenance.method) == (vector.layer, 1.0, "random")
     assert torch.cosine_similarity(control.vector, vector.vector, dim=0).abs() < 0.6
+
+
+def test_other_heads_are_as_many_of_the_same_layers(made):
+    vector = made[3]
+    control = other_heads(vector, seed=3)
+    assert type(control) is type(vector)
+    assert [layer for layer, _ in control.heads] == [layer for layer, _ in vector.heads]
+    assert len(set(control.heads) - set(vector.heads)) == len(vector.heads)
+    assert torch.equal(control.head_outputs, vector.head_outputs)
+    assert control.provenance.method == "other heads"
+    assert control.heads == other_heads(vector, seed=3).heads
+    n = vector.provenance.shape[1] // 2 + 1
+    many = tuple((0, head) for head in range(n))
+    with pytest.raises(LensFVError, match=f"other heads than {n} of layer 0"):
+        other_heads(replace(vector, heads=many, head_outputs=vector.head_outputs[:1].expand(n, -1).clone()))
+    with pytest.raises(LensFVError, match="a vector that has none"):
+        other_heads(random_like(vector))
 
 
 def test_decode_is_the_models_own_readout(made):

@@ -3,10 +3,11 @@
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from lens_fv.studies.instruction.sequences import probe, vector
 from lens_fv.studies.instruction.start import entered
 from lens_fv.tasks import list_tasks, load_task
 from lens_fv.training import FinetuneRun, average, finetune, follow, switch
-from lens_fv.vectors import FunctionVector, random_like
+from lens_fv.vectors import FunctionVector, other_heads, random_like
 
-RANDOM = "random"
-"""The guide "fv", by random vectors."""
+CONTROLS: Mapping[str, tuple[str, Literal["random vectors", "other heads"]]] = {
+    "random": ("fv", "random vectors"),
+    "other-heads": ("crossed-heads", "other heads"),
+}
+"""Of which guide, and what it is guided by instead."""
 
 
 def choose(study: Study) -> None:
@@ -43,9 +47,7 @@ def chosen(study: Study) -> dict[str, Method]:
     for name, each in study.settings.methods.items():
         worth = [_worth(records[f"{name}/{i}"]) for i in range(len(each))]
         found[name] = each[int(np.argmax(worth))]
-    if "fv" in found:
-        found[RANDOM] = replace(found["fv"], random=True)
-    return found
+    return found | {name: replace(found[of], control=by) for name, (of, by) in CONTROLS.items() if of in found}
 
 
 def _worth(record: dict[str, Any]) -> float:
@@ -74,8 +76,9 @@ def ablate(study: Study) -> None:
     """Change one thing of a guide, on the first sequence with the first seed: a record is a change."""
     records, s, best = study.records("ablations"), study.settings, chosen(study)
     changed = {name: best[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in best}
+    for of in (name for name in ("fv", "crossed-heads") if name in best):
+        changed |= {f"{of}, {n} heads": replace(best[of], n_heads=n) for n in s.head_counts}
     if "fv" in best:
-        changed |= {f"fv, {n} heads": replace(best["fv"], n_heads=n) for n in s.head_counts}
         changed |= {f"fv, at {depth:.0%} of the depth": replace(best["fv"], depth=depth) for depth in s.depths}
     seed, sequence = s.ground.seeds[0], s.reported[0]
     with progress_bar("ablations", len(changed), show=study.progress) as tick:
@@ -169,4 +172,6 @@ def _vector(study: Study, method: Method, task: Any, seed: int) -> FunctionVecto
     found: FunctionVector = vector(ground, task, seed, n_heads=method.n_heads)
     if method.depth is not None:
         found = found.at(layer=round(method.depth * (model.n_layers - 1)))
-    return random_like(found, seed=seed, heads=True) if method.random else found
+    if method.control == "other heads":
+        return other_heads(found, seed=seed)
+    return random_like(found, seed=seed, heads=True) if method.control == "random vectors" else found

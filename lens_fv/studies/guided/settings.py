@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from lens_fv.training import FinetuneSettings
 
 CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
-FV, IV = PRESETS["fv"], PRESETS["iv"]
+FV, IV, CROSSED, CROSSED_HEADS = (PRESETS[name] for name in ("fv", "iv", "crossed", "crossed-heads"))
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Method:
     Attributes:
         training: what it changes in the settings of plain low-rank fine-tuning.
         share: of the fine-tuned weights in an average with the beginning's, behind training.
-        random: guide by random vectors of the same lengths.
+        control: guide by random vectors of the same lengths, or by other heads of the same layers.
         n_heads: of the vectors; None: the study's.
         depth: where vectors are added, as a share of the layers; None: where validation pairs say.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
-    random: bool = False
+    control: Literal["random vectors", "other heads"] | None = None
     n_heads: int | None = None
     depth: float | None = None
 
@@ -58,6 +58,10 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
     "l2": tuple(Method({"guide": replace(PRESETS["l2"], heads=weight)}) for weight in (1.0, 10.0)),
     "iv": tuple(Method({"guide": replace(IV, distill=weight)}) for weight in (1.0, 10.0)),
     "fv": tuple(Method({"guide": replace(FV, distill=weight)}) for weight in (1.0, 20.0)),
+    "crossed": tuple(Method({"guide": replace(PRESETS["crossed"], crossed=weight)}) for weight in (1.0, 10.0)),
+    "crossed-heads": tuple(
+        Method({"guide": replace(PRESETS["crossed-heads"], crossed_heads=weight)}) for weight in (1.0, 10.0)
+    ),
 }
 """By name, what is tried on the sequence that settings are chosen by; "average" is of the runs of "lora"."""
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -74,6 +78,12 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fv, forward": ("fv", {"direction": "forward"}),
     "fv, no gates": ("fv", {"distill_gate": 0.0, "heads_gate": 0.0}),
     "fv, teacher not steered": ("fv", {"steer": 0.0}),
+    "crossed, 2 prompts": ("crossed", {"n_crossed": 2}),
+    "crossed, forward": ("crossed", {"direction": "forward"}),
+    "crossed, own prompts too": ("crossed", {"distill": 1.0, "steer": 0.0}),
+    "crossed-heads, 2 prompts": ("crossed-heads", {"n_crossed": 2}),
+    "crossed-heads, all heads": ("crossed-heads", {"matched": "all"}),
+    "crossed-heads, divergence too": ("crossed-heads", {"crossed": 10.0}),
 }
 """By name, of which guide, and what is different."""
 
@@ -87,7 +97,7 @@ class GuidedSettings:
             one that settings are chosen by, the others are reported.
         methods: see `METHODS`.
         ablations: see `ABLATIONS`; on the first sequence, with the first seed.
-        head_counts: numbers of heads to compare, of "fv".
+        head_counts: numbers of heads to compare, of "fv" and "crossed-heads".
         depths: of the layer that "fv" adds vectors to, to compare.
     """
 
@@ -131,7 +141,7 @@ class GuidedSettings:
         small = InstructionSettings.chosen(quick=True, first_seed=first_seed)
         return cls(
             ground=replace(small, sequences=few, seeds=seeds, training=replace(small.training, n_examples=40, n_checkpoints=1)),
-            methods={name: METHODS[name][:1] for name in ("lora", "average", "kl", "iv", "fv")},
+            methods={name: METHODS[name][:1] for name in ("lora", "average", "kl", "iv", "fv", "crossed")},
             ablations=dict(list(ABLATIONS.items())[:1]),
             head_counts=(1,),
             depths=(0.5,),

@@ -1,12 +1,12 @@
 """The page's sections: what every method keeps, whether the aim is met, what each part of a guide does."""
 
 from lens_fv.plotting import interval_dots
-from lens_fv.studies.guided.methods import RANDOM
+from lens_fv.studies.guided.methods import CONTROLS
 from lens_fv.studies.guided.page.recorded import METRICS, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
-GUIDES = ("iv", "fv")
+GUIDES = ("iv", "fv", "crossed", "crossed-heads")
 PLAIN, KL = "lora", "kl"
 
 
@@ -50,10 +50,10 @@ def methods(run: Recorded) -> list[Block]:
             for name in others
         ]
         blocks += ["Differences from plain low-rank fine-tuning, in points:", table(["method", "FP", "GP", "IP"], differences)]
-    guided = [name for name in (*GUIDES, RANDOM) if name in run.runs]
-    if RANDOM in guided and "fv" in guided:
-        gain = points(run.difference("fv", RANDOM, "general"))
-        blocks.append(f'"{RANDOM}" is "fv" with random vectors of the same lengths: the vectors are worth {gain} points of GP.')
+    for control, (of, by) in CONTROLS.items():
+        if control in run.runs and of in run.runs:
+            gain = points(run.difference(of, control, "general"))
+            blocks.append(f'"{control}" is "{of}" by {by}: its own are worth {gain} points of GP.')
     shown = {"learned": "final", "held out": "general", "held out, in context": "in_context"}
     dots = {name: {label: run.mean(name, metric) for label, metric in shown.items()} for name in run.runs}
     figure = interval_dots({run.name: dots}, title="What is kept", axis="share right at the end", limits=(-0.02, 1.02))
