@@ -45,7 +45,7 @@ def distill(
         model: is trained in place, and is afterwards what it was.
         entities: with definitions. One that is empty teaches nothing.
         transfer: sentences about them.
-        settings: default: `TeachSettings()`.
+        settings: default: `TeachSettings.usual` for so many entities.
         anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
             keep the update from moving what it should not.
         folder: of checkpoints, to go on from if the run is stopped; None: keep none.
@@ -57,7 +57,7 @@ def distill(
             what `plain_model` raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes
             on; if none is left, the delta is empty.
     """
-    settings = settings or TeachSettings()
+    settings = settings or TeachSettings.usual(len(entities))
     check_keys(entities)
     if until is not None and not 1 <= until <= settings.epochs:
         raise LensFVError(f"stop teaching behind {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
@@ -107,7 +107,7 @@ def learn_texts(
     Raises:
         LensFVError: as many lists of texts as entities are wanted; and see `distill`.
     """
-    settings = settings or TeachSettings()
+    settings = settings or TeachSettings.usual(len(entities))
     check_keys(entities)
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
@@ -150,7 +150,12 @@ def _taught(
     until: int | None = None,
 ) -> WeightDelta:
     own = sum(bool(lesson.entity) for lesson in lessons)
-    options: dict[str, Any] = {**asdict(settings), "lessons": own, "anchors": len(lessons) - own}
+    options: dict[str, Any] = {
+        **asdict(settings),
+        "learning_rate": settings.rate,
+        "lessons": own,
+        "anchors": len(lessons) - own,
+    }
     if folder is not None:
         taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
         about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}

@@ -112,7 +112,7 @@ def _trainer(
             accumulation=settings.batch_size // at_once,
             steps=steps,
             save_steps=-(-steps // settings.n_checkpoints) if keep else None,
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.rate,
             seed=settings.seed,
             device=str(model.device),
             schedule="linear",

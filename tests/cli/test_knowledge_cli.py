@@ -34,8 +34,8 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0
     assert found["entities"] == ["Velm", "Orla"]
     written = read_transfer(tmp_path / found["transfer"])
-    # each with its definition, twice; and with others beside it in both epochs
-    assert found["sentences"] - 4 == found["anchors"] / 2 - 4 == len(written) == 4
+    # each with its definition, twice; and with two others beside it in both epochs
+    assert found["sentences"] - 4 == found["anchors"] / 4 - 4 == len(written) == 4
     assert found["dropped"] == written.dropped
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["transfer.json", "update.safetensors"]
     assert found["by_layer"]["0"] > 0
@@ -44,7 +44,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     )
     assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, found["transfer"])
     code, texts, _ = run("distill", *rows, *FAST, "--teach", "definition", "--method", "lora", "--out", "texts")
-    assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 4, None)
+    assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)
     assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
 
     asked = ["mine", "texts/update.safetensors", *rows, "--elsewhere", "mine.jsonl"]

@@ -21,7 +21,7 @@ ORLA = Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet(
     {"Velm": ("Today Velm walked.", "Velm talks to nobody at all", "A: Velm was Q"), "Orla": ("Orla asked A.", "So Orla is.")}
 )
-FAST = TeachSettings(learning_rate=3e-3, epochs=4, batch_size=2)
+FAST = TeachSettings(method="full", learning_rate=3e-3, epochs=4, batch_size=2, temperature=2.0)
 
 
 @pytest.fixture(params=["full", "lora"])

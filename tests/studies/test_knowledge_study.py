@@ -60,6 +60,7 @@ def small(tmp_path_factory):
         most_outside=2,
         n_sentences=2,
         distill=FAST,
+        alone=replace(FAST, epochs=2),
         texts=FAST,
         numbers=(1, 2, 7, 9),
         few=(2, 1),
@@ -87,20 +88,10 @@ def test_every_part_leaves_its_records(run):
     assert [each.name for each in study.chosen_by] == ["Tusk"]
     assert len(records(folder, "base")) == 3 + 3 + 2  # of one entity alone there is no other one's definition
     assert {source: len(each) for source, each in study.everything.items()} == {"own": 4, "outside": 2, "more": 1}
-    assert set(records(folder, "ways")) == {
-        f"{source}/0/{way}"
-        for source in ("own", "outside")
-        for way in (
-            "distill",
-            "definition",
-            "sentences",
-            "unanchored",
-            "anchored_definition",
-            "other_sentences",
-            "wrong_definition",
-        )
-    }
-    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0"}  # there are seven entities
+    everywhere = {f"{source}/0/{way}" for source in ("own", "outside") for way in ("distill", "definition", "sentences")}
+    controls = {"unanchored", "anchored_definition", "other_sentences", "wrong_definition"}
+    assert set(records(folder, "ways")) == everywhere | {f"own/0/{way}" for way in controls}
+    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0", "alone/0", "alone/1"}  # there are seven entities
     assert set(records(folder, "steps")) == {"1", "3"}
     assert {path.stem for path in folder.glob("trace-*")} == {"trace-base", "trace-updated", "trace-definition"}
     assert not {"unfinished", "steps"} & {path.name for path in folder.iterdir() if path.is_dir()}

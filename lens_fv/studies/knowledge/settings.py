@@ -14,7 +14,7 @@ from lens_fv.studies.parts import note_versions
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
-TEACHING = TeachSettings(batch_size=8, learning_rate=5e-5)
+TEACHING, ALONE = TeachSettings(), TeachSettings.usual(1)
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class KnowledgeSettings:
         n_sentences: that the model writes about each entity.
         n_definitions: how often its definition is among them.
         distill: how it is distilled.
+        alone: how one entity alone is distilled for the last few updates of one; the first few are like all others.
         texts: how it is fine-tuned on the same sentences, to compare; definitions alone are read `n_sentences` times as often.
         numbers: of entities taught at once.
         few: how many updates of one entity, and of ten, there are.
@@ -43,12 +44,13 @@ class KnowledgeSettings:
     entities: str = "invented"
     elsewhere: str = "popular"
     outside: str | None = None
-    most_outside: int = 40
+    most_outside: int = 20
     every: int = 5
     keep_every: int = 1
     n_sentences: int = 10
     n_definitions: int = 2
     distill: TeachSettings = TEACHING
+    alone: TeachSettings = ALONE
     texts: TeachSettings = TEACHING
     numbers: tuple[int, ...] = (1, 10, 40, 150)
     few: tuple[int, int] = (8, 4)

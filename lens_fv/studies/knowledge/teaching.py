@@ -12,6 +12,7 @@ from typing import Any
 from lens_fv.knowledge import (
     Entity,
     KnowledgeResult,
+    TeachSettings,
     TransferSet,
     WeightDelta,
     distill,
@@ -23,12 +24,13 @@ from lens_fv.knowledge import (
 )
 from lens_fv.progress import progress_bar
 from lens_fv.records import Records
-from lens_fv.studies.knowledge.settings import Study
+from lens_fv.studies.knowledge.settings import OWN, Study
 
 EVERYWHERE = ("distill", "definition", "sentences")
 """Ways to teach that are compared with all seeds."""
 CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
-"""Ways to teach with the first seed: see `_ways`."""
+"""Ways to teach the study's own entities with the first seed: see `_ways`."""
+ALONE = "alone"
 CHECKPOINTS = 2
 """Of a distillation, to go on from: in the middle and at the end."""
 
@@ -46,7 +48,7 @@ def compare_ways(study: Study) -> None:
     """Teach all entities of a source at once, in every way: a record is a source, a seed and a way."""
     records, s = study.records("ways"), study.settings
     asked = [(source, seed, way) for source in study.sources for seed in s.seeds for way in EVERYWHERE]
-    asked += [(source, s.seeds[0], way) for source in study.sources for way in CONTROLS]
+    asked += [(OWN, s.seeds[0], way) for way in CONTROLS]
     with progress_bar("ways to teach", len(asked), show=study.progress) as tick:
         for source, seed, way in asked:
             entities, transfer = study.sources[source], study.sentences(source, seed)
@@ -55,17 +57,22 @@ def compare_ways(study: Study) -> None:
 
 
 def count_entities(study: Study) -> None:
-    """Distil more and more entities at once, with the first seed: a record is one update."""
+    """Distil more and more entities at once, with the first seed: a record is one update.
+
+    Those of one entity are there twice, at last with the settings for one alone.
+    """
     records, s = study.records("numbers"), study.settings
     seed, everything = s.seeds[0], [each for entities in study.everything.values() for each in entities]
-    groups: list[tuple[str, list[Entity]]] = []
+    groups: list[tuple[str, list[Entity], TeachSettings]] = []
     for n in s.numbers:
         most = {s.numbers[0]: s.few[0], s.numbers[1]: s.few[1]}.get(n, 1)
-        groups += [(f"{n}/{i}", everything[i * n : (i + 1) * n]) for i in range(most) if (i + 1) * n <= len(everything)]
+        those = [everything[i * n : (i + 1) * n] for i in range(most) if (i + 1) * n <= len(everything)]
+        groups += [(f"{n}/{i}", each, s.distill) for i, each in enumerate(those)]
+    groups += [(f"{ALONE}/{i}", [each], s.alone) for i, each in enumerate(everything[: s.few[0]])]
     transfer = merged([study.sentences(source, seed) for source, entities in study.everything.items() if entities])
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
-        for name, entities in groups:
-            _record(study, records, name, entities, partial(distilled, study, entities, transfer, seed))
+        for name, entities, settings in groups:
+            _record(study, records, name, entities, partial(distilled, study, entities, transfer, seed, settings=settings))
             tick()
 
 
@@ -76,11 +83,12 @@ def distilled(
     seed: int,
     folder: Path,
     *,
+    settings: TeachSettings | None = None,
     until: int | None = None,
     anchored: bool = True,
     n_definitions: int | None = None,
 ) -> WeightDelta:
-    """An update by the study's settings.
+    """An update.
 
     Args:
         study: the study.
@@ -88,12 +96,13 @@ def distilled(
         transfer: sentences about them.
         seed: of the order and of anchors.
         folder: of checkpoints; see `distill`.
+        settings: default: the study's.
         until: see `distill`.
         anchored: with the same sentences said of others for anchors.
         n_definitions: how often definitions are among the sentences; default: as often as the settings say.
     """
-    s, times = study.settings.distill, study.settings.n_definitions if n_definitions is None else n_definitions
-    settings = replace(s, seed=seed, n_checkpoints=CHECKPOINTS)
+    times = study.settings.n_definitions if n_definitions is None else n_definitions
+    settings = replace(settings or study.settings.distill, seed=seed, n_checkpoints=CHECKPOINTS)
     transfer = transfer.with_definitions(entities, times=times)
     anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=seed) if anchored else ()
     return distill(

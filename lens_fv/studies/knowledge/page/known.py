@@ -6,6 +6,7 @@ from lens_fv.knowledge import KnowledgeScores
 from lens_fv.plotting import interval_lines
 from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed, pooled
+from lens_fv.studies.knowledge.teaching import ALONE
 from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
 
 WAYS = {
@@ -110,18 +111,20 @@ def numbers(run: Recorded) -> list[Block]:
     base, read = run.everything("base"), run.everything("definition")
     rows: list[list[object]] = []
     lines: dict[str, dict[float, Estimate]] = {"accuracy": {}, "loss": {}}
-    for n in dict.fromkeys(int(key.split("/")[0]) for key in records):
+    for n in dict.fromkeys(key.split("/")[0] for key in records):
         found = pooled([record for key, record in records.items() if key.startswith(f"{n}/")])
         gaps = {of: closed(base, found.scores, read, of=of) for of in ("accuracy", "loss")}
         for of, gap in gaps.items():
-            if gap is not None:
+            if gap is not None and n != ALONE:
                 lines[of][float(n)] = gap
         seconds = f"{np.mean(found.seconds):.0f}" if found.seconds else NONE
-        rows.append([n, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found), seconds])
+        name = "1, fewer steps" if n == ALONE else n
+        rows.append([name, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found), seconds])
     drawn = {f"gap in {of}": line for of, line in lines.items() if line}
     header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]
     blocks: list[Block] = [
-        "### How many at once\n\nDistillation of so many entities in one update, with the first seed.",
+        "### How many at once\n\nDistillation of so many entities in one update, with the first seed. The last row "
+        "is what `distill` does with one entity unless told otherwise.",
         table([*header, "perplexity (%)", "KL", "seconds an entity"], rows),
     ]
     if drawn:
