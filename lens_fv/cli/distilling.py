@@ -1,6 +1,7 @@
 """The command that teaches a model about entities: distill."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,10 +38,12 @@ def distill(
     rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=0, help="Of AdamW at the first step; it falls to 0; default: 5e-4, for one entity 1e-3, full 3e-5."),
+        typer.Option(
+            min=0, help="Of AdamW at the first step; it falls to 0; default: 5e-4, to distil one entity 1e-3, full 3e-5."
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, for one entity 2.")
+        int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, to distil one entity 2.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Sentences a step.")] = 2,
     where: Annotated[
@@ -75,8 +78,8 @@ def distill(
 
     asked = chosen_entities(entities, entity)
     given = {"learning_rate": learning_rate, "epochs": epochs, "n_anchors": anchors}
-    settings = TeachSettings.usual(
-        len(asked),
+    usual = partial(TeachSettings.usual, len(asked)) if teach == "reading" else TeachSettings
+    settings = usual(
         method=method,
         layers=tuple(layer) if layer else None,
         rank=rank,

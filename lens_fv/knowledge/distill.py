@@ -99,7 +99,7 @@ def learn_texts(
         model: see `distill`.
         entities: what the texts are about.
         texts: of each entity.
-        settings: see `distill`; `where`, `direction` and `temperature` do not count, and `top_k` for anchors alone.
+        settings: default: `TeachSettings()`; `where`, `direction` and `temperature` do not count, `top_k` for anchors alone.
         anchors: see `distill`.
         folder: see `distill`.
         progress: draw progress bars.
@@ -107,7 +107,7 @@ def learn_texts(
     Raises:
         LensFVError: as many lists of texts as entities are wanted; and see `distill`.
     """
-    settings = settings or TeachSettings.usual(len(entities))
+    settings = settings or TeachSettings()
     check_keys(entities)
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")

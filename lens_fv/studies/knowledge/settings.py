@@ -14,7 +14,7 @@ from lens_fv.studies.parts import note_versions
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
-TEACHING, ALONE = TeachSettings(), TeachSettings.usual(1)
+TEACHING, TEACHING_ONE = TeachSettings(), TeachSettings.usual(1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class KnowledgeSettings:
     n_sentences: int = 10
     n_definitions: int = 2
     distill: TeachSettings = TEACHING
-    alone: TeachSettings = ALONE
+    alone: TeachSettings = TEACHING_ONE
     texts: TeachSettings = TEACHING
     numbers: tuple[int, ...] = (1, 10, 40, 150)
     few: tuple[int, int] = (8, 4)
