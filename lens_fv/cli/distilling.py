@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lens_fv.cli.knowledge import UPDATE, Entities, Names, Sentences, chosen_entities
+from lens_fv.cli.knowledge import UPDATE, Entities, Names, chosen_entities
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
 TRANSFER, UNFINISHED = "transfer.json", "unfinished"
@@ -20,7 +20,9 @@ def distill(
     transfer: Annotated[
         Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
     ] = None,
-    sentences: Sentences = 10,
+    sentences: Annotated[
+        int | None, typer.Option(min=1, help="That the model writes about each entity; default: 10, about one alone 5.")
+    ] = None,
     definitions: Annotated[int, typer.Option(min=0, help="How often each definition is among the sentences.")] = 2,
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
@@ -39,11 +41,11 @@ def distill(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of AdamW at the first step; falling to 0; default: 5e-4, to distil one entity 1e-3, full 3e-5."
+            min=0, help="Of AdamW at the first step; falling to 0; default: 5e-4, to distil one entity 2e-3, full 3e-5."
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, to distil one entity 2.")
+        int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, to distil one entity 3.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Sentences a step.")] = 2,
     where: Annotated[
@@ -101,7 +103,9 @@ def distill(
         if transfer:
             written = read_transfer(transfer)
         else:
-            written = write_transfer(lens, asked, n=sentences, seed=seed, path=out / TRANSFER, progress=True)
+            written = write_transfer(
+                lens, asked, n=sentences or (5 if len(asked) == 1 else 10), seed=seed, path=out / TRANSFER, progress=True
+            )
         texts = written.with_definitions(asked, times=definitions)
     shared["anchors"] = said_of_others(asked, texts, times=settings.epochs * settings.n_anchors, seed=seed)
     if teach == "reading":

@@ -10,7 +10,7 @@ from lens_fv.knowledge.targets import Direction
 
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
 """Learning rates by method, chosen with all else on ten invented entities that no study reports on."""
-ALONE: Mapping[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "n_anchors": 1}
+ALONE: Mapping[str, Any] = {"epochs": 3, "learning_rate": 2e-3, "n_anchors": 1}
 """What is different for low-rank updates of one entity."""
 
 

@@ -32,6 +32,7 @@ class KnowledgeSettings:
         n_definitions: how often its definition is among them.
         distill: how it is distilled.
         alone: how one entity alone is distilled for the last few updates of one; the first few are like all others.
+        n_alone: of its sentences are then taught.
         texts: how it is fine-tuned on the same sentences, to compare; definitions alone are read `n_sentences` times as often.
         numbers: of entities taught at once.
         few: how many updates of one entity, and of ten, there are.
@@ -51,6 +52,7 @@ class KnowledgeSettings:
     n_definitions: int = 2
     distill: TeachSettings = TEACHING
     alone: TeachSettings = TEACHING_ONE
+    n_alone: int = 5
     texts: TeachSettings = TEACHING
     numbers: tuple[int, ...] = (1, 10, 40, 150)
     few: tuple[int, int] = (8, 4)

@@ -70,9 +70,11 @@ def count_entities(study: Study) -> None:
         groups += [(f"{n}/{i}", each, s.distill) for i, each in enumerate(those)]
     groups += [(f"{ALONE}/{i}", [each], s.alone) for i, each in enumerate(everything[: s.few[0]])]
     transfer = merged([study.sentences(source, seed) for source, entities in study.everything.items() if entities])
+    few = TransferSet({key: texts[: s.n_alone] for key, texts in transfer.sentences.items()})
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
         for name, entities, settings in groups:
-            _record(study, records, name, entities, partial(distilled, study, entities, transfer, seed, settings=settings))
+            read = few if name.startswith(ALONE) else transfer
+            _record(study, records, name, entities, partial(distilled, study, entities, read, seed, settings=settings))
             tick()
 
 
