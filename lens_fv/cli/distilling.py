@@ -41,7 +41,7 @@ def distill(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of AdamW at the first step; falling to 0; default: 5e-4, to distil one entity 2e-3, full 3e-5."
+            min=0, help="Of AdamW at the first step, falling to 0; default: 5e-4, to distil one entity 2e-3, full 3e-5."
         ),
     ] = None,
     epochs: Annotated[

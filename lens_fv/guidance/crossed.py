@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
@@ -48,12 +49,10 @@ class Crossed:
         ids, s = inputs["input_ids"], self._settings
         rng = random.Random(f"{done}/{int(ids.sum())}")
         rows = rng.sample(self._prompts, min(s.n_crossed, len(self._prompts)))
-        longest = max(map(len, rows))
-        batch = {
-            "input_ids": torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=ids.device),
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device),
-        }
         at = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
+        read = pad_sequence([torch.tensor(row, device=ids.device) for row in rows], batch_first=True)
+        seen = torch.arange(read.shape[1], device=ids.device) <= at[:, None]
+        batch = {"input_ids": read, "attention_mask": seen.long()}
         with torch.no_grad(), teacher.teaching(model):
             taught, theirs = self._said(model, batch, at)
         said, own = self._said(model, batch, at)

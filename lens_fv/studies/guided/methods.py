@@ -151,13 +151,16 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
     vectors: dict[str, FunctionVector] = {}
     if settings.guide is not None and settings.guide.takes_vector:
         vectors = {task.name: _vector(study, method, task, seed) for task in ground.sequence(sequence)}
+    crosses = settings.guide is not None and settings.guide.crosses
+    # none that is asked about
+    others = [load_task(name) for name in list_tasks() if name not in ground.tasks] if crosses else ()
     run = finetune(
         ground.start(seed),
         ground.sequence(sequence),
         folder / "run",
         settings,
         vectors=vectors,
-        others=[load_task(name) for name in list_tasks() if name not in ground.tasks],  # none that is asked about
+        others=others,
         **ground.place,
         progress=progress,
     )

@@ -58,10 +58,8 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
     "l2": tuple(Method({"guide": replace(PRESETS["l2"], heads=weight)}) for weight in (1.0, 10.0)),
     "iv": tuple(Method({"guide": replace(IV, distill=weight)}) for weight in (1.0, 10.0)),
     "fv": tuple(Method({"guide": replace(FV, distill=weight)}) for weight in (1.0, 20.0)),
-    "crossed": tuple(Method({"guide": replace(PRESETS["crossed"], crossed=weight)}) for weight in (1.0, 10.0)),
-    "crossed-heads": tuple(
-        Method({"guide": replace(PRESETS["crossed-heads"], crossed_heads=weight)}) for weight in (1.0, 10.0)
-    ),
+    "crossed": tuple(Method({"guide": replace(CROSSED, crossed=weight)}) for weight in (1.0, 10.0)),
+    "crossed-heads": tuple(Method({"guide": replace(CROSSED_HEADS, crossed_heads=weight)}) for weight in (1.0, 10.0)),
 }
 """By name, what is tried on the sequence that settings are chosen by; "average" is of the runs of "lora"."""
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
