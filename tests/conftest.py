@@ -1,6 +1,6 @@
 """Tiny random models of every architecture family, built from configurations: offline, and small enough for an oracle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +197,16 @@ def huggingface_model() -> Callable[..., transformers.PreTrainedModel]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_tokenizer: Path) -> Callable[..., LensModel]:
-    """`tiny_model("llama")`: a random model of that family (built once), wrapped; `fresh=True` builds another."""
+def tiny_model(tiny_tokenizer: Path) -> Iterator[Callable[..., LensModel]]:
+    """`tiny_model("llama")`: a random model of that family (built once), wrapped; `fresh=True` builds another.
+
+    A test that changes weights takes a fresh one: what is shared must be at the end as it was built.
+    """
     built: dict[str, LensModel] = {}
+    before: dict[str, dict[str, torch.Tensor]] = {}
+
+    def weights(model: LensModel) -> dict[str, torch.Tensor]:
+        return {name: weight.detach().clone() for name, weight in model.tl.named_parameters()}
 
     def build(architecture: str = "llama", *, fresh: bool = False, seed: int = 0) -> LensModel:
         if architecture in built and not fresh:
@@ -209,10 +216,14 @@ def tiny_model(tiny_tokenizer: Path) -> Callable[..., LensModel]:
         bridge = TransformerBridge.boot_transformers(f"tiny-{architecture}", hf_model=hf, tokenizer=tokenizer)
         model = LensModel.wrap(bridge, name=f"tiny-{architecture}", prepend_bos=True)
         if not fresh:
-            built[architecture] = model
+            built[architecture], before[architecture] = model, weights(model)
         return model
 
-    return build
+    yield build
+    for architecture, model in built.items():
+        now, then = weights(model), before[architecture]
+        unchanged = now.keys() == then.keys() and all(torch.equal(now[name], then[name]) for name in now)
+        assert unchanged, f"a test has changed the shared tiny {architecture}"
 
 
 @pytest.fixture(scope="session")

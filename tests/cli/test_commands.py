@@ -105,7 +105,7 @@ def test_bench_sweep_tune_memory(run, tmp_path):
 def test_bench_guided(run):
     code, found, _ = run("bench", "guided", "--rows", "2", "--tokens", "8", "--repeats", "1")
     assert code == 0
-    assert [step["guide"] for step in found["steps"]] == ["lora", "iv", "fv", "kl"]
+    assert [step["guide"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "crossed"]
     assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
     code, _, error = run("bench", "guided", "--guide", "none", as_json=False)
     assert (code, "choose from iv, fv, kl, l2, lwf" in error) == (2, True)
