@@ -54,6 +54,7 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        beside.chmod(0o777 & ~_umask())  # as any folder; temporary ones are their owner's alone
     except OSError as e:
         raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
     try:

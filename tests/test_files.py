@@ -12,6 +12,7 @@ def test_a_folder_appears_when_it_is_full(tmp_path):
         (beside / "weights").write_text("all of them")
         assert not place.exists()
     assert sorted(file.name for file in place.parent.rglob("*")) == ["model", "weights"]
+    assert place.stat().st_mode == place.parent.stat().st_mode  # others may read it who may read folders beside it
     with pytest.raises(LensFVError, match=r"export to .*model: it is there already"), new_folder(place, what="export"):
         pass
     assert (place / "weights").read_text() == "all of them"
