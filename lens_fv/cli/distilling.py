@@ -98,7 +98,7 @@ def distill(
     shared: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
     if teach == "definition":
-        texts = TransferSet({each.key: (each.definition,) for each in asked})
+        texts = varied = TransferSet({each.key: (each.definition,) for each in asked})
     else:
         if transfer:
             written = read_transfer(transfer)
@@ -106,8 +106,8 @@ def distill(
             written = write_transfer(
                 lens, asked, n=sentences or (5 if len(asked) == 1 else 10), seed=seed, path=out / TRANSFER, progress=True
             )
-        texts = written.with_definitions(asked, times=definitions)
-    shared["anchors"] = said_of_others(asked, texts, times=settings.epochs * settings.n_anchors, seed=seed)
+        texts, varied = written.with_definitions(asked, times=definitions), written
+    shared["anchors"] = said_of_others(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
     if teach == "reading":
         delta = teach_reading(lens, asked, texts, settings, **shared)
     else:

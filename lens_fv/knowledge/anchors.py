@@ -103,7 +103,8 @@ def said_of_others(
 
     Args:
         entities: whose sentences.
-        transfer: the sentences.
+        transfer: the sentences, best as they were written: definitions (`with_definitions`) are long, and to say them of
+            others kept no more in trials than the sentences alone.
         others: what they are said of, drawn at random; a sentence of none of them twice, as long as there are others.
         times: all the sentences come so often, one time after the other: with as many as epochs, each epoch has anchors of
             its own.

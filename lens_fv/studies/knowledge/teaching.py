@@ -105,11 +105,9 @@ def distilled(
     """
     times = study.settings.n_definitions if n_definitions is None else n_definitions
     settings = replace(settings or study.settings.distill, seed=seed, n_checkpoints=CHECKPOINTS)
-    transfer = transfer.with_definitions(entities, times=times)
     anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=seed) if anchored else ()
-    return distill(
-        study.model, entities, transfer, settings, anchors=anchors, folder=folder, until=until, progress=study.progress
-    )
+    whole, progress = transfer.with_definitions(entities, times=times), study.progress
+    return distill(study.model, entities, whole, settings, anchors=anchors, folder=folder, until=until, progress=progress)
 
 
 def merged(sets: Sequence[TransferSet]) -> TransferSet:
