@@ -5,23 +5,32 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from lens_fv.artefact import versions
 from lens_fv.errors import LensFVError
+from lens_fv.model.loading import dtype_named
 from lens_fv.records import Records
 
 S = TypeVar("S")
 
 
-def note_versions(folder: Path, **more: str) -> None:
+def note_versions(folder: Path, dtype: torch.dtype | str | None) -> None:
     """Write down, once, what a study is made with: FOLDER/versions.json.
 
     Args:
         folder: of the study.
-        more: what else is to be known.
+        dtype: of the weights, as `load_model` takes it.
+
+    Raises:
+        LensFVError: the study was begun with weights of another type.
     """
     records = Records(folder / "versions.json")
-    for name, value in (versions() | more).items():
+    for name, value in versions().items():
         records.once(name, partial(str, value))
+    weights = str(dtype_named(dtype)).removeprefix("torch.")
+    if (begun := records.once("weights", lambda: weights)) != weights:
+        raise LensFVError(f"go on in {folder}: its weights were {begun}, now they are {weights}; choose another folder")
 
 
 def check_parts(parts: Sequence[str], known: Collection[str]) -> None:

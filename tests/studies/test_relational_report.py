@@ -13,6 +13,7 @@ from lens_fv.composition import fit_confidence, separation
 from lens_fv.errors import LensFVError
 from lens_fv.statistics import Estimate, bootstrap_interval
 from lens_fv.studies.page.markdown import verdict
+from lens_fv.studies.parts import note_versions
 from lens_fv.studies.relational.page.claims import claims
 from lens_fv.studies.relational.page.pooling import (
     Scores,
@@ -347,9 +348,18 @@ def test_nothing_to_report_on_is_refused(tmp_path):
         write_relational_report({}, tmp_path)
 
 
-def test_the_command_says_how_products_were_computed(tmp_path):
+def test_the_command_says_how_numbers_were_computed(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     run = Recorded("model", tmp_path)
     assert run.as_run("lens-fv reproduce relational") == "lens-fv reproduce relational"
     (tmp_path / "versions.json").write_text(json.dumps({"matmul": "medium"}))
     assert run.as_run("lens-fv reproduce relational") == "lens-fv --matmul medium reproduce relational"
+    (tmp_path / "versions.json").write_text(json.dumps({"weights": "bfloat16"}))
+    assert Recorded("model", tmp_path).as_run("lens-fv reproduce relational") == "lens-fv reproduce relational --dtype bfloat16"
+
+
+def test_a_study_goes_on_with_the_weights_that_it_was_begun_with(tmp_path):
+    note_versions(tmp_path, "bfloat16")
+    note_versions(tmp_path, torch.bfloat16)
+    with pytest.raises(LensFVError, match="its weights were bfloat16, now they are float32; choose another folder"):
+        note_versions(tmp_path, None)

@@ -157,7 +157,7 @@ class Study:
         progress: draw progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings or of another model.
+        LensFVError: the folder holds a run of other settings, of another model or of weights of another type.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Study:
         said = settings.said
         seeds = said["ground"].pop("seeds")
         check_settings(self.folder / "study.json", {"model": model, "seeds": seeds, **said}, may_grow="seeds")
-        note_versions(self.folder)
+        note_versions(self.folder, dtype)
         self.ground = Ground(model, self.folder / "ground", settings.ground, device=device, dtype=dtype, progress=progress)
 
     def records(self, part: str) -> Records:

@@ -121,7 +121,7 @@ class Study:
         progress: draw progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings or of another model.
+        LensFVError: the folder holds a run of other settings, of another model or of weights of another type.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Study:
         self.place = {"device": device, "dtype": dtype}
         self._loaded: tuple[str, LensModel] | None = None
         check_settings(self.folder / "study.json", {"model": model, **settings.said}, may_grow="seeds")
-        note_versions(self.folder)
+        note_versions(self.folder, dtype)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -111,7 +111,8 @@ class Study:
         progress: draw progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings or of another model, or `outside` is no file of entities.
+        LensFVError: the folder holds a run of other settings, of another model or of weights of another type, or `outside` is
+            no file of entities.
     """
 
     def __init__(self, model: LensModel, folder: str | Path, settings: KnowledgeSettings, *, progress: bool = False) -> None:
@@ -119,7 +120,7 @@ class Study:
         about = {"model": model.name, "revision": model.revision, **settings.said}
         about["outside"] = settings.outside and Path(settings.outside).name  # wherever it lies
         check_settings(self.folder / "study.json", about, may_grow="seeds")
-        note_versions(self.folder, weights=str(model.dtype).removeprefix("torch."))
+        note_versions(self.folder, model.dtype)
 
     def records(self, part: str) -> Records:
         """What a part of the study has so far."""

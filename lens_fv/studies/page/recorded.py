@@ -45,9 +45,10 @@ class RecordedStudy:
         return self.part("versions")
 
     def as_run(self, command: str) -> str:
-        """A command with the precision of products that the study was made with."""
-        precision = self.made_with.get("matmul")
-        return command.replace("lens-fv ", f"lens-fv --matmul {precision} ", 1) if precision else command
+        """A command with the precision of products, and of weights, that the study was made with."""
+        precision, weights = self.made_with.get("matmul"), self.made_with.get("weights", "float32")
+        command = command.replace("lens-fv ", f"lens-fv --matmul {precision} ", 1) if precision else command
+        return command if weights == "float32" else f"{command} --dtype {weights}"
 
     @property
     def slug(self) -> str:

@@ -120,7 +120,7 @@ class Study:
         about = {"model": model.name, "revision": model.revision, **asdict(settings)}
         about["semeval"] = settings.semeval and Path(settings.semeval).name  # wherever it lies
         check_settings(self.folder / "study.json", about, may_grow="seeds")
-        note_versions(self.folder, weights=str(model.dtype).removeprefix("torch."))
+        note_versions(self.folder, model.dtype)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
