@@ -1,5 +1,6 @@
 """Numbers with their intervals, side by side: as dots, or as lines over something that was varied."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -75,7 +76,7 @@ def interval_dots(
 def interval_lines(
     lines: Mapping[str, Mapping[float, Estimate]], *, title: str, x_axis: str, y_axis: str, log: bool = False
 ) -> go.Figure:
-    """Means with their intervals over something that was varied, a line each.
+    """Means with their intervals over something that was varied: lines a little beside each other, so that none is hidden.
 
     Args:
         lines: by name and what it was varied to.
@@ -90,9 +91,15 @@ def interval_lines(
     at = sorted({x for line in lines.values() for x in line})
     if not at:
         raise LensFVError(f"draw {title}: there are no numbers; give at least one")
+    apart = 0.01 * (math.log(at[-1] / at[0]) if log else at[-1] - at[0])
+
+    def beside(x: float, i: int) -> float:
+        shift = apart * (i - (len(lines) - 1) / 2)
+        return x * math.exp(shift) if log else x + shift
+
     traces = [
         go.Scatter(
-            x=sorted(line),
+            x=[beside(x, i) for x in sorted(line)],
             y=[line[x].mean for x in sorted(line)],
             error_y=_error([line[x] for x in sorted(line)], colour),
             mode="lines+markers",
@@ -103,7 +110,7 @@ def interval_lines(
             hovertemplate="%{hovertext}<extra></extra>",
             showlegend=True,
         )
-        for (name, line), colour in zip(lines.items(), cycle(PALETTE))
+        for i, ((name, line), colour) in enumerate(zip(lines.items(), cycle(PALETTE)))
     ]
     ticks = {"tickvals": at, "ticktext": [f"{x:g}" for x in at], "zeroline": False, "minor": {}}
     return figure(

@@ -1,5 +1,7 @@
 """Figures over many relations draw what was measured."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,17 @@ def test_lines_go_from_left_to_right():
         [0.1, 0.1]
     )
     assert drawn.layout.xaxis.type == "log" and list(drawn.layout.xaxis.ticktext) == ["5", "20"]
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_intervals_of_lines_do_not_hide_each_other(log):
+    line = {5.0: Estimate(0.1, 0, 0.3, 3), 20.0: Estimate(0.5, 0.4, 0.6, 3)}
+    drawn = interval_lines({"a": line, "b": line}, title="t", x_axis="pairs", y_axis="accuracy", log=log)
+    a, b = ([math.log(x) if log else x for x in each.x] for each in drawn.data)
+    middle, apart = [(x + y) / 2 for x, y in zip(a, b)], [y - x for x, y in zip(a, b)]
+    ends = [math.log(5), math.log(20)] if log else [5, 20]
+    assert middle == pytest.approx(ends) and apart == pytest.approx([0.01 * (ends[1] - ends[0])] * 2)
+    assert drawn.data[0].hovertext[0].startswith("a, 5: ")
 
 
 def test_every_relation_is_a_point_of_its_group():
