@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lens_fv.cli import (
     analogies,
+    bench_training,
     following,
     heads,
     inspect,
@@ -71,6 +72,8 @@ for command in (
 ):
     reproduce.command()(command)
 app.add_typer(reproduce, name="reproduce")
+for command in (bench_training.tune, bench_training.guided, bench_training.teach):
+    bench.command()(command)
 app.add_typer(bench, name="bench")
 
 

@@ -43,10 +43,10 @@ def engine(
     from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_engine
 
-    subject, _ = _open(model, task, shots, tokens, device, dtype, seed)
+    subject, _ = open_(model, task, shots, tokens, device, dtype, seed)
     with progress_bar("bench", sample + repeats, show=True) as tick:
         found = bench_engine(subject, sample=sample, repeats=repeats, seed=seed, tick=tick)
-    _emit(found.to_json(), as_json, out)
+    emit_values(found.to_json(), as_json, out)
 
 
 @bench.command()
@@ -70,10 +70,10 @@ def sweep(
     from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_sweep
 
-    subject, _ = _open(model, task, shots, tokens, device, dtype, seed)
+    subject, _ = open_(model, task, shots, tokens, device, dtype, seed)
     with progress_bar("bench", sample + repeats, show=True) as tick:
         found = bench_sweep(subject, sample=sample, repeats=repeats, seed=seed, tick=tick)
-    _emit(found.to_json(), as_json, out)
+    emit_values(found.to_json(), as_json, out)
 
 
 @bench.command()
@@ -98,37 +98,10 @@ def compose(
     from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_compose
 
-    subject, _ = _open(model, task, 0, tokens, device, dtype, seed)
+    subject, _ = open_(model, task, 0, tokens, device, dtype, seed)
     with progress_bar("bench", sample + repeats, show=True) as tick:
         found = bench_compose(subject, vectors=vectors, layer=layer, sample=sample, repeats=repeats, seed=seed, tick=tick)
-    _emit(found.to_json(), as_json, out)
-
-
-@bench.command()
-def tune(
-    model: Model = DEFAULT_MODEL,
-    task: TaskName = "present-past",
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
-    layer: Annotated[int | None, typer.Option(help="Where the vector is added; default: the middle.")] = None,
-    vectors: Annotated[int, typer.Option(min=1, help="Tuned side by side, each on pairs of its own.")] = 1,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Out = None,
-) -> None:
-    """Tune a vector, or several side by side: steps through the layers above it against full forward and backward passes.
-
-    Writes nothing unless --out is given.
-    """
-    from lens_fv.progress import progress_bar
-    from lens_fv.studies.bench import bench_tune
-
-    subject, the_task = _open(model, task, 0, None, device, dtype, seed)
-    with progress_bar("bench", 2 * steps, show=True) as tick:
-        found = bench_tune(subject, the_task, pairs=pairs, steps=steps, layer=layer, vectors=vectors, seed=seed, tick=tick)
-    _emit(found.to_json(), as_json, out)
+    emit_values(found.to_json(), as_json, out)
 
 
 @bench.command()
@@ -152,7 +125,7 @@ def memory(
     from lens_fv.studies.bench.subject import few_shot_tokens
 
     counts = shots or [5, 10, 20, 40, 60]
-    subject, the_task = _open(model, task, counts[0], None, device, dtype, seed)
+    subject, the_task = open_(model, task, counts[0], None, device, dtype, seed)
     if the_task is None:
         prompts = [tuple(i % subject.model.d_vocab for i in range(10 * (n + 1))) for n in counts]
     else:
@@ -186,45 +159,10 @@ def memory(
     emit(found.to_json(), as_json, table, out=out)
 
 
-@bench.command()
-def guided(
-    model: Model = DEFAULT_MODEL,
-    guide: Annotated[list[str] | None, typer.Option(help="iv, fv, kl, l2 or lwf; several times; default: iv, fv, kl.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Of the batch.")] = 8,
-    tokens: Annotated[int, typer.Option(min=5, help="Of each row.")] = 32,
-    repeats: Repeats = 5,
-    as_json: AsJson = False,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    out: Out = None,
-) -> None:
-    """Train a batch by low-rank updates, without and with guides: time and peak memory of a step.
-
-    Writes nothing unless --out is given.
-    """
-    from lens_fv.errors import LensFVError
-    from lens_fv.guidance import PRESETS
-    from lens_fv.progress import progress_bar
-    from lens_fv.studies.bench import bench_guided
-
-    names = guide or ["iv", "fv", "kl", "crossed"]
-    unknown = [name for name in names if name not in PRESETS]
-    if unknown:
-        raise LensFVError(f"guide by {', '.join(unknown)}: choose from {', '.join(PRESETS)}")
-    subject, _ = _open(model, "present-past", 0, None, device, dtype, seed)
-    with progress_bar("bench", repeats, show=True) as tick:
-        found = bench_guided(subject, guides=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)
-    table = Table("guide", "a step", "beside lora", "peak", "beside lora", box=None, pad_edge=False, header_style="bold")
-    for step in found.steps:
-        peak = f"{step.bytes / 2**20:.0f} MiB"
-        table.add_row(step.guide, f"{step.seconds:.3f} s", f"{step.time_ratio:.2f}", peak, f"{step.memory_ratio:.2f}")
-    emit(found.to_json(), as_json, table, out=out)
-
-
-def _open(
+def open_(
     model: str, task: str, shots: int, tokens: int | None, device: str | None, dtype: str | None, seed: int
 ) -> "tuple[Subject, Task | None]":
+    """The model with a prompt, and the task; None with random weights."""
     from lens_fv.studies.bench import open_subject
     from lens_fv.tasks import load_task
 
@@ -233,7 +171,8 @@ def _open(
     return opened, the_task
 
 
-def _emit(found: dict[str, Any], as_json: bool, out: Path | None) -> None:
+def emit_values(found: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    """Show values by their names, a line each, or print them as JSON."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found.items():
         table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))

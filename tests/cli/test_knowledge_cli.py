@@ -70,6 +70,18 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert of_copy["conditions"][0]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean, rel=1e-5)
 
 
+def test_bench_teach(run, rows):  # noqa: F811
+    code, found, said = run("bench", "teach", *rows, "--sentences", "3", "--number", "2")
+    assert code == 0, said
+    assert [way["name"] for way in found["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
+    assert found["entities"] == 2
+    assert 3 <= found["sentences"] <= 5  # with the definition, twice; sentences that say what another says are dropped
+    assert found["ways"][1]["time_ratio"] == found["ways"][1]["memory_ratio"] == 1.0
+    assert all(way["seconds"] > 0 and way["bytes"] > 0 for way in found["ways"])
+    code, _, said = run("bench", "teach", "--model", "random:smollm2-135m", model=False, as_json=False)
+    assert (code, "write no sentences" in said) == (2, True)
+
+
 def test_write_for_another(run, rows, tmp_path):  # noqa: F811
     code, found, _ = run(
         "knowledge", "write", *rows, "--entity", "Orla", "--sentences", "2", "--tokens", "6", "--opening", "So {name}"

@@ -8,6 +8,7 @@ from lens_fv.studies.bench.engine import EngineBench, bench_compose, bench_engin
 from lens_fv.studies.bench.guiding import GuidedBench, bench_guided
 from lens_fv.studies.bench.memory import MemoryBench, bench_memory
 from lens_fv.studies.bench.subject import SHAPES, Subject, open_subject
+from lens_fv.studies.bench.teaching import TeachBench, bench_teach
 from lens_fv.studies.bench.tuning import TuneBench, bench_tune
 
 __all__ = [
@@ -16,12 +17,14 @@ __all__ = [
     "GuidedBench",
     "MemoryBench",
     "Subject",
+    "TeachBench",
     "TuneBench",
     "bench_compose",
     "bench_engine",
     "bench_guided",
     "bench_memory",
     "bench_sweep",
+    "bench_teach",
     "bench_tune",
     "open_subject",
 ]
