@@ -1,9 +1,15 @@
 """The page's sections: what every method keeps, whether the aim is met, what each part of a guide does."""
 
-from lens_fv.plotting import interval_dots
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.statistics import estimate
 from lens_fv.studies.guided.methods import CONTROLS
 from lens_fv.studies.guided.page.recorded import METRICS, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
+from lens_fv.training import Trajectory
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
 GUIDES = ("iv", "fv", "crossed", "crossed-heads")
@@ -79,7 +85,26 @@ def trajectories(run: Recorded) -> list[Block]:
         "instruction, without and with the vector of the beginning; change of knowledge (nats a token); cosine of vectors and "
         "of their heads to the beginning; change of the residual stream's cosine to the vector."
     )
-    return [about, table(header, rows)] if rows else []
+    return [about, table(header, rows), *_side_by_side(run)] if rows else []
+
+
+def _side_by_side(run: Recorded) -> list[Block]:
+    """The guides' trajectories beside those of plain fine-tuning and plain divergence."""
+    paths = {name: path for name, path in run.trajectories.items() if name in (PLAIN, KL, *GUIDES)}
+    drawn: list[tuple[str, str, Callable[[Trajectory], Tensor]]] = [
+        ("accuracy", "accuracy behind the instruction", lambda path: path.accuracy),
+        ("vectors", "cosine of vectors to the beginning", lambda path: path.similarity()),
+    ]
+    blocks: list[Block] = []
+    for name, title, measure in drawn if paths else ():
+        lines = {
+            method: {float(i): estimate(tasks.tolist()) for i, tasks in enumerate(measure(path))}
+            for method, path in paths.items()
+        }
+        figure = interval_lines(lines, title=title.capitalize(), x_axis="tasks learned", y_axis=title)
+        about = f"{title.capitalize()}: the mean over tasks, with 95 % intervals over them. {run.name}."
+        blocks.append(Picture(f"{run.slug}-{name}", about, figure))
+    return blocks
 
 
 def ablations(run: Recorded) -> list[Block]:
