@@ -88,7 +88,8 @@ def test_every_part_leaves_its_records(run):
     assert [each.name for each in study.chosen_by] == ["Tusk"]
     assert len(records(folder, "base")) == 3 + 3 + 2  # of one entity alone there is no other one's definition
     assert {source: len(each) for source, each in study.everything.items()} == {"own": 4, "outside": 2, "more": 1}
-    everywhere = {f"{source}/0/{way}" for source in ("own", "outside") for way in ("distill", "definition", "sentences")}
+    ways = ("distill", "definition", "definition_few", "sentences")
+    everywhere = {f"{source}/0/{way}" for source in ("own", "outside") for way in ways}
     controls = {"unanchored", "anchored_definition", "other_sentences", "wrong_definition"}
     assert set(records(folder, "ways")) == everywhere | {f"own/0/{way}" for way in controls}
     assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0", "alone/0", "alone/1"}  # there are seven entities

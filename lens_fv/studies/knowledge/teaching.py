@@ -26,7 +26,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.records import Records
 from lens_fv.studies.knowledge.settings import OWN, Study
 
-EVERYWHERE = ("distill", "definition", "sentences")
+EVERYWHERE = ("distill", "definition", "definition_few", "sentences")
 """Ways to teach that are compared with all seeds."""
 CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
 """Ways to teach the study's own entities with the first seed: see `_ways`."""
@@ -146,7 +146,8 @@ def _ways(
 ) -> Mapping[str, Callable[[Path], WeightDelta]]:
     """Ways to teach, by name; those that distil go on from what is in a folder.
 
-    "distill"; "definition" and "sentences": fine-tuning on these texts; "unanchored": distillation without anchors;
+    "distill"; "definition" and "sentences": fine-tuning on these texts, the definition as often as all sentences together;
+    "definition_few": as often as one sentence; "unanchored": distillation without anchors;
     "anchored_definition": fine-tuning on the definition, with it said of others for anchors;
     "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
     entity's definition. For these two no definition is among the sentences: it would say what is right.
@@ -163,6 +164,7 @@ def _ways(
     return {
         "distill": lambda folder: distilled(study, entities, transfer, seed, folder),
         "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
+        "definition_few": lambda _: learn_texts(study.model, entities, definitions, texts, progress=progress),
         "anchored_definition": lambda _: learn_texts(
             study.model,
             entities,

@@ -13,6 +13,7 @@ WAYS = {
     "distill": "distillation",
     "sentences": "fine-tuning on the sentences",
     "definition": "fine-tuning on the definition",
+    "definition_few": "fine-tuning on the definition, less often",
     "unanchored": "distillation without anchors",
     "anchored_definition": "fine-tuning on the definition, with anchors",
     "other_sentences": "distillation on others' sentences",
@@ -97,9 +98,13 @@ def aims(run: Recorded) -> list[Block]:
             f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS)} ({off:+.1f}); "
             f"perplexity less than {MOST_PERPLEXITY:.0%} above the base's: {_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1%}).",
         ]
-        if "definition" in ways:
-            other = closed(base, ways["definition"].scores, read, of="accuracy")
-            lines.append(f"- {said}: fine-tuning on the definition closes {interval(other)} of the gap in accuracy.")
+        for way in (name for name in ("definition", "definition_few") if name in ways):
+            other = closed(base, ways[way].scores, read, of="accuracy")
+            accuracy, perplexity, _ = moved(run.unrelated, ways[way])
+            lines.append(
+                f"- {said}: {WAYS[way]} closes {interval(other)} of the gap in accuracy; elsewhere accuracy moves by "
+                f"{accuracy} points, perplexity by {perplexity} %."
+            )
     return ["### What was aimed at\n\n" + "\n".join(lines)] if lines else []
 
 
