@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from lens_fv.errors import LensFVError
@@ -22,7 +21,7 @@ class Way(NamedTuple):
     Attributes:
         name: "distilled", "fine-tuned" (the same low-rank updates on the same sentences) or "fine-tuned, all weights".
         seconds, time_ratio: median over entities, from sentences to the update; and beside plain fine-tuning.
-        bytes, memory_ratio: the highest peak, weights included, and beside plain fine-tuning.
+        bytes, memory_ratio: the peak with the first entity, weights included, and beside plain fine-tuning.
     """
 
     name: str
@@ -82,36 +81,29 @@ def bench_teach(
     writing: list[float] = []
     counts: list[int] = []
     seconds: dict[str, list[float]] = {}
-    peaks: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
     for entity in entities:
         found: list[TransferSet] = []
         writing.append(clock.time(lambda e=entity, f=found: f.append(write_transfer(model, [e], n=sentences, seed=seed))))
         if found[0].sentences.get(entity.key):
             ways = _ways(model, entity, found[0], seed)
-            if not counts:  # the first call pays for imports and allocations
-                ways[PLAIN]()
+            if not counts:  # apart from the times, in which nobody should watch; this also pays for what a first call costs
+                peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
             counts.append(len(found[0].sentences[entity.key]) + N_DEFINITIONS)
             for name, teach in ways.items():
-                peaks.setdefault(name, []).append(
-                    peak_memory(model, partial(_timed, clock, teach, seconds.setdefault(name, [])))
-                )
+                seconds.setdefault(name, []).append(clock.time(teach))
         tick()
     if not counts:
         raise LensFVError(f"teach {subject.model.name}: it wrote no sentence about {len(entities)} entities; ask for more")
     took = {name: statistics.median(each) for name, each in seconds.items()}
-    most = {name: max(each) for name, each in peaks.items()}
     facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
     return TeachBench(
         **facts,
         entities=len(counts),
         sentences=statistics.fmean(counts),
         writing_s=statistics.median(writing),
-        ways=tuple(Way(n, took[n], took[n] / took[PLAIN], most[n], most[n] / most[PLAIN]) for n in took),
+        ways=tuple(Way(n, took[n], took[n] / took[PLAIN], peaks[n], peaks[n] / peaks[PLAIN]) for n in took),
     )
-
-
-def _timed(clock: Clock, run: Callable[[], Any], times: list[float]) -> None:
-    times.append(clock.time(run))
 
 
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
