@@ -107,7 +107,8 @@ def bench_teach(
 
 
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
-    settings, full = (TeachSettings.usual(1, method=method, seed=seed) for method in ("lora", "full"))
+    settings = TeachSettings.usual(1, seed=seed)
+    full = TeachSettings(method="full", epochs=settings.epochs, seed=seed)  # as many steps
     whole = written.with_definitions([entity], times=N_DEFINITIONS)
     anchors = said_of_others([entity], written, times=settings.epochs * settings.n_anchors, seed=seed)
     texts = [whole.sentences[entity.key]]
