@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lens_fv.errors import LensFVError
 
 
@@ -62,6 +64,31 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: str | Path, *, what: str) -> Iterator[None]:
+    """A folder in which nobody else works during the block: what two processes write there would be mixed up.
+
+    Args:
+        folder: is made if it is not there.
+        what: is done, for errors: "fine-tune".
+
+    Raises:
+        LensFVError: another process works there.
+    """
+    lock = FileLock(Path(folder) / ".lock", timeout=0)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise LensFVError(f"{what} in {folder}: another process works there; wait for it, or choose another folder") from None
+    except (OSError, NotImplementedError):
+        pass  # nothing can be written there, as whoever tries will be told; or the file system has no locks
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

@@ -12,6 +12,7 @@ from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
 from lens_fv.errors import LensFVError
+from lens_fv.files import held
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.progress import progress_bar
@@ -45,7 +46,8 @@ def build_library(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: the folder's vectors were made otherwise, a task there has changed, or what the recipe raises.
+        LensFVError: the folder's vectors were made otherwise, a task there has changed, another process builds there, or what
+            the recipe raises.
     """
     folder, recipe = Path(folder), (recipe or Tuned()).resolved(model)
     # Through JSON, as the index has them: tuples are lists there.
@@ -62,23 +64,24 @@ def build_library(
             }
         )
     )
-    entries = _found(folder, settings)
-    known = {entry.name: entry.task_hash for entry in entries}
-    for task in tasks:
-        if known.get(task.name, task.fingerprint) != task.fingerprint:
-            raise LensFVError(
-                f"build a library in {folder}: its vector of {task.name} is of other pairs; choose another folder"
-            )
-    splits = {task.name: split_pairs(task, seed=seed) for task in tasks if task.name not in known}
-    todo = [task for task in tasks if task.name in splits]
-    with progress_bar("library", len(todo), show=progress) as tick:
-        for part in recipe.parts(todo, splits):
-            made = recipe.make(model, part, splits, template=template, seed=seed)
-            for task, vector in zip(part, made, strict=True):
-                file = vector.save(folder / f"{task.name}.safetensors")
-                entries.append(_entry(model, task, vector, file, template, seed))
-                tick()
-            write_index(folder, settings, entries)
+    with held(folder, what="build a library"):
+        entries = _found(folder, settings)
+        known = {entry.name: entry.task_hash for entry in entries}
+        for task in tasks:
+            if known.get(task.name, task.fingerprint) != task.fingerprint:
+                raise LensFVError(
+                    f"build a library in {folder}: its vector of {task.name} is of other pairs; choose another folder"
+                )
+        splits = {task.name: split_pairs(task, seed=seed) for task in tasks if task.name not in known}
+        todo = [task for task in tasks if task.name in splits]
+        with progress_bar("library", len(todo), show=progress) as tick:
+            for part in recipe.parts(todo, splits):
+                made = recipe.make(model, part, splits, template=template, seed=seed)
+                for task, vector in zip(part, made, strict=True):
+                    file = vector.save(folder / f"{task.name}.safetensors")
+                    entries.append(_entry(model, task, vector, file, template, seed))
+                    tick()
+                write_index(folder, settings, entries)
     return VectorLibrary.open(folder)
 
 

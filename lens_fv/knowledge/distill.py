@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
+from lens_fv.files import held
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.lessons import Lesson, make_lesson, text_lesson
@@ -53,9 +55,9 @@ def distill(
         progress: draw progress bars.
 
     Raises:
-        LensFVError: no entities or two of one key, a folder of another run, `until` out of range, a loss that is not finite, or
-            what `plain_model` raises. Sentences that cannot be used are counted in the delta's `skipped`, and the rest goes
-            on; if none is left, the delta is empty.
+        LensFVError: no entities or two of one key, a folder of another run or one in which another process works, `until` out
+            of range, a loss that is not finite, or what `plain_model` raises. Sentences that cannot be used are counted in the
+            delta's `skipped`, and the rest goes on; if none is left, the delta is empty.
     """
     settings = settings or TeachSettings.usual(len(entities))
     check_keys(entities)
@@ -156,17 +158,18 @@ def _taught(
         "lessons": own,
         "anchors": len(lessons) - own,
     }
-    if folder is not None:
-        taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
-        about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}
-        check_settings(Path(folder) / "teach.json", about, may_change=("n_checkpoints", "at_once"))
-    at = Path(folder) if folder else None
-    change = teach(model, lessons, targets, settings, folder=at, until=until, what=method, progress=progress)
-    about = repr([(entity.key, entity.definition) for entity in entities])
+    at = Path(folder) if folder is not None else None
+    with held(at, what="teach") if at else nullcontext():
+        if at:
+            taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
+            about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}
+            check_settings(at / "teach.json", about, may_change=("n_checkpoints", "at_once"))
+        change = teach(model, lessons, targets, settings, folder=at, until=until, what=method, progress=progress)
+    known = repr([(entity.key, entity.definition) for entity in entities])
     provenance = Provenance.of(
         model,
         task=entities[0].key if len(entities) == 1 else f"{len(entities)} entities",
-        task_hash=sha256(about.encode()).hexdigest()[:16],
+        task_hash=sha256(known.encode()).hexdigest()[:16],
         prompts=[lesson.teacher for lesson in lessons],
         seed=settings.seed,
         method=method,

@@ -54,10 +54,11 @@ def teacher_targets(
     while order:
         longest = len(lessons[order[-1]].teacher)
         batch, order = order[-max(1, ROWS // longest) :], order[: -max(1, ROWS // longest)]
-        logits = plain(**padded([lessons[i].teacher for i in batch], pad, plain.device)).logits
-        for row, i in enumerate(batch):
-            at = [t + lessons[i].offset - 1 for t in lessons[i].targets]
-            found[i] = _kept((logits[row, at].float() / temperature).log_softmax(-1), top_k)
+        taught = [[t + lessons[i].offset - 1 for t in lessons[i].targets] for i in batch]
+        first = min(at[0] for at in taught)  # before it stand definitions, of which nothing is asked
+        logits = plain(**padded([lessons[i].teacher for i in batch], pad, plain.device), logits_to_keep=longest - first).logits
+        for row, i, at in zip(logits, batch, taught, strict=True):
+            found[i] = _kept((row[[t - first for t in at]].float() / temperature).log_softmax(-1), top_k)
             tick()
     return [found[i] for i in range(len(lessons))]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
+from lens_fv.files import held, write_whole
 from lens_fv.guidance import guided
 from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
@@ -65,9 +65,9 @@ def finetune(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no tasks or two of one name, a folder that holds another run, an architecture that PEFT knows no
-            projections of, a loss that is not finite, vectors that are missing or of another model, or what `load_model`,
-            `training_examples` and `Guide` raise.
+        LensFVError: no tasks or two of one name, a folder that holds another run or in which another process
+            works, an architecture that PEFT knows no projections of, a loss that is not finite, vectors that are missing or of
+            another model, or what `load_model`, `training_examples` and `Guide` raise.
     """
     settings, folder = settings or FinetuneSettings(), Path(folder)
     names = [task.name for task in tasks]
@@ -76,14 +76,29 @@ def finetune(
     where, kind = device_named(device), dtype_named(dtype)
     place = find_model(model, None, cache_dir)
     crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crosses else []
-    run = _begun(folder, place, tasks, settings, kind, crossed)
-    keep_vectors(run, vectors, settings)
-    if run.finished:
-        return run
+    with held(folder, what="fine-tune"):
+        run = _begun(folder, place, tasks, settings, kind, crossed)
+        keep_vectors(run, vectors, settings)
+        if not run.finished:
+            _go_on(run, place, tasks, settings, crossed, where, kind, progress)
+    return run
+
+
+def _go_on(
+    run: FinetuneRun,
+    place: Place,
+    tasks: Sequence[Task],
+    settings: FinetuneSettings,
+    crossed: Sequence[Task],
+    where: str,
+    dtype: torch.dtype,
+    progress: bool,
+) -> None:
+    """Train what is left of a run, from its last whole checkpoint."""
     for index in range(len(run.stages)):
         clear_unfinished(run.stage_folder(index))
     done = run.checkpoints
-    hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
+    hf_model, tokenizer = load_transformers(place, device=where, dtype=dtype)
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
@@ -109,7 +124,6 @@ def finetune(
                 with keeping(trained, run, index, settings, batches, prompts[index] if prompts else ()) as kept:
                     trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick, kept)
                     trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
-    return run
 
 
 def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
