@@ -1,6 +1,5 @@
 """What an update of the study's own entities changed inside the model, and what a definition vector does without one."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -23,38 +22,36 @@ from lens_fv.knowledge import (
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.teaching import distilled, said
+from lens_fv.studies.knowledge.teaching import own_update, said
 from lens_fv.tasks import load_task
 from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.vectors import extract_instruction, sweep_injection
 
 
 def follow_update(study: Study) -> None:
-    """Distil the study's own entities with the first seed, and look at the model on the way: FOLDER/trajectory.safetensors.
+    """Look at the model on the way of the update of the study's own entities: FOLDER/trajectory.safetensors.
 
     A record is a number of epochs: what is known then, and how much every layer has moved.
     """
     records, s, file = study.records("steps"), study.settings, study.folder / "trajectory.safetensors"
     if file.is_file():
         return
-    entities, seed = study.sources[OWN], s.seeds[0]
-    probes = [_probe(study, name, seed) for name in s.tasks]
+    entities = study.sources[OWN]
+    probes = [_probe(study, name, s.seeds[0]) for name in s.tasks]
     moments = [_moment(study, probes, None, 0)]
-    epochs = sorted({*(n for n in s.moments if n < s.distill.epochs), s.distill.epochs})
-    with progress_bar("the way of an update", len(epochs), show=study.progress) as tick:
-        for n in epochs:
-            delta = _update(study, n)
+    with progress_bar("the way of an update", len(s.looked_at), show=study.progress) as tick:
+        for n in s.looked_at:
+            delta = own_update(study, n)
             records.once(str(n), lambda d=delta, n=n: _known(study, entities, d, f"{n} epochs"))
             moments.append(_moment(study, probes, delta, n))
             tick()
     Trajectory.of(moments).save(file)
-    shutil.rmtree(study.folder / "steps", ignore_errors=True)
 
 
 def trace_update(study: Study) -> None:
     """Trace what carries the knowledge: without the update, with it, and behind the definition; see `KnowledgeTrace`."""
     few = [_one_probe(entity) for entity in study.sources[OWN][: study.settings.n_traced]]
-    delta = _update(study, study.settings.distill.epochs)
+    delta = own_update(study, study.settings.distill.epochs)
 
     def updated() -> KnowledgeTrace:
         with delta.applied(study.model):
@@ -108,19 +105,6 @@ def _answers_only(entities: Sequence[Entity]) -> list[Entity]:
 
 def _one_probe(entity: Entity) -> Entity:
     return replace(entity, probes=tuple(probe for probe in entity.probes if probe.kind == "explicit")[:1])
-
-
-def _update(study: Study, epochs: int) -> WeightDelta:
-    """The update behind so many epochs, each going on from the one before; the last one is kept."""
-    s, seed = study.settings, study.settings.seeds[0]
-    file = study.folder / "update.safetensors"
-    if epochs == s.distill.epochs and file.is_file():
-        return WeightDelta.load(file)
-    transfer = study.sentences(OWN, seed)
-    delta = distilled(study, study.sources[OWN], transfer, seed, study.folder / "steps", until=epochs)
-    if epochs == s.distill.epochs:
-        delta.save(file)
-    return delta
 
 
 def _known(study: Study, entities: tuple[Entity, ...], delta: WeightDelta, condition: str) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class KnowledgeSettings:
         """As JSON has it."""
         return json.loads(json.dumps(asdict(self)))
 
+    @property
+    def looked_at(self) -> list[int]:
+        """The moments, the last one among them."""
+        return sorted({*(n for n in self.moments if n < self.distill.epochs), self.distill.epochs})
+
     @classmethod
     def chosen(
         cls,

@@ -1,7 +1,6 @@
 """What the model knows without and with definitions, and after it was taught in one way or another."""
 
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -74,8 +73,25 @@ def count_entities(study: Study) -> None:
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
         for name, entities, settings in groups:
             read = few if name.startswith(ALONE) else transfer
-            _record(study, records, name, entities, partial(distilled, study, entities, read, seed, settings=settings))
+            teach = partial(distilled, study, entities, read, seed, settings=settings)
+            own = settings == s.distill and tuple(entities) == study.sources[OWN]
+            _record(study, records, name, entities, partial(_last_own, study) if own else teach)
             tick()
+
+
+def own_update(study: Study, epochs: int) -> WeightDelta:
+    """The update of the study's own entities with the first seed, as it is behind so many epochs.
+
+    Made once, with all others that are looked at on its way, and kept: FOLDER/updates/EPOCHS.safetensors.
+    """
+    seed, folder = study.settings.seeds[0], study.folder / "updates"
+    for n in study.settings.looked_at:
+        if not (folder / f"{n}.safetensors").is_file():
+            transfer = study.sentences(OWN, seed)
+            delta = distilled(study, study.sources[OWN], transfer, seed, folder / "unfinished", until=n)
+            delta.save(folder / f"{n}.safetensors")
+    shutil.rmtree(folder / "unfinished", ignore_errors=True)
+    return WeightDelta.load(folder / f"{epochs}.safetensors")
 
 
 def distilled(
@@ -134,11 +150,13 @@ def _record(study: Study, records: Records, key: str, entities: Sequence[Entity]
 
 
 def _taught(study: Study, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta], folder: Path) -> dict[str, Any]:
-    whole, begin = not any(folder.glob("checkpoint-*")), time.perf_counter()
     delta = teach(folder)
-    took = {"seconds": time.perf_counter() - begin} if whole else {}  # of the rest of an update they say nothing
     result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere)
-    return said(result) | took | {"skipped": dict(delta.skipped)}
+    return said(result) | {"skipped": dict(delta.skipped)}
+
+
+def _last_own(study: Study, _: Path) -> WeightDelta:
+    return own_update(study, study.settings.distill.epochs)
 
 
 def _ways(
@@ -153,6 +171,7 @@ def _ways(
     entity's definition. For these two no definition is among the sentences: it would say what is right.
     """
     s, progress = study.settings, study.progress
+    own_first = entities == study.sources[OWN] and seed == s.seeds[0]
     texts = replace(s.texts, seed=seed)
     wrong = random_definitions(entities, seed)
     own = TransferSet({each.key: (each.definition,) for each in entities})
@@ -162,7 +181,7 @@ def _ways(
     often = replace(texts, epochs=texts.epochs * s.n_sentences)
     others = [replace(each, definition=wrong[each.key]) for each in entities]
     return {
-        "distill": lambda folder: distilled(study, entities, transfer, seed, folder),
+        "distill": partial(_last_own, study) if own_first else partial(distilled, study, entities, transfer, seed),
         "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
         "definition_few": lambda _: learn_texts(study.model, entities, definitions, texts, progress=progress),
         "anchored_definition": lambda _: learn_texts(

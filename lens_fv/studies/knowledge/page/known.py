@@ -122,15 +122,14 @@ def numbers(run: Recorded) -> list[Block]:
         for of, gap in gaps.items():
             if gap is not None and n != ALONE:
                 lines[of][float(n)] = gap
-        seconds = f"{np.mean(found.seconds):.0f}" if found.seconds else NONE
         name = "1, fewer steps" if n == ALONE else n
-        rows.append([name, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found), seconds])
+        rows.append([name, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found)])
     drawn = {f"gap in {of}": line for of, line in lines.items() if line}
     header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]
     blocks: list[Block] = [
         "### How many at once\n\nDistillation of so many entities in one update, with the first seed. The last row "
         "is what `distill` does with one entity unless told otherwise.",
-        table([*header, "perplexity (%)", "KL", "seconds an entity"], rows),
+        table([*header, "perplexity (%)", "KL"], rows),
     ]
     if drawn:
         title = "Gap closed by the number of entities at once"

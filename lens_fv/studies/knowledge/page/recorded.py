@@ -18,14 +18,12 @@ class Condition(NamedTuple):
         scores: of the entities' probes.
         elsewhere: of unrelated probes; None where the weights are the base's.
         drift: KL to the base, each seed's mean.
-        seconds: of teaching, for each entity; of updates that were not stopped on the way.
         seeds: how many.
     """
 
     scores: KnowledgeScores
     elsewhere: KnowledgeScores | None
     drift: list[Estimate]
-    seconds: list[float]
     seeds: int
 
 
@@ -85,7 +83,6 @@ def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
         scores,
         KnowledgeScores.of_rows(elsewhere) if elsewhere else None,
         [Estimate(**record["drift"]) for record in records if record["drift"]],
-        [record["seconds"] / len({row["entity"] for row in record["scores"]}) for record in records if "seconds" in record],
         len(records),
     )
 
