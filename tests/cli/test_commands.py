@@ -103,11 +103,15 @@ def test_bench_sweep_tune_memory(run, tmp_path):
 
 
 def test_bench_guided(run):
-    code, found, _ = run("bench", "guided", "--rows", "2", "--tokens", "8", "--repeats", "1")
+    few = ("--rows", "2", "--tokens", "8", "--repeats", "1")
+    code, found, _ = run("bench", "guided", *few)
     assert code == 0
-    assert [step["guide"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "crossed"]
+    assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "crossed"]
     assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
-    code, _, error = run("bench", "guided", "--guide", "none", as_json=False)
+    others = ("full", "ewc", "o-lora", "lwf", "l2", "crossed-heads")
+    _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--method", name)))
+    assert {step["method"] for step in found["steps"]} == {"lora", *others}
+    code, _, error = run("bench", "guided", "--method", "none", as_json=False)
     assert (code, "choose from iv, fv, kl, l2, lwf" in error) == (2, True)
 
 

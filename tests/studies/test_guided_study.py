@@ -82,7 +82,13 @@ def test_metrics_are_their_formulas(study):
     assert (found.general, found.in_context) == (shares["task2"], np.mean(lora["context"]["task2"]))
     assert found.lost == np.mean(begin["0/first"]["end"]["task2"]) - found.general
     assert np.mean(begin["0/first"]["end"]["task2"]) == 1.0  # the model follows every task at the beginning
-    assert run.seconds["lora"] == 1.0
+    assert run.costs["lora"] == run.costs["average"] == (1.0, 1.0)
+    assert run.costs["random"] == run.costs["fv"]
+    tried = {name: [each for each in run.tried if each.method == name] for name in METHODS if name in ALL}
+    assert [each.settings for each in tried["kl"]] == ["distill 0.0", "distill 10.0"]
+    for name, found in tried.items():
+        taken = next(i for i, each in enumerate(found) if each.taken)
+        assert chosen(study)[name] == study.settings.methods[name][taken]
 
 
 def test_what_is_there_is_not_made_again(study, settings):

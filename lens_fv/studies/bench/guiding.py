@@ -1,4 +1,4 @@
-"""A guided step of training beside a plain low-rank one: time and memory."""
+"""A step of training that keeps abilities beside a plain low-rank one: time and memory."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lens_fv.artefact import Provenance
+from lens_fv.errors import LensFVError
 from lens_fv.guidance import PRESETS, Guide
+from lens_fv.guidance.penalties import OrthogonalBlocks, elastic, importance
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import hushed
@@ -18,6 +20,9 @@ from lens_fv.studies.bench.subject import Subject
 from lens_fv.vectors import FunctionVector
 
 PLAIN = "lora"
+METHODS = (*PRESETS, "ewc", "o-lora", "full")
+"""What is known besides plain low-rank fine-tuning: guides, penalties on weights (`guidance.penalties`), and all weights."""
+RANK = 8
 N_HEADS = 10
 ANSWER = 3
 """Tokens of each row that are targets."""
@@ -27,12 +32,12 @@ class Step(NamedTuple):
     """One way to train.
 
     Attributes:
-        guide: its name, or "lora" for none.
+        method: one of `METHODS`, or "lora" for plain low-rank fine-tuning.
         seconds, time_ratio: median of a step, and beside a plain one.
         bytes, memory_ratio: the peak of a step, weights included, and beside a plain one.
     """
 
-    guide: str
+    method: str
     seconds: float
     time_ratio: float
     bytes: float
@@ -46,7 +51,7 @@ class GuidedBench:
     Attributes:
         model, device, dtype, threads: what it ran on.
         rows, tokens: of the batch.
-        steps: a way to train each, the plain one first.
+        steps: a method each, the plain one first.
         product_gflops: the rate of a matrix product, in 1e9 operations a second.
     """
 
@@ -67,42 +72,47 @@ class GuidedBench:
 def bench_guided(
     subject: Subject,
     *,
-    guides: Sequence[str] = ("iv", "fv", "kl", "crossed"),
+    methods: Sequence[str] = ("iv", "fv", "kl", "crossed"),
     rows: int = 8,
     tokens: int = 32,
     repeats: int = 5,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> GuidedBench:
-    """Train random rows by a step of AdamW, with PEFT's rank 8 on queries and values, without and with guides.
+    """Train random rows by a step of AdamW, with PEFT's rank 8 on queries and values: plainly, and in other ways.
+
+    The learning rate is 0: the arithmetic is the same, and the weights stay what they are.
 
     Args:
         subject: the model.
-        guides: names of `PRESETS`.
+        methods: of `METHODS`.
         rows: of the batch.
         tokens: of each row; the last three are targets.
         repeats: runs that the median is taken of.
         seed: of tokens, heads and vectors.
         tick: called `repeats` times.
-    """
-    from peft import LoraConfig, get_peft_model
 
+    Raises:
+        LensFVError: a method that is not known.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise LensFVError(f"train by {', '.join(unknown)}: choose from {', '.join(METHODS)}")
     model, clock = subject.model, Clock(subject.model)
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, model.d_vocab, (rows, tokens), generator=rng).to(model.device)
     labels = ids.clone()
     labels[:, :-ANSWER] = -100
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    with hushed():
-        trained = get_peft_model(plain_model(model), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16)).train()
-    optimiser = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-5)
     vector = _vector(model, rng, seed)
     prompts = torch.randint(1, model.d_vocab, (100, tokens - ANSWER), generator=rng).tolist()
-    made = {name: Guide(trained, vector, PRESETS[name], crossed=prompts) for name in guides}
-    runs = {PLAIN: _step(trained, optimiser, batch, None)}
-    runs |= {name: _step(trained, optimiser, batch, guide) for name, guide in made.items()}
+    runs: dict[str, Callable[[], None]] = {}
+    peaks: dict[str, float] = {}
+    for name in sorted({PLAIN, *methods}, key=(PLAIN, *METHODS).index):  # "full" last: its optimiser's state stays in memory
+        runs[name] = _step(model, name, vector, prompts, batch)
+        runs[name]()  # the first call pays for allocations
+        peaks[name] = peak_memory(model, runs[name])
     seconds = clock.race(runs, repeats, tick)
-    peaks = {name: peak_memory(model, run) for name, run in runs.items()}
     found = tuple(
         Step(name, seconds[name], seconds[name] / seconds[PLAIN], peaks[name], peaks[name] / peaks[PLAIN]) for name in runs
     )
@@ -111,11 +121,33 @@ def bench_guided(
 
 
 def _step(
-    trained: Any, optimiser: torch.optim.Optimizer, batch: Mapping[str, Tensor], guide: Guide | None
+    model: LensModel, name: str, vector: FunctionVector, prompts: Sequence[Sequence[int]], batch: Mapping[str, Tensor]
 ) -> Callable[[], None]:
+    """A step of training in one way, on a copy of its own that shares the model's weights."""
+    from peft import LoraConfig, get_peft_model
+
+    trained: Any = plain_model(model)
+    if name == "full":
+        trained.requires_grad_(True)
+    else:
+        blocks = 2 if name == "o-lora" else 1
+        with hushed():
+            trained = get_peft_model(trained, LoraConfig(task_type="CAUSAL_LM", r=blocks * RANK, lora_alpha=16))
+    optimiser = torch.optim.AdamW([p for p in trained.train().parameters() if p.requires_grad], lr=0.0)
+    guide: Guide | None = None
+    if name in PRESETS:
+        own = {each: p.detach().clone() for each, p in trained.named_parameters() if p.requires_grad}
+        before = own if PRESETS[name].teacher == "before" else None
+        guide = Guide(trained, vector, PRESETS[name], before=before, crossed=prompts)
+    penalties: list[Callable[[], Tensor]] = []
+    if name == "ewc":
+        penalties.append(elastic(trained, importance(trained, [batch]), 1.0))
+    if name == "o-lora":
+        penalties.append(OrthogonalBlocks(trained, RANK, 1, 1.0))
+
     def run() -> None:
         loss = trained(**batch).loss if guide is None else guide.loss(trained, batch)
-        loss.backward()
+        sum((penalty() for penalty in penalties), start=loss).backward()
         optimiser.step()
         optimiser.zero_grad()
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lens_fv.progress import progress_bar
+from lens_fv.studies.bench import Subject, bench_guided
+from lens_fv.studies.bench.guiding import METHODS as BENCHED
 from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
@@ -25,6 +26,8 @@ CONTROLS: Mapping[str, tuple[str, Literal["random vectors", "other heads"]]] = {
     "other-heads": ("crossed-heads", "other heads"),
 }
 """Of which guide, and what it is guided by instead."""
+REPEATS = 5
+"""Of each step that is timed."""
 
 
 def choose(study: Study) -> None:
@@ -45,15 +48,16 @@ def chosen(study: Study) -> dict[str, Method]:
     records = dict(study.records("choosing").items())
     found: dict[str, Method] = {}
     for name, each in study.settings.methods.items():
-        worth = [_worth(records[f"{name}/{i}"]) for i in range(len(each))]
+        worth = [sum(kept(records[f"{name}/{i}"])) for i in range(len(each))]
         found[name] = each[int(np.argmax(worth))]
     return found | {name: replace(found[of], control=by) for name, (of, by) in CONTROLS.items() if of in found}
 
 
-def _worth(record: dict[str, Any]) -> float:
-    learned = [np.mean(record["end"][name]) for name in record["trained"] if name in record["end"]]
-    held_out = [np.mean(right) for name, right in record["end"].items() if name not in record["trained"]]
-    return float(np.mean(learned) + np.mean(held_out)) / 2
+def kept(record: Mapping[str, Any]) -> tuple[float, float]:
+    """What is right at the end of a run, of tasks learned and of all others."""
+    end, trained = record["end"], record["trained"]
+    learned = [np.mean(right) for name, right in end.items() if name in trained]
+    return float(np.mean(learned)), float(np.mean([np.mean(right) for name, right in end.items() if name not in trained]))
 
 
 def compare_methods(study: Study) -> None:
@@ -88,6 +92,19 @@ def ablate(study: Study) -> None:
             tick()
 
 
+def measure_costs(study: Study) -> None:
+    """Time and memory of a step, of every method whose steps are not those of plain low-rank fine-tuning."""
+    ground, names = study.ground, [name for name in study.settings.methods if name in BENCHED]
+    subject = Subject(ground.load(ground.start(study.settings.ground.seeds[0])), ())
+    rows = study.settings.ground.training.batch_size
+
+    def measured() -> list[dict[str, Any]]:
+        with progress_bar("costs", REPEATS, show=study.progress) as tick:
+            return bench_guided(subject, methods=names, rows=rows, repeats=REPEATS, tick=tick).to_json()["steps"]
+
+    study.records("costs").once("steps", measured)
+
+
 def trained_and_asked(
     study: Study, method: Method, sequence: str, seed: int, name: str, path: Path | None = None
 ) -> dict[str, Any]:
@@ -103,12 +120,11 @@ def trained_and_asked(
 
     Returns:
         "trained": the tasks in order; "after": by task, what is right of the trained ones then; "end": of all tasks;
-        "context": the same with demonstrations; "seconds" of training. What it was at the beginning is a record of its own.
+        "context": the same with demonstrations. What it was at the beginning is a record of its own.
     """
     ground, folder = study.ground, study.folder / "runs" / name
-    begin = time.perf_counter()
     run = _train(study, method, sequence, seed, folder)
-    found: dict[str, Any] = {"trained": run.tasks, "seconds": time.perf_counter() - begin, "after": {}}
+    found: dict[str, Any] = {"trained": run.tasks, "after": {}}
     model, asked, names = ground.load(ground.start(seed)), _questions(study, sequence, seed), _names(study, sequence, seed)
     study.records("begin").once(
         f"{seed}/{sequence}", lambda: {"end": asked.instructed(model, names), "context": asked.in_context(model, names)}

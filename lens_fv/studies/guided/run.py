@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from lens_fv.studies.guided.methods import ablate, choose, compare_methods
+from lens_fv.studies.guided.methods import ablate, choose, compare_methods, measure_costs
 from lens_fv.studies.guided.settings import GuidedSettings, Study
 from lens_fv.studies.instruction.start import teach
 from lens_fv.studies.parts import run_parts
@@ -15,6 +15,7 @@ PARTS: Mapping[str, Callable[[Study], None]] = {
     "choosing": choose,
     "methods": compare_methods,
     "ablations": ablate,
+    "costs": measure_costs,
 }
 
 

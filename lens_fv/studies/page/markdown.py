@@ -63,10 +63,12 @@ def folded(title: str, inside: str) -> str:
 
 
 def interval(found: Estimate | None, *, digits: int = 2, signed: bool = False) -> str:
-    """A mean with its interval."""
+    """A mean with its interval, if it is of more than one value."""
     if found is None:
         return NONE
     form = f"{'+' if signed else ''}.{digits}f"
+    if found.n == 1:
+        return f"{found.mean:{form}}"
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
 
@@ -78,8 +80,10 @@ def points(found: Estimate | None) -> str:
 
 
 def verdict(found: Estimate) -> str:
-    """Whether a difference that should be above 0 is, by its whole interval."""
-    return "holds" if found.low > 0 else "**the opposite holds**" if found.high < 0 else "**does not show**"
+    """Whether a difference that should be above 0 is, by its whole interval; one value alone shows nothing."""
+    if found.n == 1 or found.low <= 0 <= found.high:
+        return "**does not show**"
+    return "holds" if found.low > 0 else "**the opposite holds**"
 
 
 def p_value(p: float) -> str:

@@ -40,6 +40,11 @@ class RecordedStudy:
         return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
 
     @property
+    def shown(self) -> dict[str, Any]:
+        """The settings that the page lists."""
+        return {key: value for key, value in self.settings.items() if key != "model"}
+
+    @property
     def made_with(self) -> dict[str, str]:
         """Versions of packages, and the like."""
         return self.part("versions")

@@ -52,8 +52,8 @@ def opening(runs: Sequence[RecordedStudy], title: str, how: str, *, files: Colle
         run.as_run(run.command) if run.command else f"# {run.name}: run from Python, with the settings below" for run in runs
     ]
     rows: list[list[object]] = []
-    for key in (key for key in runs[0].settings if key != "model"):
-        values = [run.settings.get(key) for run in runs]
+    for key in runs[0].shown:
+        values = [run.shown.get(key) for run in runs]
         rows.append([key, *(Path(value).name if value and key in files else _in_words(value) for value in values)])
     made_with = dict.fromkeys(key for run in runs for key in run.made_with)
     rows += [[key, *(run.made_with.get(key) for run in runs)] for key in made_with]

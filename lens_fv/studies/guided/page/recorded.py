@@ -1,12 +1,13 @@
 """A study of guided fine-tuning as it lies in its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lens_fv.statistics import Estimate, estimate
+from lens_fv.studies.guided.methods import CONTROLS, kept
 from lens_fv.studies.guided.settings import GuidedSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.training import Trajectory
@@ -35,10 +36,37 @@ class Metrics(NamedTuple):
 METRICS = Metrics._fields
 
 
+class Tried(NamedTuple):
+    """Settings of a method, on the sequence to choose by.
+
+    Attributes:
+        method: its name.
+        settings: what is set; "" if nothing else was tried.
+        learned, held_out: share right at the end, of tasks learned and of all others.
+        taken: nothing else that was tried has a better sum of both.
+    """
+
+    method: str
+    settings: str
+    learned: float
+    held_out: float
+    taken: bool
+
+
+SAME_STEPS = {"replay": "lora", "average": "lora", **{name: of for name, (of, _) in CONTROLS.items()}}
+"""Methods whose steps are those of another."""
+
+
 class Recorded(RecordedStudy):
     """What one model's folder holds; its settings are `GuidedSettings`, and the model."""
 
     study = "guided"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The settings that the page lists: those of methods stand by what they were chosen by, ablations by what they did."""
+        settings = {key: value for key, value in super().shown.items() if key not in ("methods", "ablations")}
+        return {"seeds": settings.pop("seeds"), **settings.pop("ground"), **settings}
 
     @cached_property
     def runs(self) -> dict[str, dict[str, Metrics]]:
@@ -77,16 +105,22 @@ class Recorded(RecordedStudy):
         return {file.stem: Trajectory.load(file) for file in files}
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """Of training, by method, over those of plain low-rank fine-tuning of the same sequence and seed; the median."""
-        records = self.part("methods")
-        found: dict[str, list[float]] = {}
-        for key, record in records.items():
-            where, _, method = key.rpartition("/")
-            plain = records.get(f"{where}/lora")
-            if plain:
-                found.setdefault(method, []).append(record["seconds"] / plain["seconds"])
-        return {method: float(np.median(values)) for method, values in found.items()}
+    def costs(self) -> dict[str, tuple[float, float]]:
+        """Time and memory of a step by method, beside a step of plain low-rank fine-tuning."""
+        found = {step["method"]: (step["time_ratio"], step["memory_ratio"]) for step in self.part("costs").get("steps", ())}
+        same = {name: found.get(of, found.get("lora")) for name, of in SAME_STEPS.items()}
+        return found | {name: cost for name, cost in same.items() if cost}
+
+    @property
+    def tried(self) -> list[Tried]:
+        """What settings were chosen by."""
+        records = self.part("choosing")
+        found: list[Tried] = []
+        for name, each in self.settings["methods"].items():
+            shares = [kept(records[f"{name}/{i}"]) for i in range(len(each)) if f"{name}/{i}" in records]
+            best, said = max(map(sum, shares), default=0.0), _differences(each)
+            found += [Tried(name, said[i], *both, sum(both) == best) for i, both in enumerate(shares)]
+        return found
 
     @property
     def command(self) -> str | None:
@@ -107,6 +141,21 @@ class Recorded(RecordedStudy):
         final, general = _mean([end[name] for name in trained]), _mean([end[name] for name in others])
         in_context = _mean([record["context"][name] for name in others])
         return Metrics(average, final, average - final, general, in_context, _mean([begin[name] for name in others]) - general)
+
+
+def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of several settings, what is not the same in all of them."""
+    flat = [dict(_flat(each)) for each in settings]
+    keys = [key for key in flat[0] if len({str(each.get(key)) for each in flat}) > 1]
+    return [", ".join(f"{key} {each.get(key)}" for key in keys) for each in flat]
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, value
 
 
 def _mean(items: list[list[float]]) -> float:

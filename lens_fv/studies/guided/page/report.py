@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lens_fv.studies.guided.page.recorded import Recorded
-from lens_fv.studies.guided.page.sections import ablations, aims, methods, trajectories
+from lens_fv.studies.guided.page.sections import ablations, aims, choosing, methods, trajectories
 from lens_fv.studies.page.markdown import Block
 from lens_fv.studies.page.study import opening, run_by_run, write_study_page
 
-SECTIONS = (aims, methods, trajectories, ablations)
+SECTIONS = (aims, methods, trajectories, ablations, choosing)
 TITLE = "Guided fine-tuning: keeping abilities while learning"
 HOW = """\
 The model is first taught a mixture of all tasks, so that there is something to lose; then a sequence of three, one
