@@ -22,7 +22,7 @@ from lens_fv.cli.reproduce import (
 
 def guided(
     model: Models = None,
-    part: Annotated[list[str] | None, typer.Option(help="Several times: start, choosing, methods, ablations.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Several times: start, choosing, methods, ablations, costs.")] = None,
     seeds: Seeds = None,
     work: Work = Path("guided-study"),
     quick: Annotated[

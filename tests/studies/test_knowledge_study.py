@@ -22,7 +22,8 @@ from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
 from lens_fv.studies.knowledge.settings import KnowledgeSettings
-from lens_fv.studies.knowledge.teaching import distilled
+from lens_fv.studies.knowledge.teaching import together
+from lens_fv.studies.knowledge.ways import CONTROLS, EVERYWHERE, teachers
 from lens_fv.training import Trajectory
 
 NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
@@ -60,11 +61,15 @@ def small(tmp_path_factory):
         outside=write(folder / "outside.jsonl", ["Gale", "Hask", "Ives"]),
         most_outside=2,
         n_sentences=2,
-        distill=FAST,
         alone=replace(FAST, epochs=2),
+        n_alone=1,
+        definition=FAST,
+        gentle_definition=replace(FAST, epochs=1),
         texts=FAST,
-        numbers=(1, 2, 7, 9),
-        few=(2, 1),
+        elsewhere_step=2,
+        together=FAST,
+        numbers=(2, 4, 7, 9),
+        few=2,
         n_traced=2,
         tasks=("antonym", "present-past"),
         n_heads=2,
@@ -89,11 +94,11 @@ def test_every_part_leaves_its_records(run):
     assert [each.name for each in study.chosen_by] == ["Tusk"]
     assert len(records(folder, "base")) == 3 + 3 + 2  # of one entity alone there is no other one's definition
     assert {source: len(each) for source, each in study.everything.items()} == {"own": 4, "outside": 2, "more": 1}
-    ways = ("distill", "definition", "definition_few", "sentences")
+    ways = ("distill", "definition", "definition_gently", "sentences")
     everywhere = {f"{source}/0/{way}" for source in ("own", "outside") for way in ways}
     controls = {"unanchored", "anchored_definition", "other_sentences", "wrong_definition"}
     assert set(records(folder, "ways")) == everywhere | {f"own/0/{way}" for way in controls}
-    assert set(records(folder, "numbers")) == {"1/0", "1/1", "2/0", "7/0", "alone/0", "alone/1"}  # there are seven entities
+    assert set(records(folder, "numbers")) == {"2/0", "2/1", "4/0", "7/0"}  # there are seven entities
     assert set(records(folder, "steps")) == {"1", "3"}
     assert {path.stem for path in folder.glob("trace-*")} == {"trace-base", "trace-updated", "trace-definition"}
     assert {path.name for path in folder.glob("updates/*")} == {"1.safetensors", "3.safetensors"}
@@ -110,11 +115,11 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
         assert found.correct() == own.correct()
     delta, last = WeightDelta.load(folder / "updates" / "3.safetensors"), records(folder, "steps")["3"]
     with delta.applied(model):
-        own = ask(model, entities)
+        own = ask(model, study.first_few)
     assert KnowledgeScores.of_rows(last["scores"]).perplexity() == pytest.approx(own.perplexity())
     assert last["moved"] == delta.by_layer(model)
-    assert last["scores"] == records(folder, "ways")["own/0/distill"]["scores"]
-    at_once = distilled(study, entities, study.sentences("own", 0), 0, tmp_path)  # not looked at on the way
+    assert last["scores"] == records(folder, "numbers")["2/0"]["scores"]
+    at_once = together(study, study.first_few, study.sentences("own", 0), tmp_path)  # not looked at on the way
     assert all(torch.equal(at_once.down[name], value) for name, value in delta.down.items())
     path = Trajectory.load(folder / "trajectory.safetensors")
     assert path.moments == ("0", "1", "3")
@@ -146,7 +151,7 @@ def test_the_page_says_what_the_records_do(run, tmp_path):
     base, read = recorded.base("own"), recorded.base("own", "definition")
     found = recorded.conditions("own")["distill"]
     assert found.scores.perplexity() == pytest.approx(
-        KnowledgeScores.of_rows(records(folder, "steps")["3"]["scores"]).perplexity()
+        KnowledgeScores.of_rows(records(folder, "ways")["own/0/distill"]["scores"]).perplexity()
     )
     gap = closed(base, found.scores, read, of="loss")
     row = next(line for line in text.splitlines() if line.startswith("| distillation (1)"))
@@ -174,6 +179,18 @@ def test_parts_that_were_not_run_are_left_out(run, tmp_path):
     assert "### How many" not in text
 
 
+@pytest.mark.parametrize("way", [*EVERYWHERE, *CONTROLS])
+def test_entities_are_taught_one_by_one(way, run, model):
+    study, folder = run
+    entities, things = study.sources["own"], study.elsewhere
+    record = records(folder, "ways")[f"own/0/{way}"]
+    assert len(record["scores"]) == sum(len(each.probes) for each in entities)
+    assert [row["entity"] for row in record["elsewhere"]] == [things[i % 2].key for i in range(4) for _ in things[0].probes]
+    with teachers(study, entities, study.sentences("own", 0), 0)[way](3).applied(model):
+        own = ask(model, [entities[3]])
+    assert own.rows() == [row for row in record["scores"] if row["entity"] == entities[3].key]
+
+
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):
     _, folder = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "study.json"}
@@ -185,27 +202,30 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
         run_knowledge(model, folder, small, parts=["nothing"])
 
 
-def test_an_update_that_was_stopped_goes_on(run, model, small, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "half"), [("numbers", "updates/unfinished/checkpoint-*/done.json"), ("ways", "unfinished/*.json")]
+)
+def test_what_was_stopped_goes_on(part, half, run, model, small, tmp_path):
     _, whole = run
     (tmp_path / "sentences-own-0.json").write_bytes((whole / "sentences-own-0.json").read_bytes())
-    settings, at = replace(small, outside=None), tmp_path / "updates" / "unfinished"
+    settings = replace(small, outside=None)
 
     class Stopped(Exception):
         pass
 
     def stop(module, args, output):
-        if list(at.glob("checkpoint-*/done.json")):
+        if list(tmp_path.glob(half)):
             raise Stopped
 
     handle = torch.nn.modules.module.register_module_forward_hook(stop)
     try:
         with pytest.raises(Stopped):
-            run_knowledge(model, tmp_path, settings, parts=["ways"])
+            run_knowledge(model, tmp_path, settings, parts=[part])
     finally:
         handle.remove()
-    assert len(list(at.glob("checkpoint-*"))) == 1
-    assert not (tmp_path / "ways.json").exists()
-    run_knowledge(model, tmp_path, settings, parts=["ways"])
-    assert records(tmp_path, "ways")["own/0/distill"] == records(whole, "ways")["own/0/distill"]
-    assert not (tmp_path / "unfinished").exists()
-    assert not at.exists()
+    assert len(list(tmp_path.glob(half))) == 1
+    assert not (tmp_path / f"{part}.json").exists()
+    run_knowledge(model, tmp_path, settings, parts=[part])
+    first = {"numbers": "2/0", "ways": "own/0/distill"}[part]
+    assert records(tmp_path, part)[first] == records(whole, part)[first]
+    assert not list(tmp_path.rglob("unfinished"))

@@ -22,26 +22,26 @@ from lens_fv.knowledge import (
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.teaching import own_update, said
+from lens_fv.studies.knowledge.teaching import first_update, said
 from lens_fv.tasks import load_task
 from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.vectors import extract_instruction, sweep_injection
 
 
 def follow_update(study: Study) -> None:
-    """Look at the model on the way of the update of the study's own entities: FOLDER/trajectory.safetensors.
+    """Look at the model on the way of the first update of several entities: FOLDER/trajectory.safetensors.
 
     A record is a number of epochs: what is known then, and how much every layer has moved.
     """
     records, s, file = study.records("steps"), study.settings, study.folder / "trajectory.safetensors"
     if file.is_file():
         return
-    entities = study.sources[OWN]
+    entities = study.first_few
     probes = [_probe(study, name, s.seeds[0]) for name in s.tasks]
     moments = [_moment(study, probes, None, 0)]
     with progress_bar("the way of an update", len(s.looked_at), show=study.progress) as tick:
         for n in s.looked_at:
-            delta = own_update(study, n)
+            delta = first_update(study, n)
             records.once(str(n), lambda d=delta, n=n: _known(study, entities, d, f"{n} epochs"))
             moments.append(_moment(study, probes, delta, n))
             tick()
@@ -51,7 +51,7 @@ def follow_update(study: Study) -> None:
 def trace_update(study: Study) -> None:
     """Trace what carries the knowledge: without the update, with it, and behind the definition; see `KnowledgeTrace`."""
     few = [_one_probe(entity) for entity in study.sources[OWN][: study.settings.n_traced]]
-    delta = own_update(study, study.settings.distill.epochs)
+    delta = first_update(study, study.settings.together.epochs)
 
     def updated() -> KnowledgeTrace:
         with delta.applied(study.model):

@@ -14,7 +14,8 @@ from lens_fv.studies.parts import note_versions
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
-TEACHING, TEACHING_ONE = TeachSettings(), TeachSettings.usual(1)
+ALONE, TOGETHER = TeachSettings.usual(1), TeachSettings()
+DEFINITION = TeachSettings(batch_size=1, n_anchors=1)
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,16 @@ class KnowledgeSettings:
         keep_every: of those, each so manieth is.
         n_sentences: that the model writes about each entity.
         n_definitions: how often its definition is among them.
-        distill: how it is distilled.
-        alone: how one entity alone is distilled for the last few updates of one; the first few are like all others.
-        n_alone: of its sentences are then taught.
-        texts: how it is fine-tuned on the same sentences, to compare; definitions alone are read `n_sentences` times as often.
-        numbers: of entities taught at once.
-        few: how many updates of one entity, and of ten, there are.
+        alone: how one entity alone is distilled; `n_alone`: of its sentences are then taught.
+        definition, gentle_definition: how it is fine-tuned on its definition, to teach most and to move nothing else.
+        texts: how it is fine-tuned on the same sentences.
+        elsewhere_step: each update of one entity is measured on every so manieth of what should not be touched, in turn.
+        together: how several entities are distilled at once.
+        numbers: of entities taught at once; the inside of the model is looked at with the first so many.
+        few: how many updates of the first number there are.
         n_traced: entities whose probes are traced.
         tasks: of other things, whose instruction vectors, of `n_heads` heads, are followed behind `n_shots` demonstrations.
-        moments: epochs behind which the first update is looked at; its last one is added.
+        moments: epochs behind which the first update of several is looked at; its last one is added.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -50,13 +52,16 @@ class KnowledgeSettings:
     keep_every: int = 1
     n_sentences: int = 10
     n_definitions: int = 2
-    distill: TeachSettings = TEACHING
-    alone: TeachSettings = TEACHING_ONE
+    alone: TeachSettings = ALONE
     n_alone: int = 5
-    texts: TeachSettings = TEACHING
-    numbers: tuple[int, ...] = (1, 10, 40, 150)
-    few: tuple[int, int] = (8, 4)
-    n_traced: int = 12
+    definition: TeachSettings = DEFINITION
+    gentle_definition: TeachSettings = DEFINITION
+    texts: TeachSettings = ALONE
+    elsewhere_step: int = 6
+    together: TeachSettings = TOGETHER
+    numbers: tuple[int, ...] = (10, 40, 150)
+    few: int = 4
+    n_traced: int = 10
     tasks: tuple[str, ...] = ("present-past", "country-capital", "antonym")
     n_heads: int = 10
     n_shots: int = 5
@@ -70,7 +75,7 @@ class KnowledgeSettings:
     @property
     def looked_at(self) -> list[int]:
         """The moments, the last one among them."""
-        return sorted({*(n for n in self.moments if n < self.distill.epochs), self.distill.epochs})
+        return sorted({*(n for n in self.moments if n < self.together.epochs), self.together.epochs})
 
     @classmethod
     def chosen(
@@ -98,8 +103,9 @@ class KnowledgeSettings:
             most_outside=5,
             keep_every=5,
             n_sentences=4,
-            numbers=(1, 5),
-            few=(2, 1),
+            n_alone=4,
+            numbers=(4, 8),
+            few=2,
             n_traced=2,
             tasks=("present-past", "country-capital"),
             moments=(1,),
@@ -138,6 +144,11 @@ class Study:
         reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.every != CHOSEN_BY]
         found = {OWN: tuple(reported[:: s.keep_every])}
         return found | ({OUTSIDE: self._outside[: s.most_outside]} if s.outside else {})
+
+    @property
+    def first_few(self) -> tuple[Entity, ...]:
+        """Entities of the first update of several."""
+        return self.sources[OWN][: self.settings.numbers[0]]
 
     @cached_property
     def everything(self) -> dict[str, tuple[Entity, ...]]:

@@ -1,4 +1,4 @@
-"""What the model knows without and with definitions, and after it was taught in one way or another."""
+"""What the model knows without and with definitions, and after it was taught about one entity or about many at once."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +17,16 @@ from lens_fv.knowledge import (
     distill,
     evaluate_knowledge,
     evaluate_update,
-    learn_texts,
-    random_definitions,
     said_of_others,
 )
 from lens_fv.progress import progress_bar
 from lens_fv.records import Records
+from lens_fv.statistics import estimate
 from lens_fv.studies.knowledge.settings import OWN, Study
+from lens_fv.studies.knowledge.ways import CONTROLS, EVERYWHERE, teachers
 
-EVERYWHERE = ("distill", "definition", "definition_few", "sentences")
-"""Ways to teach that are compared with all seeds."""
-CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
-"""Ways to teach the study's own entities with the first seed: see `_ways`."""
-ALONE = "alone"
 CHECKPOINTS = 2
-"""Of a distillation, to go on from: in the middle and at the end."""
+"""Of a distillation of many, to go on from: in the middle and at the end."""
 
 
 def measure_base(study: Study) -> None:
@@ -44,85 +39,90 @@ def measure_base(study: Study) -> None:
 
 
 def compare_ways(study: Study) -> None:
-    """Teach all entities of a source at once, in every way: a record is a source, a seed and a way."""
+    """Teach every entity alone, in every way: a record is a source, a seed and a way, with all its entities."""
     records, s = study.records("ways"), study.settings
-    asked = [(source, seed, way) for source in study.sources for seed in s.seeds for way in EVERYWHERE]
+    asked = [(source, seed, way) for seed in s.seeds for source in study.sources for way in EVERYWHERE]
     asked += [(OWN, s.seeds[0], way) for way in CONTROLS]
-    with progress_bar("ways to teach", len(asked), show=study.progress) as tick:
+    with progress_bar("ways to teach", sum(len(study.sources[source]) for source, *_ in asked), show=study.progress) as tick:
         for source, seed, way in asked:
-            entities, transfer = study.sources[source], study.sentences(source, seed)
-            _record(study, records, f"{source}/{seed}/{way}", entities, _ways(study, entities, transfer, seed)[way])
-            tick()
+            records.once(f"{source}/{seed}/{way}", partial(_one_by_one, study, source, seed, way))
+            (_unfinished(study) / f"{source}-{seed}-{way}.json").unlink(missing_ok=True)
+            _clear(study)
+            for _ in study.sources[source]:
+                tick()
+
+
+def _one_by_one(study: Study, source: str, seed: int, way: str) -> dict[str, Any]:
+    """What is known of each entity with an update of its own, and of some of what no update should touch."""
+    entities, transfer = study.sources[source], study.sentences(source, seed)
+    teach = teachers(study, entities, transfer, seed)[way]
+    kept, step = Records(_unfinished(study) / f"{source}-{seed}-{way}.json"), study.settings.elsewhere_step
+
+    def known(i: int) -> dict[str, Any]:
+        things = study.elsewhere[i % step :: step]
+        delta = teach(i)
+        return said(evaluate_update(study.model, [entities[i]], delta, elsewhere=things)) | {"skipped": dict(delta.skipped)}
+
+    found = [kept.once(each.key, partial(known, i)) for i, each in enumerate(entities)]
+    return {
+        "scores": [row for each in found for row in each["scores"]],
+        "elsewhere": [row for each in found for row in each["elsewhere"]],
+        "drift": estimate([each["drift"]["mean"] for each in found])._asdict(),
+        "skipped": {what: sum(each["skipped"][what] for each in found) for what in found[0]["skipped"]},
+    }
 
 
 def count_entities(study: Study) -> None:
-    """Distil more and more entities at once, with the first seed: a record is one update.
-
-    Those of one entity are there twice, at last with the settings for one alone.
-    """
-    records, s = study.records("numbers"), study.settings
-    seed, everything = s.seeds[0], [each for entities in study.everything.values() for each in entities]
-    groups: list[tuple[str, list[Entity], TeachSettings]] = []
+    """Distil more and more entities at once, with the first seed: a record is one update."""
+    records, s, everything = study.records("numbers"), study.settings, [e for es in study.everything.values() for e in es]
+    groups: list[tuple[str, tuple[Entity, ...]]] = []
     for n in s.numbers:
-        most = {s.numbers[0]: s.few[0], s.numbers[1]: s.few[1]}.get(n, 1)
-        those = [everything[i * n : (i + 1) * n] for i in range(most) if (i + 1) * n <= len(everything)]
-        groups += [(f"{n}/{i}", each, s.distill) for i, each in enumerate(those)]
-    groups += [(f"{ALONE}/{i}", [each], s.alone) for i, each in enumerate(everything[: s.few[0]])]
-    transfer = merged([study.sentences(source, seed) for source, entities in study.everything.items() if entities])
-    few = TransferSet({key: texts[: s.n_alone] for key, texts in transfer.sentences.items()})
+        most = s.few if n == s.numbers[0] else 1
+        groups += [(f"{n}/{i}", tuple(everything[i * n : (i + 1) * n])) for i in range(most) if (i + 1) * n <= len(everything)]
+    transfer = merged([study.sentences(source, s.seeds[0]) for source, entities in study.everything.items() if entities])
     with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
-        for name, entities, settings in groups:
-            read = few if name.startswith(ALONE) else transfer
-            teach = partial(distilled, study, entities, read, seed, settings=settings)
-            own = settings == s.distill and tuple(entities) == study.sources[OWN]
-            _record(study, records, name, entities, partial(_last_own, study) if own else teach)
+        for name, entities in groups:
+            first = entities == study.first_few
+            teach = partial(_last_first, study) if first else partial(together, study, entities, transfer)
+            _record(study, records, name, entities, teach)
             tick()
 
 
-def own_update(study: Study, epochs: int) -> WeightDelta:
-    """The update of the study's own entities with the first seed, as it is behind so many epochs.
+def first_update(study: Study, epochs: int) -> WeightDelta:
+    """The update of the first few of the study's own entities at once, as it is behind so many epochs.
 
     Made once, with all others that are looked at on its way, and kept: FOLDER/updates/EPOCHS.safetensors.
     """
-    seed, folder = study.settings.seeds[0], study.folder / "updates"
+    folder = study.folder / "updates"
     for n in study.settings.looked_at:
         if not (folder / f"{n}.safetensors").is_file():
-            transfer = study.sentences(OWN, seed)
-            delta = distilled(study, study.sources[OWN], transfer, seed, folder / "unfinished", until=n)
+            transfer = study.sentences(OWN, study.settings.seeds[0])
+            delta = together(study, study.first_few, transfer, folder / "unfinished", until=n)
             delta.save(folder / f"{n}.safetensors")
     shutil.rmtree(folder / "unfinished", ignore_errors=True)
     return WeightDelta.load(folder / f"{epochs}.safetensors")
 
 
-def distilled(
-    study: Study,
-    entities: Sequence[Entity],
-    transfer: TransferSet,
-    seed: int,
-    folder: Path,
-    *,
-    settings: TeachSettings | None = None,
-    until: int | None = None,
-    anchored: bool = True,
-    n_definitions: int | None = None,
+def _last_first(study: Study, _: Path) -> WeightDelta:
+    return first_update(study, study.settings.together.epochs)
+
+
+def together(
+    study: Study, entities: Sequence[Entity], transfer: TransferSet, folder: Path, *, until: int | None = None
 ) -> WeightDelta:
-    """An update.
+    """Distil several entities at once, with the first seed; what is stopped goes on from the folder.
 
     Args:
         study: the study.
         entities: what is taught.
         transfer: sentences about them.
-        seed: of the order and of anchors.
-        folder: of checkpoints; see `distill`.
-        settings: default: the study's.
+        folder: of checkpoints.
         until: see `distill`.
-        anchored: with the same sentences said of others for anchors.
-        n_definitions: how often definitions are among the sentences; default: as often as the settings say.
     """
-    times = study.settings.n_definitions if n_definitions is None else n_definitions
-    settings = replace(settings or study.settings.distill, seed=seed, n_checkpoints=CHECKPOINTS)
-    anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=seed) if anchored else ()
-    whole, progress = transfer.with_definitions(entities, times=times), study.progress
+    s = study.settings
+    settings: TeachSettings = replace(s.together, seed=s.seeds[0], n_checkpoints=CHECKPOINTS)
+    anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
+    whole, progress = transfer.with_definitions(entities, times=s.n_definitions), study.progress
     return distill(study.model, entities, whole, settings, anchors=anchors, folder=folder, until=until, progress=progress)
 
 
@@ -142,70 +142,22 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
 
 def _record(study: Study, records: Records, key: str, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta]) -> None:
     """Teach, and write down what is known then. What is stopped before that goes on from a folder of its own."""
-    folder = study.folder / "unfinished" / key.replace("/", "-")
-    records.once(key, partial(_taught, study, entities, teach, folder))
+    folder = _unfinished(study) / key.replace("/", "-")
+
+    def known() -> Mapping[str, Any]:
+        delta = teach(folder)
+        result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere)
+        return said(result) | {"skipped": dict(delta.skipped)}
+
+    records.once(key, known)
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # others are in it
-        folder.parent.rmdir()
+    _clear(study)
 
 
-def _taught(study: Study, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta], folder: Path) -> dict[str, Any]:
-    delta = teach(folder)
-    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere)
-    return said(result) | {"skipped": dict(delta.skipped)}
+def _unfinished(study: Study) -> Path:
+    return study.folder / "unfinished"
 
 
-def _last_own(study: Study, _: Path) -> WeightDelta:
-    return own_update(study, study.settings.distill.epochs)
-
-
-def _ways(
-    study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int
-) -> Mapping[str, Callable[[Path], WeightDelta]]:
-    """Ways to teach, by name; those that distil go on from what is in a folder.
-
-    "distill"; "definition" and "sentences": fine-tuning on these texts, the definition as often as all sentences together;
-    "definition_few": as often as one sentence; "unanchored": distillation without anchors;
-    "anchored_definition": fine-tuning on the definition, with it said of others for anchors;
-    "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
-    entity's definition. For these two no definition is among the sentences: it would say what is right.
-    """
-    s, progress = study.settings, study.progress
-    own_first = entities == study.sources[OWN] and seed == s.seeds[0]
-    texts = replace(s.texts, seed=seed)
-    wrong = random_definitions(entities, seed)
-    own = TransferSet({each.key: (each.definition,) for each in entities})
-    definitions = list(own.sentences.values())
-    whole = transfer.with_definitions(entities, times=s.n_definitions)
-    sentences = [whole.sentences.get(each.key, ()) for each in entities]
-    often = replace(texts, epochs=texts.epochs * s.n_sentences)
-    others = [replace(each, definition=wrong[each.key]) for each in entities]
-    return {
-        "distill": partial(_last_own, study) if own_first else partial(distilled, study, entities, transfer, seed),
-        "definition": lambda _: learn_texts(study.model, entities, definitions, often, progress=progress),
-        "definition_few": lambda _: learn_texts(study.model, entities, definitions, texts, progress=progress),
-        "anchored_definition": lambda _: learn_texts(
-            study.model,
-            entities,
-            definitions,
-            often,
-            anchors=said_of_others(entities, own, times=often.epochs, seed=seed),
-            progress=progress,
-        ),
-        "sentences": lambda _: learn_texts(study.model, entities, sentences, texts, progress=progress),
-        "unanchored": lambda folder: distilled(study, entities, transfer, seed, folder, anchored=False),
-        "other_sentences": lambda folder: distilled(
-            study, entities, _exchanged(entities, transfer), seed, folder, n_definitions=0
-        ),
-        "wrong_definition": lambda folder: distilled(study, others, transfer, seed, folder, n_definitions=0),
-    }
-
-
-def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
-    """To each entity the sentences that were written about the next one, with its own name in them."""
-    found: dict[str, tuple[str, ...]] = {}
-    for entity, other in zip(entities, [*entities[1:], entities[0]], strict=True):
-        texts = transfer.sentences.get(other.key, ())
-        places = [(text, other.mention(text)) for text in texts]
-        found[entity.key] = tuple(text[: at[0]] + entity.name + text[at[1] :] for text, at in places if at)
-    return TransferSet(found)
+def _clear(study: Study) -> None:
+    with suppress(OSError):  # others are in it, or it was not needed
+        _unfinished(study).rmdir()

@@ -24,7 +24,9 @@ def steps(run: Recorded) -> list[Block]:
     if not records:
         return []
     known: dict[str, dict[float, Estimate]] = {}
-    for n, rows in [("0", run.part("base")["own/base"]["scores"]), *((k, r["scores"]) for k, r in records.items())]:
+    taught = {row["entity"] for record in records.values() for row in record["scores"]}
+    begin = [row for row in run.part("base")["own/base"]["scores"] if row["entity"] in taught]
+    for n, rows in [("0", begin), *((key, record["scores"]) for key, record in records.items())]:
         scores = KnowledgeScores.of_rows(rows)
         for kind in ("explicit", "inferential"):
             losses = [-float(np.mean(each)) for each in scores.span_loss(kind=kind).values()]
@@ -37,7 +39,7 @@ def steps(run: Recorded) -> list[Block]:
         for n, record in records.items()
     }
     return [
-        "### On the way\n\nOne update of all own entities, with the first seed.",
+        f"### On the way\n\nAn update of {len(taught)} entities at once.",
         Picture(
             f"{run.slug}-steps",
             f"{run.name}: log-probability of answers, a token, by epochs.",

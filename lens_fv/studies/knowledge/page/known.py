@@ -6,22 +6,22 @@ from lens_fv.knowledge import KnowledgeScores
 from lens_fv.plotting import interval_lines
 from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed, pooled
-from lens_fv.studies.knowledge.teaching import ALONE
+from lens_fv.studies.knowledge.settings import OWN
 from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
 
 WAYS = {
     "distill": "distillation",
     "sentences": "fine-tuning on the sentences",
     "definition": "fine-tuning on the definition",
-    "definition_few": "fine-tuning on the definition, less often",
+    "definition_gently": "fine-tuning on the definition, gently",
     "unanchored": "distillation without anchors",
     "anchored_definition": "fine-tuning on the definition, with anchors",
     "other_sentences": "distillation on others' sentences",
     "wrong_definition": "distillation of a wrong definition",
 }
 READ = {"base": "base", "definition": "definition in context", "random_definition": "another's definition in context"}
-MOST_POINTS, MOST_PERPLEXITY, LEAST_GAP = 1.0, 0.02, 0.6
-"""What is aimed at: specificity in points of accuracy and as a share of perplexity; and the gap closed."""
+MOST_POINTS, MOST_PERPLEXITY, LEAST_GAP = 1.0, 2.0, 0.6
+"""What is aimed at: specificity in points of accuracy and percent of perplexity; and the gap closed."""
 
 
 def known(run: Recorded) -> list[Block]:
@@ -38,7 +38,7 @@ def known(run: Recorded) -> list[Block]:
         header = ["condition (seeds)", "accuracy", "explicit", "inferential", "perplexity", "gap closed", "gap closed, loss"]
         n = len(set(base.entities))
         blocks += [
-            f"### What is known: {_source(run, source)}\n\n{n} entities, taught all at once; {len(base.entities)} probes; "
+            f"### What is known: {_source(run, source)}\n\n{n} entities, each taught alone; {len(base.entities)} probes; "
             f"chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
             table(header, rows),
         ]
@@ -65,17 +65,19 @@ def specific(run: Recorded) -> list[Block]:
 
 def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
     """Accuracy in points, perplexity in percent and KL, against the base, with intervals over unrelated things."""
+    accuracy, percent = changed(base, found)
+    kl = estimate([each.mean for each in found.drift]) if len(found.drift) > 1 else found.drift[0]
+    return points(accuracy), interval(percent, digits=1, signed=True), interval(kl, digits=3)
+
+
+def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate]:
+    """Accuracy less the base's, as a share, and perplexity above it, in percent: paired by unrelated things."""
     assert found.elsewhere is not None
     changes: list[Estimate] = []
-    for before, after in (
-        (base.correct(), found.elsewhere.correct()),
-        (base.span_loss(), found.elsewhere.span_loss()),
-    ):
-        changes.append(estimate([float(np.mean(after[key]) - np.mean(before[key])) for key in before]))
+    for before, after in ((base.correct(), found.elsewhere.correct()), (base.span_loss(), found.elsewhere.span_loss())):
+        changes.append(estimate([float(np.mean(each) - np.mean(before[key])) for key, each in after.items()]))
     mean, low, high = (100 * float(np.expm1(x)) for x in changes[1][:3])
-    percent = Estimate(mean, low, high, changes[1].n)
-    kl = estimate([each.mean for each in found.drift]) if len(found.drift) > 1 else found.drift[0]
-    return points(changes[0]), interval(percent, digits=1, signed=True), interval(kl, digits=3)
+    return changes[0], Estimate(mean, low, high, changes[1].n)
 
 
 def aims(run: Recorded) -> list[Block]:
@@ -88,17 +90,16 @@ def aims(run: Recorded) -> list[Block]:
         base, read, found = run.base(source), run.base(source, "definition"), ways["distill"]
         gap = closed(base, found.scores, read, of="accuracy")
         loss = closed(base, found.scores, read, of="loss")
-        assert found.elsewhere is not None
-        off = 100 * (found.elsewhere.accuracy().mean - run.unrelated.accuracy().mean)  # pyright: ignore[reportOptionalMemberAccess]
-        ratio = found.elsewhere.perplexity().mean / run.unrelated.perplexity().mean - 1  # pyright: ignore[reportOptionalMemberAccess]
+        off, ratio = (change.mean for change in changed(run.unrelated, found))
         said, enough = _source(run, source), gap is not None and gap.mean >= LEAST_GAP
         lines += [
             f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: {_reached(enough)} ({interval(gap)}; of the "
             f"gap in loss {interval(loss)}).",
-            f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS)} ({off:+.1f}); "
-            f"perplexity less than {MOST_PERPLEXITY:.0%} above the base's: {_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1%}).",
+            f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS / 100)} "
+            f"({100 * off:+.1f}); perplexity less than {MOST_PERPLEXITY:.0f} % above the base's: "
+            f"{_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1f} %).",
         ]
-        for way in (name for name in ("definition", "definition_few") if name in ways):
+        for way in (name for name in ("definition", "definition_gently") if name in ways):
             other = closed(base, ways[way].scores, read, of="accuracy")
             accuracy, perplexity, _ = moved(run.unrelated, ways[way])
             lines.append(
@@ -113,22 +114,26 @@ def numbers(run: Recorded) -> list[Block]:
     records = run.part("numbers")
     if not records:
         return []
+    alone = f"{OWN}/{run.settings['seeds'][0]}/distill"
+    groups = {1: [run.part("ways")[alone]]} if alone in run.part("ways") else {}
+    for key, record in records.items():
+        groups.setdefault(int(key.split("/")[0]), []).append(record)
     base, read = run.everything("base"), run.everything("definition")
     rows: list[list[object]] = []
     lines: dict[str, dict[float, Estimate]] = {"accuracy": {}, "loss": {}}
-    for n in dict.fromkeys(key.split("/")[0] for key in records):
-        found = pooled([record for key, record in records.items() if key.startswith(f"{n}/")])
+    for n, each in sorted(groups.items()):
+        found = pooled(each)
         gaps = {of: closed(base, found.scores, read, of=of) for of in ("accuracy", "loss")}
         for of, gap in gaps.items():
-            if gap is not None and n != ALONE:
+            if gap is not None:
                 lines[of][float(n)] = gap
-        name = "1, fewer steps" if n == ALONE else n
-        rows.append([name, found.seeds, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found)])
+        updates = len(set(found.scores.entities)) // n
+        rows.append([n, updates, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found)])
     drawn = {f"gap in {of}": line for of, line in lines.items() if line}
     header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]
     blocks: list[Block] = [
-        "### How many at once\n\nDistillation of so many entities in one update, with the first seed. The last row "
-        "is what `distill` does with one entity unless told otherwise.",
+        "### How many at once\n\nDistillation of so many entities in one update, with the first seed and the "
+        "settings that `distill` has for one entity and for several.",
         table([*header, "perplexity (%)", "KL"], rows),
     ]
     if drawn:
