@@ -22,8 +22,7 @@ from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
 from lens_fv.studies.knowledge.settings import KnowledgeSettings
-from lens_fv.studies.knowledge.teaching import together
-from lens_fv.studies.knowledge.ways import CONTROLS, EVERYWHERE, teachers
+from lens_fv.studies.knowledge.ways import CONTROLS, distilled, teachers
 from lens_fv.training import Trajectory
 
 NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
@@ -61,15 +60,16 @@ def small(tmp_path_factory):
         outside=write(folder / "outside.jsonl", ["Gale", "Hask", "Ives"]),
         most_outside=2,
         n_sentences=2,
-        alone=replace(FAST, epochs=2),
         n_alone=1,
-        definition=FAST,
-        gentle_definition=replace(FAST, epochs=1),
-        texts=FAST,
+        ways={
+            "distill": (replace(FAST, epochs=2), FAST),
+            "definition": (FAST, FAST),
+            "definition_gently": (replace(FAST, epochs=1), replace(FAST, epochs=1)),
+            "sentences": (FAST, FAST),
+        },
+        at_once=2,
+        numbers=(1, 4, 7, 9),
         elsewhere_step=2,
-        together=FAST,
-        numbers=(2, 4, 7, 9),
-        few=2,
         n_traced=2,
         tasks=("antonym", "present-past"),
         n_heads=2,
@@ -98,7 +98,7 @@ def test_every_part_leaves_its_records(run):
     everywhere = {f"{source}/0/{way}" for source in ("own", "outside") for way in ways}
     controls = {"unanchored", "anchored_definition", "other_sentences", "wrong_definition"}
     assert set(records(folder, "ways")) == everywhere | {f"own/0/{way}" for way in controls}
-    assert set(records(folder, "numbers")) == {"2/0", "2/1", "4/0", "7/0"}  # there are seven entities
+    assert set(records(folder, "numbers")) == {f"{n}/{way}" for n in (1, 4, 7) for way in ways}  # there are seven entities
     assert set(records(folder, "steps")) == {"1", "3"}
     assert {path.stem for path in folder.glob("trace-*")} == {"trace-base", "trace-updated", "trace-definition"}
     assert {path.name for path in folder.glob("updates/*")} == {"1.safetensors", "3.safetensors"}
@@ -118,8 +118,8 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
         own = ask(model, study.first_few)
     assert KnowledgeScores.of_rows(last["scores"]).perplexity() == pytest.approx(own.perplexity())
     assert last["moved"] == delta.by_layer(model)
-    assert last["scores"] == records(folder, "numbers")["2/0"]["scores"]
-    at_once = together(study, study.first_few, study.sentences("own", 0), tmp_path)  # not looked at on the way
+    assert last["scores"] == records(folder, "ways")["own/0/distill"]["scores"][: len(last["scores"])]
+    at_once = distilled(study, study.first_few, study.sentences("own", 0), 0, tmp_path, times=2)  # not looked at on the way
     assert all(torch.equal(at_once.down[name], value) for name, value in delta.down.items())
     path = Trajectory.load(folder / "trajectory.safetensors")
     assert path.moments == ("0", "1", "3")
@@ -179,16 +179,22 @@ def test_parts_that_were_not_run_are_left_out(run, tmp_path):
     assert "### How many" not in text
 
 
-@pytest.mark.parametrize("way", [*EVERYWHERE, *CONTROLS])
-def test_entities_are_taught_one_by_one(way, run, model):
+@pytest.mark.parametrize("way", ["distill", "definition", "definition_gently", "sentences", *CONTROLS])
+def test_every_group_has_an_update_of_its_own(way, run, model):
     study, folder = run
     entities, things = study.sources["own"], study.elsewhere
-    record = records(folder, "ways")[f"own/0/{way}"]
-    assert len(record["scores"]) == sum(len(each.probes) for each in entities)
-    assert [row["entity"] for row in record["elsewhere"]] == [things[i % 2].key for i in range(4) for _ in things[0].probes]
-    with teachers(study, entities, study.sentences("own", 0), 0)[way](3).applied(model):
-        own = ask(model, [entities[3]])
-    assert own.rows() == [row for row in record["scores"] if row["entity"] == entities[3].key]
+    teach = teachers(study, entities, study.sentences("own", 0), 0)[way]
+    found = {2: records(folder, "ways")[f"own/0/{way}"]}
+    if way not in CONTROLS:
+        found[1] = records(folder, "numbers")[f"1/{way}"]
+    for n, record in found.items():
+        last = entities[-n:]
+        with teach(last, None).applied(model):
+            own = ask(model, last)
+        assert own.rows() == [row for row in record["scores"] if row["entity"] in {each.key for each in last}]
+        assert len(record["scores"]) == sum(len(each.probes) for each in entities)
+        measured = [things[0], things[1]] * 2  # each by every group of two, in turn by the updates of one
+        assert [row["entity"] for row in record["elsewhere"]] == [each.key for each in measured for _ in each.probes]
 
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):
@@ -203,7 +209,7 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
 
 
 @pytest.mark.parametrize(
-    ("part", "half"), [("numbers", "updates/unfinished/checkpoint-*/done.json"), ("ways", "unfinished/*.json")]
+    ("part", "half"), [("ways", "updates/unfinished/checkpoint-*/done.json"), ("numbers", "unfinished/1-distill/known.json")]
 )
 def test_what_was_stopped_goes_on(part, half, run, model, small, tmp_path):
     _, whole = run
@@ -226,6 +232,6 @@ def test_what_was_stopped_goes_on(part, half, run, model, small, tmp_path):
     assert len(list(tmp_path.glob(half))) == 1
     assert not (tmp_path / f"{part}.json").exists()
     run_knowledge(model, tmp_path, settings, parts=[part])
-    first = {"numbers": "2/0", "ways": "own/0/distill"}[part]
+    first = {"numbers": "1/distill", "ways": "own/0/distill"}[part]
     assert records(tmp_path, part)[first] == records(whole, part)[first]
     assert not list(tmp_path.rglob("unfinished"))

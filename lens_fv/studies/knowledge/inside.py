@@ -29,7 +29,7 @@ from lens_fv.vectors import extract_instruction, sweep_injection
 
 
 def follow_update(study: Study) -> None:
-    """Look at the model on the way of the first update of several entities: FOLDER/trajectory.safetensors.
+    """Look at the model on the way of the first update: FOLDER/trajectory.safetensors.
 
     A record is a number of epochs: what is known then, and how much every layer has moved.
     """
@@ -51,7 +51,7 @@ def follow_update(study: Study) -> None:
 def trace_update(study: Study) -> None:
     """Trace what carries the knowledge: without the update, with it, and behind the definition; see `KnowledgeTrace`."""
     few = [_one_probe(entity) for entity in study.sources[OWN][: study.settings.n_traced]]
-    delta = first_update(study, study.settings.together.epochs)
+    delta = first_update(study, study.settings.ways["distill"][1].epochs)
 
     def updated() -> KnowledgeTrace:
         with delta.applied(study.model):

@@ -1,7 +1,8 @@
 """How much the study does, and where it keeps what it has so far."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,19 @@ from lens_fv.studies.parts import note_versions
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
-ALONE, TOGETHER = TeachSettings.usual(1), TeachSettings()
-DEFINITION = TeachSettings(batch_size=1, n_anchors=1)
+WAYS: Mapping[str, tuple[TeachSettings, TeachSettings]] = {
+    "distill": (TeachSettings.usual(1), TeachSettings()),
+    "definition": (
+        TeachSettings(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
+        TeachSettings(epochs=15, n_anchors=1),
+    ),
+    "definition_gently": (
+        TeachSettings(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
+        TeachSettings(epochs=15, learning_rate=2e-4, n_anchors=1),
+    ),
+    "sentences": (TeachSettings.usual(1), TeachSettings()),
+}
+"""How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +43,14 @@ class KnowledgeSettings:
         keep_every: of those, each so manieth is.
         n_sentences: that the model writes about each entity.
         n_definitions: how often its definition is among them.
-        alone: how one entity alone is distilled; `n_alone`: of its sentences are then taught.
-        definition, gentle_definition: how it is fine-tuned on its definition, to teach most and to move nothing else.
-        texts: how it is fine-tuned on the same sentences.
-        elsewhere_step: each update of one entity is measured on every so manieth of what should not be touched, in turn.
-        together: how several entities are distilled at once.
-        numbers: of entities taught at once; the inside of the model is looked at with the first so many.
-        few: how many updates of the first number there are.
+        n_alone: of its sentences one alone is taught.
+        ways: to teach, by name: how one entity alone is taught, and how several at once; see `teachers`.
+        at_once: entities of an update in what is compared in all ways; the inside of the model is looked at with the first one.
+        numbers: of entities taught at once, to compare.
+        elsewhere_step: an update of one entity is measured on every so manieth of what should not be touched, in turn.
         n_traced: entities whose probes are traced.
         tasks: of other things, whose instruction vectors, of `n_heads` heads, are followed behind `n_shots` demonstrations.
-        moments: epochs behind which the first update of several is looked at; its last one is added.
+        moments: epochs behind which the first update is looked at; its last one is added.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -52,15 +62,11 @@ class KnowledgeSettings:
     keep_every: int = 1
     n_sentences: int = 10
     n_definitions: int = 2
-    alone: TeachSettings = ALONE
     n_alone: int = 5
-    definition: TeachSettings = DEFINITION
-    gentle_definition: TeachSettings = DEFINITION
-    texts: TeachSettings = ALONE
+    ways: Mapping[str, tuple[TeachSettings, TeachSettings]] = field(default_factory=lambda: dict(WAYS))
+    at_once: int = 10
+    numbers: tuple[int, ...] = (1, 40, 150)
     elsewhere_step: int = 6
-    together: TeachSettings = TOGETHER
-    numbers: tuple[int, ...] = (10, 40, 150)
-    few: int = 4
     n_traced: int = 10
     tasks: tuple[str, ...] = ("present-past", "country-capital", "antonym")
     n_heads: int = 10
@@ -75,7 +81,7 @@ class KnowledgeSettings:
     @property
     def looked_at(self) -> list[int]:
         """The moments, the last one among them."""
-        return sorted({*(n for n in self.moments if n < self.together.epochs), self.together.epochs})
+        return sorted({*(n for n in self.moments if n < self.ways["distill"][1].epochs), self.ways["distill"][1].epochs})
 
     @classmethod
     def chosen(
@@ -104,8 +110,8 @@ class KnowledgeSettings:
             keep_every=5,
             n_sentences=4,
             n_alone=4,
-            numbers=(4, 8),
-            few=2,
+            at_once=4,
+            numbers=(1, 8),
             n_traced=2,
             tasks=("present-past", "country-capital"),
             moments=(1,),
@@ -148,7 +154,7 @@ class Study:
     @property
     def first_few(self) -> tuple[Entity, ...]:
         """Entities of the first update of several."""
-        return self.sources[OWN][: self.settings.numbers[0]]
+        return self.sources[OWN][: self.settings.at_once]
 
     @cached_property
     def everything(self) -> dict[str, tuple[Entity, ...]]:

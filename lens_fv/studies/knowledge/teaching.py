@@ -1,32 +1,18 @@
-"""What the model knows without and with definitions, and after it was taught about one entity or about many at once."""
+"""What the model knows without and with definitions, and after it was taught about one entity or several at once."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lens_fv.knowledge import (
-    Entity,
-    KnowledgeResult,
-    TeachSettings,
-    TransferSet,
-    WeightDelta,
-    distill,
-    evaluate_knowledge,
-    evaluate_update,
-    said_of_others,
-)
+from lens_fv.knowledge import Entity, KnowledgeResult, TransferSet, WeightDelta, evaluate_knowledge, evaluate_update
 from lens_fv.progress import progress_bar
 from lens_fv.records import Records
 from lens_fv.statistics import estimate
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.ways import CONTROLS, EVERYWHERE, teachers
-
-CHECKPOINTS = 2
-"""Of a distillation of many, to go on from: in the middle and at the end."""
+from lens_fv.studies.knowledge.ways import CONTROLS, Teacher, distilled, teachers
 
 
 def measure_base(study: Study) -> None:
@@ -39,91 +25,47 @@ def measure_base(study: Study) -> None:
 
 
 def compare_ways(study: Study) -> None:
-    """Teach every entity alone, in every way: a record is a source, a seed and a way, with all its entities."""
+    """Teach every source's entities, a few at once, in every way: a record is a source, a seed and a way."""
     records, s = study.records("ways"), study.settings
-    asked = [(source, seed, way) for seed in s.seeds for source in study.sources for way in EVERYWHERE]
+    asked = [(source, seed, way) for seed in s.seeds for source in study.sources for way in s.ways]
     asked += [(OWN, s.seeds[0], way) for way in CONTROLS]
-    with progress_bar("ways to teach", sum(len(study.sources[source]) for source, *_ in asked), show=study.progress) as tick:
+    with progress_bar("ways to teach", len(asked), show=study.progress) as tick:
         for source, seed, way in asked:
-            records.once(f"{source}/{seed}/{way}", partial(_one_by_one, study, source, seed, way))
-            (_unfinished(study) / f"{source}-{seed}-{way}.json").unlink(missing_ok=True)
-            _clear(study)
-            for _ in study.sources[source]:
-                tick()
-
-
-def _one_by_one(study: Study, source: str, seed: int, way: str) -> dict[str, Any]:
-    """What is known of each entity with an update of its own, and of some of what no update should touch."""
-    entities, transfer = study.sources[source], study.sentences(source, seed)
-    teach = teachers(study, entities, transfer, seed)[way]
-    kept, step = Records(_unfinished(study) / f"{source}-{seed}-{way}.json"), study.settings.elsewhere_step
-
-    def known(i: int) -> dict[str, Any]:
-        things = study.elsewhere[i % step :: step]
-        delta = teach(i)
-        return said(evaluate_update(study.model, [entities[i]], delta, elsewhere=things)) | {"skipped": dict(delta.skipped)}
-
-    found = [kept.once(each.key, partial(known, i)) for i, each in enumerate(entities)]
-    return {
-        "scores": [row for each in found for row in each["scores"]],
-        "elsewhere": [row for each in found for row in each["elsewhere"]],
-        "drift": estimate([each["drift"]["mean"] for each in found])._asdict(),
-        "skipped": {what: sum(each["skipped"][what] for each in found) for what in found[0]["skipped"]},
-    }
+            known, transfer = study.sources[source], study.sentences(source, seed)
+            teach = teachers(study, known, transfer, seed)[way]
+            groups = [known[i : i + s.at_once] for i in range(0, len(known), s.at_once)]
+            if (source, seed, way) == (OWN, s.seeds[0], "distill"):
+                teach = partial(_first_kept, study, teach)
+            _record(study, records, f"{source}/{seed}/{way}", teach, groups)
+            tick()
 
 
 def count_entities(study: Study) -> None:
-    """Distil more and more entities at once, with the first seed: a record is one update."""
+    """Teach one entity alone, and more and more at once, with the first seed: a record is a number and a way."""
     records, s, everything = study.records("numbers"), study.settings, [e for es in study.everything.values() for e in es]
-    groups: list[tuple[str, tuple[Entity, ...]]] = []
-    for n in s.numbers:
-        most = s.few if n == s.numbers[0] else 1
-        groups += [(f"{n}/{i}", tuple(everything[i * n : (i + 1) * n])) for i in range(most) if (i + 1) * n <= len(everything)]
     transfer = merged([study.sentences(source, s.seeds[0]) for source, entities in study.everything.items() if entities])
-    with progress_bar("numbers of entities", len(groups), show=study.progress) as tick:
-        for name, entities in groups:
-            first = entities == study.first_few
-            teach = partial(_last_first, study) if first else partial(together, study, entities, transfer)
-            _record(study, records, name, entities, teach)
+    ways = teachers(study, everything, transfer, s.seeds[0])
+    asked = [(n, way) for way in s.ways for n in s.numbers if n <= len(everything)]
+    with progress_bar("numbers of entities", len(asked), show=study.progress) as tick:
+        for n, way in asked:
+            groups = [[each] for each in study.sources[OWN]] if n == 1 else [everything[:n]]
+            _record(study, records, f"{n}/{way}", ways[way], groups)
             tick()
 
 
 def first_update(study: Study, epochs: int) -> WeightDelta:
-    """The update of the first few of the study's own entities at once, as it is behind so many epochs.
+    """The first distillation of a few of the study's own entities, as it is behind so many epochs.
 
     Made once, with all others that are looked at on its way, and kept: FOLDER/updates/EPOCHS.safetensors.
     """
-    folder = study.folder / "updates"
+    seed, folder = study.settings.seeds[0], study.folder / "updates"
     for n in study.settings.looked_at:
         if not (folder / f"{n}.safetensors").is_file():
-            transfer = study.sentences(OWN, study.settings.seeds[0])
-            delta = together(study, study.first_few, transfer, folder / "unfinished", until=n)
+            transfer, times = study.sentences(OWN, seed), study.settings.n_definitions
+            delta = distilled(study, study.first_few, transfer, seed, folder / "unfinished", times=times, until=n)
             delta.save(folder / f"{n}.safetensors")
     shutil.rmtree(folder / "unfinished", ignore_errors=True)
     return WeightDelta.load(folder / f"{epochs}.safetensors")
-
-
-def _last_first(study: Study, _: Path) -> WeightDelta:
-    return first_update(study, study.settings.together.epochs)
-
-
-def together(
-    study: Study, entities: Sequence[Entity], transfer: TransferSet, folder: Path, *, until: int | None = None
-) -> WeightDelta:
-    """Distil several entities at once, with the first seed; what is stopped goes on from the folder.
-
-    Args:
-        study: the study.
-        entities: what is taught.
-        transfer: sentences about them.
-        folder: of checkpoints.
-        until: see `distill`.
-    """
-    s = study.settings
-    settings: TeachSettings = replace(s.together, seed=s.seeds[0], n_checkpoints=CHECKPOINTS)
-    anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
-    whole, progress = transfer.with_definitions(entities, times=s.n_definitions), study.progress
-    return distill(study.model, entities, whole, settings, anchors=anchors, folder=folder, until=until, progress=progress)
 
 
 def merged(sets: Sequence[TransferSet]) -> TransferSet:
@@ -140,24 +82,39 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
     }
 
 
-def _record(study: Study, records: Records, key: str, entities: Sequence[Entity], teach: Callable[[Path], WeightDelta]) -> None:
-    """Teach, and write down what is known then. What is stopped before that goes on from a folder of its own."""
-    folder = _unfinished(study) / key.replace("/", "-")
+def _first_kept(study: Study, teach: Teacher, entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
+    """The first update is there already, or is made to be kept."""
+    first = tuple(entities) == study.first_few
+    return first_update(study, study.settings.ways["distill"][1].epochs) if first else teach(entities, folder)
 
-    def known() -> Mapping[str, Any]:
-        delta = teach(folder)
-        result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere)
+
+def _record(study: Study, records: Records, key: str, teach: Teacher, groups: Sequence[Sequence[Entity]]) -> None:
+    """Teach groups of entities, each by an update of its own, and write down what is known then.
+
+    What is stopped goes on with the next group, and in an update of several entities from its last checkpoint. An update of one
+    entity is measured on some of what it should not touch, the next one on others.
+    """
+    unfinished, step = study.folder / "unfinished" / key.replace("/", "-"), study.settings.elsewhere_step
+
+    def known(i: int) -> dict[str, Any]:
+        alone = len(groups[i]) == 1
+        delta = teach(groups[i], None if alone else unfinished / str(i))
+        things = study.elsewhere[i % step :: step] if alone else study.elsewhere
+        result = evaluate_update(study.model, groups[i], delta, elsewhere=things)
         return said(result) | {"skipped": dict(delta.skipped)}
 
-    records.once(key, known)
-    shutil.rmtree(folder, ignore_errors=True)
-    _clear(study)
+    def all_known() -> dict[str, Any]:
+        kept = Records(unfinished / "known.json")
+        found = [kept.once(str(i), partial(known, i)) for i in range(len(groups))]
+        drift = [each["drift"]["mean"] for each in found]
+        return {
+            "scores": [row for each in found for row in each["scores"]],
+            "elsewhere": [row for each in found for row in each["elsewhere"]],
+            "drift": estimate(drift)._asdict() if len(drift) > 1 else found[0]["drift"],
+            "skipped": {what: sum(each["skipped"][what] for each in found) for what in found[0]["skipped"]},
+        }
 
-
-def _unfinished(study: Study) -> Path:
-    return study.folder / "unfinished"
-
-
-def _clear(study: Study) -> None:
+    records.once(key, all_known)
+    shutil.rmtree(unfinished, ignore_errors=True)
     with suppress(OSError):  # others are in it, or it was not needed
-        _unfinished(study).rmdir()
+        unfinished.parent.rmdir()

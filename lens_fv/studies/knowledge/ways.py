@@ -1,67 +1,122 @@
-"""Ways to teach a model about one entity."""
+"""Ways to teach a model about one entity, or about several at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-from lens_fv.knowledge import Entity, TransferSet, WeightDelta, distill, learn_texts, random_definitions, said_of_others
+from lens_fv.knowledge import (
+    Entity,
+    TeachSettings,
+    TransferSet,
+    WeightDelta,
+    distill,
+    learn_texts,
+    random_definitions,
+    said_of_others,
+)
 from lens_fv.studies.knowledge.settings import Study
 
-EVERYWHERE = ("distill", "definition", "definition_gently", "sentences")
-"""Those that are compared with all seeds and on all entities."""
 CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
-"""Those that are tried on the study's own entities with the first seed."""
+"""Ways that are tried on the study's own entities with the first seed; all others have settings of their own."""
+CHECKPOINTS = 2
+"""Of a distillation, to go on from: in the middle and at the end."""
+
+Teacher = Callable[[Sequence[Entity], Path | None], WeightDelta]
+"""From entities, and a folder of checkpoints if they are worth keeping, to an update."""
 
 
-def teachers(
-    study: Study, entities: Sequence[Entity], transfer: TransferSet, seed: int
-) -> Mapping[str, Callable[[int], WeightDelta]]:
-    """Ways to teach, by name: from an entity's index to the update.
+def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed: int) -> Mapping[str, Teacher]:
+    """Ways to teach, by name.
 
     "distill"; "definition" and "sentences": fine-tuning on these texts, with the settings that taught most;
     "definition_gently": with those that taught most of those that moved nothing else;
-    "unanchored": distillation without anchors;
-    "anchored_definition": fine-tuning on the definition, with it said of others for anchors;
+    "unanchored": distillation without anchors; "anchored_definition": gently, with the definition said of others for anchors;
     "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
     entity's definition. For these two no definition is among the sentences: it would say what is right.
 
     Args:
         study: the study.
-        entities: of one source.
-        transfer: sentences about them; each is taught its first few.
+        known: all entities of a source; those taught are among them.
+        transfer: sentences about them.
         seed: of the order and of anchors.
     """
-    s, model = study.settings, study.model
-    few = TransferSet({key: texts[: s.n_alone] for key, texts in transfer.sentences.items()})
-    own = TransferSet({each.key: (each.definition,) for each in entities})
+    times = study.settings.n_definitions
 
-    def distilled(entity: Entity, sentences: TransferSet, *, anchored: bool = True, times: int = 0) -> WeightDelta:
-        settings = replace(s.alone, seed=seed)
-        n = settings.epochs * settings.n_anchors
-        anchors = said_of_others([entity], sentences, times=n, seed=seed) if anchored else ()
-        return distill(model, [entity], sentences.with_definitions([entity], times=times), settings, anchors=anchors)
+    def mistaken(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
+        wrong = random_definitions(known, seed)
+        taught = [replace(each, definition=wrong[each.key]) for each in entities]
+        return distilled(study, taught, transfer, seed, folder)
 
-    def definition(entity: Entity, *, gently: bool = False, anchored: bool = False) -> WeightDelta:
-        settings = replace(s.gentle_definition if gently else s.definition, seed=seed)
-        anchors = said_of_others([entity], own, times=settings.epochs, seed=seed) if anchored else ()
-        return learn_texts(model, [entity], [[entity.definition]], settings, anchors=anchors)
+    def exchanged(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
+        return distilled(study, entities, _exchanged(known, transfer), seed, folder)
 
-    def sentences(entity: Entity) -> WeightDelta:
-        whole = few.with_definitions([entity], times=s.n_definitions)
-        return learn_texts(model, [entity], [whole.sentences.get(entity.key, ())], replace(s.texts, seed=seed))
-
-    def mistaken(entity: Entity) -> Entity:
-        return replace(entity, definition=random_definitions(entities, seed)[entity.key])
+    def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
+        whole = _few(study, entities, transfer).with_definitions(entities, times=times).sentences
+        texts = [whole.get(each.key, ()) for each in entities]
+        return learn_texts(study.model, entities, texts, _settings(study, "sentences", entities, seed))
 
     return {
-        "distill": lambda i: distilled(entities[i], few, times=s.n_definitions),
-        "definition": lambda i: definition(entities[i]),
-        "definition_gently": lambda i: definition(entities[i], gently=True),
-        "sentences": lambda i: sentences(entities[i]),
-        "unanchored": lambda i: distilled(entities[i], few, anchored=False, times=s.n_definitions),
-        "anchored_definition": lambda i: definition(entities[i], anchored=True),
-        "other_sentences": lambda i: distilled(entities[i], _exchanged(entities, few)),
-        "wrong_definition": lambda i: distilled(mistaken(entities[i]), few),
+        "distill": lambda entities, folder: distilled(study, entities, transfer, seed, folder, times=times),
+        "definition": partial(_definition, study, "definition", seed),
+        "definition_gently": partial(_definition, study, "definition_gently", seed),
+        "sentences": sentences,
+        "unanchored": lambda entities, folder: distilled(study, entities, transfer, seed, folder, anchored=False, times=times),
+        "anchored_definition": partial(_definition, study, "definition_gently", seed, anchored=True),
+        "other_sentences": exchanged,
+        "wrong_definition": mistaken,
     }
+
+
+def distilled(
+    study: Study,
+    entities: Sequence[Entity],
+    transfer: TransferSet,
+    seed: int,
+    folder: Path | None,
+    *,
+    anchored: bool = True,
+    times: int = 0,
+    until: int | None = None,
+) -> WeightDelta:
+    """An update by distillation.
+
+    Args:
+        study: the study.
+        entities: what is taught.
+        transfer: sentences about them.
+        seed: of the order and of anchors.
+        folder: of checkpoints; see `distill`.
+        anchored: with the same sentences said of others for anchors.
+        times: how often definitions are among the sentences.
+        until: see `distill`.
+    """
+    settings, few = _settings(study, "distill", entities, seed), _few(study, entities, transfer)
+    n = settings.epochs * settings.n_anchors
+    anchors = said_of_others(entities, few, times=n, seed=seed) if anchored else ()
+    whole, show = few.with_definitions(entities, times=times), study.progress and len(entities) > 1
+    return distill(study.model, entities, whole, settings, anchors=anchors, folder=folder, until=until, progress=show)
+
+
+def _definition(
+    study: Study, way: str, seed: int, entities: Sequence[Entity], _: Path | None, *, anchored: bool = False
+) -> WeightDelta:
+    settings, definitions = _settings(study, way, entities, seed), [(each.definition,) for each in entities]
+    own = TransferSet({each.key: texts for each, texts in zip(entities, definitions, strict=True)})
+    n = settings.epochs * settings.n_anchors
+    anchors = said_of_others(entities, own, times=n, seed=seed) if anchored else ()
+    return learn_texts(study.model, entities, definitions, settings, anchors=anchors)
+
+
+def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> TeachSettings:
+    alone, together = study.settings.ways[way]
+    return replace(alone if len(entities) == 1 else together, seed=seed, n_checkpoints=CHECKPOINTS)
+
+
+def _few(study: Study, entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
+    """As many sentences about these entities as are taught: fewer about one alone."""
+    n = study.settings.n_alone if len(entities) == 1 else None
+    return TransferSet({each.key: transfer.sentences.get(each.key, ())[:n] for each in entities})
 
 
 def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:

@@ -5,8 +5,7 @@ import numpy as np
 from lens_fv.knowledge import KnowledgeScores
 from lens_fv.plotting import interval_lines
 from lens_fv.statistics import Estimate, estimate
-from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed, pooled
-from lens_fv.studies.knowledge.settings import OWN
+from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed
 from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
 
 WAYS = {
@@ -38,8 +37,8 @@ def known(run: Recorded) -> list[Block]:
         header = ["condition (seeds)", "accuracy", "explicit", "inferential", "perplexity", "gap closed", "gap closed, loss"]
         n = len(set(base.entities))
         blocks += [
-            f"### What is known: {_source(run, source)}\n\n{n} entities, each taught alone; {len(base.entities)} probes; "
-            f"chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
+            f"### What is known: {_source(run, source)}\n\n{n} entities, taught {run.settings['at_once']} at once; "
+            f"{len(base.entities)} probes; chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
             table(header, rows),
         ]
     return blocks
@@ -110,38 +109,29 @@ def aims(run: Recorded) -> list[Block]:
 
 
 def numbers(run: Recorded) -> list[Block]:
-    """More and more entities at once."""
-    records = run.part("numbers")
-    if not records:
+    """One entity alone, and more and more at once."""
+    found = run.numbers
+    if not found:
         return []
-    alone = f"{OWN}/{run.settings['seeds'][0]}/distill"
-    groups = {1: [run.part("ways")[alone]]} if alone in run.part("ways") else {}
-    for key, record in records.items():
-        groups.setdefault(int(key.split("/")[0]), []).append(record)
     base, read = run.everything("base"), run.everything("definition")
     rows: list[list[object]] = []
-    lines: dict[str, dict[float, Estimate]] = {"accuracy": {}, "loss": {}}
-    for n, each in sorted(groups.items()):
-        found = pooled(each)
-        gaps = {of: closed(base, found.scores, read, of=of) for of in ("accuracy", "loss")}
-        for of, gap in gaps.items():
-            if gap is not None:
-                lines[of][float(n)] = gap
-        updates = len(set(found.scores.entities)) // n
-        rows.append([n, updates, *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, found)])
-    drawn = {f"gap in {of}": line for of, line in lines.items() if line}
-    header = ["entities", "updates", "gap closed", "gap closed, loss", "accuracy elsewhere (points)"]
+    lines: dict[str, dict[float, Estimate]] = {}
+    for (n, way), condition in found.items():
+        gaps = {of: closed(base, condition.scores, read, of=of) for of in ("accuracy", "loss")}
+        if gaps["accuracy"] is not None:
+            lines.setdefault(WAYS[way], {})[float(n)] = gaps["accuracy"]
+        rows.append([n, WAYS[way], *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, condition)])
+    header = ["entities", "taught by", "gap closed", "gap closed, loss", "accuracy elsewhere (points)", "perplexity (%)", "KL"]
     blocks: list[Block] = [
-        "### How many at once\n\nDistillation of so many entities in one update, with the first seed and the "
-        "settings that `distill` has for one entity and for several.",
-        table([*header, "perplexity (%)", "KL"], rows),
+        "### How many at once\n\nSo many entities in one update, with the first seed. One alone has settings of its own, which "
+        "were chosen as those of several were.",
+        table(header, rows, words=2),
     ]
-    if drawn:
-        title = "Gap closed by the number of entities at once"
-        figure = interval_lines(drawn, title=title, x_axis="entities in one update", y_axis="share of the gap", log=True)
-        blocks.append(
-            Picture(f"{run.slug}-numbers", f"{run.name}: share of the gap closed, by entities in one update.", figure)
-        )
+    if lines:
+        title = "Gap in accuracy closed by the number of entities at once"
+        figure = interval_lines(lines, title=title, x_axis="entities in one update", y_axis="share of the gap", log=True)
+        about = f"{run.name}: share of the gap closed, by entities in one update."
+        blocks.append(Picture(f"{run.slug}-numbers", about, figure))
     return blocks
 
 

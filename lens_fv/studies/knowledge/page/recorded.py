@@ -50,6 +50,17 @@ class Recorded(RecordedStudy):
                 found.setdefault(way, []).append(record)
         return {way: pooled(records) for way, records in found.items()}
 
+    @property
+    def numbers(self) -> dict[tuple[int, str], Condition]:
+        """By entities taught at once and way, with the first seed; none if that part was not run."""
+        first, at_once = self.settings["seeds"][0], self.settings["at_once"]
+        found = {tuple(key.split("/")): record for key, record in self.part("numbers").items()}
+        for way in self.settings["ways"] if found else ():
+            if f"{OWN}/{first}/{way}" in self.part("ways"):
+                found[str(at_once), way] = self.part("ways")[f"{OWN}/{first}/{way}"]
+        order = sorted(found, key=lambda each: (int(each[0]), list(self.settings["ways"]).index(each[1])))
+        return {(int(n), way): pooled([found[n, way]]) for n, way in order}
+
     def everything(self, condition: str) -> KnowledgeScores:
         """The same of all entities, also those that are there to be taught at once."""
         found = self.part("base").items()
