@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lens_fv.knowledge import KnowledgeScores, gap_closed
+from lens_fv.knowledge import KnowledgeScores, TeachSettings, gap_closed
 from lens_fv.knowledge.scores import Norm
 from lens_fv.statistics import Estimate
 from lens_fv.studies.knowledge.settings import OUTSIDE, OWN, KnowledgeSettings
@@ -31,6 +31,17 @@ class Recorded(RecordedStudy):
     """What one model's folder holds; its settings are `KnowledgeSettings`, and the model."""
 
     study = "knowledge"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The settings that the page lists: of each way to teach, what differs."""
+        settings = super().shown
+        for way, each in settings.pop("ways").items():
+            for name, said in zip(("one alone", "several"), each, strict=True):
+                rate = TeachSettings(**said).rate
+                about = {key: said[key] for key in ("method", "rank", "epochs", "batch_size", "n_anchors")}
+                settings[f"{way}, {name}"] = {**about, "learning_rate": rate}
+        return settings
 
     @cached_property
     def sources(self) -> list[str]:

@@ -17,7 +17,8 @@ A model that has read an entity's definition teaches the same model that has not
 (Padmanabhan et al. 2023); the same sentences said of others, where it is to say what it always said, are the anchors.
 Numbers in brackets are 95 % intervals, bootstrapped over entities (of unrelated probes: over things); seeds are pooled,
 every entity counts once. The gap is what reading the definition gives: 0 is the base, 1 the definition in context.
-Settings were chosen on entities that are not reported on, the most gap that fine-tuning closes among them."""
+Settings were chosen on entities that are not reported on: for fine-tuning on definitions those that closed most of the
+gap, and "gently" those that did so of all that kept accuracy elsewhere within 1 point and perplexity within 2 %."""
 
 
 def write_knowledge_report(studies: Mapping[str, Path], out: Path) -> Path:
