@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,13 @@ def chosen(study: Study) -> dict[str, Method]:
     records = dict(study.records("choosing").items())
     found: dict[str, Method] = {}
     for name, each in study.settings.methods.items():
-        worth = [sum(kept(records[f"{name}/{i}"])) for i in range(len(each))]
-        found[name] = each[int(np.argmax(worth))]
+        found[name] = each[best([kept(records[f"{name}/{i}"]) for i in range(len(each))])]
     return found | {name: replace(found[of], control=by) for name, (of, by) in CONTROLS.items() if of in found}
+
+
+def best(tried: Sequence[tuple[float, float]]) -> int:
+    """Which of what was tried keeps most; see `kept`."""
+    return max(range(len(tried)), key=lambda i: sum(tried[i]))
 
 
 def kept(record: Mapping[str, Any]) -> tuple[float, float]:
@@ -78,12 +82,12 @@ def compare_methods(study: Study) -> None:
 
 def ablate(study: Study) -> None:
     """Change one thing of a guide, on the first sequence with the first seed: a record is a change."""
-    records, s, best = study.records("ablations"), study.settings, chosen(study)
-    changed = {name: best[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in best}
-    for of in (name for name in ("fv", "crossed-heads") if name in best):
-        changed |= {f"{of}, {n} heads": replace(best[of], n_heads=n) for n in s.head_counts}
-    if "fv" in best:
-        changed |= {f"fv, at {depth:.0%} of the depth": replace(best["fv"], depth=depth) for depth in s.depths}
+    records, s, taken = study.records("ablations"), study.settings, chosen(study)
+    changed = {name: taken[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in taken}
+    for of in (name for name in ("fv", "crossed-heads") if name in taken):
+        changed |= {f"{of}, {n} heads": replace(taken[of], n_heads=n) for n in s.head_counts}
+    if "fv" in taken:
+        changed |= {f"fv, at {depth:.0%} of the depth": replace(taken["fv"], depth=depth) for depth in s.depths}
     seed, sequence = s.ground.seeds[0], s.reported[0]
     with progress_bar("ablations", len(changed), show=study.progress) as tick:
         for name, method in changed.items():

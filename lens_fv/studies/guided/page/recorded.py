@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lens_fv.statistics import Estimate, estimate
-from lens_fv.studies.guided.methods import CONTROLS, kept
+from lens_fv.studies.guided.methods import CONTROLS, best, kept
 from lens_fv.studies.guided.settings import GuidedSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.training import Trajectory
@@ -43,7 +43,7 @@ class Tried(NamedTuple):
         method: its name.
         settings: what is set; "" if nothing else was tried.
         learned, held_out: share right at the end, of tasks learned and of all others.
-        taken: nothing else that was tried has a better sum of both.
+        taken: what was tried with it keeps less.
     """
 
     method: str
@@ -118,8 +118,8 @@ class Recorded(RecordedStudy):
         found: list[Tried] = []
         for name, each in self.settings["methods"].items():
             shares = [kept(records[f"{name}/{i}"]) for i in range(len(each)) if f"{name}/{i}" in records]
-            best, said = max(map(sum, shares), default=0.0), _differences(each)
-            found += [Tried(name, said[i], *both, sum(both) == best) for i, both in enumerate(shares)]
+            said, taken = _differences(each), best(shares) if shares else None
+            found += [Tried(name, said[i], *both, i == taken) for i, both in enumerate(shares)]
         return found
 
     @property
