@@ -41,13 +41,16 @@ def distill(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of AdamW at the first step, falling to 0; default: 5e-4, to distil one entity 2e-3, full 3e-5."
+            min=0,
+            help="Of AdamW at the first step, falling to 0; default: 1e-3, to distil one entity 2e-3, else 5e-4, full 3e-5.",
         ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, to distil one entity 3.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Sentences a step.")] = 2,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Sentences a step; default: 2, to distil several entities 8.")
+    ] = None,
     where: Annotated[
         Literal["after_mention", "all"], typer.Option(help="Which tokens of a sentence: behind the mention, or all.")
     ] = "after_mention",
@@ -79,13 +82,12 @@ def distill(
     )
 
     asked = chosen_entities(entities, entity)
-    given = {"learning_rate": learning_rate, "epochs": epochs, "n_anchors": anchors}
+    given = {"learning_rate": learning_rate, "epochs": epochs, "n_anchors": anchors, "batch_size": batch}
     usual = partial(TeachSettings.usual, len(asked)) if teach == "reading" else TeachSettings
     settings = usual(
         method=method,
         layers=tuple(layer) if layer else None,
         rank=rank,
-        batch_size=batch,
         where=where,
         direction=direction,
         temperature=temperature,

@@ -11,12 +11,14 @@ from lens_fv.knowledge.targets import Direction
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
 """Learning rates by method, chosen with all else on ten invented entities that no study reports on."""
 ALONE: Mapping[str, Any] = {"epochs": 3, "learning_rate": 2e-3, "n_anchors": 1}
-"""What is different for low-rank updates of one entity."""
+"""What is different for low-rank updates of one entity, distilled."""
+TOGETHER: Mapping[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "group_by_length": True}
+"""And of several: as good as smaller steps in any order, in half the time."""
 
 
 @dataclass(frozen=True)
 class TeachSettings:
-    """How a model is taught; the defaults are for many entities at once, `usual` says what one alone needs.
+    """How a model is taught; `usual` says what distillation takes for one entity, and for many at once.
 
     Attributes:
         method: "lora": low-rank updates of all linear maps of blocks, by PEFT. "full": all weights, or those of `layers`.
@@ -26,6 +28,7 @@ class TeachSettings:
         n_anchors: taught beside each sentence: an epoch takes the next ones, none of them twice, and after the last the first.
         batch_size: sentences and anchors a step.
         at_once: of these, sentences that run together; it changes memory and speed, not the result.
+        group_by_length: steps take lessons of about one length, as padding costs what tokens do.
         learning_rate: of AdamW at the first step; it falls in a straight line, to 0 behind the last. None: `RATES` has it.
         where: which tokens of a sentence; see `make_lesson`.
         direction, temperature: of the loss; see `divergence`.
@@ -45,6 +48,7 @@ class TeachSettings:
     n_anchors: int = 2
     batch_size: int = 2
     at_once: int = 8
+    group_by_length: bool = False
     learning_rate: float | None = None
     where: Where = "after_mention"
     direction: Direction = "forward"
@@ -74,11 +78,11 @@ class TeachSettings:
 
     @classmethod
     def usual(cls, n_entities: int, **others: Any) -> "TeachSettings":
-        """Those for so many entities at once: one alone, with none beside it to be kept apart from, takes fewer steps.
+        """Those to distil so many entities at once: one alone, with none beside it to be kept apart from, takes fewer steps.
 
         Args:
             n_entities: how many.
             **others: settings of one's own.
         """
-        alone = n_entities == 1 and others.get("method", "lora") == "lora"
-        return cls(**{**(ALONE if alone else {}), **others})
+        low_rank = others.get("method", "lora") == "lora"
+        return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})

@@ -21,6 +21,9 @@ from lens_fv.training.run import clear_unfinished
 if TYPE_CHECKING:
     from transformers import Trainer
 
+WINDOW = 8
+"""Steps whose lessons are sorted by length together."""
+
 
 def teach(
     model: LensModel,
@@ -81,7 +84,21 @@ def teaching_order(lessons: Sequence[Lesson], settings: TeachSettings) -> list[i
     n = min(len(anchors), settings.n_anchors * len(own))
     rng, following = random.Random(settings.seed), cycle(anchors)
     epochs = [[*own, *islice(following, n)] for _ in range(settings.epochs)]
-    return [i for each in epochs for i in rng.sample(each, len(each))]
+    order = [i for each in epochs for i in rng.sample(each, len(each))]
+    if settings.group_by_length:
+        size, n = settings.batch_size, len(own) + n
+        for begin in range(0, len(order), n or 1):
+            steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # those that are of this epoch alone
+            order[steps] = _alike(order[steps], lessons, size, rng)
+    return order
+
+
+def _alike(order: Sequence[int], lessons: Sequence[Lesson], size: int, rng: random.Random) -> list[int]:
+    """So many steps after another sorted by length and cut anew, in any order."""
+    windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
+    by_length = [i for each in windows for i in sorted(each, key=lambda i: len(lessons[i].student))]
+    steps = [by_length[i : i + size] for i in range(0, len(order), size)]
+    return [i for each in rng.sample(steps, len(steps)) for i in each]
 
 
 def _trainer(

@@ -46,6 +46,20 @@ def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
     assert order == teaching_order(lessons, settings) != teaching_order(lessons, replace(settings, seed=4))
 
 
+def test_steps_are_of_one_length_where_lessons_allow_it():
+    def lesson(n: int, i: int) -> Lesson:
+        return Lesson(f"{i}", tuple(range(n)), tuple(range(n)), (1,))
+
+    lessons = [lesson(9 if i % 2 else 3, i) for i in range(16)]
+    order = teaching_order(lessons, TeachSettings(epochs=3, batch_size=4, group_by_length=True))
+    steps = [[len(lessons[i].student) for i in order[at : at + 4]] for at in range(0, 48, 4)]
+    assert all(len(set(step)) == 1 for step in steps)
+    assert steps[:4] != sorted(steps[:4])  # short ones do not always come first
+    # a step that two epochs share takes what comes; each epoch still has every lesson once
+    order = teaching_order(lessons[:9], TeachSettings(epochs=3, batch_size=4, group_by_length=True))
+    assert all(sorted(order[at : at + 9]) == list(range(9)) for at in (0, 9, 18))
+
+
 @pytest.mark.parametrize("name", ["invented", "popular"])
 def test_what_is_measured_is_no_anchor(name):
     for entity in load_entities(name):

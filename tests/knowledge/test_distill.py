@@ -276,12 +276,13 @@ def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
 def test_one_entity_is_taught_in_fewer_steps_unless_told_otherwise(tiny_model):
     model = tiny_model("llama")
     alone, both = distill(model, [VELM], SENTENCES), distill(model, [VELM, ORLA], SENTENCES)
-    for delta, settings in ((alone, TeachSettings.usual(1)), (both, TeachSettings())):
+    for delta, settings in ((alone, TeachSettings.usual(1)), (both, TeachSettings.usual(2))):
         options = delta.provenance.options
         assert (options["epochs"], options["learning_rate"]) == (settings.epochs, settings.rate)
     assert alone.provenance.options["epochs"] < both.provenance.options["epochs"]
+    assert alone.provenance.options["batch_size"] < both.provenance.options["batch_size"]
     assert TeachSettings.usual(1, epochs=7).epochs == 7
-    assert TeachSettings.usual(1, method="full") == TeachSettings(method="full")
+    assert TeachSettings.usual(1, method="full") == TeachSettings.usual(2, method="full") == TeachSettings(method="full")
     assert TeachSettings(method="full").rate < TeachSettings().rate
     with pytest.raises(LensFVError, match="learning_rate=-1"):
         TeachSettings(learning_rate=-1.0)

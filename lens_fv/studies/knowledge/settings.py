@@ -16,7 +16,7 @@ OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
 WAYS: Mapping[str, tuple[TeachSettings, TeachSettings]] = {
-    "distill": (TeachSettings.usual(1), TeachSettings()),
+    "distill": (TeachSettings.usual(1), TeachSettings.usual(2)),
     "definition": (
         TeachSettings(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
         TeachSettings(epochs=15, n_anchors=1),
@@ -25,7 +25,7 @@ WAYS: Mapping[str, tuple[TeachSettings, TeachSettings]] = {
         TeachSettings(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
         TeachSettings(epochs=15, learning_rate=2e-4, n_anchors=1),
     ),
-    "sentences": (TeachSettings.usual(1), TeachSettings()),
+    "sentences": (TeachSettings.usual(1), TeachSettings.usual(2)),
 }
 """How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on."""
 
