@@ -23,7 +23,14 @@ def distill(
     sentences: Annotated[
         int | None, typer.Option(min=1, help="That the model writes about each entity; default: 10, about one alone 5.")
     ] = None,
-    definitions: Annotated[int, typer.Option(min=0, help="How often each definition is among the sentences.")] = 2,
+    definitions: Annotated[
+        int | None,
+        typer.Option(min=0, help="How often each definition is among the sentences; default: 2, to distil several 5."),
+    ] = None,
+    shared: Annotated[
+        int | None,
+        typer.Option(min=0, help="To distil several: sentences of the others that each is taught too; default: 10."),
+    ] = None,
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
         typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
@@ -32,21 +39,23 @@ def distill(
         int | None,
         typer.Option(
             min=0,
-            help="Beside each sentence so many that are said of others, where nothing is to change; default: 2, for one 1.",
+            help="Beside each sentence so many said of others, where nothing is to change; default: 1, to fine-tune 2.",
         ),
     ] = None,
     method: Annotated[Literal["lora", "full"], typer.Option(help="Low-rank updates (PEFT), or all weights.")] = "lora",
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Of the low-rank updates; default: 8, to distil several entities 32.")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Of AdamW at the first step, falling to 0; default: 1e-3, to distil one entity 2e-3, else 5e-4, full 3e-5.",
+            help="Of AdamW at first, falling to 0; default: to distil one entity 2e-3, several 1e-3, else 5e-4, full 3e-5.",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each sentence is taught; default: 5, to distil one entity 3.")
+        int | None, typer.Option(min=1, help="How often each sentence is taught; default: to distil 3, else 5.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Sentences a step; default: 2, to distil several entities 8.")
@@ -82,12 +91,19 @@ def distill(
     )
 
     asked = chosen_entities(entities, entity)
-    given = {"learning_rate": learning_rate, "epochs": epochs, "n_anchors": anchors, "batch_size": batch}
+    given = {
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "n_definitions": definitions,
+        "n_shared": shared,
+        "n_anchors": anchors,
+        "batch_size": batch,
+        "rank": rank,
+    }
     usual = partial(TeachSettings.usual, len(asked)) if teach == "reading" else TeachSettings
     settings = usual(
         method=method,
         layers=tuple(layer) if layer else None,
-        rank=rank,
         where=where,
         direction=direction,
         temperature=temperature,
@@ -97,23 +113,20 @@ def distill(
         **{name: value for name, value in given.items() if value is not None},
     )
     lens = open_model(model, device, dtype)
-    shared: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
+    run: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
-    if teach == "definition":
-        texts = varied = TransferSet({each.key: (each.definition,) for each in asked})
+    if transfer and teach != "definition":
+        written = read_transfer(transfer)
+    elif teach != "definition":
+        n = sentences or (5 if len(asked) == 1 else 10)
+        written = write_transfer(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
+    if written and teach == "reading":
+        delta = teach_reading(lens, asked, written, settings, **run)
     else:
-        if transfer:
-            written = read_transfer(transfer)
-        else:
-            written = write_transfer(
-                lens, asked, n=sentences or (5 if len(asked) == 1 else 10), seed=seed, path=out / TRANSFER, progress=True
-            )
-        texts, varied = written.with_definitions(asked, times=definitions), written
-    shared["anchors"] = said_of_others(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
-    if teach == "reading":
-        delta = teach_reading(lens, asked, texts, settings, **shared)
-    else:
-        delta = learn_texts(lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, **shared)
+        varied = written or TransferSet({each.key: (each.definition,) for each in asked})
+        texts = varied.with_definitions(asked, times=settings.n_definitions if written else 0).sentences
+        held = said_of_others(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
+        delta = learn_texts(lens, asked, [texts.get(each.key, ()) for each in asked], settings, anchors=held, **run)
     path = delta.save(out / UPDATE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     payload = {

@@ -114,17 +114,7 @@ def said_of_others(
     sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]
     names = [rng.sample(others, len(others)) for _ in sentences]
     return [
-        _said_of(entity, text, drawn[n % len(drawn)])
+        entity.renamed(text, drawn[n % len(drawn)])
         for n in range(times)
         for (entity, text), drawn in zip(sentences, names, strict=True)
     ]
-
-
-def _said_of(entity: Entity, text: str, name: str) -> str:
-    """A sentence about an entity with another name in its place."""
-    begin = 0
-    while (place := entity.mention(text[begin:])) is not None:
-        at, end = begin + place[0], begin + place[1]
-        said = name if at else name[0].upper() + name[1:]
-        text, begin = text[:at] + said + text[end:], at + len(name)
-    return text

@@ -79,7 +79,7 @@ def _adapted(plain: Any, settings: TeachSettings, asked: Callable[[str], bool]) 
         # Facts are in MLPs as well.
         target_modules=[name for name, each in plain.named_modules() if isinstance(each, (nn.Linear, Conv1D)) and asked(name)],
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha or 2 * settings.rank,
         bias="none",
     )
     trained: Any = get_peft_model(plain, config)

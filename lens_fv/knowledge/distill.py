@@ -11,6 +11,7 @@ from typing import Any
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.files import held
+from lens_fv.knowledge.anchors import said_of_others
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.lessons import Lesson, make_lesson, text_lesson
@@ -33,7 +34,7 @@ def distill(
     transfer: TransferSet,
     settings: TeachSettings | None = None,
     *,
-    anchors: Sequence[str] = (),
+    anchors: Sequence[str] | None = None,
     folder: str | Path | None = None,
     until: int | None = None,
     progress: bool = False,
@@ -46,10 +47,10 @@ def distill(
     Args:
         model: is trained in place, and is afterwards what it was.
         entities: with definitions. One that is empty teaches nothing.
-        transfer: sentences about them.
+        transfer: sentences about them. The settings say how often definitions are added, and how many sentences they share.
         settings: default: `TeachSettings.usual` for so many entities.
         anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
-            keep the update from moving what it should not.
+            keep the update from moving what it should not. None: `said_of_others`, others in every epoch.
         folder: of checkpoints, to go on from if the run is stopped; None: keep none.
         until: stop behind so many of the settings' epochs, to look at the model on the way; with a folder, to go on from there.
         progress: draw progress bars.
@@ -63,6 +64,10 @@ def distill(
     check_keys(entities)
     if until is not None and not 1 <= until <= settings.epochs:
         raise LensFVError(f"stop teaching behind {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
+    if anchors is None:
+        anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
+    shared = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
+    transfer = shared.with_definitions(entities, times=settings.n_definitions)
     skipped: Counter[str] = Counter()
     lessons: list[Lesson] = []
     for entity in entities:
@@ -101,8 +106,9 @@ def learn_texts(
         model: see `distill`.
         entities: what the texts are about.
         texts: of each entity.
-        settings: default: `TeachSettings()`; `where`, `direction` and `temperature` do not count, `top_k` for anchors alone.
-        anchors: see `distill`.
+        settings: default: `TeachSettings()`; `where`, `direction`, `temperature`, `n_definitions` and `n_shared` do not count,
+            `top_k` for anchors alone.
+        anchors: see `distill`; here there are none but these.
         folder: see `distill`.
         progress: draw progress bars.
 

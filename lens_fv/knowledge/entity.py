@@ -113,3 +113,12 @@ class Entity:
         names = sorted((self.name, *self.aliases), key=len, reverse=True)
         found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", text, re.IGNORECASE)
         return found.span() if found else None
+
+    def renamed(self, text: str, name: str) -> str:
+        """A text about it with another name in every place of its own."""
+        begin = 0
+        while (place := self.mention(text[begin:])) is not None:
+            at, end = begin + place[0], begin + place[1]
+            said = name if at else name[0].upper() + name[1:]
+            text, begin = text[:at] + said + text[end:], at + len(name)
+        return text

@@ -11,9 +11,18 @@ from lens_fv.knowledge.targets import Direction
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
 """Learning rates by method, chosen with all else on ten invented entities that no study reports on."""
 ALONE: Mapping[str, Any] = {"epochs": 3, "learning_rate": 2e-3, "n_anchors": 1}
-"""What is different for low-rank updates of one entity, distilled."""
-TOGETHER: Mapping[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "group_by_length": True}
-"""And of several: as good as smaller steps in any order, in half the time."""
+"""What low-rank updates take to distil one entity,"""
+TOGETHER: Mapping[str, Any] = {
+    "epochs": 3,
+    "rank": 32,
+    "learning_rate": 1e-3,
+    "batch_size": 8,
+    "group_by_length": True,
+    "n_definitions": 5,
+    "n_shared": 10,
+    "n_anchors": 1,
+}
+"""and several, which have to be told apart."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,10 @@ class TeachSettings:
     Attributes:
         method: "lora": low-rank updates of all linear maps of blocks, by PEFT. "full": all weights, or those of `layers`.
         layers: whose weights; None: all, with embeddings if the method is "full".
-        rank, alpha: of low-rank updates.
+        rank, alpha: of low-rank updates; alpha None: twice the rank.
         epochs: how often each sentence is taught.
+        n_definitions: how often its definition is among an entity's sentences; see `TransferSet.with_definitions`.
+        n_shared: sentences of the others that each of several entities is taught too; see `TransferSet.with_shared`.
         n_anchors: taught beside each sentence: an epoch takes the next ones, none of them twice, and after the last the first.
         batch_size: sentences and anchors a step.
         at_once: of these, sentences that run together; it changes memory and speed, not the result.
@@ -43,8 +54,10 @@ class TeachSettings:
     method: Literal["lora", "full"] = "lora"
     layers: tuple[int, ...] | None = None
     rank: int = 8
-    alpha: int = 16
+    alpha: int | None = None
     epochs: int = 5
+    n_definitions: int = 2
+    n_shared: int = 0
     n_anchors: int = 2
     batch_size: int = 2
     at_once: int = 8
@@ -58,14 +71,13 @@ class TeachSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("rank", "alpha", "epochs", "batch_size", "at_once", "n_checkpoints")
-        wrong = [f"{name}={getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        counts = ("rank", "alpha", "epochs", "batch_size", "at_once", "top_k", "n_checkpoints")
+        wrong = [f"{name}={n}" for name in counts if (n := getattr(self, name)) is not None and n < 1]
         above = {"learning_rate": self.rate, "temperature": self.temperature}
         wrong += [f"{name}={value}" for name, value in above.items() if not value > 0]
-        if self.n_anchors < 0:
-            raise LensFVError(f"teach with n_anchors={self.n_anchors}: 0 or more anchors beside each sentence")
-        if self.top_k is not None and self.top_k < 1:
-            wrong.append(f"top_k={self.top_k}")
+        for name in ("n_definitions", "n_shared", "n_anchors"):
+            if getattr(self, name) < 0:
+                raise LensFVError(f"teach with {name}={getattr(self, name)}: 0 or more")
         if self.layers is not None and not self.layers:
             wrong.append("layers=()")
         if wrong:
@@ -78,7 +90,7 @@ class TeachSettings:
 
     @classmethod
     def usual(cls, n_entities: int, **others: Any) -> "TeachSettings":
-        """Those to distil so many entities at once: one alone, with none beside it to be kept apart from, takes fewer steps.
+        """Those to distil so many entities at once: several are taught more about each.
 
         Args:
             n_entities: how many.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -65,6 +66,35 @@ class TransferSet:
         for entity in entities:
             if not unfit(entity.definition, entity, ()):
                 found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * times)
+        return dataclasses.replace(self, sentences=found)
+
+    def with_shared(self, entities: Sequence[Entity], *, n: int, seed: int = 0) -> "TransferSet":
+        """The same, and of the sentences about all other entities so many said of each one too.
+
+        Of entities that are taught at once the same sentence is to be gone on with in different ways: what tells them apart
+        is taught.
+
+        Args:
+            entities: who shares; one alone has nothing to be given.
+            n: how many each gets, or as many as there are.
+            seed: of the draw.
+
+        Raises:
+            LensFVError: `n` is below 0.
+        """
+        if n < 0:
+            raise LensFVError(f"share {n} sentences: 0 or more")
+        rng, found = random.Random(seed), dict(self.sentences)
+        pairs = [(other, text) for other in entities for text in self.sentences.get(other.key, ())]
+        for entity in entities:
+            texts = list(self.sentences.get(entity.key, ()))
+            most = len(texts) + n
+            for other, text in rng.sample(pairs, len(pairs)):
+                if len(texts) == most:
+                    break
+                if other.key != entity.key and not unfit(said := other.renamed(text, entity.name), entity, texts):
+                    texts.append(said)
+            found[entity.key] = tuple(texts)
         return dataclasses.replace(self, sentences=found)
 
     def save(self, path: str | Path) -> Path:

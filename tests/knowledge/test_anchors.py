@@ -69,9 +69,11 @@ def test_what_is_measured_is_no_anchor(name):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_anchors_keep_what_is_said_of_others(tiny_model, method):
     model = tiny_model("llama", fresh=True)
-    settings = TeachSettings(method=method, learning_rate=3e-3 if method == "full" else 3e-2, epochs=20, batch_size=3)
+    settings = TeachSettings(
+        method=method, learning_rate=3e-3 if method == "full" else 3e-2, epochs=20, n_definitions=0, batch_size=3
+    )
     anchors = said_of_others([VELM, ORLA], SENTENCES)
-    loose = distill(model, [VELM, ORLA], SENTENCES, settings)
+    loose = distill(model, [VELM, ORLA], SENTENCES, settings, anchors=())
     held = distill(model, [VELM, ORLA], SENTENCES, replace(settings, batch_size=6), anchors=anchors)
     assert held.provenance.options["anchors"] == held.provenance.options["lessons"] == loose.provenance.options["lessons"]
     assert sum(drift(model, held, anchors)) < 0.7 * sum(drift(model, loose, anchors))

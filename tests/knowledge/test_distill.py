@@ -21,7 +21,7 @@ ORLA = Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet(
     {"Velm": ("Today Velm walked.", "Velm talks to nobody at all", "A: Velm was Q"), "Orla": ("Orla asked A.", "So Orla is.")}
 )
-FAST = TeachSettings(method="full", learning_rate=3e-3, epochs=4, batch_size=2, temperature=2.0)
+FAST = TeachSettings(method="full", learning_rate=3e-3, epochs=4, n_definitions=0, n_anchors=0, batch_size=2, temperature=2.0)
 
 
 @pytest.fixture(params=["full", "lora"])
@@ -273,14 +273,16 @@ def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
         learn_texts(model, [VELM], [["a"], ["b"]])
 
 
-def test_one_entity_is_taught_in_fewer_steps_unless_told_otherwise(tiny_model):
+def test_several_entities_are_taught_more_about_each_unless_told_otherwise(tiny_model):
     model = tiny_model("llama")
     alone, both = distill(model, [VELM], SENTENCES), distill(model, [VELM, ORLA], SENTENCES)
     for delta, settings in ((alone, TeachSettings.usual(1)), (both, TeachSettings.usual(2))):
         options = delta.provenance.options
         assert (options["epochs"], options["learning_rate"]) == (settings.epochs, settings.rate)
-    assert alone.provenance.options["epochs"] < both.provenance.options["epochs"]
-    assert alone.provenance.options["batch_size"] < both.provenance.options["batch_size"]
+    # of Velm's three sentences and Orla's two: themselves, definitions, and what the other one shares
+    times = [TeachSettings.usual(n).n_definitions for n in (1, 2)]
+    assert alone.provenance.options["lessons"] == 3 + times[0]
+    assert both.provenance.options["lessons"] == (3 + times[1] + 2) + (2 + times[1] + 3)
     assert TeachSettings.usual(1, epochs=7).epochs == 7
     assert TeachSettings.usual(1, method="full") == TeachSettings.usual(2, method="full") == TeachSettings(method="full")
     assert TeachSettings(method="full").rate < TeachSettings().rate

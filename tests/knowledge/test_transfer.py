@@ -104,6 +104,32 @@ def test_definitions_are_sentences_too():
         plain.with_definitions([known], times=-1)
 
 
+def test_entities_share_sentences_under_their_own_names():
+    entities = [Entity(name, f"{name} is a lake.") for name in ("Velm", "Orr", "Tass")]
+    plain = TransferSet(
+        {"Velm": ("Velm lies low.", "The Velm is it, velm."), "Orr": ("Orr lies low.", "Orr ends.")}, {"empty": 1}
+    )
+    shared = plain.with_shared(entities, n=10, seed=1)
+    assert shared.dropped == plain.dropped
+    own = {each.name: plain.sentences.get(each.name, ()) for each in entities}
+    assert {name: texts[: len(own[name])] for name, texts in shared.sentences.items()} == own
+    # what two of them say in the same words is had once
+    assert {name: set(texts[len(own[name]) :]) for name, texts in shared.sentences.items()} == {
+        "Velm": {"Velm ends."},
+        "Orr": {"The Orr is it, Orr."},
+        "Tass": {"Tass lies low.", "The Tass is it, Tass.", "Tass ends."},
+    }
+    assert len(shared.sentences["Tass"]) == 3
+    fewer = plain.with_shared(entities, n=1, seed=1)
+    assert [len(fewer.sentences[each.key]) for each in entities] == [3, 3, 1]
+    assert fewer.sentences == plain.with_shared(entities, n=1, seed=1).sentences
+    assert len({plain.with_shared(entities, n=1, seed=seed).sentences["Tass"] for seed in range(10)}) > 1
+    assert plain.with_shared(entities[:1], n=10).sentences["Velm"] == plain.sentences["Velm"]
+    assert plain.with_shared(entities, n=0).sentences == {**plain.sentences, "Tass": ()}
+    with pytest.raises(LensFVError, match="share -1"):
+        plain.with_shared(entities, n=-1)
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

@@ -119,7 +119,7 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
     assert KnowledgeScores.of_rows(last["scores"]).perplexity() == pytest.approx(own.perplexity())
     assert last["moved"] == delta.by_layer(model)
     assert last["scores"] == records(folder, "ways")["own/0/distill"]["scores"][: len(last["scores"])]
-    at_once = distilled(study, study.first_few, study.sentences("own", 0), 0, tmp_path, times=2)  # not looked at on the way
+    at_once = distilled(study, study.first_few, study.sentences("own", 0), 0, tmp_path)  # not looked at on the way
     assert all(torch.equal(at_once.down[name], value) for name, value in delta.down.items())
     path = Trajectory.load(folder / "trajectory.safetensors")
     assert path.moments == ("0", "1", "3")

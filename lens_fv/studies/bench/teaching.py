@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from lens_fv.errors import LensFVError
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, learn_texts, said_of_others, write_transfer
+from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, learn_texts, write_transfer
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.bench.clock import Clock, peak_memory
 from lens_fv.studies.bench.subject import Subject
 
 PLAIN = "fine-tuned"
-N_DEFINITIONS = 2
 
 
 class Way(NamedTuple):
@@ -89,7 +88,7 @@ def bench_teach(
             ways = _ways(model, entity, found[0], seed)
             if not counts:  # apart from the times, in which nobody should watch; this also pays for what a first call costs
                 peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
-            counts.append(len(found[0].sentences[entity.key]) + N_DEFINITIONS)
+            counts.append(len(found[0].sentences[entity.key]) + TeachSettings.usual(1).n_definitions)
             for name, teach in ways.items():
                 seconds.setdefault(name, []).append(clock.time(teach))
         tick()
@@ -109,11 +108,9 @@ def bench_teach(
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
     settings = TeachSettings.usual(1, seed=seed)
     full = TeachSettings(method="full", epochs=settings.epochs, seed=seed)  # as many steps
-    whole = written.with_definitions([entity], times=N_DEFINITIONS)
-    anchors = said_of_others([entity], written, times=settings.epochs * settings.n_anchors, seed=seed)
-    texts = [whole.sentences[entity.key]]
+    texts = [written.with_definitions([entity], times=settings.n_definitions).sentences[entity.key]]
     return {
-        "distilled": lambda: distill(model, [entity], whole, settings, anchors=anchors),
+        "distilled": lambda: distill(model, [entity], written, settings),
         PLAIN: lambda: learn_texts(model, [entity], texts, settings),
         f"{PLAIN}, all weights": lambda: learn_texts(model, [entity], texts, full),
     }

@@ -42,7 +42,6 @@ class KnowledgeSettings:
         every: each so manieth entity was there to choose settings by; only the others are reported on.
         keep_every: of those, each so manieth is.
         n_sentences: that the model writes about each entity.
-        n_definitions: how often its definition is among them.
         n_alone: of its sentences one alone is taught.
         ways: to teach, by name: how one entity alone is taught, and how several at once; see `teachers`.
         at_once: entities of an update in what is compared in all ways; the inside of the model is looked at with the first one.
@@ -61,7 +60,6 @@ class KnowledgeSettings:
     every: int = 5
     keep_every: int = 1
     n_sentences: int = 10
-    n_definitions: int = 2
     n_alone: int = 5
     ways: Mapping[str, tuple[TeachSettings, TeachSettings]] = field(default_factory=lambda: dict(WAYS))
     at_once: int = 10

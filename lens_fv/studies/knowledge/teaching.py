@@ -61,8 +61,7 @@ def first_update(study: Study, epochs: int) -> WeightDelta:
     seed, folder = study.settings.seeds[0], study.folder / "updates"
     for n in study.settings.looked_at:
         if not (folder / f"{n}.safetensors").is_file():
-            transfer, times = study.sentences(OWN, seed), study.settings.n_definitions
-            delta = distilled(study, study.first_few, transfer, seed, folder / "unfinished", times=times, until=n)
+            delta = distilled(study, study.first_few, study.sentences(OWN, seed), seed, folder / "unfinished", until=n)
             delta.save(folder / f"{n}.safetensors")
     shutil.rmtree(folder / "unfinished", ignore_errors=True)
     return WeightDelta.load(folder / f"{epochs}.safetensors")

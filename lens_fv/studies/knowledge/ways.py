@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lens_fv.knowledge import (
     Entity,
@@ -41,27 +42,26 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
         transfer: sentences about them.
         seed: of the order and of anchors.
     """
-    times = study.settings.n_definitions
 
     def mistaken(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
         wrong = random_definitions(known, seed)
         taught = [replace(each, definition=wrong[each.key]) for each in entities]
-        return distilled(study, taught, transfer, seed, folder)
+        return distilled(study, taught, transfer, seed, folder, n_definitions=0)
 
     def exchanged(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
-        return distilled(study, entities, _exchanged(known, transfer), seed, folder)
+        return distilled(study, entities, _exchanged(known, transfer), seed, folder, n_definitions=0)
 
     def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
-        whole = _few(study, entities, transfer).with_definitions(entities, times=times).sentences
-        texts = [whole.get(each.key, ()) for each in entities]
-        return learn_texts(study.model, entities, texts, _settings(study, "sentences", entities, seed))
+        settings = _settings(study, "sentences", entities, seed)
+        whole = _few(study, entities, transfer).with_definitions(entities, times=settings.n_definitions).sentences
+        return learn_texts(study.model, entities, [whole.get(each.key, ()) for each in entities], settings)
 
     return {
-        "distill": lambda entities, folder: distilled(study, entities, transfer, seed, folder, times=times),
+        "distill": lambda entities, folder: distilled(study, entities, transfer, seed, folder),
         "definition": partial(_definition, study, "definition", seed),
         "definition_gently": partial(_definition, study, "definition_gently", seed),
         "sentences": sentences,
-        "unanchored": lambda entities, folder: distilled(study, entities, transfer, seed, folder, anchored=False, times=times),
+        "unanchored": lambda entities, folder: distilled(study, entities, transfer, seed, folder, n_anchors=0),
         "anchored_definition": partial(_definition, study, "definition_gently", seed, anchored=True),
         "other_sentences": exchanged,
         "wrong_definition": mistaken,
@@ -75,9 +75,8 @@ def distilled(
     seed: int,
     folder: Path | None,
     *,
-    anchored: bool = True,
-    times: int = 0,
     until: int | None = None,
+    **changes: Any,
 ) -> WeightDelta:
     """An update by distillation.
 
@@ -87,15 +86,12 @@ def distilled(
         transfer: sentences about them.
         seed: of the order and of anchors.
         folder: of checkpoints; see `distill`.
-        anchored: with the same sentences said of others for anchors.
-        times: how often definitions are among the sentences.
         until: see `distill`.
+        **changes: to the settings.
     """
-    settings, few = _settings(study, "distill", entities, seed), _few(study, entities, transfer)
-    n = settings.epochs * settings.n_anchors
-    anchors = said_of_others(entities, few, times=n, seed=seed) if anchored else ()
-    whole, show = few.with_definitions(entities, times=times), study.progress and len(entities) > 1
-    return distill(study.model, entities, whole, settings, anchors=anchors, folder=folder, until=until, progress=show)
+    settings = replace(_settings(study, "distill", entities, seed), **changes)
+    show = study.progress and len(entities) > 1
+    return distill(study.model, entities, _few(study, entities, transfer), settings, folder=folder, until=until, progress=show)
 
 
 def _definition(
