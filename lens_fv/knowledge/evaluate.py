@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lens_fv.card import card_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.drift import drift, true_sentences
@@ -32,6 +33,15 @@ class KnowledgeResult(NamedTuple):
     scores: KnowledgeScores
     elsewhere: KnowledgeScores | None
     drift: Estimate | None
+
+    def __repr__(self) -> str:
+        return card_text(f"KnowledgeResult: {self.condition}", self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What a reader wants to know first, label by label."""
+        elsewhere = self.elsewhere.facts() if self.elsewhere else {}
+        facts = self.scores.facts() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
+        return facts | ({"KL to the base": f"{self.drift.mean:.3g} nats a token"} if self.drift else {})
 
 
 def evaluate_knowledge(

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_fv.card import card_text
 from lens_fv.knowledge.entity import Kind
 from lens_fv.statistics import Estimate, estimate
 
 Norm = Literal["mean", "sum"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KnowledgeScores:
     """What a model makes of probes.
 
@@ -30,6 +31,15 @@ class KnowledgeScores:
     answers: tuple[int, ...]
     logprobs: Float[Tensor, "probes candidates"]
     lengths: Int[Tensor, "probes candidates"]
+
+    def __repr__(self) -> str:
+        return card_text("KnowledgeScores", self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What a reader wants to know first, label by label."""
+        asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
+        found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}
+        return asked | {what: f"{e.mean:.3g} [{e.low:.3g}, {e.high:.3g}]" for what, e in found.items() if e}
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":

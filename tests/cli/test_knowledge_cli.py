@@ -34,14 +34,15 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0
     assert found["entities"] == ["Velm", "Orla"]
     written = read_transfer(tmp_path / found["transfer"])
-    # each with its definition, twice; and with two others beside it in both epochs
-    assert found["sentences"] - 4 == found["anchors"] / 4 == len(written) == 4
+    # what they share and their definitions are taught too; of others, what was written, once in both epochs
+    asked = read_entities(tmp_path / "mine.jsonl")
+    assert found["sentences"] == len(written.with_shared(asked, n=10)) + 2 * 5 > 4 + 2 * 5
+    assert found["anchors"] / 2 == len(written) == 4
     assert found["dropped"] == written.dropped
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["transfer.json", "update.safetensors"]
     assert found["by_layer"]["0"] > 0
-    code, again, _ = run(
-        "distill", *rows, *FAST, "--out", "again", "--transfer", found["transfer"], "--anchors", "0", "--definitions", "0"
-    )
+    none = ["--anchors", "0", "--definitions", "0", "--shared", "0"]
+    code, again, _ = run("distill", *rows, *FAST, *none, "--out", "again", "--transfer", found["transfer"])
     assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, found["transfer"])
     code, texts, _ = run("distill", *rows, *FAST, "--teach", "definition", "--method", "lora", "--out", "texts")
     assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)

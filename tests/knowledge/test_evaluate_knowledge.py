@@ -1,5 +1,6 @@
 """Conditions side by side, and what share of the gap an update closes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from test_drift import some_delta
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import (
+    KnowledgeResult,
     KnowledgeScores,
     ask,
     definitions,
@@ -18,6 +20,7 @@ from lens_fv.knowledge import (
     random_definitions,
     true_sentences,
 )
+from lens_fv.statistics import Estimate
 
 
 def few(n: int):
@@ -61,6 +64,17 @@ def scores(right: list[int], losses: list[float]) -> KnowledgeScores:
     logprobs = torch.tensor(rows, dtype=torch.float)
     n = len(right)
     return KnowledgeScores(tuple(map(str, range(n))), ("explicit",) * n, (0,) * n, logprobs, torch.ones(n, 2).long())
+
+
+def test_results_say_first_what_matters():
+    made = scores([1, 0], [1.0, 3.0])
+    about = {"probes": "2 of 2 entities", "accuracy": "0.5 [0, 1]", "perplexity": f"{math.exp(2):.3g} [2.72, 20.1]"}
+    assert made.facts() == about
+    whole = KnowledgeResult("mine", made, made, Estimate(0.01234, 0.0, 1.0, 2))
+    elsewhere = {f"{what}, elsewhere": said for what, said in about.items()}
+    assert whole.facts() == {**about, **elsewhere, "KL to the base": "0.0123 nats a token"}
+    assert repr(whole).splitlines()[0] == "KnowledgeResult: mine"
+    assert KnowledgeResult("base", made, None, None).facts() == about
 
 
 def test_the_gap_is_between_the_base_and_reading_the_definition():
