@@ -1,0 +1,32 @@
+"""Knowledge updates of the default model: what a reader of the definition says is learned, and little else moves."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lens_fv import load_model
+from lens_fv.knowledge import distill, evaluate_knowledge, gap_closed, load_entities, write_transfer
+from lens_fv.model.plain import own_weights
+
+pytestmark = pytest.mark.real
+
+
+def test_a_definition_is_learned_from_its_reader():
+    """On an entity that settings were chosen by, beside the same lessons read behind another definition."""
+    model = load_model("smollm2-135m")
+    entity, other = load_entities("invented")[2:8:5]
+    before = {name: value.clone() for name, value in own_weights(model).items()}
+    written = write_transfer(model, [entity], n=5, seed=0)
+    updates = {"right": distill(model, [entity], written)}
+    mistaken = replace(entity, definition=other.definition.replace(other.name, entity.name))
+    updates["wrong"] = distill(model, [mistaken], written)
+    assert all(torch.equal(before[name], value) for name, value in own_weights(model).items())
+
+    found = evaluate_knowledge(model, [entity], updates, elsewhere=load_entities("popular")[::6])
+    by = {result.condition: result for result in found}
+    closed = {name: gap_closed(by["base"].scores, by[name].scores, by["definition"].scores, of="loss").mean for name in updates}
+    assert closed["right"] > 0.4
+    assert closed["right"] > closed["wrong"] + 0.2
+    assert by["right"].drift.mean < 0.2
+    assert by["right"].elsewhere.accuracy().mean > by["base"].elsewhere.accuracy().mean - 0.15
