@@ -120,13 +120,15 @@ def distill(
     elif teach != "definition":
         n = sentences or (5 if len(asked) == 1 else 10)
         written = write_transfer(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
-    if written and teach == "reading":
+    if written is not None and teach == "reading":
         delta = teach_reading(lens, asked, written, settings, **run)
     else:
-        varied = written or TransferSet({each.key: (each.definition,) for each in asked})
-        texts = varied.with_definitions(asked, times=settings.n_definitions if written else 0).sentences
+        if written is None:
+            texts = varied = TransferSet({each.key: (each.definition,) for each in asked})
+        else:
+            texts, varied = written.with_definitions(asked, times=settings.n_definitions), written
         held = said_of_others(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
-        delta = learn_texts(lens, asked, [texts.get(each.key, ()) for each in asked], settings, anchors=held, **run)
+        delta = learn_texts(lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, anchors=held, **run)
     path = delta.save(out / UPDATE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     payload = {
@@ -134,10 +136,10 @@ def distill(
         "entities": [each.key for each in asked],
         "sentences": delta.provenance.options["lessons"],
         "anchors": delta.provenance.options["anchors"],
-        "dropped": dict(written.dropped) if written else {},
+        "dropped": dict(written.dropped) if written is not None else {},
         "skipped": dict(delta.skipped),
         "by_layer": delta.by_layer(lens),
         "update": str(path),
-        "transfer": str(transfer or out / TRANSFER) if written else None,
+        "transfer": str(transfer or out / TRANSFER) if written is not None else None,
     }
     emit(payload, as_json, repr(delta), f"written to {path}; `lens-fv knowledge evaluate {path}` tests it")

@@ -27,7 +27,10 @@ WAYS: Mapping[str, tuple[TeachSettings, TeachSettings]] = {
     ),
     "sentences": (TeachSettings.usual(1), TeachSettings.usual(2)),
 }
-"""How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on."""
+"""How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on.
+
+Sentences are taught as they are distilled.
+"""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
     "unanchored": distillation without anchors; "anchored_definition": gently, with the definition said of others for anchors;
     "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
     entity's definition. For these two no definition is among the sentences: it would say what is right.
+    With the former nothing is shared: an entity would get its own sentences back.
 
     Args:
         study: the study.
@@ -49,7 +50,7 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
         return distilled(study, taught, transfer, seed, folder, n_definitions=0)
 
     def exchanged(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
-        return distilled(study, entities, _exchanged(known, transfer), seed, folder, n_definitions=0)
+        return distilled(study, entities, _exchanged(known, transfer), seed, folder, n_definitions=0, n_shared=0)
 
     def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
         settings = _settings(study, "sentences", entities, seed)
@@ -119,7 +120,5 @@ def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet
     """To each entity the sentences that were written about the next one, with its own name in them."""
     found: dict[str, tuple[str, ...]] = {}
     for entity, other in zip(entities, [*entities[1:], entities[0]], strict=True):
-        texts = transfer.sentences.get(other.key, ())
-        places = [(text, other.mention(text)) for text in texts]
-        found[entity.key] = tuple(text[: at[0]] + entity.name + text[at[1] :] for text, at in places if at)
+        found[entity.key] = tuple(other.renamed(text, entity.name) for text in transfer.sentences.get(other.key, ()))
     return TransferSet(found)

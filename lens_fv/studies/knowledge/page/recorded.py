@@ -39,8 +39,8 @@ class Recorded(RecordedStudy):
         for way, each in settings.pop("ways").items():
             for name, said in zip(("one alone", "several"), each, strict=True):
                 rate = TeachSettings(**said).rate
-                about = {key: said[key] for key in ("method", "rank", "epochs", "batch_size", "n_definitions", "n_anchors")}
-                about |= {"n_shared": said["n_shared"]} if way == "distill" else {}
+                counted = {"distill": ("n_definitions", "n_shared"), "sentences": ("n_definitions",)}.get(way, ())
+                about = {key: said[key] for key in ("method", "rank", "epochs", "batch_size", *counted, "n_anchors")}
                 settings[f"{way}, {name}"] = {**about, "learning_rate": rate}
         return settings
 
