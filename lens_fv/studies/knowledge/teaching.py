@@ -12,7 +12,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.records import Records
 from lens_fv.statistics import estimate
 from lens_fv.studies.knowledge.settings import OWN, Study
-from lens_fv.studies.knowledge.ways import CONTROLS, Teacher, distilled, teachers
+from lens_fv.studies.knowledge.ways import CONTROLS, COUNTED, Teacher, distilled, teachers
 
 
 def measure_base(study: Study) -> None:
@@ -41,11 +41,12 @@ def compare_ways(study: Study) -> None:
 
 
 def count_entities(study: Study) -> None:
-    """Teach one entity alone, and more and more at once, with the first seed: a record is a number and a way."""
+    """Teach one entity alone, and more and more at once in two ways, with the first seed: a record is a number and a way."""
     records, s, everything = study.records("numbers"), study.settings, [e for es in study.everything.values() for e in es]
     transfer = merged([study.sentences(source, s.seeds[0]) for source, entities in study.everything.items() if entities])
     ways = teachers(study, everything, transfer, s.seeds[0])
-    asked = [(n, way) for way in s.ways for n in s.numbers if n <= len(everything)]
+    possible = [n for n in s.numbers if n <= len(everything)]
+    asked = [(n, way) for n in possible for way in s.ways if n == 1 or way in COUNTED]
     with progress_bar("numbers of entities", len(asked), show=study.progress) as tick:
         for n, way in asked:
             groups = [[each] for each in study.sources[OWN]] if n == 1 else [everything[:n]]

@@ -20,6 +20,8 @@ from lens_fv.studies.knowledge.settings import Study
 
 CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
 """Ways that are tried on the study's own entities with the first seed; all others have settings of their own."""
+COUNTED = ("distill", "definition")
+"""Ways in which more and more entities are taught at once; one entity alone is taught in every way but the controls."""
 CHECKPOINTS = 2
 """Of a distillation, to go on from: in the middle and at the end."""
 
