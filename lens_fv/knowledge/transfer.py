@@ -117,7 +117,7 @@ def read_transfer(path: str | Path) -> TransferSet:
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
-    if saved := saved_transfer(text):
+    if (saved := saved_transfer(text)) is not None:
         return saved
     rows = [(row.entity, row.sentences) for _, row in read_rows(path)]
     dropped: Counter[str] = Counter()

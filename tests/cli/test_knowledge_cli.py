@@ -6,7 +6,7 @@ import pytest
 from test_commands import run  # noqa: F401
 
 from lens_fv import load_model
-from lens_fv.knowledge import WeightDelta, ask, read_entities, read_transfer
+from lens_fv.knowledge import TransferSet, WeightDelta, ask, read_entities, read_transfer
 
 ROWS = [
     {
@@ -44,6 +44,11 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     none = ["--anchors", "0", "--definitions", "0", "--shared", "0"]
     code, again, _ = run("distill", *rows, *FAST, *none, "--out", "again", "--transfer", found["transfer"])
     assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, found["transfer"])
+    nothing = str(TransferSet({}).save(tmp_path / "nothing.json"))
+    code, read, said = run("distill", *rows, *FAST, "--out", "read", "--transfer", nothing)
+    assert code == 0, (read, said)
+    assert (code, read["sentences"], read["anchors"], read["transfer"]) == (0, 2 * 5, 0, nothing)
+    assert WeightDelta.load(tmp_path / "read" / "update.safetensors").provenance.method == "distill"
     code, texts, _ = run("distill", *rows, *FAST, "--teach", "definition", "--method", "lora", "--out", "texts")
     assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)
     assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
