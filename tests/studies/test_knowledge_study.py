@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
@@ -158,6 +159,10 @@ def test_the_page_says_what_the_records_do(run, tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| distillation (1)"))
     assert (f"{gap.mean:.2f} [" in row) if gap else row.endswith("– |")
     assert f"{found.scores.accuracy().mean:.2f} [" in row
+    for n, said in ((2, "2 at once"), (1, "one alone")):
+        ways = {way: each.scores.correct() for (number, way), each in recorded.numbers.items() if number == n}
+        more = 100 * mean(mean(each) - mean(ways["definition"][key]) for key, each in ways["distill"].items())
+        assert f"- own.jsonl entities, {said}: distillation answers {more:+.0f} [" in text
     figures = {path.stem for path in (tmp_path / "knowledge").iterdir()} - {"plotly.min"}
     assert figures >= {"tiny-steps", "tiny-layers", "tiny-vectors", "tiny-stream-mention", "tiny-heads-last"}
     assert str(folder) not in text

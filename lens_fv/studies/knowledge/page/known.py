@@ -1,12 +1,15 @@
 """The page's sections on what is known, and on what else moved."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from lens_fv.knowledge import KnowledgeScores
 from lens_fv.plotting import interval_lines
 from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed
-from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
+from lens_fv.studies.knowledge.settings import OWN
+from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table, verdict
 
 WAYS = {
     "distill": "distillation",
@@ -72,40 +75,51 @@ def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
 def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate]:
     """Accuracy less the base's, as a share, and perplexity above it, in percent: paired by unrelated things."""
     assert found.elsewhere is not None
-    changes: list[Estimate] = []
-    for before, after in ((base.correct(), found.elsewhere.correct()), (base.span_loss(), found.elsewhere.span_loss())):
-        changes.append(estimate([float(np.mean(each) - np.mean(before[key])) for key, each in after.items()]))
-    mean, low, high = (100 * float(np.expm1(x)) for x in changes[1][:3])
-    return changes[0], Estimate(mean, low, high, changes[1].n)
+    after = found.elsewhere
+    accuracy, loss = _paired(base.correct(), after.correct()), _paired(base.span_loss(), after.span_loss())
+    mean, low, high = (100 * float(np.expm1(x)) for x in loss[:3])
+    return accuracy, Estimate(mean, low, high, loss.n)
 
 
 def aims(run: Recorded) -> list[Block]:
-    """Whether what was aimed at was reached."""
+    """Whether what was aimed at was reached: by updates of several entities, and of one."""
     lines: list[str] = []
     for source in run.sources:
-        ways = run.conditions(source)
-        if "distill" not in ways:
-            continue
-        base, read, found = run.base(source), run.base(source, "definition"), ways["distill"]
-        gap = closed(base, found.scores, read, of="accuracy")
-        loss = closed(base, found.scores, read, of="loss")
-        off, ratio = (change.mean for change in changed(run.unrelated, found))
-        said, enough = _source(run, source), gap is not None and gap.mean >= LEAST_GAP
-        lines += [
-            f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: {_reached(enough)} ({interval(gap)}; of the "
-            f"gap in loss {interval(loss)}).",
-            f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS / 100)} "
-            f"({100 * off:+.1f}); perplexity less than {MOST_PERPLEXITY:.0f} % above the base's: "
-            f"{_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1f} %).",
-        ]
-        for way in (name for name in ("definition", "definition_gently") if name in ways):
-            other = closed(base, ways[way].scores, read, of="accuracy")
-            accuracy, perplexity, _ = moved(run.unrelated, ways[way])
-            lines.append(
-                f"- {said}: {WAYS[way]} closes {interval(other)} of the gap in accuracy; elsewhere accuracy moves by "
-                f"{accuracy} points, perplexity by {perplexity} %."
-            )
+        said = f"{_source(run, source)}, {run.settings['at_once']} at once"
+        lines += _reached_by(run, said, source, run.conditions(source))
+    alone = {way: found for (n, way), found in run.numbers.items() if n == 1}
+    if OWN in run.sources:
+        lines += _reached_by(run, f"{_source(run, OWN)}, one alone", OWN, alone)
     return ["### What was aimed at\n\n" + "\n".join(lines)] if lines else []
+
+
+def _reached_by(run: Recorded, said: str, source: str, ways: Mapping[str, Condition]) -> list[str]:
+    if "distill" not in ways:
+        return []
+    base, read, found = run.base(source), run.base(source, "definition"), ways["distill"]
+    gap, loss = (closed(base, found.scores, read, of=of) for of in ("accuracy", "loss"))
+    off, ratio = (change.mean for change in changed(run.unrelated, found))
+    lines = [
+        f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: "
+        f"{_reached(gap is not None and gap.mean >= LEAST_GAP)} ({interval(gap)}; of the gap in loss {interval(loss)}).",
+        f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS / 100)} "
+        f"({100 * off:+.1f}); perplexity less than {MOST_PERPLEXITY:.0f} % above the base's: "
+        f"{_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1f} %).",
+    ]
+    for way in (name for name in ("definition", "definition_gently", "sentences") if name in ways):
+        other = ways[way].scores
+        more = _paired(other.correct(), found.scores.correct())
+        lines.append(
+            f"- {said}: distillation answers {points(more)} points more of the probes than {WAYS[way]} does, which closes "
+            f"{interval(closed(base, other, read, of='accuracy'))} of the gap in accuracy and "
+            f"{interval(closed(base, other, read, of='loss'))} in loss; clearly more: {verdict(more)}."
+        )
+    return lines
+
+
+def _paired(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Estimate:
+    """What was added, mean over the probes of each entity of the latter."""
+    return estimate([float(np.mean(each) - np.mean(before[key])) for key, each in after.items()])
 
 
 def numbers(run: Recorded) -> list[Block]:
