@@ -58,7 +58,7 @@ def test_everything_is_recorded(study, settings):
         part: len(json.loads((study.folder / f"{part}.json").read_text())) for part in ("choosing", "methods", "ablations")
     }
     assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 2, "ablations": 4}
-    assert not list((study.folder / "runs").iterdir())
+    assert not (study.folder / "runs").exists()
     assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | CONTROLS.keys()
     best = chosen(study)
     assert best["random"] == replace(best["fv"], control="random vectors")

@@ -1,0 +1,106 @@
+"""One run of a study: a sequence is trained, and its tasks are asked about."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lens_fv.studies.guided.asking import Questions
+from lens_fv.studies.guided.settings import CHOOSING, Method, Study
+from lens_fv.studies.instruction.sequences import probe, vector
+from lens_fv.studies.instruction.start import entered
+from lens_fv.tasks import list_tasks, load_task
+from lens_fv.training import FinetuneRun, average, finetune, follow, switch
+from lens_fv.vectors import FunctionVector, other_heads, random_like
+
+
+def trained_and_asked(
+    study: Study, method: Method, sequence: str, seed: int, name: str, path: Path | None = None
+) -> dict[str, Any]:
+    """Train a sequence, and ask about its tasks after each, and about all tasks at the end.
+
+    Args:
+        study: the study.
+        method: how it is trained.
+        sequence: which, by its name.
+        seed: which.
+        name: of the run's folder, which is removed in the end.
+        path: where a trajectory is written, if one is wanted.
+
+    Returns:
+        "trained": the tasks in order; "after": by task, what is right of the trained ones then; "end": of all tasks;
+        "context": the same with demonstrations. What it was at the beginning is a record of its own.
+    """
+    ground, folder = study.ground, study.folder / "runs" / name
+    run = _train(study, method, sequence, seed, folder)
+    found: dict[str, Any] = {"trained": run.tasks, "after": {}}
+    model, asked, names = ground.load(ground.start(seed)), _questions(study, sequence, seed), _names(study, sequence, seed)
+    study.records("begin").once(
+        f"{seed}/{sequence}", lambda: {"end": asked.instructed(model, names), "context": asked.in_context(model, names)}
+    )
+    try:
+        for last in (c for c in run.checkpoints if c.last):
+            switch(model, run, last)
+            found["after"][last.task] = asked.instructed(model, run.tasks)
+        found |= {"end": asked.instructed(model, names), "context": asked.in_context(model, names)}
+    finally:
+        switch(model, run, None)
+    if path is not None:
+        probes = [probe(ground, task, seed, ranked=False) for task in entered(ground, seed).values()]
+        follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress).save(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _names(study: Study, sequence: str, seed: int) -> list[str]:
+    """Tasks that are asked about: those of the sequence, and all that the model follows at the beginning."""
+    trained = [task.name for task in study.ground.sequence(sequence)]
+    return list(dict.fromkeys([*trained, *entered(study.ground, seed)]))
+
+
+def _questions(study: Study, sequence: str, seed: int) -> Questions:
+    s, ground = study.settings.ground, study.ground
+    return Questions(
+        ground.load(ground.start(seed)),
+        [ground.tasks[name] for name in _names(study, sequence, seed)],
+        part="validation" if sequence == CHOOSING else "test",
+        most_items=s.most_items,
+        n_context=s.n_context,
+        seed=seed,
+    )
+
+
+def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path) -> FinetuneRun:
+    ground, progress = study.ground, study.progress
+    settings = method.settings(study.settings.ground.training, seed)
+    vectors: dict[str, FunctionVector] = {}
+    if settings.guide is not None and settings.guide.takes_vector:
+        vectors = {task.name: _vector(study, method, task, seed) for task in ground.sequence(sequence)}
+    crosses = settings.guide is not None and settings.guide.crosses
+    # none that is asked about
+    others = [load_task(name) for name in list_tasks() if name not in ground.tasks] if crosses else ()
+    # What is trained plainly is there still when it is averaged.
+    own = folder / "run" if method.training else study.folder / "runs" / f"{seed}-{sequence}"
+    run = finetune(
+        ground.start(seed),
+        ground.sequence(sequence),
+        own,
+        settings,
+        vectors=vectors,
+        others=others,
+        **ground.place,
+        progress=progress,
+    )
+    if method.share == 1:
+        return run
+    shutil.rmtree(folder / "average", ignore_errors=True)
+    return average(run, folder / "average", share=method.share)
+
+
+def _vector(study: Study, method: Method, task: Any, seed: int) -> FunctionVector:
+    ground, model = study.ground, study.ground.load(study.ground.start(seed))
+    found: FunctionVector = vector(ground, task, seed, n_heads=method.n_heads)
+    if method.depth is not None:
+        found = found.at(layer=round(method.depth * (model.n_layers - 1)))
+    if method.control == "other heads":
+        return other_heads(found, seed=seed)
+    return random_like(found, seed=seed, heads=True) if method.control == "random vectors" else found
