@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.plan import is_out_of_memory
 
 Kind = Literal["fixed", "query", "key", "token"]
 Layout = list[list[tuple[Kind, ...]]]
@@ -83,6 +84,8 @@ def record_calls(
                     input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
                 )
         except Exception as e:  # a model that unpacks what a block returns may fail over a bare tensor in any way it likes
+            if is_out_of_memory(e):
+                raise
             failure = e
         if len(calls) == len(blocks) and all(x.shape == hidden[0].shape for x in hidden):
             return list(calls), hidden[0]

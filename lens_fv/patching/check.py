@@ -13,6 +13,7 @@ from lens_fv.patching.batched import BatchedTrunk
 from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
 from lens_fv.patching.hooked import HookedTrunk
 from lens_fv.patching.loop import LoopTrunk
+from lens_fv.patching.plan import is_out_of_memory
 from lens_fv.patching.rows import Placed, Row
 from lens_fv.patching.trunk import Trunk
 
@@ -86,7 +87,7 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
 
     Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with
     answers of several tokens, on a prompt longer than a short attention window. The first way whose largest difference in
-    probability is within `TOLERANCE` is taken.
+    probability is within `TOLERANCE` is taken; running out of memory is raised as it is, for it says nothing about a way.
     """
     rng = torch.Generator().manual_seed(seed)
     # Longer than a short attention window, so that a window that is cut wrongly shows.
@@ -113,6 +114,8 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
                 for _ in range(2):  # once with the prefix, once behind it
                     error = max(error, _difference(_probabilities(model, trunk.run(case.rows), case), right))
         except Exception as e:  # whatever an unknown architecture throws, another way still answers
+            if is_out_of_memory(e):  # says nothing about the way
+                raise
             trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
             continue
         failure = None if error <= TOLERANCE.get(model.dtype, 0.03) else f"off by {error:.1e} in probability"

@@ -205,6 +205,23 @@ def test_running_out_of_memory_halves_the_chunk_and_goes_on(tiny_model):
         run_branches(model, prompts, branches, readout=greedier)
 
 
+def test_running_out_of_memory_says_nothing_about_a_way(tiny_model):
+    """A layer asks for more than any machine has when it is given more tokens than one of the loop's runs."""
+    model, given = tiny_model("llama", fresh=True), []
+
+    def greedy(module, args, kwargs):
+        found = args[0] if args else kwargs["hidden_states"]
+        given.append(found.shape[:-1].numel())
+        if given[-1] > 16:
+            torch.empty(2**60)
+
+    with model.tl.blocks[0].register_forward_pre_hook(greedy, with_kwargs=True), pytest.raises(RuntimeError, match="allocate"):
+        run_branches(model, [tokens(6, 0)], edits(model)[:14])
+    assert max(given[:14]) <= 16 < max(given)  # the loop ran first, and then a way that needs more
+    assert model.branch_method is None
+    assert check_engine(model).method == "rows"
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
