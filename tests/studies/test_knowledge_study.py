@@ -164,7 +164,14 @@ def test_the_page_says_what_the_records_do(run, tmp_path):
         more = 100 * mean(mean(each) - mean(ways["definition"][key]) for key, each in ways["distill"].items())
         assert f"- own.jsonl entities, {said}: distillation answers {more:+.0f} [" in text
     figures = {path.stem for path in (tmp_path / "knowledge").iterdir()} - {"plotly.min"}
-    assert figures >= {"tiny-steps", "tiny-layers", "tiny-vectors", "tiny-stream-mention", "tiny-heads-last"}
+    assert figures >= {
+        "tiny-specific",
+        "tiny-steps",
+        "tiny-layers",
+        "tiny-vectors",
+        "tiny-stream-mention",
+        "tiny-heads-last",
+    }
     assert str(folder) not in text
     with pytest.raises(LensFVError, match="there is no study in"):
         write_knowledge_report({"tiny": tmp_path}, tmp_path)

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lens_fv.knowledge import KnowledgeScores
-from lens_fv.plotting import interval_lines
+from lens_fv.plotting import interval_dots, interval_lines
 from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed
-from lens_fv.studies.knowledge.settings import OWN
-from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table, verdict
+from lens_fv.studies.knowledge.settings import OUTSIDE, OWN
+from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
 
 WAYS = {
     "distill": "distillation",
@@ -22,28 +22,33 @@ WAYS = {
     "wrong_definition": "distillation of a wrong definition",
 }
 READ = {"base": "base", "definition": "definition in context", "random_definition": "another's definition in context"}
-MOST_POINTS, MOST_PERPLEXITY, LEAST_GAP = 1.0, 2.0, 0.6
-"""What is aimed at: specificity in points of accuracy and percent of perplexity; and the gap closed."""
 
 
 def known(run: Recorded) -> list[Block]:
     """What is known in every condition, source by source."""
     blocks: list[Block] = []
+    drawn: dict[str, dict[str, dict[str, Estimate]]] = {}
     for source in run.sources:
         base, read, ways = run.base(source), run.base(source, "definition"), run.conditions(source)
         rows: list[list[object]] = [[said, *_scores(run.base(source, name)), NONE, NONE] for name, said in READ.items()]
         for way, said in WAYS.items():
             if way in ways:
                 scores = ways[way].scores
-                gaps = (interval(closed(base, scores, read, of=of)) for of in ("accuracy", "loss"))
-                rows.append([f"{said} ({ways[way].seeds})", *_scores(scores), *gaps])
+                gaps = {of: closed(base, scores, read, of=of) for of in ("accuracy", "loss")}
+                rows.append([f"{said} ({ways[way].seeds})", *_scores(scores), *map(interval, gaps.values())])
+                for of, gap in gaps.items():
+                    if gap:
+                        drawn.setdefault(source_name(run, source), {}).setdefault(of, {})[said] = gap
         header = ["condition (seeds)", "accuracy", "explicit", "inferential", "perplexity", "gap closed", "gap closed, loss"]
         n = len(set(base.entities))
         blocks += [
-            f"### What is known: {_source(run, source)}\n\n{n} entities, taught {run.settings['at_once']} at once; "
+            f"### What is known: {source_name(run, source)}\n\n{n} entities, taught {run.settings['at_once']} at once; "
             f"{len(base.entities)} probes; chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
             table(header, rows),
         ]
+    if drawn:
+        figure = interval_dots(drawn, title="Gap closed, by way to teach", axis="share of the gap")
+        blocks.append(Picture(f"{run.slug}-gap", f"{run.name}: share of the gap closed, by way to teach.", figure))
     return blocks
 
 
@@ -56,7 +61,7 @@ def specific(run: Recorded) -> list[Block]:
     rows: list[list[object]] = []
     for source in run.sources:
         for way, found in run.conditions(source).items():
-            rows.append([_source(run, source), WAYS[way], *moved(base, found)])
+            rows.append([source_name(run, source), WAYS[way], *moved(base, found)])
     header = ["entities", "taught by", "accuracy (points)", "perplexity (%)", "KL (nats a token)"]
     return [
         f"### What else moves\n\nProbes of {len(set(base.entities))} things that everybody knows: accuracy {interval(before)}, "
@@ -76,76 +81,55 @@ def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate
     """Accuracy less the base's, as a share, and perplexity above it, in percent: paired by unrelated things."""
     assert found.elsewhere is not None
     after = found.elsewhere
-    accuracy, loss = _paired(base.correct(), after.correct()), _paired(base.span_loss(), after.span_loss())
+    accuracy, loss = paired(base.correct(), after.correct()), paired(base.span_loss(), after.span_loss())
     mean, low, high = (100 * float(np.expm1(x)) for x in loss[:3])
     return accuracy, Estimate(mean, low, high, loss.n)
 
 
-def aims(run: Recorded) -> list[Block]:
-    """Whether what was aimed at was reached: by updates of several entities, and of one."""
-    lines: list[str] = []
-    for source in run.sources:
-        said = f"{_source(run, source)}, {run.settings['at_once']} at once"
-        lines += _reached_by(run, said, source, run.conditions(source))
-    alone = {way: found for (n, way), found in run.numbers.items() if n == 1}
-    if OWN in run.sources:
-        lines += _reached_by(run, f"{_source(run, OWN)}, one alone", OWN, alone)
-    return ["### What was aimed at\n\n" + "\n".join(lines)] if lines else []
+def source_name(run: Recorded, source: str) -> str:
+    """Whose entities they are."""
+    return "Entities from outside" if source == OUTSIDE else f"{run.settings['entities'].rpartition('/')[2]} entities"
 
 
-def _reached_by(run: Recorded, said: str, source: str, ways: Mapping[str, Condition]) -> list[str]:
-    if "distill" not in ways:
-        return []
-    base, read, found = run.base(source), run.base(source, "definition"), ways["distill"]
-    gap, loss = (closed(base, found.scores, read, of=of) for of in ("accuracy", "loss"))
-    off, ratio = (change.mean for change in changed(run.unrelated, found))
-    lines = [
-        f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: "
-        f"{_reached(gap is not None and gap.mean >= LEAST_GAP)} ({interval(gap)}; of the gap in loss {interval(loss)}).",
-        f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS / 100)} "
-        f"({100 * off:+.1f}); perplexity less than {MOST_PERPLEXITY:.0f} % above the base's: "
-        f"{_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1f} %).",
-    ]
-    for way in (name for name in ("definition", "definition_gently", "sentences") if name in ways):
-        other = ways[way].scores
-        more = _paired(other.correct(), found.scores.correct())
-        lines.append(
-            f"- {said}: distillation answers {points(more)} points more of the probes than {WAYS[way]} does, which closes "
-            f"{interval(closed(base, other, read, of='accuracy'))} of the gap in accuracy and "
-            f"{interval(closed(base, other, read, of='loss'))} in loss; clearly more: {verdict(more)}."
-        )
-    return lines
-
-
-def _paired(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Estimate:
+def paired(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Estimate:
     """What was added, mean over the probes of each entity of the latter."""
     return estimate([float(np.mean(each) - np.mean(before[key])) for key, each in after.items()])
 
 
 def numbers(run: Recorded) -> list[Block]:
-    """One entity alone, and more and more at once."""
+    """One entity alone, and more and more at once: what is learned of the same ones, and what else moves."""
     found = run.numbers
     if not found:
         return []
-    base, read = run.everything("base"), run.everything("definition")
+    base, read, own = run.everything("base"), run.everything("definition"), set(run.base(OWN).entities)
     rows: list[list[object]] = []
-    lines: dict[str, dict[float, Estimate]] = {}
+    gaps: dict[str, dict[float, Estimate]] = {}
+    elsewhere: dict[str, dict[float, Estimate]] = {}
     for (n, way), condition in found.items():
-        gaps = {of: closed(base, condition.scores, read, of=of) for of in ("accuracy", "loss")}
-        if gaps["accuracy"] is not None:
-            lines.setdefault(WAYS[way], {})[float(n)] = gaps["accuracy"]
-        rows.append([n, WAYS[way], *(interval(gap) for gap in gaps.values()), *moved(run.unrelated, condition)])
-    header = ["entities", "taught by", "gap closed", "gap closed, loss", "accuracy elsewhere (points)", "perplexity (%)", "KL"]
+        for source in (OWN, OUTSIDE):
+            asked = [row for row in condition.scores.rows() if (row["entity"] in own) == (source == OWN)]
+            if not asked:
+                continue
+            some = KnowledgeScores.of_rows(asked)
+            accuracy, loss = (closed(base, some, read, of=of) for of in ("accuracy", "loss"))
+            said = [n, WAYS[way], source_name(run, source), interval(accuracy), interval(loss)]
+            rows.append([*said, *moved(run.unrelated, condition)])
+            if source == OWN and accuracy is not None:
+                gaps.setdefault(WAYS[way], {})[float(n)] = accuracy
+        elsewhere.setdefault(WAYS[way], {})[float(n)] = _in_points(changed(run.unrelated, condition)[0])
+    header = ["at once", "taught by", "of these", "gap closed", "gap closed, loss"]
+    header += ["accuracy elsewhere (points)", "perplexity elsewhere (%)", "KL elsewhere"]
     blocks: list[Block] = [
         "### How many at once\n\nSo many entities in one update, with the first seed. One alone has settings of its own, which "
         "were chosen as those of several were.",
-        table(header, rows, words=2),
+        table(header, rows, words=3),
     ]
-    if lines:
-        title = "Gap in accuracy closed by the number of entities at once"
-        figure = interval_lines(lines, title=title, x_axis="entities in one update", y_axis="share of the gap", log=True)
-        about = f"{run.name}: share of the gap closed, by entities in one update."
-        blocks.append(Picture(f"{run.slug}-numbers", about, figure))
+    about = {"numbers": (gaps, "gap in accuracy closed", "share"), "specific": (elsewhere, "accuracy elsewhere", "points")}
+    for name, (lines, said, unit) in about.items():
+        if lines:
+            title = f"{said.capitalize()}, by entities at once"
+            figure = interval_lines(lines, title=title, x_axis="entities in one update", y_axis=unit, log=True)
+            blocks.append(Picture(f"{run.slug}-{name}", f"{run.name}: {said}, by entities in one update.", figure))
     return blocks
 
 
@@ -154,10 +138,5 @@ def _scores(scores: KnowledgeScores) -> list[str]:
     return [*map(interval, found[:3]), interval(found[3], digits=1)]
 
 
-def _source(run: Recorded, source: str) -> str:
-    names = {"own": run.settings["entities"], "outside": run.settings["outside"]}
-    return f"{str(names[source]).rpartition('/')[2]} entities" if source == "own" else "Entities from outside"
-
-
-def _reached(yes: bool) -> str:
-    return "reached" if yes else "not reached"
+def _in_points(found: Estimate) -> Estimate:
+    return Estimate(100 * found.mean, 100 * found.low, 100 * found.high, found.n)

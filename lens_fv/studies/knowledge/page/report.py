@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lens_fv.studies.knowledge.page.aims import aims
 from lens_fv.studies.knowledge.page.inside import steps, traces, vectors
-from lens_fv.studies.knowledge.page.known import aims, known, numbers, specific
+from lens_fv.studies.knowledge.page.known import known, numbers, specific
 from lens_fv.studies.knowledge.page.recorded import Recorded
 from lens_fv.studies.page.markdown import Block
 from lens_fv.studies.page.study import opening, run_by_run, write_study_page
