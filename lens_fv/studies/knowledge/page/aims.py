@@ -32,7 +32,7 @@ def _reached_by(run: Recorded, said: str, source: str, ways: Mapping[str, Condit
     lines = [
         f"- {said}: at least {LEAST_GAP:.0%} of the gap in accuracy closed: "
         f"{_reached(gap is not None and gap.mean >= LEAST_GAP)} ({interval(gap)}; of the gap in loss {interval(loss)}).",
-        f"- {said}: unrelated accuracy within {MOST_POINTS:.0f} point: {_reached(off >= -MOST_POINTS / 100)} "
+        f"- {said}: unrelated accuracy at most {MOST_POINTS:.0f} point lower: {_reached(off >= -MOST_POINTS / 100)} "
         f"({100 * off:+.2f}); perplexity less than {MOST_PERPLEXITY:.0f} % above the base's: "
         f"{_reached(ratio < MOST_PERPLEXITY)} ({ratio:+.1f} %).",
     ]
