@@ -27,8 +27,8 @@ Terms = dict[str, Tensor]
 class Guide(nn.Module):
     """Adds to the loss of fine-tuning what keeps a vector's computation (Jiang et al. 2024, 2025).
 
-    The teacher is the student without its updates: one model in memory, and one forward pass more a step, or two where the
-    teacher is steered and heads are matched. A module, for it may have linear maps to learn (`GuideSettings.linear`).
+    The teacher is the student without its updates: one model in memory, and one forward pass more a step; where it is steered
+    and heads are matched, a token more of each row (see `PlainHeads`), without `heads_gate` a second pass. A module, for it may have linear maps to learn (`GuideSettings.linear`).
 
     Args:
         model: what is trained: a PEFT model.

@@ -1,14 +1,15 @@
 """What is taught: by the same model without its updates, or as it was before."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.guidance.places import Enough, Head, Places
+from lens_fv.guidance.places import Head, Places
+from lens_fv.guidance.plain_heads import PlainHeads
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.patching import Edit
 
@@ -34,7 +35,7 @@ class Teacher:
     ) -> None:
         self._settings, self._places, self._before = settings, places, before
         self._edits = list(edits) if settings.steer else []
-        self._matched = list(matched)
+        self._matched, self._plain = list(matched), PlainHeads(places, matched)
 
     @torch.no_grad()
     def __call__(
@@ -50,21 +51,21 @@ class Teacher:
             at: last prompt token of each row.
         """
         s = self._settings
-        whole = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
-        # Behind the last prompt token nothing is asked, unless all tokens are.
-        prompts = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
-        logits: Tensor | None = None
-        heads: dict[Head, Tensor] = {}
+        asked = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
+        if not s.distill_all:  # nothing is asked behind the last prompt token
+            asked = {key: value[:, : int(at.max()) + 1] for key, value in asked.items()}
         with self.teaching(model):
-            if s.distill or s.distill_all:
-                own = [] if self._edits else self._matched  # one pass will do for both
-                with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
-                    found: Tensor = model(**(whole if s.distill_all else prompts)).logits
-                logits = found if s.distill_all else found[torch.arange(len(at), device=at.device), at]
+            if not (s.distill or s.distill_all):
+                return None, self._plain.by_a_pass(model, asked, at) if self._matched else {}
+            own = [] if self._edits else self._matched  # one pass will do for both
+            # Without a gate a difference in rounding would be a term, and that of an unchanged model is to be 0.
+            keeps = bool(self._edits and self._matched and s.heads_gate) and self._plain.could(model, asked)
+            with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
+                found = model(**asked, **({"use_cache": True} if keeps else {}))
             if len(heads) < len(self._matched):
-                with self._places.reading(self._matched, at, then_stop=True) as heads, suppress(Enough):
-                    model(**prompts)
-        return logits, heads
+                heads = self._plain.behind(model, asked, at, found.past_key_values if keeps else None)
+        logits: Tensor = found.logits
+        return logits if s.distill_all else logits[torch.arange(len(at), device=at.device), at], heads
 
     @contextmanager
     def teaching(self, model: nn.Module) -> Iterator[None]:

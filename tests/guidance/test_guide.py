@@ -286,6 +286,47 @@ def test_gates(student, vector, caplog):
     ]
 
 
+@pytest.mark.parametrize("distill_all", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("family", "quick"),
+    [(f, True) for f in ("gpt2", "neox", "llama", "qwen3", "opt", "phi", "gptj")]
+    + [(f, False) for f in ("mistral", "gemma3", "bloom", "mpt")],  # short windows, and positions by column
+)
+def test_heads_behind_a_steered_pass_are_those_of_a_pass(tiny_model, huggingface_model, family, quick, distill_all):
+    """By one token more a row where the model lets it; the first batch, and a longer one, are read by a pass as well."""
+    hf, vector = adapted(huggingface_model(family)).eval(), vector_of(tiny_model(family))
+    gated = GuideSettings(distill=1.0, distill_all=distill_all, heads=1.0, heads_gate=1e-3, where="attn_out")
+    one, other = (Guide(hf, vector, s).teacher for s in (gated, replace(gated, heads_gate=0.0)))
+    passes: list[tuple[int, ...]] = []
+    hf.get_input_embeddings().register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
+    long = batch() | {key: value.repeat(1, 5) for key, value in batch().items() if key != "labels"}
+    found = []
+    for inputs, at in [(batch(), [3, 1]), (batch(), [2, 1]), (long, [27, 7]), (long, [27, 7])]:
+        inputs["attention_mask"] = inputs["attention_mask"].sort(1, descending=True).values
+        passes.clear()
+        (logits, heads), n_passes = one(hf, inputs, torch.tensor(at)), len(passes)
+        found.append((n_passes, passes[-1][1]))
+        logits_again, heads_again = other(hf, inputs, torch.tensor(at))
+        torch.testing.assert_close(logits, logits_again, rtol=0, atol=1e-6)
+        for head in HEADS:
+            torch.testing.assert_close(heads[head], heads_again[head], atol=1e-5, rtol=1e-4)
+    if quick:
+        assert found == [(3, 4), (2, 1), (3, 28), (2, 1)]  # how many passes, and the tokens of the last
+    else:
+        assert found[-1] == (2, 28)
+
+
+def test_rows_padded_on_the_left_and_shut_gates_are_read_by_passes(student, vector):
+    settings = GuideSettings(distill=1.0, heads=1.0, heads_gate=1e-3)
+    guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
+    inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
+    _, heads = guide.teacher(student, inputs, at)
+    with student.disable_adapter(), guide.places.reading(HEADS, at) as read:
+        student(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    for head in HEADS:
+        torch.testing.assert_close(heads[head], read[head])
+
+
 def test_the_teacher_has_no_dropout_and_leaves_the_model_as_it_was(huggingface_model, vector):
     model = adapted(huggingface_model("llama")).train()
     for module in model.modules():
