@@ -28,7 +28,8 @@ class Guide(nn.Module):
     """Adds to the loss of fine-tuning what keeps a vector's computation (Jiang et al. 2024, 2025).
 
     The teacher is the student without its updates: one model in memory, and one forward pass more a step; where it is steered
-    and heads are matched, a token more of each row (see `PlainHeads`), without `heads_gate` a second pass. A module, for it may have linear maps to learn (`GuideSettings.linear`).
+    and heads are matched, one token more of each row as well (`PlainHeads`), or without `heads_gate` a second pass. A module,
+    for it may have linear maps to learn (`GuideSettings.linear`).
 
     Args:
         model: what is trained: a PEFT model.
