@@ -143,7 +143,7 @@ def test_the_page_says_what_the_records_do(run, tmp_path):
     assert [line for line in text.splitlines() if line.startswith("###")] == [
         "### What was aimed at",
         "### What is known: own.jsonl entities",
-        "### What is known: Entities from outside",
+        "### What is known: entities from outside",
         "### What else moves",
         "### How many at once",
         "### On the way",

@@ -33,7 +33,7 @@ def steps(run: Recorded) -> list[Block]:
             if losses:
                 known.setdefault(kind, {})[float(n)] = estimate(losses)
     layers: dict[str, dict[float, Estimate]] = {
-        f"{n} epochs": {
+        f"after epoch {n}": {
             float(layer): Estimate(100 * x, 100 * x, 100 * x, 1) for layer, x in record["moved"].items() if layer != "others"
         }
         for n, record in records.items()

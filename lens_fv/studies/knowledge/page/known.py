@@ -88,7 +88,7 @@ def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate
 
 def source_name(run: Recorded, source: str) -> str:
     """Whose entities they are."""
-    return "Entities from outside" if source == OUTSIDE else f"{run.settings['entities'].rpartition('/')[2]} entities"
+    return "entities from outside" if source == OUTSIDE else f"{run.settings['entities'].rpartition('/')[2]} entities"
 
 
 def paired(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Estimate:
