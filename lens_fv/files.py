@@ -67,6 +67,22 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Inside the block no other process writes the file that does so inside such a block; it waits.
+
+    Where the file system has no locks, or nothing can be written, nobody waits.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with contextlib.suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def held(folder: str | Path, *, what: str) -> Iterator[None]:
     """A folder in which nobody else works during the block: what two processes write there would be mixed up.
 

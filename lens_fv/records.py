@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
+from lens_fv.files import one_writer, write_whole
 
 
 def check_settings(
@@ -36,26 +36,37 @@ def check_settings(
 class Records:
     """Values by key in one JSON file, a line for each, which is whole after every one of them.
 
+    Several processes may add to one file: none loses what another made.
+
     Raises:
         LensFVError: the file is no such file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as e:
-            raise LensFVError(f"read {path}: not JSON ({e}); delete it, what it held is made again") from e
-        if not isinstance(self._found, dict):
-            raise LensFVError(f"read {path}: holds no records; delete it, what it held is made again")
+        self._found = self._read()
 
     def once(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of a key; made, and written, if there is none yet."""
         if key not in self._found:
+            self._found |= self._read()
+        if key not in self._found:
             # Through JSON, so that a value made now is the same as one read later.
-            self._found[key] = json.loads(json.dumps(make()))
-            write_whole(self._path, _lines(self._found))
+            made = json.loads(json.dumps(make()))
+            with one_writer(self._path):
+                self._found |= self._read()
+                self._found.setdefault(key, made)
+                write_whole(self._path, _lines(self._found))
         return self._found[key]
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+        except ValueError as e:
+            raise LensFVError(f"read {self._path}: not JSON ({e}); delete it, what it held is made again") from e
+        if not isinstance(found, dict):
+            raise LensFVError(f"read {self._path}: holds no records; delete it, what it held is made again")
+        return found
 
     def __contains__(self, key: str) -> bool:
         return key in self._found
