@@ -14,9 +14,10 @@ from lens_fv.studies.guided.page.recorded import Recorded
 from lens_fv.studies.guided.page.report import write_guided_report
 from lens_fv.studies.guided.run import run_guided
 from lens_fv.studies.guided.settings import CHOOSING, METHODS, GuidedSettings, Method
+from lens_fv.studies.guided.training import means
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
-from lens_fv.training import FinetuneSettings
+from lens_fv.training import FinetuneSettings, Trajectory
 
 TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=1, learning_rate=3e-2, dropout=0.0)
 ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads"}
@@ -69,6 +70,11 @@ def test_everything_is_recorded(study, settings):
     assert set(record["end"]) == set(record["context"]) == {"task0", "task1", "task2"}
     assert set(record["after"]) == {"task0", "task1"}
     assert all(len(items) == 6 for items in record["end"].values())
+    path = Trajectory.load(study.folder / "trajectories" / "lora.safetensors")
+    kept = Recorded("planted", study.folder).followed["lora"]
+    np.testing.assert_allclose(kept["accuracy"][-1], [np.mean(record["end"][name]) for name in path.tasks])
+    np.testing.assert_allclose(kept["heads"][0], 1.0, atol=1e-6)
+    assert {measure: values.shape for measure, values in kept.items()} == dict.fromkeys(means(path), (3, 3))
 
 
 def test_metrics_are_their_formulas(study):

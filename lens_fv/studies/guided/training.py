@@ -9,7 +9,7 @@ from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
 from lens_fv.studies.instruction.start import entered
 from lens_fv.tasks import list_tasks, load_task
-from lens_fv.training import FinetuneRun, average, finetune, follow, switch
+from lens_fv.training import FinetuneRun, Trajectory, average, finetune, follow, switch
 from lens_fv.vectors import FunctionVector, other_heads, random_like
 
 
@@ -28,7 +28,8 @@ def trained_and_asked(
 
     Returns:
         "trained": the tasks in order; "after": by task, what is right of the trained ones then; "end": of all tasks;
-        "context": the same with demonstrations. What it was at the beginning is a record of its own.
+        "context": the same with demonstrations; "followed": see `means`, if a trajectory is wanted. What it was at the
+        beginning is a record of its own.
     """
     ground, folder = study.ground, study.folder / "runs" / name
     run = _train(study, method, sequence, seed, folder)
@@ -46,9 +47,24 @@ def trained_and_asked(
         switch(model, run, None)
     if path is not None:
         probes = [probe(ground, task, seed, ranked=False) for task in entered(ground, seed).values()]
-        follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress).save(path)
+        trajectory = follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
+        trajectory.save(path)
+        found["followed"] = means(trajectory)
     shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def means(trajectory: Trajectory) -> dict[str, list[list[float]]]:
+    """By measure, by moment, of each task: its items' mean; of "vectors" and "heads" cosines to the beginning."""
+    measured = {
+        "accuracy": trajectory.accuracy,
+        "with_vector": trajectory.items("with_vector").nanmean(-1),
+        "knowledge": trajectory.knowledge.nanmean(-1),
+        "vectors": trajectory.similarity(),
+        "heads": trajectory.head_similarity()[0].mean(-1),
+        "alignment": trajectory.alignment.nanmean(-1),
+    }
+    return {name: values.tolist() for name, values in measured.items()}
 
 
 def _names(study: Study, sequence: str, seed: int) -> list[str]:

@@ -5,12 +5,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.guided.methods import CONTROLS, best, kept
 from lens_fv.studies.guided.settings import GuidedSettings
 from lens_fv.studies.page.recorded import RecordedStudy
-from lens_fv.training import Trajectory
 
 
 class Metrics(NamedTuple):
@@ -34,6 +34,8 @@ class Metrics(NamedTuple):
 
 
 METRICS = Metrics._fields
+Followed = Mapping[str, NDArray[np.float64]]
+"""By measure, "moments tasks"; see `training.means`."""
 
 
 class Tried(NamedTuple):
@@ -99,10 +101,13 @@ class Recorded(RecordedStudy):
         return estimate(values) if values else None
 
     @property
-    def trajectories(self) -> dict[str, Trajectory]:
+    def followed(self) -> dict[str, Followed]:
         """By method, of the first sequence with the first seed."""
-        files = sorted((self.folder / "trajectories").glob("*.safetensors"))
-        return {file.stem: Trajectory.load(file) for file in files}
+        records = {key.rpartition("/")[2]: record for key, record in self.part("methods").items() if "followed" in record}
+        return {
+            method: {name: np.array(values) for name, values in record["followed"].items()}
+            for method, record in records.items()
+        }
 
     @property
     def costs(self) -> dict[str, tuple[float, float]]:

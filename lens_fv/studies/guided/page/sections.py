@@ -1,15 +1,12 @@
 """The page's sections: what every method keeps, whether the aim is met, what each part of a guide does."""
 
-from collections.abc import Callable
-
-from torch import Tensor
+import numpy as np
 
 from lens_fv.plotting import interval_dots, interval_lines
 from lens_fv.statistics import estimate
 from lens_fv.studies.guided.methods import CONTROLS
 from lens_fv.studies.guided.page.recorded import METRICS, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
-from lens_fv.training import Trajectory
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
 GUIDES = ("iv", "fv", "crossed", "crossed-heads")
@@ -87,14 +84,13 @@ def choosing(run: Recorded) -> list[Block]:
 
 def trajectories(run: Recorded) -> list[Block]:
     """What became of the vectors of tasks, by method."""
+    now = ("accuracy", "with_vector", "vectors", "heads")
     rows: list[list[object]] = []
-    for name, path in run.trajectories.items():
-        similar, own = path.similarity()[-1].mean(), path.head_similarity()[0][-1].mean()
-        alignment = path.alignment[-1].nanmean() - path.alignment[0].nanmean()
-        knowledge = (path.knowledge[-1] - path.knowledge[0]).nanmean()
-        restored = path.items("with_vector")[-1].nanmean()
-        values = (path.accuracy[-1].mean(), restored, knowledge, similar, own, alignment)
-        rows.append([name, *(float(value) for value in values)])
+    for name, found in run.followed.items():
+        ends = {measure: float(np.nanmean(found[measure][-1])) for measure in now}
+        changes = {measure: float(np.nanmean(found[measure][-1] - found[measure][0])) for measure in ("knowledge", "alignment")}
+        rows.append([name, ends["accuracy"], ends["with_vector"], changes["knowledge"], ends["vectors"], ends["heads"]])
+        rows[-1].append(changes["alignment"])
     header = ["method", "accuracy", "with the vector", "knowledge", "vectors' cosine", "heads' cosine", "change of alignment"]
     about = (
         "### Trajectories\n\nThe first sequence with the first seed, at its end: mean over all tasks of accuracy behind the "
@@ -106,20 +102,17 @@ def trajectories(run: Recorded) -> list[Block]:
 
 def _side_by_side(run: Recorded) -> list[Block]:
     """The guides' trajectories beside those of plain fine-tuning and plain divergence."""
-    paths = {name: path for name, path in run.trajectories.items() if name in (PLAIN, KL, *GUIDES)}
-    drawn: list[tuple[str, str, Callable[[Trajectory], Tensor]]] = [
-        ("accuracy", "accuracy behind the instruction", lambda path: path.accuracy),
-        ("vectors", "cosine of vectors to the beginning", lambda path: path.similarity()),
-    ]
+    shown = {name: found for name, found in run.followed.items() if name in (PLAIN, KL, *GUIDES)}
+    drawn = {"accuracy": "accuracy behind the instruction", "vectors": "cosine of vectors to the beginning"}
     blocks: list[Block] = []
-    for name, title, measure in drawn if paths else ():
+    for measure, title in drawn.items() if shown else ():
         lines = {
-            method: {float(i): estimate(tasks.tolist()) for i, tasks in enumerate(measure(path))}
-            for method, path in paths.items()
+            method: {float(i): estimate(tasks.tolist()) for i, tasks in enumerate(found[measure])}
+            for method, found in shown.items()
         }
         figure = interval_lines(lines, title=title.capitalize(), x_axis="tasks learned", y_axis=title)
         about = f"{title.capitalize()}: the mean over tasks, with 95 % intervals over them. {run.name}."
-        blocks.append(Picture(f"{run.slug}-{name}", about, figure))
+        blocks.append(Picture(f"{run.slug}-{measure}", about, figure))
     return blocks
 
 
