@@ -5,7 +5,7 @@ import numpy as np
 from lens_fv.plotting import interval_dots, interval_lines
 from lens_fv.statistics import estimate
 from lens_fv.studies.guided.methods import CONTROLS
-from lens_fv.studies.guided.page.recorded import METRICS, Recorded
+from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
@@ -84,13 +84,8 @@ def choosing(run: Recorded) -> list[Block]:
 
 def trajectories(run: Recorded) -> list[Block]:
     """What became of the vectors of tasks, by method."""
-    now = ("accuracy", "with_vector", "vectors", "heads")
-    rows: list[list[object]] = []
-    for name, found in run.followed.items():
-        ends = {measure: float(np.nanmean(found[measure][-1])) for measure in now}
-        changes = {measure: float(np.nanmean(found[measure][-1] - found[measure][0])) for measure in ("knowledge", "alignment")}
-        rows.append([name, ends["accuracy"], ends["with_vector"], changes["knowledge"], ends["vectors"], ends["heads"]])
-        rows[-1].append(changes["alignment"])
+    rows = [_at(name, found, -1) for name, found in run.followed.items()]
+    rows[:0] = [_at("(the beginning)", found, 0) for found in list(run.followed.values())[:1]]
     header = ["method", "accuracy", "with the vector", "knowledge", "vectors' cosine", "heads' cosine", "change of alignment"]
     about = (
         "### Trajectories\n\nThe first sequence with the first seed, at its end: mean over all tasks of accuracy behind the "
@@ -98,6 +93,12 @@ def trajectories(run: Recorded) -> list[Block]:
         "of their heads to the beginning; change of the residual stream's cosine to the vector."
     )
     return [about, table(header, rows), *_side_by_side(run)] if rows else []
+
+
+def _at(name: str, found: Followed, moment: int) -> list[object]:
+    now = [float(np.nanmean(found[measure][moment])) for measure in ("accuracy", "with_vector", "vectors", "heads")]
+    changes = [float(np.nanmean(found[measure][moment] - found[measure][0])) for measure in ("knowledge", "alignment")]
+    return [name, *now[:2], changes[0], *now[2:], changes[1]]
 
 
 def _side_by_side(run: Recorded) -> list[Block]:
