@@ -60,7 +60,7 @@ class PlainHeads:
             kept: keys and values that a pass over the inputs left, which was steered from the last prompt tokens on; they are
                 no good for anything else afterwards. None: there are none.
         """
-        if kept is None or not self._holds:
+        if kept is None:
             return self.by_a_pass(model, inputs, at)
         found, length = self._by_a_token(model, inputs, at, kept), inputs["input_ids"].shape[1]
         if length <= self._checked:

@@ -316,7 +316,7 @@ def test_heads_behind_a_steered_pass_are_those_of_a_pass(tiny_model, huggingface
         assert found[-1] == (2, 28)
 
 
-def test_rows_padded_on_the_left_and_shut_gates_are_read_by_passes(student, vector):
+def test_rows_padded_on_the_left_are_read_by_a_pass(student, vector):
     settings = GuideSettings(distill=1.0, heads=1.0, heads_gate=1e-3)
     guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
     inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
