@@ -28,11 +28,12 @@ def finetune(
     ] = False,
     checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
     guide: Annotated[
-        Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads"] | None,
+        Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads", "crossed-kl"] | None,
         typer.Option(
             help="What keeps earlier abilities: the instruction-vector papers' losses (iv, fv), divergence from the model "
             "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2), and behind "
-            "other tasks' instructions the divergence (crossed) or the distance of a vector's heads (crossed-heads)."
+            "other tasks' instructions the divergence (crossed), the distance of a vector's heads (crossed-heads), or the "
+            "divergence behind them and behind its own (crossed-kl)."
         ),
     ] = None,
     vector: Annotated[

@@ -46,6 +46,7 @@ class GuideSettings:
         where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
             behind its layer, or to what the attention of its layer writes; None: where the vector says.
         teacher: the model without any updates, or as it was "before" the task (learning without forgetting).
+        begins: share of the steps before which the guide does nothing, and costs nothing.
 
     Raises:
         LensFVError: a number that makes no sense.
@@ -69,6 +70,7 @@ class GuideSettings:
     n_crossed: int = 4
     where: Where | None = None
     teacher: Teacher = "base"
+    begins: float = 0.0
 
     def __post_init__(self) -> None:
         finite = {name: value for name, value in vars(self).items() if isinstance(value, float | int)}
@@ -80,12 +82,12 @@ class GuideSettings:
         ]
         bad += ["temperature"] * (not self.temperature > 0) + ["stairs"] * (self.stairs < 1)
         bad += ["n_crossed"] * (self.n_crossed < 1)
-        bad += ["flat"] * (not 0 <= self.flat <= 0.5)
+        bad += ["flat"] * (not 0 <= self.flat <= 0.5) + ["begins"] * (not 0 <= self.begins < 1)
         if bad:
             said = ", ".join(f"{name}={getattr(self, name)}" for name in dict.fromkeys(bad))
             raise LensFVError(
                 f"guide with {said}: weights and gates are at least 0, the temperature is above 0, flat is from 0 to 0.5, "
-                "stairs and n_crossed are at least 1"
+                "begins is at least 0 and below 1, stairs and n_crossed are at least 1"
             )
 
     @property
@@ -123,5 +125,6 @@ PRESETS: Mapping[str, GuideSettings] = {
     "lwf": GuideSettings(distill=1.0, steer=0.0, teacher="before"),
     "crossed": GuideSettings(crossed=10.0),
     "crossed-heads": GuideSettings(crossed_heads=10.0),
+    "crossed-kl": GuideSettings(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
 }
 """Guides by name: those of the two papers (weights of "fv": its third sequence's), what they are compared to, and our own."""

@@ -108,7 +108,7 @@ def test_bench_guided(run):
     assert code == 0
     assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "crossed"]
     assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
-    others = ("full", "ewc", "o-lora", "lwf", "l2", "crossed-heads")
+    others = ("full", "ewc", "o-lora", "lwf", "l2", "crossed-heads", "crossed-kl")
     _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--method", name)))
     assert {step["method"] for step in found["steps"]} == {"lora", *others}
     code, _, error = run("bench", "guided", "--method", "none", as_json=False)

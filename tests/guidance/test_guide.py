@@ -200,6 +200,17 @@ def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(studen
     assert found == [term(0.0, batch()), term(0.25, batch()), term(0.0, other)]
 
 
+def test_a_guide_that_begins_late_does_nothing_before(student, vector):
+    settings = GuideSettings(intervene=-2.0, distill=1.0, heads=1.0, crossed=1.0, begins=0.5)
+    late = Guide(student, vector, settings, crossed=PROMPTS)
+    always = Guide(student, vector, replace(settings, begins=0.0), crossed=PROMPTS)
+    inputs, plain = batch(), student(**batch()).loss
+    assert torch.equal(late.loss(student, inputs, done=0.49), plain)
+    assert late.seen == 0
+    assert torch.equal(late.loss(student, inputs, done=0.5), always.loss(student, inputs, done=0.5))
+    assert abs(always.loss(student, inputs, done=0.5) - plain) > 0.1
+
+
 def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vector):
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, GuideSettings(intervene=-2.0, heads=1.0, where="heads"))
@@ -397,6 +408,7 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
         {"temperature": 0.0},
         {"heads": math.nan},
         {"flat": 0.6},
+        {"begins": 1.0},
         {"stairs": 0},
         {"n_crossed": 0},
     ):

@@ -20,7 +20,7 @@ from lens_fv.tasks import write_task
 from lens_fv.training import FinetuneSettings, Trajectory
 
 TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=1, learning_rate=3e-2, dropout=0.0)
-ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads"}
+ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lens_fv.training import FinetuneSettings
 
 CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
-FV, IV, CROSSED, CROSSED_HEADS = (PRESETS[name] for name in ("fv", "iv", "crossed", "crossed-heads"))
+FV, IV, CROSSED, CROSSED_HEADS, CROSSED_KL = (PRESETS[name] for name in ("fv", "iv", "crossed", "crossed-heads", "crossed-kl"))
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,19 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
     "o-lora": tuple(Method({"orthogonal": weight}) for weight in (0.05, 0.5)),
     "average": tuple(Method(share=share) for share in (0.5, 0.75)),
     "lwf": tuple(Method({"guide": replace(PRESETS["lwf"], distill=weight)}) for weight in (1.0, 10.0)),
-    "kl": tuple(Method({"guide": replace(PRESETS["kl"], distill=weight)}) for weight in (1.0, 10.0)),
+    "kl": tuple(Method({"guide": replace(PRESETS["kl"], distill=weight)}) for weight in (1.0, 10.0, 3.0)),
     "l2": tuple(Method({"guide": replace(PRESETS["l2"], heads=weight)}) for weight in (1.0, 10.0)),
     "iv": tuple(Method({"guide": replace(IV, distill=weight)}) for weight in (1.0, 10.0)),
     "fv": tuple(Method({"guide": replace(FV, distill=weight)}) for weight in (1.0, 20.0)),
-    "crossed": tuple(Method({"guide": replace(CROSSED, crossed=weight)}) for weight in (1.0, 10.0)),
+    "crossed": (
+        *(Method({"guide": replace(CROSSED, crossed=weight)}) for weight in (1.0, 10.0, 30.0)),
+        Method({"guide": replace(CROSSED, crossed=20.0, begins=0.5)}),
+    ),
     "crossed-heads": tuple(Method({"guide": replace(CROSSED_HEADS, crossed_heads=weight)}) for weight in (1.0, 10.0)),
+    "crossed-kl": (
+        Method({"guide": CROSSED_KL}),
+        Method({"guide": replace(CROSSED_KL, crossed=20.0, n_crossed=4, begins=0.5)}),
+    ),
 }
 """By name, what is tried on the sequence that settings are chosen by; "average" is of the runs of "lora"."""
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -76,12 +83,15 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fv, forward": ("fv", {"direction": "forward"}),
     "fv, no gates": ("fv", {"distill_gate": 0.0, "heads_gate": 0.0}),
     "fv, teacher not steered": ("fv", {"steer": 0.0}),
+    "fv, second half": ("fv", {"begins": 0.5}),
     "crossed, 2 prompts": ("crossed", {"n_crossed": 2}),
     "crossed, forward": ("crossed", {"direction": "forward"}),
-    "crossed, own prompts too": ("crossed", {"distill": 1.0, "steer": 0.0}),
+    "crossed, second half": ("crossed", {"begins": 0.5}),
     "crossed-heads, 2 prompts": ("crossed-heads", {"n_crossed": 2}),
     "crossed-heads, all heads": ("crossed-heads", {"matched": "all"}),
     "crossed-heads, divergence too": ("crossed-heads", {"crossed": 10.0}),
+    "crossed-kl, 4 prompts": ("crossed-kl", {"n_crossed": 4}),
+    "kl, second half": ("kl", {"begins": 0.5}),
 }
 """By name, of which guide, and what is different."""
 
