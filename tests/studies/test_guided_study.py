@@ -43,7 +43,7 @@ def settings(tmp_path_factory):
     methods = {name: METHODS[name][:1] for name in METHODS if name in ALL}
     methods["kl"] = (Method({"guide": replace(METHODS["kl"][0].training["guide"], distill=0.0)}), METHODS["kl"][1])
     ablations = {"iv, adding": ("iv", {"intervene": 1.0})}
-    return GuidedSettings(ground=ground, methods=methods, ablations=ablations, head_counts=(2,), depths=(0.5,))
+    return GuidedSettings(ground=ground, methods=methods, ablations=ablations, head_counts=(2,), depths=(0.5,), epochs=(2,))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_everything_is_recorded(study, settings):
     counts = {
         part: len(json.loads((study.folder / f"{part}.json").read_text())) for part in ("choosing", "methods", "ablations")
     }
-    assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 2, "ablations": 4}
+    assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 2, "ablations": 7}
     assert not (study.folder / "runs").exists()
     assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | CONTROLS.keys()
     best = chosen(study)

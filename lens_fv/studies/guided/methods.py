@@ -73,13 +73,15 @@ def compare_methods(study: Study) -> None:
 
 
 def ablate(study: Study) -> None:
-    """Change one thing of a guide, on the first sequence with the first seed: a record is a change."""
+    """Change one thing of a method, on the first sequence with the first seed: a record is a change."""
     s, taken, asked = study.settings, chosen(study), {}
     changed = {name: taken[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in taken}
     for of in (name for name in ("fv", "crossed-heads") if name in taken):
         changed |= {f"{of}, {n} heads": replace(taken[of], n_heads=n) for n in s.head_counts}
     if "fv" in taken:
         changed |= {f"fv, at {depth:.0%} of the depth": replace(taken["fv"], depth=depth) for depth in s.depths}
+    for of in (name for name in ("lora", "kl", "crossed-kl") if name in taken):
+        changed |= {f"{of}, {n} epochs": replace(taken[of], training={**taken[of].training, "epochs": n}) for n in s.epochs}
     seed, sequence = s.ground.seeds[0], s.reported[0]
     for name, method in changed.items():
         folder = re.sub(r"[^\w.-]+", "-", f"ablation-{name}")

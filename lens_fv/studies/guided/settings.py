@@ -107,6 +107,7 @@ class GuidedSettings:
         ablations: see `ABLATIONS`; on the first sequence, with the first seed.
         head_counts: numbers of heads to compare, of "fv" and "crossed-heads".
         depths: of the layer that "fv" adds vectors to, to compare.
+        epochs: passes over a task's examples, to compare: what learns more slowly may only need more.
     """
 
     ground: InstructionSettings = field(
@@ -121,6 +122,7 @@ class GuidedSettings:
     ablations: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: dict(ABLATIONS))
     head_counts: tuple[int, ...] = (1, 5, 20)
     depths: tuple[float, ...] = (0.3, 0.5, 0.7)
+    epochs: tuple[int, ...] = (2,)
 
     @property
     def said(self) -> dict[str, Any]:
@@ -153,6 +155,7 @@ class GuidedSettings:
             ablations=dict(list(ABLATIONS.items())[:1]),
             head_counts=(1,),
             depths=(0.5,),
+            epochs=(),
         )
 
 
