@@ -77,7 +77,7 @@ class Recorded(RecordedStudy):
         for key, record in self.part("methods").items():
             seed, sequence, method = key.split("/", 2)
             found.setdefault(method, {})[f"{seed}/{sequence}"] = self._metrics(record, f"{seed}/{sequence}")
-        return found
+        return {name: found[name] for name in (*self.settings["methods"], *CONTROLS) if name in found}
 
     @cached_property
     def ablations(self) -> dict[str, Metrics]:

@@ -65,7 +65,7 @@ def methods(run: Recorded) -> list[Block]:
             gain = points(run.difference(of, control, "general"))
             blocks.append(f'"{control}" is "{of}" by {by}: its own are worth {gain} points of GP.')
     shown = {"learned": "final", "held out": "general", "held out, in context": "in_context"}
-    dots = {name: {label: run.mean(name, metric) for label, metric in shown.items()} for name in run.runs}
+    dots = {label: {name: run.mean(name, metric) for name in run.runs} for label, metric in shown.items()}
     figure = interval_dots({run.name: dots}, title="What is kept", axis="share right at the end", limits=(-0.02, 1.02))
     return [
         *blocks,
