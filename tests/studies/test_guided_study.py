@@ -90,6 +90,13 @@ def test_metrics_are_their_formulas(study):
     assert np.mean(begin["0/first"]["end"]["task2"]) == 1.0  # the model follows every task at the beginning
     assert run.costs["lora"] == run.costs["average"] == (1.0, 1.0)
     assert run.costs["random"] == run.costs["fv"]
+    twice = run.part("ablations")["lora, 2 epochs"]
+    learned, held_out = run.beside("lora, 2 epochs")
+    less = [np.mean(twice["after"][name][name]) - np.mean(lora["after"][name][name]) for name in ("task0", "task1")]
+    assert learned.mean == pytest.approx(np.mean(less))
+    assert learned.n == 12
+    assert held_out.mean == pytest.approx(np.mean(twice["end"]["task2"]) - shares["task2"])
+    assert held_out.n == 6
     tried = {name: [each for each in run.tried if each.method == name] for name in METHODS if name in ALL}
     assert [each.settings for each in tried["kl"]] == ["distill 0.0", "distill 10.0"]
     for name, found in tried.items():

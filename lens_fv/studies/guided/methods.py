@@ -89,6 +89,11 @@ def ablate(study: Study) -> None:
     _record(study, "ablations", asked)
 
 
+def method_of(ablation: str) -> str:
+    """What an ablation changes one thing of, by its name: "METHOD, WHAT"."""
+    return ablation.partition(",")[0]
+
+
 def measure_costs(study: Study) -> None:
     """Time and memory of a step, of every method whose steps are not those of plain low-rank fine-tuning."""
     ground, names = study.ground, [name for name in study.settings.methods if name in BENCHED]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_fv.statistics import Estimate, estimate
-from lens_fv.studies.guided.methods import CONTROLS, best, kept
+from lens_fv.studies.guided.methods import CONTROLS, best, kept, method_of
 from lens_fv.studies.guided.settings import GuidedSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 
@@ -83,6 +83,16 @@ class Recorded(RecordedStudy):
     def ablations(self) -> dict[str, Metrics]:
         """By what was changed, of the first sequence with the first seed."""
         return {name: self._metrics(record, self.first) for name, record in self.part("ablations").items()}
+
+    def beside(self, name: str) -> tuple[Estimate, Estimate] | None:
+        """An ablation less its method, over the items that both were asked: of tasks when learned, and of tasks held out."""
+        now, was = self.part("ablations")[name], self.part("methods").get(f"{self.first}/{method_of(name)}")
+        if was is None:
+            return None
+        held_out = [task for task in now["end"] if task not in now["trained"]]
+        learned = [_less(now["after"][task][task], was["after"][task][task]) for task in now["trained"]]
+        kept = [_less(now["end"][task], was["end"][task]) for task in held_out]
+        return estimate(np.concatenate(learned).tolist()), estimate(np.concatenate(kept).tolist())
 
     @property
     def first(self) -> str:
@@ -161,6 +171,10 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(value)
         else:
             yield key, value
+
+
+def _less(items: list[float], others: list[float]) -> NDArray[np.float64]:
+    return np.subtract(items, others)
 
 
 def _mean(items: list[list[float]]) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 
 from lens_fv.plotting import interval_dots, interval_lines
 from lens_fv.statistics import estimate
-from lens_fv.studies.guided.methods import CONTROLS
+from lens_fv.studies.guided.methods import CONTROLS, method_of
 from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 
@@ -122,9 +122,16 @@ def ablations(run: Recorded) -> list[Block]:
     """What each part of a guide does."""
     if not run.ablations:
         return []
-    whole = {name: run.runs[name][run.first] for name in (PLAIN, KL, *GUIDES) if run.first in run.runs.get(name, {})}
-    rows = [[name, *found] for name, found in {**whole, **run.ablations}.items()]
-    return [
-        "### Ablations\n\nOne thing of a method changed; the first sequence with the first seed, so no interval.",
-        table(["method", *NAMES], rows),
-    ]
+    rows: list[list[object]] = []
+    for method in run.settings["methods"]:
+        changed = {name: found for name, found in run.ablations.items() if method_of(name) == method}
+        if changed and run.first in run.runs.get(method, {}):
+            rows.append([method, *run.runs[method][run.first], None, None])
+        rows += [
+            [name, *found, *(points(each) for each in run.beside(name) or (None, None))] for name, found in changed.items()
+        ]
+    about = (
+        "### Ablations\n\nOne thing of a method changed; the first sequence with the first seed. Beside the method as it is, "
+        "in points: AP and GP, with intervals over the items that both were asked."
+    )
+    return [about, table(["method", *NAMES, "AP beside it", "GP beside it"], rows)]
