@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 
 from lens_fv.artefact import Provenance
@@ -184,6 +185,23 @@ def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
     torch.testing.assert_close(logits_alone, student(**batch()).logits)
     plain = replace(settings, crossed=0.0, crossed_heads=0.0)
     torch.testing.assert_close(logits, terms_of(Guide(student, vector, plain), student, batch(), done=0.1)[1])
+
+
+class OfAnotherHand(transformers.LlamaForCausalLM):
+    """A forward pass that gives the logits of all tokens, and knows no other."""
+
+    def forward(self, *args, **kwargs):
+        assert "logits_to_keep" not in kwargs
+        return super().forward(*args, **kwargs)
+
+
+def test_crossed_prompts_of_a_model_that_gives_all_logits(huggingface_model, student):
+    other = huggingface_model("llama")
+    other.__class__ = OfAnotherHand
+    other = adapted(other).eval()
+    settings = GuideSettings(crossed=2.0, n_crossed=3)
+    found, same = (terms_of(Guide(each, None, settings, crossed=PROMPTS), each, batch())[0] for each in (other, student))
+    torch.testing.assert_close(found["crossed"], same["crossed"])
 
 
 def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(student):
