@@ -40,7 +40,7 @@ def guided(
     model: Model = DEFAULT_MODEL,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A preset of guides such as iv, or ewc, o-lora, full; several times; default: iv, fv, kl, crossed."),
+        typer.Option(help="Several times: a preset of guides, ewc, o-lora or full. Default: iv, fv, kl, crossed, crossed-kl."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Of the batch.")] = 8,
     tokens: Annotated[int, typer.Option(min=5, help="Of each row.")] = 32,
@@ -58,7 +58,7 @@ def guided(
     from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_guided
 
-    names = method or ["iv", "fv", "kl", "crossed"]
+    names = method or ["iv", "fv", "kl", "crossed", "crossed-kl"]
     subject, _ = open_(model, "present-past", 0, None, device, dtype, seed)
     with progress_bar("bench", repeats, show=True) as tick:
         found = bench_guided(subject, methods=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)

@@ -72,7 +72,7 @@ class GuidedBench:
 def bench_guided(
     subject: Subject,
     *,
-    methods: Sequence[str] = ("iv", "fv", "kl", "crossed"),
+    methods: Sequence[str] = ("iv", "fv", "kl", "crossed", "crossed-kl"),
     rows: int = 8,
     tokens: int = 32,
     repeats: int = 5,
