@@ -2,7 +2,7 @@
 
 import inspect
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -15,7 +15,6 @@ from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
 from lens_fv.guidance.places import Enough, Head, Places
 from lens_fv.guidance.settings import GuideSettings
-from lens_fv.guidance.teacher import Teacher
 
 
 class Crossed:
@@ -44,21 +43,28 @@ class Crossed:
             )
         self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 
-    def __call__(self, model: nn.Module, teacher: Teacher, inputs: Mapping[str, Tensor], done: float) -> dict[str, Tensor]:
-        """The terms, each with its weight, of the next prompts.
+    def taught(self, model: nn.Module, inputs: Mapping[str, Tensor], done: float) -> Callable[[nn.Module], dict[str, Tensor]]:
+        """Ask the teacher, as which `model` acts now, about the next prompts.
 
         Which ones depends on the step and its batch alone, so a run that goes on draws the same.
+
+        Returns:
+            What asks the student about the same, and makes the terms of it, each with its weight.
         """
-        ids, s = inputs["input_ids"], self._settings
+        ids = inputs["input_ids"]
         rng = random.Random(f"{done}/{int(ids.sum())}")
-        rows = rng.sample(self._prompts, min(s.n_crossed, len(self._prompts)))
+        rows = rng.sample(self._prompts, min(self._settings.n_crossed, len(self._prompts)))
         at = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
         read = pad_sequence([torch.tensor(row, device=ids.device) for row in rows], batch_first=True)
         seen = torch.arange(read.shape[1], device=ids.device) <= at[:, None]
         batch = {"input_ids": read, "attention_mask": seen.long()}
-        with torch.no_grad(), teacher.teaching(model):
-            taught, theirs = self._said(model, batch, at)
-        said, own = self._said(model, batch, at)
+        logits, heads = self._said(model, batch, at)
+        return lambda student: self._terms(*self._said(student, batch, at), logits, heads)
+
+    def _terms(
+        self, said: Tensor | None, own: Mapping[Head, Tensor], taught: Tensor | None, theirs: Mapping[Head, Tensor]
+    ) -> dict[str, Tensor]:
+        s = self._settings
         found: dict[str, Tensor] = {}
         if said is not None and taught is not None:
             apart = divergence_of_logits(taught, said, s.direction, temperature=s.temperature)

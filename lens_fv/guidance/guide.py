@@ -119,8 +119,10 @@ class Guide(nn.Module):
             return
         _check_checkpointing(model, s)
         at = last_prompt_token(inputs["labels"])
-        aside = {} if self._crossed is None else self._crossed(model, self.teacher, inputs, done)
-        steered, plain = self.teacher(model, inputs, at)
+        with self.teacher.teaching(model):
+            steered, plain = self.teacher(model, inputs, at)
+            asked = None if self._crossed is None else self._crossed.taught(model, inputs, done)
+        aside = {} if asked is None else asked(model)
         with (
             self.places.reading(self.matched, at) as written,
             self.places.adding(self.edits, s.strength(done), at),

@@ -35,13 +35,12 @@ class Teacher:
     ) -> None:
         self._settings, self._places, self._before = settings, places, before
         self._edits = list(edits) if settings.steer else []
-        self._matched, self._plain = list(matched), PlainHeads(places, matched)
+        self._matched, self._plain = list(matched), PlainHeads(places, matched, exact=not settings.heads_gate)
 
-    @torch.no_grad()
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]
     ) -> tuple[Tensor | None, dict[Head, Tensor]]:
-        """Its logits, steered, and the heads' outputs, not steered.
+        """Its logits, steered, and the heads' outputs, not steered; inside a block of `teaching`.
 
         Logits are "rows tokens vocab", or "rows vocab" of the last prompt tokens where these will do.
 
@@ -51,29 +50,32 @@ class Teacher:
             at: last prompt token of each row.
         """
         s = self._settings
-        asked = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
-        if not s.distill_all:  # nothing is asked behind the last prompt token
-            asked = {key: value[:, : int(at.max()) + 1] for key, value in asked.items()}
-        with self.teaching(model):
-            if not (s.distill or s.distill_all):
-                return None, self._plain.by_a_pass(model, asked, at) if self._matched else {}
-            own = [] if self._edits else self._matched  # one pass will do for both
-            # Without a gate a difference in rounding would be a term, and that of an unchanged model is to be 0.
-            keeps = bool(self._edits and self._matched and s.heads_gate) and self._plain.could(model, asked)
-            with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
-                found = model(**asked, **({"use_cache": True} if keeps else {}))
-            if len(heads) < len(self._matched):
-                heads = self._plain.behind(model, asked, at, found.past_key_values if keeps else None)
+        # All that the student reads, though nothing is asked behind the prompts: fewer tokens would be rounded in another way,
+        # and an unchanged model has to be its teacher to the bit. A steered one never is.
+        whole = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
+        if not (s.distill or s.distill_all):
+            return None, self._plain.by_a_pass(model, whole, at) if self._matched else {}
+        asked = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
+        if s.distill_all or not self._edits:
+            asked = whole
+        own = [] if self._edits else self._matched  # one pass will do for both
+        # Without a gate a difference in rounding would be a term.
+        keeps = bool(self._edits and self._matched and s.heads_gate) and self._plain.could(model, asked)
+        with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
+            found = model(**asked, **({"use_cache": True} if keeps else {}))
+        if len(heads) < len(self._matched):
+            kept = found.past_key_values if keeps else None
+            heads = self._plain.behind(model, asked if keeps else whole, at, kept)
         logits: Tensor = found.logits
         return logits if s.distill_all else logits[torch.arange(len(at), device=at.device), at], heads
 
     @contextmanager
     def teaching(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block the model is its own teacher."""
+        """Inside the block the model is its own teacher, without gradients."""
         training = model.training
         model.eval()
         try:
-            with _turned_off(model) if self._before is None else _swapped(model, self._before):
+            with torch.no_grad(), _turned_off(model) if self._before is None else _swapped(model, self._before):
                 yield
         finally:
             model.train(training)

@@ -257,6 +257,20 @@ def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model
     assert (float(found["heads"].detach()), float(found["crossed_heads"].detach())) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("name", ["kl", "lwf", "l2", "crossed", "crossed-kl"])
+@pytest.mark.parametrize("length", [5, 8, 40])
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_the_same_to_the_bit_whatever_the_rows(huggingface_model, name, length, rows):
+    """How a product is rounded depends on its shape."""
+    model = adapted(huggingface_model("llama").double(), trained=False).train()
+    ids = torch.randint(1, 12, (rows, length), generator=torch.Generator().manual_seed(length))
+    labels = ids.clone()
+    labels[:, :-3] = IGNORED
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    found, _ = terms_of(Guide(model, None, PRESETS[name], crossed=PROMPTS), model, inputs)
+    assert {float(value.detach()) for value in found.values()} == {0.0}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -349,7 +363,8 @@ def test_rows_padded_on_the_left_are_read_by_a_pass(student, vector):
     settings = GuideSettings(distill=1.0, heads=1.0, heads_gate=1e-3)
     guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
     inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
-    _, heads = guide.teacher(student, inputs, at)
+    with guide.teacher.teaching(student):
+        _, heads = guide.teacher(student, inputs, at)
     with student.disable_adapter(), guide.places.reading(HEADS, at) as read:
         student(inputs["input_ids"], attention_mask=inputs["attention_mask"])
     for head in HEADS:
@@ -364,7 +379,8 @@ def test_the_teacher_has_no_dropout_and_leaves_the_model_as_it_was(huggingface_m
     assert not torch.equal(model(**batch()).logits, model(**batch()).logits)
     guide = Guide(model, vector, GuideSettings(distill=1.0, steer=0.0))
     inputs, at = batch(), torch.tensor([3, 1])
-    (one, _), (two, _) = guide.teacher(model, inputs, at), guide.teacher(model, inputs, at)
+    with guide.teacher.teaching(model):
+        (one, _), (two, _) = guide.teacher(model, inputs, at), guide.teacher(model, inputs, at)
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert model.training
     assert all(p.requires_grad == ("lora" in name) for name, p in model.named_parameters())
