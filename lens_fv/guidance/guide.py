@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lens_fv.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
+from lens_fv.guidance.checks import check_checkpointing, check_updates, check_vector
 from lens_fv.guidance.crossed import Crossed
 from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.settings import GuideSettings
@@ -53,26 +55,19 @@ class Guide(nn.Module):
         crossed: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
-        _check_checkpointing(model, settings)
+        check_checkpointing(model, settings)
         self.settings = settings
         self.seen = 0
         self.opened: dict[str, int] = {}
         steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
         if vector is None and settings.takes_vector:
             raise LensFVError("guide without a vector: only steer=0 with no intervention, or matched='all', go without one")
-        if not hasattr(model, "disable_adapter"):
-            raise LensFVError(
-                f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
-                "model; use get_peft_model"
-            )
-        n_heads = int(model.config.num_attention_heads)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-        self.places = Places(model, n_heads)
+        check_updates(model)
+        config: Any = model.config
+        self.places = Places(model, config.num_attention_heads)
         self._d_head = self.places.d_head
-        if vector is not None and vector.provenance.shape[1:] != (n_heads, vector.provenance.shape[2], self._d_head):
-            raise LensFVError(
-                f"guide by a vector of {vector.provenance.model} (heads and their width: {vector.provenance.shape[1]} x "
-                f"{vector.provenance.shape[3]}): the model's are {n_heads} x {self._d_head}"
-            )
+        if vector is not None:
+            check_vector(vector, config, self._d_head)
         self.edits = _edits(vector, settings) if vector is not None and steered else []
         self.matched = self._matched(vector) if settings.heads else []
         apart = self._matched(vector) if settings.crossed_heads else []
@@ -117,7 +112,7 @@ class Guide(nn.Module):
         if s.idle or done < s.begins:
             yield lambda logits: {}  # noqa: ARG005
             return
-        _check_checkpointing(model, s)
+        check_checkpointing(model, s)
         at = last_prompt_token(inputs["labels"])
         with self.teacher.teaching(model):
             steered, plain = self.teacher(model, inputs, at)
@@ -200,14 +195,6 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
             f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer behind it; mask prompts"
         )
     return first - 1
-
-
-def _check_checkpointing(model: nn.Module, settings: GuideSettings) -> None:
-    """Also before each step: trainers turn it on when they begin."""
-    if not (settings.intervene or settings.heads or settings.crossed_heads):
-        return
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        raise LensFVError("guide with gradient checkpointing: what is run again would miss the hooks; turn it off")
 
 
 def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:

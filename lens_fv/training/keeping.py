@@ -52,10 +52,11 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
                 raise LensFVError(f"guide the training of {name}: there is no vector of it; give one by the task's name")
             continue
         about = vector.provenance
-        if about.model != run.about["model"] or about.revision not in (None, run.about["revision"]):
+        same = about.model == run.about["model"] and about.revision in (None, run.about["revision"])
+        if not same or about.weight_processing != "raw":
             raise LensFVError(
                 f"guide the training of {name} on {run.about['model']} ({run.about['revision']}): the vector was made on "
-                f"{about.model} ({about.revision})"
+                f"{about.model} ({about.revision}), weights {about.weight_processing}; make it on the very model, weights raw"
             )
         if file.is_file() and not torch.equal(FunctionVector.load(file).vector, vector.vector):
             raise LensFVError(

@@ -414,8 +414,15 @@ def test_where_the_prompt_ends():
 def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, vector):
     with pytest.raises(LensFVError, match="use get_peft_model"):
         Guide(huggingface_model("llama"), vector, GuideSettings(distill=1.0))
-    with pytest.raises(LensFVError, match="the model's are 4 x 8"):
+    with pytest.raises(LensFVError, match=r"the model's are \(3, 4, 32, 8\)"):
         Guide(student, vector_of(tiny_model("qwen3")), GuideSettings(distill=1.0))
+    for other, said in (
+        ({"shape": (9, 4, 32, 8)}, r"are \(9, 4, 32, 8\)"),
+        ({"weight_processing": "compat"}, "'compat' weights"),
+    ):
+        made_elsewhere = replace(vector, provenance=replace(vector.provenance, **other))
+        with pytest.raises(LensFVError, match=said):
+            Guide(student, made_elsewhere, GuideSettings(distill=1.0))
     beyond = vector_of(tiny_model("llama"))
     object.__setattr__(beyond, "heads", ((0, 1), (2, 3), (9, 0)))
     with pytest.raises(LensFVError, match=r"head 9\.0: the model has layers 0 to 2"):

@@ -149,9 +149,10 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     settings = replace(SMALL, guide=PRESETS["iv"])
     with pytest.raises(LensFVError, match="no vector of it"):
         finetune(model_folder, TASKS[:2], tmp_path / "a", settings, vectors={"one": vectors["one"]})
-    other = replace(vectors["one"], provenance=replace(vectors["one"].provenance, model="elsewhere"))
-    with pytest.raises(LensFVError, match="the vector was made on elsewhere"):
-        finetune(model_folder, TASKS[:1], tmp_path / "b", settings, vectors={"one": other})
+    for change, said in (({"model": "elsewhere"}, "made on elsewhere"), ({"weight_processing": "compat"}, "weights compat")):
+        other = replace(vectors["one"], provenance=replace(vectors["one"].provenance, **change))
+        with pytest.raises(LensFVError, match=f"the vector was .*{said}"):
+            finetune(model_folder, TASKS[:1], tmp_path / "b", settings, vectors={"one": other})
     finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors=vectors)
     with pytest.raises(LensFVError, match="guided by another vector of one"):
         finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors={"one": random_like(vectors["one"])})
