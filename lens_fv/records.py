@@ -24,13 +24,24 @@ def check_settings(
         LensFVError: the run was begun with others.
     """
     said = json.loads(json.dumps(settings))
-    before = dict(Records(path).items())
-    other = [key for key, value in before.items() if said.get(key) != value and key not in may_change]
+    before = {key: value for key, value in Records(path).items() if key not in may_change}
     if may_grow is not None and said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
-        other = [key for key in other if key != may_grow]
-    if other:
-        raise LensFVError(f"go on in {path.parent}: it was run with other {', '.join(other)}; choose another folder")
+        before.pop(may_grow)
+    if other := differences(before, {key: said.get(key) for key in before}):
+        raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(other)}; choose another folder")
     write_whole(path, json.dumps(said, indent=1))
+
+
+def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two settings of JSON's kinds: each by its path, such as "guide.heads 1.0 (asked: 2.0)"."""
+    found: list[str] = []
+    for key in dict.fromkeys([*before, *asked]):
+        was, now = before.get(key), asked.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += [f"{key}.{each}" for each in differences(was, now)]
+        elif was != now:
+            found.append(f"{key} {_brief(was)} (asked: {_brief(now)})")
+    return found
 
 
 class Records:
@@ -77,6 +88,11 @@ class Records:
     def items(self) -> Iterator[tuple[str, Any]]:
         """Keys and values, in the order in which they were made."""
         yield from self._found.items()
+
+
+def _brief(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 def _lines(found: Mapping[str, Any]) -> str:

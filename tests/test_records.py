@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from lens_fv.errors import LensFVError
-from lens_fv.records import Records
+from lens_fv.records import Records, differences
 
 TWENTY = """
 import sys
 from pathlib import Path
-from lens_fv.records import Records
+from lens_fv.records import Records, differences
 path, own = Path(sys.argv[1]), sys.argv[2]
 records = Records(path)
 for i in range(20):
@@ -64,3 +64,14 @@ def test_what_is_no_such_file_is_said(tmp_path, text, said):
     with pytest.raises(LensFVError, match=said):
         Records(tmp_path / "part.json")
     assert (tmp_path / "part.json").read_text() == text
+
+
+def test_differences_say_what_was_and_what_is_asked():
+    before = {"rank": 8, "guide": {"heads": 1.0, "steer": 1.0}, "same": [1], "gone": None, "tasks": ["x" * 100]}
+    asked = {"rank": 8, "guide": {"heads": 2.0, "steer": 1.0}, "same": [1], "new": 3, "tasks": ["y"]}
+    assert differences(before, asked) == [
+        "guide.heads 1.0 (asked: 2.0)",
+        f"tasks ['{'x' * 75}... (asked: ['y'])",
+        "new None (asked: 3)",
+    ]
+    assert differences(before, before) == []

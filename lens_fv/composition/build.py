@@ -16,6 +16,7 @@ from lens_fv.files import held
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.progress import progress_bar
+from lens_fv.records import differences
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.extract import validation_prompts
@@ -89,10 +90,8 @@ def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
     if not (folder / INDEX).exists():
         return []
     index = read_index(folder)
-    other = [key for key, value in settings.items() if index["settings"].get(key) != value]
-    if other:
-        was = ", ".join(f"{key} {index['settings'].get(key)} (asked: {settings[key]})" for key in other)
-        raise LensFVError(f"build a library in {folder}: it holds one made with {was}; choose another folder")
+    if other := differences({key: index["settings"].get(key) for key in settings}, settings):
+        raise LensFVError(f"build a library in {folder}: it holds one made with {', '.join(other)}; choose another folder")
     return [entry for entry in index["entries"] if entry.file.is_file()]
 
 

@@ -17,6 +17,7 @@ from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
 from lens_fv.progress import progress_bar
+from lens_fv.records import differences
 from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.training.examples import Example, Reader, collated, crossed_prompts, training_examples
 from lens_fv.training.keeping import keep_vectors, keeping, with_replay
@@ -134,7 +135,7 @@ def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
 def _begun(
     folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype, crossed: Sequence[Task]
 ) -> FinetuneRun:
-    """The run in the folder, new or gone on with."""
+    """The run in the folder, new or gone on with; one that has no checkpoint yet is begun anew."""
     said = {
         "model": place.name,
         "source": place.source,
@@ -144,11 +145,10 @@ def _begun(
         "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
         **({"crossed": [task.name for task in crossed]} if crossed else {}),
     }
-    if (folder / RUN).is_file():
-        before = FinetuneRun(folder).about
-        other = [key for key, value in said.items() if key != "source" and before.get(key) != json.loads(json.dumps(value))]
-        if other:
-            raise LensFVError(f"go on with the run in {folder}: it has other {', '.join(other)}; choose another folder")
+    if (folder / RUN).is_file() and FinetuneRun(folder).checkpoints:
+        before, asked = ({**about, "source": None} for about in (FinetuneRun(folder).about, json.loads(json.dumps(said))))
+        if other := differences(before, asked):
+            raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
     else:
         keep_tasks(folder, tasks)
         write_whole(folder / RUN, json.dumps(said, indent=1))

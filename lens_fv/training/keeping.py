@@ -58,7 +58,7 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
                 f"guide the training of {name} on {run.about['model']} ({run.about['revision']}): the vector was made on "
                 f"{about.model} ({about.revision}), weights {about.weight_processing}; make it on the very model, weights raw"
             )
-        if file.is_file() and not torch.equal(FunctionVector.load(file).vector, vector.vector):
+        if file.is_file() and run.checkpoints and not torch.equal(FunctionVector.load(file).vector, vector.vector):
             raise LensFVError(
                 f"go on with the run in {run.folder}: it was guided by another vector of {name}; choose another folder"
             )

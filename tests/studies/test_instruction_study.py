@@ -78,7 +78,7 @@ def test_it_is_not_made_twice(study, settings):
     run_instruction(model, folder, replace(settings, seeds=(0, 1)))
     after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "study.json"}
     assert after == before
-    with pytest.raises(LensFVError, match="it was run with other most_items; choose another folder"):
+    with pytest.raises(LensFVError, match=r"it was run with most_items \d+ \(asked: 3\); choose another folder"):
         run_instruction(model, folder, replace(settings, seeds=(0, 1), most_items=3))
     with pytest.raises(LensFVError, match="run part nothing of the study: there are start, sequences"):
         run_instruction(model, folder, parts=["nothing"])

@@ -215,7 +215,7 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "study.json"}
     run_knowledge(model, folder, small)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(LensFVError, match="it was run with other n_sentences; choose another folder"):
+    with pytest.raises(LensFVError, match=r"it was run with n_sentences \d \(asked: 3\); choose another folder"):
         run_knowledge(model, folder, replace(small, n_sentences=3))
     with pytest.raises(LensFVError, match=f"there are {', '.join(PARTS)}"):
         run_knowledge(model, folder, small, parts=["nothing"])

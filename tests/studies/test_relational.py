@@ -83,9 +83,9 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "study.json"}
     run_relational(model, folder, SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(LensFVError, match="run with other pairs; choose another folder"):
+    with pytest.raises(LensFVError, match=r"run with pairs \d \(asked: 4\); choose another folder"):
         run_relational(model, folder, replace(SMALL, pairs=4))
-    with pytest.raises(LensFVError, match="run with other seeds"):
+    with pytest.raises(LensFVError, match=r"run with seeds .* \(asked: \[1, 0\]\)"):
         run_relational(model, folder, replace(SMALL, seeds=(1, 0)))
     with pytest.raises(LensFVError, match="part nothing of the study: there are completion"):
         run_relational(model, folder, SMALL, parts=["nothing"])
