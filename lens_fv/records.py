@@ -91,7 +91,7 @@ class Records:
 
 
 def _brief(value: Any) -> str:
-    said = repr(value)
+    said = str(value)
     return said if len(said) <= 80 else f"{said[:77]}..."
 
 

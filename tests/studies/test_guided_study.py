@@ -108,7 +108,7 @@ def test_what_is_there_is_not_made_again(study, settings):
     before = {file: file.stat().st_mtime_ns for file in study.folder.rglob("*.safetensors")}
     again = run_guided(study.model, study.folder, settings)
     assert before == {file: file.stat().st_mtime_ns for file in again.folder.rglob("*.safetensors")}
-    with pytest.raises(LensFVError, match="other head_counts"):
+    with pytest.raises(LensFVError, match=r"run with head_counts \[.*\] \(asked: \[3\]\)"):
         run_guided(study.model, study.folder, replace(settings, head_counts=(3,)))
     with pytest.raises(LensFVError, match="part none of the study"):
         run_guided(study.model, study.folder, settings, parts=["none"])
