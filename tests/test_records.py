@@ -11,7 +11,7 @@ from lens_fv.records import Records, differences
 TWENTY = """
 import sys
 from pathlib import Path
-from lens_fv.records import Records, differences
+from lens_fv.records import Records
 path, own = Path(sys.argv[1]), sys.argv[2]
 records = Records(path)
 for i in range(20):

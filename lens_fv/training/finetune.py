@@ -20,7 +20,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.records import differences
 from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.training.examples import Example, Reader, collated, crossed_prompts, training_examples
-from lens_fv.training.keeping import keep_vectors, keeping, with_replay
+from lens_fv.training.keeping import forget_vectors, keep_vectors, keeping, with_replay
 from lens_fv.training.loop import pad_token, trainer_arguments
 from lens_fv.training.run import RUN, FinetuneRun, clear_unfinished, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
@@ -135,7 +135,7 @@ def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
 def _begun(
     folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype, crossed: Sequence[Task]
 ) -> FinetuneRun:
-    """The run in the folder, new or gone on with; one that has no checkpoint yet is begun anew."""
+    """The run in the folder, new or gone on with; one that has no checkpoint yet may be begun otherwise."""
     said = {
         "model": place.name,
         "source": place.source,
@@ -145,13 +145,17 @@ def _begun(
         "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
         **({"crossed": [task.name for task in crossed]} if crossed else {}),
     }
-    if (folder / RUN).is_file() and FinetuneRun(folder).checkpoints:
-        before, asked = ({**about, "source": None} for about in (FinetuneRun(folder).about, json.loads(json.dumps(said))))
-        if other := differences(before, asked):
+    if (folder / RUN).is_file():
+        begun = FinetuneRun(folder)
+        before, asked = ({**about, "source": None} for about in (begun.about, json.loads(json.dumps(said))))
+        other = differences(before, asked)
+        if other and begun.checkpoints:
             raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
-    else:
-        keep_tasks(folder, tasks)
-        write_whole(folder / RUN, json.dumps(said, indent=1))
+        if not other:
+            return begun
+        forget_vectors(begun)
+    keep_tasks(folder, tasks)
+    write_whole(folder / RUN, json.dumps(said, indent=1))
     return FinetuneRun(folder)
 
 

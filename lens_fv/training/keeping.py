@@ -1,6 +1,7 @@
 """What keeps earlier abilities while a task is trained: guides, replay, and penalties on weights."""
 
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lens_fv.training.settings import FinetuneSettings
 from lens_fv.vectors import FunctionVector
 
 IMPORTANCE = "importance.safetensors"
+VECTORS = "vectors"
 BATCHES = 50
 """That the importance of weights is measured on, of the task's own, at most."""
 
@@ -65,9 +67,14 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
         vector.save(file)
 
 
+def forget_vectors(run: FinetuneRun) -> None:
+    """Those of a run that is begun otherwise."""
+    shutil.rmtree(run.folder / VECTORS, ignore_errors=True)
+
+
 def vector_file(run: FinetuneRun, task: str) -> Path:
     """Where a run keeps the vector that a task is guided by."""
-    return run.folder / "vectors" / f"{run.stage_folder(run.tasks.index(task)).name}.safetensors"
+    return run.folder / VECTORS / f"{run.stage_folder(run.tasks.index(task)).name}.safetensors"
 
 
 @contextmanager

@@ -149,6 +149,8 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     settings = replace(SMALL, guide=PRESETS["iv"])
     with pytest.raises(LensFVError, match="no vector of it"):
         finetune(model_folder, TASKS[:2], tmp_path / "a", settings, vectors={"one": vectors["one"]})
+    with pytest.raises(LensFVError, match="no vector of it"):  # what was kept for that run is none of this one's
+        finetune(model_folder, TASKS[:1], tmp_path / "a", settings)
     for change, said in (({"model": "elsewhere"}, "made on elsewhere"), ({"weight_processing": "compat"}, "weights compat")):
         other = replace(vectors["one"], provenance=replace(vectors["one"].provenance, **change))
         with pytest.raises(LensFVError, match=f"the vector was .*{said}"):
