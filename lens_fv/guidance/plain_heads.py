@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lens_fv.guidance.places import Enough, Head, Places
+from lens_fv.model.cache import cache_argument
 
 
 class PlainHeads:
@@ -77,13 +78,18 @@ class PlainHeads:
         seen = torch.cat([before, torch.ones_like(before[:, :1])], 1).long()
         token, first = ids.gather(1, at[:, None]), torch.zeros_like(at)
         with self._places.reading(self._heads, first, then_stop=True) as found, suppress(Enough):
-            model(input_ids=token, attention_mask=seen, position_ids=at[:, None], past_key_values=kept)
+            passed = cache_argument(_inner(model).forward, kept)
+            model(input_ids=token, attention_mask=seen, position_ids=at[:, None], **passed)
         return found
 
 
 def _takes_positions(model: Any) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "position_ids" in inspect.signature(inner.forward).parameters
+    return "position_ids" in inspect.signature(_inner(model).forward).parameters
+
+
+def _inner(model: Any) -> Any:
+    """The model without PEFT around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.plain_heads import PlainHeads
 from lens_fv.guidance.settings import GuideSettings
+from lens_fv.model.cache import cache_of
 from lens_fv.patching import Edit
 
 
@@ -64,7 +65,7 @@ class Teacher:
         with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
             found = model(**asked, **({"use_cache": True} if keeps else {}))
         if len(heads) < len(self._matched):
-            kept = found.past_key_values if keeps else None
+            kept = cache_of(found) if keeps else None
             heads = self._plain.behind(model, asked if keeps else whole, at, kept)
         logits: Tensor = found.logits
         return logits if s.distill_all else logits[torch.arange(len(at), device=at.device), at], heads

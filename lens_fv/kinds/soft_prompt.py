@@ -75,22 +75,22 @@ class SoftPrompt(Artefact):
 
     @contextmanager
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
-        """Inside the block, every forward pass of `model.tl` over `lengthened` token ids sees the states.
+        """Inside the block, `model.generate` writes after the states, and a forward pass over `lengthened` token ids sees them.
 
-        A pass over fewer tokens than there are states is left as it is: a step of generation behind a cache.
+        A pass over fewer tokens than there are states is left as it is.
         """
         if not force:
             self.provenance.check(model)
         at = slice(self.start, self.start + len(self.states))
 
         def put_in(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            if x.shape[1] < at.stop:
+            if x.shape[1] < at.stop or (model.progress is not None and model.progress.past > 0):
                 return x
             x = x.clone()
             x[:, at] = self.states.to(x)
             return x
 
-        with model.hooks([(PLACE, put_in)]):
+        with model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
 
     def facts(self) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """One uniform view of a TransformerLens model, whichever class it has."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from einops import einsum, rearrange
@@ -11,8 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.cache import pass_cache_on
+from lens_fv.model.generation import Progress, Prompts, Sampling, generate_tokens, unpadded
 
 Hook = tuple[str, Callable[..., Any]]
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03."""
 
 
 class LensModel:
@@ -59,6 +63,10 @@ class LensModel:
         self.n_kv_heads = int(getattr(cfg, "n_key_value_heads", None) or self.n_heads)
         # How branches run on this model; `patching` fills it in after checking a few edits against the plain loop.
         self.branch_method: str | None = None
+        # Whether its cache is right: filled in by the first generation.
+        self.cache_is_right: bool | None = None
+        self.progress: Progress | None = None
+        self._placeholders: list[Callable[[Sequence[int]], Sequence[int]]] = []
 
     @classmethod
     def wrap(
@@ -97,6 +105,8 @@ class LensModel:
         choose_attention = getattr(getattr(tl, "original_model", None), "set_attn_implementation", None)
         if choose_attention is not None:
             choose_attention("eager")
+        if backend == "bridge":
+            pass_cache_on(tl)
         if prepend_bos is None:
             prepend_bos = bool(getattr(tl.cfg, "default_prepend_bos", True))
         return cls(
@@ -117,6 +127,17 @@ class LensModel:
     def dtype(self) -> torch.dtype:
         """The weights' floating-point type."""
         return next(p.dtype for p in self.tl.parameters() if p.is_floating_point())
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference in probability that rounding explains."""
+        return TOLERANCE.get(self.dtype, 0.03)
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens its local attention sees, if the configuration says."""
+        config = getattr(getattr(self.tl, "original_model", None), "config", None)
+        return getattr(config, "sliding_window", None)
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers x {self.n_heads} heads, d_model {self.d_model}"
@@ -146,8 +167,9 @@ class LensModel:
 
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
         """Logits of unpadded token ids, through the model's own forward: the reference for everything else."""
+        keeps = {"use_cache": False} if self.backend == "bridge" else {}
         with self.hooks(hooks):
-            return self.tl(tokens.to(self.device), return_type="logits")
+            return self.tl(tokens.to(self.device), return_type="logits", **keeps)
 
     def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
         """Run unpadded token ids for what the hooks see, without unembedding where the model allows that."""
@@ -156,6 +178,87 @@ class LensModel:
                 self.tl.original_model.base_model(input_ids=tokens.to(self.device), use_cache=False)
             else:
                 self.tl(tokens.to(self.device), return_type=None)
+
+    @overload
+    def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too
+        self,
+        prompts: str,
+        *,
+        max_new_tokens: int = ...,
+        do_sample: bool = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        use_cache: bool | None = ...,
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = ...,
+        do_sample: bool = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        use_cache: bool | None = ...,
+    ) -> list[str]: ...
+    def generate(
+        self,
+        prompts: str | Prompts,
+        *,
+        max_new_tokens: int = 20,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        use_cache: bool | None = None,
+    ) -> str | list[str]:
+        r"""Continue one text or several; see `lens_fv.model.generation`.
+
+        Inside `applied` a vector acts on the last token of the prompt and on every new one, a soft prompt stands in front of
+        the prompt, and an adapter changes all that is computed.
+
+        Args:
+            prompts: a text, several, rows of token ids, or a tokenizer's batch with its mask (padded on whichever side).
+            max_new_tokens: tokens to write at most; an end-of-sequence token ends a text before.
+            do_sample: draw each token; otherwise the likeliest one is taken.
+            temperature: divides the logits before a draw.
+            top_k: draw among that many tokens; 0: among all.
+            top_p: draw among the fewest tokens that have this probability together.
+            seed: seed of the draws.
+            use_cache: keep keys and values of what was run. Default: where a short check finds that this changes nothing.
+
+        Returns:
+            What comes after the prompt, without special tokens: a text for a text, else a list of texts.
+
+        Raises:
+            LensFVError: an empty prompt, one that grows longer than the context, or an option out of its range.
+
+        Example:
+            >>> model.generate("Q: sing\nA:", max_new_tokens=1)  # doctest: +SKIP
+            ' sang'
+        """
+        sampling = Sampling(max_new_tokens, do_sample, temperature, top_k, top_p, seed)
+        batch = [prompts] if isinstance(prompts, str) else unpadded(prompts) if isinstance(prompts, Mapping) else prompts
+        rows: list[Sequence[int]] = [self.encode(prompt) if isinstance(prompt, str) else prompt for prompt in batch]
+        for lengthened in self._placeholders:
+            rows = [lengthened(row) for row in rows]
+        written = generate_tokens(self, rows, sampling, use_cache=use_cache)
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in written]
+        return texts[0] if isinstance(prompts, str) else texts
+
+    @contextmanager
+    def placeholders(self, lengthened: Callable[[Sequence[int]], Sequence[int]]) -> Iterator[None]:
+        """Inside the block `generate` makes room in every prompt for states that a hook puts there."""
+        self._placeholders.append(lengthened)
+        try:
+            yield
+        finally:
+            self._placeholders.remove(lengthened)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of residual-stream states after the last layer: final norm, unembedding, scale and soft cap."""

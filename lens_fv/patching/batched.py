@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.cache import cache_of, run_body
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.rows import Placed, Row, Stacks, stack_edits
 from lens_fv.patching.trunk import lay_out
@@ -41,7 +42,7 @@ class BatchedTrunk:
             hooks = [(place, _editor(edits, len(prefixes), 0, n)) for place, edits in stacks.items()]
             with torch.no_grad(), model.hooks(hooks):
                 out = self._body(self._tokens[:, :n], self._seen[:, :n], self._positions[:, :n], None)
-            self._cache = getattr(out, "past_key_values", None)
+            self._cache = cache_of(out)
             if not hasattr(self._cache, "reorder_cache"):
                 raise LensFVError(f"branch {model.name}: it keeps its past in a {type(self._cache).__name__}")
 
@@ -69,9 +70,7 @@ class BatchedTrunk:
         return seen[-1].reshape(prompts, len(rows), width, -1)
 
     def _body(self, tokens: Tensor, seen: Tensor, positions: Tensor, cache: Any) -> Any:
-        return self.model.tl.original_model.base_model(
-            input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        return run_body(self.model.tl.original_model.base_model, tokens, seen, positions, cache)
 
 
 def _editor(edits: Stacks, prompts: int, width: int, lead: int) -> Callable[..., Tensor]:

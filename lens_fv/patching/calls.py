@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.cache import run_body
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.plan import is_out_of_memory
 
@@ -80,9 +81,7 @@ def record_calls(
         hidden.clear()
         try:
             with torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
-                model.tl.original_model.base_model(
-                    input_ids=tokens, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
-                )
+                run_body(model.tl.original_model.base_model, tokens, seen, positions, cache)
         except Exception as e:  # a model that unpacks what a block returns may fail over a bare tensor in any way it likes
             if is_out_of_memory(e):
                 raise

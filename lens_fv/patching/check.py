@@ -22,8 +22,6 @@ Method = Literal["auto"] | Way
 AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk
 WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
 """From the fastest; the loop is what is left."""
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference in probability between two ways, by the weights' type; half precision gets 0.03."""
 
 log = logging.getLogger("lens_fv")
 
@@ -87,11 +85,11 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
 
     Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with
     answers of several tokens, on a prompt longer than a short attention window. The first way whose largest difference in
-    probability is within `TOLERANCE` is taken; running out of memory is raised as it is, for it says nothing about a way.
+    probability is within `model.tolerance` is taken; running out of memory is raised as it is, for it says nothing about a way.
     """
     rng = torch.Generator().manual_seed(seed)
     # Longer than a short attention window, so that a window that is cut wrongly shows.
-    window = _window(model)
+    window = model.window
     length = 12 if window is None or window > 256 else min(window + 5, model.n_ctx - 4)
     prompts, answers = [_tokens(model, length, rng), _tokens(model, 5, rng)], [_tokens(model, 2, rng), _tokens(model, 1, rng)]
     lengths = [len(p) for p in prompts]
@@ -118,7 +116,7 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
                 raise
             trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
             continue
-        failure = None if error <= TOLERANCE.get(model.dtype, 0.03) else f"off by {error:.1e} in probability"
+        failure = None if error <= model.tolerance else f"off by {error:.1e} in probability"
         trials.append(Trial(way, error, failure))
         if failure is None:
             return Check(way, error, _reason(way, trials), tuple(trials))
@@ -184,8 +182,3 @@ def _difference(got: Tensor, want: Tensor) -> float:
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:
     return torch.randint(model.d_vocab, (n,), generator=rng).tolist()
-
-
-def _window(model: LensModel) -> int | None:
-    config = getattr(getattr(model.tl, "original_model", None), "config", None)
-    return getattr(config, "sliding_window", None)

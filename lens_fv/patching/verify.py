@@ -1,13 +1,16 @@
 """Can this model be trusted to do what its hooks say?"""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import plain_model
 from lens_fv.patching.calls import forwards_replaced
-from lens_fv.patching.check import TOLERANCE, check_engine
+from lens_fv.patching.check import check_engine
 from lens_fv.patching.edit import Edit
 from lens_fv.patching.run import run_branches
 
@@ -25,8 +28,9 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
 
     There are heads; hooks fire in every layer; logits under hooks equal those without, and those of transformers' attention
-    where TransformerLens has written its own; the unembedding of the last state is the model's own; a head replaced by itself
-    changes nothing and by something else changes the answer; branches equal the plain loop.
+    where TransformerLens has written its own; the unembedding of the last state is the model's own; greedy text with a cache is
+    the text without one, and transformers' own; a head replaced by itself changes nothing and by something else changes the
+    answer; branches equal the plain loop.
 
     Args:
         model: the model.
@@ -40,7 +44,7 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     rng = torch.Generator().manual_seed(seed)
     prompt = torch.randint(model.d_vocab, (12,), generator=rng).tolist()
     tokens = torch.tensor([prompt])
-    tolerance = TOLERANCE.get(model.dtype, 0.03)
+    tolerance = model.tolerance
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -73,6 +77,7 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
         compare("TransformerLens' attention is that of transformers", own.softmax(-1), plain.softmax(-1))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     compare("last state through norm and unembedding gives the logits", model.unembed(last).softmax(-1), plain.softmax(-1))
+    findings += _texts(model, prompt)
     engine = check_engine(model, seed=seed)
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
     if heads:
@@ -97,3 +102,29 @@ def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
     bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
     with forwards_replaced(bridges, [bridge.original_component.__call__ for bridge in bridges]):
         return model.forward(tokens)
+
+
+def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:
+    """Whether 20 greedy tokens are those that one whole pass for each of them gives."""
+    if model.backend != "bridge":  # runs one whole pass for each token
+        return
+    sampling = Sampling(min(20, model.n_ctx - len(prompt)))
+    without = generate_tokens(model, [prompt], sampling, use_cache=False)[0]
+    cached = generate_tokens(model, [prompt], sampling, use_cache=True)[0]
+    yield _same_text(model, "greedy text with the cache is the text without it", prompt, cached, without)
+    if model.weight_processing == "raw":
+        tokens = torch.tensor([prompt], device=model.device)
+        text = transformers_text(model, plain_model(model), tokens, sampling, use_cache=True)
+        own = text[0, len(prompt) :].tolist()
+        yield _same_text(model, "greedy text is transformers' own", prompt, without, own)
+
+
+def _same_text(model: LensModel, check: str, prompt: list[int], got: list[int], want: list[int]) -> Finding:
+    """Where two texts part, both tokens may be the likeliest but for rounding; anything else is a fault."""
+    first = next((i for i, pair in enumerate(zip(got, want, strict=False)) if pair[0] != pair[1]), None)
+    if first is None:
+        return Finding(check, len(got) == len(want), f"{len(got)} tokens" + f", not {len(want)}" * (len(got) != len(want)))
+    probability = model.forward(torch.tensor([prompt + want[:first]]))[0, -1].float().softmax(-1)
+    gap = float((probability[want[first]] - probability[got[first]]).abs())
+    tokens = f"new token {first + 1} is {model.decode(got[first])!r}, not {model.decode(want[first])!r}"
+    return Finding(check, gap <= model.tolerance, f"{tokens}; their probabilities differ by {gap:.1e}")

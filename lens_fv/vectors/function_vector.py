@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
 from lens_fv.errors import LensFVError
+from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching import Edit
 
@@ -78,14 +79,15 @@ class FunctionVector(Artefact):
     def applied(
         self, model: LensModel, *, scale: float | None = None, position: int = -1, force: bool = False
     ) -> Iterator[None]:
-        """Inside the block, every forward pass of `model.tl` carries the vector at `position` (default: the last token).
+        """Inside the block, every forward pass of the model carries the vector at `position` (default: the last token).
 
-        With `generate` and a cache the last token is each new one, as in Todd et al.'s code.
+        In `model.generate` the last token is each new one in turn, as in Todd et al.'s code; any other position is one of the
+        prompt.
 
         Args:
             model: the model it was made on.
             scale: default: its own.
-            position: index into the sequence.
+            position: index into the sequence, from its end if negative.
             force: apply it though the provenance does not match.
 
         Raises:
@@ -93,7 +95,7 @@ class FunctionVector(Artefact):
         """
         if not force:
             self.provenance.check(model)
-        with model.hooks([_hook(edit, position) for edit in self.at(scale=scale).edits()]):
+        with model.hooks([_hook(model, edit, position) for edit in self.at(scale=scale).edits()]):
             yield
 
     def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
@@ -190,10 +192,11 @@ def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) 
     return combine(vectors, weights)
 
 
-def _hook(edit: Edit, position: int) -> Hook:
+def _hook(model: LensModel, edit: Edit, position: int) -> Hook:
     def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         x = x.clone()
-        where = (slice(None), position) if edit.head is None else (slice(None), position, edit.head)
+        tokens = token_span(model.progress, position, x.shape[1])
+        where = (slice(None), tokens) if edit.head is None else (slice(None), tokens, edit.head)
         value = edit.value.to(x)
         x[where] = value if edit.mode == "replace" else x[where] + value
         return x
