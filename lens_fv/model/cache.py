@@ -76,7 +76,10 @@ def pass_cache_on(tl: Any) -> None:
 
 def _under_both_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001
     new, old = NAMES
-    return args, {**kwargs, old: kwargs[new]} if kwargs.get(new) is not None else kwargs
+    # `verify` puts transformers' own forward in the place of TransformerLens'; that one takes either name, and warns of both.
+    if kwargs.get(new) is None or "forward" in vars(module):
+        return args, kwargs
+    return args, {**kwargs, old: kwargs[new]}
 
 
 def _native_with_cache(module: Any, *args: Any, **kwargs: Any) -> Any:

@@ -167,9 +167,8 @@ class LensModel:
 
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
         """Logits of unpadded token ids, through the model's own forward: the reference for everything else."""
-        keeps = {"use_cache": False} if self.backend == "bridge" else {}
         with self.hooks(hooks):
-            return self.tl(tokens.to(self.device), return_type="logits", **keeps)
+            return self.tl(tokens.to(self.device), return_type="logits")
 
     def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
         """Run unpadded token ids for what the hooks see, without unembedding where the model allows that."""

@@ -12,6 +12,7 @@ from lens_fv.model.plain import plain_model
 from lens_fv.patching.calls import forwards_replaced
 from lens_fv.patching.check import check_engine
 from lens_fv.patching.edit import Edit
+from lens_fv.patching.plan import is_out_of_memory
 from lens_fv.patching.run import run_branches
 
 
@@ -108,10 +109,15 @@ def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:
     """Whether 20 greedy tokens are those that one whole pass for each of them gives."""
     if model.backend != "bridge":  # runs one whole pass for each token
         return
-    sampling = Sampling(min(20, model.n_ctx - len(prompt)))
-    without = generate_tokens(model, [prompt], sampling, use_cache=False)[0]
-    cached = generate_tokens(model, [prompt], sampling, use_cache=True)[0]
-    yield _same_text(model, "greedy text with the cache is the text without it", prompt, cached, without)
+    check, sampling = "greedy text with the cache is the text without it", Sampling(min(20, model.n_ctx - len(prompt)))
+    try:
+        cached, without = (generate_tokens(model, [prompt], sampling, use_cache=use)[0] for use in (True, False))
+    except Exception as e:  # a layer that runs only with a cache, or only without, may fail in any way it likes
+        if is_out_of_memory(e):
+            raise
+        yield Finding(check, False, f"{type(e).__name__}: {e}")
+        return
+    yield _same_text(model, check, prompt, cached, without)
     if model.weight_processing == "raw":
         tokens = torch.tensor([prompt], device=model.device)
         text = transformers_text(model, plain_model(model), tokens, sampling, use_cache=True)
