@@ -156,22 +156,15 @@ again.provenance.task, again.layer, bool((again.vector == tuned.vector).all())
 # %% [markdown]
 # ## Use it
 #
-# Inside the block every forward pass of `model.tl` carries the vector at its last token. So it acts on the first token that
+# Inside the block every forward pass of the model carries the vector at its last token. So it acts on the first token that
 # is generated, and then again on every further one: what comes after the answer need not make sense.
 
-
 # %%
-def answer(question: str) -> str:
-    bos = model.prepend_bos
-    text = model.tl.generate(question, max_new_tokens=3, do_sample=False, prepend_bos=bos, verbose=False)
-    return text.removeprefix(question)
-
-
-asked = [f"Q: {word}\nA:" for word in ("dance", "jump", "write")]
-plain = [answer(question) for question in asked]
+questions = [f"Q: {word}\nA:" for word in ("dance", "jump", "write")]
+plain = model.generate(questions, max_new_tokens=3)
 with again.applied(model):
-    steered = [answer(question) for question in asked]
-list(zip(asked, plain, steered))
+    steered = model.generate(questions, max_new_tokens=3)
+list(zip(questions, plain, steered))
 
 # %% [markdown]
 # ## Where to go from here

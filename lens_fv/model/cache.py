@@ -74,7 +74,7 @@ def pass_cache_on(tl: Any) -> None:
             vars(module)["_hooked_forward"] = partial(_native_with_cache, module)
 
 
-def _under_both_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001
+def _under_both_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     new, old = NAMES
     # `verify` puts transformers' own forward in the place of TransformerLens'; that one takes either name, and warns of both.
     if kwargs.get(new) is None or "forward" in vars(module):
