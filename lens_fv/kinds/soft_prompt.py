@@ -84,7 +84,7 @@ class SoftPrompt(Artefact):
         at = slice(self.start, self.start + len(self.states))
 
         def put_in(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            if x.shape[1] < at.stop or (model.progress is not None and model.progress.past > 0):
+            if x.shape[1] < at.stop or (model.generation is not None and model.generation.past > 0):
                 return x
             x = x.clone()
             x[:, at] = self.states.to(x)

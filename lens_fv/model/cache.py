@@ -97,24 +97,31 @@ def keeps_cache(model: Any) -> bool:
     if model.cache_is_right is None:
         n = min(12 if model.window is None or model.window > 256 else model.window + 5, model.n_ctx - 3)
         tokens = torch.randint(model.d_vocab, (1, n), generator=torch.Generator().manual_seed(0)).to(model.device)
-        with hooks_off(model.tl), quiet_transformers():
-            written = model.tl.original_model.generate(
-                input_ids=tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=3,
-                min_new_tokens=3,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=0,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
+        options = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        with hooks_off(model.tl):
+            written = transformers_generate(model.tl.original_model, tokens, use_cache=True, **options)
             whole = model.forward(written.sequences[:, :-1])[:, n - 1 :].float().softmax(-1)
         error = float((torch.stack(written.logits, 1).float().softmax(-1) - whole).abs().max())
         model.cache_is_right = error <= model.tolerance
         if not model.cache_is_right:
             log.warning("%s: its cache is off by %.1e in probability; text is generated without it", model.name, error)
     return model.cache_is_right
+
+
+def transformers_generate(hf: Any, tokens: Tensor, **options: Any) -> Any:
+    """Run transformers' `generate` on prompts without padding, as these options say.
+
+    The model's own generation settings are left aside: with a penalty on repetitions, say, greedy text would not be the
+    likeliest token each time. Without `eos_token_id` nothing ends a text.
+    """
+    from transformers import GenerationConfig
+
+    own, hf.generation_config = hf.generation_config, GenerationConfig()
+    try:
+        with quiet_transformers():
+            return hf.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **{"pad_token_id": 0, **options})
+    finally:
+        hf.generation_config = own
 
 
 @contextmanager

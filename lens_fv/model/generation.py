@@ -16,8 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.cache import keeps_cache
-from lens_fv.model.quiet import quiet_transformers
+from lens_fv.model.cache import keeps_cache, transformers_generate
 
 Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 
@@ -56,8 +55,8 @@ class Sampling:
         return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **drawn}
 
 
-class Progress:
-    """How far a generation is, for hooks that must know which tokens a pass runs over."""
+class Generation:
+    """How far a text is, for hooks that must know which tokens a pass runs over."""
 
     def __init__(self, prompt: int) -> None:
         self.prompt = prompt
@@ -74,16 +73,16 @@ class Progress:
         return slice(*(min(max(at - self.past, 0), width) for at in (first, end)))
 
 
-def token_span(progress: Progress | None, position: int, width: int) -> slice:
+def token_span(generation: Generation | None, position: int, width: int) -> slice:
     """Where an edit at that position falls in the pass now running, which has that many tokens.
 
     Raises:
         LensFVError: the text has no such token.
     """
-    length = width if progress is None else progress.prompt
+    length = width if generation is None else generation.prompt
     if not -length <= position < length:
         raise LensFVError(f"edit at position {position}: the text has {length} tokens")
-    return (progress or Progress(width)).span(position, width)
+    return (generation or Generation(width)).span(position, width)
 
 
 @torch.no_grad()
@@ -149,21 +148,21 @@ def unpadded(batch: Mapping[str, Any]) -> list[list[int]]:
 
 @contextmanager
 def _generating(model: Any, length: int) -> Iterator[None]:
-    before, model.progress = model.progress, Progress(length)
+    before, model.generation = model.generation, Generation(length)
     try:
         yield
     finally:
-        model.progress = before
+        model.generation = before
 
 
 @contextmanager
 def _passes_counted(model: Any) -> Iterator[None]:
-    """Inside the block `model.progress` knows what each pass of the transformers model finds in its cache."""
+    """Inside the block `model.generation` knows what each pass of the transformers model finds in its cache."""
     hf, passes = model.tl.original_model, 0
 
     def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG001
         nonlocal passes
-        model.progress.past = model.progress.prompt + passes - kwargs["input_ids"].shape[1]
+        model.generation.past = model.generation.prompt + passes - kwargs["input_ids"].shape[1]
         passes += 1
 
     handle = hf.register_forward_pre_hook(count, with_kwargs=True)
@@ -186,15 +185,8 @@ def transformers_text(
         use_cache: keep keys and values.
     """
     ends = end_tokens(model)
-    with quiet_transformers():
-        return hf.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            use_cache=use_cache,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            **sampling.options(),
-        )
+    ending = {"eos_token_id": ends, "pad_token_id": ends[0]} if ends else {}
+    return transformers_generate(hf, tokens, use_cache=use_cache, **ending, **sampling.options())
 
 
 def _by_the_loop(model: Any, tokens: Int[Tensor, "rows pos"], sampling: Sampling) -> Int[Tensor, "rows text"]:

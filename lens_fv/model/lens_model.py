@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
-from lens_fv.model.generation import Progress, Prompts, Sampling, generate_tokens, unpadded
+from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
 
 Hook = tuple[str, Callable[..., Any]]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -65,7 +65,7 @@ class LensModel:
         self.branch_method: str | None = None
         # Whether its cache is right: filled in by the first generation.
         self.cache_is_right: bool | None = None
-        self.progress: Progress | None = None
+        self.generation: Generation | None = None
         self._placeholders: list[Callable[[Sequence[int]], Sequence[int]]] = []
 
     @classmethod

@@ -195,7 +195,7 @@ def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) 
 def _hook(model: LensModel, edit: Edit, position: int) -> Hook:
     def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         x = x.clone()
-        tokens = token_span(model.progress, position, x.shape[1])
+        tokens = token_span(model.generation, position, x.shape[1])
         where = (slice(None), tokens) if edit.head is None else (slice(None), tokens, edit.head)
         value = edit.value.to(x)
         x[where] = value if edit.mode == "replace" else x[where] + value

@@ -119,6 +119,15 @@ def test_an_end_token_ends_the_text_and_is_not_part_of_it(tiny_model):
     assert lone == [generate_tokens(model, [prompt], Sampling(N))[0] for prompt in PROMPTS]
 
 
+def test_a_models_own_settings_do_not_change_what_greedy_means(tiny_model):
+    model = tiny_model("llama", fresh=True)
+    plain = generate_tokens(model, PROMPTS, Sampling(N))
+    settings = transformers.GenerationConfig(do_sample=True, repetition_penalty=5.0, num_beams=2, max_length=11)
+    model.tl.original_model.generation_config = settings
+    assert generate_tokens(model, PROMPTS, Sampling(N)) == plain
+    assert model.tl.original_model.generation_config is settings
+
+
 def test_draws_are_the_seeds(tiny_model):
     model, options = tiny_model("llama"), {"do_sample": True, "temperature": 2.0}
     draws = [model.generate(PROMPTS, seed=seed, **options) for seed in (0, 0, 1)]
@@ -216,7 +225,7 @@ def test_a_position_that_a_prompt_does_not_have_is_refused(tiny_model, position)
             model.generate(PROMPTS[1:2])
         with pytest.raises(LensFVError, match=f"position {position}: the text has 4 tokens"):
             model.forward(torch.tensor(PROMPTS[1:2]))
-    assert model.progress is None
+    assert model.generation is None
 
 
 @pytest.mark.parametrize("prepend_bos", [True, False])
