@@ -11,7 +11,7 @@ import numpy as np
 from lens_fv.model.registry import ModelEntry, Wheel
 
 WIDTH, HIDDEN = 16, 32
-TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "Ġa"]
+TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "Ġa", "Ġb"]
 SHAPES = {
     "token_embd": (len(TOKENS), WIDTH),
     "output_norm": (WIDTH,),
@@ -93,7 +93,7 @@ def write_gguf(file: Path) -> np.ndarray:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)
     writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 3))
-    writer.add_token_merges(["Ġ a"])
+    writer.add_token_merges(["Ġ a", "Ġ b"])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
