@@ -1,5 +1,6 @@
 """Tiny random models of every architecture family, built from configurations: offline, and small enough for an oracle."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,13 @@ CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
 }
 COMMON = ("gpt2", "neox", "llama", "qwen3", "gemma3", "mistral", "opt", "phi")
 """What most tests run on; `tests/patching/test_architectures.py` takes all."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_stays() -> None:
+    """Garbage collections need not look through it: accelerate asks for one whenever a training begins, half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
