@@ -1,4 +1,4 @@
-"""The type checker that jaxtyping puts around every function of lens_fv in the tests: beartype, made once for each signature."""
+"""The type checker that jaxtyping puts around every function of lens_fv: beartype, made once for each signature."""
 
 from collections.abc import Callable
 from functools import lru_cache
