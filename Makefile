@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo-report
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# One thread a process: tiny models gain nothing from more. A file's tests stay together, for what they share is slow to make.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# One thread a process: tiny models gain nothing from more. A file's tests stay together, for what they share is slow to make;
+# the slowest files come first (tests/conftest.py).
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast lint format types contract docs notebook clean
