@@ -11,8 +11,9 @@ UV := .venv-uv-$(UV_VERSION)/bin/uv
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 # No package is built on the way but this one, which comes as source only.
 WHEELS := --only-binary :all: --no-binary transformers-stream-generator
-# One thread a process: tiny models gain nothing from more. A file's tests stay together, for what they share is slow to make.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# One thread a process: tiny models gain nothing from more. A file's tests stay together, for what they share is slow to make;
+# the slowest files come first (tests/conftest.py).
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo test test-fast test-lowest test-newest lint format types contract docs notebook clean

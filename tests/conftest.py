@@ -1,5 +1,6 @@
 """Tiny random models of every architecture family, built from configurations: offline, and small enough for an oracle."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,33 @@ CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
 }
 COMMON = ("gpt2", "neox", "llama", "qwen3", "gemma3", "mistral", "opt", "phi")
 """What most tests run on; `tests/patching/test_architectures.py` takes all."""
+
+
+SLOWEST = (
+    "real/test_knowledge",
+    "real/test_readme",
+    "real/test_vectors",
+    "studies/test_knowledge_study",
+    "studies/test_guided_study",
+    "real/test_default_model",
+    "cli/test_commands",
+    "cli/test_training_cli",
+    "studies/test_relational",
+    "studies/test_instruction_study",
+)
+"""Files that take longest: they are begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"{name}.py": i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_stays() -> None:
+    """Garbage collections need not look through it: accelerate asks for one whenever a training begins, half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

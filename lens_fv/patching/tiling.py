@@ -1,6 +1,7 @@
 """Block arguments for one row, turned into those for many."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,12 +53,12 @@ class Tiling:
         if not any({"query", "key"} <= set(dims) for dims in layout):
             raise LensFVError("branch: a block is called without a mask, so rows cannot be told apart")
 
-        def change(leaf: Any) -> Any:
-            if isinstance(leaf, DynamicCache):
-                return self._cache
-            return self._tiled(leaf, next(kinds), rows) if isinstance(leaf, Tensor) else leaf
+        return call.map(lambda leaf: self._changed(leaf, kinds, rows))
 
-        return call.map(change)
+    def _changed(self, leaf: Any, kinds: Iterator[tuple[Kind, ...]], rows: int) -> Any:
+        if isinstance(leaf, DynamicCache):
+            return self._cache
+        return self._tiled(leaf, next(kinds), rows) if isinstance(leaf, Tensor) else leaf
 
     def _tiled(self, leaf: Tensor, kinds: tuple[Kind, ...], rows: int) -> Tensor:
         one = self._prefix + self._width
@@ -70,19 +71,18 @@ class Tiling:
         for dim, kind in enumerate(kinds):
             if kind != "fixed":
                 front = self._prefix if kind == "key" else self._lead
-
-                def tile(dim: int = dim, front: int = front, kind: Kind = kind) -> Tensor:
-                    # What goes by place is the same in all suffixes; what does not, by index, is right in the first alone.
-                    which = self._suffixes if kind == "token" else [0] * self._rows
-                    rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
-                    tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
-                    return tiled if kind == "key" else self._packed(tiled, dim)
-
                 end = front + rows * self._width
-                return self._once(leaf, tile).narrow(
-                    dim, 0, self._packing.size(end) if self._packing and kind != "key" else end
-                )
+                size = self._packing.size(end) if self._packing and kind != "key" else end
+                return self._once(leaf, partial(self._all_rows, leaf, dim, kind, front)).narrow(dim, 0, size)
         return leaf
+
+    def _all_rows(self, leaf: Tensor, dim: int, kind: Kind, front: int) -> Tensor:
+        """What `front` tokens and every row there may be take of a recorded argument."""
+        # What goes by place is the same in all suffixes; what does not, by index, is right in the first alone.
+        which = self._suffixes if kind == "token" else [0] * self._rows
+        rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
+        tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
+        return tiled if kind == "key" else self._packed(tiled, dim)
 
     def _packed(self, leaf: Tensor, dim: int) -> Tensor:
         if self._packing is None:

@@ -38,8 +38,7 @@ def load_task(name_or_path: str | Path) -> Task:
     """
     asked = str(name_or_path)
     if asked in list_tasks():
-        with as_file(_DATA / f"{asked}.json") as path:
-            return read_task(path)
+        return _built_in(asked)
     path = Path(name_or_path)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_task(path)
@@ -49,3 +48,10 @@ def load_task(name_or_path: str | Path) -> Task:
         f"unknown task {asked!r}: {hint}`lens-fv tasks` or list_tasks() lists the {len(list_tasks())} built-in ones, "
         "a task of your own is the path of a file"
     )
+
+
+@cache
+def _built_in(name: str) -> Task:
+    """Read once: neither the file nor a task changes."""
+    with as_file(_DATA / f"{name}.json") as path:
+        return read_task(path)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lens_fv import load_model
 from lens_fv.artefact import Provenance
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.model.plain import plain_model
@@ -12,11 +11,6 @@ from lens_fv.vectors import FunctionVector
 pytestmark = pytest.mark.real
 N = 20
 TEXTS = ("The capital of France is", "Q: sing\nA:")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model("smollm2-135m")
 
 
 @pytest.fixture(scope="module")

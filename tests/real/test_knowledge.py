@@ -5,16 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_fv import load_model
 from lens_fv.knowledge import distill, evaluate_knowledge, gap_closed, load_entities, write_transfer
 from lens_fv.model.plain import own_weights
 
 pytestmark = pytest.mark.real
 
 
-def test_a_definition_is_learned_from_its_reader():
+def test_a_definition_is_learned_from_its_reader(model):
     """On an entity that settings were chosen by, beside the same lessons read behind another definition."""
-    model = load_model("smollm2-135m")
     entity, other = load_entities("invented")[2:8:5]
     before = {name: value.clone() for name, value in own_weights(model).items()}
     written = write_transfer(model, [entity], n=5, seed=0)
@@ -23,7 +21,7 @@ def test_a_definition_is_learned_from_its_reader():
     updates["wrong"] = distill(model, [mistaken], written)
     assert all(torch.equal(before[name], value) for name, value in own_weights(model).items())
 
-    found = evaluate_knowledge(model, [entity], updates, elsewhere=load_entities("popular")[::6])
+    found = evaluate_knowledge(model, [entity], updates, elsewhere=load_entities("popular")[::12])
     by = {result.condition: result for result in found}
     closed = {name: gap_closed(by["base"].scores, by[name].scores, by["definition"].scores, of="loss").mean for name in updates}
     assert closed["right"] > 0.4

@@ -1,22 +1,40 @@
-"""Composites on the default model: known relations are recognised and completed from one pair."""
+"""Tuned vectors of the default model do their tasks, and their composites recognise and complete relations from one pair."""
 
 import pytest
 
-from lens_fv import Tuned, build_library, compose, evaluate_analogies, load_model, load_task, make_analogies, split_pairs
+from lens_fv import (
+    Tuned,
+    build_library,
+    compose,
+    evaluate,
+    evaluate_analogies,
+    load_task,
+    make_analogies,
+    split_pairs,
+    tune,
+)
 
 pytestmark = pytest.mark.real
 NAMES = ("antonym", "country-capital", "present-past", "singular-plural")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_model("smollm2-135m")
-
-
-@pytest.fixture(scope="module")
 def library(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
-    return build_library(model, [load_task(name) for name in NAMES], folder, Tuned(steps=16, learning_rate=0.1))
+    return build_library(model, [load_task(name) for name in NAMES], folder, Tuned(steps=10, learning_rate=0.1))
+
+
+def test_twenty_pairs_make_a_vector_that_works(model, library):
+    """Present to past, zero-shot, on the test split: from nothing to at least 0.70, and the controls at nothing."""
+    task = load_task("present-past")
+    split = split_pairs(task, seed=0)
+    tuned = tune(model, task, split=split, layer=15, learning_rate=0.1, steps=16)
+    other = library["country-capital"]
+    found = evaluate(model, task, {"tuned": tuned}, other=other, split=split, n_shots=5, most_items=40)
+    assert found["tuned"].top1 >= 0.70
+    assert found["none"].top1 <= 0.05
+    assert found["random"].high < found["tuned"].low
+    assert found["other_relation"].high < found["tuned"].low
 
 
 def test_a_pair_is_recognised_as_its_relation(model, library):
@@ -32,7 +50,7 @@ def test_composites_complete_what_nothing_else_does(model, library):
     for name in NAMES:
         task = load_task(name)
         split = split_pairs(task, seed=0)
-        analogies += make_analogies(task, split.train, split.test, n=12)
+        analogies += make_analogies(task, split.train, split.test, n=8)
     found = evaluate_analogies(model, library, analogies, leave_own_out=False)
     composite = found.result("composite")
     for control in ("none", "other_source", "random_basis", "random"):
