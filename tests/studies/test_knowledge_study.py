@@ -227,7 +227,8 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
 def test_what_was_stopped_goes_on(part, half, run, model, small, tmp_path):
     _, whole = run
     (tmp_path / "sentences-own-0.json").write_bytes((whole / "sentences-own-0.json").read_bytes())
-    settings = replace(small, outside=None)
+    ways = {name: small.ways[name] for name in ("distill", "definition", "definition_gently")}
+    settings = replace(small, outside=None, numbers=(1, 4), ways=ways)
 
     class Stopped(Exception):
         pass

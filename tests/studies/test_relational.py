@@ -32,6 +32,7 @@ SMALL = RelationalSettings(
     n_trials=1,
     pairs=3,
     steps=1,
+    most_validation=4,
     most_items=3,
     n_pairs=(2, 3),
     depths=(0.0, 1.0),
