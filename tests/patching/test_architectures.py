@@ -212,7 +212,9 @@ def test_a_mask_by_index_is_refused_however_wide_its_window(tiny_model):
 
 @torch.no_grad()
 def test_the_plain_model_is_transformers_own_and_its_weights_are_the_models(tiny_model, huggingface_model, family):
-    model, hf = tiny_model(family, fresh=True), huggingface_model(family, attn_implementation="eager")
+    # Some releases of transformers let Gemma 2 take scaled dot-product attention, which leaves out its soft caps.
+    options = {"attn_implementation": "eager"} if family == "gemma2" else {}
+    model, hf = tiny_model(family, fresh=True), huggingface_model(family, **options)
     plain, ids = plain_model(model), torch.tensor([tokens(9, seed=1)])
     torch.testing.assert_close(plain(ids).logits, hf(ids).logits, rtol=0, atol=2e-5)
     own = model.forward(ids)
