@@ -1,5 +1,7 @@
 """What a tiny random model can be asked, and what can be done to it."""
 
+from pathlib import Path
+
 import torch
 
 from lens_fv.patching import Edit
@@ -14,6 +16,11 @@ def toy_task(n: int = 40, name: str = "toy") -> Task:
     words = list(dict.fromkeys(f"{word}{i}" for i, word in enumerate(words)))
     pairs = [Pair(words[2 * i], (words[2 * i + 1], "x") if i % 5 == 0 else (words[2 * i + 1],)) for i in range(n)]
     return Task(name, tuple(pairs), relation_words=("letter",), instructions=("Say it.",))
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When each file below a folder was last written; left out are locks, which some releases of filelock touch."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
 
 
 def tokens(n: int, seed: int, vocab: int = 320) -> list[int]:

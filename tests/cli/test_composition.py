@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import written
 from test_commands import run  # noqa: F401
 
 FEW = ["--pairs", "6", "--steps", "2"]
@@ -27,11 +28,11 @@ def test_build_list_show(run, built, tmp_path):  # noqa: F811
     code, shown, _ = run("library", "show", built, "antonym")
     assert code == 0
     assert len(shown["decoded"]) == 10
-    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "lib").iterdir()}
+    before = written(tmp_path / "lib")
     code, again, _ = run("library", "build", *TASKS, "--task", "toy.json", *FEW, "--out", "lib")
     assert len(again["vectors"]) == 6
-    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "lib").iterdir()}
-    assert {name for name in before if after[name] != before[name]} == {"library.json"}
+    after = written(tmp_path / "lib")
+    assert {path.name for path in before if after[path] != before[path]} == {"library.json"}
 
 
 def test_compose_and_complete(run, built):  # noqa: F811

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from helpers import toy_task
+from helpers import toy_task, written
 from peft import PeftModel
 from safetensors.torch import load, load_file, save_file
 
@@ -109,12 +109,9 @@ def test_checkpoints_are_whole_adapters_in_order(run):
 
 
 def test_going_on_changes_nothing_and_other_settings_are_refused(run, model_folder):
-    def written() -> dict[Path, int]:  # some releases of filelock touch the lock that they take
-        return {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != ".lock"}
-
-    before = written()
+    before = written(run.folder)
     finetune(model_folder, TASKS, run.folder, SMALL)
-    assert before == written()
+    assert before == written(run.folder)
     with pytest.raises(LensFVError, match=r"made with settings\.rank 2 \(asked: 3\); choose another folder"):
         finetune(model_folder, TASKS, run.folder, replace(SMALL, rank=3))
     with pytest.raises(LensFVError, match="made with tasks "):
