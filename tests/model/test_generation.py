@@ -182,8 +182,7 @@ def with_vector(model: LensModel, vector: FunctionVector, prompt: list[int]) -> 
     return loop(lambda text: model.forward(text, hooks), prompt)
 
 
-@pytest.mark.parametrize("site", ["resid_post", "heads"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "site"), [*((family, "resid_post") for family in FAMILIES), ("gemma3", "heads")])
 def test_a_vector_acts_on_the_last_token_and_on_every_new_one(tiny_model, family, site):
     model = tiny_model(family)
     vector = vector_at(model, site)

@@ -29,6 +29,6 @@ def test_engine_equals_loop_on_a_ten_shot_prompt(model):
 
 def test_present_past_is_carried_by_head_20_5(model):
     """The head stands above all others, interval and all."""
-    top = rank_heads(model, load_task("present-past"), n_clean=10, n_trials=14).top(2)
+    top = rank_heads(model, load_task("present-past"), n_clean=10, n_trials=10).top(2)
     assert top[0].name == "20.5"
     assert top[0].low > top[1].high

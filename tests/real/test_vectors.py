@@ -50,7 +50,7 @@ def test_composites_complete_what_nothing_else_does(model, library):
     for name in NAMES:
         task = load_task(name)
         split = split_pairs(task, seed=0)
-        analogies += make_analogies(task, split.train, split.test, n=8)
+        analogies += make_analogies(task, split.train, split.test, n=6)
     found = evaluate_analogies(model, library, analogies, leave_own_out=False)
     composite = found.result("composite")
     for control in ("none", "other_source", "random_basis", "random"):
