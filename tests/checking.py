@@ -10,9 +10,9 @@ from beartype import beartype
 def beartyped(function: Callable[..., Any]) -> Callable[..., Any]:
     """`beartype`, remembered for nested functions, which jaxtyping decorates each time that the function around them runs.
 
-    What jaxtyping hands over are empty functions of the same signature (two a function, with and without what it returns), so
-    one does for all that are called alike. Defaults are looked at when a function is decorated: those with some are not
-    remembered.
+    What jaxtyping hands over are empty functions of the same signature (two for each, with and without the return value), so
+    one result serves all functions that are called alike. Defaults are checked when a function is decorated, so functions that
+    have any are not remembered.
     """
     if "<locals>" not in function.__qualname__ or function.__defaults__ or function.__kwdefaults__:
         return beartype(function)
