@@ -1,10 +1,48 @@
-"""The type checker that jaxtyping puts around every function of lens_fv: beartype, made once for each signature."""
+"""The run-time checks of lens_fv's functions: jaxtyping's where there are shapes to compare, beartype's alone elsewhere.
+
+A plugin of pytest, so that it is there before lens_fv is imported.
+"""
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from types import FunctionType
+from typing import Any, get_args
 
+import jaxtyping
 from beartype import beartype
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
+    """`jaxtyping.jaxtyped` for what has shapes; for all other functions the same checks without its cost.
+
+    For every call jaxtyping binds the arguments and checks them twice. Few functions have shapes: it is a sixth of all tests'
+    time.
+    """
+
+    def decorate(thing: Any) -> Any:
+        nested = "<locals>" in getattr(thing, "__qualname__", "")
+        if nested or not isinstance(thing, FunctionType) or any(map(_has_shape, thing.__annotations__.values())):
+            return _jaxtyped(thing, typechecker=typechecker)
+        checked = beartype(thing)
+
+        @wraps(thing)
+        def call(*args: Any, **options: Any) -> Any:
+            return (thing if jaxtyping.config.jaxtyping_disable else checked)(*args, **options)
+
+        return call
+
+    return decorate
+
+
+def _has_shape(annotation: Any) -> bool:
+    """Whether it is an array's, or has one's inside; of an annotation in quotes nobody knows."""
+    if isinstance(annotation, list):  # the arguments of a Callable
+        return any(map(_has_shape, annotation))
+    if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
+    return isinstance(annotation, str) or any(map(_has_shape, get_args(annotation)))
 
 
 def beartyped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,3 +74,6 @@ class _Signature:
 @lru_cache(maxsize=1000)  # shapes are a new type wherever they are written, so some are never found again
 def _remembered(signature: _Signature) -> Callable[..., Any]:
     return beartype(signature.function)
+
+
+jaxtyping.jaxtyped = jaxtyped  # what its import hook decorates with
