@@ -32,7 +32,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert all((tmp_path / c["folder"] / "adapter_model.safetensors").is_file() for c in trained["checkpoints"])
     code, again, _ = run("finetune", *tasks, *TRAIN, "--out", "mine")
     assert again == trained
-    code, found, _ = run("dynamics", "mine", "--task", "synonym", "--task", "antonym", *ASK, model=False)
+    code, found, _ = run("dynamics", "mine", "--task", "synonym", "--task", "antonym", *PLAINLY, model=False)
     assert code == 0
     assert [v["task"] for v in found["verdicts"]] == ["antonym", "present-past", "synonym"]
     assert {v["judgement"] for v in found["verdicts"]} <= {"kept", "suppressed", "overwritten", "undecided"}
@@ -50,9 +50,9 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert {"recovery", "forgetting", "abilities", "similarity", "plane", "heads-antonym"} <= figures
     assert json.loads((tmp_path / "mine" / "dynamics" / "dynamics.json").read_text()) == found
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "moments").iterdir()}
-    assert run("dynamics", "mine", "--task", "synonym", *ASK, model=False)[1] == found
+    assert run("dynamics", "mine", "--task", "synonym", *PLAINLY, model=False)[1] == found
     assert before == {file: file.stat().st_mtime_ns for file in before}
-    code, _, error = run("dynamics", "mine", "--task", "synonym", *ASK, "--seed", "1", model=False)
+    code, _, error = run("dynamics", "mine", "--task", "synonym", *PLAINLY, "--seed", "1", model=False)
     assert code == 2
     assert "is of other questions; choose another folder" in error
 
@@ -88,7 +88,7 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
     assert code == 0
     assert [c["checkpoint"] for c in trained["checkpoints"]] == ["0-mixture/2", "0-mixture/4"]
-    code, followed, _ = run("dynamics", "mine", *PLAINLY, model=False)
+    code, followed, _ = run("dynamics", "mine", *ASK, model=False)
     assert code == 0
     assert followed["metrics"] is None
     assert [moment["moment"] for moment in followed["moments"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
