@@ -16,7 +16,7 @@ WHEELS := --only-binary :all: --no-binary transformers-stream-generator
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-fast test-lowest test-newest lint format types contract docs notebook clean
+.PHONY: help install lock demo test test-fast test-slow test-lowest test-newest lint format types contract docs notebook clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -52,11 +52,15 @@ lock: $(UV) ## write locks/ anew, keeping what still holds; ARGS=--upgrade goes 
 demo: install ## function vectors of four relations, as a report in demo-report/
 	$(BIN)/lens-fv demo --out $(OUT)
 
-test: install ## all tests, the default model's too
+# Tests marked slow are left out unless -m names them (tests/conftest.py), whatever else ARGS asks for.
+test: install ## all tests but the slow ones, the default model's too
 	$(PYTEST) $(ARGS)
 
 test-fast: install ## the tests that need no model
 	$(PYTEST) -m "not real" $(ARGS)
+
+test-slow: install ## the tests that take minutes: mutated files, kills, interrupts, full disks
+	$(PYTEST) -m slow $(ARGS)
 
 # What pyproject.toml promises, and what is to come. Warnings are listed here, where `make test` stops at them.
 test-lowest: VENV = .venv-lowest

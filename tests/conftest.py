@@ -172,7 +172,12 @@ SLOWEST = (
 """Files that take longest: they are begun first, so that no process is left alone with one at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Here and not as an option of pytest's in pyproject.toml, where any other -m would replace it.
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     place = {f"{name}.py": i for i, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(place)))
 
