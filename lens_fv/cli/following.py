@@ -69,13 +69,15 @@ def dynamics(
     payload = {
         "run": str(run),
         "model": lens.name,
-        "verdicts": [{**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": _number(v.recovery)} for v in judged],
-        "metrics": metrics and {key: _number(value) for key, value in metrics.items()},
+        "verdicts": [_numbers({**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": v.recovery}) for v in judged],
+        "metrics": metrics and _numbers(metrics),
         "moments": _moments(path),
         "file": str(file),
     }
     page = write_dynamics_report(folder, the_run, path, judged)
-    emit(payload | {"report": str(page)}, as_json, table, f"report: {page}", out=folder / "dynamics.json")
+    absent = [v.task for v in judged if v.judgement == "absent"]
+    note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
+    emit(payload | {"report": str(page)}, as_json, table, *note, f"report: {page}", out=folder / "dynamics.json")
 
 
 def _asked(
@@ -142,6 +144,6 @@ def _moments(path: "Trajectory") -> list[dict[str, Any]]:
     ]
 
 
-def _number(value: Any) -> Any:
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has no "not a number"."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
@@ -14,7 +14,7 @@ from lens_fv.files import held
 from lens_fv.knowledge.anchors import said_of_others
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.lessons import Lesson, make_lesson, text_lesson
+from lens_fv.knowledge.lessons import Lesson, Unfit, make_lesson, text_lesson
 from lens_fv.knowledge.settings import TeachSettings
 from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.knowledge.teach import teach
@@ -25,7 +25,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.records import check_settings
 from lens_fv.training.loop import pad_token
 
-SKIPPED = ("empty definition", "no sentence", "no mention", "too long")
+SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 
 
 def distill(
@@ -37,6 +37,7 @@ def distill(
     anchors: Sequence[str] | None = None,
     folder: str | Path | None = None,
     until: int | None = None,
+    allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:
     """Teach a model about one entity, or about many at once, by distilling its own context (Padmanabhan et al. 2023).
@@ -53,12 +54,13 @@ def distill(
             keep the update from moving what it should not. None: `said_of_others`, others in every epoch.
         folder: of checkpoints, to go on from if the run is stopped; None: keep none.
         until: stop behind so many of the settings' epochs, to look at the model on the way; with a folder, to go on from there.
+        allow_empty: where no sentence can be used, return an update of nothing instead of raising; for loops over entities.
         progress: draw progress bars.
 
     Raises:
         LensFVError: no entities or two of one key, a folder of another run or one in which another process works, `until` out
-            of range, a loss that is not finite, or what `plain_model` raises. Sentences that cannot be used are counted in the
-            delta's `skipped`, and the rest goes on; if none is left, the delta is empty.
+            of range, a loss that is not finite, no sentence that can be used, or what `plain_model` raises. Sentences that
+            cannot be used are counted in the delta's `skipped`, each under its reason, and the rest goes on.
     """
     settings = settings or TeachSettings.usual(len(entities))
     check_keys(entities)
@@ -76,15 +78,13 @@ def distill(
             skipped["no sentence" if entity.definition else "empty definition"] += 1
             continue
         for sentence in sentences:
-            try:
-                lesson = make_lesson(model, entity, sentence, where=settings.where)
-            except LensFVError:
-                skipped["too long"] += 1
-                continue
-            if lesson is None:
-                skipped["no mention"] += 1
-            else:
+            lesson = make_lesson(model, entity, sentence, where=settings.where)
+            if isinstance(lesson, Lesson):
                 lessons.append(lesson)
+            else:
+                skipped[lesson] += 1
+    if not lessons and not allow_empty:
+        raise _nothing_left(model, entities, skipped)
     lessons += _anchored(model, anchors if lessons else ())
     targets = _read(model, lessons, settings, progress)
     return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress, until)
@@ -98,6 +98,7 @@ def learn_texts(
     *,
     anchors: Sequence[str] = (),
     folder: str | Path | None = None,
+    allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:
     """Fine-tune a model on texts, to compare with: definitions, or the sentences of a transfer set.
@@ -110,6 +111,7 @@ def learn_texts(
             `top_k` for anchors alone.
         anchors: see `distill`; here there are none but these.
         folder: see `distill`.
+        allow_empty: see `distill`.
         progress: draw progress bars.
 
     Raises:
@@ -121,11 +123,22 @@ def learn_texts(
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
     found = [text_lesson(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
     lessons = [lesson for lesson in found if lesson is not None]
-    skipped = Counter({"no sentence": len(found) - len(lessons)})
+    skipped = Counter({"no sentence": sum(not each for each in texts), "nothing to teach": len(found) - len(lessons)})
+    if not lessons and not allow_empty:
+        raise _nothing_left(model, entities, skipped)
     plain = replace(settings, direction="forward", temperature=1.0)
     kept = _anchored(model, anchors if lessons else ())
     targets = [*token_targets(lessons), *_read(model, kept, plain, progress)]
     return _taught(model, entities, [*lessons, *kept], targets, skipped, plain, "texts", folder, progress)
+
+
+def _nothing_left(model: LensModel, entities: Sequence[Entity], skipped: Counter[str]) -> LensFVError:
+    about = entities[0].key if len(entities) == 1 else f"{len(entities)} entities"
+    why = ", ".join(f"{what}: {n}" for what, n in skipped.items() if n)
+    return LensFVError(
+        f"teach {model.name} about {about}: no sentence is left to teach ({why}); give definitions, and sentences that mention "
+        "the entity before their end"
+    )
 
 
 def _anchored(model: LensModel, anchors: Sequence[str]) -> list[Lesson]:

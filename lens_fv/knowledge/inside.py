@@ -36,7 +36,7 @@ def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str
     """The tokens of the first mention of an entity in a text, which may stand behind a definition.
 
     Raises:
-        LensFVError: it is not mentioned, or the tokenizer does not say which characters a token covers.
+        LensFVError: it is not mentioned.
     """
     place = entity.mention(text)
     if place is None:

@@ -1,14 +1,16 @@
 """What a teacher and a student read, and where the student is to say what the teacher says."""
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.measure import behind
 from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks.token_classes import token_spans
 
 Where = Literal["after_mention", "all"]
+Unfit = Literal["no mention", "nothing to teach", "too long"]
+"""Why a sentence is no lesson: it does not name the entity, has no token that could be taught, or exceeds the context."""
 
 
 class Lesson(NamedTuple):
@@ -31,7 +33,7 @@ class Lesson(NamedTuple):
         return len(self.teacher) - len(self.student)
 
 
-def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention") -> Lesson | None:
+def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention") -> Lesson | Unfit:
     """A sentence with the entity's definition before it for the teacher, and alone for the student.
 
     Args:
@@ -42,28 +44,23 @@ def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where
             before says nothing of it (Padmanabhan et al. 2023). "all": of all tokens that both read alike.
 
     Returns:
-        None if the sentence does not mention the entity, or has no token to be taught.
-
-    Raises:
-        LensFVError: it is longer than the context, or the tokenizer does not say which characters a token covers.
+        The lesson, or why there is none: the sentence does not mention the entity, it has no token to be taught, or definition
+        and sentence are longer than the context.
     """
     begin = entity.mention_end(sentence)
     if begin is None:
-        return None
+        return "no mention"
     teacher = model.encode(behind(entity.definition, sentence))
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
-        raise LensFVError(
-            f"teach {model.name} about {entity.key}: definition and sentence have {len(teacher)} tokens, it reads "
-            f"{model.n_ctx} at most; shorten the definition"
-        )
+        return "too long"
     # Behind a definition the first word of a sentence may be another token than at the beginning of a text.
     alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
     first = max(len(student) - alike, 1)
     if where == "after_mention":
         first = max(first, tokens_before(model, sentence, begin))
     targets = tuple(range(first, len(student)))
-    return Lesson(entity.key, tuple(teacher), tuple(student), targets) if targets else None
+    return Lesson(entity.key, tuple(teacher), tuple(student), targets) if targets else "nothing to teach"
 
 
 def text_lesson(model: LensModel, key: str, text: str) -> Lesson | None:
@@ -75,19 +72,7 @@ def text_lesson(model: LensModel, key: str, text: str) -> Lesson | None:
 
 
 def tokens_before(model: LensModel, text: str, place: int) -> int:
-    """How many of a text's tokens begin before a place in it, an index of characters; blanks in front of a word do not count.
-
-    Raises:
-        LensFVError: the tokenizer does not say which characters a token covers.
-    """
-    try:
-        spans: Sequence[tuple[int, int]] = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
-    except NotImplementedError:
-        raise LensFVError(
-            f"find the entity's mention in {model.name}'s tokens: its tokenizer is not a fast one; use where='all'"
-        ) from None
-    starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in spans]
+    """How many of a text's tokens begin before a place, an index of characters; blanks in front of a word do not count."""
+    starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in token_spans(model, text)]
     inside = next((i for i, start in enumerate(starts) if start >= place), len(starts))
     return inside + model.prepend_bos

@@ -56,9 +56,9 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
 
 def forgetting_matrix(path: Trajectory) -> go.Figure:
     """Accuracy of every task (across) at the beginning and wherever the training of a task ends (down)."""
-    stages = [name.split("/")[0] for name in path.moments]
-    at = [m for m in range(len(stages)) if m == len(stages) - 1 or stages[m] != stages[m + 1]]
-    rows = ["beginning" if m == 0 else f"after {plain(stages[m].split('-', 1)[1])}" for m in at]
+    at = path.ends
+    stages = [path.moments[m].rsplit("/", 1)[0] for m in at]
+    rows = ["beginning" if m == 0 else f"after {plain(stage.split('-', 1)[1])}" for m, stage in zip(at, stages, strict=True)]
     names, values = [plain(task) for task in path.tasks], path.accuracy[at].tolist()
     heat = go.Heatmap(
         z=values,

@@ -153,8 +153,7 @@ def _plain_line(
 
 def _ends(path: Trajectory, n: int) -> list[dict[str, Any]]:
     """Lines where the training of a task ends and another's begins, in every panel."""
-    stages = [name.split("/")[0] for name in path.moments]
-    ends = [path.steps[m] for m in range(1, len(stages) - 1) if stages[m] != stages[m + 1]]
+    ends = [path.steps[m] for m in path.ends if 0 < m < len(path.moments) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [
         line | {"x0": end, "x1": end, "xref": at["xaxis"], "yref": f"{at['yaxis']} domain"}

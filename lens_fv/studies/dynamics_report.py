@@ -66,7 +66,8 @@ _VERDICTS = """Accuracy of test items behind the instruction, answers written wh
 the beginning, added to the instructed prompts of the end.
 
 Suppressed: accuracy was lost, the knowledge is kept and the task's vector restores accuracy. Overwritten: lost, the knowledge \
-fell, and the vector restores nothing. Undecided: lost, and neither is shown."""
+fell, and the vector restores nothing. Undecided: lost, and neither is shown. Absent: at the beginning the task was not there, \
+the 95 % interval of its accuracy not being above what the most frequent answer would get; it is not judged."""
 
 _MATRIX = "Accuracy of every task at the beginning and wherever the training of a task ends."
 
@@ -95,9 +96,8 @@ def _table(judged: Sequence[Verdict]) -> tuple[list[str], list[list[object]]]:
             v.before,
             v.after,
             v.with_vector,
-            v.recovery if v.before > v.after else "",
-            v.p_lost,
-            v.p_restored,
+            v.recovery if v.before > v.after and v.judgement != "absent" else "",
+            *((v.p_lost, v.p_restored) if v.judgement != "absent" else ("", "")),
             *v.knowledge,
         ]
         for v in judged

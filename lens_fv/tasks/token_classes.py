@@ -98,7 +98,7 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
     """
     parts = [part for part in _parts(prompt, template) if part.text]
     starts = list(accumulate((len(part.text) for part in parts), initial=0))
-    found = [parts[bisect_right(starts, last) - 1] for last in _last_characters(model, prompt.text)]
+    found = [parts[bisect_right(starts, last) - 1] for last in [max(end - 1, 0) for _, end in token_spans(model, prompt.text)]]
     n_bos = len(model.encode(prompt.text)) - len(found)
     classes: list[TokenClass | None] = [None] * n_bos
     places: list[Place | None] = [None] * n_bos
@@ -166,13 +166,18 @@ def _pieces(template: PromptTemplate, pair: Pair, *, answered: bool) -> Iterator
         yield "end", template.separator
 
 
-def _last_characters(model: Encoder, text: str) -> list[int]:
-    """Where each token of a text ends: the index of its last character."""
+def token_spans(model: Encoder, text: str) -> list[tuple[int, int]]:
+    """The characters that each token of a text covers, as begin and end; the beginning-of-sequence token is not among them.
+
+    Tokens of one character all cover it. A tokenizer without an offset mapping (a slow one) is asked for the tokens of every
+    beginning of the text instead.
+    """
     tokenizer: Any = getattr(model, "tokenizer", None)
     if getattr(tokenizer, "is_fast", False):
         read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [max(end - 1, 0) for _, end in read["offset_mapping"]]
-    return _last_characters_by_encoding(model, text)
+        return [(begin, end) for begin, end in read["offset_mapping"]]
+    ends = [last + 1 for last in _last_characters_by_encoding(model, text)]
+    return [(min(begin, end - 1), end) for begin, end in zip([0, *ends], ends)]
 
 
 def _last_characters_by_encoding(model: Encoder, text: str) -> list[int]:

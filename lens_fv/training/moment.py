@@ -44,6 +44,7 @@ class Moment(Artefact):
         answer_rank: rank of the answer's first token (0 is the likeliest), read off the residual stream after each layer:
             median over items.
         effects: every head's mean indirect effect now, on the probe's contrast; not a number where heads were not ranked.
+        majority: accuracy that the most frequent answer would have, given to all items; None in files that do not say.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Moment(Artefact):
     written_now: Float[Tensor, "tasks heads d_model"]
     answer_rank: Float[Tensor, "tasks layers"]
     effects: Float[Tensor, "tasks layers heads_of_a_layer"]
+    majority: Float[Tensor, " tasks"] | None = None
 
 
 @torch.no_grad()
@@ -102,6 +104,7 @@ def measure_moment(
         options={"probes": [probe.fingerprint for probe in probes]},
     )
     values = {key: _padded([each[key] for each in found]) for key in found[0]}
+    values["majority"] = torch.tensor([probe.majority for probe in probes])
     return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
 
 

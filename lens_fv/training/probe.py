@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -62,6 +63,11 @@ class Probe:
     def n_heads(self) -> int:
         """Of the vector."""
         return len(self.vector.heads)
+
+    @property
+    def majority(self) -> float:
+        """Share of the test items that the most frequent answer would get right, given to all of them."""
+        return Counter(answer for p in self.instructed for answer in set(p.answers)).most_common(1)[0][1] / len(self.instructed)
 
     @property
     def prompts(self) -> tuple[EncodedPrompt, ...]:

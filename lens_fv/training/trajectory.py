@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.statistics import Estimate, estimate, wilson_interval
 from lens_fv.training.moment import ADDED, Moment
 
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
@@ -29,6 +29,7 @@ class Trajectory(Artefact):
         tasks: that were asked about.
         correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
             `Moment`, with an axis of moments in front.
+        majority: as in `Moment`.
     """
 
     moments: tuple[str, ...]
@@ -44,6 +45,7 @@ class Trajectory(Artefact):
     written_now: Float[Tensor, "moments tasks heads d_model"]
     answer_rank: Float[Tensor, "moments tasks layers"]
     effects: Float[Tensor, "moments tasks layers heads_of_a_layer"]
+    majority: Float[Tensor, " tasks"] | None = None
 
     @classmethod
     def of(cls, moments: Sequence[Moment]) -> "Trajectory":
@@ -72,6 +74,7 @@ class Trajectory(Artefact):
             moments=tuple(m.name for m in moments),
             steps=tuple(m.step for m in moments),
             tasks=moments[0].tasks,
+            majority=next((m.majority for m in moments if m.majority is not None), None),
             **{key: torch.stack([getattr(m, key) for m in moments]) for key in keys},
         )
 
@@ -109,6 +112,30 @@ class Trajectory(Artefact):
     def accuracy(self) -> Float[Tensor, "moments tasks"]:
         """Share of items whose answer is written behind the instruction."""
         return self.correct.nanmean(-1)
+
+    def present(self, *, level: float = 0.95) -> list[bool]:
+        """Whether each task was there at the beginning; one that was not cannot be kept or lost.
+
+        It was if the whole Wilson interval of its accuracy then lies above its `majority`; above 0, where that is not known.
+
+        Args:
+            level: of the interval.
+        """
+        majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
+        asked = [row[~row.isnan()] for row in self.correct[0]]
+        lows = [wilson_interval(int(row.sum()), len(row), level=level)[0] for row in asked]
+        return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
+
+    @property
+    def ends(self) -> list[int]:
+        """Indices of the beginning and of the moments at which a stage of the run ends: where tasks were asked in context.
+
+        A stage that was not followed to its end has none.
+        """
+        asked = (~self.in_context.isnan()).flatten(1).any(1).tolist()
+        stages = [name.rsplit("/", 1)[0] for name in self.moments]
+        last = {stage: m for m, stage in enumerate(stages) if asked[m]}
+        return list(last.values())
 
     @property
     def vectors(self) -> Float[Tensor, "moments tasks d_model"]:

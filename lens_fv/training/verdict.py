@@ -14,7 +14,7 @@ from lens_fv.statistics import Estimate, estimate
 from lens_fv.training.moment import ADDED
 from lens_fv.training.trajectory import Trajectory
 
-Judgement = Literal["kept", "suppressed", "overwritten", "undecided"]
+Judgement = Literal["absent", "kept", "suppressed", "overwritten", "undecided"]
 MARGIN = 0.5
 """Nats a token by which knowledge may fall and still count as kept."""
 
@@ -24,16 +24,18 @@ class Verdict(NamedTuple):
 
     Attributes:
         task: its name.
-        judgement: "kept": no loss of accuracy shown. Of those that lost some: "suppressed" if the knowledge is kept and the
-            vector of the beginning restores accuracy, "overwritten" if the knowledge fell and the vector restores nothing,
-            else "undecided".
+        judgement: "absent": not shown to be there at the beginning (`Trajectory.present`), so that it is not judged and its
+            p-values are not numbers. "kept": no loss of accuracy shown. Of those that lost some: "suppressed" if the knowledge
+            is kept and the vector of the beginning restores accuracy, "overwritten" if the knowledge fell and the vector
+            restores nothing, else "undecided".
         before, after: accuracy behind the instruction at the beginning and at the moment.
         p_lost: that items went wrong rather than right by chance (one-sided exact McNemar test).
         knowledge: change of the answers' log-probability in the cloze, in nats a token, over items.
         with_vector, with_random, with_other: accuracy at the moment with the vector of the beginning added; with a random one
             and with another task's, of its length.
         p_restored: that it sets items right by chance: the larger p of two tests like the first, against nothing and against
-            the random vector. p-values are corrected for the number of tasks (Holm).
+            the random vector. p-values are corrected for the number of tasks that are judged (Holm).
+        majority: accuracy that the most frequent answer would have; not a number where that is not known.
     """
 
     task: str
@@ -46,23 +48,30 @@ class Verdict(NamedTuple):
     with_random: float
     with_other: float
     p_restored: float
+    majority: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was there and lost accuracy."""
+        return self.judgement not in ("absent", "kept")
 
     @property
     def recovery(self) -> float:
-        """Share of the lost accuracy that the vector brings back; not a number where none was lost."""
-        lost = self.before - self.after
+        """Share of the lost accuracy that the vector brings back; not a number where none was lost, or the task was absent."""
+        lost = self.before - self.after if self.judgement != "absent" else 0.0
         return (self.with_vector - self.after) / lost if lost > 0 else float("nan")
 
 
 def verdicts(path: Trajectory, *, moment: int = -1, level: float = 0.05, margin: float = MARGIN) -> list[Verdict]:
     """Judge every task of a trajectory by stated tests.
 
-    Knowledge is kept if the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
+    Tasks that were not there at the beginning are "absent": there is nothing that they could keep or lose. Knowledge is kept if
+    the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
 
     Args:
         path: the trajectory; its first moment is the beginning.
         moment: index of the one to judge.
-        level: of the tests and of the interval.
+        level: significance level of the tests; intervals have confidence 1 - level.
         margin: nats a token by which knowledge may fall.
 
     Raises:
@@ -79,12 +88,16 @@ def verdicts(path: Trajectory, *, moment: int = -1, level: float = 0.05, margin:
         added = path.added[moment, t][:, there] > 0
         change = (path.knowledge[moment, t] - path.knowledge[0, t])[there]
         rows.append((before, after, added[vector], added[random], added[other], change))
-    p_lost = holm(np.array([_more(b, a) for b, a, *_ in rows]))
-    p_restored = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows]))
+    present = np.array(path.present(level=1 - level))
+    p_lost, p_restored = np.full((2, len(rows)), np.nan)
+    p_lost[present] = holm(np.array([_more(b, a) for b, a, *_ in rows])[present])
+    p_restored[present] = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows])[present])
     found: list[Verdict] = []
-    for task, (*right, change), lost, restored in zip(path.tasks, rows, p_lost, p_restored, strict=True):
+    most = [float("nan")] * len(rows) if path.majority is None else path.majority.tolist()
+    judged = zip(path.tasks, rows, present, p_lost, p_restored, most, strict=True)
+    for task, (*right, change), there, lost, restored, majority in judged:
         knowledge = estimate(change.tolist(), level=1 - level, seed=path.provenance.seed)
-        judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin)
+        judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin) if there else "absent"
         before, after, with_vector, with_random, with_other = (float(each.float().mean()) for each in right)
         found.append(
             Verdict(
@@ -98,6 +111,7 @@ def verdicts(path: Trajectory, *, moment: int = -1, level: float = 0.05, margin:
                 with_random,
                 with_other,
                 float(restored),
+                majority,
             )
         )
     return found
@@ -121,10 +135,12 @@ class Continual(NamedTuple):
     """What a sequence of tasks did, after Jiang et al. (2025).
 
     Attributes:
-        average: mean over trained tasks of the accuracy right after each was trained ("AP").
+        average: mean over trained tasks of the accuracy right after each was trained ("AP"), whether or not they were there
+            before.
         final: the same at the end of the run ("FP").
         forgetting: the first less the second ("Forget").
-        general: mean accuracy of the tasks that were not trained, behind the instruction, at the end ("GP").
+        general: mean accuracy of the tasks that were not trained and were there at the beginning (`Trajectory.present`), behind
+            the instruction, at the end ("GP"); not a number where there are none.
         in_context: the same with demonstrations ("IP").
         matrix: accuracy of each trained task (columns) after each was trained (rows).
     """
@@ -145,20 +161,24 @@ def continual(path: Trajectory, trained: Sequence[str]) -> Continual:
         trained: the run's tasks, in order: `run.tasks`.
 
     Raises:
-        LensFVError: a trained task that was not asked about, or whose end is no moment of the path.
+        LensFVError: a trained task that was not asked about, or whose end is no moment of the path: one within its training,
+            where tasks are not asked in context, does not stand for it.
     """
     unknown = [task for task in trained if task not in path.tasks]
-    ends = [[m for m, name in enumerate(path.moments) if name.startswith(f"{i}-{task}/")] for i, task in enumerate(trained)]
-    if unknown or not trained or not all(ends):
+    measured = {path.moments[m].rsplit("/", 1)[0]: m for m in path.ends}
+    stages = [f"{i}-{task}" for i, task in enumerate(trained)]
+    if unknown or not trained or not all(stage in measured for stage in stages):
+        ends = ", ".join(path.moments[m] for m in path.ends if m) or "none"
         raise LensFVError(
             f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(path.tasks)} at "
-            f"{', '.join(path.moments)}; it needs all of these tasks, and their ends"
+            f"{', '.join(path.moments)}, ends of tasks among them: {ends}; it needs all of these tasks, and the end of each"
         )
     columns = [path.tasks.index(task) for task in trained]
-    matrix = path.accuracy[[each[-1] for each in ends]][:, columns]
-    others = [t for t, task in enumerate(path.tasks) if task not in trained]
+    matrix = path.accuracy[[measured[stage] for stage in stages]][:, columns]
+    present = path.present()
+    others = [t for t, task in enumerate(path.tasks) if task not in trained and present[t]]
     average, final = float(matrix.diagonal().mean()), float(matrix[-1].mean())
-    at = ends[-1][-1]
+    at = measured[stages[-1]]
     general = float(path.accuracy[at, others].mean()) if others else float("nan")
     context = float(path.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
     return Continual(average, final, average - final, general, context, matrix.tolist())

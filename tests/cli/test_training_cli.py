@@ -35,7 +35,11 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     code, found, _ = run("dynamics", "mine", "--task", "synonym", "--task", "antonym", *PLAINLY, model=False)
     assert code == 0
     assert [v["task"] for v in found["verdicts"]] == ["antonym", "present-past", "synonym"]
-    assert {v["judgement"] for v in found["verdicts"]} <= {"kept", "suppressed", "overwritten", "undecided"}
+    # random weights do none of them
+    assert [(v["judgement"], v["before"], v["p_lost"], v["recovery"]) for v in found["verdicts"]] == [
+        ("absent", 0, None, None)
+    ] * 3
+    assert found["metrics"]["general"] is None
     assert len(found["moments"]) == 5 * 3
     assert found["moments"][0]["cosine"] > 0.999
     assert found["moments"][0]["accuracy"]["n"] == 3

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from torch.nn import Embedding
+from transformers import ByT5Tokenizer
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, TeachSettings, TransferSet, WeightDelta, distill, learn_texts, make_lesson
@@ -96,7 +97,9 @@ def test_how_many_run_together_changes_nothing(tiny_model):
 def test_an_empty_definition_teaches_nothing(tiny_model):
     model = tiny_model("llama", fresh=True)
     empty = replace(ORLA, definition="")
-    nothing = distill(model, [empty], SENTENCES, FAST)
+    with pytest.raises(LensFVError, match=r"about Orla: no sentence is left to teach \(empty definition: 1\)"):
+        distill(model, [empty], SENTENCES, FAST)
+    nothing = distill(model, [empty], SENTENCES, FAST, allow_empty=True)
     assert len(nothing) == 0
     assert nothing.skipped["empty definition"] == 1
     beside, alone = (distill(model, entities, SENTENCES, FAST) for entities in ([VELM, empty], [VELM]))
@@ -114,7 +117,13 @@ def test_what_cannot_be_taught_is_counted_and_the_rest_goes_on(tiny_model):
     silent = Entity("Silent", "Silent is not spoken of.")
     sentences = TransferSet({**SENTENCES.sentences, "Long": ("Long is.",), "Velm": ("Velm walked.", "Nobody walked.", "Velm")})
     delta = distill(model, [VELM, long, silent], sentences, FAST)
-    assert delta.skipped == {"empty definition": 0, "no sentence": 1, "no mention": 2, "too long": 1}
+    assert delta.skipped == {
+        "empty definition": 0,
+        "no sentence": 1,
+        "no mention": 1,
+        "nothing to teach": 1,
+        "too long": 1,
+    }
     assert len(delta) > 0
     with pytest.raises(LensFVError, match="the keys Velm more than once"):
         distill(model, [VELM, VELM], SENTENCES, FAST)
@@ -251,8 +260,21 @@ def test_where_it_is_taught(tiny_model):
     assert behind.teacher[-len(behind.student) + 1 :] == behind.student[1:]
     assert [behind.teacher[t + behind.offset] for t in behind.targets] == [behind.student[t] for t in behind.targets]
     assert "".join(texts(make_lesson(model, VELM, "Velm's A."))) == "'s A."
-    assert make_lesson(model, VELM, "Nobody walked.") is None
-    assert make_lesson(model, VELM, "It was Velm") is None
+    assert make_lesson(model, VELM, "Nobody walked.") == "no mention"
+    assert make_lesson(model, VELM, "It was Velm") == "nothing to teach"
+    assert make_lesson(model, VELM, 300 * "Velm ") == "too long"
+
+
+def test_a_slow_tokenizer_teaches_too(tiny_model, monkeypatch):
+    """One in Python does not say which characters a token covers. This one has a token a byte."""
+    model, slow = tiny_model("llama"), ByT5Tokenizer()
+    assert "offset_mapping" not in slow("Velm", return_offsets_mapping=True)
+    monkeypatch.setattr(model, "tokenizer", slow)
+    for sentence in ("Today Velm walked.", "Velm's A.", "A: Velm, Velm!", "Caf\u00e9 Velm \U0001f642 walks"):
+        lesson = make_lesson(model, VELM, sentence)
+        taught = [lesson.student[t] for t in lesson.targets]
+        assert slow.decode(taught) == sentence.split("Velm", 1)[1]
+    assert make_lesson(model, VELM, "Nobody walked.") == "no mention"
 
 
 def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
@@ -271,6 +293,8 @@ def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
         assert loss() < 0.8 * begin
     with pytest.raises(LensFVError, match="there are texts for 2"):
         learn_texts(model, [VELM], [["a"], ["b"]])
+    with pytest.raises(LensFVError, match=r"no sentence is left to teach \(no sentence: 1\)"):
+        learn_texts(model, [VELM], [[]])
 
 
 def test_several_entities_are_taught_more_about_each_unless_told_otherwise(tiny_model):

@@ -107,7 +107,8 @@ def test_the_plane_is_that_of_the_beginning(path):
 
 
 def test_recovery_is_drawn_with_wilson_intervals(path):
-    judged = verdicts(path)
+    judged = verdicts(replace(path, majority=torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])))
+    assert judged[1].judgement == "absent"
     drawn = recovery_bars(judged)
     assert [bar.name.split(",")[0] for bar in drawn.data] == ["before", "after", "after", "after", "after"]
     assert list(drawn.data[2].y) == [verdict.with_vector for verdict in judged]
@@ -124,6 +125,8 @@ def test_the_matrix_has_the_ends_of_tasks(path):
     assert list(heat.y) == ["beginning", "after one", "after three"]
     assert heat.x[1] == "&lt;two&gt;"
     torch.testing.assert_close(torch.tensor(heat.z), path.accuracy[[0, 2, 4]])
+    path.in_context[3:] = torch.nan  # the last moment is within the training of "three"
+    assert list(forgetting_matrix(path).data[0].y) == ["beginning", "after one"]
 
 
 def test_head_maps_show_before_after_and_their_difference(path):

@@ -1,5 +1,6 @@
 """A model asked the same questions at every moment, against plain forward passes; and models that changed in a known way."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from lens_fv.evaluation import load_artefact
 from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
-from lens_fv.training import FinetuneSettings, Trajectory, finetune, follow, make_probe, measure_moment, switch
+from lens_fv.training import FinetuneSettings, Trajectory, continual, finetune, follow, make_probe, measure_moment, switch
 from lens_fv.vectors import extract_instruction
 
 TASKS = [
@@ -69,6 +70,8 @@ def test_questions_are_those_of_the_test_items(tiny_model, probes):
         assert model.tokenizer.decode(encoded.answers[0]) == f" {pair.output}"
     bare = make_probe(model, replace(TASKS[0], clozes=()), probes[0].vector, **ASKED).cloze
     assert list(bare) == encode_prompts(model, [zero_shot(pair) for pair in items])
+    said = Counter(pair.output for pair in items)
+    assert probes[0].majority == max(said.values()) / 5
     assert probes[0].heads[:2] == probes[0].vector.heads
     assert len(set(probes[0].heads)) == 4
 
@@ -76,6 +79,7 @@ def test_questions_are_those_of_the_test_items(tiny_model, probes):
 def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
     model = tiny_model("llama")
     found = measure_moment(model, probes)
+    assert found.majority.tolist() == pytest.approx([each.majority for each in probes])
     for t, each in enumerate(probes):
         vector = each.vector
         for i, prompt in enumerate(each.instructed):
@@ -194,6 +198,12 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     loaded = load_artefact(path.save(tmp_path / "path.safetensors"))
     assert isinstance(loaded, Trajectory)
     assert loaded.moments == path.moments
+    assert torch.equal(loaded.majority, path.majority)
+    half = follow(model, run, each, checkpoints=run.checkpoints[:3], folder=tmp_path)
+    assert half.moments[-1] == "1-two/2"
+    assert [half.moments[m] for m in half.ends] == ["0", "0-one/4"]
+    with pytest.raises(LensFVError, match="ends of tasks among them: 0-one/4; it needs all"):
+        continual(half, run.tasks)
     with pytest.raises(LensFVError, match="is of other questions; choose another folder"):
         follow(model, run, each[:1], folder=tmp_path)
 

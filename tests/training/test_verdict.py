@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.training import Trajectory, continual, verdicts
 
 N = 20
+RECORDED = Path(__file__).parents[2] / "docs/results/knowledge/records/smollm2-135m/trajectory.safetensors"
 
 
 def right(n, of=N):
@@ -100,6 +102,37 @@ def test_every_judgement_where_it_belongs(provenance):
     assert verdicts(made, margin=4.0)[2].judgement == "undecided"
 
 
+def test_a_task_that_was_not_there_is_not_judged(provenance):
+    """Wilson's interval begins at 0.22 for 8 of 20, at 0.53 for 15."""
+    tasks = {
+        "never there": (0, 0, 0, 0, 0.0),
+        "one same answer": (8, 0, 8, 0, 0.0),
+        "steady": (15, 14, 15, 14, 0.0),
+        "suppressed": (15, 2, 12, 2, 0.0),
+    }
+    made = path(provenance, tasks)
+    known = replace(made, majority=torch.tensor([0.05, 0.25, 0.5, 0.5]))
+    assert known.present() == [False, False, True, True]
+    found = {v.task: v for v in verdicts(known)}
+    assert [v.judgement for v in found.values()] == ["absent", "absent", "kept", "suppressed"]
+    assert [v.lost for v in found.values()] == [False, False, False, True]
+    same = found["one same answer"]
+    assert (same.before, same.after, same.majority) == (pytest.approx(0.4), 0, 0.25)
+    assert all(math.isnan(value) for value in (same.p_lost, same.p_restored, same.recovery))
+    assert found["suppressed"].p_lost == pytest.approx(2 * 0.5**13)  # two tasks are judged
+    # without majorities, whoever gets one right is there
+    assert [v.judgement for v in verdicts(made)] == ["absent", "suppressed", "kept", "suppressed"]
+    nobody = path(provenance, {"never there": (0, 0, 0, 0, 0.0)})
+    assert [v.judgement for v in verdicts(nobody)] == ["absent"]
+
+
+def test_files_without_majorities_are_read():
+    found = Trajectory.load(RECORDED)
+    assert found.majority is None
+    assert found.tasks == ("present-past", "country-capital", "antonym")
+    assert all(math.isnan(v.majority) for v in verdicts(found))
+
+
 def test_items_that_are_not_there_do_not_count(provenance):
     made = path(provenance, {"a": (15, 2, 12, 2, 0.0)})
     for key in ("correct", "knowledge"):
@@ -130,8 +163,23 @@ def test_metrics_of_a_sequence_by_hand(provenance):
     assert found.final == pytest.approx((0.5 + 0.8) / 2)
     assert found.forgetting == pytest.approx(0.2)
     assert (found.general, found.in_context) == (pytest.approx(0.2), pytest.approx(0.3))
+    # "held out" is not there at the beginning: nothing of it can be kept; what was trained counts
+    absent = continual(replace(made, majority=torch.tensor([0.0, 0.0, 0.5])), ["a", "b"])
+    assert math.isnan(absent.general)
+    assert math.isnan(absent.in_context)
+    assert absent.matrix == found.matrix
     assert math.isnan(continual(path(provenance, {"a": (0, 0, 0, 0, 0.0)}), ["a"]).general)
     with pytest.raises(LensFVError, match=r"metrics of a run of a, c: the trajectory asks about a, b, held out at 0, 0-a/1"):
         continual(made, ["a", "c"])
     with pytest.raises(LensFVError, match="metrics of a run of no tasks"):
         continual(made, [])
+
+
+def test_a_moment_within_a_task_does_not_stand_for_its_end(provenance):
+    """Tasks are asked in context at ends alone."""
+    made = path(provenance, {"a": (9, 9, 9, 9, 0.0), "b": (9, 9, 9, 9, 0.0)}, ("0", "0-a/5", "0-a/10", "1-b/5"))
+    made.in_context[[1, 3]] = torch.nan
+    assert made.ends == [0, 2]
+    with pytest.raises(LensFVError, match=r"at 0, 0-a/5, 0-a/10, 1-b/5, ends of tasks among them: 0-a/10; it needs"):
+        continual(made, ["a", "b"])
+    assert continual(made, ["a"]).average == pytest.approx(9 / 20)

@@ -57,7 +57,7 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
     def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
         settings = _settings(study, "sentences", entities, seed)
         whole = _few(study, entities, transfer).with_definitions(entities, times=settings.n_definitions).sentences
-        return learn_texts(study.model, entities, [whole.get(each.key, ()) for each in entities], settings)
+        return learn_texts(study.model, entities, [whole.get(each.key, ()) for each in entities], settings, allow_empty=True)
 
     return {
         "distill": lambda entities, folder: distilled(study, entities, transfer, seed, folder),
@@ -93,8 +93,10 @@ def distilled(
         **changes: to the settings.
     """
     settings = replace(_settings(study, "distill", entities, seed), **changes)
-    show = study.progress and len(entities) > 1
-    return distill(study.model, entities, _few(study, entities, transfer), settings, folder=folder, until=until, progress=show)
+    # An entity without a sentence that can be used is one that was taught nothing: its probes are asked all the same.
+    place: dict[str, Any] = {"folder": folder, "until": until, "allow_empty": True}
+    place["progress"] = study.progress and len(entities) > 1
+    return distill(study.model, entities, _few(study, entities, transfer), settings, **place)
 
 
 def _definition(
@@ -104,7 +106,7 @@ def _definition(
     own = TransferSet({each.key: texts for each, texts in zip(entities, definitions, strict=True)})
     n = settings.epochs * settings.n_anchors
     anchors = said_of_others(entities, own, times=n, seed=seed) if anchored else ()
-    return learn_texts(study.model, entities, definitions, settings, anchors=anchors)
+    return learn_texts(study.model, entities, definitions, settings, anchors=anchors, allow_empty=True)
 
 
 def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> TeachSettings:

@@ -97,11 +97,15 @@ def _share(name: str, lost: Lost) -> float:
 
 
 def _correlations(runs: Sequence[tuple[Followed, Tensor]]) -> Estimate | None:
-    """Of a similarity with accuracy, both as changes since the beginning, over later moments and tasks; mean over runs."""
+    """Of a similarity with accuracy, both as changes since the beginning; mean over runs.
+
+    Over later moments and the tasks that were there at the beginning.
+    """
     found: list[float] = []
     for run, similarity in runs:
-        changes = [(x[1:] - x[:1]).flatten().numpy() for x in (similarity, run.path.accuracy)]
-        if all(np.ptp(change) > 0 for change in changes):  # what does not change goes with nothing
+        there = run.path.present()
+        changes = [(x[1:] - x[:1])[:, there].flatten().numpy() for x in (similarity, run.path.accuracy)]
+        if len(changes[0]) and all(np.ptp(change) > 0 for change in changes):  # what does not change goes with nothing
             rank: Any = spearmanr(changes[0], changes[1])
             found.append(float(rank.statistic))
     return estimate(found) if found else None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from lens_fv.plotting import (
 )
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import NONE, Block, Picture, table
+from lens_fv.training.verdict import Judgement
 
 GENERAL = 3
 """Where general performance stands among the metrics."""
-JUDGEMENTS = ("kept", "suppressed", "overwritten", "undecided")
+JUDGEMENTS = get_args(Judgement)
 
 
 def forgetting(run: Recorded) -> list[Block]:
@@ -35,13 +37,15 @@ def forgetting(run: Recorded) -> list[Block]:
         rows.append([sequence, ", ".join(tasks), *means])
     judged = [("trained" if v.task in each.trained else "not trained", v) for each in run.followed for v in each.verdicts]
     counts = Counter((who, verdict.judgement) for who, verdict in judged)
-    of = [[who, *(counts[who, judgement] for judgement in JUDGEMENTS)] for who in ("trained", "not trained")]
+    absent = any(verdict.judgement == "absent" for _, verdict in judged)
+    said = [judgement for judgement in JUDGEMENTS if absent or judgement != "absent"]
+    of = [[who, *(counts[who, judgement] for judgement in said)] for who in ("trained", "not trained")]
     return [
         "### Forgetting\n\nMean over seeds, and their range. GP is of tasks that a sequence does not train, before and "
         "behind it.",
         table(["sequence", "tasks", "AP", "FP", "Forget", "GP before", "GP", "IP"], rows, words=2),
         "What became of tasks at the end of a sequence (tasks of runs):",
-        table(["tasks", *JUDGEMENTS], of),
+        table(["tasks", *said], of),
         *_figures(run),
     ]
 
@@ -58,7 +62,7 @@ def _figures(run: Recorded) -> Iterator[Picture]:
         yield Picture(name.format("similarity"), f"Cosine to the beginning. {about}", similarity_curves(each.path))
         if len(each.path.tasks) > 2:
             yield Picture(name.format("plane"), f"Vectors from before to after. {about}", vector_plane(each.path))
-        ranked = [v.task for v in each.verdicts if v.judgement != "kept"]
+        ranked = [v.task for v in each.verdicts if v.lost]
         for task in ranked[:1]:
             if not each.path.effects[[0, -1], each.path.tasks.index(task)].isnan().any():
                 yield Picture(name.format("heads"), f"Effects of heads on {task}. {about}", head_change(each.path, task))

@@ -32,7 +32,7 @@ def lost_tasks(run: Recorded) -> list[Lost]:
         Lost(each, verdict.task, at, verdict)
         for each in run.followed
         for at, verdict in enumerate(each.verdicts)
-        if verdict.judgement != "kept"
+        if verdict.lost
     ]
 
 

@@ -32,8 +32,9 @@ class Followed(NamedTuple):
 
     @property
     def general_before(self) -> float:
-        """Accuracy at the beginning on tasks that the sequence does not train: what GP is to be compared to."""
-        others = [at for at, task in enumerate(self.path.tasks) if task not in self.trained]
+        """Accuracy at the beginning on the tasks that GP is a mean over: what it is to be compared to."""
+        present = self.path.present()
+        others = [at for at, task in enumerate(self.path.tasks) if task not in self.trained and present[at]]
         return float(self.path.accuracy[0, others].mean())
 
 
