@@ -9,10 +9,16 @@ from rich.table import Table
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lens_fv.heads.effects import Effects
 
 Clean = Annotated[int, typer.Option("--clean", min=1, help="Clean prompts to average head outputs over.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Corrupted prompts to measure effects on.")]
+Queries = Annotated[
+    Literal["all", "answered"],
+    typer.Option(help="All queries, or those that the model answers after --shots demonstrations (Todd et al. 2024)."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write.")]
 Metric = Annotated[Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Of the answer's first token.")]
 Against = Annotated[str | None, typer.Option(help="The wrong answer of logit_diff; default: the strongest.")]
@@ -40,6 +46,7 @@ def rank(
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
+    queries: Queries = "all",
     metric: Metric = "prob",
     against: Against = None,
     source: Source = "mean",
@@ -92,6 +99,7 @@ def rank(
         n_shots=shots,
         n_clean=clean,
         n_trials=trials,
+        queries=queries,
         metric=metric,
         against=against,
         source=given,
@@ -112,13 +120,14 @@ def rank(
         "task": the_task.name,
         "metric": metric,
         "unit": unit,
+        "queries": asked_of(ranking.provenance.options),
         "unedited": float(ranking.baseline.mean()),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(ranking),
         "file": str(path),
     }
-    emit(payload, as_json, table, f"written to {path}")
+    emit(payload, as_json, table, *asked_line(ranking.provenance.options), f"written to {path}")
 
 
 def universal(
@@ -201,6 +210,18 @@ def columns(*names: str, title: str) -> Table:
     for name in names:
         table.add_column(name)
     return table
+
+
+def asked_of(options: "Mapping[str, Any]") -> dict[str, Any]:
+    """Which queries were asked, and, if not all, how many of how many."""
+    counts = {name: options[name] for name in ("n_queries", "n_items") if name in options}
+    return {"asked": options.get("queries", "all"), **counts}
+
+
+def asked_line(options: "Mapping[str, Any]") -> list[str]:
+    """The same for people, where not all were asked."""
+    said = asked_of(options)
+    return [f"asked {said['n_queries']} of {said['n_items']} queries: those that it answers"] if "n_queries" in said else []
 
 
 def _source(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from lens_fv.cli.heads import Clean, Trials, columns
+from lens_fv.cli.heads import Clean, Queries, Trials, asked_line, asked_of, columns
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def evaluate(
     prompts: Annotated[Literal["zero_shot", "shuffled"], typer.Option(help="What vectors are added to.")] = "zero_shot",
     scale: Annotated[float, typer.Option(help="Multiplies the vectors.")] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply vectors of another model or basis.")] = False,
+    queries: Queries = "all",
     shots: Shots = 10,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -45,16 +46,29 @@ def evaluate(
         vectors[name] = loaded.at(scale=scale)
     control = None if other is None else FunctionVector.load(other)
     lens = open_model(model, device, dtype)
-    found = test(lens, the_task, vectors, other=control, prompts=prompts, n_shots=shots, seed=seed, force=force, progress=True)
+    found = test(
+        lens,
+        the_task,
+        vectors,
+        other=control,
+        prompts=prompts,
+        n_shots=shots,
+        queries=queries,
+        seed=seed,
+        force=force,
+        progress=True,
+    )
     written = None if out is None else str(found.save(out))
     payload = {
         "model": lens.name,
         "task": the_task.name,
         "prompts": prompts,
+        "queries": asked_of(found.provenance.options),
         "results": [r._asdict() for r in found.results],
         "file": written,
     }
-    emit(payload, as_json, results_table(found.results), *([f"written to {written}"] if written else []))
+    notes = asked_line(found.provenance.options) + ([f"written to {written}"] if written else [])
+    emit(payload, as_json, results_table(found.results), *notes)
 
 
 def compare(

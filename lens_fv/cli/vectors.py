@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lens_fv.cli.heads import Clean, Out, Trials
+from lens_fv.cli.heads import Clean, Out, Trials, asked_line, asked_of
 from lens_fv.cli.options import (
     DEFAULT_MODEL,
     AsJson,
@@ -41,6 +41,10 @@ def extract(
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
+    queries: Annotated[
+        Literal["all", "answered"] | None,
+        typer.Option(help="All queries, or those that the model answers after --shots demonstrations; default: as --ranking."),
+    ] = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -55,20 +59,21 @@ def extract(
     from lens_fv.vectors import extract as make
 
     the_task, lens = load_task(task), open_model(model, device, dtype)
-    ranked = _ranking(lens, the_task, ranking, shots, clean, trials, seed)
-    vector = make(lens, the_task, ranked, n_heads=heads, layer=layer, site=site)
+    ranked = _ranking(lens, the_task, ranking, shots, clean, trials, seed, queries or "all")
+    vector = make(lens, the_task, ranked, n_heads=heads, layer=layer, site=site, queries=queries)
     path = vector.save(out or Path(f"{the_task.name}-extracted.safetensors"))
     payload = {
         "model": lens.name,
         "task": the_task.name,
         "layer": vector.layer,
         "site": vector.site,
+        "queries": asked_of(vector.provenance.options),
         "heads": [list(h) for h in vector.heads],
         "norm": float(vector.vector.norm()),
         "norm_in_residuals": vector.norm,
         "file": str(path),
     }
-    emit(payload, as_json, repr(vector), f"written to {path}")
+    emit(payload, as_json, repr(vector), *asked_line(vector.provenance.options), f"written to {path}")
 
 
 def tune(
@@ -138,10 +143,17 @@ def tune(
 
 
 def _ranking(
-    model: "LensModel", task: "Task", file: Path | None, shots: int, clean: int, trials: int, seed: int
+    model: "LensModel",
+    task: "Task",
+    file: Path | None,
+    shots: int,
+    clean: int,
+    trials: int,
+    seed: int,
+    queries: Literal["all", "answered"] = "all",
 ) -> "HeadRanking":
     from lens_fv.heads import HeadRanking, rank_heads
 
     if file is not None:
         return HeadRanking.load(file)
-    return rank_heads(model, task, n_shots=shots, n_clean=clean, n_trials=trials, seed=seed, progress=True)
+    return rank_heads(model, task, n_shots=shots, n_clean=clean, n_trials=trials, queries=queries, seed=seed, progress=True)

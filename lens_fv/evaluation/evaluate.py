@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
 from lens_fv.errors import LensFVError
+from lens_fv.heads.competence import Queries, asked_facts, choose_queries
 from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
@@ -103,7 +104,8 @@ class Evaluation(Artefact):
             r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, log-prob {r.mean_logprob:.2f}"
             for r in self.results
         }
-        return super().facts() | {"prompts": self.prompts, "test items": str(len(self.top1))} | rows
+        items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)
+        return super().facts() | {"prompts": self.prompts} | items | rows
 
 
 def evaluate(
@@ -117,6 +119,7 @@ def evaluate(
     n_shots: int = 10,
     same_shots: bool = False,
     most_items: int | None = None,
+    queries: Queries = "all",
     template: PromptTemplate = TODD,
     seed: int = 0,
     force: bool = False,
@@ -137,13 +140,15 @@ def evaluate(
         same_shots: show all k-shot prompts the same demonstrations, which then run once: several times faster, but the items
             share the luck of one draw.
         most_items: score only so many test pairs.
+        queries: "all" of them, or those "answered" after `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`.
+            k-shot prompting then has a first-token accuracy of 1 by construction, unless `same_shots` shows it others.
         template: how prompts are written.
         seed: of the demonstrations and of the random vector.
         force: apply vectors though their provenance does not match.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no test items, a vector of another model, or one named like a control.
+        LensFVError: no test items or none that is answered, a vector of another model, or one named like a control.
     """
     vectors = dict(vectors or {})
     reserved = {"none", "k_shot", "random", "other_relation"} & vectors.keys()
@@ -170,7 +175,8 @@ def evaluate(
         plain = [zero_shot(pair, template=template) for pair in items]
     else:
         plain = build_prompts(items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed)
-    encoded, encoded_shots = encode_prompts(model, plain), encode_prompts(model, shots)
+    asked = choose_queries(model, task, items, queries, split=split, n_shots=n_shots, template=template, seed=seed)
+    encoded, encoded_shots = (encode_prompts(model, asked.of(each)) for each in (plain, shots))
     added: dict[str, list[Edit]] = {}
     columns: dict[str, AnswerScores] = {}
     for name, kinds in together.items():
@@ -196,7 +202,7 @@ def evaluate(
         prompts=[p.tokens for p in (*encoded, *encoded_shots)],
         seed=seed,
         method="evaluation",
-        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts},
+        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts, **asked.noted},
     )
     return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())
 

@@ -3,7 +3,7 @@
 from lens_fv.heads.attribution import compare_attributions
 from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.heads.competence import Competence, competence
+from lens_fv.heads.competence import Competence, choose_queries, competence
 from lens_fv.heads.counterparts import counterpart_text
 from lens_fv.heads.effects import HeadEffect
 from lens_fv.heads.few_shot import rank_heads
@@ -27,6 +27,7 @@ __all__ = [
     "RankingPlan",
     "Reliability",
     "UniversalHeads",
+    "choose_queries",
     "class_effects",
     "compare_attributions",
     "competence",

@@ -1,20 +1,25 @@
-"""Does the model do the task at all?"""
+"""Does the model do the task at all, and which queries does it answer?"""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.errors import LensFVError
 from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
 from lens_fv.statistics import wilson_interval
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+
+Queries = Literal["all", "answered"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -101,3 +106,73 @@ def competence(
         return Competence(provenance=provenance, right=right, majority=commonest / len(prompts))
 
     return keep(folder, Competence, provenance, make)
+
+
+class Asked(NamedTuple):
+    """The queries that a measurement asks.
+
+    Attributes:
+        kept: their indices among the items.
+        noted: what provenance says of the choice: nothing where all items are asked; else `queries`, `n_queries` (kept) and
+            `n_items` (there were).
+    """
+
+    kept: tuple[int, ...]
+    noted: dict[str, Any]
+
+    def of(self, items: Sequence[T]) -> tuple[T, ...]:
+        """Those of the items, or of anything else that there is one of for each item."""
+        return tuple(items[i] for i in self.kept)
+
+
+def choose_queries(
+    model: LensModel,
+    task: Task,
+    items: Sequence[Pair],
+    queries: Queries,
+    *,
+    split: Split,
+    n_shots: int,
+    template: PromptTemplate = TODD,
+    instruction: str | Sequence[str] | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> Asked:
+    """Which of a task's pairs to ask about: all, or those that the model answers after demonstrations.
+
+    A query counts as answered if greedy decoding after the demonstrations begins with the first token of an acceptable
+    answer: `competence`. That is the first-token rule by which the code of Todd et al. (2024) filters the queries of
+    mean outputs, effects and evaluations; their pairs have one answer each.
+
+    Args:
+        model: the model.
+        task: the task.
+        items: pairs to choose from.
+        queries: "all" or "answered".
+        split: demonstrations come from its training part.
+        n_shots: see `competence`, also for all that follows.
+        template: how prompts are written.
+        instruction: in front of them.
+        seed: of the demonstrations.
+        folder: keep what is measured there.
+
+    Raises:
+        LensFVError: the model answers none of the queries.
+    """
+    if queries == "all":
+        return Asked(tuple(range(len(items))), {})
+    prompts = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
+    right = competence(model, task, split=split, items=items, folder=folder, **prompts).right
+    kept = tuple(right.nonzero()[:, 0].tolist())
+    if not kept:
+        raise LensFVError(
+            f"ask what {model.name} answers of {task.name}: after {n_shots} demonstrations it answers none of {len(items)} "
+            "queries; use queries='all', more demonstrations or an easier task"
+        )
+    return Asked(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
+
+
+def asked_facts(provenance: Provenance) -> dict[str, str]:
+    """How many queries were kept, if not all: a line for `Artefact.facts`."""
+    said = provenance.options
+    return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}

@@ -1,9 +1,11 @@
 """Which heads carry a task that demonstrations show."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lens_fv.errors import LensFVError
+from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.heads.corruptions import Corruption, contrast
 from lens_fv.heads.effects import Unit
 from lens_fv.heads.indirect import Mode, alternatives
@@ -23,6 +25,7 @@ def rank_heads(
     n_shots: int = 10,
     n_clean: int = 100,
     n_trials: int = 25,
+    queries: Queries = "all",
     metric: Metric = "prob",
     against: str | Mapping[str, str] | None = None,
     source: Source | HeadRanking = "mean",
@@ -52,6 +55,8 @@ def rank_heads(
         n_shots: demonstrations a prompt.
         n_clean: clean prompts to average over.
         n_trials: corrupted prompts to test on.
+        queries: "all" of the validation split, or those "answered" after as many demonstrations (Todd et al. 2024), in clean
+            and corrupted prompts alike; see `choose_queries`. Provenance has both counts.
         metric: of the primary answer's first token: "prob" (Todd et al. 2024), "logprob", "logit", or "logit_diff": its logit
             minus that of the strongest wrong alternative: the token that the corrupted prompt, no head patched, makes the
             likeliest of all that begin no acceptable answer; the same for all heads.
@@ -74,11 +79,25 @@ def rank_heads(
 
     Raises:
         LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing,
-            no head that changes anything (hooks that do not fire, then), or a budget smaller than one row.
+            no query that is answered, no head that changes anything (hooks that do not fire, then), or a budget smaller than
+            one row.
     """
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it has no attention heads")
     split = split or split_pairs(task, seed=seed)
+    asked = choose_queries(
+        model,
+        task,
+        split.validation,
+        queries,
+        split=split,
+        n_shots=n_shots,
+        template=template,
+        instruction=instruction,
+        seed=seed,
+        folder=folder,
+    )
+    split = replace(split, validation=asked.of(split.validation))
     made = contrast(
         model,
         split,
@@ -108,6 +127,7 @@ def rank_heads(
             "instruction": instruction,
             "other_instruction": other_instruction,
             "noise": noise if corruption == "noise" else None,
+            **asked.noted,
         },
         metric=metric,
         wrong=wrong,

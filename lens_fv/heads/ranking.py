@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance, require_shape
+from lens_fv.heads.competence import asked_facts
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.effects import Effects, Unit
 from lens_fv.heads.indirect import Mode, indirect_effects
@@ -51,7 +52,7 @@ class HeadRanking(Effects):
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         unedited = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
-        return super().facts() | unedited
+        return super().facts() | unedited | asked_facts(self.provenance)
 
 
 @torch.no_grad()

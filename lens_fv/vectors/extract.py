@@ -7,6 +7,7 @@ import torch
 
 from lens_fv.artefact import Provenance
 from lens_fv.heads import HeadRanking
+from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
@@ -25,6 +26,7 @@ def extract(
     layer: int | None = None,
     site: Site = "resid_post",
     split: Split | None = None,
+    queries: Queries | None = None,
     template: PromptTemplate = TODD,
     bias_per_head: bool = False,
 ) -> FunctionVector:
@@ -38,11 +40,13 @@ def extract(
         layer: where it is added; default: the layer at which it makes the validation split's answers likeliest.
         site: see `FunctionVector`.
         split: default: that of the ranking (`split_pairs(task, seed=ranking.provenance.seed)`).
+        queries: that the layer is picked on: "all" of the validation split, or those "answered" after the ranking's
+            demonstrations; see `choose_queries`. Default: those of the ranking. Nothing is asked where the layer is given.
         template: of the zero-shot prompts that the layer is picked on.
         bias_per_head: add the output projection's bias once a head, as the paper's code does; for parity only.
 
     Raises:
-        LensFVError: more heads than there are, or a ranking of another model.
+        LensFVError: more heads than there are, a ranking of another model, or no query that is answered.
     """
     ranking.provenance.check(model)
     heads = ranking.heads(n_heads)
@@ -54,7 +58,24 @@ def extract(
         written = model.head_write(a, alone.to(model.device), include_bias=bias_per_head).float().cpu()
         vector += written * ranking.carry[a]
     split = split or split_pairs(task, seed=ranking.provenance.seed)
-    at = 0 if layer is None else model.check_layer(layer)
+    at, picked_on = 0 if layer is None else model.check_layer(layer), "given"
+    if layer is None:
+        options = ranking.provenance.options
+        asked = choose_queries(
+            model,
+            task,
+            split.validation,
+            queries or options.get("queries", "all"),
+            split=split,
+            n_shots=options.get("n_shots", 10),
+            template=template,
+            instruction=options.get("instruction") or options.get("instructions"),
+            seed=ranking.provenance.seed,
+        )
+        split = replace(split, validation=asked.of(split.validation))
+        picked_on = "validation log-probability"
+        if asked.noted:
+            picked_on += f", {asked.noted['n_queries']} answered of {asked.noted['n_items']}"
     provenance = Provenance.of(
         model,
         task=task.name,
@@ -66,7 +87,7 @@ def extract(
             **ranking.provenance.options,
             "n_heads": n_heads,
             "bias_per_head": bias_per_head,
-            "layer_picked_on": "validation log-probability" if layer is None else "given",
+            "layer_picked_on": picked_on,
         },
     )
     made = FunctionVector(

@@ -54,6 +54,10 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
     assert found["results"][:4] == tuned["results"][:4]
+    assert found["queries"] == {"asked": "all"}
+    code, _, err = run("evaluate", "--task", "toy.json", "--shots", "2", "--queries", "answered", as_json=False)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "it answers none of 12 queries" in err
 
     for file in ("toy-ranking.safetensors", "e.safetensors", "toy-tuned.safetensors", "all.safetensors"):
         assert run("show", file)[0] == 0

@@ -54,6 +54,16 @@ def test_rank_takes_every_option(run, tmp_path):
     assert len(found["heads"]) == 6  # three layers of two groups
 
 
+def test_only_what_the_model_answers(run):
+    """This model answers nothing: an error that says so, wherever it is asked."""
+    for command in ("rank", "extract"):
+        code, _, err = run(command, "--task", "toy.json", "--queries", "answered", as_json=False)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "after 2 demonstrations it answers none of 6 queries" in err
+    code, found, _ = run("rank", "--task", "toy.json")
+    assert (code, found["queries"]) == (0, {"asked": "all"})
+
+
 def test_rank_draws_a_table(run):
     code, out, _ = run("rank", "--task", "toy.json", "--top", "3", as_json=False)
     assert code == 0
