@@ -1,17 +1,33 @@
 """Intervals: is it more than chance?"""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 
 
-def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927)."""
-    found = stats.binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
-    return float(found.low), float(found.high)
+def wilson_interval(successes: int | float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a proportion (Wilson 1927). Successes may be shares of one, as of tied choices."""
+    z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
+    middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))
+    low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+def choice_shares(scores: Float[Tensor, "choices conditions"], right: int) -> Float[Tensor, " conditions"]:
+    """What the right choice scores: 1 if it is the best, 1/k if it is one of k that tie for the best, else 0.
+
+    Example:
+        >>> import torch
+        >>> choice_shares(torch.tensor([[2.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), 0).tolist()
+        [0.5, 1.0, 0.0]
+    """
+    best = scores == scores.amax(0)
+    return best[right].float() / best.sum(0)
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:

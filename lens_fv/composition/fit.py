@@ -14,6 +14,7 @@ from lens_fv.composition.problems import Problems
 from lens_fv.composition.shape import Form, Shape, learn_shape
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.errors import LensFVError
+from lens_fv.model.finite import loss_not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
@@ -135,7 +136,7 @@ def _fitted(
             score=options["score"],
         )
 
-    best, kept = -math.inf, now()
+    best, kept, updates = -math.inf, now(), 0
     rng = torch.Generator().manual_seed(provenance.seed)
     for epoch in range(options["epochs"] + 1):
         with torch.no_grad():
@@ -151,11 +152,10 @@ def _fitted(
                 vectors = log_scale.exp() * (weights @ basis.vectors)
                 loss = batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
             if not torch.isfinite(loss):
-                raise LensFVError(
-                    f"fit a map on {provenance.model}: the loss is not finite in epoch {epoch}; lower the learning rate"
-                )
+                raise loss_not_finite(f"fit a map on {provenance.model}", float(loss.detach()), updates)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            updates += 1
             tick()
     return kept

@@ -15,6 +15,7 @@ from lens_fv.evaluation.solutions import AnalogyEvaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.progress import progress_bar
+from lens_fv.statistics import choice_shares
 from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
 from lens_fv.vectors.batches import open_batches
 
@@ -173,8 +174,8 @@ def _read(
 def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
     """Answers and choices of each analogy, put together."""
     n, at = len(analogies), 0
-    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full", "choice", "calibrated")}
-    best = torch.zeros(n, rank.shape[1])
+    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full")}
+    best, choice, calibrated = (torch.zeros(n, rank.shape[1]) for _ in range(3))
     for i, analogy in enumerate(analogies):
         rows = slice(at, at := at + len(analogy.d))
         made["top1"][i], made["full"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
@@ -183,9 +184,9 @@ def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: 
         rows = slice(at, at := at + len(analogy.choices))
         if analogy.choices:
             right = analogy.candidates.index((analogy.c, analogy.d[0]))
-            made["choice"][i] = logprob[rows].argmax(0) == right
-            made["calibrated"][i] = (logprob[rows] - logprob[rows, :1]).argmax(0) == right
-    return made | {"logprob": best}
+            choice[i] = choice_shares(logprob[rows], right)
+            calibrated[i] = choice_shares(logprob[rows] - logprob[rows, :1], right)
+    return made | {"logprob": best, "choice": choice, "calibrated": calibrated}
 
 
 def _distances(model: LensModel, analogies: Sequence[Analogy]) -> Tensor:

@@ -21,9 +21,9 @@ class AnalogyResult(NamedTuple):
         n: analogies.
         full: share for which greedy decoding writes an acceptable answer to its end.
         mean_logprob: of the best acceptable answer's tokens, per token, in nats; `logprob_low`, `logprob_high`: bootstrap.
-        choice: share of multiple choices won by mean log-probability a token; `choice_low`, `choice_high`: Wilson interval;
-            not a number where there are none.
-        calibrated: the same, less what each choice has without any vector.
+        choice: share of multiple choices won by mean log-probability a token; where k choices tie for the best and the
+            right one is among them, 1/k of it is won. `choice_low`, `choice_high`: Wilson interval; not a number without any.
+        calibrated: the same, less what each choice has without any vector. Without one all choices tie: that is chance.
         n_choice: multiple choices.
     """
 
@@ -52,7 +52,7 @@ class AnalogyEvaluation(Artefact):
         relations: of the analogies, "" where unknown.
         has_choices: which analogies have choices.
         top1, full, logprob: see `AnalogyResult`, analogy by analogy.
-        choice, calibrated: the right choice won.
+        choice, calibrated: whether the right choice won; a tie counts its share.
         weights: of the composite.
         source_gain: how much likelier the composite makes B behind A, in nats a token.
         distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
@@ -64,8 +64,8 @@ class AnalogyEvaluation(Artefact):
     top1: Bool[Tensor, "analogies conditions"]
     full: Bool[Tensor, "analogies conditions"]
     logprob: Float[Tensor, "analogies conditions"]
-    choice: Bool[Tensor, "analogies conditions"]
-    calibrated: Bool[Tensor, "analogies conditions"]
+    choice: Float[Tensor, "analogies conditions"]
+    calibrated: Float[Tensor, "analogies conditions"]
     weights: Float[Tensor, "analogies relations"]
     source_gain: Float[Tensor, " analogies"]
     distance: Float[Tensor, " analogies"]
@@ -86,7 +86,7 @@ class AnalogyEvaluation(Artefact):
         n, asked = int(some.sum()), some & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
-        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), int(self.choice[asked, i].sum())
+        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), float(self.choice[asked, i].sum())
         logprobs: list[float] = self.logprob[some, i].tolist()
         choice, low, high = (won / m, *wilson_interval(won, m)) if m else (float("nan"),) * 3
         return AnalogyResult(

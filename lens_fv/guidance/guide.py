@@ -149,7 +149,9 @@ class Guide(nn.Module):
         self.seen += 1
         if found and not bool(torch.stack(list(found.values())).isfinite().all()):
             bad = ", ".join(f"{name} is {float(value.detach())}" for name, value in found.items() if not value.isfinite())
-            raise LensFVError(f"guide: {bad} at step {self.seen}; lower its weight or the learning rate")
+            if self.seen == 1:
+                raise LensFVError(f"guide: {bad} before anything is learned, so the model's numbers are; run verify on it")
+            raise LensFVError(f"guide: {bad} at step {self.seen}, after finite ones; lower its weight or the learning rate")
         return found
 
     def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:

@@ -79,8 +79,7 @@ def rank_heads(
 
     Raises:
         LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing,
-            no query that is answered, no head that changes anything (hooks that do not fire, then), or a budget smaller than
-            one row.
+            no query that is answered, no head that changes anything, or a budget smaller than one row.
     """
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it has no attention heads")

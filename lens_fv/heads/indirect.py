@@ -69,7 +69,10 @@ def indirect_effects(
         rows.append(values @ torch.tensor([1.0, -1.0]) if metric == "logit_diff" else values[:, 0])
         tick()
     if not fired:
-        raise LensFVError(f"rank heads of {model.name}: no head changes anything, so its hooks do not fire; run verify")
+        raise LensFVError(
+            f"rank heads of {model.name}: no head changes anything in {metric!r} beyond rounding; run verify to see whether "
+            "its hooks fire, or take another metric"
+        )
     found = torch.stack(rows)
     effects = found.new_zeros(len(rows), model.n_layers, units)
     effects[:, layers] = (found[:, 1:] - found[:, :1]).unflatten(1, (len(layers), units))

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.errors import LensFVError
+from lens_fv.model.finite import all_finite
 from lens_fv.patching.edit import Branch
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs
 from lens_fv.patching.run import OpenPrompts
@@ -40,5 +42,7 @@ def measure(
 
 def _strongest(opened: OpenPrompts, branch: Branch, prompt: EncodedPrompt) -> int:
     logits = opened.model.unembed(opened.run([branch])[0, 0, 0]).float()
+    if not all_finite(logits.amax()):
+        raise LensFVError(f"the strongest wrong answer of {opened.model.name}: its logits are not finite; run verify")
     logits[list(prompt.first_tokens)] = -torch.inf
     return int(logits.argmax())

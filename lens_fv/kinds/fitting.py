@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.finite import loss_not_finite
 from lens_fv.progress import progress_bar
 
 CHECK_EVERY = 5
@@ -75,12 +76,12 @@ def fit(
             with torch.enable_grad():
                 value = loss()
             if not torch.isfinite(value):
-                raise LensFVError(f"{what}: the loss is not finite at step {step}; lower the learning rate")
+                raise loss_not_finite(what, float(value.detach()), step)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
             schedule.step()
             tick()
     if not best.values:
-        raise LensFVError(f"{what}: no step gives the validation answers a finite log-probability; lower the learning rate")
+        raise LensFVError(f"{what}: no step gives the validation answers a finite log-probability; run verify on the model")
     return best

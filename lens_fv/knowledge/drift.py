@@ -8,6 +8,7 @@ from torch.nn.functional import kl_div
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
+from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.training.loop import pad_token, padded
@@ -24,7 +25,7 @@ def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_s
         batch_size: texts that run together.
 
     Raises:
-        LensFVError: a text without tokens, or what `WeightDelta.applied` raises.
+        LensFVError: a text without tokens, logits that are not finite, or what `WeightDelta.applied` raises.
     """
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]
@@ -34,9 +35,9 @@ def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_s
     for begin in range(0, len(rows), batch_size):
         here = rows[begin : begin + batch_size]
         batch = padded(here, pad, model.device)
-        before = plain(**batch).logits.float().log_softmax(-1)
+        before = plain_logits(plain, "drift", batch).float().log_softmax(-1)
         with delta.applied(model):
-            after = plain(**batch).logits.float().log_softmax(-1)
+            after = plain_logits(plain, "drift", batch).float().log_softmax(-1)
         kl = kl_div(after, before, reduction="none", log_target=True).sum(-1)
         found += [float(each[: len(row)].mean()) for each, row in zip(kl, here, strict=True)]
     return found

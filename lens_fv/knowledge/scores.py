@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.card import card_text
 from lens_fv.knowledge.entity import Kind
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.statistics import Estimate, choice_shares, estimate
 
 Norm = Literal["mean", "sum"]
 
@@ -67,15 +67,15 @@ class KnowledgeScores:
         ]
 
     def correct(self, *, norm: Norm = "mean", kind: Kind = "") -> dict[str, list[float]]:
-        """Whether the answer is the likeliest candidate (1 or 0), for each entity's probes.
+        """Whether the answer is the likeliest candidate (1 or 0; 1/k if k tie), for each entity's probes.
 
         Args:
             norm: "mean": log-probability a token. "sum": of the whole candidate, as Onoe et al. (2022) score it.
             kind: of the probes; empty: of any.
         """
         scores = self.logprobs / self.lengths.clamp(min=1) if norm == "mean" else self.logprobs
-        right = (scores.argmax(1) == torch.tensor(self.answers)) & ((self.lengths > 0).sum(1) > 1)
-        return self._by_entity(right.float(), kind, choices=True)
+        right = torch.cat([choice_shares(row[:, None], answer) for row, answer in zip(scores, self.answers, strict=True)])
+        return self._by_entity(right, kind, choices=True)
 
     def span_loss(self, *, kind: Kind = "") -> dict[str, list[float]]:
         """Mean negative log-probability of an answer's tokens, in nats a token, for each entity's probes."""

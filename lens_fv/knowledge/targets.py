@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lens_fv.divergence import Direction, divergence as between
 from lens_fv.knowledge.lessons import Lesson
+from lens_fv.model.finite import plain_logits
 from lens_fv.training.loop import padded
 
 ROWS = 512
@@ -48,6 +49,9 @@ def teacher_targets(
         temperature: of its distributions.
         top_k: keep this many likeliest tokens, and what the rest weighs together; None: all tokens.
         tick: called after each lesson.
+
+    Raises:
+        LensFVError: logits that are not finite.
     """
     order = sorted(range(len(lessons)), key=lambda i: len(lessons[i].teacher))
     found: dict[int, Target] = {}
@@ -56,7 +60,8 @@ def teacher_targets(
         batch, order = order[-max(1, ROWS // longest) :], order[: -max(1, ROWS // longest)]
         taught = [[t + lessons[i].offset - 1 for t in lessons[i].targets] for i in batch]
         first = min(at[0] for at in taught)  # before it stand definitions, of which nothing is asked
-        logits = plain(**padded([lessons[i].teacher for i in batch], pad, plain.device), logits_to_keep=longest - first).logits
+        texts = padded([lessons[i].teacher for i in batch], pad, plain.device)
+        logits = plain_logits(plain, "what the teacher says", texts, logits_to_keep=longest - first)
         for row, i, at in zip(logits, batch, taught, strict=True):
             found[i] = _kept((row[[t - first for t in at]].float() / temperature).log_softmax(-1), top_k)
             tick()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import keeps_cache, transformers_generate
+from lens_fv.model.finite import not_finite
 
 Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 
@@ -157,7 +158,11 @@ def _generating(model: Any, length: int) -> Iterator[None]:
 
 @contextmanager
 def _passes_counted(model: Any) -> Iterator[None]:
-    """Inside the block `model.generation` knows what each pass of the transformers model finds in its cache."""
+    """Inside the block `model.generation` knows what each pass of the transformers model finds in its cache.
+
+    Raises:
+        LensFVError: logits that are not finite: their argmax would be a token like any other.
+    """
     hf, passes = model.tl.original_model, 0
 
     def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG001
@@ -165,11 +170,21 @@ def _passes_counted(model: Any) -> Iterator[None]:
         model.generation.past = model.generation.prompt + passes - kwargs["input_ids"].shape[1]
         passes += 1
 
-    handle = hf.register_forward_pre_hook(count, with_kwargs=True)
+    def check(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG001
+        finite = output.logits[:, -1].amax(-1).isfinite().tolist()
+        if not all(finite):
+            at = finite.index(False)
+            row, options = kwargs["input_ids"][at], {"input_ids": kwargs["input_ids"][at : at + 1], "use_cache": False}
+            after.remove()
+            raise not_finite(model, "text", row.tolist(), prompt=at, run=lambda: hf(**options).logits)
+
+    before = hf.register_forward_pre_hook(count, with_kwargs=True)
+    after = hf.register_forward_hook(check, with_kwargs=True)
     try:
         yield
     finally:
-        handle.remove()
+        before.remove()
+        after.remove()
 
 
 def transformers_text(

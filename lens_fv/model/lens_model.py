@@ -7,11 +7,12 @@ from typing import Any, Literal, overload
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
+from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
 
 Hook = tuple[str, Callable[..., Any]]
@@ -166,17 +167,37 @@ class LensModel:
             yield
 
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
-        """Logits of unpadded token ids, through the model's own forward: the reference for everything else."""
+        """Logits of unpadded token ids, through the model's own forward: the reference for everything else.
+
+        Raises:
+            LensFVError: a logit that is infinite or not a number; it names the first hook point where one arises.
+        """
         with self.hooks(hooks):
-            return self.tl(tokens.to(self.device), return_type="logits")
+            logits = self.tl(tokens.to(self.device), return_type="logits")
+            self._check_rows("logits", logits.detach().amax(-1).isfinite(), tokens)
+        return logits
 
     def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
-        """Run unpadded token ids for what the hooks see, without unembedding where the model allows that."""
-        with self.hooks(hooks), torch.no_grad():
+        """Run unpadded token ids for what the hooks see, without unembedding where the model allows that.
+
+        Raises:
+            LensFVError: states that are not finite after the last layer, where all come together.
+        """
+        last: list[Tensor] = []
+        end: Hook = (f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: last.append(x))  # noqa: ARG005
+        with self.hooks([*hooks, end]), torch.no_grad():
             if self.backend == "bridge":
                 self.tl.original_model.base_model(input_ids=tokens.to(self.device), use_cache=False)
             else:
                 self.tl(tokens.to(self.device), return_type=None)
+            for states in last:
+                self._check_rows("states", measurable(states), tokens)
+
+    def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
+        if all(whole := finite.all(1).tolist()):
+            return
+        row = tokens[(at := whole.index(False))].to(self.device)
+        raise not_finite(self, what, row.tolist(), prompt=at, run=lambda: self.tl(row[None], return_type="logits"))
 
     @overload
     def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too

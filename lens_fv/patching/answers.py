@@ -23,7 +23,8 @@ class AnswerScores(NamedTuple):
     """What every branch makes of every prompt's acceptable answers; the best of them counts.
 
     Attributes:
-        top1, top3: an acceptable answer's first token is the likeliest, or among the three likeliest.
+        top1, top3: an acceptable answer's first token is the likeliest, or among the three likeliest. Of equally likely tokens
+            the one with the lowest id counts as likelier, because greedy decoding takes it (see `token_ranks`).
         full: every token of an acceptable answer is the likeliest one, given those before it: what greedy decoding writes.
         logprob: log-probability of the whole answer, in nats.
     """
@@ -39,7 +40,7 @@ class ScoredAnswer(NamedTuple):
 
     Attributes:
         prompt, answer: which: their indices.
-        ranks: of each of its tokens; 0 is the likeliest.
+        ranks: of each of its tokens; 0 is the one that greedy decoding writes (see `token_ranks`).
         logprobs: of each, in nats.
     """
 

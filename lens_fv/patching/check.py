@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lens_fv.patching.hooked import HookedTrunk
 from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.plan import is_out_of_memory
 from lens_fv.patching.rows import Placed, Row
+from lens_fv.patching.sound import largest_difference, require_sound
 from lens_fv.patching.trunk import Trunk
 
 Way = Literal["rows", "masked", "batched", "loop"]
@@ -69,8 +71,27 @@ def open_trunk(
     return Trunk(model, prefixes, suffixes, shared, native=way == "rows")
 
 
-def branch_way(model: LensModel) -> Way:
-    """How branches run on this model: checked once, then remembered."""
+_TRIALS: WeakKeyDictionary[LensModel, dict[str, Trial]] = WeakKeyDictionary()
+
+
+def branch_way(model: LensModel, method: Method = "auto") -> Way:
+    """How branches run on this model: checked once, then remembered.
+
+    Args:
+        model: the model.
+        method: "auto": the fastest way that equals the plain loop. A way that is named has to equal it as well.
+
+    Raises:
+        LensFVError: what `require_sound` raises, or a way that does not run on this model or differs from the loop.
+    """
+    require_sound(model)
+    if method not in ("auto", "loop"):
+        trial = _TRIALS.get(model, {}).get(method) or check_engine(model, ways=(method,)).trials[0]
+        if trial.failure is not None:
+            raise LensFVError(f"branch {model.name} by {method!r}: {trial.failure}; leave the method out, or take 'loop'")
+        return method
+    if method == "loop":
+        return method
     if model.branch_method is None:
         check = check_engine(model)
         model.branch_method = check.method
@@ -80,12 +101,17 @@ def branch_way(model: LensModel) -> Way:
 
 
 @torch.no_grad()
-def check_engine(model: LensModel, *, seed: int = 0) -> Check:
+def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0) -> Check:
     """Compare the fast ways with the plain loop on a handful of random edits of two short prompts of different length.
 
     Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with
     answers of several tokens, on a prompt longer than a short attention window. The first way whose largest difference in
     probability is within `model.tolerance` is taken; running out of memory is raised as it is, for it says nothing about a way.
+
+    Args:
+        model: the model.
+        ways: to try, in this order.
+        seed: of prompts and edits.
     """
     rng = torch.Generator().manual_seed(seed)
     # Longer than a short attention window, so that a window that is cut wrongly shows.
@@ -104,21 +130,22 @@ def check_engine(model: LensModel, *, seed: int = 0) -> Check:
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
     want = [_probabilities(model, open_trunk("loop", model, *case.prompts).run(case.rows), case) for case in cases]
-    for way in ("batched",) if model.backend == "hooked" else WAYS:
+    for way in ways if model.backend == "bridge" or ways != WAYS else ("batched",):
         try:
             error = 0.0
             for case, right in zip(cases, want, strict=True):
                 trunk = open_trunk(way, model, *case.prompts)
                 for _ in range(2):  # once with the prefix, once behind it
-                    error = max(error, _difference(_probabilities(model, trunk.run(case.rows), case), right))
+                    error = max(error, largest_difference(_probabilities(model, trunk.run(case.rows), case), right))
         except Exception as e:  # whatever an unknown architecture throws, another way still answers
             if is_out_of_memory(e):  # says nothing about the way
                 raise
-            trials.append(Trial(way, None, f"{type(e).__name__}: {e}"))
-            continue
-        failure = None if error <= model.tolerance else f"off by {error:.1e} in probability"
-        trials.append(Trial(way, error, failure))
-        if failure is None:
+            trials.append(Trial(way, None, str(e) if isinstance(e, LensFVError) else f"{type(e).__name__}: {e}"))
+        else:
+            failure = None if error <= model.tolerance else f"off by {error:.1e} in probability"
+            trials.append(Trial(way, error, failure))
+        _TRIALS.setdefault(model, {})[way] = trials[-1]
+        if trials[-1].failure is None:
             return Check(way, error, _reason(way, trials), tuple(trials))
     return Check("loop", None, _reason("loop", trials), tuple(trials))
 
@@ -173,11 +200,6 @@ def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
     sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
     real = torch.arange(states.shape[2]) < sizes[..., None]
     return model.unembed(states[real.to(states.device)]).float().softmax(-1)
-
-
-def _difference(got: Tensor, want: Tensor) -> float:
-    difference = float((got - want).abs().max())
-    return difference if difference == difference else float("inf")
 
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:

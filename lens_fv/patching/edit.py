@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
@@ -155,13 +155,22 @@ def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[in
 
 
 def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int) -> None:
-    """Raise `LensFVError` for the first edit that does not fit the model, or whose value is not finite."""
+    """Raise `LensFVError` for the first edit that does not fit the model, or whose value is not finite or too large for it."""
     edits = {id(edit): edit for branch in branches for edit in branch.edits}.values()
     for edit in edits:
         edit.check(model, n_prompts)
     by_device = groupby(edits, lambda edit: edit.value.device)
-    finite = [torch.cat([e.value.detach().reshape(-1).float() for e in group]).isfinite().all() for _, group in by_device]
-    if not all(finite):
-        bad = next(edit for edit in edits if not edit.value.isfinite().all())
-        at = f", head {bad.head}" if bad.head is not None else ""
-        raise LensFVError(f"edit at {bad.place}{at}: its value is not finite; look where it was measured")
+    if all(bool(_fits(model, [edit.value for edit in group]).all()) for _, group in by_device):
+        return
+    bad = next(edit for edit in edits if not _fits(model, [edit.value]).all())
+    at = f"edit at {bad.place}" + (f", head {bad.head}" if bad.head is not None else "")
+    if not bad.value.isfinite().all():
+        raise LensFVError(f"{at}: its value is not finite; look where it was measured")
+    most, dtype = float(bad.value.detach().abs().max()), str(model.dtype).removeprefix("torch.")
+    raise LensFVError(f"{at}: its value reaches {most:.0e}, which {dtype} or a norm in it cannot hold; lower its scale")
+
+
+def _fits(model: LensModel, values: Sequence[Tensor]) -> Bool[Tensor, " numbers"]:
+    """Which numbers the model can hold, and a norm square."""
+    held = torch.cat([value.detach().reshape(-1) for value in values]).to(model.dtype)
+    return (held if held.dtype == torch.float64 else held.float()).square().isfinite()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.model.lens_model import Hook, LensModel
@@ -32,17 +32,22 @@ class LoopTrunk:
         """Final residual-stream states of every row."""
         return torch.stack([torch.stack([self._one(p, row) for row in rows]) for p in range(len(self._prefixes))])
 
+    def one_pass(self, p: int, row: Row) -> tuple[Int[Tensor, "1 pos"], list[Hook]]:
+        """The tokens of one prompt's branch, and the hooks that edit it."""
+        start = len(self._prefixes[p])
+        tokens = torch.tensor([[*self._prefixes[p], *self._suffixes[p][row.suffix]]], device=self.model.device)
+        edits = (*self._shared, *row.edits)
+        return tokens, [(edit.place, _editor(edit, p, start + offsets[p])) for edit, offsets in edits]
+
     def _one(self, p: int, row: Row) -> Float[Tensor, "width d_model"]:
         model, start = self.model, len(self._prefixes[p])
-        tokens = torch.tensor([[*self._prefixes[p], *self._suffixes[p][row.suffix]]], device=model.device)
+        tokens, hooks = self.one_pass(p, row)
         seen: list[Tensor] = []
 
         def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
             seen.append(x[0, start:])
             return x
 
-        edits = (*self._shared, *row.edits)
-        hooks: list[Hook] = [(edit.place, _editor(edit, p, start + offsets[p])) for edit, offsets in edits]
         with model.hooks([*hooks, (f"blocks.{model.n_layers - 1}.hook_resid_post", keep)]):
             model.tl(tokens, return_type=None if model.backend == "hooked" else "logits")
         return torch.nn.functional.pad(seen[-1], (0, 0, 0, self.width - seen[-1].shape[0]))

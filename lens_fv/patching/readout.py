@@ -74,14 +74,33 @@ def answer_ranks(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer 2"]:
-    """Rank (0 is the likeliest token) and log-probability of each answer token; both 0 where there is none."""
+    """Rank (`token_ranks`) and log-probability of each answer token; both 0 where there is none."""
     there = tokens >= 0
     ids, parts = tokens[there], [states.new_zeros(0, 2, dtype=torch.float32)]
     for at, logits in logit_blocks(model, states[there]):
-        own = logits.gather(1, ids[at, None])
-        parts.append(torch.stack([(logits > own).sum(1).to(own), own[:, 0] - logits.logsumexp(1)], -1))
+        own = logits.gather(1, ids[at, None])[:, 0]
+        parts.append(torch.stack([token_ranks(logits, ids[at]).to(own), own - logits.logsumexp(1)], -1))
     found = states.new_zeros(*tokens.shape, 2, dtype=torch.float32)
     return found.masked_scatter(there[..., None], torch.cat(parts))
+
+
+def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The rank of one token a row: how many tokens greedy decoding would write before it, so that 0 is the one it writes.
+
+    These are the tokens with a greater logit and, of those with an equal one, those with a lower id: `torch.argmax`, by which
+    greedy decoding goes, takes the first. In half precision logits are often equal. A token whose logit is not a number ranks
+    last.
+
+    Example:
+        >>> token_ranks(torch.tensor([[1.0, 3.0, 3.0, 0.0]] * 3), torch.tensor([1, 2, 0])).tolist()
+        [0, 1, 2]
+    """
+    own = logits.gather(1, tokens[:, None])
+    equal = logits == own
+    behind = (logits < own).sum(1, dtype=torch.int32)  # twice as fast as the default
+    if bool((equal.sum(1, dtype=torch.int32) > 1).any()):
+        behind = behind + (equal & (torch.arange(logits.shape[1], device=logits.device) > tokens[:, None])).sum(1)
+    return logits.shape[1] - 1 - behind.long()
 
 
 def token_logprobs(

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import AnyTrunk, Method, Way, branch_way, open_trunk
 from lens_fv.patching.edit import Branch, BranchLike, Edit, check_branches, placed, positions
+from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
 from lens_fv.patching.readout import Readout, final_states
-from lens_fv.patching.rows import Row
+from lens_fv.patching.rows import Placed, Row
 from lens_fv.progress import progress_bar
 
 
@@ -48,7 +50,8 @@ def run_branches(
 
     Raises:
         LensFVError: an edit that does not fit the model or lies beyond a prompt, a value that is not finite, a prompt that is
-            empty or longer than the model's context, or a budget smaller than one row.
+            empty or longer than the model's context, a budget smaller than one row, or states or readouts that are not finite:
+            the message names the first hook point, layer and prompt where that arises.
     """
     opened = OpenPrompts(model, prompts, shared=shared, method=method, budget=budget)
     with progress_bar("branches", len(branches), show=progress) as tick:
@@ -107,7 +110,7 @@ class OpenPrompts:
     @property
     def way(self) -> Way:
         """How branches run here."""
-        return branch_way(self.model) if self._method == "auto" else self._method
+        return branch_way(self.model, self._method)
 
     def groups(self, branches: Sequence[BranchLike]) -> list[Group]:
         """The branches, checked and sorted by where they leave the prompts."""
@@ -187,7 +190,9 @@ class OpenPrompts:
             try:
                 states = trunk.run([group.rows[i] for i in chunk], keep=keep or size < len(todo))
                 states = states.gather(2, at[:, None, :, None].expand(-1, len(chunk), -1, states.shape[-1]))
-                made = readout(self.model, states, tokens[:, [group.rows[i].suffix for i in chunk]])
+                asked = tokens[:, [group.rows[i].suffix for i in chunk]]
+                made = readout(self.model, states, asked)
+                self._require_finite(group, chunk, states, asked, made)
             except (RuntimeError, MemoryError) as e:
                 if not is_out_of_memory(e) or size == 1:
                     raise
@@ -203,15 +208,36 @@ class OpenPrompts:
     def _trunk(self, group: Group, keep: bool) -> AnyTrunk:
         key = (group.starts, group.answers)
         if key not in self._trunks:
-            prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
-            ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
-            suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
-            shared = placed(self._shared, [len(p) for p in self.prompts], group.starts)
-            trunk = open_trunk(self.way, self.model, prefixes, suffixes, shared)
+            trunk = open_trunk(self.way, self.model, *self._parts(group))
             if not keep:
                 return trunk
             self._trunks[key] = trunk
         return self._trunks[key]
+
+    def _parts(self, group: Group) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]], Placed]:
+        """Prefixes, suffixes and shared edits: the prompts cut where the group's branches leave them."""
+        prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
+        ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
+        suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
+        return prefixes, suffixes, placed(self._shared, [len(p) for p in self.prompts], group.starts)
+
+    def _require_finite(self, group: Group, chunk: Sequence[int], states: Tensor, tokens: Tensor, made: Tensor) -> None:
+        """Raise `LensFVError` for the first prompt and branch whose states or readout are not finite, tracing where."""
+        there = tokens >= 0
+        there[..., 0] = True  # the last prompt token is always read; padding may hold anything
+        wrong = (there & ~measurable(states)).any(-1)
+        if not wrong.any() and all_finite(made):
+            return
+        wrong |= ~made.detach().isfinite().flatten(2).all(-1) if made.ndim > 2 else ~made.detach().isfinite()
+        p, at = wrong.nonzero()[0].tolist()
+        loop = LoopTrunk(self.model, *self._parts(group))
+        ids, hooks = loop.one_pass(p, group.rows[chunk[at]])
+
+        def run() -> Tensor:
+            return self.model.tl(ids, return_type="logits")
+
+        with self.model.hooks(hooks):
+            raise not_finite(self.model, f"branch {group.indices[chunk[at]]}", ids[0].tolist(), prompt=p, run=run)
 
 
 def _padded(answers: Sequence[Sequence[Sequence[int]]], size: int, device: torch.device) -> Tensor:

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.patching.calls import forwards_replaced
 from lens_fv.patching.check import check_engine
 from lens_fv.patching.edit import Edit
 from lens_fv.patching.plan import is_out_of_memory
 from lens_fv.patching.run import run_branches
+from lens_fv.patching.sound import comparisons, largest_difference
 
 
 class Finding(NamedTuple):
@@ -28,10 +29,10 @@ class Finding(NamedTuple):
 def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
 
-    There are heads; hooks fire in every layer; logits under hooks equal those without, and those of transformers' attention
-    where TransformerLens has written its own; the unembedding of the last state is the model's own; greedy text with a cache is
-    the text without one, and transformers' own; a head replaced by itself changes nothing and by something else changes the
-    answer; branches equal the plain loop.
+    There are heads; hooks fire in every layer; all numbers are finite, also in a prompt as tasks have them; logits under hooks
+    equal those without, and those of transformers' attention where TransformerLens has written its own; the unembedding of the
+    last state is the model's own; greedy text with a cache is the text without one, and transformers' own; a head replaced by
+    itself changes nothing and by something else changes the answer; branches equal the plain loop.
 
     Args:
         model: the model.
@@ -40,7 +41,8 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     Returns:
         The findings. The last one names the way in which branches run (see `run_branches`) and why it is not a faster one. It
         passes where a faster way cannot run (every `HookedTransformer`), and fails where every one that ran disagreed with the
-        loop, because the model then differs from what its architecture promises.
+        loop, because the model then differs from what its architecture promises. Hooks that do not fire and numbers that are
+        not finite end the checks: nothing after them would mean anything.
     """
     rng = torch.Generator().manual_seed(seed)
     prompt = torch.randint(model.d_vocab, (12,), generator=rng).tolist()
@@ -58,36 +60,37 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     layers = model.attention_layers
     names = [f"blocks.{layer}.{site}" for layer in range(model.n_layers) for site in ("hook_resid_pre", "hook_resid_post")]
     names += [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    plain = model.forward(tokens)
-    hooked = model.forward(tokens, [keep(name) for name in names])
-    silent = [name for name in names if name not in seen]
     findings = [
         Finding("there are attention heads", bool(layers), f"in {len(layers)} of {model.n_layers} layers"),
-        Finding("hooks fire in every layer", not silent, f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks"),
+        _finite(model, tokens),
     ]
+    if not findings[-1].passed:
+        return findings
+    plain, hooked = model.forward(tokens), model.forward(tokens, [keep(name) for name in names])
+    silent = [name for name in names if name not in seen]
+    detail = f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks"
+    findings.append(Finding("hooks fire in every layer", not silent, detail))
     if silent:
         return findings
 
-    def compare(check: str, got: Tensor, want: Tensor) -> None:
-        error = float((got.float() - want.float()).abs().max())
+    def compare(check: str, error: float) -> None:
         findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
 
-    compare("hooks that only look leave the logits alone", hooked.softmax(-1), plain.softmax(-1))
-    if model.backend == "bridge" and model.weight_processing == "raw":
-        own = _with_own_attention(model, tokens)
-        compare("TransformerLens' attention is that of transformers", own.softmax(-1), plain.softmax(-1))
+    compare("hooks that only look leave the logits alone", largest_difference(hooked.softmax(-1), plain.softmax(-1)))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
-    compare("last state through norm and unembedding gives the logits", model.unembed(last).softmax(-1), plain.softmax(-1))
+    compared = list(comparisons(model, tokens, last, plain))
+    for each in compared:
+        compare(each.check, each.error)
     findings += _texts(model, prompt)
     engine = check_engine(model, seed=seed)
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
-    if heads:
+    if heads and all(each.error <= tolerance for each in compared):  # else branches do not run
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
         probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], method=engine.method)[0, :, 0]).softmax(-1)
         base, same, other = probs.split([1, len(heads), len(heads)])
-        compare("a head replaced by itself changes nothing", same, base.expand_as(same))
+        compare("a head replaced by itself changes nothing", largest_difference(same, base.expand_as(same)))
         dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, base[0])]
         detail = f"dead: {', '.join(dead)}" if dead else f"{len(heads)} heads"
         findings.append(Finding("a head replaced by noise changes the answer", not dead, detail))
@@ -98,11 +101,15 @@ def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
     return findings
 
 
-def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
-    """Logits with transformers' attention modules in place of what TransformerLens makes of them."""
-    bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
-    with forwards_replaced(bridges, [bridge.original_component.__call__ for bridge in bridges]):
-        return model.forward(tokens)
+def _finite(model: LensModel, tokens: Tensor) -> Finding:
+    """Of random tokens, and of a prompt with the first token that prompts have: there states are largest."""
+    prompt = model.encode("Q: hot\nA: cold\n\nQ: big\nA:")[: model.n_ctx]
+    try:
+        for each in (tokens, torch.tensor([prompt])):
+            model.forward(each)
+    except LensFVError as e:
+        return Finding("all numbers are finite", False, str(e))
+    return Finding("all numbers are finite", True, "in two prompts")
 
 
 def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
+from lens_fv.model.finite import loss_not_finite
 from lens_fv.training.run import DONE
 
 RESUMING = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -38,7 +38,8 @@ class Marks(TrainerCallback):
         """See transformers."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise LensFVError(f"fine-tune: the loss is {loss} at step {state.global_step}; lower the learning rate")
+            before = self._index * self._steps + int(state.global_step) - 1  # updates: the first loss is before any
+            raise loss_not_finite("fine-tune", loss, before)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """See transformers."""

@@ -15,6 +15,7 @@ from lens_fv.heads.indirect import indirect_effects
 from lens_fv.heads.means import last_tokens
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit, score_alike
+from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.training.probe import Probe
 from lens_fv.vectors import random_like
@@ -180,7 +181,7 @@ def _answer_ranks(
     ranks: list[Tensor] = []
     for layer in range(states.shape[1]):
         logits = model.unembed(states[:, layer].to(model.dtype)).float()
-        ranks.append((logits > logits.gather(1, first[:, None])).sum(1).float().median())
+        ranks.append(token_ranks(logits, first).float().median())
     return torch.stack(ranks).cpu()
 
 

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_fv.errors import LensFVError
+from lens_fv.model.finite import all_finite, measurable
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import run_branches
-from lens_fv.patching.readout import final_states
+from lens_fv.patching.readout import final_states, token_ranks
 from lens_fv.tasks import TODD, Pair, PromptTemplate, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector
 
@@ -59,8 +61,9 @@ def decode(
     if not force:
         vector.provenance.check(model)
     logits = (vocabulary_effect if through else vocabulary_logits)(model, [vector])[0]
-    top = (logits if through else logits.softmax(-1)).topk(min(k, len(logits)))
-    tokens = [(model.decode(i), p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    values = logits if through else logits.softmax(-1)
+    top = logits.argsort(descending=True, stable=True)[:k]  # of equal ones the lowest id first, as in `token_ranks`
+    tokens = [(model.decode(i), p) for i, p in zip(top.tolist(), values[top].tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
     return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1])
@@ -72,8 +75,15 @@ def first_token(model: LensModel, word: str) -> int:
 
 
 def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Float[Tensor, "vectors vocab"]:
-    """Vectors, their scales applied, through the final norm and the unembedding."""
+    """Vectors, their scales applied, through the final norm and the unembedding.
+
+    Raises:
+        LensFVError: a vector too long for the final norm.
+    """
     rows = torch.stack([vector.vector.to(model.device, model.dtype) * vector.scale for vector in vectors])
+    if not bool((fits := measurable(rows)).all()):
+        vector = vectors[fits.tolist().index(False)]
+        raise LensFVError(f"decode a vector with scale {vector.scale:g}: too long for the final norm; lower it")
     return model.unembed(rows).float()
 
 
@@ -101,6 +111,12 @@ def vocabulary_effect(
 
 
 def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> Int[Tensor, "tokens vectors"]:
-    """The rank of some tokens in the whole vocabulary: 1 plus the number of tokens that are likelier."""
-    asked = logits.new_tensor(tokens, dtype=torch.long)
-    return torch.stack([(row > row[asked, None]).sum(-1) + 1 for row in logits], 1)
+    """The rank of some tokens in the whole vocabulary: 1 is the one that greedy decoding would write; see `token_ranks`.
+
+    Raises:
+        LensFVError: logits that are not finite.
+    """
+    if not all_finite(logits.amax(-1)):
+        raise LensFVError("rank tokens by logits that are not finite; look at the vectors and their scales, and run verify")
+    asked = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    return torch.stack([1 + token_ranks(row.expand(len(asked), -1), asked) for row in logits], 1)

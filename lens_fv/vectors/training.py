@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.errors import LensFVError
+from lens_fv.model.finite import loss_not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
@@ -105,9 +105,7 @@ def train(
                 total = total + l2 * ((vectors - anchors) / norms).square().sum()
             if not torch.isfinite(total):
                 bad = ", ".join(sorted(classes.not_finite(losses)))
-                raise LensFVError(
-                    f"tune on {model.name}: the loss of {bad} is not finite at step {step}; lower the learning rate"
-                )
+                raise loss_not_finite(f"tune {bad} on {model.name}", float(total.detach()), step)
             optimiser.zero_grad()
             total.backward()
             optimiser.step()

@@ -1,0 +1,105 @@
+"""What the engine takes for granted of a model: asked of two short passes the first time that it is used."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+from lens_fv.model.cache import hooks_off
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.calls import forwards_replaced
+
+
+class Comparison(NamedTuple):
+    """Two ways to the same probabilities.
+
+    Attributes:
+        check: what should hold.
+        fault: what is wrong where it does not.
+        got, want: probabilities of all tokens, both ways.
+    """
+
+    check: str
+    fault: str
+    got: Float[Tensor, "batch pos vocab"]
+    want: Float[Tensor, "batch pos vocab"]
+
+    @property
+    def error(self) -> float:
+        """The largest difference."""
+        return largest_difference(self.got, self.want)
+
+
+def largest_difference(got: Tensor, want: Tensor) -> float:
+    """Of two tensors of one shape, in single precision; infinite where one of them is not a number."""
+    found = float((got.float() - want.float()).abs().max())
+    return found if found == found else float("inf")
+
+
+def comparisons(
+    model: LensModel,
+    tokens: Int[Tensor, "batch pos"],
+    last: Float[Tensor, "batch pos d_model"],
+    logits: Float[Tensor, "batch pos vocab"],
+) -> Iterator[Comparison]:
+    """What must hold of every model, whichever way branches run.
+
+    Args:
+        model: the model.
+        tokens: what was run.
+        last: the residual stream after the last layer.
+        logits: of the same pass.
+    """
+    want = logits.softmax(-1)
+    if model.backend == "bridge" and model.weight_processing == "raw":
+        yield Comparison(
+            "TransformerLens' attention is that of transformers",
+            "the attention that TransformerLens runs is not transformers' own",
+            _with_own_attention(model, tokens).softmax(-1),
+            want,
+        )
+    yield Comparison(
+        "last state through norm and unembedding gives the logits",
+        "its logits are not those of its last state through norm and unembedding",
+        model.unembed(last).softmax(-1),
+        want,
+    )
+
+
+_SOUND: WeakSet[LensModel] = WeakSet()
+
+
+@torch.no_grad()
+def require_sound(model: LensModel) -> None:
+    """Check a model once, at its first use.
+
+    Raises:
+        LensFVError: logits that are not finite, hooks that do not fire, an attention that is not transformers' own, or logits
+            that do not come from the last state by norm and unembedding alone, as in models with more layers in their head.
+    """
+    if model in _SOUND:
+        return
+    tokens = torch.randint(model.d_vocab, (1, min(12, model.n_ctx)), generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    with hooks_off(model.tl):
+        logits = model.forward(tokens, [(f"blocks.{model.n_layers - 1}.hook_resid_post", lambda x, hook: seen.append(x))])  # noqa: ARG005
+        if not seen:
+            raise LensFVError(f"run {model.name}: its hooks do not fire in the last layer; see `lens-fv verify`")
+        for found in comparisons(model, tokens, seen[-1], logits):
+            if not found.error <= model.tolerance:
+                raise LensFVError(
+                    f"run {model.name}: {found.fault} (off by {found.error:.2g} in probability), so numbers that are measured "
+                    "would be another model's; `lens-fv verify` shows more"
+                )
+    _SOUND.add(model)
+
+
+def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
+    """Logits with transformers' attention modules in place of what TransformerLens makes of them."""
+    bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
+    with forwards_replaced(bridges, [bridge.original_component.__call__ for bridge in bridges]):
+        return model.tl(tokens.to(model.device), return_type="logits")
