@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
@@ -56,6 +57,7 @@ class Result(NamedTuple):
     logprob_high: float
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class Evaluation(Artefact):
     """What every condition does to every test item.
@@ -106,6 +108,7 @@ class Evaluation(Artefact):
         return super().facts() | {"prompts": self.prompts, "test items": str(len(self.top1))} | rows
 
 
+@checked
 def evaluate(
     model: LensModel,
     task: Task,
@@ -114,11 +117,11 @@ def evaluate(
     other: FunctionVector | None = None,
     split: Split | None = None,
     prompts: PromptKind = "zero_shot",
-    n_shots: int = 10,
+    n_shots: Natural = 10,
     same_shots: bool = False,
-    most_items: int | None = None,
+    most_items: Count | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     progress: bool = False,
 ) -> Evaluation:

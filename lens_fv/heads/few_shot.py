@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lens_fv.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.corruptions import Corruption, contrast
 from lens_fv.heads.effects import Unit
@@ -15,14 +16,15 @@ from lens_fv.patching.check import Method
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 
 
+@checked
 def rank_heads(
     model: LensModel,
     task: Task,
     *,
     split: Split | None = None,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     metric: Metric = "prob",
     against: str | Mapping[str, str] | None = None,
     source: Source | HeadRanking = "mean",
@@ -30,12 +32,12 @@ def rank_heads(
     corruption: Corruption = "permutation",
     instruction: str | None = None,
     other_instruction: str | None = None,
-    noise: float = 3.0,
+    noise: NonNegative = 3.0,
     unit: Unit = "head",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
     tick: Callable[[], None] | None = None,
