@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lens_fv.choices import Seed, checked
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
@@ -22,6 +23,7 @@ from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.extract import validation_prompts
 
 
+@checked
 def build_library(
     model: LensModel,
     tasks: Sequence[Task],
@@ -29,7 +31,7 @@ def build_library(
     recipe: Recipe | None = None,
     *,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> VectorLibrary:
     """Make a vector for every task, and keep them in a folder.

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance, require_shape
+from lens_fv.choices import Count, Finite, Positive, checked
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.errors import LensFVError
@@ -20,6 +21,7 @@ TEMPERATURE = 3.0
 """What mean log-probabilities are multiplied with before the softmax, where no map is given."""
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class CompositeVector(FunctionVector):
     """A weighted sum of the vectors of known relations, the weights read off one or more pairs (Kang, Wu and Lu 2026).
@@ -54,7 +56,8 @@ class CompositeVector(FunctionVector):
         """Share of the weight on the relations that explain the pairs better than the average one does."""
         return float(self.weights[self.scores > self.scores.mean()].sum())
 
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
+    @checked
+    def top(self, k: Count = 5) -> list[tuple[str, float]]:
         """The relations of largest weight."""
         found = self.weights.topk(min(k, len(self.names)))
         return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
@@ -67,16 +70,17 @@ class CompositeVector(FunctionVector):
         return super().facts() | {"mixture": mixture, "weights": spread, "makes B likelier by": own}
 
 
+@checked
 def compose(
     model: LensModel,
     library: VectorLibrary,
     pairs: Pair | Sequence[Pair],
     *,
     weight_map: WeightMap | None = None,
-    temperature: float = TEMPERATURE,
+    temperature: Positive = TEMPERATURE,
     score: Score = "logprob",
-    scale: float = 1.0,
-    top_k: int | None = None,
+    scale: Finite = 1.0,
+    top_k: Count | None = None,
     template: PromptTemplate = TODD,
 ) -> CompositeVector:
     """The mixture of a library's vectors that explains what A is to B.

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, Positive, Seed, checked
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.problems import Problems
@@ -20,6 +21,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
 
 
+@checked
 def fit_map(
     model: LensModel,
     library: VectorLibrary,
@@ -28,11 +30,11 @@ def fit_map(
     *,
     form: Form = "diagonal",
     score: Score = "logprob",
-    epochs: int = 3,
-    learning_rate: float = 0.05,
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> WeightMap:
     """Learn the map that makes D likely behind C, the model and the basis frozen (Kang, Wu and Lu 2026).

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.card import card_html, card_text
+from lens_fv.choices import Whole, checked
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -142,7 +143,8 @@ class VectorLibrary:
         """
         return VectorLibrary((*self.entries, *other.entries))
 
-    def at(self, layer: int) -> "VectorLibrary":
+    @checked
+    def at(self, layer: Whole) -> "VectorLibrary":
         """All vectors added after one layer, their lengths as they are. What the index said of their effect is not known there.
 
         Raises:

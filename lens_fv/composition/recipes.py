@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from lens_fv.choices import Count, Natural, Positive, Seed, Whole, checked
 from lens_fv.heads import rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task
@@ -16,6 +17,7 @@ TOGETHER = 8
 """Relations that train in the same passes: more fill the machine no better, and lose more when a run is stopped."""
 
 
+@checked
 @dataclass(frozen=True)
 class Tuned:
     """Vectors fine-tuned on pairs, from zero, relations side by side.
@@ -30,12 +32,12 @@ class Tuned:
         most_validation: pairs to choose on.
     """
 
-    layer: int | None = None
-    pairs: int = 20
-    steps: int = 40
-    learning_rate: float | tuple[float, ...] = LEARNING_RATES
+    layer: Whole | None = None
+    pairs: Count = 20
+    steps: Count = 40
+    learning_rate: Positive | tuple[Positive, ...] = LEARNING_RATES
     shuffled: bool = False
-    most_validation: int = MOST_VALIDATION
+    most_validation: Count = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Tuned":
         """With every default that depends on the model filled in.
@@ -55,8 +57,9 @@ class Tuned:
             members = list(alike)
             yield from (members[begin : begin + TOGETHER] for begin in range(0, len(members), TOGETHER))
 
+    @checked
     def make(
-        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: int
+        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: Seed
     ) -> list[FunctionVector]:
         """The vectors of one part.
 
@@ -85,6 +88,7 @@ class Tuned:
         return min(self.pairs, len(split.train))
 
 
+@checked
 @dataclass(frozen=True)
 class Extracted:
     """Vectors that sum what the heads write that causal mediation finds (Todd et al. 2024).
@@ -99,12 +103,12 @@ class Extracted:
         most_validation: pairs to choose the layer on.
     """
 
-    layer: int | None = None
-    n_heads: int = 10
-    n_shots: int = 10
-    n_clean: int = 100
-    n_trials: int = 25
-    most_validation: int = MOST_VALIDATION
+    layer: Whole | None = None
+    n_heads: Count = 10
+    n_shots: Natural = 10
+    n_clean: Count = 100
+    n_trials: Count = 25
+    most_validation: Count = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Extracted":
         """See `Tuned`."""
@@ -114,8 +118,9 @@ class Extracted:
         """See `Tuned`: here each alone."""
         return ([task] for task in tasks)
 
+    @checked
     def make(
-        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: int
+        self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: Seed
     ) -> list[FunctionVector]:
         """The vectors of one part.
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
+from lens_fv.choices import Count, Finite, checked
 from lens_fv.composition.library import Basis
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -19,6 +20,7 @@ from lens_fv.vectors.batches import open_batches
 Score = Literal["logprob", "prob"]
 
 
+@checked
 @torch.no_grad()
 def relation_scores(
     model: LensModel,
@@ -70,6 +72,7 @@ def source_gain(
     return found
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class WeightMap(Artefact):
     """From scores to weights: softmax(matrix · scores + bias), and how far to go (Kang, Wu and Lu 2026).
@@ -85,7 +88,7 @@ class WeightMap(Artefact):
     names: tuple[str, ...]
     matrix: Float[Tensor, "rows relations"]
     bias: Float[Tensor, " relations"]
-    scale: float = 1.0
+    scale: Finite = 1.0
     score: Score = "logprob"
 
     def __post_init__(self) -> None:
@@ -99,12 +102,13 @@ class WeightMap(Artefact):
         matrix, bias = self.matrix.to(scores), self.bias.to(scores)
         return scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
 
+    @checked
     def weights(
         self,
         scores: Float[Tensor, "pairs relations"],
         *,
         left_out: Bool[Tensor, "pairs relations"] | None = None,
-        top_k: int | None = None,
+        top_k: Count | None = None,
     ) -> Float[Tensor, "pairs relations"]:
         """Weights that are positive and sum to one.
 
@@ -118,8 +122,6 @@ class WeightMap(Artefact):
         """
         if scores.shape[-1] != len(self.names):
             raise LensFVError(f"weigh {scores.shape[-1]} scores: the map is for a basis of {len(self.names)}; fit it again")
-        if top_k is not None and top_k < 1:
-            raise LensFVError(f"keep the top {top_k} weights: keep at least 1")
         if left_out is not None:
             if bool(left_out.all(-1).any()):
                 raise LensFVError("weigh scores: every relation is left out; the basis needs others")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, Seed, checked
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
 from lens_fv.composition.problems import own_relations
 from lens_fv.composition.weights import Score, source_gain
@@ -20,6 +21,7 @@ from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Ta
 from lens_fv.vectors.batches import open_batches
 
 
+@checked
 @torch.no_grad()
 def evaluate_analogies(
     model: LensModel,
@@ -28,10 +30,10 @@ def evaluate_analogies(
     *,
     maps: Mapping[str, WeightMap] | None = None,
     sources: Sequence[Sequence[Pair]] | None = None,
-    top_k: int | None = None,
+    top_k: Count | None = None,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> AnalogyEvaluation:
     """Solve analogies by composites of a library's vectors, beside what solves them without.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal, get_args
 
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
 from lens_fv.heads import HeadRanking, rank_heads
@@ -28,21 +29,22 @@ KindName = Literal[
 KINDS: tuple[KindName, ...] = get_args(KindName)
 
 
+@checked
 def compare_kinds(
     model: LensModel,
     task: Task,
     *,
     kinds: Sequence[str] = KINDS,
-    pairs: int = 20,
+    pairs: Count = 20,
     ranking: HeadRanking | None = None,
-    n_heads: int = 10,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
-    steps: int = 40,
-    most_items: int | None = None,
+    n_heads: Count = 10,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
+    steps: Count = 40,
+    most_items: Count | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Evaluation:
     """Make each kind from the same pairs, choose on the same validation pairs, and test all of them on the same test pairs.

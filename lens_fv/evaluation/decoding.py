@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Seed, checked
 from lens_fv.composition import VectorLibrary
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.ranks import DecodingStudy
@@ -16,6 +17,7 @@ from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.decode import first_token, ranks_of, vocabulary_effect, vocabulary_logits
 
 
+@checked
 @torch.no_grad()
 def study_decoding(
     model: LensModel,
@@ -25,7 +27,7 @@ def study_decoding(
     splits: Mapping[str, Split] | None = None,
     centred: bool = False,
     through: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     progress: bool = False,
 ) -> DecodingStudy:

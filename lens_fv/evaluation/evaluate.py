@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, asked_facts, choose_queries
 from lens_fv.kinds import Adapter, SoftPrompt
@@ -57,6 +58,7 @@ class Result(NamedTuple):
     logprob_high: float
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class Evaluation(Artefact):
     """What every condition does to every test item.
@@ -108,6 +110,7 @@ class Evaluation(Artefact):
         return super().facts() | {"prompts": self.prompts} | items | rows
 
 
+@checked
 def evaluate(
     model: LensModel,
     task: Task,
@@ -116,12 +119,12 @@ def evaluate(
     other: FunctionVector | None = None,
     split: Split | None = None,
     prompts: PromptKind = "zero_shot",
-    n_shots: int = 10,
+    n_shots: Natural = 10,
     same_shots: bool = False,
-    most_items: int | None = None,
+    most_items: Count | None = None,
     queries: Queries = "all",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     progress: bool = False,
 ) -> Evaluation:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel
@@ -24,17 +25,18 @@ class ListComposition(NamedTuple):
     evaluation: Evaluation
 
 
+@checked
 def compose_lists(
     model: LensModel,
     task: Task,
     make: Make | None = None,
     *,
-    length: int = 3,
-    n_pairs: int = 200,
-    n_shots: int = 10,
-    most_items: int | None = None,
+    length: Count = 3,
+    n_pairs: Count = 200,
+    n_shots: Natural = 10,
+    most_items: Count | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> ListComposition:
     """Predict the vector of "the last word's output" from three others, and test it (Todd et al. 2024).

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.statistics import bootstrap_interval
 
@@ -88,6 +89,7 @@ class DecodingStudy(Artefact):
     centred: bool
     through: bool = False
 
+    @checked
     def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:
         """A measure for every relation; not a number for relations without such words.
 
@@ -117,6 +119,7 @@ class DecodingStudy(Artefact):
                 found[i] = summarise[measure](ranks.double())
         return found
 
+    @checked
     def mean(self, condition: str, measure: Measure, *, of: Of = "words") -> DecodingResult:
         """One measure in one condition, over the relations that have such words.
 
@@ -136,6 +139,7 @@ class DecodingStudy(Artefact):
     def _having(self) -> list[Of]:
         return [of for of in get_args(Of) if bool((self.answer == (of == "answers")).any())]
 
+    @checked
     def difference(self, before: str, after: str, measure: Measure, *, of: Of = "words") -> DecodingDifference:
         """How two conditions differ, paired by relation.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lens_fv.choices import Count, Finite, NonNegative, PartialShare, Positive, Share, checked
 from lens_fv.divergence import Direction
 from lens_fv.errors import LensFVError
 
@@ -13,6 +14,7 @@ Matched = Literal["vector", "all"]
 Teacher = Literal["base", "before"]
 
 
+@checked
 @dataclass(frozen=True)
 class GuideSettings:
     """Terms that are added to the loss of fine-tuning; each has a weight of its own, and a weight of 0 leaves it out.
@@ -52,43 +54,29 @@ class GuideSettings:
         LensFVError: a number that makes no sense.
     """
 
-    intervene: float = 0.0
-    flat: float = 0.25
-    stairs: int = 10
-    distill: float = 0.0
-    distill_all: float = 0.0
-    steer: float = 1.0
+    intervene: Finite = 0.0
+    flat: Share = 0.25
+    stairs: Count = 10
+    distill: NonNegative = 0.0
+    distill_all: NonNegative = 0.0
+    steer: Finite = 1.0
     direction: Direction = "reverse"
-    temperature: float = 2.0
-    distill_gate: float = 0.0
-    heads: float = 0.0
+    temperature: Positive = 2.0
+    distill_gate: NonNegative = 0.0
+    heads: NonNegative = 0.0
     matched: Matched = "vector"
-    heads_gate: float = 0.0
+    heads_gate: NonNegative = 0.0
     linear: bool = False
-    crossed: float = 0.0
-    crossed_heads: float = 0.0
-    n_crossed: int = 4
+    crossed: NonNegative = 0.0
+    crossed_heads: NonNegative = 0.0
+    n_crossed: Count = 4
     where: Where | None = None
     teacher: Teacher = "base"
-    begins: float = 0.0
+    begins: PartialShare = 0.0
 
     def __post_init__(self) -> None:
-        finite = {name: value for name, value in vars(self).items() if isinstance(value, float | int)}
-        bad = [name for name, value in finite.items() if not math.isfinite(value)]
-        bad += [
-            n
-            for n in ("distill", "distill_all", "heads", "crossed", "crossed_heads", "distill_gate", "heads_gate")
-            if getattr(self, n) < 0
-        ]
-        bad += ["temperature"] * (not self.temperature > 0) + ["stairs"] * (self.stairs < 1)
-        bad += ["n_crossed"] * (self.n_crossed < 1)
-        bad += ["flat"] * (not 0 <= self.flat <= 0.5) + ["begins"] * (not 0 <= self.begins < 1)
-        if bad:
-            said = ", ".join(f"{name}={getattr(self, name)}" for name in dict.fromkeys(bad))
-            raise LensFVError(
-                f"guide with {said}: weights and gates are at least 0, the temperature is above 0, flat is from 0 to 0.5, "
-                "begins is at least 0 and below 1, stairs and n_crossed are at least 1"
-            )
+        if self.flat > 0.5:
+            raise LensFVError(f"GuideSettings(flat={self.flat}): it has to be at most 0.5, as it counts at both ends")
 
     @property
     def idle(self) -> bool:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.choices import Count, Level, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.slots import slot_means
 from lens_fv.model.lens_model import LensModel
@@ -41,6 +42,7 @@ class ClassEffect(NamedTuple):
         return f"{self.layer}.{self.head}"
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class ClassEffects(Artefact):
     """Every head's indirect effect on a task at every token class, trial by trial (Todd et al. 2024).
@@ -76,12 +78,14 @@ class ClassEffects(Artefact):
             raise LensFVError(f"effects at token class {token_class!r}: measured were {', '.join(self.classes)}")
         return self.effects[..., self.classes.index(token_class)]
 
-    def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers heads classes"]:
+    @checked
+    def interval(self, *, level: Level = 0.95, resamples: Count = 2000) -> Float[Tensor, "2 layers heads classes"]:
         """Percentile bootstrap over trials: lower and upper end."""
         values, seed = self.effects.numpy(force=True), self.provenance.seed
         return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=seed, batch=50))
 
-    def top(self, n: int | None = None, *, token_class: str | None = None) -> list[ClassEffect]:
+    @checked
+    def top(self, n: Count | None = None, *, token_class: str | None = None) -> list[ClassEffect]:
         """The `n` (all, by default) largest mean effects, from the largest; of one class only, if asked for."""
         if token_class is not None:
             self.of(token_class)
@@ -110,6 +114,7 @@ class ClassEffects(Artefact):
         return super().facts() | counts | {f"top head at {name}": text for name, text in rows.items()}
 
 
+@checked
 @torch.no_grad()
 def class_effects(
     model: LensModel,
@@ -117,13 +122,13 @@ def class_effects(
     *,
     classes: Sequence[str] | None = None,
     split: Split | None = None,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     metric: Metric = "prob",
     shuffle: Literal["permutation", "derangement"] = "permutation",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
     progress: bool = False,
 ) -> ClassEffects:

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
+from lens_fv.choices import Count, Level, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.metrics import Metric
 
@@ -47,6 +48,7 @@ class Overlap(NamedTuple):
     p_value: float
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadComparison(Artefact):
     """Two cheap scores of every head beside its exact indirect effect, trial by trial, for the same replacement.
@@ -70,6 +72,7 @@ class HeadComparison(Artefact):
         for score, name in SCORE_NAMES.items():
             require_shape(f"head comparison's {name}", getattr(self, score), shape)
 
+    @checked
     def mean(self, score: Score) -> Float[Tensor, "layers heads"]:
         """A score averaged over trials.
 
@@ -80,8 +83,9 @@ class HeadComparison(Artefact):
             raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
         return getattr(self, score).mean(0)
 
+    @checked
     def correlation(
-        self, score: Score, *, coefficient: Coefficient = "spearman", level: float = 0.95, resamples: int = 500
+        self, score: Score, *, coefficient: Coefficient = "spearman", level: Level = 0.95, resamples: Count = 500
     ) -> Correlation:
         """Rank correlation of a score with the exact effect over all heads, both averaged over trials.
 
@@ -120,7 +124,8 @@ class HeadComparison(Artefact):
         ).confidence_interval
         return Correlation(value, float(found.low), float(found.high))
 
-    def overlap(self, score: Score, k: int = 10) -> Overlap:
+    @checked
+    def overlap(self, score: Score, k: Whole = 10) -> Overlap:
         """How many of the `k` heads of largest exact effect are among the `k` of largest score.
 
         Raises:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, require_shape
+from lens_fv.choices import Count, Level, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
@@ -57,17 +58,20 @@ class Effects(Artefact):
         """The average effect of each head."""
         return self.effects.mean(0)
 
-    def interval(self, *, level: float = 0.95, resamples: int = 2000) -> Float[Tensor, "2 layers units"]:
+    @checked
+    def interval(self, *, level: Level = 0.95, resamples: Count = 2000) -> Float[Tensor, "2 layers units"]:
         """Percentile bootstrap over samples: lower and upper end per head, each by itself."""
         values = self.effects.numpy(force=True)
         return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=self.provenance.seed))
 
-    def top(self, n: int | None = None) -> list[HeadEffect]:
+    @checked
+    def top(self, n: Count | None = None) -> list[HeadEffect]:
         """The `n` heads (all, by default) of largest mean effect, from the largest."""
         found = (self.mean, *self.interval())
         return [HeadEffect(layer, unit, *(float(x[layer, unit]) for x in found)) for layer, unit in self._order(n)]
 
-    def heads(self, n: int) -> tuple[tuple[int, int], ...]:
+    @checked
+    def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
         """Layer and query head of the `n` strongest: of groups, all heads of each.
 
         Raises:
@@ -79,6 +83,7 @@ class Effects(Artefact):
         each = self.provenance.shape[1] // self.mean.shape[1]
         return tuple((layer, unit * each + i) for layer, unit in self._order(n) for i in range(each))
 
+    @checked
     def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
         """Two-sided sign-flip p-values of every head, corrected for their number; see `lens_fv.heads.significance`.
 
@@ -88,7 +93,8 @@ class Effects(Artefact):
         p[self._live] = torch.from_numpy(p_values(self._tests(), correction=correction, seed=self.provenance.seed))
         return p
 
-    def significant(self, *, level: float = 0.05, correction: Correction = "holm") -> list[HeadEffect]:
+    @checked
+    def significant(self, *, level: Level = 0.05, correction: Correction = "holm") -> list[HeadEffect]:
         """The heads whose mean effect, positive or negative, differs from zero; from the largest effect.
 
         Args:
@@ -109,7 +115,8 @@ class Effects(Artefact):
         p = self.p_values(correction=correction)
         return [h for h in self.top() if p[h.layer, h.head] <= level]
 
-    def reliability(self, *, k: int = 10, n_splits: int = 500) -> Reliability:
+    @checked
+    def reliability(self, *, k: Count = 10, n_splits: Count = 500) -> Reliability:
         """How well random halves of the samples agree on the order of heads; see `Reliability`."""
         return split_half(self._tests(), k=k, n_splits=n_splits, seed=self.provenance.seed)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from lens_fv.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.heads.corruptions import Corruption, contrast
@@ -17,14 +18,15 @@ from lens_fv.patching.check import Method
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 
 
+@checked
 def rank_heads(
     model: LensModel,
     task: Task,
     *,
     split: Split | None = None,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     queries: Queries = "all",
     metric: Metric = "prob",
     against: str | Mapping[str, str] | None = None,
@@ -33,12 +35,12 @@ def rank_heads(
     corruption: Corruption = "permutation",
     instruction: str | None = None,
     other_instruction: str | None = None,
-    noise: float = 3.0,
+    noise: NonNegative = 3.0,
     unit: Unit = "head",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
     tick: Callable[[], None] | None = None,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lens_fv.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.corruptions import Contrast, draw_partners, noise_on
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
@@ -32,6 +33,7 @@ from lens_fv.tasks.token_classes import token_classes
 Uninformative = Counterpart | Literal["noise_on_instruction", "noise_on_query"]
 
 
+@checked
 def rank_instruction_heads(
     model: LensModel,
     task: Task,
@@ -39,19 +41,19 @@ def rank_instruction_heads(
     instructions: Sequence[str] | None = None,
     counterpart: Uninformative = "equiprobable",
     others: Sequence[str] | None = None,
-    noise: float = 3.0,
+    noise: NonNegative = 3.0,
     split: Split | None = None,
-    n_shots: int = 0,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 0,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     metric: Metric = "prob",
     source: Source | HeadRanking = "mean",
     mode: Mode = "replace",
     unit: Unit = "head",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
     tick: Callable[[], None] | None = None,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance, require_shape
+from lens_fv.choices import checked
 from lens_fv.heads.competence import asked_facts
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.effects import Effects, Unit
@@ -24,6 +25,7 @@ from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadRanking(Effects):
     """Every head's indirect effect on a task, trial by trial.

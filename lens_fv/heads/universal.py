@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.artefact import require_shape
+from lens_fv.choices import Count, Level, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, competence
 from lens_fv.heads.effects import Effects
@@ -35,6 +36,7 @@ class TaskRow(NamedTuple):
     majority: float
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class UniversalHeads(Effects):
     """Head effects averaged over tasks (Todd et al. 2024).
@@ -78,7 +80,8 @@ class UniversalHeads(Effects):
         """The tasks that it does no better than a constant answer."""
         return tuple(row.task for row in self.rows if not row.kept)
 
-    def interval(self, *, level: float = 0.95, resamples: int = 0) -> Float[Tensor, "2 layers units"]:  # noqa: ARG002
+    @checked
+    def interval(self, *, level: Level = 0.95, resamples: Natural = 0) -> Float[Tensor, "2 layers units"]:  # noqa: ARG002
         """Student's t interval over tasks: a bootstrap of so few would be too narrow."""
         n = len(self.effects)
         if n < 2:
@@ -95,17 +98,18 @@ class UniversalHeads(Effects):
         }
 
 
+@checked
 def universal_heads(
     model: LensModel,
     tasks: Sequence[Task],
     *,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
-    most_items: int = 100,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
+    most_items: Count = 100,
     template: PromptTemplate = TODD,
     instruction: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     folder: str | Path | None = None,
     progress: bool = False,
     **options: Any,

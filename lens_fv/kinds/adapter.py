@@ -11,6 +11,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.choices import Count, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.kinds.fitting import fit
 from lens_fv.kinds.lora import PARTS, adapted
@@ -81,18 +82,19 @@ class Adapter(Artefact):
         return super().facts() | {"update": f"rank {self.q_down.shape[1]} in {len(self.layers)} layers, {n} numbers"}
 
 
+@checked
 def train_adapter(
     model: LensModel,
     task: Task,
     *,
-    rank: int = 4,
-    alpha: int = 8,
-    pairs: int = 20,
-    learning_rate: float = 2e-3,
-    steps: int = 40,
+    rank: Count = 4,
+    alpha: Count = 8,
+    pairs: Count = 20,
+    learning_rate: Positive = 2e-3,
+    steps: Count = 40,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself stays as it is.
@@ -114,15 +116,12 @@ def train_adapter(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: too few pairs, a rank below 1, a model whose query and value projections are out of reach, or a loss that
+        LensFVError: too few pairs, a model whose query and value projections are out of reach, or a loss that
             is not finite.
     """
     split = split or split_pairs(task, seed=seed)
-    if rank < 1 or not 1 <= pairs <= len(split.train):
-        raise LensFVError(
-            f"train an adapter of rank {rank} for {task.name} on {pairs} pairs: its training split has {len(split.train)}; "
-            "give at least rank 1 and one pair"
-        )
+    if pairs > len(split.train):
+        raise LensFVError(f"train an adapter for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
     training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
     held_out = validation_prompts(model, split, template)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lens_fv.artefact import Provenance, require_shape
+from lens_fv.choices import Count, Natural, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.kinds.fitting import fit
@@ -21,6 +22,7 @@ from lens_fv.vectors.extract import validation_prompts
 from lens_fv.vectors.tune import DEPTHS, LEARNING_RATES
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadWeights(FunctionVector):
     """A weighted sum of what all heads write on average, the weights learned (Saglam et al. 2025).
@@ -36,7 +38,8 @@ class HeadWeights(FunctionVector):
         super().__post_init__()
         require_shape("head weights", self.weights, self.provenance.shape[:2])
 
-    def top(self, k: int = 5) -> list[tuple[int, int, float]]:
+    @checked
+    def top(self, k: Count = 5) -> list[tuple[int, int, float]]:
         """The heads of largest weight, either sign: layer, head, weight."""
         flat = self.weights.flatten()
         order: list[int] = flat.abs().argsort(descending=True)[:k].tolist()
@@ -52,20 +55,21 @@ class HeadWeights(FunctionVector):
         return super().facts() | {"heads": ", ".join(f"{a}.{b} x {w:.2f}" for a, b, w in self.top()) + ", ..."}
 
 
+@checked
 def learn_head_weights(
     model: LensModel,
     task: Task,
     *,
     means: HeadMeans | HeadRanking | None = None,
-    pairs: int = 20,
-    layer: int | Sequence[int] | None = None,
-    learning_rate: float | Sequence[float] = LEARNING_RATES,
-    steps: int = 40,
-    n_shots: int = 10,
-    n_prompts: int = 100,
+    pairs: Count = 20,
+    layer: Whole | Sequence[Whole] | None = None,
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
+    steps: Count = 40,
+    n_shots: Natural = 10,
+    n_prompts: Count = 100,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> HeadWeights:
     """Learn one weight a head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.choices import Count, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.kinds.fitting import fit
 from lens_fv.model.lens_model import LensModel
@@ -98,17 +99,18 @@ class SoftPrompt(Artefact):
         return super().facts() | {"states": f"{len(self.states)}, from position {self.start}"}
 
 
+@checked
 def learn_soft_prompt(
     model: LensModel,
     task: Task,
     *,
-    n_tokens: int = 10,
-    pairs: int = 20,
-    learning_rate: float | Sequence[float] = LEARNING_RATES,
-    steps: int = 40,
+    n_tokens: Count = 10,
+    pairs: Count = 20,
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
+    steps: Count = 40,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> SoftPrompt:
     """Learn a soft prompt on a few pairs, the model frozen (prompt tuning: Lester et al. 2021).
@@ -129,14 +131,11 @@ def learn_soft_prompt(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no tokens, too few pairs, a prompt that grows longer than the context, or a loss that is not finite.
+        LensFVError: too few pairs, a prompt that grows longer than the context, or a loss that is not finite.
     """
     split = split or split_pairs(task, seed=seed)
-    if n_tokens < 1 or not 1 <= pairs <= len(split.train):
-        raise LensFVError(
-            f"learn a soft prompt of {n_tokens} tokens for {task.name} on {pairs} pairs: its training split has "
-            f"{len(split.train)}; give at least one token and pair"
-        )
+    if pairs > len(split.train):
+        raise LensFVError(f"learn a soft prompt for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
     training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
     held_out = validation_prompts(model, split, template)
     rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, Finite, Natural, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import resid_states
 from lens_fv.kinds.choice import likeliest
@@ -18,18 +19,19 @@ from lens_fv.vectors import FunctionVector
 SCALES = (0.5, 1.0, 2.0, 4.0)
 
 
+@checked
 def mean_state(
     model: LensModel,
     task: Task,
     *,
     minus: Literal["nothing", "zero_shot"] = "nothing",
-    layer: int | Sequence[int] | None = None,
-    scale: float | Sequence[float] = SCALES,
-    n_shots: int = 10,
-    n_prompts: int = 100,
+    layer: Whole | Sequence[Whole] | None = None,
+    scale: Finite | Sequence[Finite] = SCALES,
+    n_shots: Natural = 10,
+    n_prompts: Count = 100,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> FunctionVector:
     """The mean last-token state of clean few-shot prompts, added after a layer (the baseline of Todd et al. 2024).
@@ -69,16 +71,17 @@ def mean_state(
     return likeliest(model, candidates, split, template, what=f"{task.name}: mean state", progress=progress)
 
 
+@checked
 def task_state(
     model: LensModel,
     task: Task,
     *,
-    layer: int | Sequence[int] | None = None,
-    n_shots: int = 10,
-    n_prompts: int = 1,
+    layer: Whole | Sequence[Whole] | None = None,
+    n_shots: Natural = 10,
+    n_prompts: Count = 1,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> FunctionVector:
     """The state of one few-shot prompt with a dummy query, put in the place of a zero-shot prompt's (Hendel et al. 2023).

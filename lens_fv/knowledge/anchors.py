@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from lens_fv.choices import Natural, Seed, checked
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import TransferSet
 
@@ -88,13 +89,14 @@ WELL_KNOWN = (
 """and what a model knows; none of it is among the built-in entities."""
 
 
+@checked
 def said_of_others(
     entities: Sequence[Entity],
     transfer: TransferSet,
     *,
     others: Sequence[str] = (*NOBODY, *WELL_KNOWN),
-    times: int = 1,
-    seed: int = 0,
+    times: Natural = 1,
+    seed: Seed = 0,
 ) -> list[str]:
     """The sentences about some entities, each said of something else: anchors for `distill`.
 

@@ -4,6 +4,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_entities
@@ -11,6 +12,7 @@ from lens_fv.knowledge.readers import read_entities
 BUILTIN = ("invented", "popular")
 
 
+@checked
 def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
     """Built-in entities by their name, or else a file of entities by its path.
 

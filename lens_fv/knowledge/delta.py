@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.artefact import Artefact
+from lens_fv.choices import Finite, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import new_folder
 from lens_fv.model.lens_model import LensModel
@@ -71,8 +72,9 @@ class WeightDelta(Artefact):
         low_rank = self.up[name] @ self.down[name] if name in self.up else 0
         return torch.as_tensor(self.dense.get(name, 0) + low_rank)
 
+    @checked
     @contextmanager
-    def applied(self, model: LensModel, *, scale: float = 1.0, force: bool = False) -> Iterator[None]:
+    def applied(self, model: LensModel, *, scale: Finite = 1.0, force: bool = False) -> Iterator[None]:
         """Inside the block the model is updated; behind it, it is again, to the bit, what it was.
 
         Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import held
 from lens_fv.knowledge.anchors import said_of_others
@@ -28,6 +29,7 @@ from lens_fv.training.loop import pad_token
 SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 
 
+@checked
 def distill(
     model: LensModel,
     entities: Sequence[Entity],
@@ -36,7 +38,7 @@ def distill(
     *,
     anchors: Sequence[str] | None = None,
     folder: str | Path | None = None,
-    until: int | None = None,
+    until: Count | None = None,
     allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:

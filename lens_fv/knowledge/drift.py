@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import kl_div
 
+from lens_fv.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
@@ -14,8 +15,9 @@ from lens_fv.model.plain import plain_model
 from lens_fv.training.loop import pad_token, padded
 
 
+@checked
 @torch.no_grad()
-def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: int = 16) -> list[float]:
+def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: Count = 16) -> list[float]:
     """KL divergence from what the model says to what it says with an update, in nats a token: mean over each text's tokens.
 
     Args:

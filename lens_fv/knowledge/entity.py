@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Prompt
 
@@ -12,6 +13,7 @@ GAP = "___"
 Kind = Literal["explicit", "inferential", ""]
 
 
+@checked
 @dataclass(frozen=True)
 class EntityProbe:
     """A sentence about an entity, with a gap.

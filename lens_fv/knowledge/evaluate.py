@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lens_fv.card import card_text
+from lens_fv.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.drift import drift, true_sentences
@@ -44,13 +45,14 @@ class KnowledgeResult(NamedTuple):
         return facts | ({"KL to the base": f"{self.drift.mean:.3g} nats a token"} if self.drift else {})
 
 
+@checked
 def evaluate_knowledge(
     model: LensModel,
     entities: Sequence[Entity],
     updates: Mapping[str, WeightDelta],
     *,
     elsewhere: Sequence[Entity] = (),
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> list[KnowledgeResult]:
     """Ask about entities without and with their definitions, and with each update; and about others, which it should not touch.
@@ -113,6 +115,7 @@ def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, s
     return {entities[a].key: entities[b].definition for a, b in zip(order, [*order[1:], order[0]], strict=True)}
 
 
+@checked
 def gap_closed(
     base: KnowledgeScores,
     updated: KnowledgeScores,
@@ -121,7 +124,7 @@ def gap_closed(
     of: Literal["accuracy", "loss"] = "accuracy",
     norm: Norm = "mean",
     kind: Kind = "",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Estimate | None:
     """Share of the way from the base to the model that reads the definition: 0 nothing, 1 all of it; means over entities.
 

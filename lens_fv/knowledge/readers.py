@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import GAP, Entity, EntityProbe, Kind
 from lens_fv.texts import json_lines, read_text
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     sentences: tuple[str, ...]
 
 
+@checked
 def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
     """Read entities with their definitions and probes from JSON lines.
 

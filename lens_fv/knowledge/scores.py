@@ -9,12 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.card import card_text
+from lens_fv.choices import Seed, checked
 from lens_fv.knowledge.entity import Kind
 from lens_fv.statistics import Estimate, choice_shares, estimate
 
 Norm = Literal["mean", "sum"]
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class KnowledgeScores:
     """What a model makes of probes.
@@ -66,6 +68,7 @@ class KnowledgeScores:
             for entity, kind, answer, logprobs, lengths in about
         ]
 
+    @checked
     def correct(self, *, norm: Norm = "mean", kind: Kind = "") -> dict[str, list[float]]:
         """Whether the answer is the likeliest candidate (1 or 0; 1/k if k tie), for each entity's probes.
 
@@ -77,20 +80,23 @@ class KnowledgeScores:
         right = torch.cat([choice_shares(row[:, None], answer) for row, answer in zip(scores, self.answers, strict=True)])
         return self._by_entity(right, kind, choices=True)
 
+    @checked
     def span_loss(self, *, kind: Kind = "") -> dict[str, list[float]]:
         """Mean negative log-probability of an answer's tokens, in nats a token, for each entity's probes."""
         at = torch.tensor(self.answers)[:, None]
         return self._by_entity((-self.logprobs.gather(1, at) / self.lengths.gather(1, at))[:, 0], kind)
 
-    def accuracy(self, *, norm: Norm = "mean", kind: Kind = "", seed: int = 0) -> Estimate | None:
+    @checked
+    def accuracy(self, *, norm: Norm = "mean", kind: Kind = "", seed: Seed = 0) -> Estimate | None:
         """Share of probes whose answer is the likeliest candidate, mean over entities, with a bootstrap interval over them.
 
         None where no probe has candidates.
         """
         return _over_entities(self.correct(norm=norm, kind=kind), seed)
 
+    @checked
     def perplexity(
-        self, *, kind: Kind = "", over: Literal["entities", "probes"] = "entities", seed: int = 0
+        self, *, kind: Kind = "", over: Literal["entities", "probes"] = "entities", seed: Seed = 0
     ) -> Estimate | None:
         """Of the answers' spans: the exponential of the mean over probes of the mean loss a token (Onoe et al. 2023).
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lens_fv.choices import Count, Natural, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.targets import Direction
@@ -25,6 +26,7 @@ TOGETHER: Mapping[str, Any] = {
 """and several, which have to be told apart."""
 
 
+@checked
 @dataclass(frozen=True)
 class TeachSettings:
     """How a model is taught; `usual` says what distillation takes for one entity, and for many at once.
@@ -52,36 +54,27 @@ class TeachSettings:
     """
 
     method: Literal["lora", "full"] = "lora"
-    layers: tuple[int, ...] | None = None
-    rank: int = 8
-    alpha: int | None = None
-    epochs: int = 5
-    n_definitions: int = 2
-    n_shared: int = 0
-    n_anchors: int = 2
-    batch_size: int = 2
-    at_once: int = 8
+    layers: tuple[Whole, ...] | None = None
+    rank: Count = 8
+    alpha: Count | None = None
+    epochs: Count = 5
+    n_definitions: Natural = 2
+    n_shared: Natural = 0
+    n_anchors: Natural = 2
+    batch_size: Count = 2
+    at_once: Count = 8
     group_by_length: bool = False
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     where: Where = "after_mention"
     direction: Direction = "forward"
-    temperature: float = 1.0
-    top_k: int | None = 256
-    n_checkpoints: int = 1
-    seed: int = 0
+    temperature: Positive = 1.0
+    top_k: Count | None = 256
+    n_checkpoints: Count = 1
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        counts = ("rank", "alpha", "epochs", "batch_size", "at_once", "top_k", "n_checkpoints")
-        wrong = [f"{name}={n}" for name in counts if (n := getattr(self, name)) is not None and n < 1]
-        above = {"learning_rate": self.rate, "temperature": self.temperature}
-        wrong += [f"{name}={value}" for name, value in above.items() if not value > 0]
-        for name in ("n_definitions", "n_shared", "n_anchors"):
-            if getattr(self, name) < 0:
-                raise LensFVError(f"teach with {name}={getattr(self, name)}: 0 or more")
         if self.layers is not None and not self.layers:
-            wrong.append("layers=()")
-        if wrong:
-            raise LensFVError(f"teach with {', '.join(wrong)}: these have to be above 0")
+            raise LensFVError("teach with layers=(): give at least one, or None for all")
 
     @property
     def rate(self) -> float:
@@ -89,7 +82,8 @@ class TeachSettings:
         return RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     @classmethod
-    def usual(cls, n_entities: int, **others: Any) -> "TeachSettings":
+    @checked
+    def usual(cls, n_entities: Count, **others: Any) -> "TeachSettings":
         """Those to distil so many entities at once: several are taught more about each.
 
         Args:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import NonNegative, Seed, checked
 from lens_fv.heads.corruptions import noise_on
 from lens_fv.heads.means import last_tokens
 from lens_fv.knowledge.entity import Entity
@@ -60,14 +61,15 @@ class KnowledgeTrace(Artefact):
         }
 
 
+@checked
 @torch.no_grad()
 def causal_trace(
     model: LensModel,
     entities: Sequence[Entity],
     *,
     context: Mapping[str, str] | None = None,
-    noise: float = 3.0,
-    seed: int = 0,
+    noise: NonNegative = 3.0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> KnowledgeTrace:
     """Drown the name of each probe's entity in noise, and restore one state after another (Meng et al. 2022, "ROME").

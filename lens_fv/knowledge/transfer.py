@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lens_fv.artefact import Provenance, as_tuples
 from lens_fv.card import card_text
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.knowledge.entity import Entity
@@ -47,7 +48,8 @@ class TransferSet:
         dropped = ", ".join(f"{n} {what}" for what, n in self.dropped.items() if n) or "none"
         return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": written, "dropped": dropped}
 
-    def with_definitions(self, entities: Sequence[Entity], *, times: int = 1) -> "TransferSet":
+    @checked
+    def with_definitions(self, entities: Sequence[Entity], *, times: Natural = 1) -> "TransferSet":
         """The same, and each entity's definition among its sentences, so many times.
 
         What a model writes need not hold all of a definition. To say the definition behind the definition is to copy it: a
@@ -68,7 +70,8 @@ class TransferSet:
                 found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * times)
         return dataclasses.replace(self, sentences=found)
 
-    def with_shared(self, entities: Sequence[Entity], *, n: int, seed: int = 0) -> "TransferSet":
+    @checked
+    def with_shared(self, entities: Sequence[Entity], *, n: Count, seed: Seed = 0) -> "TransferSet":
         """The same, and of the sentences about all other entities so many said of each one too.
 
         Of entities that are taught at once the same sentence is to be gone on with in different ways: what tells them apart

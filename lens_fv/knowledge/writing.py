@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, Positive, PositiveShare, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, saved_transfer, unfit
@@ -39,16 +40,17 @@ ROUNDS = 4
 """How often a model is asked for the sentences that are still missing."""
 
 
+@checked
 def write_transfer(
     model: LensModel,
     entities: Sequence[Entity],
     *,
-    n: int = 10,
-    max_new_tokens: int = 24,
+    n: Count = 10,
+    max_new_tokens: Count = 24,
     openings: Sequence[str] = OPENINGS,
-    temperature: float = 0.5,
-    top_p: float = 0.95,
-    seed: int = 0,
+    temperature: Positive = 0.5,
+    top_p: PositiveShare = 0.95,
+    seed: Seed = 0,
     path: str | Path | None = None,
     progress: bool = False,
 ) -> TransferSet:
@@ -71,13 +73,11 @@ def write_transfer(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no opening, fewer than one sentence or token asked for, two entities of one key, or a definition that is
+        LensFVError: no opening, two entities of one key, or a definition that is
             empty or longer than the context.
     """
-    if n < 1 or max_new_tokens < 1 or not openings:
-        raise LensFVError(
-            f"write {n} sentences of up to {max_new_tokens} tokens with {len(openings)} openings: ask for at least one of each"
-        )
+    if not openings:
+        raise LensFVError(f"write {n} sentences with 0 openings: give at least one")
     check_keys(entities)
     starts = [openings[i % len(openings)] for i in range(n)]
     prompts = [[_prompt(model, entity, start, max_new_tokens) for start in starts] for entity in entities]

@@ -10,6 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_fv.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
 from lens_fv.model.finite import measurable, not_finite
@@ -38,6 +39,7 @@ class LensModel:
         n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
     """
 
+    @checked
     def __init__(
         self,
         tl: Any,
@@ -225,16 +227,17 @@ class LensModel:
         seed: int = ...,
         use_cache: bool | None = ...,
     ) -> list[str]: ...
+    @checked
     def generate(
         self,
         prompts: str | Prompts,
         *,
-        max_new_tokens: int = 20,
+        max_new_tokens: Count = 20,
         do_sample: bool = False,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        temperature: Positive = 1.0,
+        top_k: Natural = 0,
+        top_p: PositiveShare = 1.0,
+        seed: Seed = 0,
         use_cache: bool | None = None,
     ) -> str | list[str]:
         r"""Continue one text or several; see `lens_fv.model.generation`.
@@ -330,7 +333,8 @@ class LensModel:
 
     # -- heads --------------------------------------------------------------------------------------------------------
 
-    def check_layer(self, layer: int) -> int:
+    @checked
+    def check_layer(self, layer: Whole) -> int:
         """`layer` as an index from 0 (negative counts from the end).
 
         Raises:
@@ -340,8 +344,9 @@ class LensModel:
             raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
         return layer % self.n_layers
 
+    @checked
     def head_write(
-        self, layer: int, z: Float[Tensor, "*batch heads d_head"], *, include_bias: bool = False
+        self, layer: Whole, z: Float[Tensor, "*batch heads d_head"], *, include_bias: bool = False
     ) -> Float[Tensor, "*batch d_model"]:
         """What head outputs `z` (before the output projection) sum to behind it.
 

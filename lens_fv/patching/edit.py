@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_fv.choices import Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
 Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 Mode = Literal["replace", "add", "scale"]
-Position = int | tuple[int, ...]
+Position = Whole | tuple[int, ...]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A change at one place of one forward pass.
@@ -32,9 +34,9 @@ class Edit:
         position: index into the prompt, negative from its end; one for all prompts or one a prompt.
     """
 
-    layer: int
+    layer: Whole
     value: Float[Tensor, " width"] | Float[Tensor, "prompts width"] | Float[Tensor, ""]
-    head: int | None = None
+    head: Whole | None = None
     site: Site = "resid_post"
     mode: Mode = "replace"
     position: Position = -1
@@ -79,6 +81,7 @@ class Edit:
             raise LensFVError(f"edit at {self.place}: it has values for {self.value.shape[0]} prompts, there are {n_prompts}")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Branch:
     """One counterfactual run of every prompt.

@@ -7,6 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from lens_fv.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
@@ -19,6 +20,7 @@ from lens_fv.patching.rows import Placed, Row
 from lens_fv.progress import progress_bar
 
 
+@checked
 def run_branches(
     model: LensModel,
     prompts: Sequence[Sequence[int]],
@@ -27,7 +29,7 @@ def run_branches(
     shared: Sequence[Edit] = (),
     readout: Readout = final_states,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Run every branch on every prompt and read out what is asked for: the only way into the engine.

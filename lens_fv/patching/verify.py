@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lens_fv.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
@@ -25,8 +26,9 @@ class Finding(NamedTuple):
     detail: str
 
 
+@checked
 @torch.no_grad()
-def verify(model: LensModel, *, seed: int = 0) -> list[Finding]:
+def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
     """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
 
     There are heads; hooks fire in every layer; all numbers are finite, also in a prompt as tasks have them; logits under hooks

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.spatial.distance import squareform
 
+from lens_fv.choices import Count, Level, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.similarity.matrix import FEWEST, SimilarityMatrix
 
@@ -58,15 +59,16 @@ class TaxonomyStructure(NamedTuple):
     n_different: int
 
 
+@checked
 def compare_similarities(
     one: SimilarityMatrix,
     other: SimilarityMatrix,
     *,
     coefficient: Coefficient = "spearman",
-    permutations: int = 10_000,
-    resamples: int = 1_000,
-    level: float = 0.95,
-    seed: int = 0,
+    permutations: Count = 10_000,
+    resamples: Count = 1_000,
+    level: Level = 0.95,
+    seed: Seed = 0,
 ) -> Agreement:
     """Representational similarity analysis (Kriegeskorte, Mur and Bandettini 2008): correlate the upper triangles.
 
@@ -110,8 +112,9 @@ def compare_similarities(
     return Agreement(coefficient, value, low, high, p, n, int(known.sum()))
 
 
+@checked
 def taxonomy_structure(
-    matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: int = 10_000, seed: int = 0
+    matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: Count = 10_000, seed: Seed = 0
 ) -> TaxonomyStructure:
     """Is similarity higher within the classes of a taxonomy than between them?
 

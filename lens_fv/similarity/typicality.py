@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import Seed, checked
 from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, plain_map, relation_scores
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -102,6 +103,7 @@ class Typicality(Artefact):
         return super().facts() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
 
 
+@checked
 @torch.no_grad()
 def typicality(
     model: LensModel,
@@ -111,7 +113,7 @@ def typicality(
     library: VectorLibrary | None = None,
     weight_map: WeightMap | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Typicality:
     """Score rated pairs A:B by the vectors of their relations, beside what needs no vector.

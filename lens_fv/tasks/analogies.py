@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
 from lens_fv.texts import json_lines, read_text
@@ -65,8 +66,15 @@ class Analogy:
         return Pair(self.c, self.d)
 
 
+@checked
 def make_analogies(
-    task: Task, sources: Sequence[Pair], targets: Sequence[Pair], *, n: int | None = None, n_choices: int = 2, seed: int = 0
+    task: Task,
+    sources: Sequence[Pair],
+    targets: Sequence[Pair],
+    *,
+    n: Count | None = None,
+    n_choices: Natural = 2,
+    seed: Seed = 0,
 ) -> list[Analogy]:
     """Analogies of one relation: every target behind a source drawn at random, beside wrong answers of other targets.
 

@@ -3,20 +3,22 @@
 import random
 from typing import Literal
 
+from lens_fv.choices import Count, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
 
 Item = Literal["first", "middle", "last"]
 
 
+@checked
 def list_task(
     task: Task,
     item: Item,
     *,
     answer: Literal["copy", "output"] = "output",
-    length: int = 3,
-    n_pairs: int = 200,
-    seed: int = 0,
+    length: Count = 3,
+    n_pairs: Count = 200,
+    seed: Seed = 0,
 ) -> Task:
     """Lists of a task's inputs, answered by what the task makes of one item, or by the item itself (Todd et al. 2024).
 
@@ -38,8 +40,6 @@ def list_task(
         raise LensFVError(f"lists of {length} items from {task.name}: it has {len(task)} inputs; ask for 2 to {len(task)}")
     if item == "middle" and length % 2 == 0:
         raise LensFVError(f"the middle of lists of {length} items: there is none; give an odd length")
-    if n_pairs < 1:
-        raise LensFVError(f"{n_pairs} lists from {task.name}: ask for at least 1")
     rng = random.Random(seed)
     at = {"first": 0, "middle": length // 2, "last": length - 1}[item]
     order = rng.sample(task.pairs, len(task))

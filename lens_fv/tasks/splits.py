@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from lens_fv.choices import Finite, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
 
@@ -19,8 +20,9 @@ class Split:
         return f"Split({len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test)"
 
 
+@checked
 def split_pairs(
-    task: Task, *, seed: int = 0, test: float = 0.30, validation: float = 0.15, n_train: int | None = None
+    task: Task, *, seed: Seed = 0, test: Finite = 0.30, validation: Finite = 0.15, n_train: Whole | None = None
 ) -> Split:
     """Split a task's pairs at random, by facts rather than by rows.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from lens_fv.choices import PositiveShare, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.training.run import DONE, RUN, TASKS, FinetuneRun
@@ -13,7 +14,8 @@ from lens_fv.training.run import DONE, RUN, TASKS, FinetuneRun
 UPDATES = "adapter_model.safetensors"
 
 
-def average(run: FinetuneRun, folder: str | Path, *, share: float = 0.5) -> FinetuneRun:
+@checked
+def average(run: FinetuneRun, folder: str | Path, *, share: PositiveShare = 0.5) -> FinetuneRun:
     """Average a run's checkpoints with the model that it began with (Wise-FT: Wortsman et al. 2022).
 
     Weights become (1 - share) x those of the beginning + share x those of the checkpoint. What comes out is a run like any

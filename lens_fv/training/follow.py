@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lens_fv.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
@@ -13,6 +14,7 @@ from lens_fv.training.switch import switch
 from lens_fv.training.trajectory import Trajectory
 
 
+@checked
 def follow(
     model: LensModel,
     run: FinetuneRun,
@@ -20,7 +22,7 @@ def follow(
     *,
     checkpoints: Sequence[Checkpoint] | None = None,
     folder: str | Path | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Trajectory:
     """Put the same questions to the model at the beginning of a run and at its checkpoints.

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.model.lens_model import LensModel
@@ -33,6 +34,7 @@ from lens_fv.vectors import FunctionVector
 HeadName = tuple[int, int]
 
 
+@checked
 @dataclass(frozen=True)
 class Probe:
     """What is asked about one task, as token ids, and where the model is looked at.
@@ -57,7 +59,7 @@ class Probe:
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
     contrast: Contrast | None = None
-    n_read: int = 20
+    n_read: Natural = 20
 
     @property
     def n_heads(self) -> int:
@@ -83,6 +85,7 @@ class Probe:
         return sha256(json.dumps(asked).encode() + vector).hexdigest()[:16]
 
 
+@checked
 def make_probe(
     model: LensModel,
     task: Task,
@@ -90,12 +93,12 @@ def make_probe(
     *,
     contrast: Contrast | None = None,
     split: Split | None = None,
-    n_shots: int = 0,
-    n_context: int = 5,
-    n_read: int = 20,
-    most_items: int = 40,
+    n_shots: Natural = 0,
+    n_context: Natural = 5,
+    n_read: Natural = 20,
+    most_items: Count = 40,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Probe:
     """The questions about a task; made of the model as it is at the beginning.
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lens_fv.choices import Count, Natural, NonNegative, PartialShare, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.guidance import GuideSettings
 from lens_fv.tasks import TODD, PromptTemplate
 
 
+@checked
 @dataclass(frozen=True)
 class FinetuneSettings:
     """What is trained, on what, and for how long; the defaults are those of Jiang et al. (2025), but for the examples.
@@ -31,42 +33,28 @@ class FinetuneSettings:
         seed: of splits, examples, their order, and of the low-rank updates' start.
 
     Raises:
-        LensFVError: a number that makes no sense.
+        LensFVError: a number out of range, or parts that exclude each other.
     """
 
     method: Literal["lora", "full"] = "lora"
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.1
-    learning_rate: float = 1e-4
-    batch_size: int = 32
-    epochs: int = 1
-    n_examples: int = 500
-    n_shots: int = 0
+    rank: Count = 8
+    alpha: Count = 16
+    dropout: PartialShare = 0.1
+    learning_rate: Positive = 1e-4
+    batch_size: Count = 32
+    epochs: Count = 1
+    n_examples: Count = 500
+    n_shots: Natural = 0
     mixed: bool = False
-    n_checkpoints: int = 2
+    n_checkpoints: Count = 2
     guide: GuideSettings | None = None
-    replay: float = 0.0
-    ewc: float = 0.0
-    orthogonal: float = 0.0
+    replay: PartialShare = 0.0
+    ewc: NonNegative = 0.0
+    orthogonal: NonNegative = 0.0
     template: PromptTemplate = TODD
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "batch_size", "epochs", "n_examples", "n_checkpoints"):
-            if getattr(self, name) < 1:
-                raise LensFVError(f"fine-tune with {name}={getattr(self, name)}: it has to be at least 1")
-        if not self.learning_rate > 0 or not 0 <= self.dropout < 1:
-            raise LensFVError(
-                f"fine-tune with learning_rate={self.learning_rate}, dropout={self.dropout}: the first has to be above 0, the "
-                "second from 0 to below 1"
-            )
-
-        if not 0 <= self.replay < 1 or min(self.ewc, self.orthogonal) < 0:
-            raise LensFVError(
-                f"fine-tune with replay={self.replay}, ewc={self.ewc}, orthogonal={self.orthogonal}: the first has to be from "
-                "0 to below 1, the others at least 0"
-            )
         if self.method == "full" and (self.guides or self.orthogonal):
             raise LensFVError(
                 "guide, or keep orthogonal, fine-tuning of all weights: that takes low-rank updates, method='lora'"
@@ -79,6 +67,7 @@ class FinetuneSettings:
         """Whether there is a guide with something to do."""
         return self.guide is not None and not self.guide.idle
 
-    def steps(self, n_tasks: int = 1) -> int:
+    @checked
+    def steps(self, n_tasks: Count = 1) -> int:
         """Of so many tasks trained together."""
         return self.epochs * -(-n_tasks * self.n_examples // self.batch_size)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
 from lens_fv.statistics import Estimate, estimate, wilson_interval
@@ -78,6 +79,7 @@ class Trajectory(Artefact):
             **{key: torch.stack([getattr(m, key) for m in moments]) for key in keys},
         )
 
+    @checked
     def items(self, measure: Measure) -> Float[Tensor, "moments tasks items"]:
         """What was measured, item by item; `accuracy` and those with something added are 0 or 1. NaN: no such item."""
         if measure in _ADDED:
@@ -90,6 +92,7 @@ class Trajectory(Artefact):
             "alignment": self.alignment,
         }[measure]
 
+    @checked
     def curve(self, measure: Measure, task: str, *, change: bool = False) -> dict[int, Estimate]:
         """A measure of one task by step, where it was asked, with bootstrap intervals over items.
 

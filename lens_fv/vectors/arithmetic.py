@@ -1,6 +1,5 @@
 """Sums, differences and mixtures of vectors, which remember what they are made of."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.vectors.function_vector import FunctionVector
 
@@ -17,7 +17,10 @@ NAMED = 4
 """Terms that the name of a combination spells out."""
 
 
-def combine(vectors: Sequence[FunctionVector], weights: Sequence[float | int], *, layer: int | None = None) -> FunctionVector:
+@checked
+def combine(
+    vectors: Sequence[FunctionVector], weights: Sequence[Finite | int], *, layer: Whole | None = None
+) -> FunctionVector:
     """The weighted sum of vectors, their scales applied (Todd et al. 2024 compose tasks so).
 
     `a + b`, `a - b`, `-a`, `2 * a` and `a / 2` are short for it. The provenance's `options["terms"]` lists every vector with
@@ -33,8 +36,8 @@ def combine(vectors: Sequence[FunctionVector], weights: Sequence[float | int], *
         LensFVError: no vectors, another number of weights, one that is not finite, vectors of several models, bases or (without
             `layer`) layers, or one that is injected at its heads.
     """
-    if not vectors or len(vectors) != len(weights) or not all(map(math.isfinite, weights)):
-        raise LensFVError(f"combine {len(vectors)} vectors with weights {list(weights)}: give one finite weight a vector")
+    if not vectors or len(vectors) != len(weights):
+        raise LensFVError(f"combine {len(vectors)} vectors with weights {list(weights)}: give one weight a vector")
     first = vectors[0]
     for vector in vectors:
         _require_same(first.provenance, vector.provenance)
@@ -59,7 +62,8 @@ def combine(vectors: Sequence[FunctionVector], weights: Sequence[float | int], *
     )
 
 
-def interpolate(a: FunctionVector, b: FunctionVector, t: float | int) -> FunctionVector:
+@checked
+def interpolate(a: FunctionVector, b: FunctionVector, t: Finite | Whole) -> FunctionVector:
     """The vector on the line from `a` (t = 0) to `b` (t = 1).
 
     Raises:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_fv.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable
 from lens_fv.model.lens_model import LensModel
@@ -35,11 +36,12 @@ class Decoded(NamedTuple):
     vocabulary: int
 
 
+@checked
 @torch.no_grad()
 def decode(
     vector: FunctionVector,
     model: LensModel,
-    k: int = 10,
+    k: Count = 10,
     *,
     words: Sequence[str] = (),
     through: bool = False,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, Whole, checked
 from lens_fv.heads import HeadRanking
 from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
@@ -17,13 +18,14 @@ MOST_VALIDATION = 40
 """Validation pairs that a choice is made on: more cost time and rarely change it."""
 
 
+@checked
 def extract(
     model: LensModel,
     task: Task,
     ranking: HeadRanking,
     *,
-    n_heads: int = 10,
-    layer: int | None = None,
+    n_heads: Count = 10,
+    layer: Whole | None = None,
     site: Site = "resid_post",
     split: Split | None = None,
     queries: Queries | None = None,

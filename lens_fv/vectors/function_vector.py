@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.choices import Finite, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
@@ -20,6 +21,7 @@ Site = Literal["resid_post", "state", "heads"]
 V = TypeVar("V", bound="FunctionVector")
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class FunctionVector(Artefact):
     """What a task looks like inside (Todd et al. 2024), extracted from heads or fine-tuned.
@@ -38,11 +40,11 @@ class FunctionVector(Artefact):
 
     vector: Float[Tensor, " d_model"]
     head_outputs: Float[Tensor, "n_heads d_head"]
-    layer: int
+    layer: Whole
     resid_norm: float
     site: Site = "resid_post"
     heads: tuple[tuple[int, int], ...] = ()
-    scale: float = 1.0
+    scale: Finite = 1.0
 
     def __post_init__(self) -> None:
         """Check shapes, layers and heads against the provenance."""
@@ -59,7 +61,8 @@ class FunctionVector(Artefact):
         """Its length, in units of the residual stream's at its layer."""
         return float(self.vector.norm()) / self.resid_norm
 
-    def at(self: V, *, layer: int | None = None, site: Site | None = None, scale: float | None = None) -> V:
+    @checked
+    def at(self: V, *, layer: Whole | None = None, site: Site | None = None, scale: Finite | None = None) -> V:
         """The same vector applied elsewhere or otherwise. `resid_norm` stays the unit of the layer it was made at."""
         return replace(
             self,
@@ -75,9 +78,10 @@ class FunctionVector(Artefact):
             return [Edit(layer, z, head=head) for (layer, head), z in zip(self.heads, values, strict=True)]
         return [Edit(self.layer, self.vector * self.scale, mode="replace" if self.site == "state" else "add")]
 
+    @checked
     @contextmanager
     def applied(
-        self, model: LensModel, *, scale: float | None = None, position: int = -1, force: bool = False
+        self, model: LensModel, *, scale: Finite | None = None, position: Whole = -1, force: bool = False
     ) -> Iterator[None]:
         """Inside the block, every forward pass of the model carries the vector at `position` (default: the last token).
 
@@ -139,7 +143,8 @@ class FunctionVector(Artefact):
         }
 
 
-def random_like(vector: FunctionVector, *, seed: int = 0, heads: bool = False) -> FunctionVector:
+@checked
+def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) -> FunctionVector:
     """A random direction of the same length, for the same place: the first control.
 
     Args:
@@ -155,7 +160,8 @@ def random_like(vector: FunctionVector, *, seed: int = 0, heads: bool = False) -
     return replace(made, site=vector.site, heads=vector.heads, head_outputs=_draw(vector.head_outputs, rng) * vector.scale)
 
 
-def other_heads(vector: FunctionVector, *, seed: int = 0) -> FunctionVector:
+@checked
+def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
     """The same outputs at other heads, drawn at random, as many in each layer: the control for which heads they are.
 
     Args:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from lens_fv.choices import Count, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
 from lens_fv.model.lens_model import LensModel
@@ -10,6 +11,7 @@ from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, Site
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class InstructionVector(FunctionVector):
     """What heads write where an instruction is to be followed (Jiang et al. 2024, "Instruction Vector").
@@ -30,13 +32,14 @@ class InstructionVector(FunctionVector):
         return super().facts() | {"instructions": " / ".join(self.instructions), "heads ranked against": self.counterpart}
 
 
+@checked
 def extract_instruction(
     model: LensModel,
     task: Task,
     ranking: HeadRanking,
     *,
-    n_heads: int = 10,
-    layer: int | None = None,
+    n_heads: Count = 10,
+    layer: Whole | None = None,
     site: Site = "resid_post",
     split: Split | None = None,
     template: PromptTemplate = TODD,

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance, require_shape
+from lens_fv.choices import Count, Finite, Level, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
@@ -40,6 +41,7 @@ class SweepCell(NamedTuple):
     logprob_high: float
 
 
+@checked
 @dataclass(frozen=True, repr=False, eq=False)
 class InjectionSweep(Artefact):
     """What a vector does to zero-shot prompts at every layer and scale.
@@ -68,13 +70,15 @@ class InjectionSweep(Artefact):
         """Check that there is a number for every item, layer and scale."""
         require_shape("sweep's log-probabilities", self.logprob, (len(self.plain_logprob), len(self.layers), len(self.scales)))
 
+    @checked
     def mean(self, measure: Measure = "logprob") -> Float[Tensor, "layers scales"]:
         """The average over items: an accuracy, or a log-probability in nats."""
         values: Tensor = getattr(self, measure)
         return values.double().mean(0)
 
+    @checked
     def interval(
-        self, measure: Measure = "logprob", *, level: float = 0.95, resamples: int = 2000
+        self, measure: Measure = "logprob", *, level: Level = 0.95, resamples: Count = 2000
     ) -> Float[Tensor, "2 layers scales"]:
         """Lower and upper end per cell: Wilson's for an accuracy, percentile bootstrap over items for a log-probability."""
         values: Tensor = getattr(self, measure)
@@ -92,6 +96,7 @@ class InjectionSweep(Artefact):
         places = [(layer, scale) for layer in self.layers for scale in self.scales]
         return [SweepCell(*place, *row) for place, row in zip(places, rows, strict=True)]
 
+    @checked
     def best(self, measure: Measure = "logprob") -> SweepCell:
         """The cell of largest mean; among equal accuracies the one of largest log-probability.
 
@@ -118,16 +123,17 @@ class InjectionSweep(Artefact):
         }
 
 
+@checked
 def sweep_injection(
     model: LensModel,
     task: Task,
     vector: FunctionVector,
     *,
-    layers: Sequence[int] | None = None,
-    scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    layers: Sequence[Whole] | None = None,
+    scales: Sequence[Finite] = (0.5, 1.0, 2.0, 4.0),
     split: Split | None = None,
     part: Part = "validation",
-    most_items: int | None = 40,
+    most_items: Count | None = 40,
     template: PromptTemplate = TODD,
     force: bool = False,
     progress: bool = False,

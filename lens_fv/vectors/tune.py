@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Provenance
+from lens_fv.choices import Count, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import resid_norms
 from lens_fv.model.lens_model import LensModel
@@ -21,21 +22,22 @@ DEPTHS = (0.3, 0.5)
 LEARNING_RATES = (0.05, 0.1)
 
 
+@checked
 def tune(
     model: LensModel,
     task: Task,
     *,
     start: Start = "zero",
-    pairs: int = 20,
-    layer: int | Sequence[int] | None = None,
-    learning_rate: float | Sequence[float] = LEARNING_RATES,
-    steps: int = 40,
-    l2: float = 0.0,
+    pairs: Count = 20,
+    layer: Whole | Sequence[Whole] | None = None,
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
+    steps: Count = 40,
+    l2: NonNegative = 0.0,
     l2_to: Literal["zero", "start"] = "zero",
-    start_norm: float = 0.25,
+    start_norm: NonNegative = 0.25,
     split: Split | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> FunctionVector:
     """Fine-tune a function vector on a few pairs; the model stays frozen (Kang, Wu and Lu 2026).
@@ -80,21 +82,22 @@ def tune(
     return vector
 
 
+@checked
 def tune_many(
     model: LensModel,
     tasks: Sequence[Task],
     *,
     start: Start | Mapping[str, Start] = "zero",
-    pairs: int = 20,
-    layer: int | Sequence[int] | None = None,
-    learning_rate: float | Sequence[float] = LEARNING_RATES,
-    steps: int = 40,
-    l2: float = 0.0,
+    pairs: Count = 20,
+    layer: Whole | Sequence[Whole] | None = None,
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
+    steps: Count = 40,
+    l2: NonNegative = 0.0,
     l2_to: Literal["zero", "start"] = "zero",
-    start_norm: float = 0.25,
+    start_norm: NonNegative = 0.25,
     splits: Mapping[str, Split] | None = None,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> list[FunctionVector]:
     """Fine-tune the vectors of many relations in the same passes; each is what `tune` would have made of it alone.

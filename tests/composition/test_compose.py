@@ -92,7 +92,7 @@ def test_top_k_keeps_the_highest(tiny_model, library):
     assert int((two.weights > 0).sum()) == 2
     kept = every.weights.topk(2)
     torch.testing.assert_close(two.weights[kept.indices], kept.values / kept.values.sum(), atol=1e-5, rtol=1e-4)
-    with pytest.raises(LensFVError, match="keep at least 1"):
+    with pytest.raises(LensFVError, match=r"top_k=0\): it has to be .* at least 1"):
         compose(model, library, PAIRS, top_k=0)
 
 

@@ -221,5 +221,5 @@ def test_bad_requests(tiny_model):
         mean_state(model, task, layer=9, **SHOTS)
     with pytest.raises(LensFVError, match="at least one"):
         mean_state(model, task, scale=(), **SHOTS)
-    with pytest.raises(LensFVError, match="rank 0"):
+    with pytest.raises(LensFVError, match="rank=0"):
         train_adapter(model, task, rank=0, **FEW)

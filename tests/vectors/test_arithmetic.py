@@ -88,9 +88,9 @@ def test_what_cannot_be_added_is_refused(three, tiny_model):
     elsewhere = replace(a, provenance=replace(a.provenance, model="other"))
     other_basis = replace(a, provenance=replace(a.provenance, weight_processing="compat"))
     for vectors, weights, said in [
-        ([], [], "one finite weight a vector"),
-        ([a, b], [1.0], "one finite weight a vector"),
-        ([a], [float("nan")], "one finite weight a vector"),
+        ([], [], "one weight a vector"),
+        ([a, b], [1.0], "one weight a vector"),
+        ([a], [float("nan")], r"weights=\[nan\]\): it has to be a finite number"),
         ([b, elsewhere], [1.0, 1.0], "their models are tiny-llama and other"),
         ([b, other_basis], [1.0, 1.0], "weight processings are raw and compat"),
         ([a, b.at(layer=2)], [1.0, 1.0], r"layers 1, 2: say where the sum goes with layer="),

@@ -139,7 +139,7 @@ def test_round_trip_and_card(made, tmp_path):
         ({"layers": []}, "over 0 layers"),
         ({"scales": []}, "0 scales"),
         ({"layers": [3]}, "layers 0 to 2"),
-        ({"most_items": 0}, "no items of its validation split"),
+        ({"most_items": 0}, r"most_items=0\): it has to be a whole number at least 1"),
     ],
 )
 def test_bad_requests(made, options, said):

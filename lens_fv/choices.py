@@ -1,0 +1,169 @@
+"""What options may be: the choices and ranges that signatures state, checked when a value is passed."""
+
+import inspect
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from difflib import get_close_matches
+from functools import wraps
+from math import inf, isinf
+from numbers import Integral, Real
+from reprlib import repr as brief
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+from annotated_types import Ge, Interval
+
+from lens_fv.errors import LensFVError
+
+Whole = Annotated[int, Interval()]
+"""Any whole number, such as a layer, which may be counted from the end."""
+Natural = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+"""NumPy's generator takes no larger one."""
+Finite = Annotated[float, Interval(gt=-inf, lt=inf)]
+NonNegative = Annotated[float, Interval(ge=0, lt=inf)]
+Positive = Annotated[float, Interval(gt=0, lt=inf)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+"""From none to all."""
+PartialShare = Annotated[float, Interval(ge=0, lt=1)]
+"""Less than all."""
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+"""More than none."""
+Level = Annotated[float, Interval(gt=0, lt=1)]
+"""Of an interval or a test."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+_UNIONS = (UnionType, get_origin(Count | None))
+_BOUNDS = {
+    "ge": (operator.ge, "at least"),
+    "gt": (operator.gt, "above"),
+    "le": (operator.le, "at most"),
+    "lt": (operator.lt, "below"),
+}
+
+
+def checked(thing: F) -> F:
+    """A function or dataclass that refuses values outside the choices and ranges in its own signature.
+
+    Annotations are read once: `Literal`, the numbers of this module (`Annotated` with bounds of annotated-types), and unions,
+    collections and mappings of them. All else is left to the function. Put it above all other decorators but `classmethod` and
+    the like, so that the message is the same with and without a type checker.
+
+    Raises:
+        LensFVError: when called: a value is none of the choices (the nearest is named), or out of range.
+
+    Example:
+        >>> @checked
+        ... def rank(metric: Literal["prob", "logit"] = "prob", *, seed: Seed = 0) -> None: ...
+        >>> rank("logits")
+        Traceback (most recent call last):
+        lens_fv.errors.LensFVError: rank(metric='logits'): it has to be 'prob' or 'logit'; did you mean 'logit'?
+    """
+    if isinstance(thing, type):
+        made: Any = thing
+        made.__init__ = _checking(made.__init__, made.__name__)
+        return made
+    return _checking(thing, thing.__qualname__)
+
+
+def _checking(function: Any, name: str) -> Any:
+    parameters = inspect.signature(function).parameters
+    rules = {each: _rule(parameter.annotation) for each, parameter in parameters.items()}
+    rules = {each: rule for each, rule in rules.items() if rule.limits}
+    positions = tuple(parameters)
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        for each, value in (*zip(positions, args), *options.items()):
+            if each in rules and (wrong := rules[each].wrong(value)):
+                raise LensFVError(f"{name}({each}={brief(value)}): {wrong}")
+        return function(*args, **options)
+
+    return call
+
+
+class _Range(NamedTuple):
+    """Numbers between bounds."""
+
+    kind: type
+    bounds: dict[str, float]
+
+    def has(self, value: Any) -> bool:
+        number = Integral if self.kind is int else Real
+        return isinstance(value, number) and all(_BOUNDS[name][0](value, at) for name, at in self.bounds.items())
+
+    def __str__(self) -> str:
+        finite = "finite " * any(map(isinf, self.bounds.values()))
+        said = [f"{_BOUNDS[name][1]} {at}" for name, at in self.bounds.items() if not isinf(at)]
+        return f"a {finite}{'whole ' * (self.kind is int)}number {' and '.join(said)}".strip()
+
+
+class _Rule(NamedTuple):
+    """What a parameter may be.
+
+    Attributes:
+        words: its choices.
+        ranges: its numbers.
+        inside: the same of what a collection or mapping holds; None: it may be none.
+        types: what else it may be, which is not looked into.
+    """
+
+    words: tuple[str, ...] = ()
+    ranges: tuple[_Range, ...] = ()
+    inside: "_Rule | None" = None
+    types: tuple[Any, ...] = ()
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is anything to check."""
+        return bool(self.words or self.ranges or (self.inside and self.inside.limits))
+
+    def wrong(self, value: Any) -> str:
+        """What is wrong with a value; nothing if it may be passed."""
+        if isinstance(value, str):
+            fine = value in self.words or str in self.types
+        elif isinstance(value, Real):
+            fine = any(each.has(value) for each in self.ranges)
+        elif isinstance(value, Sequence | Set | Mapping) and self.inside is not None:
+            inside = value.values() if isinstance(value, Mapping) else value
+            return next(filter(None, map(self.inside.wrong, inside)), "")
+        elif value is None:
+            fine = NoneType in self.types
+        else:  # an array, say, is for the function to read
+            fine = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
+        return "" if fine else f"it has to be {self._said()}{self._near(value)}"
+
+    def _said(self) -> str:
+        said = [*map(repr, self.words), *map(str, self.ranges)]
+        if self.inside is not None and not said:
+            said.append(f"several, each {self.inside._said()}")
+        said += ["None" if each is NoneType else getattr(each, "__name__", str(each)) for each in self.types]
+        return " or ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+
+    def _near(self, value: Any) -> str:
+        near = get_close_matches(str(value).lower(), self.words, n=1) if isinstance(value, str) else []
+        return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _rule(annotation: Any) -> _Rule:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in _UNIONS:
+        parts = [_rule(each) for each in inner]
+        insides = [part.inside for part in parts if part.inside is not None]
+        return _Rule(
+            tuple(word for part in parts for word in part.words),
+            tuple(each for part in parts for each in part.ranges),
+            insides[0] if insides else None,
+            tuple(each for part in parts for each in part.types),
+        )
+    if origin is Literal:
+        return _Rule(words=inner)
+    if origin is Annotated and inner[0] in (int, float):
+        bounds = {name: at for each in inner[1:] for name in _BOUNDS if (at := getattr(each, name, None)) is not None}
+        return _Rule(ranges=(_Range(inner[0], bounds),))
+    if isinstance(origin, type) and issubclass(origin, Collection) and inner:
+        inside = _rule(inner[1] if issubclass(origin, Mapping) else inner[0])
+        if inside.limits:
+            return _Rule(inside=inside)
+    return _Rule(types=(annotation,))
