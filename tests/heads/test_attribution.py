@@ -12,6 +12,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.heads.attribution import compare_attributions
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.model import LensModel
+from lens_fv.model.plain import own_weights, write_weights
 from lens_fv.tasks import TEMPLATES, build_prompts, encode_prompts, split_pairs
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
@@ -26,9 +27,12 @@ def lively(tiny_model):
         if architecture not in built:
             model = built[architecture] = tiny_model(architecture, fresh=True)
             torch.manual_seed(1)
-            for name, parameter in model.tl.original_model.named_parameters():
-                if "norm" in name or "ln_" in name or name.endswith("bias"):
-                    parameter.data += 0.3 * torch.randn_like(parameter)
+            moved = {
+                name: weight + 0.3 * torch.randn_like(weight)
+                for name, weight in own_weights(model).items()
+                if "norm" in name or "ln_" in name or name.endswith("bias")
+            }
+            write_weights(model, moved)
         return built[architecture]
 
     return build
