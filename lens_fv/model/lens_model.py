@@ -196,8 +196,8 @@ class LensModel:
     def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
         if all(whole := finite.all(1).tolist()):
             return
-        row = tokens[(at := whole.index(False))].to(self.device)
-        raise not_finite(self, what, row.tolist(), prompt=at, run=lambda: self.tl(row[None], return_type="logits"))
+        at, batch = whole.index(False), tokens.to(self.device)  # all of it, as hooks may know how many rows there are
+        raise not_finite(self, what, batch[at].tolist(), prompt=at, run=lambda: self.tl(batch, return_type="logits"))
 
     @overload
     def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too
