@@ -74,16 +74,16 @@ class Generation:
         return slice(*(min(max(at - self.past, 0), width) for at in (first, end)))
 
 
-def token_span(generation: Generation | None, position: int, width: int) -> slice:
+def token_span(generation: Generation, position: int, width: int) -> slice:
     """Where an edit at that position falls in the pass now running, which has that many tokens.
 
     Raises:
         LensFVError: the text has no such token.
     """
-    length = width if generation is None else generation.prompt
+    length = generation.prompt
     if not -length <= position < length:
         raise LensFVError(f"edit at position {position}: the text has {length} tokens")
-    return (generation or Generation(width)).span(position, width)
+    return generation.span(position, width)
 
 
 @torch.no_grad()

@@ -72,11 +72,11 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
             assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
             if choices:
                 won = max(range(len(choices)), key=lambda c: choices[c][2])
-                assert found.choice[i, at] in (0, 1) and bool(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
+                assert float(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
 
 
 def test_a_tie_of_choices_counts_its_share(tiny_model, library):
-    """Without a vector nothing tells choices apart but what they have without one: that is chance, wherever the right one is."""
+    """Without a vector nothing tells choices apart but what they have without one: chance, wherever the right one stands."""
     model, choices = tiny_model("llama"), ("xa", "yb", "zc", "wd")
     problems = [Analogy("a", "b", "c", (right,), choices=(right, *(c for c in choices if c != right))) for right in choices]
     problems += [Analogy("a", "b", "c", (choices[0],), choices=choices[1:] + choices[:1])]
