@@ -199,7 +199,7 @@ def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
     """Of all tokens, at each token that is no padding."""
     sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
     real = torch.arange(states.shape[2]) < sizes[..., None]
-    return model.unembed(states[real.to(states.device)]).float().softmax(-1)
+    return model.unembed(states[real.to(states.device)]).softmax(-1)
 
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:
