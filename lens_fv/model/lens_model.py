@@ -14,10 +14,14 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
 from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
+from lens_fv.model.rotary import rotary_border
 
 Hook = tuple[str, Callable[..., Any]]
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03.
+
+In double precision, too, transformers' norms and attention round to single: of 1e-8 a right model falls short.
+"""
 
 
 class LensModel:
@@ -139,6 +143,11 @@ class LensModel:
         """How many tokens its local attention sees, if the configuration says."""
         config = getattr(getattr(self.tl, "original_model", None), "config", None)
         return getattr(config, "sliding_window", None)
+
+    @cached_property
+    def rotary_border(self) -> int | None:
+        """The length above which texts get other rotary embeddings; see `lens_fv.model.rotary`."""
+        return rotary_border(getattr(getattr(self.tl, "original_model", None), "config", None))
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers x {self.n_heads} heads, d_model {self.d_model}"

@@ -5,6 +5,7 @@ from importlib.metadata import version
 import pytest
 import torch
 import transformers
+from conftest import CONFIGS, SIZES
 from helpers import toy_task
 from packaging.version import Version
 from transformer_lens.model_bridge import TransformerBridge
@@ -245,7 +246,56 @@ def test_a_head_with_more_layers_is_refused_at_its_first_use(tiny_tokenizer, hug
     with pytest.raises(LensFVError, match="last state through norm"):
         rank_heads(model, toy_task(), n_shots=2, n_clean=1, n_trials=1)
     failed = [finding.check for finding in verify(model) if not finding.passed]
-    assert failed == ["last state through norm and unembedding gives the logits"]
+    assert "last state through norm and unembedding gives the logits" in failed
+
+
+def test_a_modernbert_decoder_is_refused(tiny_tokenizer):
+    """Its head has a dense layer and a norm before the unembedding."""
+    if not hasattr(transformers, "ModernBertDecoderConfig") or TL3:
+        pytest.skip("TransformerLens 3 does not boot it")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = transformers.ModernBertDecoderConfig(max_position_embeddings=256, local_attention=6, **sizes, **SIZES)
+    torch.manual_seed(0)
+    hf = transformers.ModernBertDecoderForCausalLM(config).eval()
+    for weight in hf.parameters():
+        weight.data = 0.2 * torch.randn_like(weight) + (weight.ndim == 1)
+    hf.config.architectures = [type(hf).__name__]
+    with pytest.raises(LensFVError, match="last state through norm and unembedding"):
+        run_branches(wrapped(hf, tiny_tokenizer), [tokens(5, 0)], [()], method="rows")
+
+
+def test_a_soft_cap_that_transformerlens_leaves_out_is_refused(tiny_tokenizer):
+    """Gemma 3 with Gemma 2's cap on attention, whichever way is named."""
+    config = CONFIGS["gemma3"]()
+    config.attn_logit_softcapping, config.initializer_range = 3.0, 0.2
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(config).eval()
+    hf.config.architectures = [type(hf).__name__]
+    model = wrapped(hf, tiny_tokenizer)
+    for method in ("auto", "rows", "masked", "batched", "loop"):
+        with pytest.raises(LensFVError, match="attention that TransformerLens runs is not transformers' own"):
+            run_branches(model, [tokens(9, 0)], [()], method=method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neo", "mpt", "mamba"])
+def test_a_way_that_is_named_is_right_or_refused(tiny_model, family, dtype):
+    model, prompts = tiny_model(family, fresh=dtype == torch.float64), [tokens(17, 0), tokens(9, 1)]
+    model.tl.to(dtype)
+    rng = torch.Generator().manual_seed(0)
+    branches = [Branch(tokens=(5, 6)), Branch((Edit(1, torch.randn(model.d_model, generator=rng), mode="add", position=-2),))]
+    want = run_branches(model, prompts, branches, method="loop")[:, :, 0]
+    ran = []
+    for method in ("rows", "masked", "batched"):
+        try:
+            found = run_branches(model, prompts, branches, method=method)[:, :, 0]
+        except LensFVError as e:
+            assert f"branch tiny-{family} by {method!r}: " in str(e) and "leave the method out" in str(e)
+            continue
+        ran.append(method)
+        torch.testing.assert_close(found, want, atol=2e-4 if dtype == torch.float32 else 1e-5, rtol=1e-4)
+    if dtype == torch.float32:
+        assert (EXPECTED[family] in ran) or EXPECTED[family] == "loop"
 
 
 def test_a_sound_model_is_asked_once(tiny_model):
