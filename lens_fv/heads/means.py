@@ -90,7 +90,7 @@ def last_tokens(
     into = {"attn.hook_z": z.flatten(2), "hook_attn_out": found.attn_out, "hook_resid_post": found.resid}
     attention = model.attention_layers if heads else ()
     where = {"attn.hook_z": attention, "hook_attn_out": attention, "hook_resid_post": range(layers)}
-    for rows in _batches(prompts):
+    for rows in _batches(prompts, model.rotary_border):
         at = [len(prompts[row]) - 1 for row in rows]
         hooks = [(f"blocks.{layer}.{name}", _keeper(into[name], layer, rows, at)) for name in into for layer in where[name]]
         filled = [list(prompts[row]) + [prompts[row][-1]] * (max(at) - here) for row, here in zip(rows, at, strict=True)]
@@ -108,11 +108,12 @@ def _keeper(kept: Float[Tensor, "prompts layers width"], layer: int, rows: list[
     return keep
 
 
-def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of prompts that go together."""
+def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[int]]:
+    """Indices of prompts that go together: of about the same length, and none across the border of `rotary_border`."""
     batches: list[list[int]] = []
     for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
-        if not batches or (len(batches[-1]) + 1) * len(prompts[row]) > TOKENS:
+        crosses = border is not None and batches and len(prompts[batches[-1][0]]) <= border < len(prompts[row])
+        if not batches or crosses or (len(batches[-1]) + 1) * len(prompts[row]) > TOKENS:
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -15,6 +15,7 @@ from lens_fv.choices import Count, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.kinds.fitting import fit
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.batches import Batch, open_batches
@@ -78,20 +79,22 @@ class SoftPrompt(Artefact):
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
         """Inside the block, `model.generate` writes after the states, and a forward pass over `lengthened` token ids sees them.
 
-        A pass over fewer tokens than there are states is left as it is.
+        A pass over fewer tokens than there are states is left as it is. In a padded batch they stand in front of each row's
+        own text, by the attention mask (see `FunctionVector.applied`).
         """
         if not force:
             self.provenance.check(model)
-        at = slice(self.start, self.start + len(self.states))
 
         def put_in(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            if x.shape[1] < at.stop or (model.generation is not None and model.generation.past > 0):
+            if x.shape[1] < self.start + len(self.states) or (model.generation is not None and model.generation.past > 0):
                 return x
             x = x.clone()
-            x[:, at] = self.states.to(x)
+            for i, state in enumerate(self.states.to(x), self.start):
+                # `model.generate` runs rows of one length
+                x[running.places(i, x.shape) if model.generation is None else (slice(None), i)] = state
             return x
 
-        with model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
+        with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
 
     def facts(self) -> dict[str, str]:

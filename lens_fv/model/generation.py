@@ -74,16 +74,16 @@ class Generation:
         return slice(*(min(max(at - self.past, 0), width) for at in (first, end)))
 
 
-def token_span(generation: Generation | None, position: int, width: int) -> slice:
+def token_span(generation: Generation, position: int, width: int) -> slice:
     """Where an edit at that position falls in the pass now running, which has that many tokens.
 
     Raises:
         LensFVError: the text has no such token.
     """
-    length = width if generation is None else generation.prompt
+    length = generation.prompt
     if not -length <= position < length:
         raise LensFVError(f"edit at position {position}: the text has {length} tokens")
-    return (generation or Generation(width)).span(position, width)
+    return generation.span(position, width)
 
 
 @torch.no_grad()
@@ -115,10 +115,14 @@ def generate_tokens(
         torch.manual_seed(sampling.seed)
         for length, group in groups.items():
             tokens = torch.tensor([list(prompts[i]) for i in group], device=model.device)
+            border = model.rotary_border
+            crosses = border is not None and length <= border < length + sampling.max_new_tokens
+            # Keys that were kept of a text within the border are not those of the same text beyond it.
+            cached = keep and not (crosses and use_cache is None)
             with _generating(model, length):
                 if model.backend == "bridge":
                     with _passes_counted(model):
-                        text = transformers_text(model, model.tl.original_model, tokens, sampling, use_cache=keep)
+                        text = transformers_text(model, model.tl.original_model, tokens, sampling, use_cache=cached)
                 else:
                     text = _by_the_loop(model, tokens, sampling)
             new = text[:, length:].tolist()

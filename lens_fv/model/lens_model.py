@@ -15,10 +15,14 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
 from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
+from lens_fv.model.rotary import rotary_border
 
 Hook = tuple[str, Callable[..., Any]]
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03.
+
+In double precision, too, transformers' norms and attention round to single: of 1e-8 a right model falls short.
+"""
 
 
 class LensModel:
@@ -142,6 +146,11 @@ class LensModel:
         config = getattr(getattr(self.tl, "original_model", None), "config", None)
         return getattr(config, "sliding_window", None)
 
+    @cached_property
+    def rotary_border(self) -> int | None:
+        """The length above which texts get other rotary embeddings; see `lens_fv.model.rotary`."""
+        return rotary_border(getattr(getattr(self.tl, "original_model", None), "config", None))
+
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers x {self.n_heads} heads, d_model {self.d_model}"
         return f"LensModel({self.name}: {size}, {self.dtype}, {self.device}, {self.backend}, {self.weight_processing})"
@@ -198,8 +207,8 @@ class LensModel:
     def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
         if all(whole := finite.all(1).tolist()):
             return
-        row = tokens[(at := whole.index(False))].to(self.device)
-        raise not_finite(self, what, row.tolist(), prompt=at, run=lambda: self.tl(row[None], return_type="logits"))
+        at, batch = whole.index(False), tokens.to(self.device)  # all of it, as hooks may know how many rows there are
+        raise not_finite(self, what, batch[at].tolist(), prompt=at, run=lambda: self.tl(batch, return_type="logits"))
 
     @overload
     def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too

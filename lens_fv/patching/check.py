@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,6 +14,7 @@ from lens_fv.patching.batched import BatchedTrunk
 from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
 from lens_fv.patching.hooked import HookedTrunk
 from lens_fv.patching.loop import LoopTrunk
+from lens_fv.patching.parted import PartedTrunk, longer
 from lens_fv.patching.plan import is_out_of_memory
 from lens_fv.patching.rows import Placed, Row
 from lens_fv.patching.sound import largest_difference, require_sound
@@ -21,7 +22,7 @@ from lens_fv.patching.trunk import Trunk
 
 Way = Literal["rows", "masked", "batched", "loop"]
 Method = Literal["auto"] | Way
-AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk
+AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk | PartedTrunk
 WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
 """From the fastest; the loop is what is left."""
 
@@ -62,6 +63,16 @@ def open_trunk(
     """Prompts that branches leave where the prefixes end, to be run this way; see `Trunk`."""
     if way == "loop":
         return LoopTrunk(model, prefixes, suffixes, shared)
+    if model.rotary_border is not None:
+        sides = {side for pattern in longer(prefixes, suffixes, model.rotary_border) for side in pattern}
+        if len(sides) == 2:
+
+            def one_side(*parts: Any) -> AnyTrunk:
+                return open_trunk(way, model, *parts)
+
+            return PartedTrunk(prefixes, suffixes, shared, border=model.rotary_border, make=one_side)
+        if way == "batched" and sides == {True} and max(map(len, prefixes)) <= model.rotary_border:
+            return LoopTrunk(model, prefixes, suffixes, shared)  # a prefix that runs by itself is a short text
     if model.backend == "hooked":
         if way != "batched":
             raise LensFVError(f"branch {model.name} by {way!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'")
@@ -199,7 +210,7 @@ def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
     """Of all tokens, at each token that is no padding."""
     sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
     real = torch.arange(states.shape[2]) < sizes[..., None]
-    return model.unembed(states[real.to(states.device)]).float().softmax(-1)
+    return model.unembed(states[real.to(states.device)]).softmax(-1)
 
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:

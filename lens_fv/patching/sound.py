@@ -35,8 +35,8 @@ class Comparison(NamedTuple):
 
 
 def largest_difference(got: Tensor, want: Tensor) -> float:
-    """Of two tensors of one shape, in single precision; infinite where one of them is not a number."""
-    found = float((got.float() - want.float()).abs().max())
+    """Of two tensors of one shape, in double precision; infinite where one of them is not a number."""
+    found = float((got.double() - want.double()).abs().max())
     return found if found == found else float("inf")
 
 

@@ -15,6 +15,7 @@ from lens_fv.choices import Finite, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.model.padding import Passes, passes
 from lens_fv.patching import Edit
 
 Site = Literal["resid_post", "state", "heads"]
@@ -85,21 +86,27 @@ class FunctionVector(Artefact):
     ) -> Iterator[None]:
         """Inside the block, every forward pass of the model carries the vector at `position` (default: the last token).
 
+        Positions count each row's own tokens: in a padded batch the last is the last that the attention mask lets be seen,
+        whichever side the padding is on. Lists of texts that TransformerLens pads are treated the same. Tokens without a mask
+        are all text, but for those at a row's ends that have the padding token's id, if that stands for nothing else.
+
         In `model.generate` the last token is each new one in turn, as in Todd et al.'s code; any other position is one of the
         prompt.
 
         Args:
             model: the model it was made on.
             scale: default: its own.
-            position: index into the sequence, from its end if negative.
+            position: index into each row's text, from its end if negative.
             force: apply it though the provenance does not match.
 
         Raises:
-            LensFVError: the vector belongs to another model or another weight processing.
+            LensFVError: the vector belongs to another model or another weight processing; in a pass: a row without such a
+                token, or several rows that end in what may be padding or text, without a mask.
         """
         if not force:
             self.provenance.check(model)
-        with model.hooks([_hook(model, edit, position) for edit in self.at(scale=scale).edits()]):
+        edits = self.at(scale=scale).edits()
+        with passes(model) as running, model.hooks([_hook(model, running, edit, position) for edit in edits]):
             yield
 
     def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
@@ -198,11 +205,14 @@ def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) 
     return combine(vectors, weights)
 
 
-def _hook(model: LensModel, edit: Edit, position: int) -> Hook:
+def _hook(model: LensModel, running: Passes, edit: Edit, position: int) -> Hook:
     def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         x = x.clone()
-        tokens = token_span(model.generation, position, x.shape[1])
-        where = (slice(None), tokens) if edit.head is None else (slice(None), tokens, edit.head)
+        if model.generation is None:
+            where = running.places(position, x.shape)
+        else:  # rows of one length, and a vector on every new token
+            where = (slice(None), token_span(model.generation, position, x.shape[1]))
+        where = where if edit.head is None else (*where, edit.head)
         value = edit.value.to(x)
         x[where] = value if edit.mode == "replace" else x[where] + value
         return x

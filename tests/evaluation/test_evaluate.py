@@ -3,11 +3,13 @@
 import pytest
 import torch
 from helpers import toy_task
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
+from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
+from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
@@ -56,6 +58,26 @@ def test_every_prompt_has_its_own_value_and_place(any_model):
     for i, prompt in enumerate(prompts):
         own = [Edit(0, values[i], mode="add", position=places[i]), all_at_once[1]]
         torch.testing.assert_close(together[i], score_answers(any_model, [prompt], [own, []]).logprob[0], atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_logits_rank_as_greedy_decoding_takes_them(tiny_model, dtype):
+    """Tokens with the same row in the unembedding have the same logits: the model writes the one with the lower id."""
+    model = tiny_model("llama", fresh=True)
+    model.tl.to(dtype)
+    rows = model.tl.original_model.get_output_embeddings().weight.data
+    rows[1::2] = rows[::2]
+    ids = tuple(torch.randint(1, 320, (9,), generator=torch.Generator().manual_seed(0)).tolist())
+    (written,) = generate_tokens(model, [ids], Sampling(1))[0]
+    other = written + 1
+    assert written % 2 == 0 and rows[written].equal(rows[other])
+    prompts = [EncodedPrompt(ids, (answer,)) for answer in ((written,), (other,), (written, written), (other, written))]
+    scores = score_answers(model, prompts, [[]])
+    assert scores.top1[:, 0].tolist() == [True, False, True, False]
+    assert scores.top3.all()
+    assert scores.full[:2, 0].tolist() == [True, False] and not scores.full[3, 0]
+    ranks = token_ranks(torch.tensor([[1.0, 3.0, 3.0, torch.nan, 0.0]]).expand(5, -1), torch.arange(5))
+    assert ranks.tolist() == [3, 1, 2, 4, 4]  # not a number: behind all when asked about, before all as in argmax when not
 
 
 def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
@@ -152,6 +174,10 @@ def test_wilson_is_the_closed_form(k, n):
     z, p = norm.ppf(0.975), k / n
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     assert wilson_interval(k, n) == pytest.approx((middle - half, middle + half), abs=1e-9)
+    found = binomtest(k, n).proportion_ci(confidence_level=0.9, method="wilson")
+    assert wilson_interval(k, n, level=0.9) == pytest.approx((found.low, found.high), abs=1e-12)
+    low, high = wilson_interval(k / 4, n)  # shares, as of tied choices
+    assert low <= k / 4 / n <= high
 
 
 def test_bootstrap_agrees_with_the_normal_interval():

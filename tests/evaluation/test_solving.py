@@ -7,6 +7,7 @@ from helpers import toy_task
 from lens_fv.composition import Tuned, build_library, fit_map, relation_scores
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
+from lens_fv.statistics import choice_shares
 from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
 
 SHOWN = ("one_shot", "one_shot_composite")
@@ -71,7 +72,20 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
             assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
             if choices:
                 won = max(range(len(choices)), key=lambda c: choices[c][2])
-                assert bool(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
+                assert float(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
+
+
+def test_a_tie_of_choices_counts_its_share(tiny_model, library):
+    """Without a vector nothing tells choices apart but what they have without one: chance, wherever the right one stands."""
+    model, choices = tiny_model("llama"), ("xa", "yb", "zc", "wd")
+    problems = [Analogy("a", "b", "c", (right,), choices=(right, *(c for c in choices if c != right))) for right in choices]
+    problems += [Analogy("a", "b", "c", (choices[0],), choices=choices[1:] + choices[:1])]
+    found = evaluate_analogies(model, library, problems)
+    at = found.conditions.index("none")
+    assert found.calibrated[:, at].tolist() == [0.25] * 5
+    assert found.result("none").calibrated == 0.25
+    assert sorted(found.choice[:4, at].tolist()) == [0, 0, 0, 1]
+    assert choice_shares(torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]), 0).tolist() == [0.5, 0.5, 0]
 
 
 def test_controls_are_of_the_size_of_what_they_control(tiny_model, library, analogies):

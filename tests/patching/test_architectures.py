@@ -4,9 +4,15 @@ from importlib.metadata import version
 
 import pytest
 import torch
+import transformers
+from conftest import CONFIGS, SIZES
+from helpers import toy_task
 from packaging.version import Version
+from transformer_lens.model_bridge import TransformerBridge
 
 from lens_fv.errors import LensFVError
+from lens_fv.heads import rank_heads
+from lens_fv.model import LensModel
 from lens_fv.model.plain import plain_model, weights_written
 from lens_fv.patching import Branch, Edit, check_engine, run_branches, verify
 
@@ -69,13 +75,29 @@ if TL3:
     }
 
 
+REFUSED = tuple(name for name, flaws in FLAWS.items() if "TransformerLens' attention is that of transformers" in flaws)
+"""What is measured on these would be another model's."""
+
+
 @pytest.fixture(params=EXPECTED)
 def family(request):
     return request.param
 
 
+@pytest.fixture(params=[name for name in EXPECTED if name not in REFUSED])
+def sound(request):
+    """A family that branches run on."""
+    return request.param
+
+
 def tokens(n: int, seed: int) -> list[int]:
     return torch.randint(1, 320, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def wrapped(hf, tiny_tokenizer) -> LensModel:
+    """A transformers model as a user would hand it over."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer)
+    return LensModel.wrap(TransformerBridge.boot_transformers("tiny", hf_model=hf, tokenizer=tokenizer), name="tiny")
 
 
 def attention_layers(family: str) -> tuple[int, ...]:
@@ -118,10 +140,9 @@ def edits(model, family: str, n_prompts: int) -> list[tuple[Edit, ...]]:
     return made
 
 
-def test_the_loop_is_the_models_own_forward(tiny_model, huggingface_model, family):
+def test_the_loop_is_the_models_own_forward(tiny_model, huggingface_model, sound):
     """Without an edit, and with a head replaced in front of the output projection by a hook of PyTorch's."""
-    if family == "cohere" and TL3:
-        pytest.skip("TransformerLens 3 runs another attention than Cohere's (logits off by 0.6), as verify has to say below")
+    family = sound
     model, hf, prompt = tiny_model(family), huggingface_model(family, attn_implementation="eager"), tokens(13, 5)
     value, rng = {}, torch.Generator().manual_seed(6)
     branches: list[list[Edit]] = [[]]
@@ -148,8 +169,8 @@ def test_the_loop_is_the_models_own_forward(tiny_model, huggingface_model, famil
     torch.testing.assert_close(model.unembed(states), torch.stack(want), atol=1e-4, rtol=1e-4)
 
 
-def test_writing_behind_the_mlp_is_writing_to_the_residual_stream(tiny_model, family):
-    model = tiny_model(family)
+def test_writing_behind_the_mlp_is_writing_to_the_residual_stream(tiny_model, sound):
+    family, model = sound, tiny_model(sound)
     if family == "mamba":
         with pytest.raises(LensFVError, match="no hook_mlp_out"):
             run_branches(model, [[1, 2]], [[Edit(0, torch.zeros(model.d_model), site="mlp_out")]])
@@ -168,8 +189,9 @@ def test_the_expected_way_is_taken_and_named(tiny_model, family):
     assert [finding.check for finding in findings if not finding.passed] == FLAWS.get(family, []), findings
 
 
-def test_it_equals_the_loop(tiny_model, family):
+def test_it_equals_the_loop(tiny_model, sound):
     """Prompts of several lengths, longer than the windows, with answers of several tokens."""
+    family = sound
     model, prompts = tiny_model(family), [tokens(17, 0), tokens(9, 1), tokens(4, 2)]
     answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
     branches = [Branch(made, tokens=answers) for made in edits(model, family, len(prompts))]
@@ -178,8 +200,9 @@ def test_it_equals_the_loop(tiny_model, family):
         torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
 
-def test_rows_may_be_more_than_the_context_holds(tiny_model, family):
+def test_rows_may_be_more_than_the_context_holds(tiny_model, sound):
     """Models that count tokens by index would take the later rows for later tokens."""
+    family = sound
     if EXPECTED[family] == "loop":
         pytest.skip("every row is a sequence of its own")
     model, prompts = tiny_model(family), [tokens(17, 0), tokens(9, 1)]
@@ -191,6 +214,97 @@ def test_rows_may_be_more_than_the_context_holds(tiny_model, family):
     once = run_branches(model, prompts, few)
     again = run_branches(model, prompts, few * 60)  # at least 360 tokens; the context is 256
     torch.testing.assert_close(again, once.repeat(1, 60, 1, 1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_an_attention_that_is_not_transformers_own_is_refused(tiny_model, family):
+    for method in ("auto", "loop", "masked"):
+        with pytest.raises(LensFVError, match="attention that TransformerLens runs is not transformers' own"):
+            run_branches(tiny_model(family), [[1, 2]], [()], method=method)
+
+
+class TwoLayerHead(torch.nn.Module):
+    """A head with one more layer before its unembedding, which TransformerLens does not see."""
+
+    def __init__(self, unembedding: torch.nn.Linear) -> None:
+        super().__init__()
+        self.dense = torch.nn.Linear(unembedding.in_features, unembedding.in_features)
+        self.weight, self.bias = unembedding.weight, None
+
+    def forward(self, x):
+        return torch.nn.functional.linear(torch.nn.functional.gelu(self.dense(x)), self.weight)
+
+
+def test_a_head_with_more_layers_is_refused_at_its_first_use(tiny_tokenizer, huggingface_model):
+    """Whichever method is named, and once: a sound model is not asked again."""
+    hf = huggingface_model("llama")
+    hf.lm_head = TwoLayerHead(hf.lm_head)
+    model = wrapped(hf, tiny_tokenizer)
+    for method in ("auto", "rows", "loop"):
+        with pytest.raises(LensFVError, match=r"last state through norm and unembedding \(off by 0\..*lens-fv verify"):
+            run_branches(model, [tokens(5, 0)], [()], method=method)
+    with pytest.raises(LensFVError, match="last state through norm"):
+        rank_heads(model, toy_task(), n_shots=2, n_clean=1, n_trials=1)
+    failed = [finding.check for finding in verify(model) if not finding.passed]
+    assert "last state through norm and unembedding gives the logits" in failed
+
+
+def test_a_modernbert_decoder_is_refused(tiny_tokenizer):
+    """Its head has a dense layer and a norm before the unembedding."""
+    if not hasattr(transformers, "ModernBertDecoderConfig") or TL3:
+        pytest.skip("TransformerLens 3 does not boot it")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = transformers.ModernBertDecoderConfig(max_position_embeddings=256, local_attention=6, **sizes, **SIZES)
+    torch.manual_seed(0)
+    hf = transformers.ModernBertDecoderForCausalLM(config).eval()
+    for weight in hf.parameters():
+        weight.data = 0.2 * torch.randn_like(weight) + (weight.ndim == 1)
+    hf.config.architectures = [type(hf).__name__]
+    with pytest.raises(LensFVError, match="last state through norm and unembedding"):
+        run_branches(wrapped(hf, tiny_tokenizer), [tokens(5, 0)], [()], method="rows")
+
+
+def test_a_soft_cap_that_transformerlens_leaves_out_is_refused(tiny_tokenizer):
+    """Gemma 3 with Gemma 2's cap on attention, whichever way is named."""
+    config = CONFIGS["gemma3"]()
+    config.attn_logit_softcapping, config.initializer_range = 3.0, 0.2
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(config).eval()
+    hf.config.architectures = [type(hf).__name__]
+    model = wrapped(hf, tiny_tokenizer)
+    for method in ("auto", "rows", "masked", "batched", "loop"):
+        with pytest.raises(LensFVError, match="attention that TransformerLens runs is not transformers' own"):
+            run_branches(model, [tokens(9, 0)], [()], method=method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neo", "mpt", "mamba"])
+def test_a_way_that_is_named_is_right_or_refused(tiny_model, family, dtype):
+    model, prompts = tiny_model(family, fresh=dtype == torch.float64), [tokens(17, 0), tokens(9, 1)]
+    model.tl.to(dtype)
+    rng = torch.Generator().manual_seed(0)
+    branches = [Branch(tokens=(5, 6)), Branch((Edit(1, torch.randn(model.d_model, generator=rng), mode="add", position=-2),))]
+    want = run_branches(model, prompts, branches, method="loop")[:, :, 0]
+    ran = []
+    for method in ("rows", "masked", "batched"):
+        try:
+            found = run_branches(model, prompts, branches, method=method)[:, :, 0]
+        except LensFVError as e:
+            assert f"branch tiny-{family} by {method!r}: " in str(e) and "leave the method out" in str(e)
+            continue
+        ran.append(method)
+        torch.testing.assert_close(found, want, atol=2e-4 if dtype == torch.float32 else 1e-5, rtol=1e-4)
+    if dtype == torch.float32:
+        assert (EXPECTED[family] in ran) or EXPECTED[family] == "loop"
+
+
+def test_a_sound_model_is_asked_once(tiny_model):
+    model, whole = tiny_model("llama", fresh=True), []
+    handle = model.tl.original_model.register_forward_pre_hook(lambda *_: whole.append(1))
+    for _ in range(2):
+        run_branches(model, [tokens(5, 0)], [()], method="loop")
+    handle.remove()
+    assert len(whole) == 4  # two passes for the model, one for each branch
 
 
 @pytest.mark.parametrize("family", LAYERS_WITH_HEADS)

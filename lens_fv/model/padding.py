@@ -1,0 +1,114 @@
+"""Which tokens of the pass that is running are text, and which are padding: an edit counts from each row's own ends."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lens_fv.errors import LensFVError
+
+
+class Passes:
+    """The rows of the pass that is now running, as the attention mask has them.
+
+    The mask is that which the model is called with; for a list of texts that TransformerLens pads itself it is made from their
+    lengths. Where there is none, tokens at a row's ends are padding if they have the id of the padding token and that stands
+    for nothing else. If it does (in many tokenizers it is the end of a text as well), nobody can tell.
+
+    Args:
+        model: a `LensModel`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._seen: Bool[Tensor, "rows keys"] | None = None  # of all tokens, those in the cache too
+        self._unclear = ""
+
+    def places(self, position: int, shape: Sequence[int]) -> tuple[Int[Tensor, " rows"] | slice, Int[Tensor, " rows"] | slice]:
+        """Rows and columns of a pass's states where an edit at that position falls: none for what the cache holds.
+
+        Args:
+            position: index into each row's text, from its end if negative.
+            shape: of the states, "rows tokens ...".
+
+        Raises:
+            LensFVError: a row whose text has no such token, or where padding cannot be told from text.
+        """
+        rows, width = shape[:2]
+        if self._unclear:
+            raise LensFVError(f"edit at position {position}: {self._unclear}")
+        if self._seen is None:
+            if not -width <= position < width:
+                raise LensFVError(f"edit at position {position}: the text has {width} tokens")
+            return slice(None), slice(position % width, position % width + 1)
+        if len(self._seen) != rows:
+            raise LensFVError(f"edit at position {position}: {rows} rows run, the model was called with {len(self._seen)}")
+        lengths = self._seen.sum(1)
+        if bool(((position >= lengths) | (position < -lengths)).any()):
+            raise LensFVError(f"edit at position {position}: the text has {int(lengths.min())} tokens")
+        count = (lengths + position if position < 0 else torch.full_like(lengths, position))[:, None]
+        columns = ((self._seen.cumsum(1) == count + 1) & self._seen).int().argmax(1) - (self._seen.shape[1] - width)
+        here = columns >= 0
+        return torch.arange(rows, device=columns.device)[here], columns[here]
+
+    def on_input(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        """What TransformerLens is called with: a list of texts is padded by it, on the right without telling the model."""
+        given = args[0] if args else kwargs.get("input")
+        self._seen, self._unclear = None, ""
+        if isinstance(given, list) and len(given) > 1:
+            tl, bos = self._model.tl, {k: kwargs[k] for k in ("prepend_bos",) if k in kwargs}
+            lengths = torch.tensor([tl.to_tokens(text, **bos).shape[1] for text in given])[:, None]
+            column, side = torch.arange(int(lengths.max())), kwargs.get("padding_side") or tl.tokenizer.padding_side
+            seen = column < lengths if side == "right" else column >= lengths.max() - lengths
+            self._seen = seen.to(self._model.device)
+        elif isinstance(given, Tensor):
+            self._note(given, kwargs.get("attention_mask"))
+
+    def on_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        """What transformers' model is called with."""
+        tokens, mask = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
+        padded_here = mask is None and self._seen is not None and tokens is not None and self._seen.shape == tokens.shape
+        if not padded_here:
+            self._note(tokens, mask)
+
+    def _note(self, tokens: Tensor | None, mask: Any) -> None:
+        self._seen, self._unclear = None, ""
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            self._seen = mask.to(self._model.device).bool()
+        elif mask is not None:
+            self._unclear = "the attention mask does not say where rows end, as it has not two dimensions; pass one that has"
+        elif tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point():
+            self._by_id(tokens)
+
+    def _by_id(self, tokens: Int[Tensor, "rows tokens"]) -> None:
+        tokenizer = self._model.tokenizer
+        pad = tokenizer.pad_token_id
+        if pad is None or not bool((tokens[:, [0, -1]] == pad).any()):
+            return
+        is_pad = tokens == pad
+        padding = is_pad.cumprod(1).bool() | is_pad.flip(1).cumprod(1).flip(1).bool()
+        if pad not in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id):
+            self._seen = ~padding
+        elif len(tokens) > 1 and bool((is_pad[:, -1] | is_pad[:, :2].all(1)).any()):  # one such token in front begins a text
+            self._unclear = (
+                f"some of {len(tokens)} rows end in {tokenizer.pad_token!r} (or begin with several), which may be padding or "
+                "text; pass the tokenizer's attention_mask with the tokens"
+            )
+
+
+@contextmanager
+def passes(model: Any) -> Iterator[Passes]:
+    """Inside the block the rows of every pass are known: by the mask of whoever runs the model, in whatever way."""
+    noted = Passes(model)
+    hf = getattr(model.tl, "original_model", None)
+    handles = [model.tl.register_forward_pre_hook(noted.on_input, with_kwargs=True)]
+    if hf is not None:
+        handles.append(hf.base_model.register_forward_pre_hook(noted.on_pass, with_kwargs=True))
+    try:
+        yield noted
+    finally:
+        for handle in handles:
+            handle.remove()
