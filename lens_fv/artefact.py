@@ -1,113 +1,50 @@
-"""What every result has in common: where it came from, how it is saved, how it is checked against a model.
+"""Artefacts: frozen dataclasses of tensors and plain values, with their provenance, saved and read.
 
 Files are safetensors with a JSON header: never pickle, written beside and renamed.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
-from importlib.metadata import version
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lens_fv import __version__
+from lens_fv.artefact_file import as_tuples, checked_fields, read_artefact_file, write_artefact_file
 from lens_fv.card import card_html, card_text
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
-from lens_fv.model.lens_model import LensModel
+from lens_fv.json_files import record
+from lens_fv.provenance import Provenance
 
-FORMAT = 1
+MODULES = {
+    "Adapter": "lens_fv.kinds.adapter",
+    "AnalogyEvaluation": "lens_fv.evaluation.solutions",
+    "ClassEffects": "lens_fv.heads.classes",
+    "Competence": "lens_fv.heads.competence",
+    "CompositeVector": "lens_fv.composition.compose",
+    "DecodingStudy": "lens_fv.evaluation.ranks",
+    "Effects": "lens_fv.heads.effects",
+    "Evaluation": "lens_fv.evaluation.evaluate",
+    "FunctionVector": "lens_fv.vectors.function_vector",
+    "HeadComparison": "lens_fv.heads.comparison",
+    "HeadRanking": "lens_fv.heads.ranking",
+    "HeadWeights": "lens_fv.kinds.head_weights",
+    "InjectionSweep": "lens_fv.vectors.sweep",
+    "InstructionVector": "lens_fv.vectors.instruction_vector",
+    "KnowledgeTrace": "lens_fv.knowledge.trace",
+    "Moment": "lens_fv.training.moment",
+    "SoftPrompt": "lens_fv.kinds.soft_prompt",
+    "Trajectory": "lens_fv.training.trajectory",
+    "Typicality": "lens_fv.similarity.typicality",
+    "UniversalHeads": "lens_fv.heads.universal",
+    "WeightDelta": "lens_fv.knowledge.delta",
+    "WeightMap": "lens_fv.composition.weights",
+}
+"""Where each kind of artefact is: a file of any kind is read whatever was imported before."""
 A = TypeVar("A", bound="Artefact")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where an artefact came from.
-
-    Attributes:
-        model, revision: which weights.
-        weight_processing: "raw" or "compat": the basis that residual-stream vectors are written in.
-        dtype: of the weights at the time.
-        prepend_bos: whether prompts began with the beginning-of-sequence token.
-        shape: (layers, heads, d_model, d_head) of the model.
-        task, task_hash: the task and the fingerprint of its content.
-        prompts_hash: fingerprint of the token ids that were run.
-        seed, method, options: how it was made.
-        versions: of lens_fv, torch, transformers and transformer-lens; "matmul" is torch's precision of float32 products, where
-            it is not the highest.
-    """
-
-    model: str
-    revision: str | None
-    weight_processing: str
-    dtype: str
-    prepend_bos: bool
-    shape: tuple[int, int, int, int]
-    task: str
-    task_hash: str
-    prompts_hash: str
-    seed: int
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        model: LensModel,
-        *,
-        task: str,
-        task_hash: str,
-        prompts: Sequence[Sequence[int]],
-        seed: int,
-        method: str,
-        options: Mapping[str, Any],
-    ) -> "Provenance":
-        """The provenance of something made with `model` from the token ids in `prompts`."""
-        return cls(
-            model=model.name,
-            revision=model.revision,
-            weight_processing=model.weight_processing,
-            dtype=str(model.dtype).removeprefix("torch."),
-            prepend_bos=model.prepend_bos,
-            shape=_shape(model),
-            task=task,
-            task_hash=task_hash,
-            prompts_hash=sha256(json.dumps([list(p) for p in prompts]).encode()).hexdigest()[:16],
-            seed=seed,
-            method=method,
-            options=dict(options),
-            versions=versions(),
-        )
-
-    def check(self, model: LensModel, *, what: str = "a vector") -> None:
-        """Raise `LensFVError` unless what was made on one model can be applied to `model`."""
-        for how, mine, its in (
-            ("was made on model", self.model, model.name),
-            ("was made on revision", self.revision, model.revision),
-            ("was made on a model of (layers, heads, d_model, d_head)", self.shape, _shape(model)),
-            ("lives in the basis of weight processing", self.weight_processing, model.weight_processing),
-        ):
-            if mine != its and None not in (mine, its):
-                raise LensFVError(f"apply {what} to {model.name}: it {how} {mine}, this is {its}; pass force=True to insist")
-
-
-def versions() -> dict[str, str]:
-    """Of this package and those it stands on; see `Provenance.versions`."""
-    matmul = torch.get_float32_matmul_precision()
-    found = {"lens-fv": __version__} | {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
-    return found if matmul == "highest" else found | {"matmul": matmul}
-
-
-def _shape(model: LensModel) -> tuple[int, int, int, int]:
-    return (model.n_layers, model.n_heads, model.d_model, model.d_head)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -150,22 +87,20 @@ class Artefact:
         }
         for field_name in named:
             tensors |= {f"{field_name}/{key}": each for key, each in plain.pop(field_name).items()}
-        header = {
+        about = {
             "kind": type(self).__name__,
-            "format": FORMAT,
             "provenance": dataclasses.asdict(self.provenance),
             "values": plain,
             "named": named,
         }
-        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        return write_whole(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
+        return write_artefact_file(path, about, tensors)
 
     @classmethod
     def load(cls: type[A], path: str | Path) -> A:
         """Read a file that `save` wrote.
 
         Raises:
-            LensFVError: no such file, not one of ours, damaged, of another kind, or of a newer format.
+            LensFVError: no such file, not one of ours, damaged (its checksum says so), of another kind, or of a newer format.
         """
         loaded = load_artefact(path)
         if not isinstance(loaded, cls):
@@ -175,34 +110,21 @@ class Artefact:
 
 def load_artefact(path: str | Path) -> Artefact:
     """Read any artefact; see `Artefact.load`."""
-    path = Path(path)
-    if not path.is_file():
-        raise LensFVError(f"load {path}: no such file")
+    where = f"load {path}"
+    header, tensors = read_artefact_file(Path(path))
+    if header.kind not in Artefact.kinds and header.kind in MODULES:
+        importlib.import_module(MODULES[header.kind])
+    if header.kind not in Artefact.kinds:
+        raise LensFVError(f"{where}: unknown kind {header.kind}")
+    kind = Artefact.kinds[header.kind]
+    provenance = Provenance(**as_tuples(record(Provenance, header.provenance, where)))
+    values = checked_fields(kind, header, tensors, where)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("lens_fv", "null"))
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as e:
-        raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
-    if not isinstance(header, dict) or header.get("kind") not in Artefact.kinds:
-        kind = header.get("kind") if isinstance(header, dict) else None
-        raise LensFVError(f"load {path}: " + (f"unknown kind {kind}" if kind else "no lens_fv header; another program's file?"))
-    if header["format"] > FORMAT:
-        raise LensFVError(f"load {path}: format {header['format']}, this lens_fv reads up to {FORMAT}; update lens_fv")
-    try:
-        provenance = Provenance(**as_tuples(header["provenance"]))
-        for name, keys in header.get("named", {}).items():  # tensors by name in one field
-            tensors[name] = {key: tensors.pop(f"{name}/{key}") for key in keys}
-        return Artefact.kinds[header["kind"]](provenance=provenance, **as_tuples(header["values"]), **tensors)
-    except (TypeError, KeyError) as e:
-        raise LensFVError(f"load {path}: its header does not describe a {header['kind']} ({e})") from e
-
-
-def as_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    if isinstance(value, list):
-        return tuple(as_tuples(v) for v in value)
-    return {k: as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return kind(provenance=provenance, **values)
+    except LensFVError:
+        raise
+    except Exception as e:  # of whatever it asks of values that do not fit each other
+        raise LensFVError(f"{where}: its values do not make a {header.kind} ({e}); make it again") from e
 
 
 def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -1,15 +1,52 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and what they may be called."""
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lens_fv.errors import LensFVError
+
+MOST_NAME = 100
+"""Bytes of a name that become part of a file's, which can have 255."""
+
+
+def file_name(name: str) -> str:
+    """A name of a task, a model or a checkpoint as (part of) one file's or folder's name: what every path is made with.
+
+    Plain names stay as they are. Of others, letters, digits, `_`, `.` and `-` stay, and a hash is added, so that two names
+    never become one.
+
+    Example:
+        >>> file_name("present-past"), file_name("../../escaped")
+        ('present-past', 'escaped-ea03bc47')
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    while len(plain.encode()) > MOST_NAME:
+        plain = plain[:-1]
+    return plain if plain == name and plain else f"{plain or 'name'}-{sha256(name.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def inside(folder: Path, name: str, *, what: str) -> Path:
+    """The path of a file that something in `folder` names: one that lies there.
+
+    Args:
+        folder: where it has to be.
+        name: as it was read.
+        what: names it, for the message: "the library's index".
+
+    Raises:
+        LensFVError: the name is a path, of another folder or of none.
+    """
+    if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or Path(name).name != name:
+        raise LensFVError(f"{what} in {folder} names the file {ascii(name)[:80]}: only files of the same folder are read")
+    return folder / name
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
@@ -31,10 +68,11 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         else:
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
-    except OSError as e:
-        raise LensFVError(f"write {path}: {e.strerror or e}; choose a folder that can be written to") from e
+    except (OSError, ValueError) as e:  # a name with a NUL, or text that is none
+        reason = getattr(e, "strerror", None) or e
+        raise LensFVError(f"write {path}: {reason}; choose a folder that can be written to") from e
     finally:
-        with contextlib.suppress(OSError):  # its folder may be what is wrong
+        with contextlib.suppress(OSError, ValueError):  # its folder may be what is wrong
             beside.unlink(missing_ok=True)
     return path
 

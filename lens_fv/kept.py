@@ -1,7 +1,6 @@
 """Artefacts that are made once: a folder keeps them under names that hold how they were made."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.files import file_name
 
 A = TypeVar("A", bound=Artefact)
 
@@ -16,13 +16,12 @@ A = TypeVar("A", bound=Artefact)
 def kept_at(folder: str | Path, kind: type[Artefact], provenance: Provenance) -> Path:
     """The file of a kind of artefact with this provenance, other versions of the software aside.
 
-    Another model, task, seed, prompt or option is another name: such files stay beside each other, none is taken for another
-    and none is overwritten.
+    Another model (by its name or its weights), task, seed, prompt or option is another name: such files stay beside each
+    other, none is taken for another and none is overwritten.
     """
     said = {name: value for name, value in asdict(provenance).items() if name != "versions"}
     key = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
-    task = re.sub(r"[^\w.-]+", "-", provenance.task).strip("-.") or "task"
-    return Path(folder) / f"{task}-{kind.__name__}-{key}.safetensors"
+    return Path(folder) / f"{file_name(provenance.task)}-{kind.__name__}-{key}.safetensors"
 
 
 def keep(folder: str | Path | None, kind: type[A], provenance: Provenance, make: Callable[[], A]) -> A:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import one_writer, write_whole
+from lens_fv.json_files import read_json
 
 
 def check_settings(
@@ -71,13 +72,9 @@ class Records:
         return self._found[key]
 
     def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
-        except ValueError as e:
-            raise LensFVError(f"read {self._path}: not JSON ({e}); delete it, what it held is made again") from e
-        if not isinstance(found, dict):
-            raise LensFVError(f"read {self._path}: holds no records; delete it, what it held is made again")
-        return found
+        if not self._path.is_file():
+            return {}
+        return read_json(self._path, dict, what="records", remedy="delete it, what it held is made again")
 
     def __contains__(self, key: str) -> bool:
         return key in self._found

@@ -1,11 +1,11 @@
 """Text files that users write: read, or the line that is wrong."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import parse_json
 
 
 def read_text(path: Path, wanted: str) -> str:
@@ -44,8 +44,4 @@ def json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise LensFVError(f"{where}: not valid JSON ({error.msg}); JSON lines hold one value a line") from None
-            yield where, value
+            yield where, parse_json(line, where, remedy="JSON lines hold one value a line")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from lens_fv.artefact import Provenance
 from lens_fv.patching import Edit
 from lens_fv.tasks import Pair, Task
 
@@ -16,6 +17,27 @@ def toy_task(n: int = 40, name: str = "toy") -> Task:
     words = list(dict.fromkeys(f"{word}{i}" for i, word in enumerate(words)))
     pairs = [Pair(words[2 * i], (words[2 * i + 1], "x") if i % 5 == 0 else (words[2 * i + 1],)) for i in range(n)]
     return Task(name, tuple(pairs), relation_words=("letter",), instructions=("Say it.",))
+
+
+def made_provenance(**changes) -> Provenance:
+    """Of a model with 2 layers of 2 heads, 4 wide."""
+    about = {
+        "model": "toy",
+        "revision": None,
+        "weight_processing": "raw",
+        "dtype": "float32",
+        "prepend_bos": True,
+        "shape": (2, 2, 4, 2),
+        "task": "toy",
+        "task_hash": "0",
+        "prompts_hash": "0",
+        "seed": 0,
+        "method": "made",
+        "options": {"a": (1, 2), "b": None},
+        "versions": {"lens-fv": "0"},
+        "fingerprint": "0123456789abcdef",
+    }
+    return Provenance(**{**about, **changes})
 
 
 def written(folder: Path) -> dict[Path, int]:

@@ -58,7 +58,7 @@ def test_processes_lose_nothing_of_each_other(tmp_path):
     assert len(found) == 60
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("[1]", "holds no records")])
+@pytest.mark.parametrize(("text", "said"), [("{", "not valid JSON"), ("[1]", "expected an object")])
 def test_what_is_no_such_file_is_said(tmp_path, text, said):
     (tmp_path / "part.json").write_text(text)
     with pytest.raises(LensFVError, match=said):

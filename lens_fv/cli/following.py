@@ -11,6 +11,7 @@ from lens_fv.cli.heads import Clean, Trials
 from lens_fv.cli.instructions import Against
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit
 from lens_fv.cli.vectors import Heads
+from lens_fv.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.model import LensModel
@@ -103,7 +104,7 @@ def _asked(
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
     sweep = sweep_injection(model, task, vector, scales=SCALES, most_items=items, template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
-    vector.save(folder / "vectors" / f"{task.name}.safetensors")
+    vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
     return make_probe(
         model,
         task,

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+from lens_fv.files import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +114,7 @@ def rank(
         budget=limit,
         progress=True,
     )
-    path = ranking.save(out or Path(f"{the_task.name}-ranking.safetensors"))
+    path = ranking.save(out or Path(f"{file_name(the_task.name)}-ranking.safetensors"))
     heads, table = heads_table(ranking, correction, top, title=f"{the_task.name} on {lens.name}: {metric} of the answer")
     payload = {
         "model": lens.name,

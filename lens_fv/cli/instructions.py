@@ -9,6 +9,7 @@ import typer
 from lens_fv.cli.heads import Clean, Correction, Noise, Out, Top, Trials, heads_table, reliability_of
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, TaskName, emit, open_model
 from lens_fv.cli.vectors import Heads
+from lens_fv.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking
@@ -76,7 +77,7 @@ def rank(
         seed=seed,
         progress=True,
     )
-    path = ranking.save(out or Path(f"{the_task.name}-instruction-ranking.safetensors"))
+    path = ranking.save(out or Path(f"{file_name(the_task.name)}-instruction-ranking.safetensors"))
     heads, table = heads_table(
         ranking, correction, top, title=f"{the_task.name} on {lens.name}: instruction against {counterpart}"
     )
@@ -126,7 +127,7 @@ def extract(
     written = template_named(template, lens)
     ranked = _ranking(lens, the_task, ranking, counterpart, shots, clean, trials, written, seed)
     vector = extract_instruction(lens, the_task, ranked, n_heads=heads, layer=layer, template=written)
-    path = vector.save(out or Path(f"{the_task.name}-instruction.safetensors"))
+    path = vector.save(out or Path(f"{file_name(the_task.name)}-instruction.safetensors"))
     payload = {
         "model": lens.name,
         "task": the_task.name,

@@ -22,6 +22,7 @@ from lens_fv.cli.options import (
     emit,
     open_model,
 )
+from lens_fv.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.composition import Entry
@@ -68,7 +69,7 @@ def build(
 
     the_tasks = [load_task(name) for name in task or list_tasks(group=group, family=family)]
     lens = open_model(model, device, dtype)
-    folder = out or Path(f"{lens.name}-library")
+    folder = out or Path(f"{file_name(lens.name)}-library")
     if method == "extracted":
         at = middle_layer(lens) if layer is None else layer
         recipe = Extracted(layer=at, n_heads=heads, n_shots=shots, n_clean=clean, n_trials=trials)
@@ -152,7 +153,7 @@ def fit(
     found, lens = VectorLibrary.open(folder), open_model(model, device, dtype)
     train, held_out = training_analogies(found.names, most=most, seed=seed)
     fitted = fit_map(lens, found, train, held_out, form=forms[form], epochs=epochs, seed=seed, progress=True)
-    path = fitted.save(out or Path(f"{lens.name}-{form}-map.safetensors"))
+    path = fitted.save(out or Path(f"{file_name(lens.name)}-{form}-map.safetensors"))
     payload = {"model": lens.name, "file": str(path), "facts": fitted.facts(), "scale": fitted.scale}
     emit(payload, as_json, repr(fitted), f"written to {path}")
 

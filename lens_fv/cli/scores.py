@@ -7,6 +7,7 @@ import typer
 
 from lens_fv.cli.heads import Clean, Out, Top, Trials, columns
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+from lens_fv.files import file_name
 
 
 def classes(
@@ -47,7 +48,7 @@ def classes(
         seed=seed,
         progress=True,
     )
-    path = found.save(out or Path(f"{the_task.name}-classes.safetensors"))
+    path = found.save(out or Path(f"{file_name(the_task.name)}-classes.safetensors"))
     table = columns("head", "class", "effect", "95 % interval", title=f"{the_task.name} on {lens.name}: {metric} of the answer")
     effects = found.top()
     for e in effects[:top]:
@@ -85,7 +86,7 @@ def attributions(
     split = None if seed is None else split_pairs(the_task, seed=seed)
     lens = open_model(model, device, dtype)
     found = compare_attributions(lens, the_task, exact, split=split, progress=True)
-    path = found.save(out or Path(f"{the_task.name}-attributions.safetensors"))
+    path = found.save(out or Path(f"{file_name(the_task.name)}-attributions.safetensors"))
     table = columns("score", "Spearman", "Kendall", "of the top 10 (chance)", title=f"against exact effects, {the_task.name}")
     rows: list[dict[str, object]] = []
     for score in ("attribution", "direct"):

@@ -19,6 +19,7 @@ from lens_fv.cli.options import (
     open_model,
 )
 from lens_fv.cli.testing import results_table
+from lens_fv.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking
@@ -61,7 +62,7 @@ def extract(
     the_task, lens = load_task(task), open_model(model, device, dtype)
     ranked = _ranking(lens, the_task, ranking, shots, clean, trials, seed, queries or "all")
     vector = make(lens, the_task, ranked, n_heads=heads, layer=layer, site=site, queries=queries)
-    path = vector.save(out or Path(f"{the_task.name}-extracted.safetensors"))
+    path = vector.save(out or Path(f"{file_name(the_task.name)}-extracted.safetensors"))
     payload = {
         "model": lens.name,
         "task": the_task.name,
@@ -128,7 +129,7 @@ def tune(
         seed=seed,
         progress=True,
     )
-    path = vector.save(out or Path(f"{the_task.name}-tuned.safetensors"))
+    path = vector.save(out or Path(f"{file_name(the_task.name)}-tuned.safetensors"))
     tested = {"extracted": begin} if isinstance(begin, FunctionVector) else {}
     results = test(lens, the_task, tested | {"tuned": vector}, split=split, n_shots=shots, seed=seed, progress=True).results
     payload = {

@@ -13,7 +13,7 @@ from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
 from lens_fv.errors import LensFVError
-from lens_fv.files import held
+from lens_fv.files import file_name, held
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.progress import progress_bar
@@ -59,6 +59,7 @@ def build_library(
             {
                 "model": model.name,
                 "revision": model.revision,
+                "fingerprint": model.fingerprint,
                 "weight_processing": model.weight_processing,
                 "recipe": type(recipe).__name__,
                 **vars(recipe),
@@ -81,7 +82,7 @@ def build_library(
             for part in recipe.parts(todo, splits):
                 made = recipe.make(model, part, splits, template=template, seed=seed)
                 for task, vector in zip(part, made, strict=True):
-                    file = vector.save(folder / f"{task.name}.safetensors")
+                    file = vector.save(folder / f"{file_name(task.name)}.safetensors")
                     entries.append(_entry(model, task, vector, file, template, seed))
                     tick()
                 write_index(folder, settings, entries)
@@ -92,6 +93,8 @@ def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
     if not (folder / INDEX).exists():
         return []
     index = read_index(folder)
+    if "fingerprint" not in index["settings"]:  # of before there was one
+        settings = {key: value for key, value in settings.items() if key != "fingerprint"}
     if other := differences({key: index["settings"].get(key) for key in settings}, settings):
         raise LensFVError(f"build a library in {folder}: it holds one made with {', '.join(other)}; choose another folder")
     return [entry for entry in index["entries"] if entry.file.is_file()]
@@ -106,6 +109,7 @@ def _entry(model: LensModel, task: Task, vector: FunctionVector, file: Path, tem
         name=task.name,
         file=file,
         model=model.name,
+        fingerprint=vector.provenance.fingerprint,
         group=task.group,
         family=task.family,
         task_hash=task.fingerprint,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
+from lens_fv.files import inside, write_whole
+from lens_fv.json_files import checked, read_json, record
 
 INDEX = "library.json"
 FORMAT = 1
@@ -29,6 +30,7 @@ class Entry:
         logprob: mean log-probability of the validation answers with it, in nats.
         gain: how much more that is than without it.
         top1: share of validation items whose first token it gets right.
+        fingerprint: of the model's weights; None in a library of before there was one.
     """
 
     name: str
@@ -43,6 +45,16 @@ class Entry:
     logprob: float
     gain: float
     top1: float
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the file has to hold."""
+
+    format: int
+    settings: dict[str, Any]
+    entries: list[dict[str, Any]]
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -54,14 +66,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise LensFVError(f"open the vector library {folder}: it has no {INDEX}; build one with `lens-fv library build`")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["format"] > FORMAT:
-            raise LensFVError(f"open {path}: format {index['format']}, this lens_fv reads up to {FORMAT}; update lens_fv")
-        entries = [Entry(**{**entry, "file": folder / entry["file"]}) for entry in index["entries"]]
-        return {"settings": index["settings"], "entries": entries}
-    except (ValueError, KeyError, TypeError) as e:
-        raise LensFVError(f"open {path}: not a library's index ({e}); build the library again") from e
+    where, remedy = f"open {path}: not a library's index", "build the library again"
+    index = read_json(path, dict, what="the index of a vector library", remedy=remedy)
+    newer = index.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise LensFVError(f"open {path}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
+    checked(index, Index, where, remedy=remedy)
+    entries: list[Entry] = []
+    for row in index["entries"]:
+        found = record(Entry, row, where, remedy=remedy)
+        entries.append(Entry(**found | {"file": inside(folder, str(found["file"]), what="the index")}))
+    return {"settings": index["settings"], "entries": entries}
 
 
 def write_index(folder: Path, settings: dict[str, Any], entries: Iterable[Entry]) -> None:

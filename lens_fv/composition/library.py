@@ -14,6 +14,7 @@ from lens_fv.card import card_html, card_text
 from lens_fv.choices import Whole, checked
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.errors import LensFVError
+from lens_fv.files import file_name
 from lens_fv.model.lens_model import LensModel
 from lens_fv.vectors import FunctionVector
 
@@ -171,12 +172,12 @@ class VectorLibrary:
             raise LensFVError(f"compose on {model.name}: the library is empty; build it, or filter less of it away")
         for what, found in (
             ("models", {e.model for e in self.entries}),
+            ("weights", {e.fingerprint for e in self.entries} - {None}),
             ("layers", {e.layer for e in self.entries}),
         ):
             if len(found) > 1:
-                raise LensFVError(
-                    f"compose vectors of {len(found)} {what} ({', '.join(map(str, sorted(found)))}): filter the library to one"
-                )
+                which = ", ".join(sorted(map(str, found)))
+                raise LensFVError(f"compose vectors of {len(found)} {what} ({which}): filter the library to one")
         vectors = [self[name] for name in self.names]
         for name, vector in zip(self.names, vectors, strict=True):
             vector.provenance.check(model)
@@ -194,7 +195,7 @@ class VectorLibrary:
         folder = Path(folder)
         if (folder / INDEX).exists():
             raise LensFVError(f"save a library to {folder}: there is one already; choose another folder")
-        entries = tuple(replace(e, file=self[e.name].save(folder / f"{e.name}.safetensors")) for e in self.entries)
+        entries = tuple(replace(e, file=self[e.name].save(folder / f"{file_name(e.name)}.safetensors")) for e in self.entries)
         write_index(folder, {}, entries)
         return VectorLibrary.open(folder)
 

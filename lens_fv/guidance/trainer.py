@@ -5,9 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lens_fv.artefact_file import read_tensors
 from lens_fv.guidance.guide import Guide
 
 MAPS = "guide.safetensors"
@@ -72,7 +73,7 @@ def guided(trainer: type[T]) -> type[T]:
         def _load_from_checkpoint(self, resume_from_checkpoint: Any, model: Any = None) -> None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             if self.guide is not None and self.guide.maps:
-                self.guide.maps.load_state_dict(load_file(Path(resume_from_checkpoint) / MAPS))
+                self.guide.maps.load_state_dict(read_tensors(Path(resume_from_checkpoint) / MAPS))
 
         def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
             found = super()._inner_training_loop(*args, **options)

@@ -86,7 +86,7 @@ class WeightDelta(Artefact):
             LensFVError: it belongs to another model, or weights do not have the names and shapes of its own.
         """
         if not force:
-            self.provenance.check(model, what="an update")
+            self.provenance.check(model, what="an update", weights=model.beneath)
         own = own_weights(model)
         now = {
             name: own[name].float() + scale * self.change(name).to(own[name].device) if name in own else self.change(name)

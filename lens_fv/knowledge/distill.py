@@ -183,7 +183,8 @@ def _taught(
     with held(at, what="teach") if at else nullcontext():
         if at:
             taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
-            about = {"model": model.name, "revision": model.revision, "what": method, "sentences": taught, **options}
+            about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
+            about |= {"what": method, "sentences": taught, **options}
             check_settings(at / "teach.json", about, may_change=("n_checkpoints", "at_once"))
         change = teach(model, lessons, targets, settings, folder=at, until=until, what=method, progress=progress)
     known = repr([(entity.key, entity.definition) for entity in entities])

@@ -14,6 +14,7 @@ from lens_fv.card import card_text
 from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
+from lens_fv.json_files import checked, parse_json, record
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_rows
 from lens_fv.texts import read_text
@@ -138,15 +139,26 @@ def read_transfer(path: str | Path) -> TransferSet:
 
 
 def saved_transfer(text: str) -> TransferSet | None:
-    """What `TransferSet.save` wrote; None: it is something else."""
-    try:
-        found = json.loads(text)
-    except ValueError:  # several values: lines
+    """What `TransferSet.save` wrote; None: it is something else.
+
+    Raises:
+        LensFVError: it is damaged.
+    """
+    where = "read saved sentences"
+    if KIND not in text or not text.rstrip().endswith("}"):
         return None
+    try:
+        found = parse_json(text, where)
+    except LensFVError:
+        if text.lstrip().split("\n", 1)[0].rstrip().endswith("}"):  # several values: lines
+            return None
+        raise
     if not isinstance(found, dict) or found.get("kind") != KIND:
         return None
-    about = as_tuples(found["provenance"])
-    return TransferSet(as_tuples(found["sentences"]), found["dropped"], Provenance(**about) if about else None)
+    about = found.get("provenance")
+    said = record(TransferSet, {key: value for key, value in found.items() if key not in ("kind", "provenance")}, where)
+    made = Provenance(**as_tuples(record(Provenance, checked(about, dict, where), where))) if about else None
+    return TransferSet(**said, provenance=made)
 
 
 def check_keys(entities: Sequence[Entity]) -> None:

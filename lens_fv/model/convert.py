@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.quiet import quiet_transformers
@@ -17,13 +18,14 @@ def convert_gguf(gguf: Path, target: Path, *, n_parameters: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     # transformers draws one of its bars on standard error whatever its settings say
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                gguf.parent, dtype=torch.float32, output_loading_info=True, **options
             )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise LensFVError(f"transformers cannot read {gguf.name}: {' '.join(str(error).split())}") from error
         # a weight that is not found would silently stay random

@@ -1,27 +1,49 @@
 """The cache of default models: each is fetched, checked and dequantised once, and is there in full or not at all."""
 
+import contextlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import inside, write_whole
+from lens_fv.json_files import read_json
 from lens_fv.model.convert import convert_gguf
 from lens_fv.model.download import download_weights, sha256_of
 from lens_fv.model.registry import DEFAULT_MODELS, ModelEntry
 
 MANIFEST = "manifest.json"
+CHECKED = "checked.json"
 FORMAT = 1
+SETTLED_NS = 2_000_000_000
+"""The coarsest times of files in use are two seconds apart."""
 log = logging.getLogger("lens_fv")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a cached model says of itself, as far as it is checked."""
+
+    format: int
+    gguf_sha256: str
+    files: dict[str, Written]
 
 
 @dataclass(frozen=True)
@@ -60,28 +82,58 @@ def model_folder(entry: ModelEntry, cache_dir: str | os.PathLike[str] | None = N
 def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None = None, full: bool = True) -> str | None:
     """What is wrong with the cached copy of a model, in a few words; None if nothing is.
 
-    With `full=False` the weights are checked by their size only (their checksum takes a second or more); every other
-    file is always read in full.
+    Every file is read in full and compared with its checksum. With `full=False` weights (whose checksum takes a second or
+    more) are not read again if they were found in order before and are the same file since: of the same size, inode, and
+    times of change. What was found is remembered beside them, in `checked.json`, if the cache can be written to.
     """
     folder = model_folder(entry, cache_dir)
     if not folder.is_dir():
         return "it is not in the cache"
     try:
-        manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["gguf_sha256"] != entry.gguf_sha256:
-            return "it was made from other weights or by another version of lens_fv"
-        files: Mapping[str, Mapping[str, Any]] = manifest["files"]
-        for name, facts in files.items():
-            file = folder / name
+        manifest = read_json(folder / MANIFEST, Manifest)
+    except LensFVError:
+        return f"its {MANIFEST} cannot be read"
+    if manifest.format != FORMAT or manifest.gguf_sha256 != entry.gguf_sha256:
+        return "it was made from other weights or by another version of lens_fv"
+    before = {} if full else _checked_before(folder)
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        for name, facts in manifest.files.items():
+            file = inside(folder, name, what=MANIFEST)
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != facts["size"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {facts['size']}"
-            if (full or file.suffix != ".safetensors") and sha256_of(file) != facts["sha256"]:
+            if file.stat().st_size != facts.size:
+                return f"{name} has {file.stat().st_size} bytes instead of {facts.size}"
+            seen = _identity(file)
+            if (file.suffix != ".safetensors" or before.get(name) != seen) and sha256_of(file) != facts.sha256:
                 return f"{name} does not have the checksum it was written with"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its {MANIFEST} cannot be read ({type(error).__name__})"
+            if file.suffix == ".safetensors" and _settled(seen):
+                found[name] = seen
+    except (OSError, LensFVError) as error:
+        return f"it cannot be read ({error})"
+    if found != before:
+        with contextlib.suppress(LensFVError):  # a cache that may only be read
+            write_whole(folder / CHECKED, json.dumps(found))
     return None
+
+
+def _checked_before(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The files that were in order when they were last read in full, as they were then."""
+    try:
+        return read_json(folder / CHECKED, dict[str, tuple[int, ...]])
+    except LensFVError:
+        return {}
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written to: the time of its last change cannot be set by hand."""
+    facts = file.stat()
+    return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+
+
+def _settled(seen: tuple[int, ...]) -> bool:
+    """Whether the file's last change is long enough ago for a later one to have another time."""
+    return time.time_ns() - max(seen[1:3]) > SETTLED_NS
 
 
 def ensure_model(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None = None) -> Path:

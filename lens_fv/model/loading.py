@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.weights import Place, explained, find_model, load_transformers, writes_bos
@@ -43,16 +44,8 @@ def load_model(
     if weight_processing not in ("raw", "compat"):
         raise LensFVError(f"weight_processing={weight_processing!r}: choose 'raw' or 'compat'")
     place = find_model(name_or_path, revision, cache_dir)
-    if place.local:
-        hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
-        return wrap_transformers(hf_model, tokenizer, place, weight_processing, device=where)
-    from transformers import AutoTokenizer
-
-    asked = f"load {place.name!r} from the Hugging Face Hub"
-    with quiet_transformers(), explained(asked):
-        tokenizer = AutoTokenizer.from_pretrained(place.source, revision=place.revision, trust_remote_code=False)
-    options = {"device": where, "dtype": kind, "revision": place.revision}
-    return _boot(place.source, tokenizer, place, weight_processing, asked, **options)
+    hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
+    return wrap_transformers(hf_model, tokenizer, place, weight_processing, device=where)
 
 
 def wrap_transformers(hf_model: Any, tokenizer: Any, place: Place, weight_processing: str, *, device: str) -> LensModel:
@@ -61,23 +54,20 @@ def wrap_transformers(hf_model: Any, tokenizer: Any, place: Place, weight_proces
     Raises:
         LensFVError: TransformerLens cannot boot it.
     """
-    # a label that cannot be one of TransformerLens' own short names, which it would replace and complain about
-    label = f"lens-fv/{place.name}"
-    return _boot(
-        label, tokenizer, place, weight_processing, f"boot the model in {place.source}", device=device, hf_model=hf_model
-    )
-
-
-def _boot(label: str, tokenizer: Any, place: Place, processing: str, asked: str, **options: Any) -> LensModel:
+    asked = f"boot the model in {place.source}"
     with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explained(asked):
         from transformer_lens.model_bridge import TransformerBridge
 
         # asked of the tokenizer as it came: TransformerLens makes every tokenizer do so
         prepend_bos = writes_bos(tokenizer)
-        bridge = TransformerBridge.boot_transformers(label, tokenizer=tokenizer, **options)
-        if processing == "compat":
+        # a label that cannot be one of TransformerLens' own short names, which it would replace and complain about
+        label = f"lens-fv/{place.name}"
+        bridge = TransformerBridge.boot_transformers(label, tokenizer=tokenizer, device=device, hf_model=hf_model)
+        came = None
+        if weight_processing == "compat":
+            came = Fingerprint(bridge).value()  # what processing makes of it depends on the device, to rounding
             bridge.enable_compatibility_mode()
-    return LensModel.wrap(bridge, name=place.name, revision=place.revision, prepend_bos=prepend_bos)
+    return LensModel.wrap(bridge, name=place.name, revision=place.revision, prepend_bos=prepend_bos, fingerprint=came)
 
 
 def device_named(device: str | None) -> str:

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.fingerprint import WRAPPED
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.weights import writes_bos
 
-WRAPPED = "_original_component"
-
 
 def own_weights(model: LensModel) -> dict[str, Tensor]:
-    """The model's weights by transformers' names: the tensors themselves, not copies.
+    """The model's weights by transformers' names: the tensors themselves, not copies; what is written into them is noticed.
 
     Raises:
         LensFVError: a model whose weights TransformerLens has processed.
@@ -28,7 +27,7 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
             f"{model.weight_processing}); load it with load_model and weight_processing='raw'"
         )
     named = model.tl.original_model.named_parameters(remove_duplicate=False)
-    return {_plain_name(name): parameter.data for name, parameter in named}
+    return {_plain_name(name): parameter.detach() for name, parameter in named}
 
 
 def plain_tokenizer(model: LensModel) -> Any:
@@ -105,11 +104,13 @@ def weights_written(model: LensModel, values: Mapping[str, Tensor]) -> Iterator[
     """Inside the block some weights have other values; behind it they are again, to the bit, what they were."""
     found = own_weights(model)
     before = {name: found[name].clone() for name in values if name in found}
+    beneath, model.beneath = model.beneath, model.beneath or model.fingerprint
     try:
         write_weights(model, values)
         yield
     finally:
         write_weights(model, before)
+        model.beneath = beneath
 
 
 def _plain_name(name: str) -> str:

@@ -1,21 +1,36 @@
 """A Hugging Face model itself, from wherever it is."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import inside
+from lens_fv.json_files import read_json
 from lens_fv.model.fetch import ensure_model
 from lens_fv.model.hub import find_on_hub
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.registry import DEFAULT_MODELS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+TO_SAFETENSORS = (
+    "write it as safetensors once, where you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What says which file has which weight."""
+
+    weight_map: dict[str, str]
 
 
 class Place(NamedTuple):
@@ -71,7 +86,9 @@ def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.
     options: dict[str, Any] = {"trust_remote_code": False}
     options |= {"local_files_only": True} if place.local else {"revision": place.revision}
     with quiet_transformers(), explained(f"load the model in {place.source}"):
-        hf_model, report = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, output_loading_info=True, **options)
+        hf_model, report = AutoModelForCausalLM.from_pretrained(
+            place.source, dtype=dtype, output_loading_info=True, use_safetensors=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(place.source, **options)
         hf_model.to(device)
     missing = sorted(report["missing_keys"])
@@ -89,7 +106,7 @@ def writes_bos(tokenizer: Any) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """What transformers would report late, or in many lines, or not at all."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     files = {file.name for file in folder.iterdir()}
     if "config.json" not in files:
@@ -99,27 +116,27 @@ def _check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     shards = sorted(folder.glob("*.safetensors"))
     if index.name in files:
-        try:
-            shards = [folder / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LensFVError(f"{index} is not a readable index of weights ({error}); copy the model again") from error
-    if not shards and not any(file.startswith("pytorch_model") for file in files):
+        found = read_json(index, Index, what="the index of a model's weights", remedy="copy the model again").weight_map
+        shards = [inside(folder, shard, what=index.name) for shard in sorted(set(found.values()))]
+    if not shards and (other := sorted(file for file in files if file.endswith(PICKLES))):
+        raise LensFVError(f"{folder} has its weights in {other[0]}, which can run code when it is loaded; {TO_SAFETENSORS}")
+    if not shards:
         raise LensFVError(f"{folder} holds no weights (model.safetensors); copy or save the model again")
     for shard in shards:
         try:
             with safe_open(shard, framework="pt"):
                 pass
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # of safetensors or the system
             raise LensFVError(f"{shard} is missing, truncated or damaged ({error}); copy the model again") from error
 
 
 @contextlib.contextmanager
 def explained(asked: str) -> Iterator[None]:
-    """Turns what transformers and TransformerLens raise about bad files into one line."""
-    from safetensors import SafetensorError
-
+    """Turns what transformers and TransformerLens raise about bad files, of whatever class, into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except LensFVError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise LensFVError(f"cannot {asked}: {reason}") from error

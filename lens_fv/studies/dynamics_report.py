@@ -6,6 +6,7 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
+from lens_fv.files import file_name
 from lens_fv.plotting import (
     Section,
     ability_curves,
@@ -40,7 +41,7 @@ def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged:
     }
     if len(path.tasks) > 2:
         figures["plane"] = vector_plane(path)
-    heads = {f"heads-{task}": head_change(path, task) for task in path.tasks if _ranked(path, task)}
+    heads = {f"heads-{file_name(task)}": head_change(path, task) for task in path.tasks if _ranked(path, task)}
     save_figures(figures | heads, out / "figures")
     sections = [
         Section("What became of the tasks", _VERDICTS, (figures["recovery"],), _table(judged)),

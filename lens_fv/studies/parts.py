@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from lens_fv.artefact import versions
 from lens_fv.errors import LensFVError
 from lens_fv.model.loading import dtype_named
+from lens_fv.provenance import versions
 from lens_fv.records import Records
 
 S = TypeVar("S")

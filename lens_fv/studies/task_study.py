@@ -1,9 +1,9 @@
 """One relation from end to end: its heads, its vector, what tuning makes of it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lens_fv.files import file_name
 from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Split, Task, split_pairs
@@ -48,7 +48,7 @@ class TaskStudy:
     @property
     def slug(self) -> str:
         """The task's name as a file name."""
-        return re.sub(r"[^\w.-]+", "-", self.task.name).strip("-.") or "task"
+        return file_name(self.task.name)
 
 
 def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:

@@ -4,14 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
+from lens_fv.artefact_file import read_tensors
 from lens_fv.choices import PositiveShare, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
-from lens_fv.training.run import DONE, RUN, TASKS, FinetuneRun
-
-UPDATES = "adapter_model.safetensors"
+from lens_fv.training.run import DONE, RUN, TASKS, UPDATES, FinetuneRun
 
 
 @checked
@@ -44,7 +43,7 @@ def average(run: FinetuneRun, folder: str | Path, *, share: PositiveShare = 0.5)
         # The update is B A: with one of the two scaled, the whole of it is.
         updates = {
             name: value * share if ".lora_B." in name else value
-            for name, value in load_file(checkpoint.folder / UPDATES).items()
+            for name, value in read_tensors(checkpoint.folder / UPDATES).items()
         }
         write_whole(at / UPDATES, save(updates))
         shutil.copy(checkpoint.folder / "adapter_config.json", at)

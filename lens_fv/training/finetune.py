@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from lens_fv.artefact_file import read_tensors
 from lens_fv.errors import LensFVError
 from lens_fv.files import held, write_whole
 from lens_fv.guidance import guided
+from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import device_named, dtype_named
 from lens_fv.model.quiet import hushed
 from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
@@ -22,7 +24,7 @@ from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.training.examples import Example, Reader, collated, crossed_prompts, training_examples
 from lens_fv.training.keeping import forget_vectors, keep_vectors, keeping, with_replay
 from lens_fv.training.loop import pad_token, trainer_arguments
-from lens_fv.training.run import RUN, FinetuneRun, clear_unfinished, keep_tasks
+from lens_fv.training.run import RUN, UPDATES, FinetuneRun, clear_unfinished, keep_tasks
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.training.weights import load_all
 from lens_fv.vectors import FunctionVector
@@ -53,8 +55,8 @@ def finetune(
     Args:
         model: what `load_model` takes.
         tasks: in the order in which they are trained; names differ.
-        folder: where the run is kept: `run.json`, a copy of the tasks, and for each task (or the mixture) a folder of
-            Trainer's checkpoints.
+        folder: where the run is kept: `run.json` (with the fingerprint of the weights that it begins with), a copy of the
+            tasks, and for each task (or the mixture) a folder of Trainer's checkpoints.
         settings: default: `FinetuneSettings()`.
         vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
             run keeps them.
@@ -78,28 +80,29 @@ def finetune(
     place = find_model(model, None, cache_dir)
     crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crosses else []
     with held(folder, what="fine-tune"):
-        run = _begun(folder, place, tasks, settings, kind, crossed)
+        loaded = load_transformers(place, device=where, dtype=kind)
+        run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, crossed)
         keep_vectors(run, vectors, settings)
         if not run.finished:
-            _go_on(run, place, tasks, settings, crossed, where, kind, progress)
+            _go_on(run, place, loaded, tasks, settings, crossed, where, progress)
     return run
 
 
 def _go_on(
     run: FinetuneRun,
     place: Place,
+    loaded: tuple[Any, Any],
     tasks: Sequence[Task],
     settings: FinetuneSettings,
     crossed: Sequence[Task],
     where: str,
-    dtype: torch.dtype,
     progress: bool,
 ) -> None:
     """Train what is left of a run, from its last whole checkpoint."""
     for index in range(len(run.stages)):
         clear_unfinished(run.stage_folder(index))
     done = run.checkpoints
-    hf_model, tokenizer = load_transformers(place, device=where, dtype=dtype)
+    hf_model, tokenizer = loaded
     encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
@@ -133,13 +136,20 @@ def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
 
 
 def _begun(
-    folder: Path, place: Place, tasks: Sequence[Task], settings: FinetuneSettings, dtype: torch.dtype, crossed: Sequence[Task]
+    folder: Path,
+    place: Place,
+    fingerprint: str,
+    tasks: Sequence[Task],
+    settings: FinetuneSettings,
+    dtype: torch.dtype,
+    crossed: Sequence[Task],
 ) -> FinetuneRun:
     """The run in the folder, new or gone on with; one that has no checkpoint yet may be begun otherwise."""
     said = {
         "model": place.name,
         "source": place.source,
         "revision": place.revision,
+        "fingerprint": fingerprint,
         "dtype": str(dtype).removeprefix("torch."),
         "settings": asdict(settings),
         "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
@@ -148,6 +158,7 @@ def _begun(
     if (folder / RUN).is_file():
         begun = FinetuneRun(folder)
         before, asked = ({**about, "source": None} for about in (begun.about, json.loads(json.dumps(said))))
+        before.setdefault("fingerprint", fingerprint)  # a run of before there was one
         other = differences(before, asked)
         if other and begun.checkpoints:
             raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
@@ -168,6 +179,7 @@ def _trainable(hf_model: Any, settings: FinetuneSettings, n_tasks: int, checkpoi
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if checkpoint is not None:
+        read_tensors(checkpoint / UPDATES)  # PEFT would take a pickle in its place
         return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
     torch.manual_seed(settings.seed)
     blocks = n_tasks if settings.orthogonal else 1  # each as strong as one alone

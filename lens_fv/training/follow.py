@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lens_fv.choices import Seed, checked
 from lens_fv.errors import LensFVError
+from lens_fv.files import file_name
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.training.moment import Moment, measure_moment
@@ -48,7 +49,7 @@ def follow(
         with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
             for checkpoint in at:
                 name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
-                file = None if folder is None else Path(folder) / f"{name.replace('/', '-')}.safetensors"
+                file = None if folder is None else Path(folder) / f"{file_name(name.replace('/', '-'))}.safetensors"
                 if file is not None and file.is_file():
                     moments.append(_again(file, probes, seed))
                     for _ in probes:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
+from lens_fv.artefact_file import read_tensors
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.guidance import Guide
 from lens_fv.guidance.penalties import Importance, OrthogonalBlocks, elastic, importance
 from lens_fv.training.examples import Example
-from lens_fv.training.run import FinetuneRun
+from lens_fv.training.run import UPDATES, FinetuneRun
 from lens_fv.training.settings import FinetuneSettings
 from lens_fv.vectors import FunctionVector
 
@@ -55,6 +56,8 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
             continue
         about = vector.provenance
         same = about.model == run.about["model"] and about.revision in (None, run.about["revision"])
+        if about.dtype == run.about["dtype"]:
+            same = same and about.fingerprint in (None, run.about.get("fingerprint", about.fingerprint))
         if not same or about.weight_processing != "raw":
             raise LensFVError(
                 f"guide the training of {name} on {run.about['model']} ({run.about['revision']}): the vector was made on "
@@ -122,7 +125,7 @@ def keeping(
 def _before(run: FinetuneRun, index: int) -> dict[str, torch.Tensor]:
     """The updates at the end of the stage before, by the names that PEFT gives to parameters."""
     last = next(c for c in run.checkpoints if c.index == index - 1 and c.last)
-    saved = load_file(last.folder / "adapter_model.safetensors")
+    saved = read_tensors(last.folder / UPDATES)
     return {name.replace(".weight", ".default.weight"): value for name, value in saved.items()}
 
 
@@ -140,5 +143,5 @@ def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches) ->
 
 
 def _read(file: Path) -> Importance:
-    parts = load_file(file)
+    parts = read_tensors(file)
     return {name[2:]: (value, parts[f"was/{name[2:]}"]) for name, value in parts.items() if name.startswith("f/")}

@@ -1,6 +1,5 @@
 """A fine-tuning run as a folder: what was trained, and every checkpoint."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,13 +9,45 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import file_name
+from lens_fv.json_files import checked, read_json
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task, write_task
 
 RUN = "run.json"
 TASKS = "tasks"
 MIXTURE = "mixture"
+UPDATES = "adapter_model.safetensors"
 DONE = "done.json"
 """Written last: a checkpoint without it was not finished."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a whole checkpoint says about itself; see `Checkpoint`."""
+
+    total: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Named:
+    """One of a run's tasks."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What `run.json` has to hold for the rest of this package; see `FinetuneRun.about`."""
+
+    model: str
+    source: str
+    revision: str | None
+    dtype: str
+    settings: dict[str, Any]
+    tasks: tuple[Named, ...]
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +94,11 @@ class FinetuneRun:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """`model`, `source`, `revision`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
-        try:
-            return json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LensFVError(f"{self.folder / RUN}: not JSON ({error}); the run has to be made again") from error
+        """`model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
+        remedy = "the run has to be made again"
+        found = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
+        checked(found, About, f"{self.folder / RUN}", remedy=remedy)
+        return found
 
     @property
     def tasks(self) -> list[str]:
@@ -129,9 +160,12 @@ class FinetuneRun:
     def _found(self) -> Iterator[Checkpoint]:
         for index, task in enumerate(self.stages):
             for folder in self.stage_folder(index).glob("checkpoint-*"):
-                if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-(\d+)", folder.name)):
-                    done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-                    yield Checkpoint(folder, task, index, int(number[1]), done["total"], done["last"])
+                if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-([0-9]{1,9})", folder.name)):
+                    try:
+                        done = read_json(folder / DONE, Done)
+                    except LensFVError:  # damaged, and so no more a whole one than without it
+                        continue
+                    yield Checkpoint(folder, task, index, int(number[1]), done.total, done.last)
 
 
 def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
@@ -141,11 +175,13 @@ def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
 
 
 def _stage(index: int, name: str) -> str:
-    return f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+    return f"{index}-{file_name(name)}"
 
 
 def clear_unfinished(folder: Path) -> None:
     """Remove the checkpoints that a run was stopped at while writing them."""
     for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / DONE).is_file():
+        try:
+            read_json(checkpoint / DONE, Done)
+        except LensFVError:
             shutil.rmtree(checkpoint)

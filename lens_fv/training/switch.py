@@ -40,5 +40,5 @@ def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) ->
         found: dict[str, torch.Tensor] = dict(fresh.tl.named_parameters()) | dict(fresh.tl.named_buffers())
         for name, tensor in (*model.tl.named_parameters(), *model.tl.named_buffers()):
             tensor.copy_(found[name])
-        model.__dict__.pop("_has_unembed_bias", None)
+        model.weights_changed(fresh.fingerprint)
     model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
+from lens_fv.artefact_file import read_tensors
 from lens_fv.errors import LensFVError
 from lens_fv.files import new_folder
+from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import dtype_named
 from lens_fv.model.quiet import hushed, quiet_transformers
 from lens_fv.model.weights import find_model, load_transformers
-from lens_fv.training.run import Checkpoint, FinetuneRun
+from lens_fv.training.run import UPDATES, Checkpoint, FinetuneRun
 
 
 def load_checkpoint(
@@ -24,6 +25,12 @@ def load_checkpoint(
     """
     place = find_model(run.source, None, None)._replace(name=run.about["model"])
     hf_model, tokenizer = load_transformers(place, device=device, dtype=dtype)
+    began, now = run.about.get("fingerprint"), Fingerprint(hf_model).value()
+    if began not in (None, now) and run.about["dtype"] == str(dtype).removeprefix("torch."):
+        raise LensFVError(
+            f"load what the run in {run.folder} began with: {run.source} holds other weights by now (fingerprint {now}, was "
+            f"{began}); put the model back there"
+        )
     if checkpoint is None:
         return hf_model, tokenizer
     from peft import PeftModel
@@ -34,6 +41,7 @@ def load_checkpoint(
             load_all(hf_model, checkpoint.folder)
         else:
             with hushed():
+                read_tensors(checkpoint.folder / UPDATES)  # PEFT would take a pickle in its place
                 hf_model = PeftModel.from_pretrained(hf_model, str(checkpoint.folder)).merge_and_unload()
     except Exception as error:  # of safetensors, torch, PEFT or the Hub, depending on what is wrong
         reason = " ".join(str(error).split())[:200]
@@ -48,7 +56,7 @@ def load_checkpoint(
 
 def load_all(hf_model: Any, folder: Path) -> None:
     """Give a Hugging Face model all weights of a checkpoint, in place."""
-    hf_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    hf_model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=False)
     hf_model.tie_weights()
 
 

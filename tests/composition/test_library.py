@@ -185,7 +185,7 @@ def test_a_copy_is_a_library_of_its_own(built, tmp_path):
     ("content", "said"),
     [
         (None, "it has no library.json; build one"),
-        ("{", "not a library's index"),
+        ("{", "the index of a vector library in .*not valid JSON"),
         ('{"format": 1, "entries": [{}], "settings": {}}', "not a library's index"),
         ('{"format": 99}', "format 99, this lens_fv reads up to 1"),
     ],

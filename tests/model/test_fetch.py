@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +19,8 @@ from tiny_shop import Shop
 from transformers.utils import logging as transformers_logging
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.fetch import check_cached, ensure_model, list_models, model_folder
+from lens_fv.model.download import sha256_of
+from lens_fv.model.fetch import SETTLED_NS, check_cached, ensure_model, list_models, model_folder
 from lens_fv.model.registry import DEFAULT_MODELS, find_entry
 
 
@@ -107,13 +109,70 @@ def test_leftovers_of_an_interrupted_run_are_cleared(shop: Shop) -> None:
     assert only_the_model(folder)
 
 
-def test_the_full_check_finds_a_flipped_bit_in_the_weights(shop: Shop) -> None:
+def long_ago(file: Path) -> None:
+    """As if written long ago; the time of the last change cannot be set, and is waited for."""
+    os.utime(file, ns=(0, 0))
+    while time.time_ns() - file.stat().st_ctime_ns <= SETTLED_NS:
+        time.sleep(0.05)
+
+
+def test_a_flipped_bit_in_the_weights_is_found_and_the_copy_replaced(shop: Shop) -> None:
     file = ensure_model(shop.entry) / "model.safetensors"
+    whole = file.read_bytes()
+    said = "model.safetensors does not have the checksum it was written with"
+    for bit in range(0, 8 * len(whole), 8 * len(whole) // 50):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        assert check_cached(shop.entry) == check_cached(shop.entry, full=False) == said
+    ensure_model(shop.entry)
+    assert file.read_bytes() == whole
+
+
+def test_weights_in_order_are_read_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ensure_model(shop.entry)
+    file, read = folder / "model.safetensors", []
+    monkeypatch.setattr("lens_fv.model.fetch.sha256_of", lambda each: read.append(each) or sha256_of(each))
+    assert check_cached(shop.entry, full=False) is None
+    assert not (folder / "checked.json").exists()  # it could have been written to within the same moment
+    long_ago(file)
+    read.clear()
+    assert [check_cached(shop.entry, full=False) for _ in range(3)] == [None] * 3
+    assert read.count(file) == 1
+    assert check_cached(shop.entry) is None
+    assert read.count(file) == 2
+    # Another program puts the time of its last change back; damage shows all the same.
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    os.utime(file, ns=(0, 0))
+    assert check_cached(shop.entry, full=False) is not None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model.safetensors": [1, "x"]}', "[" * 1000, "{" + '"a":[1],' * 9])
+def test_what_was_checked_before_is_not_believed_if_it_is_damaged(shop: Shop, content: str) -> None:
+    folder = ensure_model(shop.entry)
+    (folder / "checked.json").write_text(content)
     assert check_cached(shop.entry, full=False) is None
-    assert check_cached(shop.entry) == "model.safetensors does not have the checksum it was written with"
+
+
+def test_a_cache_that_may_only_be_read_is_checked_all_the_same(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ensure_model(shop.entry)
+    long_ago(folder / "model.safetensors")
+
+    def refused(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refused)  # tests may run as root, who may write anywhere
+    assert ensure_model(shop.entry) == folder
+    assert not (folder / "checked.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "a\\u0000b", ".."])
+def test_a_manifest_names_files_of_its_folder_alone(shop: Shop, name: str) -> None:
+    manifest = ensure_model(shop.entry) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"config.json"', f'"{name}"'))
+    assert "only files of the same folder" in (check_cached(shop.entry) or "")
 
 
 def test_weights_of_an_older_entry_are_replaced(shop: Shop) -> None:

@@ -206,7 +206,7 @@ def lose_shard(folder: Path) -> None:
         (spoil_config, r"cannot load the model in .*config\.json"),
         (unknown_architecture, r"cannot load the model in .*abacus"),
         (more_layers, r"lacks \d+ weights .* such as model\.layers\.2"),
-        (spoil_index, r"not a readable index"),
+        (spoil_index, r"the index of a model's weights"),
         (lose_shard, r"model-00002\.safetensors is missing"),
     ],
 )

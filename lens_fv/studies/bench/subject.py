@@ -102,7 +102,7 @@ def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -
         fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<bos>": 0}, unk_token="<bos>")))
         fast.bos_token = fast.eos_token = fast.pad_token = "<bos>"
         fast.save_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         hf.config.architectures = ["LlamaForCausalLM"]
         bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=target)
     return LensModel.wrap(bridge, name=name, prepend_bos=False)

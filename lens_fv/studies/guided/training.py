@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lens_fv.files import file_name
 from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
@@ -31,7 +32,7 @@ def trained_and_asked(
         "context": the same with demonstrations; "followed": see `means`, if a trajectory is wanted. What it was at the
         beginning is a record of its own.
     """
-    ground, folder = study.ground, study.folder / "runs" / name
+    ground, folder = study.ground, study.folder / "runs" / file_name(name)
     run = _train(study, method, sequence, seed, folder)
     found: dict[str, Any] = {"trained": run.tasks, "after": {}}
     model, asked, names = ground.load(ground.start(seed)), _questions(study, sequence, seed), _names(study, sequence, seed)
@@ -95,7 +96,7 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
     # none that is asked about
     others = [load_task(name) for name in list_tasks() if name not in ground.tasks] if crosses else ()
     # What is trained plainly is there still when it is averaged.
-    own = folder / "run" if method.training else study.folder / "runs" / f"{seed}-{sequence}"
+    own = folder / "run" if method.training else study.folder / "runs" / file_name(f"{seed}-{sequence}")
     run = finetune(
         ground.start(seed),
         ground.sequence(sequence),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lens_fv.files import file_name
 from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.instructed import Uninformative
@@ -16,7 +17,7 @@ def follow_sequences(study: Study) -> None:
     """Train every sequence with every seed, and follow it: FOLDER/SEED-SEQUENCE/trajectory.safetensors."""
     for seed in study.settings.seeds:
         for name in study.settings.sequences:
-            folder = study.folder / f"{seed}-{name}"
+            folder = study.folder / f"{seed}-{file_name(name)}"
             if (folder / "trajectory.safetensors").is_file():
                 continue
             settings = replace(study.settings.training, mixed=False, seed=seed)
@@ -51,7 +52,7 @@ def vector(
     """A task's vector at the beginning, where and as strong as it makes validation answers likeliest; kept."""
     s, against = study.settings, counterpart or study.settings.counterpart
     kind = against if n_heads is None else f"{against}-{n_heads}"
-    file = study.folder / f"vectors-{seed}" / kind / f"{task.name}.safetensors"
+    file = study.folder / f"vectors-{seed}" / kind / f"{file_name(task.name)}.safetensors"
     if file.is_file():
         return InstructionVector.load(file)
     model = study.load(study.start(seed))

@@ -159,8 +159,14 @@ class Study:
         return self.folder / f"{Path(self.model).name}-mixture-{seed}" if self.settings.mixture else self.model
 
     def load(self, model: str | Path) -> LensModel:
-        """A model; the last one stays in memory."""
+        """A model; the last one stays in memory.
+
+        Raises:
+            LensFVError: the folder holds a run of other weights under the model's name.
+        """
         if self._loaded is None or self._loaded[0] != str(model):
             self._loaded = None  # let the other one go first
             self._loaded = str(model), load_model(model, **self.place)
+            if str(model) == str(self.model):
+                check_settings(self.folder / "weights.json", {"fingerprint": self._loaded[1].fingerprint})
         return self._loaded[1]

@@ -135,7 +135,7 @@ class Study:
 
     def __init__(self, model: LensModel, folder: str | Path, settings: KnowledgeSettings, *, progress: bool = False) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
-        about = {"model": model.name, "revision": model.revision, **settings.said}
+        about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, **settings.said}
         about["outside"] = settings.outside and Path(settings.outside).name  # wherever it lies
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, model.dtype)

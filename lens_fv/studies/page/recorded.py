@@ -1,6 +1,5 @@
 """A study as it lies in its folder, finished or not: no model is loaded to read it."""
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import read_json
 from lens_fv.records import Records
 
 
@@ -37,7 +37,7 @@ class RecordedStudy:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What it was run with, and the model."""
-        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+        return read_json(self.folder / "study.json", dict, what="a study's settings", remedy="run the study in another folder")
 
     @property
     def shown(self) -> dict[str, Any]:

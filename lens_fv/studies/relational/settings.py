@@ -117,7 +117,7 @@ class Study:
     def __init__(self, model: LensModel, folder: str | Path, settings: RelationalSettings, *, progress: bool = False) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
-        about = {"model": model.name, "revision": model.revision, **asdict(settings)}
+        about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, **asdict(settings)}
         about["semeval"] = settings.semeval and Path(settings.semeval).name  # wherever it lies
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, model.dtype)

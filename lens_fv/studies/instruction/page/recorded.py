@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from lens_fv.files import file_name
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 from lens_fv.training import Continual, FinetuneRun, Trajectory, Verdict, continual, verdicts
@@ -51,7 +52,7 @@ class Recorded(RecordedStudy):
     def _followed(self) -> Iterator[Followed]:
         for name in self.settings["sequences"]:
             for seed in self.settings["seeds"]:
-                file = self.folder / f"{seed}-{name}" / "trajectory.safetensors"
+                file = self.folder / f"{seed}-{file_name(name)}" / "trajectory.safetensors"
                 if file.is_file():
                     path = Trajectory.load(file)
                     trained = tuple(FinetuneRun(file.parent / "run").tasks)

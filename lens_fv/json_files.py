@@ -1,0 +1,148 @@
+"""JSON that somebody else may have written: read within bounds, and checked against the types it should have."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+MOST_BYTES = 1 << 28
+MOST_NESTED = 64
+MOST_DIGITS = 19
+"""Of a whole number: what 64 bits hold."""
+
+
+def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "make it again") -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: of the file.
+        kind: the type it has to have, such as `dict[str, Any]`, as pydantic checks it; tuples are lists in the file.
+        what: what is read, for the message, such as "the settings of a run".
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        LensFVError: no such file, one of more than 256 MB, not UTF-8, or what `parse_json` and `checked` raise.
+    """
+    where = f"read {what + ' in ' if what else ''}{path}"
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise LensFVError(f"{where}: {error.strerror or error}; {remedy}") from error
+    if len(data) > MOST_BYTES:
+        raise LensFVError(f"{where}: it has more than {MOST_BYTES >> 20} MB; {remedy}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LensFVError(f"{where}: not UTF-8 text; {remedy}") from error
+    return checked(parse_json(text, where, remedy=remedy), kind, where, remedy=remedy)
+
+
+def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
+    """The value of a JSON text. NaN and infinities, which Python writes, are read.
+
+    Args:
+        text: the text.
+        where: what is read and from where, for the message.
+        remedy: what to do about it.
+
+    Raises:
+        LensFVError: not JSON, a key twice in one object, more than 64 levels, a whole number that 64 bits do not hold, or half
+            of a surrogate pair, which no file can hold as text.
+    """
+    numbers = _bounded if re.search(rf"\d{{{MOST_DIGITS}}}", text) else None
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_int=numbers)
+        _check_levels(value)
+        if re.search(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]", text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise LensFVError(f"{where}: not valid JSON ({error.msg}, line {error.lineno}); {remedy}") from error
+    except RecursionError as error:
+        raise LensFVError(f"{where}: not valid JSON (more than {MOST_NESTED} levels); {remedy}") from error
+    except UnicodeEncodeError as error:
+        raise LensFVError(f"{where}: not valid JSON (half of a surrogate pair); {remedy}") from error
+    except ValueError as error:
+        raise LensFVError(f"{where}: not valid JSON ({error}); {remedy}") from error
+    return value
+
+
+def checked(value: Any, kind: Any, where: str, *, remedy: str = "make it again") -> Any:
+    """A value that came from JSON as the type it has to have: lists as tuples where it says so, nothing else converted.
+
+    Raises:
+        LensFVError: it has another type; the message says at which place.
+    """
+    if kind is Any or (kind is dict and isinstance(value, dict)):
+        return value
+    if kind is dict:
+        raise LensFVError(f"{where}: expected an object, found {_brief(value)}; {remedy}")
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        at = ".".join(str(part) for part in first["loc"] if not re.search(r"[\[(]", str(part)))
+        raise LensFVError(
+            f"{where}: {at + ': ' if at else ''}{first['msg']}, found {_brief(first['input'])}; {remedy}"
+        ) from error
+
+
+def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "make it again") -> dict[str, Any]:
+    """The arguments of a dataclass, each checked by its annotation.
+
+    Raises:
+        LensFVError: a field that is missing, unknown, or of another type.
+    """
+    known = {field.name: field for field in fields(kind)}
+    missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
+    unknown = [n for n in values if n not in known]
+    if missing or unknown:
+        which = f"no {', '.join(missing)}" if missing else f"an unknown {_brief(unknown[0])}"
+        raise LensFVError(f"{where}: {kind.__name__} with {which}; {remedy}")
+    return {n: checked(v, known[n].type, f"{where}: {n}", remedy=remedy) for n, v in values.items()}
+
+
+@lru_cache(maxsize=500)
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {_brief(next(name for name in found if names.count(name) > 1))} twice in one object")
+    return found
+
+
+def _bounded(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS or abs(value := int(digits)) >= 2**63:
+        raise ValueError(f"the whole number {_brief(digits)} is too large")
+    return value
+
+
+def _check_levels(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_NESTED):
+        inside = [each for each in level if type(each) is dict or type(each) is list]
+        level = [part for each in inside for part in (each.values() if type(each) is dict else each)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _brief(value: Any) -> str:
+    said = ascii(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."
