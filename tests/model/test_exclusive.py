@@ -1,24 +1,21 @@
 """One user at a time, everything put back: whichever line an interrupt lands on, whatever mode, thread or adapter there is."""
 
 import linecache
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from types import FrameType
 from typing import Any
 
 import peft
 import pytest
 import torch
 import transformers
-from helpers import tokens, toy_task
+from helpers import Interrupting, tokens, toy_task
 from torch.nn.utils import parametrizations
 from transformer_lens.model_bridge import TransformerBridge
 
-import lens_fv
 from lens_fv.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
@@ -34,42 +31,10 @@ from lens_fv.patching import Edit, run_branches
 from lens_fv.patching.sound import _with_own_attention
 from lens_fv.vectors import extract
 
-HERE = str(Path(lens_fv.__file__).parent)
 PROMPTS = [tokens(9, seed=1), tokens(6, seed=2)]
 
 
 # -- interrupts ----------------------------------------------------------------------------------------------------------
-
-
-class Interrupting:
-    """Raises KeyboardInterrupt at the n-th line event in lens_fv, as if the user had pressed Ctrl-C there; counts them all."""
-
-    def __init__(self, n: int | None = None, *, among: Callable[[str, int], bool] = lambda file, line: True) -> None:
-        self._n, self._among = n, among
-        self.lines: list[tuple[str, int]] = []
-
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(HERE) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        at = frame.f_code.co_filename, frame.f_lineno
-        if event == "line" and self._among(*at):
-            self.lines.append(at)
-            if len(self.lines) - 1 == self._n:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return self._line
-
-    def run(self, use: Callable[[], object]) -> BaseException | None:
-        before = sys.gettrace()
-        try:
-            sys.settrace(self)
-            use()
-        except KeyboardInterrupt as interrupt:
-            return interrupt  # with the frames that it went through, as an interactive session keeps it
-        finally:
-            sys.settrace(before)
-        return None
 
 
 def everything(model: LensModel) -> dict[str, Any]:
