@@ -1,9 +1,14 @@
 """What a tiny random model can be asked, and what can be done to it."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 
+import lens_fv
 from lens_fv.artefact import Provenance
 from lens_fv.patching import Edit
 from lens_fv.tasks import Pair, Task
@@ -77,3 +82,34 @@ def edits(model) -> list[tuple[Edit, ...]]:
         (edit(2, mode="add"), edit(2, site="resid_pre", mode="add"), edit(2), Edit(2, torch.tensor(0.5), mode="scale")),
     ]
     return [(), *heads, *sites, *early, *twice, (edit(2, head=1, mode="add"), *heads[0], *sites[2])]
+
+
+class Interrupting:
+    """Raises KeyboardInterrupt at the n-th line event in lens_fv, as if the user had pressed Ctrl-C there; counts them all."""
+
+    def __init__(self, n: int | None = None, *, among: Callable[[str, int], bool] = lambda file, line: True) -> None:
+        self._n, self.among = n, among
+        self.lines: list[tuple[str, int]] = []
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(str(Path(lens_fv.__file__).parent)) else None
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        at = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and self.among(*at):
+            self.lines.append(at)
+            if len(self.lines) - 1 == self._n:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._line
+
+    def run(self, use: Callable[[], object]) -> BaseException | None:
+        before = sys.gettrace()
+        try:
+            sys.settrace(self)
+            use()
+        except KeyboardInterrupt as interrupt:
+            return interrupt  # with the frames that it went through, as an interactive session keeps it
+        finally:
+            sys.settrace(before)
+        return None

@@ -14,6 +14,7 @@ from lens_fv.composition.weights import Score, source_gain
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.solutions import AnalogyEvaluation
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.progress import progress_bar
 from lens_fv.statistics import choice_shares
@@ -191,6 +192,7 @@ def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: 
     return made | {"logprob": best, "choice": choice, "calibrated": calibrated}
 
 
+@measured
 def _distances(model: LensModel, analogies: Sequence[Analogy]) -> Tensor:
     embedding = model.tl.W_E
 

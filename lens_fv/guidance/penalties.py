@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
+from lens_fv.model.measuring import eval_mode
 
 Importance = dict[str, tuple[Tensor, Tensor]]
 """By parameter: how much each number matters (Fisher information), and what it was."""
@@ -31,17 +33,13 @@ def importance(
         raise LensFVError("importance of weights on 0 batches: give some")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = {name: torch.zeros_like(p) for name, p in trained.items()}
-    training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            for batch in batches:
-                gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
-                for name, gradient in zip(trained, gradients, strict=True):
-                    if gradient is not None:
-                        found[name] += gradient.detach().square() / len(batches)
-    finally:
-        model.train(training)
+    with exclusive(model) as gate, torch.enable_grad():
+        eval_mode(gate, model)
+        for batch in batches:
+            gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
+            for name, gradient in zip(trained, gradients, strict=True):
+                if gradient is not None:
+                    found[name] += gradient.detach().square() / len(batches)
     for name in found if before else ():
         found[name] += before[name][0].to(found[name]) if before else 0
     return {name: (found[name], trained[name].detach().clone()) for name in found}

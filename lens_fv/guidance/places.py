@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 from lens_fv.patching import Edit
 
 PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?\.(?:o_proj|out_proj|c_proj|dense)")
@@ -34,6 +35,7 @@ class Places:
     """
 
     def __init__(self, model: nn.Module, n_heads: int) -> None:
+        self.model = model
         found = {name: match for name, _ in model.named_modules() if (match := PROJECTION.fullmatch(name))}
         self.projections = {int(match[2]): model.get_submodule(name) for name, match in found.items()}
         self.blocks = {int(match[2]): model.get_submodule(match[1]) for match in found.values()}
@@ -89,25 +91,25 @@ class Places:
 
             return read
 
-        with ExitStack() as hooks:
+        with exclusive(self.model, "is being read") as gate:
             for layer in sorted({layer for layer, _ in heads}):
                 own = [head for other, head in heads if other == layer]
-                handle = self.projections[layer].register_forward_pre_hook(hook(layer, own))
-                hooks.callback(handle.remove)
+                gate.put_hooks(self.projections[layer])
+                self.projections[layer].register_forward_pre_hook(hook(layer, own))
             yield found
 
     @contextmanager
     def adding(self, edits: Sequence[Edit], strength: float, at: Int[Tensor, " rows"]) -> Iterator[None]:
         """Inside the block, forward passes carry the edits' values, so many times, at each row's position."""
-        with ExitStack() as hooks:
+        with exclusive(self.model, "has something added to it") as gate:
             for edit in edits if strength else ():
                 add = _adder(edit, strength, at)
+                module = (self.blocks if edit.head is None and edit.site == "resid_post" else self.projections)[edit.layer]
+                gate.put_hooks(module)
                 if edit.head is not None:
-                    handle = self.projections[edit.layer].register_forward_pre_hook(_on_input(add))
+                    module.register_forward_pre_hook(_on_input(add))
                 else:
-                    module = self.blocks if edit.site == "resid_post" else self.projections
-                    handle = module[edit.layer].register_forward_hook(_on_output(add))
-                hooks.callback(handle.remove)
+                    module.register_forward_hook(_on_output(add))
             yield
 
 

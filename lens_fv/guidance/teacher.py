@@ -1,7 +1,8 @@
 """What is taught: by the same model without its updates, or as it was before."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.plain_heads import PlainHeads
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.model.cache import cache_of
+from lens_fv.model.exclusive import Gate, exclusive
+from lens_fv.model.measuring import eval_mode
 from lens_fv.patching import Edit
 
 
@@ -73,28 +76,28 @@ class Teacher:
     @contextmanager
     def teaching(self, model: nn.Module) -> Iterator[None]:
         """Inside the block the model is its own teacher, without gradients."""
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad(), _turned_off(model) if self._before is None else _swapped(model, self._before):
+        with exclusive(model, "is its own teacher for a while") as gate:
+            gate.afterwards(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+            eval_mode(gate, model)
+            if self._before is not None:
+                _swap(gate, model, self._before)
+            with torch.no_grad(), _turned_off(gate, model) if self._before is None else nullcontext():
                 yield
-        finally:
-            model.train(training)
 
 
-def _turned_off(model: Any) -> Any:
+def _turned_off(gate: Gate, model: Any) -> Any:
+    for module in model.modules():
+        for name in ("_disable_adapters", "_adapters_disabled"):
+            if name in vars(module):
+                gate.keep(vars(module), name)
+    for parameter in model.parameters():
+        gate.afterwards(partial(parameter.requires_grad_, parameter.requires_grad))
     return model.disable_adapter()
 
 
-@contextmanager
-def _swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block some parameters have other values; nothing is copied."""
+def _swap(gate: Gate, model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give some parameters other values; nothing is copied."""
     named = dict(model.named_parameters())
-    now = {name: named[name].data for name in values}
-    try:
-        for name, value in values.items():
-            named[name].data = value
-        yield
-    finally:
-        for name, value in now.items():
-            named[name].data = value
+    for name, value in values.items():
+        gate.afterwards(partial(setattr, named[name], "data", named[name].data))
+        named[name].data = value

@@ -40,8 +40,8 @@ def guided(trainer: type[T]) -> type[T]:
             if (guide is None and not self.penalties) or not model.training:
                 return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
             done = self.state.global_step / max(self.state.max_steps, 1)
-            around = nullcontext() if guide is None else guide.around(self.accelerator.unwrap_model(model), inputs, done=done)
-            with around as terms:
+            own = self.accelerator.unwrap_model(model)
+            with nullcontext() if guide is None else guide.around(own, inputs, done=done) as terms:
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
             added = [*(terms(outputs.logits).values() if terms else ()), *(penalty() for penalty in self.penalties)]
             # Trainer divides a loss by the number of batches of a step, unless that is already a mean over the whole step.

@@ -13,6 +13,7 @@ from lens_fv.heads.corruptions import contrast
 from lens_fv.heads.metrics import Metric
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured, measuring
 from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
 
@@ -154,7 +155,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
     tokens = torch.tensor([prompt.tokens], device=model.device)
     if not {*names, "hook_embed", "ln_final.hook_scale"} <= model.hook_names:
         raise LensFVError(f"attributions in {model.name}: it lacks hooks at the heads of some layer or at the final norm")
-    with torch.enable_grad(), model.hooks([("hook_embed", leaf), ("ln_final.hook_scale", keep)]):
+    with measuring(model), torch.enable_grad(), model.hooks([("hook_embed", leaf), ("ln_final.hook_scale", keep)]):
         seen = cache_activation_and_gradient(model.tl, tokens, value, names_filter=names)
     gradients = [seen.gradients.get(site) for site in sites]
     if not scale or any(g is None for g in gradients):
@@ -166,6 +167,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
     return _Linear(z, gradient, scale[-1])
 
 
+@measured
 def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "trials d_model"]:
     """What of a normalised final state raises a token's logit over the mean logit: its unembedding behind the norm's gain."""
     norm, unembedding = model.tl.ln_final, model.tl.W_U
@@ -176,6 +178,7 @@ def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "t
     return directions * (gain.float() + bool(getattr(model.tl.cfg, "rmsnorm_uses_offset", False)))
 
 
+@measured
 def _direct_effects(
     model: LensModel,
     change: Float[Tensor, "layers heads d_head"],

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from peft import LoraConfig, LoraModel
 from torch import nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import OWN_ADAPTER
 from lens_fv.model.plain import WRAPPED
 
 PARTS = ("q", "v")
-ADAPTER = "lens_fv"
 
 
 class Update(NamedTuple):
@@ -31,19 +33,21 @@ def adapted(model: LensModel, config: LoraConfig) -> Iterator[dict[tuple[int, st
         LensFVError: the model's projections are out of reach.
     """
     wrappers = projections(model)
-    frozen = [(p, p.requires_grad) for p in model.tl.parameters()]
     # One adapter a projection: bridges pass names on to what they wrap, which PEFT's search of a whole model trips over.
     one = replace(config, target_modules=[WRAPPED])
-    tuners: list[LoraModel] = []
-    try:
-        tuners += (LoraModel(wrapper, one, ADAPTER) for wrapper in wrappers.values())
-        layers: dict[tuple[int, str], Any] = {place: wrapper.get_submodule(WRAPPED) for place, wrapper in wrappers.items()}
-        yield {place: Update(lora.lora_A[ADAPTER].weight, lora.lora_B[ADAPTER].weight) for place, lora in layers.items()}
-    finally:
-        for tuner in tuners:
-            tuner.unload()
-        for parameter, before in frozen:
-            parameter.requires_grad_(before)
+    with exclusive(model, "has an adapter in it") as gate:
+        gate.put(vars(gate), "adapted", True)
+        for parameter in model.tl.parameters():
+            gate.afterwards(partial(parameter.requires_grad_, parameter.requires_grad))
+        layers: dict[tuple[int, str], Any] = {}
+        for place, wrapper in wrappers.items():
+            gate.keep(wrapper._modules, WRAPPED)  # where PEFT puts its layer
+            gate.keep(vars(wrapper), "peft_config")
+            LoraModel(wrapper, one, OWN_ADAPTER)
+            layers[place] = wrapper.get_submodule(WRAPPED)
+        yield {
+            place: Update(lora.lora_A[OWN_ADAPTER].weight, lora.lora_B[OWN_ADAPTER].weight) for place, lora in layers.items()
+        }
 
 
 def projections(model: LensModel) -> dict[tuple[int, str], nn.Module]:

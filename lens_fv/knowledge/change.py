@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 
@@ -38,7 +39,14 @@ def trainable(model: LensModel, settings: TeachSettings) -> Iterator[tuple[Any, 
         yield _adapted(plain, settings, asked)
         return
     chosen = {name: parameter for name, parameter in plain.named_parameters() if layers is None or asked(name)}
-    with _copied(chosen) as before:
+    with _copied(chosen) as before, exclusive(model, "is being taught") as gate:
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for name, parameter in chosen.items():
+                parameter.copy_(before(name))
+
+        gate.afterwards(put_back)
         for parameter in chosen.values():
             parameter.requires_grad_(True)
 
@@ -51,12 +59,7 @@ def trainable(model: LensModel, settings: TeachSettings) -> Iterator[tuple[Any, 
                     found[name] = moved
             return Change(found, {}, {})
 
-        try:
-            yield plain, change
-        finally:
-            with torch.no_grad():
-                for name, parameter in chosen.items():
-                    parameter.copy_(before(name))
+        yield plain, change
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, saved_transfer, unfit
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measuring
 from lens_fv.model.plain import plain_model
 from lens_fv.progress import progress_bar
 from lens_fv.training.loop import pad_token, padded
@@ -162,7 +163,7 @@ def _continuations(
     model: LensModel, plain: Any, max_new_tokens: int, temperature: float, top_p: float, prompts: Sequence[list[int]]
 ) -> list[str]:
     pad = pad_token(model.tokenizer)
-    with torch.no_grad():
+    with measuring(plain), torch.no_grad():
         written = plain.generate(
             **padded(prompts, pad, model.device, left=True),
             do_sample=True,

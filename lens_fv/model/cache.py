@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lens_fv.model.exclusive import exclusive
+from lens_fv.model.measuring import measuring
 from lens_fv.model.quiet import quiet_transformers
 
 NAMES = ("cache", "past_key_values")
@@ -98,7 +100,7 @@ def keeps_cache(model: Any) -> bool:
         n = min(12 if model.window is None or model.window > 256 else model.window + 5, model.n_ctx - 3)
         tokens = torch.randint(model.d_vocab, (1, n), generator=torch.Generator().manual_seed(0)).to(model.device)
         options = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        with hooks_off(model.tl):
+        with measuring(model), hooks_off(model.tl):
             written = transformers_generate(model.tl.original_model, tokens, use_cache=True, **options)
             whole = model.forward(written.sequences[:, :-1])[:, n - 1 :].float().softmax(-1)
         error = float((torch.stack(written.logits, 1).float().softmax(-1) - whole).abs().max())
@@ -116,22 +118,15 @@ def transformers_generate(hf: Any, tokens: Tensor, **options: Any) -> Any:
     """
     from transformers import GenerationConfig
 
-    own, hf.generation_config = hf.generation_config, GenerationConfig()
-    try:
-        with quiet_transformers():
-            return hf.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **{"pad_token_id": 0, **options})
-    finally:
-        hf.generation_config = own
+    with measuring(hf) as gate, quiet_transformers():
+        gate.put(vars(hf), "generation_config", GenerationConfig())
+        return hf.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **{"pad_token_id": 0, **options})
 
 
 @contextmanager
 def hooks_off(tl: Any) -> Iterator[None]:
     """Inside the block no hook of TransformerLens runs; after it all do that did before."""
-    kept = [(point, point._forward_hooks) for point in set(tl.hook_dict.values())]
-    for point, _ in kept:
-        point._forward_hooks = OrderedDict()
-    try:
+    with exclusive(tl, "has its hooks off") as gate:
+        for point in set(tl.hook_dict.values()):
+            gate.put(vars(point), "_forward_hooks", OrderedDict())
         yield
-    finally:
-        for point, hooks in kept:
-            point._forward_hooks = hooks

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.measuring import measuring
 
 SHOWN = 40
 """Characters of a prompt that a message shows, from its end."""
@@ -74,7 +75,8 @@ def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any
     Raises:
         LensFVError: they are not finite; it names the row and the first module that puts such numbers out.
     """
-    logits: Tensor = hf(**batch, **options).logits
+    with measuring(hf):
+        logits: Tensor = hf(**batch, **options).logits
     if all(rows := logits.detach().amax(-1).isfinite().all(-1).tolist()):
         return logits
     row = rows.index(False)

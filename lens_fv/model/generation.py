@@ -17,7 +17,9 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import keeps_cache, transformers_generate
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.finite import not_finite
+from lens_fv.model.measuring import measuring
 
 Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 
@@ -111,7 +113,7 @@ def generate_tokens(
             )
         groups[len(prompt)].append(i)
     written: dict[int, list[int]] = {}
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with measuring(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)
         for length, group in groups.items():
             tokens = torch.tensor([list(prompts[i]) for i in group], device=model.device)
@@ -153,11 +155,9 @@ def unpadded(batch: Mapping[str, Any]) -> list[list[int]]:
 
 @contextmanager
 def _generating(model: Any, length: int) -> Iterator[None]:
-    before, model.generation = model.generation, Generation(length)
-    try:
+    with exclusive(model) as gate:
+        gate.put(vars(model), "generation", Generation(length))
         yield
-    finally:
-        model.generation = before
 
 
 @contextmanager
@@ -182,13 +182,11 @@ def _passes_counted(model: Any) -> Iterator[None]:
             after.remove()
             raise not_finite(model, "text", row.tolist(), prompt=at, run=lambda: hf(**options).logits)
 
-    before = hf.register_forward_pre_hook(count, with_kwargs=True)
-    after = hf.register_forward_hook(check, with_kwargs=True)
-    try:
+    with exclusive(model) as gate:
+        gate.put_hooks(hf)
+        hf.register_forward_pre_hook(count, with_kwargs=True)
+        after = hf.register_forward_hook(check, with_kwargs=True)
         yield
-    finally:
-        before.remove()
-        after.remove()
 
 
 def transformers_text(

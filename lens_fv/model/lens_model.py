@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, overload
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 from lens_fv.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
+from lens_fv.model.exclusive import exclusive, while_on
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
+from lens_fv.model.measuring import check_weights, measured
 from lens_fv.model.rotary import rotary_border
 
 Hook = tuple[str, Callable[..., Any]]
@@ -31,7 +33,11 @@ class LensModel:
 
     Wraps a `TransformerBridge` (TransformerLens 3.9 and 4.x) or a `HookedTransformer` (3.9): accepted by what it can do, not
     by its class, so that nothing here imports a name that one of the versions lacks. The model stays the user's own: it is
-    put in eval mode, its parameters are frozen and a bridge's attention is made eager, nothing else changes.
+    put in eval mode, its parameters are frozen and a bridge's attention is made eager, nothing else changes. If it is put
+    in train mode later, it is in eval mode whenever it is run here, and in train mode again afterwards.
+
+    One thread at a time: a thread waits while another one runs the model, and gets a `LensFVError` while another one is in
+    a block that changes it (`applied`, `hooks`). Direct calls of `tl` are not guarded.
 
     Attributes:
         tl: the TransformerLens model itself.
@@ -100,7 +106,7 @@ class LensModel:
             fingerprint: of its weights before TransformerLens processed them; default: of the weights as they are.
 
         Raises:
-            LensFVError: the object lacks what a TransformerLens decoder has.
+            LensFVError: the object lacks what a TransformerLens decoder has, or has an adapter in it that is not merged.
         """
         if isinstance(tl, cls):
             return tl
@@ -112,6 +118,7 @@ class LensModel:
             )
         if tl.tokenizer is None:
             raise LensFVError(f"wrap {type(tl).__name__}: it has no tokenizer; boot it with tokenizer=...")
+        check_weights(tl)
         backend: Literal["bridge", "hooked"] = "bridge" if hasattr(tl, "original_model") else "hooked"
         if backend == "hooked":
             processed = getattr(tl.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
@@ -208,9 +215,13 @@ class LensModel:
         if not hooks:  # putting on none costs TransformerLens as much as putting on some
             yield
             return
-        with self.tl.hooks(fwd_hooks=list(hooks)):
-            yield
+        on = [True]
+        with exclusive(self, "has hooks on it") as gate:
+            gate.afterwards(on.clear)  # should an interrupt keep TransformerLens from taking one off
+            with self.tl.hooks(fwd_hooks=[(name, partial(while_on, on, hook)) for name, hook in hooks]):
+                yield
 
+    @measured
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
         """Logits of unpadded token ids, through the model's own forward: the reference for everything else.
 
@@ -222,6 +233,7 @@ class LensModel:
             self._check_rows("logits", logits.detach().amax(-1).isfinite(), tokens)
         return logits
 
+    @measured
     def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
         """Run unpadded token ids for what the hooks see, without unembedding where the model allows that.
 
@@ -320,20 +332,20 @@ class LensModel:
     @contextmanager
     def placeholders(self, lengthened: Callable[[Sequence[int]], Sequence[int]]) -> Iterator[None]:
         """Inside the block `generate` makes room in every prompt for states that a hook puts there."""
-        self._placeholders.append(lengthened)
-        try:
+        with exclusive(self, "has a soft prompt in it") as gate:
+            gate.put(vars(self), "_placeholders", [*self._placeholders, lengthened])
             yield
-        finally:
-            self._placeholders.remove(lengthened)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of residual-stream states after the last layer: final norm, unembedding, scale and soft cap."""
         return self.logits_of(self.final_norm(resid), slice(None))
 
+    @measured
     def final_norm(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """What the unembedding reads of a residual-stream state after the last layer."""
         return self.tl.ln_final(resid.reshape(1, -1, resid.shape[-1])).reshape(resid.shape)
 
+    @measured
     def logits_of(
         self, normed: Float[Tensor, "*batch d_model"], columns: slice | Int[Tensor, " columns"]
     ) -> Float[Tensor, "*batch columns"]:
@@ -388,6 +400,7 @@ class LensModel:
         return layer % self.n_layers
 
     @checked
+    @measured
     def head_write(
         self, layer: Whole, z: Float[Tensor, "*batch heads d_head"], *, include_bias: bool = False
     ) -> Float[Tensor, "*batch d_model"]:

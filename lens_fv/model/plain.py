@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive, gate_of, share_gate
 from lens_fv.model.fingerprint import WRAPPED
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import check_weights
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.weights import writes_bos
 
@@ -19,13 +22,18 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
     """The model's weights by transformers' names: the tensors themselves, not copies; what is written into them is noticed.
 
     Raises:
-        LensFVError: a model whose weights TransformerLens has processed.
+        LensFVError: a model whose weights TransformerLens has processed, or one with an adapter in it.
     """
     if model.backend != "bridge" or model.weight_processing != "raw":
         raise LensFVError(
             f"change the weights of {model.name}: TransformerLens has processed them ({model.backend}, "
             f"{model.weight_processing}); load it with load_model and weight_processing='raw'"
         )
+    if gate_of(model).adapted:
+        raise LensFVError(
+            f"change the weights of {model.name} inside an adapter's block: they have other names there; end it first"
+        )
+    check_weights(model)
     named = model.tl.original_model.named_parameters(remove_duplicate=False)
     return {_plain_name(name): parameter.detach() for name, parameter in named}
 
@@ -68,6 +76,7 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
         at, _, last = name.rpartition(".")
         setattr(plain.get_submodule(at), last, nn.Parameter(found[name], requires_grad=False))
     plain.tie_weights()
+    share_gate(plain, model)
     return plain.eval()
 
 
@@ -87,30 +96,30 @@ def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
         if name not in found or found[name].shape != value.shape:
             has = f"has {tuple(found[name].shape)} there" if name in found else "has no such weight"
             raise LensFVError(f"write {name} {tuple(value.shape)} into {model.name}: it {has}")
-    for name, value in values.items():
-        found[name].copy_(value)
-    # Of maps to queries, keys and values that transformers keeps as one, TransformerLens keeps the parts too, as copies.
-    for joint in model.tl.original_model.modules():
-        if hasattr(joint, "split_qkv_matrix"):
-            parts = joint.split_qkv_matrix(getattr(joint, WRAPPED))
-            for own, new in zip((joint.q, joint.k, joint.v), parts, strict=True):
-                for kept, now in zip(getattr(own, WRAPPED).parameters(), new.parameters(), strict=True):
-                    kept.copy_(now)
-    model.__dict__.pop("_has_unembed_bias", None)
+    with exclusive(model, "is being written to") as gate, gate.writing(set(values)):
+        for name, value in values.items():
+            found[name].copy_(value)
+        # Of maps to queries, keys and values that transformers keeps as one, TransformerLens keeps the parts too, as copies.
+        for joint in model.tl.original_model.modules():
+            if hasattr(joint, "split_qkv_matrix"):
+                parts = joint.split_qkv_matrix(getattr(joint, WRAPPED))
+                for own, new in zip((joint.q, joint.k, joint.v), parts, strict=True):
+                    for kept, now in zip(getattr(own, WRAPPED).parameters(), new.parameters(), strict=True):
+                        kept.copy_(now)
+        model.__dict__.pop("_has_unembed_bias", None)
 
 
 @contextmanager
 def weights_written(model: LensModel, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside the block some weights have other values; behind it they are again, to the bit, what they were."""
-    found = own_weights(model)
-    before = {name: found[name].clone() for name in values if name in found}
-    beneath, model.beneath = model.beneath, model.beneath or model.fingerprint
-    try:
+    with exclusive(model, "has other weights for a while") as gate:
+        gate.check(f"write into {model.name}")
+        found = own_weights(model)
+        before = {name: found[name].clone() for name in values if name in found}
+        gate.put(vars(model), "beneath", model.beneath or model.fingerprint)
+        gate.afterwards(partial(write_weights, model, before))
         write_weights(model, values)
         yield
-    finally:
-        write_weights(model, before)
-        model.beneath = beneath
 
 
 def _plain_name(name: str) -> str:

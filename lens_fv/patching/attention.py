@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.calls import forwards_replaced
 from lens_fv.patching.packing import Packing
@@ -117,7 +119,7 @@ def _capped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
-_current: ContextVar[Tree] = ContextVar("tree")
+_current: ContextVar[Tree | None] = ContextVar("tree", default=None)
 
 
 def _tree_attention(
@@ -133,7 +135,9 @@ def _tree_attention(
 ) -> tuple[Tensor, None]:
     # Arguments that are not known here may change the result; the check against the plain loop would then show it.
     by = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _current.get().attend_packed(query, key, value, attention_mask, by, softcap), None
+    tree = _current.get()
+    assert tree is not None
+    return tree.attend_packed(query, key, value, attention_mask, by, softcap), None
 
 
 AttentionInterface.register(NAME, _tree_attention)
@@ -160,18 +164,13 @@ def tree_attention(model: LensModel, tree: Tree) -> Iterator[None]:
         _RUNS_NATIVELY[model] = all(map(_own_projections, bridges, native))
     if not _RUNS_NATIVELY[model]:
         raise LensFVError(f"branch {model.name}: TransformerLens projects with copies of what transformers projects with")
-    configs = {id(module.config): module.config for module in native}.values()
-    before = [config._attn_implementation_internal for config in configs]
-    token = _current.set(tree)
-    try:
-        for config in configs:
-            config._attn_implementation_internal = NAME
-        with forwards_replaced(bridges, [_through(bridge, module) for bridge, module in zip(bridges, native, strict=True)]):
-            yield
-    finally:
-        _current.reset(token)
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation_internal = name
+    forwards = [_through(bridge, module) for bridge, module in zip(bridges, native, strict=True)]
+    with exclusive(model, "has other attention for a while") as gate, forwards_replaced(model, bridges, forwards):
+        gate.afterwards(partial(_current.set, _current.get()))
+        _current.set(tree)
+        for config in {id(module.config): module.config for module in native}.values():
+            gate.put(vars(config), "_attn_implementation_internal", NAME)
+        yield
 
 
 def _through(bridge: Any, module: Any) -> Callable[..., Any]:

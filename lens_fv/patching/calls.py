@@ -18,7 +18,9 @@ from transformers import DynamicCache
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import run_body
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measuring
 from lens_fv.patching.plan import is_out_of_memory
 
 Kind = Literal["fixed", "query", "key", "token"]
@@ -80,7 +82,7 @@ def record_calls(
         calls.clear()
         hidden.clear()
         try:
-            with torch.no_grad(), forwards_replaced(blocks, [note] * len(blocks)):
+            with measuring(model), torch.no_grad(), forwards_replaced(model, blocks, [note] * len(blocks)):
                 run_body(model.tl.original_model.base_model, tokens, seen, positions, cache)
         except Exception as e:  # a model that unpacks what a block returns may fail over a bare tensor in any way it likes
             if is_out_of_memory(e):
@@ -131,13 +133,10 @@ def _kinds(model: LensModel, plain: Tensor, more: Tensor, later: Tensor, other: 
 
 
 @contextmanager
-def forwards_replaced(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Give modules another forward for a while."""
-    # Into the instance's own dictionary: a bridge component passes plain assignments on to the module it wraps.
-    for module, forward in zip(modules, forwards, strict=True):
-        vars(module)["forward"] = forward
-    try:
+def forwards_replaced(model: LensModel, modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Give modules of a model another forward for a while."""
+    with exclusive(model, "has other forwards for a while") as gate:
+        # Into the instance's own dictionary: a bridge component passes plain assignments on to the module it wraps.
+        for module, forward in zip(modules, forwards, strict=True):
+            gate.put(vars(module), "forward", forward)
         yield
-    finally:
-        for module in modules:
-            del vars(module)["forward"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.patching.batched import BatchedTrunk
 from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
 from lens_fv.patching.hooked import HookedTrunk
@@ -112,6 +113,7 @@ def branch_way(model: LensModel, method: Method = "auto") -> Way:
 
 
 @torch.no_grad()
+@measured
 def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0) -> Check:
     """Compare the fast ways with the plain loop on a handful of random edits of two short prompts of different length.
 

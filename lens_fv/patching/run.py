@@ -11,6 +11,7 @@ from lens_fv.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measuring
 from lens_fv.patching.check import AnyTrunk, Method, Way, branch_way, open_trunk
 from lens_fv.patching.edit import Branch, BranchLike, Edit, check_branches, placed, positions
 from lens_fv.patching.loop import LoopTrunk
@@ -152,7 +153,8 @@ class OpenPrompts:
         if not groups:
             raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")
         longest = max(len(answer) for group in groups for each in group.answers for answer in each)
-        parts = [part for group in groups for part in self._run_group(group, max(longest, 1), readout, keep, tick)]
+        with measuring(self.model):
+            parts = [part for group in groups for part in self._run_group(group, max(longest, 1), readout, keep, tick)]
         order = torch.tensor([index for indices, _ in parts for index in indices], device=parts[0][1].device)
         return torch.cat([part for _, part in parts], 1)[:, order.argsort()]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import hooks_off
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.patching.calls import forwards_replaced
 
 
@@ -74,6 +75,7 @@ _SOUND: WeakSet[LensModel] = WeakSet()
 
 
 @torch.no_grad()
+@measured
 def require_sound(model: LensModel) -> None:
     """Check a model once, at its first use.
 
@@ -101,5 +103,5 @@ def require_sound(model: LensModel) -> None:
 def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
     """Logits with transformers' attention modules in place of what TransformerLens makes of them."""
     bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
-    with forwards_replaced(bridges, [bridge.original_component.__call__ for bridge in bridges]):
+    with forwards_replaced(model, bridges, [bridge.original_component.__call__ for bridge in bridges]):
         return model.tl(tokens.to(model.device), return_type="logits")

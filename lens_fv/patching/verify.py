@@ -10,6 +10,7 @@ from lens_fv.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.model.plain import plain_model
 from lens_fv.patching.check import check_engine
 from lens_fv.patching.edit import Edit
@@ -28,6 +29,7 @@ class Finding(NamedTuple):
 
 @checked
 @torch.no_grad()
+@measured
 def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
     """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
 

@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.tasks import Pair
 
 
 @torch.no_grad()
+@measured
 def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tensor, "pairs d_model"]:
     """Embedding of each (primary) output less that of its input, each word the mean over its tokens."""
     words = _words(pairs)

@@ -3,6 +3,7 @@
 import torch
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.loading import wrap_transformers
 from lens_fv.model.plain import write_weights
@@ -32,13 +33,15 @@ def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) ->
             f"switch {model.name} to {run.folder}: that is a run of {run.about['model']}, and takes a model from load_model"
         )
     hf_model, tokenizer = load_checkpoint(run, checkpoint, device=model.device, dtype=model.dtype)
-    if model.weight_processing == "raw":
-        write_weights(model, dict(hf_model.named_parameters(remove_duplicate=False)))
-    else:
-        said = Place(run.source, model.name, run.about["revision"])
-        fresh = wrap_transformers(hf_model, tokenizer, said, model.weight_processing, device=str(model.device))
-        found: dict[str, torch.Tensor] = dict(fresh.tl.named_parameters()) | dict(fresh.tl.named_buffers())
-        for name, tensor in (*model.tl.named_parameters(), *model.tl.named_buffers()):
-            tensor.copy_(found[name])
-        model.weights_changed(fresh.fingerprint)
-    model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"
+    # The revision belongs to the weights: a model that is interrupted in between is refused until it is switched again.
+    with exclusive(model, "is being switched to another checkpoint") as gate, gate.writing({"revision"}):
+        if model.weight_processing == "raw":
+            write_weights(model, dict(hf_model.named_parameters(remove_duplicate=False)))
+        else:
+            said = Place(run.source, model.name, run.about["revision"])
+            fresh = wrap_transformers(hf_model, tokenizer, said, model.weight_processing, device=str(model.device))
+            found: dict[str, torch.Tensor] = dict(fresh.tl.named_parameters()) | dict(fresh.tl.named_buffers())
+            for name, tensor in (*model.tl.named_parameters(), *model.tl.named_buffers()):
+                tensor.copy_(found[name])
+            model.weights_changed(fresh.fingerprint)
+        model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"

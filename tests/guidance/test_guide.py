@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from helpers import Interrupting
 from peft import LoraConfig, get_peft_model
 
 from lens_fv.artefact import Provenance
@@ -14,6 +15,7 @@ from lens_fv.divergence import divergence
 from lens_fv.errors import LensFVError
 from lens_fv.guidance import PRESETS, Guide, GuideSettings
 from lens_fv.guidance.guide import IGNORED, last_prompt_token
+from lens_fv.guidance.penalties import importance
 from lens_fv.guidance.places import Places
 from lens_fv.model.quiet import hushed
 from lens_fv.vectors import FunctionVector
@@ -463,3 +465,29 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(student, vector):
     guide.edits[0].value.fill_(math.inf)
     with pytest.raises(LensFVError, match="guide: distill is nan at step 2"):
         terms_of(guide, student, batch())
+
+
+@pytest.mark.parametrize("teacher", ["base", "before"])
+def test_an_interrupt_leaves_the_student_as_it_was(huggingface_model, vector, teacher):
+    model = adapted(huggingface_model("llama"))
+    for module in model.modules():
+        module.training = "mlp" not in type(module).__name__.lower()  # modes may differ within a model
+    guide = Guide(model, vector, GuideSettings(distill=1.0, heads=1.0, intervene=1.0, teacher=teacher))
+    inputs = batch()
+
+    def state():
+        modules = [
+            (m.training, vars(m).get("_disable_adapters"), [*m._forward_hooks, *m._forward_pre_hooks]) for m in model.modules()
+        ]
+        return torch.is_grad_enabled(), modules, [(id(p), p.requires_grad, p.data_ptr()) for p in model.parameters()]
+
+    uses = [lambda: guide.loss(model, inputs), lambda: importance(model, [inputs])]
+    for use in uses:
+        use()
+        counted = Interrupting()
+        counted.run(use)
+        last = {line: i for i, line in enumerate(counted.lines)}
+        before = state()
+        for line, i in [*last.items()][::12]:
+            assert Interrupting(i).run(use) is not None
+            assert state() == before, f"interrupted at {line}"

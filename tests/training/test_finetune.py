@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from helpers import toy_task, written
+from helpers import Interrupting, toy_task, written
 from peft import PeftModel
 from safetensors.torch import load, load_file, save_file
 
@@ -171,6 +171,28 @@ def test_a_switched_model_is_the_checkpoint(run, model_folder, weight_processing
     switch(model, run, None)
     assert torch.equal(model.forward(tokens), base)
     assert model.revision == revision
+
+
+@pytest.mark.parametrize("weight_processing", ["raw", pytest.param("compat", marks=pytest.mark.slow)])
+def test_a_model_that_is_interrupted_while_it_is_switched_is_refused_or_whole(run, model_folder, weight_processing):
+    model, tokens = load_model(model_folder, weight_processing=weight_processing), torch.tensor([[0, 5, 9, 31, 8]])
+    known = {str(model.revision): model.forward(tokens)}
+    switch(model, run, run.checkpoints[3])
+    known[str(model.revision)] = model.forward(tokens)
+    counted = Interrupting(among=lambda file, line: file.endswith(("switch.py", "plain.py")))
+    counted.run(lambda: switch(model, run, None))
+    last = {line: i for i, line in enumerate(counted.lines)}
+    refused = 0
+    for line, i in [*last.items()][-8::2]:
+        assert Interrupting(i, among=counted.among).run(lambda: switch(model, run, run.checkpoints[3]))
+        try:
+            assert torch.equal(model.forward(tokens), known[str(model.revision)]), line
+        except LensFVError as error:
+            assert "were being written when that was interrupted" in str(error)
+            refused += 1
+        switch(model, run, None)
+        assert torch.equal(model.forward(tokens), known[str(model.revision)])
+    assert refused
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "opt", "gemma3"])
