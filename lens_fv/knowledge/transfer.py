@@ -14,7 +14,7 @@ from lens_fv.card import card_text
 from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
-from lens_fv.json_files import checked, parse_json, record
+from lens_fv.json_files import checked as validated, parse_json, record
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_rows
 from lens_fv.texts import read_text
@@ -157,7 +157,7 @@ def saved_transfer(text: str) -> TransferSet | None:
         return None
     about = found.get("provenance")
     said = record(TransferSet, {key: value for key, value in found.items() if key not in ("kind", "provenance")}, where)
-    made = Provenance(**as_tuples(record(Provenance, checked(about, dict, where), where))) if about else None
+    made = Provenance(**as_tuples(record(Provenance, validated(about, dict, where), where))) if about else None
     return TransferSet(**said, provenance=made)
 
 
