@@ -47,7 +47,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
-    assert {"condition", "top1", "low", "high", "n", "mean_logprob"} <= set(tuned["results"][0])
+    assert {"condition", "top1", "low", "high", "n", "logprob_per_answer"} <= set(tuned["results"][0])
 
     vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
     code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--shots", "2", "--out", "all.safetensors")
