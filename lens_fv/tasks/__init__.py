@@ -2,7 +2,7 @@
 
 from lens_fv.tasks.analogies import Analogy, make_analogies
 from lens_fv.tasks.analogy_files import read_analogies
-from lens_fv.tasks.builtin import list_tasks, load_task
+from lens_fv.tasks.builtin import list_tasks, load_task, load_tasks
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
 from lens_fv.tasks.folders import read_tasks
 from lens_fv.tasks.instructions import ChatTemplate, chat_template, read_instructions
@@ -32,6 +32,7 @@ __all__ = [
     "list_task",
     "list_tasks",
     "load_task",
+    "load_tasks",
     "make_analogies",
     "read_analogies",
     "read_instructions",

@@ -90,13 +90,13 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _analogy(row: Any, where: str) -> Analogy:
-    keys: set[Any] = {*row} if isinstance(row, Mapping) else set()
+    fields = cast(Mapping[str, Any], row) if isinstance(row, Mapping) else dict[str, Any]()
     try:
-        if {"stem", "choice", "answer"} <= keys:
-            return _stemmed(row, where)
-        if not {"a", "b", "c"} <= keys or not {"d", "answer"} & keys:
+        if {"stem", "choice", "answer"} <= fields.keys():
+            return _stemmed(fields)
+        if not {"a", "b", "c"} <= fields.keys() or not {"d", "answer"} & fields.keys():
             raise LensFVError(f"not an analogy; give {FORMATS}")
-        return _plain(cast(Mapping[str, Any], row))
+        return _plain(fields)
     except LensFVError as e:
         raise LensFVError(f"{where}: {e}") from None
 
@@ -118,12 +118,12 @@ def _plain(fields: Mapping[str, Any]) -> Analogy:
     return Analogy(a, b, c, answers, choices, relation=relation)
 
 
-def _stemmed(row: Mapping[str, Any], where: str) -> Analogy:
+def _stemmed(row: Mapping[str, Any]) -> Analogy:
     pairs: list[Any] = [row["stem"], *row["choice"]] if isinstance(row["choice"], list) else [row["stem"]]
     whole = all(isinstance(p, list) and [type(w) for w in cast(list[Any], p)] == [str, str] for p in pairs)
     answer = row["answer"]
     if not whole or not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(pairs) - 1:
-        raise LensFVError(f"{where}: stem has to be a pair, choice a list of pairs, and answer the number of one, from 0")
+        raise LensFVError("stem has to be a pair, choice a list of pairs, and answer the number of one, from 0")
     return _chosen(cast(list[list[str]], pairs), answer)
 
 

@@ -140,7 +140,8 @@ def _cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def is_table(text: str, columns: Columns) -> bool:
     """Whether a text of no other format can be a table: its first line has a known column, or is a pair without commas."""
-    _, names = next(_cells(text, Path()), ("", []))
+    nothing: tuple[str, list[str]] = ("", [])
+    _, names = next(_cells(text, Path()), nothing)
     known = {name.strip().lower() for name in names} & {*INPUT_NAMES, *OUTPUT_NAMES, columns.input, columns.output}
     return bool(known or columns.numbers or (len(names) == 2 and _delimiter(text) in ("\t", None)))
 
