@@ -1,11 +1,22 @@
 """Text files that users write: read, or the line that is wrong."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lens_fv.errors import LensFVError
 from lens_fv.json_files import parse_json
+
+
+def nfc(text: str) -> str:
+    """What a text is compared by: its canonical composition (NFC), so that "é" is one text however it is encoded."""
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    """Its canonical decomposition: letters and their marks, one by one."""
+    return unicodedata.normalize("NFD", text)
 
 
 def read_text(path: Path, wanted: str) -> str:

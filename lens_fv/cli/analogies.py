@@ -125,6 +125,6 @@ def _table(results: "Sequence[AnalogyResult]", title: str) -> Table:
         if r.n_choice:
             choice = (f"{r.choice:.2f}", f"[{r.choice_low:.2f}, {r.choice_high:.2f}]", f"{r.calibrated:.2f}")
         table.add_row(
-            r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.full:.2f}", f"{r.mean_logprob:.2f}", *choice
+            r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.full:.2f}", f"{r.logprob_per_token:.2f}", *choice
         )
     return table

@@ -33,20 +33,40 @@ def models(
 
 
 def tasks(
-    name: Annotated[str | None, typer.Argument(help="Show this relation, or this file of pairs, in full.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this relation or file of pairs in full; or list those of this folder.")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="List this group alone, such as morphology.")] = None,
     family: Annotated[str | None, typer.Option(help="List this family alone, such as inflection.")] = None,
+    input_column: Annotated[
+        str | None, typer.Option(help="The file's column of inputs: its name or, without a header, its number from 1.")
+    ] = None,
+    output_column: Annotated[str | None, typer.Option(help="Likewise its column of outputs.")] = None,
+    alternatives: Annotated[
+        str | None, typer.Option(help="What separates acceptable outputs in the file, such as /; empty: nothing does.")
+    ] = None,
     as_json: AsJson = False,
     seed: NoSeed = 0,  # noqa: ARG001
     device: NoDevice = None,  # noqa: ARG001
     dtype: NoDtype = None,  # noqa: ARG001
     out: Report = None,
 ) -> None:
-    """List the built-in relations, or show one. Writes nothing unless --out is given."""
-    from lens_fv.tasks import list_tasks, load_task
+    """List the built-in relations, or show one, or a file as it is understood.
 
+    Writes nothing unless --out is given; what is then written of one task is a file of that task.
+    """
+    from lens_fv.errors import LensFVError
+    from lens_fv.tasks import list_tasks, load_task, load_tasks, read_task
+
+    columns = {"input_column": input_column, "output_column": output_column, "alternatives": alternatives}
+    told = any(value is not None for value in columns.values())
+    if told and (name is None or name in list_tasks() or Path(name).is_dir()):
+        raise LensFVError(f"columns or alternatives of {name or 'all relations'}: these options are for one file of pairs")
     if name is None:
         found = [load_task(n) for n in list_tasks(group=group, family=family)]
+    else:
+        found = [read_task(name, **columns)] if told else load_tasks(name)
+    if name is None or len(found) > 1:
         table = _table("name", "group", "family", "pairs", "example", "majority label")
         rows: list[dict[str, object]] = []
         for task in sorted(found, key=lambda t: (t.group, t.family, t.name)):
@@ -57,7 +77,7 @@ def tasks(
             rows.append({"name": task.name, **kind, "pairs": len(task), "majority": label, "share": share})
         emit({"tasks": rows}, as_json, table, out=out)
         return
-    task = load_task(name)
+    task = found[0]
     table = _table("input", "acceptable outputs", title=f"{task.name}: {len(task)} pairs. {task.source} {task.licence}")
     for pair in task.pairs:
         table.add_row(pair.input, ", ".join(pair.outputs))
@@ -67,8 +87,10 @@ def tasks(
         "family": task.family,
         "source": task.source,
         "licence": task.licence,
+        "languages": list(task.languages),
         "relation_words": list(task.relation_words),
         "instructions": list(task.instructions),
+        "clozes": list(task.clozes),
         "pairs": [{"input": p.input, "output": list(p.outputs)} for p in task.pairs],
     }
     emit(payload, as_json, table, *(f"instruction: {i}" for i in task.instructions), out=out)

@@ -38,7 +38,7 @@ def build(
     model: ModelName = DEFAULT_MODEL,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", help="A relation or a file; several times. Default: all built-in ones."),
+        typer.Option("--task", help="A relation, a file or a folder of files; several times. Default: all built-in ones."),
     ] = None,
     group: Group = None,
     family: Family = None,
@@ -65,9 +65,9 @@ def build(
     """
     from lens_fv.composition import Extracted, Tuned, build_library
     from lens_fv.composition.recipes import middle_layer
-    from lens_fv.tasks import list_tasks, load_task
+    from lens_fv.tasks import list_tasks, load_tasks
 
-    the_tasks = [load_task(name) for name in task or list_tasks(group=group, family=family)]
+    the_tasks = [one for name in task or list_tasks(group=group, family=family) for one in load_tasks(name)]
     lens = open_model(model, device, dtype)
     folder = out or Path(f"{file_name(lens.name)}-library")
     if method == "extracted":

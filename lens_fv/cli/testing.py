@@ -161,7 +161,7 @@ def sweep(
     best, plain = found.best(), float(found.plain_top1.double().mean())
     said = (
         f"best by log-probability: layer {best.layer}, scale {best.scale:g}: top-1 {best.top1:.2f} [{best.low:.2f}, "
-        f"{best.high:.2f}], log-probability {best.mean_logprob:.2f} (without the vector {plain:.2f}, "
+        f"{best.high:.2f}], log-probability {best.logprob_per_answer:.2f} (without the vector {plain:.2f}, "
         f"{float(found.plain_logprob.mean()):.2f})"
     )
     payload = {
@@ -177,8 +177,10 @@ def sweep(
 
 def results_table(results: "Sequence[Result]") -> Table:
     """Conditions with their scores and intervals."""
-    table = columns("condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob.", "n", title="on the test split")
+    table = columns(
+        "condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob. an answer", "n", title="on the test split"
+    )
     for r in results:
         cells: list[Any] = [r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.top3:.2f}", f"{r.full:.2f}"]
-        table.add_row(*cells, f"{r.mean_logprob:.2f}", str(r.n))
+        table.add_row(*cells, f"{r.logprob_per_answer:.2f}", str(r.n))
     return table

@@ -142,7 +142,7 @@ def _fitted(
     rng = torch.Generator().manual_seed(provenance.seed)
     for epoch in range(options["epochs"] + 1):
         with torch.no_grad():
-            found = test.mean_logprob(now())
+            found = test.logprob_per_token(now())
         if found > best:
             best, kept = found, now()
         if epoch == options["epochs"]:

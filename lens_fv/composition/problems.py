@@ -46,8 +46,8 @@ class Problems:
         left_out = self.left_out[owners]
         return shape.logits(without_left_out(self.scores[owners], left_out)).masked_fill(left_out, -torch.inf)
 
-    def mean_logprob(self, found: WeightMap) -> float:
-        """Of the answers' tokens, per token, with a map."""
+    def logprob_per_token(self, found: WeightMap) -> float:
+        """Mean log-probability of the answers' tokens with a map, per token, in nats."""
         vectors = found.scale * (found.weights(self.scores, left_out=self.left_out) @ self._basis.vectors)
         losses = [batch.losses([self._basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
         return -float(torch.cat(losses).mean())

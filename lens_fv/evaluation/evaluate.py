@@ -43,7 +43,8 @@ class Result(NamedTuple):
         n: items.
         top3: the same among the three likeliest.
         full: share of items for which greedy decoding writes an acceptable answer to its end.
-        mean_logprob: mean log-probability of the (best acceptable) answer, in nats; `logprob_low`, `logprob_high`: bootstrap.
+        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
+            bootstrap. Longer answers have less; analogies have `logprob_per_token`.
     """
 
     condition: str
@@ -53,7 +54,7 @@ class Result(NamedTuple):
     n: int
     top3: float
     full: float
-    mean_logprob: float
+    logprob_per_answer: float
     logprob_low: float
     logprob_high: float
 
@@ -103,7 +104,8 @@ class Evaluation(Artefact):
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, log-prob {r.mean_logprob:.2f}"
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, "
+            f"log-prob an answer {r.logprob_per_answer:.2f}"
             for r in self.results
         }
         items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)

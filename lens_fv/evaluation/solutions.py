@@ -20,7 +20,8 @@ class AnalogyResult(NamedTuple):
         top1: share whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson interval.
         n: analogies.
         full: share for which greedy decoding writes an acceptable answer to its end.
-        mean_logprob: of the best acceptable answer's tokens, per token, in nats; `logprob_low`, `logprob_high`: bootstrap.
+        logprob_per_token: log-probability of the best acceptable answer's tokens, per token, in nats; `logprob_low`,
+            `logprob_high`: bootstrap.
         choice: share of multiple choices won by mean log-probability a token; where k choices tie for the best and the
             right one is among them, 1/k of it is won. `choice_low`, `choice_high`: Wilson interval; not a number without any.
         calibrated: the same, less what each choice has without any vector. Without one all choices tie: that is chance.
@@ -33,7 +34,7 @@ class AnalogyResult(NamedTuple):
     high: float
     n: int
     full: float
-    mean_logprob: float
+    logprob_per_token: float
     logprob_low: float
     logprob_high: float
     choice: float
@@ -111,7 +112,8 @@ class AnalogyEvaluation(Artefact):
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], log-prob {r.mean_logprob:.2f}, choice {r.choice:.2f}"
+            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], "
+            f"log-prob a token {r.logprob_per_token:.2f}, choice {r.choice:.2f}"
             for r in self.results
         }
         return super().facts() | {"analogies": str(len(self.top1))} | rows

@@ -8,6 +8,7 @@ from typing import Literal
 from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Prompt
+from lens_fv.texts import nfc, nfd
 
 GAP = "___"
 Kind = Literal["explicit", "inferential", ""]
@@ -110,9 +111,10 @@ class Entity:
     def mention(self, text: str) -> tuple[int, int] | None:
         """Where its first mention in a text begins and ends, as indices of characters; None: it is not mentioned.
 
-        Names count in any case, and as whole words.
+        Names count in any case, in either Unicode normalisation, and as whole words.
         """
-        names = sorted((self.name, *self.aliases), key=len, reverse=True)
+        spelt = {form(name) for name in (self.name, *self.aliases) for form in (str, nfc, nfd)}
+        names = sorted(spelt, key=lambda name: (-len(name), name))
         found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", text, re.IGNORECASE)
         return found.span() if found else None
 

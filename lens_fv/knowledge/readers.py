@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import GAP, Entity, EntityProbe, Kind
-from lens_fv.texts import json_lines, read_text
+from lens_fv.texts import json_lines, nfc, read_text
 
 HOLE, END = "<extra_id_0>", "<extra_id_1>"
 SCHEMAS = (
@@ -50,7 +50,7 @@ def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") 
     found: dict[tuple[str, ...], Entity] = {}
     for where, row in read_rows(path):
         one = row.entity
-        at = (one.name, one.definition, *([where] if by == "row" else []))
+        at = (nfc(one.name), nfc(one.definition), *([where] if by == "row" else []))
         found[at] = replace(found[at], probes=found[at].probes + one.probes) if at in found else one
     return tuple(_with_keys(found.values()))
 
@@ -62,6 +62,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(item, dict):
             raise LensFVError(f"{where}: expected an object, found {json.dumps(item)[:40]}; entities are {SCHEMAS}")
         row = cast(dict[str, Any], item)
+        if {"ent_str", "name"} <= row.keys():
+            raise LensFVError(f"{where}: the entity can be ent_str or name; leave one out")
         try:
             yield where, _published_row(row, where) if "ent_str" in row else _row(row, where)
         except KeyError as error:
@@ -117,8 +119,9 @@ def _with_keys(entities: Any) -> Iterator[Entity]:
     """Keys that differ where names do not."""
     seen: dict[str, int] = {}
     for entity in entities:
-        seen[entity.name] = seen.get(entity.name, 0) + 1
-        yield entity if seen[entity.name] == 1 else replace(entity, key=f"{entity.name}#{seen[entity.name]}")
+        name = nfc(entity.name)
+        seen[name] = seen.get(name, 0) + 1
+        yield entity if seen[name] == 1 else replace(entity, key=f"{entity.name}#{seen[name]}")
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from lens_fv.files import write_whole
 from lens_fv.json_files import checked as validated, parse_json, record
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_rows
-from lens_fv.texts import read_text
+from lens_fv.texts import nfc, read_text
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")
@@ -181,4 +181,4 @@ def unfit(sentence: str, entity: Entity, kept: Collection[str]) -> str:
         return "no mention" if sentence.strip() else "empty"
     if not re.search(r"\w", sentence[end:]):  # nothing to be taught behind the mention
         return "empty"
-    return "duplicate" if sentence in kept else ""
+    return "duplicate" if nfc(sentence) in map(nfc, kept) else ""

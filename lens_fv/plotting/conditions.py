@@ -10,11 +10,11 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, Result, wilson_interval
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
-BarMeasure = Literal["top1", "full", "mean_logprob"]
+BarMeasure = Literal["top1", "full", "logprob_per_answer"]
 _AXES = {
     "top1": "first-token accuracy",
     "full": "whole-answer accuracy",
-    "mean_logprob": "mean log-probability (nats)",
+    "logprob_per_answer": "mean log-probability of the answer (nats)",
 }
 _STYLE = {
     "none": ("no vector", GREY),
@@ -38,7 +38,7 @@ def condition_bars(
     Args:
         evaluations: by task.
         conditions: which, in this order; default: all, controls last.
-        measure: "top1", "full" (Wilson's intervals) or "mean_logprob" (bootstrap intervals).
+        measure: "top1", "full" (Wilson's intervals) or "logprob_per_answer" (bootstrap intervals).
 
     Raises:
         LensFVError: nothing to draw, or a condition that no evaluation has.
@@ -65,7 +65,7 @@ def condition_bars(
             label = _k_shot(evaluations)
         traces += _bars(rows[condition], plain(label), colour, measure, gap=0.02 * span, size=size)
     names = [plain(task) for task in evaluations]
-    limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "mean_logprob" else {}
+    limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "logprob_per_answer" else {}
     return figure(
         traces,
         title=f"{_AXES[measure].capitalize()} with and without the vector: {_about(evaluations)}",
@@ -106,7 +106,7 @@ def _bars(
         textposition="none",
         hovertemplate="%{x}: %{text}",
     )
-    down = measure == "mean_logprob"
+    down = measure == "logprob_per_answer"
     numbers = go.Scatter(
         x=tasks,
         y=[low - gap for low in lows] if down else [high + gap / 2 for high in highs],
@@ -129,7 +129,7 @@ def _numbers(row: Result, measure: BarMeasure) -> tuple[float, float, float]:
         return row.top1, row.low, row.high
     if measure == "full":
         return row.full, *wilson_interval(round(row.full * row.n), row.n)
-    return row.mean_logprob, row.logprob_low, row.logprob_high
+    return row.logprob_per_answer, row.logprob_low, row.logprob_high
 
 
 def _in_order(found: Sequence[str]) -> list[str]:

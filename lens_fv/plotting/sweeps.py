@@ -82,7 +82,7 @@ def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") 
     hover = [
         f"{'' if sweep.site == 'heads' else 'layer '}{layer_names[c.layer]}, scale {scale_names[c.scale]}: "
         f"accuracy {c.top1:.3f} [{c.low:.3f}, {c.high:.3f}]<br>"
-        f"log-probability {c.mean_logprob:.3f} [{c.logprob_low:.3f}, {c.logprob_high:.3f}]"
+        f"log-probability {c.logprob_per_answer:.3f} [{c.logprob_low:.3f}, {c.logprob_high:.3f}]"
         for c in sweep.cells()
     ]
     n_scales = len(scale_names)

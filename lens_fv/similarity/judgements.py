@@ -11,7 +11,7 @@ import numpy as np
 
 from lens_fv.errors import LensFVError
 from lens_fv.similarity.matrix import FEWEST, SimilarityMatrix
-from lens_fv.texts import json_lines, read_text
+from lens_fv.texts import json_lines, nfc, read_text
 
 FORMATS = "a square CSV or TSV with names in its first row and column, or a list (CSV, TSV, JSON lines) of a, b, score"
 
@@ -32,7 +32,7 @@ def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -
 
     Args:
         path: a UTF-8 file; its content says which form it has.
-        known: names that may occur; default: any.
+        known: names that may occur, in any Unicode normalisation; default: any.
 
     Raises:
         LensFVError: neither form, an unknown name, a score that is no number, two scores of the same pair, a matrix that is
@@ -40,12 +40,13 @@ def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     """
     path = Path(path)
     text = read_text(path, f"judgements: {FORMATS}")
+    spelt = {nfc(name): name for name in known or ()}
     names: dict[str, int] = {}
     first: dict[frozenset[str], _Judgement] = {}
     rows = _json_judgements(text, path) if text.lstrip().startswith("{") else _table(text, path)
     for judgement in rows:
         for name in (judgement.a, judgement.b):
-            if known is not None and name not in known:
+            if known is not None and name not in spelt:
                 raise LensFVError(
                     f"{judgement.where}: unknown relation {name!r}; known are {', '.join(sorted(known)[:10])}"
                     + (", ..." if len(known) > 10 else "")
@@ -65,7 +66,7 @@ def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     for judgement in first.values():
         i, j = names[judgement.a], names[judgement.b]
         values[i, j] = values[j, i] = judgement.score
-    return SimilarityMatrix(tuple(names), values)
+    return SimilarityMatrix(tuple(spelt.get(name, name) for name in names), values)
 
 
 def _json_judgements(text: str, path: Path) -> Iterator[_Judgement]:
@@ -80,7 +81,7 @@ def _table(text: str, path: Path) -> Iterator[_Judgement]:
     mark = next((mark for mark in "\t;," if mark in head), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
-        numbered = [(f"{path}, line {reader.line_num}", [cell.strip() for cell in row]) for row in reader]
+        numbered = [(f"{path}, line {reader.line_num}", [nfc(cell.strip()) for cell in row]) for row in reader]
     except csv.Error as e:
         raise LensFVError(f"{path}, line {reader.line_num}: not a table ({e}); give {FORMATS}") from None
     rows = [(where, row) for where, row in numbered if any(row)]
@@ -115,4 +116,4 @@ def _judgement(where: str, a: Any, b: Any, score: Any) -> _Judgement:
         raise LensFVError(f"{where}: the score of {a} and {b} is {score!r}; give a number") from None
     if math.isinf(number) or not str(a).strip() or not str(b).strip():
         raise LensFVError(f"{where}: {a!r} and {b!r} score {score!r}; give two names and a finite number")
-    return _Judgement(where, str(a).strip(), str(b).strip(), number)
+    return _Judgement(where, nfc(str(a).strip()), nfc(str(b).strip()), number)

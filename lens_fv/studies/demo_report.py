@@ -62,7 +62,7 @@ layer, where the answers are likeliest, is the one that was used."""
 def _results(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list[list[object]]]:
     header = ["relation", "condition", "top-1", "low", "high", "top-3", "whole answer", "log-probability", "items"]
     rows: list[list[object]] = [
-        [name, r.condition, r.top1, r.low, r.high, r.top3, r.full, r.mean_logprob, r.n]
+        [name, r.condition, r.top1, r.low, r.high, r.top3, r.full, r.logprob_per_answer, r.n]
         for name, evaluation in evaluations.items()
         for r in evaluation.results
     ]

@@ -1,8 +1,10 @@
 """What do we ask the model?"""
 
-from lens_fv.tasks.analogies import Analogy, make_analogies, read_analogies
-from lens_fv.tasks.builtin import list_tasks, load_task
+from lens_fv.tasks.analogies import Analogy, make_analogies
+from lens_fv.tasks.analogy_files import read_analogies
+from lens_fv.tasks.builtin import list_tasks, load_task, load_tasks
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
+from lens_fv.tasks.folders import read_tasks
 from lens_fv.tasks.instructions import ChatTemplate, chat_template, read_instructions
 from lens_fv.tasks.lists import list_task
 from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
@@ -30,10 +32,12 @@ __all__ = [
     "list_task",
     "list_tasks",
     "load_task",
+    "load_tasks",
     "make_analogies",
     "read_analogies",
     "read_instructions",
     "read_task",
+    "read_tasks",
     "split_pairs",
     "write_task",
     "zero_shot",

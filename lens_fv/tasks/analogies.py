@@ -1,19 +1,13 @@
-"""Analogies A:B::C:D, from files or from relations."""
+"""Analogies A:B::C:D, and those that a relation's pairs make."""
 
-import csv
-import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
 
 from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.texts import json_lines, read_text
-
-FORMATS = 'JSON lines {"a","b","c","d"} or {"a","b","c","choices","answer"}, CSV or TSV with these columns, or SAT-style text'
+from lens_fv.texts import nfc
 
 
 @dataclass(frozen=True)
@@ -92,11 +86,14 @@ def make_analogies(
     rng = random.Random(seed)
     made: list[Analogy] = []
     for target in rng.sample(list(targets), len(targets))[:n]:
-        usable = [pair for pair in sources if pair.input != target.input and pair.output not in target.outputs]
+        answers = set(map(nfc, target.outputs))
+        usable = [p for p in sources if nfc(p.input) != nfc(target.input) and nfc(p.output) not in answers]
         if not usable:
             continue
         source = rng.choice(usable)
-        wrong = sorted({p.output for p in (*targets, *sources)} - {*target.outputs, target.input, source.output, source.input})
+        shown = answers | {nfc(text) for text in (target.input, source.output, source.input)}
+        others = {nfc(pair.output): pair.output for pair in (*targets, *sources)}  # a word is one choice
+        wrong = sorted(text for key, text in others.items() if key not in shown)
         choices = [target.output, *rng.sample(wrong, min(n_choices - 1, len(wrong)))] if n_choices > 1 else []
         rng.shuffle(choices)
         made.append(
@@ -112,79 +109,3 @@ def make_analogies(
     if not made:
         raise LensFVError(f"analogies of {task.name}: no target has a source of another answer; give more pairs")
     return made
-
-
-def read_analogies(path: str | Path) -> list[Analogy]:
-    """Analogies from a file.
-
-    JSON lines (or a JSON list) and CSV or TSV have the fields a, b, c and d; or a, b, c, choices (in CSV separated by "|") and
-    answer (a choice, or its number from 0). SAT-style text has blocks parted by empty lines: a source pair, choice pairs, then
-    the letter of the right one; words of a line are parted by blanks.
-
-    Raises:
-        LensFVError: no such file, none of these formats, or a row that is not an analogy; the message has file and line.
-    """
-    path = Path(path)
-    text = read_text(path, f"analogies: {FORMATS}")
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-        return [_analogy(row, f"{path}, line {rows.line_num}") for row in rows]
-    if text.lstrip().startswith(("{", "[")):
-        return [_analogy(row, where) for row, where in _json_rows(text, path)]
-    return [_sat(block, f"{path}, line {line}") for line, block in _blocks(text)]
-
-
-def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
-    if text.lstrip().startswith("["):
-        try:
-            yield from ((row, f"{path}, row {i}") for i, row in enumerate(json.loads(text), 1))
-        except ValueError as e:
-            raise LensFVError(f"{path}: not JSON ({e})") from e
-        return
-    yield from ((row, where) for where, row in json_lines(text, path))
-
-
-def _analogy(row: Any, where: str) -> Analogy:
-    if not isinstance(row, Mapping) or not {"a", "b", "c"} <= row.keys() or not ({"d", "answer"} & row.keys()):
-        raise LensFVError(f"{where}: not an analogy; give {FORMATS}")
-    fields = cast(Mapping[str, Any], row)
-    a, b, c, relation = (_text(fields.get(key)) for key in ("a", "b", "c", "relation"))
-    given = fields.get("choices") or ()
-    choices = tuple(_text(choice) for choice in (given.split("|") if isinstance(given, str) else given))
-    answer = fields["answer"] if fields.get("answer") not in (None, "") else fields.get("d")
-    answers = tuple(_text(text) for text in (cast(list[Any], answer) if isinstance(answer, list) else [answer]))
-    if choices and answers[0] not in choices and answers[0].isdigit() and int(answers[0]) < len(choices):
-        answers = (choices[int(answers[0])],)
-    try:
-        return Analogy(a, b, c, answers, choices, relation=relation)
-    except LensFVError as e:
-        raise LensFVError(f"{where}: {e}") from None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    block: list[str] = []
-    for number, line in enumerate([*text.splitlines(), ""], 1):
-        if line.strip():
-            if not line.startswith("#"):
-                block.append(line.strip())
-        elif block:
-            yield number - len(block), block
-            block = []
-
-
-def _sat(block: list[str], where: str) -> Analogy:
-    pairs = [line.split() for line in block[:-1]]
-    pairs = pairs[1:] if len(pairs) > 2 and len(pairs[0]) not in (2, 3) else pairs  # a source line of the collection
-    letter = block[-1].lower()
-    if len(pairs) < 2 or any(len(pair) < 2 for pair in pairs) or not ("a" <= letter < chr(ord("a") + len(pairs) - 1)):
-        raise LensFVError(f"{where}: not a SAT-style block (a pair, choice pairs, the letter of the right one); give {FORMATS}")
-    (a, b, *_), choices = pairs[0], pairs[1:]
-    c, d, *_ = choices[ord(letter) - ord("a")]
-    try:
-        return Analogy(a, b, c, (d,), tuple(choice[1] for choice in choices), tuple(choice[0] for choice in choices))
-    except LensFVError as e:
-        raise LensFVError(f"{where}: {e}") from None

@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from lens_fv.errors import LensFVError
+from lens_fv.tasks.folders import read_tasks
 from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.task import Task
 
@@ -48,6 +49,16 @@ def load_task(name_or_path: str | Path) -> Task:
         f"unknown task {asked!r}: {hint}`lens-fv tasks` or list_tasks() lists the {len(list_tasks())} built-in ones, "
         "a task of your own is the path of a file"
     )
+
+
+def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
+    """A built-in relation by its name, or else all tasks of a folder or file by its path; see `read_tasks`.
+
+    Raises:
+        LensFVError: there is none of these, or a file is not a task.
+    """
+    known = str(name_or_path) in list_tasks() or not Path(name_or_path).exists()
+    return (load_task(name_or_path),) if known else read_tasks(name_or_path)
 
 
 @cache

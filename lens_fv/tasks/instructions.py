@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.prompts import PromptTemplate
-from lens_fv.texts import read_text
+from lens_fv.texts import nfc, read_text
 
 FORMATS = 'a JSON list of texts, a JSON object with "prompts" or "instructions", or one instruction a line'
 MARKS = ("first-question", "first-answer", "second-question")
@@ -76,10 +76,12 @@ def read_instructions(path: str | Path) -> tuple[str, ...]:
         raise LensFVError(f"instructions in {path}: not valid JSON ({error}); give {FORMATS}") from None
     if isinstance(data, dict):
         found = cast(dict[str, Any], data)
+        if {"prompts", "instructions"} <= found.keys():
+            raise LensFVError(f"instructions in {path}: they can be prompts or instructions; leave one out")
         data = found.get("prompts", found.get("instructions"))
     if not isinstance(data, list) or not all(isinstance(each, str) for each in cast(list[Any], data)):
         raise LensFVError(f"instructions in {path}: give {FORMATS}")
-    texts = tuple(dict.fromkeys(each.strip() for each in cast(list[str], data) if each.strip()))
+    texts = tuple({nfc(each.strip()): each.strip() for each in cast(list[str], data) if each.strip()}.values())
     if not texts:
         raise LensFVError(f"instructions in {path}: there are none; give {FORMATS}")
     return texts

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair
+from lens_fv.texts import nfc
 
 Shuffle = Literal["none", "permutation", "derangement"]
 
@@ -179,7 +180,9 @@ def _cycle(queries: Sequence[Pair], seed: int) -> Iterator[Pair]:
 
 
 def _gives_away(pair: Pair, query: Pair) -> bool:
-    return pair.input == query.input or (pair.input in query.outputs and query.input in pair.outputs)
+    """Whether a demonstration states what the query asks; words are compared in their canonical composition."""
+    given, asked = nfc(pair.input), nfc(query.input)
+    return given == asked or (given in map(nfc, query.outputs) and asked in map(nfc, pair.outputs))
 
 
 def _shuffled(demonstrations: Sequence[Pair], shuffle: Shuffle, rng: random.Random) -> tuple[Pair, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lens_fv.choices import Finite, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
+from lens_fv.texts import nfc, nfd
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,8 +27,9 @@ def split_pairs(
 ) -> Split:
     """Split a task's pairs at random, by facts rather than by rows.
 
-    `a -> b` and `b -> a` are one fact, and so are rows with the same input (upper and lower case alike): a group stays
-    in one part. The same pairs and seed give the same split on every machine, whatever the order of the rows.
+    `a -> b` and `b -> a` are one fact, and so are rows with the same input (upper and lower case alike, and any Unicode
+    normalisation): a group stays in one part. The pairs themselves stay as they are written. The same pairs and seed give the
+    same split on every machine, whatever the order of the rows.
 
     Args:
         task: what to split.
@@ -72,9 +74,9 @@ def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:
     outputs: dict[str, set[str]] = {}
     rows: dict[str, list[Pair]] = {}
     for pair in sorted(pairs, key=lambda pair: (pair.input, pair.outputs)):
-        word = pair.input.casefold()
+        word = _folded(pair.input)
         rows.setdefault(word, []).append(pair)
-        outputs.setdefault(word, set()).update(output.casefold() for output in pair.outputs)
+        outputs.setdefault(word, set()).update(map(_folded, pair.outputs))
     groups: list[list[Pair]] = []
     while rows:
         group: list[Pair] = []
@@ -85,3 +87,8 @@ def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:
             waiting += sorted(other for other in outputs[word] if other in rows and word in outputs[other])
         groups.append(group)
     return groups
+
+
+def _folded(text: str) -> str:
+    """The same for a word in any case and normalisation (canonical caseless matching, Unicode 3.13)."""
+    return nfc(nfd(text).casefold())

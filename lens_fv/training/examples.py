@@ -12,6 +12,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.guidance.guide import IGNORED
 from lens_fv.tasks import Pair, Task, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.encoding import Encoder
+from lens_fv.texts import nfc
 from lens_fv.training.loop import padded
 from lens_fv.training.settings import FinetuneSettings
 
@@ -84,7 +85,7 @@ def _drawn(
     for turn in count():
         rng = random.Random(f"{settings.seed}/{name}/{turn}")
         for pair in rng.sample(train, len(train)):
-            shown = rng.sample([other for other in train if other.input != pair.input], settings.n_shots)
+            shown = rng.sample([other for other in train if nfc(other.input) != nfc(pair.input)], settings.n_shots)
             yield _example(encoder, pair, shown, rng.choice(instructions), settings, end)
 
 

@@ -27,7 +27,8 @@ class SweepCell(NamedTuple):
     Attributes:
         top1: share of items whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson's interval.
         full: share of items for which greedy decoding writes an acceptable answer to its end.
-        mean_logprob: mean log-probability of the (best acceptable) answer, in nats; `logprob_low`, `logprob_high`: bootstrap.
+        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
+            bootstrap.
     """
 
     layer: int
@@ -36,7 +37,7 @@ class SweepCell(NamedTuple):
     low: float
     high: float
     full: float
-    mean_logprob: float
+    logprob_per_answer: float
     logprob_low: float
     logprob_high: float
 
@@ -102,8 +103,8 @@ class InjectionSweep(Artefact):
 
         `vector.at(layer=best.layer, scale=best.scale)` is the vector there.
         """
-        column = "mean_logprob" if measure == "logprob" else measure
-        return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.mean_logprob))
+        column = "logprob_per_answer" if measure == "logprob" else measure
+        return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.logprob_per_answer))
 
     def grid(self) -> Tensor:
         """Mean log-probability won over no vector, (layers, scales)."""
@@ -118,7 +119,7 @@ class InjectionSweep(Artefact):
             "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
             "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1:.2f} "
-            f"[{best.low:.2f}, {best.high:.2f}], log-prob {best.mean_logprob:.2f} "
+            f"[{best.low:.2f}, {best.high:.2f}], log-prob {best.logprob_per_answer:.2f} "
             f"[{best.logprob_low:.2f}, {best.logprob_high:.2f}]",
         }
 

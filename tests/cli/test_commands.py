@@ -12,6 +12,7 @@ from helpers import toy_task
 
 from lens_fv.cli.app import app, execute
 from lens_fv.evaluation import load_artefact
+from lens_fv.tasks import load_task, read_task
 
 QUICK = ["--shots", "2", "--clean", "3", "--trials", "2"]
 
@@ -47,7 +48,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
-    assert {"condition", "top1", "low", "high", "n", "mean_logprob"} <= set(tuned["results"][0])
+    assert {"condition", "top1", "low", "high", "n", "logprob_per_answer"} <= set(tuned["results"][0])
 
     vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
     code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--shots", "2", "--out", "all.safetensors")
@@ -219,6 +220,27 @@ def test_tasks_and_models_list(run):
     assert run("tasks", "antonym", model=False)[1]["name"] == "antonym"
     code, models, _ = run("models", model=False)
     assert {m["name"] for m in models["models"]} >= {"smollm2-135m", "gemma-3-270m"}
+
+
+def test_files_of_pairs_are_shown_as_they_are_understood(run, tmp_path):
+    """What is written of one is a file of that task, so that every command can take it."""
+    (tmp_path / "mine.csv").write_text("word,answer,source\nhot,cold/cool,WordNet\nbig,small,mine\n")
+    code, _, err = run("tasks", "mine.csv", model=False)
+    assert code == 2
+    assert "mine.csv, line 1: the input can be word or source; say which with input_column= (on the command line:" in err
+    columns = ["--input-column", "word", "--output-column", "answer"]
+    code, _, err = run("tasks", "mine.csv", *columns, model=False)
+    assert code == 2
+    assert "'cold/cool' can be one answer or several" in err
+    code, found, _ = run("tasks", "mine.csv", *columns, "--alternatives", "/", "--out", "mine.json", model=False)
+    assert (code, found["pairs"][0]) == (0, {"input": "hot", "output": ["cold", "cool"]})
+    assert load_task(tmp_path / "mine.json").pairs[0].outputs == ("cold", "cool")
+    assert run("tasks", "antonym", "--out", "antonym.json", model=False)[0] == 0
+    assert read_task(tmp_path / "antonym.json") == load_task("antonym")
+    (tmp_path / "mine.csv").unlink()
+    assert [row["name"] for row in run("tasks", ".", model=False)[1]["tasks"]] == ["mine", "toy", "antonym"]
+    code, _, err = run("tasks", ".", *columns, model=False)
+    assert (code, "these options are for one file of pairs" in err) == (2, True)
 
 
 def bad_requests(folder):

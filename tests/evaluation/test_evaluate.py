@@ -116,7 +116,7 @@ def test_conditions_and_their_order(tiny_model, tmp_path):
     assert found.conditions == ("none", "k_shot", "tuned", "random", "other_relation")
     split = split_pairs(task, seed=0)
     assert [r.n for r in found.results] == [len(split.test)] * 5
-    assert all(r.low <= r.top1 <= r.high and r.logprob_low <= r.mean_logprob <= r.logprob_high for r in found.results)
+    assert all(r.low <= r.top1 <= r.high and r.logprob_low <= r.logprob_per_answer <= r.logprob_high for r in found.results)
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
     assert again.results == found.results
     assert "tuned" in repr(again)

@@ -118,7 +118,7 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert row.choice == pytest.approx(float(found.choice[:4, at].float().mean()))
     assert row.calibrated == pytest.approx(float(found.calibrated[:4, at].float().mean()))
     assert row.low <= row.top1 <= row.high
-    assert row.logprob_low <= row.mean_logprob <= row.logprob_high
+    assert row.logprob_low <= row.logprob_per_token <= row.logprob_high
     assert 0 < int(found.far().sum()) < 7
     assert found.result("composite", among=found.far()).n == int(found.far().sum())
     assert found.result("composite", among=~found.has_choices).choice != found.result("composite").choice  # not a number

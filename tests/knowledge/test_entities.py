@@ -7,6 +7,7 @@ import pytest
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, EntityProbe, read_entities
+from lens_fv.knowledge.transfer import unfit
 from lens_fv.tasks import encode_prompt
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -71,6 +72,23 @@ def test_published_rows_are_known_by_their_keys(tmp_path):
     assert (span.probes[0].answer, span.probes[0].candidates) == ("E.D.", ())
     explicit = {**PUBLISHED, "attribute": "extra_ordinary"}
     assert read_entities(lines(tmp_path / "rows.json", explicit))[0].probes[0].kind == "explicit"
+
+
+def test_a_name_is_one_however_it_is_encoded(tmp_path):
+    composed, decomposed = "Ren\u00e9", "Rene\u0301"
+    rows = [{"name": name, "definition": f"{composed} sings.", "sentences": []} for name in (composed, decomposed)]
+    (one,) = read_entities(lines(tmp_path / "mine.jsonl", *rows))
+    assert one.name == composed
+    for name in (composed, decomposed):
+        text = f"Today {name} sang; {name}s did not."
+        assert text[slice(*one.mention(text))] == name
+        assert one.renamed(text, "Ann") == f"Today Ann sang; {name}s did not."
+        assert unfit(f"Today {name} sang.", one, [f"Today {composed} sang."]) == "duplicate"
+
+
+def test_an_entity_of_two_schemas_is_refused(tmp_path):
+    with pytest.raises(LensFVError, match="line 1: the entity can be ent_str or name; leave one out"):
+        read_entities(lines(tmp_path / "rows.json", {**PUBLISHED, "name": "Other"}))
 
 
 def test_lines_of_one_entity_are_one_or_stay_apart(tmp_path):

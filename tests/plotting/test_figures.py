@@ -134,8 +134,10 @@ def test_condition_bars_of_other_measures(evaluations: dict[str, Evaluation]) ->
     row = evaluations["antonym"]["k_shot"]
     full = bars_of(condition_bars(evaluations, measure="full"))["10-shot prompt"]
     assert full.y[1] == row.full and full.y[1] + full.error_y.array[1] == pytest.approx(wilson_interval(6, 20)[1])
-    logprob = bars_of(condition_bars(evaluations, measure="mean_logprob"))["10-shot prompt"]
-    assert logprob.y[1] == row.mean_logprob and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(row.logprob_low)
+    logprob = bars_of(condition_bars(evaluations, measure="logprob_per_answer"))["10-shot prompt"]
+    assert logprob.y[1] == row.logprob_per_answer and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(
+        row.logprob_low
+    )
 
 
 def test_condition_bars_name_no_number_of_shots_when_they_differ(make_evaluation: Callable[..., Evaluation]) -> None:

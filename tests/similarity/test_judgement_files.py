@@ -26,6 +26,14 @@ def test_every_form_says_the_same(tmp_path, text):
     np.testing.assert_allclose(found.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
 
 
+def test_names_are_compared_in_any_encoding_and_called_as_they_are_known(tmp_path):
+    composed, decomposed = "ann\u00e9e", "anne\u0301e"
+    (tmp_path / "judged.csv").write_text(f"a,b,score\n{composed},b,1\nc,{decomposed},2\nb,c,3\nd,b,4\n", encoding="utf-8")
+    found = read_judgements(tmp_path / "judged.csv", known=[decomposed, "b", "c", "d"])
+    assert found.names == (decomposed, "b", "c", "d")
+    np.testing.assert_allclose(found.values[0, 1:3], [1, 2])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

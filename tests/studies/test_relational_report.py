@@ -39,7 +39,8 @@ ACCURACY = RNG.uniform(size=(2, len(NAMES), len(CONDITIONS)))
 
 def rows(values, conditions=CONDITIONS):
     return [
-        {"condition": c, "top1": v, "full": v / 2, "mean_logprob": -v, "n": 9} for c, v in zip(conditions, values, strict=True)
+        {"condition": c, "top1": v, "full": v / 2, "logprob_per_answer": -v, "n": 9}
+        for c, v in zip(conditions, values, strict=True)
     ]
 
 
@@ -137,6 +138,12 @@ def test_numbers_are_means_over_relations_of_means_over_seeds():
     assert found == pytest.approx((np.mean(by_hand), *bootstrap_interval(by_hand), 4))
     differences = [*(tuned - extracted)[:, :3].mean(0), (tuned - extracted)[0, 3]]
     assert scores.difference("tuned", "extracted") == pytest.approx((np.mean(differences), *bootstrap_interval(differences), 4))
+    # records of before say "mean_logprob"
+    before = {
+        key: [{("mean_logprob" if k == "logprob_per_answer" else k): v for k, v in row.items()} for row in rows]
+        for key, rows in RECORDS["completion"].items()
+    }
+    assert result_scores(before, "logprob_per_answer") == result_scores(RECORDS["completion"], "logprob_per_answer")
     # over the seed that both have
     assert scores.difference("tuned", "shuffled").mean == pytest.approx((tuned - shuffled)[0].mean())
     assert scores.mean("tuned", NAMES[:2]).mean == pytest.approx(np.mean(by_hand[:2]))

@@ -70,6 +70,11 @@ def test_instructions_are_read_from_every_format(tmp_path: Path):
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert read_instructions(tmp_path / name) == tuple(texts), name
+    (tmp_path / "e.txt").write_text("caf\u00e9?\ncafe\u0301?\n", encoding="utf-8")
+    assert len(read_instructions(tmp_path / "e.txt")) == 1
+    (tmp_path / "f.json").write_text(json.dumps({"prompts": texts, "instructions": texts[:1]}), encoding="utf-8")
+    with pytest.raises(LensFVError, match="they can be prompts or instructions; leave one out"):
+        read_instructions(tmp_path / "f.json")
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "[1]", "{", '{"prompts": "one"}', '{"other": []}'])

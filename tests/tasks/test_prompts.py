@@ -160,6 +160,9 @@ def test_neither_the_query_nor_its_reverse_is_shown():
     for seed in range(20):
         for prompt in build_prompts([HOT], pool, n_shots=2, seed=seed):
             assert set(prompt.demonstrations) == {BIG, UP}
+    # the same in another Unicode normalisation
+    tea, mate = Pair("the\u0301", ("mate\u0301",)), [Pair("th\u00e9", ("tea",)), Pair("mat\u00e9", ("th\u00e9",)), BIG, UP]
+    assert set(build_prompts([tea], mate, n_shots=2)[0].demonstrations) == {BIG, UP}
     # "cold" answers the query, but the pair is no reverse: asking for the opposite of ice gives nothing away.
     assert len(build_prompts([HOT], [Pair("ice", ("cold",)), BIG], n_shots=2)) == 1
 

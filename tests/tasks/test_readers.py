@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Pair, Task, load_task, read_task, write_task
+from lens_fv.tasks import Pair, Task, load_task, read_task, read_tasks, write_task
 
 PAIRS = (Pair("hot", ("cold",)), Pair("big", ("small", "little")), Pair("été", ("hiver, froid",)))
 ROWS: list[dict[str, Any]] = [
@@ -177,8 +177,25 @@ WRONG = {
     "no-header.csv": ("hot,cold\nbig,small\n", "header needs the columns input and output, found hot, cold"),
     "half-header.csv": ("input,colour\nsky,blue\n", "header needs the columns input and output"),
     "short.csv": ("input,output\nhot,cold\nbig\n", "line 3: no output"),
+    "no-pair.txt": ("Hot, cold and warm\nwater", "unknown format, it starts with 'Hot, cold"),
     "alternative.csv": ("input,output\nhot,cold|\n", "line 2: no output"),
-    "long.csv": ("input,output\nParis,Paris, France\n", "line 2: 3 columns where the header has 2"),
+    "long.csv": ("input,output\nParis,Paris, France\n", "line 2: 3 columns where the first line has 2"),
+    "two-inputs.csv": (
+        "word,answer,source\nhot,cold,WordNet\n",
+        "line 1: the input can be word or source; say which with input_column=",
+    ),
+    "two-outputs.tsv": ("word\tanswer\ttarget\nhot\tcold\twarm\n", "line 1: the output can be answer or target; say which"),
+    "twice.csv": ("input,input,output\nhot,big,cold\n", "the input can be input or input"),
+    "two-inputs.jsonl": ('{"word": "hot", "source": "WordNet", "answer": "cold"}', "line 1: the input can be word or source"),
+    "slash.csv": ("input,output\nman,woman/lady\n", "line 2: 'woman/lady' can be one answer or several; say alternatives='/'"),
+    "slash.txt": ("hot\tcold\nman\twoman/lady\n", "line 2: 'woman/lady' can be one answer or several"),
+    "half-header.txt": (
+        "word\tplural\nhouse\thouses\n",
+        "line 1: the header needs .* if it is a pair already, number the columns",
+    ),
+    "three-words.txt": ("hot cold\nbig very small\n", "line 2: 3 columns where the first line has 2"),
+    "one-word.txt": ("hot cold\nbig\n", "line 2: no output"),
+    "commas.csv": (",,\n,\n", "no rows"),
     "quote.csv": ('input,output\n"hot,cold\nbig,small\n', "not a valid table"),
 }
 
@@ -190,6 +207,119 @@ def test_what_is_wrong_is_said_in_one_line_with_file_and_line(tmp_path: Path, na
         read_task(write(tmp_path, name, text))
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+TWO_WAYS = "word,answer,source\nhot,cold,WordNet\nbig,small,mine\n"
+
+
+def test_what_can_be_read_in_two_ways_is_read_as_it_is_said(tmp_path: Path):
+    file = write(tmp_path, "pairs.csv", TWO_WAYS)
+    read = read_task(file, input_column="Word", output_column="answer")
+    assert [(pair.input, *pair.outputs) for pair in read.pairs] == [("hot", "cold"), ("big", "small")]
+    assert read_task(file, input_column="source", output_column="word").pairs[0] == Pair("WordNet", ("hot",))
+    assert read_task(file, input_column="word").pairs == read.pairs
+    with pytest.raises(LensFVError, match="input_column='colour' asked for; the columns are word, answer, source"):
+        read_task(file, input_column="colour")
+    lines = write(tmp_path, "pairs.jsonl", '{"word": "hot", "source": "WordNet", "answer": "cold"}\n')
+    assert read_task(lines, input_column="word").pairs == (Pair("hot", ("cold",)),)
+    # "input" and "output" are what they say, whatever else there is
+    own = write(tmp_path, "own.csv", "source,output,input,target\nWordNet,cold,hot,x\n")
+    assert read_task(own).pairs == (Pair("hot", ("cold",)),)
+
+
+def test_alternatives_are_parted_by_what_is_named(tmp_path: Path):
+    file = write(tmp_path, "kin.csv", "input,output\nman,woman/lady\nking,queen\n")
+    assert read_task(file, alternatives="/").pairs[0].outputs == ("woman", "lady")
+    assert read_task(file, alternatives="").pairs[0].outputs == ("woman/lady",)
+    assert read_task(write(tmp_path, "both.csv", "input,output\nman,woman/wife|lady\n")).pairs[0].outputs == (
+        "woman/wife",
+        "lady",
+    )
+    # JSON has lists for that: a text is one answer
+    listed = write(tmp_path, "kin.json", '[{"input": "man", "output": "woman/lady"}]')
+    assert read_task(listed).pairs[0].outputs == ("woman/lady",)
+    assert read_task(listed, alternatives="/").pairs[0].outputs == ("woman", "lady")
+
+
+@pytest.mark.parametrize("mark", ["\t", " ", "   "])
+def test_two_columns_without_a_header(tmp_path: Path, mark: str):
+    text = "".join(f"{a}{mark}{b}\n" for a, b in (("hot", "cold"), ("big", "small"), ("hot", "cool")))
+    assert read_task(write(tmp_path, "pairs.txt", text)).pairs == (Pair("hot", ("cold", "cool")), Pair("big", ("small",)))
+    assert read_task(write(tmp_path, "pairs", text), name="mine").name == "mine"
+
+
+def test_columns_without_a_header_by_number(tmp_path: Path):
+    file = write(tmp_path, "pairs.csv", "1,hot,cold\n2,big,small\n")
+    assert read_task(file, input_column="2", output_column="3").pairs == (Pair("hot", ("cold",)), Pair("big", ("small",)))
+    assert read_task(file, input_column="3", output_column="2").pairs[0] == Pair("cold", ("hot",))
+    with pytest.raises(LensFVError, match="line 1: column 4 asked for; the first line has 3: 1, hot, cold"):
+        read_task(file, input_column="2", output_column="4")
+
+
+@pytest.mark.parametrize("mark", ["\t", " "])
+@pytest.mark.parametrize("header", ["", "word\tanswer\n"])
+def test_files_of_the_bigger_analogy_test_set(tmp_path: Path, mark: str, header: str):
+    folder = tmp_path / "1_Inflectional_morphology"
+    folder.mkdir()
+    # the first pair looks like half a header
+    text = header.replace("\t", mark) + f"word{mark}words\nman{mark}men/guys\n"
+    task = read_task(write(folder, "I01 [noun - plural_reg].txt", text))
+    assert task.pairs == (Pair("word", ("words",)), Pair("man", ("men", "guys")))
+    assert (task.name, task.group) == ("I01-noun-plural_reg", "inflectional morphology")
+
+
+def test_a_folder_is_many_tasks(tmp_path: Path):
+    (tmp_path / "3_Encyclopedic_semantics").mkdir()
+    write(tmp_path / "3_Encyclopedic_semantics", "E10 [male - female].txt", "man\twoman/lady\n")
+    (tmp_path / "1_Inflectional_morphology").mkdir()
+    write(tmp_path / "1_Inflectional_morphology", "I01 [noun - plural_reg].txt", "album\talbums\n")
+    write(tmp_path, "metadata.json", "{}")  # it comes with them
+    assert [task.name for task in read_tasks(tmp_path)] == ["I01-noun-plural_reg", "E10-male-female"]
+    own = tmp_path / "own"
+    own.mkdir()
+    write(own, "b.csv", TWO_WAYS)
+    write(own, "a.json", SAME_TASK["list.json"])
+    write(own, "notes.md", "what this is")
+    with pytest.raises(LensFVError, match=r"b\.csv, line 1: the input can be word or source"):
+        read_tasks(own)
+    (own / "b.csv").unlink()
+    assert [task.name for task in read_tasks(own)] == ["a"]
+    assert read_tasks(own / "a.json") == (read_task(own / "a.json"),)
+    (own / "more").mkdir()
+    write(own / "more", "a.json", SAME_TASK["list.json"])
+    with pytest.raises(LensFVError, match="two tasks are called a; rename a file"):
+        read_tasks(own)
+    with pytest.raises(LensFVError, match="no task file in it"):
+        (tmp_path / "none").mkdir()
+        read_tasks(tmp_path / "none")
+
+
+GOOGLE = """//Copyright
+: capital-common-countries
+Athens Greece Baghdad Iraq
+Athens Greece Bangkok Thailand
+Baghdad Iraq Athens Greece
+: gram8-plural
+bird birds cat cats
+"""
+
+
+def test_the_sections_of_googles_analogies_are_tasks(tmp_path: Path):
+    capitals, plural = read_tasks(write(tmp_path, "questions-words.txt", GOOGLE))
+    assert (capitals.name, plural.name) == ("capital-common-countries", "gram8-plural")
+    assert capitals.pairs == (Pair("Athens", ("Greece",)), Pair("Baghdad", ("Iraq",)), Pair("Bangkok", ("Thailand",)))
+    assert plural.pairs == (Pair("bird", ("birds",)), Pair("cat", ("cats",)))
+    with pytest.raises(LensFVError, match="read_tasks, read_analogies"):
+        read_task(tmp_path / "questions-words.txt")
+
+
+def test_a_word_is_one_however_it_is_encoded(tmp_path: Path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    rows = [{"input": decomposed, "output": "bar"}, {"input": composed, "output": ["caff\u00e8", "bar"]}]
+    rows += [{"input": "x", "output": [composed, decomposed]}]
+    task = read_task(write(tmp_path, "words.json", json.dumps(rows)))
+    # as it was written first
+    assert task.pairs == (Pair(decomposed, ("bar", "caff\u00e8")), Pair("x", (composed,)))
 
 
 def test_a_file_in_another_encoding_names_the_line(tmp_path: Path):

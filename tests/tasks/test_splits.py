@@ -6,6 +6,7 @@ from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Split, Task, split_pairs
+from lens_fv.texts import nfc, nfd
 
 NUMBERS = Task("numbers", tuple(Pair(f"in{i:03}", (f"out{i}",)) for i in range(100)))
 WORDS = [f"w{i}" for i in range(12)]
@@ -100,3 +101,19 @@ def test_too_few_facts_are_said():
 def test_shares_that_leave_a_part_empty_are_refused(shares: dict[str, float]):
     with pytest.raises(LensFVError, match="sum below 1"):
         split_pairs(NUMBERS, **shares)
+
+
+def test_a_word_in_two_encodings_is_in_one_part():
+    """A task that was not read from a file may hold both: neither side may know the other's answer."""
+    letters = "\u00e0\u00e9\u00ee\u00f5\u00fc\u00f1\u00c5\u01d8"
+    words = [f"mot{i}{a}" for i in range(3) for a in letters]
+    rows = [Pair(nfc(word), (f"a{i}",)) for i, word in enumerate(words)]
+    rows += [Pair(nfd(word.upper()), (f"b{i}",)) for i, word in enumerate(words)]
+    rows += [Pair(f"x{i}", (nfc(f"y\u00e9{i}"),)) for i in range(8)] + [Pair(nfd(f"y\u00e9{i}"), (f"x{i}",)) for i in range(8)]
+    for seed in range(5):
+        split = split_pairs(Task("words", tuple(rows)), seed=seed)
+        parts = [split.train, split.validation, split.test]
+        said = [{nfc(text).casefold() for pair in part for text in (pair.input, *pair.outputs)} for part in parts]
+        assert not any(one & other for one, other in combinations(said, 2))
+        assert sorted(pair.input for part in parts for pair in part) == sorted(pair.input for pair in rows)  # as written
+        assert split == split_pairs(Task("words", tuple(reversed(rows))), seed=seed)

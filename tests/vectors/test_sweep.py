@@ -61,7 +61,7 @@ def test_the_test_split_is_what_evaluate_reports(made):
     (cell,) = sweep.cells()
     assert (cell.layer, cell.scale) == (2, 7.0)
     assert cell[2:6] == pytest.approx((row.top1, row.low, row.high, row.full))
-    assert cell.mean_logprob == pytest.approx(row.mean_logprob, abs=1e-4)
+    assert cell.logprob_per_answer == pytest.approx(row.logprob_per_answer, abs=1e-4)
 
 
 def test_intervals_are_wilsons_and_the_bootstraps(made):
@@ -78,7 +78,7 @@ def test_best_is_the_largest_mean_and_log_probability_breaks_ties(made):
     sweep = made[3]
     flat = sweep.mean().flatten()
     best = sweep.best()
-    assert best.mean_logprob == pytest.approx(float(flat.max()))
+    assert best.logprob_per_answer == pytest.approx(float(flat.max()))
     assert (best.layer, best.scale) == (int(flat.argmax()) // 2, sweep.scales[int(flat.argmax()) % 2])
     top1 = torch.zeros(2, 2, 2, dtype=torch.bool)
     top1[:, 1, 1] = top1[:, 0, 1] = True

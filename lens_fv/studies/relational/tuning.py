@@ -60,8 +60,8 @@ def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float
         found[name] = {
             "none": without.top1,
             "top1": with_it.top1,
-            "logprob": with_it.mean_logprob,
-            "gain": with_it.mean_logprob - without.mean_logprob,
+            "logprob": with_it.logprob_per_answer,
+            "gain": with_it.logprob_per_answer - without.logprob_per_answer,
             "step": vector.provenance.options["best_step"],
             "norm": vector.norm,
         }

@@ -9,6 +9,8 @@ import numpy as np
 from lens_fv.statistics import Estimate, estimate
 
 Record = Mapping[str, Any]
+_ONCE = {"logprob_per_answer": "mean_logprob"}
+"""What records of before call a measure."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,18 @@ def _pooled(values: Mapping[str, float], among: Collection[str] | None) -> Estim
 
 
 def result_scores(records: Record, measure: str) -> Scores:
-    """Of the parts completion, kinds and carrying: "top1", "full" or "mean_logprob"."""
+    """Of the parts completion, kinds and carrying: "top1", "full" or "logprob_per_answer"."""
     return Scores.of(
-        (row["condition"], name, seed, row[measure])
+        (row["condition"], name, seed, measured(row, measure))
         for key, rows in records.items()
         for seed, name in [key.split("/", 1)]
         for row in rows
     )
+
+
+def measured(row: Record, measure: str) -> Any:
+    """A measure of a row, also under the name that it once had."""
+    return row[measure] if measure in row else row[_ONCE[measure]]
 
 
 def tuning_scores(records: Record, what: str, measure: str) -> Scores:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lens_fv.plotting import interval_dots, relation_scatter
 from lens_fv.statistics import Estimate
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, folded, interval, points, table
-from lens_fv.studies.relational.page.pooling import Scores, result_scores
+from lens_fv.studies.relational.page.pooling import Scores, measured, result_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import COMPLETION, CONDITIONS, labelled
 
@@ -29,7 +29,7 @@ def completion(runs: Sequence[Recorded]) -> list[Block]:
         among = {group: [r for r in run.relations if run.groups[r] == group] for group in dict.fromkeys(run.groups.values())}
         columns = [run.relations, *among.values()]
         header = ["all", *among]
-        full, logprob = (result_scores(run.part("completion"), measure) for measure in ("full", "mean_logprob"))
+        full, logprob = (result_scores(run.part("completion"), measure) for measure in ("full", "logprob_per_answer"))
         chosen = _in_order(top1)
         blocks += [
             f"### {name}\n\n{len(top1.relations)} of {len(run.relations)} relations; seeds {_seeds(top1)}.",
@@ -110,12 +110,12 @@ def _completion_figures(found: Sequence[tuple[Recorded, Scores]]) -> list[Block]
 
 
 def _completion_sheet(runs: Sequence[Recorded]) -> Sheet:
-    header = ("model", "relation", "group", "family", "seed", "condition", "top1", "full", "mean_logprob", "n")
+    header = ("model", "relation", "group", "family", "seed", "condition", "top1", "full", "logprob_per_answer", "n")
     return Sheet(
         "completion",
         header,
         [
-            (run.name, name, run.groups[name], run.families[name], seed, *(row[k] for k in header[5:]))
+            (run.name, name, run.groups[name], run.families[name], seed, *(measured(row, k) for k in header[5:]))
             for run, records in having(runs, "completion")
             for key, rows in records.items()
             for seed, name in [key.split("/", 1)]

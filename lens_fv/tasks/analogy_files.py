@@ -1,0 +1,205 @@
+"""Files of analogies, in the formats in which they are published; or the line that is wrong."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.analogies import Analogy
+from lens_fv.texts import json_lines, read_text
+
+FORMATS = (
+    'JSON lines {"a","b","c","d"}, {"a","b","c","choices","answer"} or {"stem","choice","answer"}, CSV or TSV with the columns '
+    'of the first two, lines "A B C D" under ": relation", or SAT-style text'
+)
+CLASSES = re.compile(r"\w+:\w+")
+"""Word classes behind a pair of a SAT file: "n:v"."""
+
+
+def read_analogies(path: str | Path) -> list[Analogy]:
+    """Analogies from a file.
+
+    - JSON lines (or a JSON list) and CSV or TSV with the fields a, b, c and d; or a, b, c, choices (in CSV separated by "|")
+      and answer (a choice, or its number from 0).
+    - JSON lines {"stem": [A, B], "choice": [[C, D], ...], "answer": number from 0} (Ushio et al. 2021).
+    - Google's analogies (Mikolov et al. 2013): four words a line, under lines ": relation".
+    - SAT-style text (Turney et al. 2003): blocks separated by empty lines, each a line that says where it is from (all blocks
+      have one, or none has), a pair, choice pairs, and the letter of the right one; a pair is two words, and word classes
+      ("n:v") where the file has them.
+
+    Raises:
+        LensFVError: no such file, none of these formats, or a row that is not an analogy; the message has file and line.
+    """
+    path = Path(path)
+    text = read_text(path, f"analogies: {FORMATS}")
+    if path.suffix in (".csv", ".tsv"):
+        rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+        return [_analogy(row, f"{path}, line {rows.line_num}") for row in rows]
+    if text.lstrip().startswith(("{", "[")):
+        return [_analogy(row, where) for row, where in _json_rows(text, path)]
+    if has_sections(text):
+        return [Analogy(a, b, c, (d,), relation=name) for name, (a, b, c, d) in sections(text, path)]
+    return _sat(list(_blocks(text)), path)
+
+
+# -- Google's ---------------------------------------------------------------------------------------------------------
+
+
+def has_sections(text: str) -> bool:
+    """Whether a text begins with a line ": relation", after comments if there are any."""
+    return next((line for line in text.splitlines() if _says_something(line)), "").startswith(":")
+
+
+def sections(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The relation and the four words of each line.
+
+    Raises:
+        LensFVError: a line of other than four words, or a relation without a name.
+    """
+    name = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if line.startswith(":"):
+            name = line[1:].strip()
+        if not _says_something(line) or (line.startswith(":") and name):
+            continue
+        if len(words) != 4 or not name:
+            raise LensFVError(f"{path}, line {number}: {line.strip()[:40]!r} is neither four words nor ': ' and a relation")
+        yield name, words
+
+
+def _says_something(line: str) -> bool:
+    return bool(line.strip()) and not line.startswith(("#", "//"))
+
+
+# -- objects and tables -----------------------------------------------------------------------------------------------
+
+
+def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
+    if text.lstrip().startswith("["):
+        try:
+            yield from ((row, f"{path}, row {i}") for i, row in enumerate(json.loads(text), 1))
+        except ValueError as e:
+            raise LensFVError(f"{path}: not JSON ({e})") from e
+        return
+    yield from ((row, where) for where, row in json_lines(text, path))
+
+
+def _analogy(row: Any, where: str) -> Analogy:
+    fields = cast(Mapping[str, Any], row) if isinstance(row, Mapping) else dict[str, Any]()
+    try:
+        if {"stem", "choice", "answer"} <= fields.keys():
+            return _stemmed(fields)
+        if not {"a", "b", "c"} <= fields.keys() or not {"d", "answer"} & fields.keys():
+            raise LensFVError(f"not an analogy; give {FORMATS}")
+        return _plain(fields)
+    except LensFVError as e:
+        raise LensFVError(f"{where}: {e}") from None
+
+
+def _plain(fields: Mapping[str, Any]) -> Analogy:
+    a, b, c, relation = (_text(fields.get(key)) for key in ("a", "b", "c", "relation"))
+    given = fields.get("choices") or ()
+    choices = tuple(_text(choice) for choice in (given.split("|") if isinstance(given, str) else given))
+    d, answer = (fields.get(key) for key in ("d", "answer"))
+    if _text(d) and _text(answer) and d != answer:
+        raise LensFVError(f"the answer can be d, {d!r}, or answer, {answer!r}; leave one out")
+    answer = answer if _text(answer) else d
+    answers = tuple(_text(text) for text in (cast(list[Any], answer) if isinstance(answer, list) else [answer]))
+    numbered = answers[0].isdecimal() and int(answers[0]) < len(choices)
+    if numbered and answers[0] in choices and choices[int(answers[0])] != answers[0]:
+        raise LensFVError(f"the answer {answers[0]} can be the choice {answers[0]!r} or the choice of this number; give a word")
+    if numbered and answers[0] not in choices:
+        answers = (choices[int(answers[0])],)
+    return Analogy(a, b, c, answers, choices, relation=relation)
+
+
+def _stemmed(row: Mapping[str, Any]) -> Analogy:
+    pairs: list[Any] = [row["stem"], *row["choice"]] if isinstance(row["choice"], list) else [row["stem"]]
+    whole = all(isinstance(p, list) and [type(w) for w in cast(list[Any], p)] == [str, str] for p in pairs)
+    answer = row["answer"]
+    if not whole or not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(pairs) - 1:
+        raise LensFVError("stem has to be a pair, choice a list of pairs, and answer the number of one, from 0")
+    return _chosen(cast(list[list[str]], pairs), answer)
+
+
+def _chosen(pairs: Sequence[Sequence[str]], right: int) -> Analogy:
+    """A is to B as one of the other pairs."""
+    (a, b), *choices = pairs
+    c, d = choices[right]
+    return Analogy(a, b, c, (d,), tuple(choice[1] for choice in choices), tuple(choice[0] for choice in choices))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+# -- SAT --------------------------------------------------------------------------------------------------------------
+
+
+def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
+    """Lines with their numbers, between empty ones; comments left out."""
+    block: list[tuple[int, str]] = []
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        if line.strip():
+            block += [] if line.startswith("#") else [(number, line.strip())]
+        elif block:
+            yield block
+            block = []
+
+
+def _sat(blocks: list[list[tuple[int, str]]], path: Path) -> list[Analogy]:
+    """Blocks of one form: how many lines they have, and what the first one is, has to be the same in all of them."""
+
+    def wrong(number: int, what: str) -> LensFVError:
+        return LensFVError(
+            f"{path}, line {number}: {what}; a SAT-style block is where it is from, a pair, choice pairs, and the letter of "
+            "the right one"
+        )
+
+    if not blocks or len(blocks[0]) < 4:
+        raise LensFVError(f"{path}, line {blocks[0][0][0] if blocks else 1}: not a SAT-style block; give {FORMATS}")
+    usual = _most([len(block) for block in blocks])
+    for block in blocks:
+        if len(block) != usual:
+            raise wrong(block[0][0], f"a block of {len(block)} lines, where others have {usual}")
+    tagged = _most([bool(CLASSES.fullmatch(block[-2][1].split()[-1])) for block in blocks])
+    begin = [_pair(block[0][1], tagged) is None for block in blocks]
+    sourced = _most(begin)
+    for block, odd in zip(blocks, begin, strict=True):
+        if odd != sourced:
+            raise wrong(block[0][0], f"the block begins with {block[0][1][:40]!r}, others with {'no' if sourced else 'a'} pair")
+    if usual == 8 and not tagged and not sourced:
+        raise wrong(blocks[0][0][0], "the first of 8 lines can be a pair, or where the block is from (then begin it with #)")
+    found: list[Analogy] = []
+    for block in blocks:
+        pairs: list[tuple[str, str]] = []
+        for number, line in block[sourced:-1]:
+            pair = _pair(line, tagged)
+            if pair is None:
+                raise wrong(number, f"{line[:40]!r} is no pair{' with word classes' * tagged}")
+            pairs.append(pair)
+        last, letter = block[-1]
+        right = ord(letter.lower()) - ord("a") if len(letter) == 1 else -1
+        if not 0 <= right < len(pairs) - 1:
+            raise wrong(last, f"{letter[:40]!r} is not the letter of one of {len(pairs) - 1} choices")
+        try:
+            found.append(_chosen(pairs, right))
+        except LensFVError as e:
+            raise wrong(block[0][0], str(e)) from None
+    return found
+
+
+def _most(values: list[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _pair(line: str, tagged: bool) -> tuple[str, str] | None:
+    words = line.split()
+    if len(words) != 2 + tagged or (tagged and not CLASSES.fullmatch(words[2])):
+        return None
+    return words[0], words[1]

@@ -1,0 +1,55 @@
+"""Many tasks at once: a folder of task files, or a file of sections."""
+
+from collections import Counter
+from pathlib import Path
+
+from lens_fv.errors import LensFVError
+from lens_fv.tasks.analogy_files import has_sections, sections
+from lens_fv.tasks.readers import read_task
+from lens_fv.tasks.tables import BATS
+from lens_fv.tasks.task import Pair, Task
+from lens_fv.texts import read_text
+
+ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
+
+
+def read_tasks(path: str | Path) -> tuple[Task, ...]:
+    """All tasks of a folder, those in folders below it too; or of one file.
+
+    In the folder of the Bigger Analogy Test Set these are its files, in any other all whose names end as task files' do.
+    Google's analogies (Mikolov et al. 2013) are a task a section, of all pairs that it has.
+
+    Args:
+        path: of a folder, or of a file.
+
+    Raises:
+        LensFVError: no task, two of one name, or what `read_task` raises.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith("."))
+        known = [file for file in files if BATS.fullmatch(file.stem)]
+        found = [task for file in known or files for task in read_tasks(file)]
+    elif path.suffix.lower() == ".txt" and has_sections(text := read_text(path, "tasks")):
+        found = _of_sections(text, path)
+    else:
+        found = [read_task(path)]
+    names = Counter(task.name for task in found)
+    if not found:
+        raise LensFVError(f"{path}: no task file in it; their names end in {', '.join(ENDINGS)}")
+    if len(names) < len(found):
+        raise LensFVError(f"{path}: two tasks are called {names.most_common(1)[0][0]}; rename a file, or read them one by one")
+    return tuple(found)
+
+
+def _of_sections(text: str, path: Path) -> list[Task]:
+    answers: dict[str, dict[str, dict[str, None]]] = {}
+    for name, (a, b, c, d) in sections(text, path):
+        own = answers.setdefault(name, {})
+        own.setdefault(a, {})[b] = None
+        own.setdefault(c, {})[d] = None
+    source = "Google's analogies (Mikolov et al. 2013)"
+    return [
+        Task(name, tuple(Pair(given, tuple(outputs)) for given, outputs in own.items()), source=source)
+        for name, own in answers.items()
+    ]

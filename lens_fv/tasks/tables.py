@@ -1,0 +1,152 @@
+"""Tables of pairs: with a header or without, and which column is what; what can be read in two ways is refused."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lens_fv.errors import LensFVError
+
+INPUT_NAMES = ("input", "subject", "source", "word")
+OUTPUT_NAMES = ("output", "outputs", "object", "target", "answer")
+BATS = re.compile(r"([DEIL]\d\d) \[(.+)\]")
+"""Files of the Bigger Analogy Test Set (Gladkova et al. 2016): `I01 [noun - plural_reg].txt`."""
+_OPTIONS = "(on the command line: `lens-fv tasks FILE --input-column ... --output-column ... --out task.json`)"
+
+
+class Row(NamedTuple):
+    """One row of a file: where it stands (the start of an error message: file and line), and what is in it."""
+
+    where: str
+    input: Any
+    output: Any
+
+
+class Columns(NamedTuple):
+    """What the caller says about a file.
+
+    Attributes:
+        input, output: names of columns or keys; or, of a table without a header, their numbers from 1.
+        alternatives: what parts several acceptable outputs; "": nothing does.
+    """
+
+    input: str | None = None
+    output: str | None = None
+    alternatives: str | None = None
+
+    @property
+    def numbers(self) -> tuple[int, int] | None:
+        """Both as indices, if they are numbers."""
+        given = [column for column in (self.input, self.output) if column is not None and column.isdecimal() and int(column)]
+        return (int(given[0]) - 1, int(given[1]) - 1) if len(given) == 2 else None
+
+    def find(self, names: Sequence[str], where: str) -> tuple[int | None, int | None]:
+        """Indices of the input's and the output's column among lower-case names; None: there is none.
+
+        Raises:
+            LensFVError: a column that was asked for is not there, or several could be meant and none is called "input" (or
+                "output").
+        """
+        return _find(names, INPUT_NAMES, self.input, where), _find(names, OUTPUT_NAMES, self.output, where)
+
+
+def _find(names: Sequence[str], known: Sequence[str], asked: str | None, where: str) -> int | None:
+    role = known[0]
+    if asked is not None:
+        if names.count(asked.lower()) != 1:
+            raise LensFVError(f"{where}: {role}_column={asked!r} asked for; the columns are {', '.join(names)}")
+        return names.index(asked.lower())
+    found = [name for name in names if name in known]
+    if found.count(role) != 1 and len(found) > 1:
+        raise LensFVError(f"{where}: the {role} can be {' or '.join(found)}; say which with {role}_column= {_OPTIONS}")
+    return names.index(role if role in found else found[0]) if found else None
+
+
+def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
+    """The rows of a CSV or TSV file, or of lines of two words.
+
+    A first line with an input's and an output's column is a header. Without one, files that are not called `.csv` or `.tsv` are
+    read as two columns (parted by a tab, or else by blanks), others only if the columns are given by number.
+
+    Raises:
+        LensFVError: a header that is none or can be read in two ways, a row with other columns than the rest, or outputs that
+            hold a slash where nothing says whether it parts alternatives.
+    """
+    lines = list(_cells(text, path))
+    if not lines:
+        return
+    where, first = lines[0]
+    names = [name.strip().lower() for name in first]
+    header = (
+        None if columns.numbers and not {columns.input, columns.output} & set(names) else _header(names, path, columns, where)
+    )
+    numbers = header or columns.numbers or (0, 1)
+    if max(numbers) >= len(names):
+        raise LensFVError(f"{where}: column {max(numbers) + 1} asked for; the first line has {len(names)}: {', '.join(names)}")
+    parted = "/" if columns.alternatives is None and BATS.fullmatch(path.stem) else columns.alternatives
+    for where, cells in lines[1:] if header else lines:
+        if len(cells) > len(names):
+            hint = "put text that contains what parts columns in quotes"
+            raise LensFVError(f"{where}: {len(cells)} columns where the first line has {len(names)}; {hint}")
+        cells += [""] * (len(names) - len(cells))
+        yield Row(where, cells[numbers[0]], _alternatives(cells[numbers[1]], parted, where))
+
+
+def _header(names: list[str], path: Path, columns: Columns, where: str) -> tuple[int, int] | None:
+    """Where input and output are, if the first line is a header; None if it is a pair."""
+    given, answers = columns.find(names, where)
+    if given is not None and answers is not None:
+        return given, answers
+    named = given is not None or answers is not None or path.suffix.lower() in (".csv", ".tsv")
+    if len(names) == 2 and (BATS.fullmatch(path.stem) or not named):
+        return None
+    pair = "; if it is a pair already, number the columns: input_column='1', output_column='2'" * (len(names) > 1)
+    raise LensFVError(
+        f"{where}: the header needs the columns input and output, found {', '.join(names)}; name them with input_column= and "
+        f"output_column={pair} {_OPTIONS}"
+    )
+
+
+def _alternatives(cell: str, parted: str | None, where: str) -> list[str]:
+    if parted is None and re.search(r"\w/\w", cell) and "|" not in cell:
+        raise LensFVError(
+            f"{where}: {cell.strip()!r} can be one answer or several; say alternatives='/', or alternatives='' for one "
+            "(on the command line: `lens-fv tasks FILE --alternatives / --out task.json`)"
+        )
+    mark = "|" if parted is None else parted
+    return cell.split(mark) if mark else [cell]
+
+
+def _cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where each line that is not empty stands, and its cells."""
+    mark = _delimiter(text)
+    if mark is None:
+        numbered = ((n, line.split()) for n, line in enumerate(text.splitlines(), 1))
+        yield from ((f"{path}, line {n}", cells) for n, cells in numbered if cells)
+        return
+    # strict: a quote that is never closed is an error, it does not swallow the rest of the file.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    try:
+        for cells in reader:
+            while cells and not cells[-1].strip() and len(cells) > 1:
+                cells.pop()
+            if any(cell.strip() for cell in cells):
+                yield f"{path}, line {reader.line_num}", cells
+    except csv.Error as error:
+        raise LensFVError(f"{path}, line {reader.line_num}: not a valid table ({error})") from None
+
+
+def is_table(text: str, columns: Columns) -> bool:
+    """Whether a text of no other format can be a table: its first line has a known column, or is a pair without commas."""
+    nothing: tuple[str, list[str]] = ("", [])
+    _, names = next(_cells(text, Path()), nothing)
+    known = {name.strip().lower() for name in names} & {*INPUT_NAMES, *OUTPUT_NAMES, columns.input, columns.output}
+    return bool(known or columns.numbers or (len(names) == 2 and _delimiter(text) in ("\t", None)))
+
+
+def _delimiter(text: str) -> str | None:
+    """What parts the columns of a table's first line: a tab, a comma or a semicolon; None: blanks do."""
+    first = text.lstrip().splitlines()[0]
+    return next((mark for mark in "\t,;" if mark in first), None)
