@@ -15,6 +15,7 @@ from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.readers import read_rows
 from lens_fv.texts import read_text
 
@@ -109,11 +110,15 @@ class TransferSet:
         return write_whole(Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False))
 
 
-def read_transfer(path: str | Path) -> TransferSet:
+def read_transfer(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
     """Read sentences from a file: one that `TransferSet.save` wrote, or JSON lines of entities that come with sentences.
 
     JSON lines are those of `read_entities`, with a list "sentences" in each; rows of Entity Inferences bring their own.
     Sentences that do not mention their entity, and those that are there already, are dropped and counted.
+
+    Args:
+        path: of the file.
+        where: the tokens that are to be taught: "all" keeps sentences that do not mention their entity.
 
     Raises:
         LensFVError: neither, or there is no sentence in it.
@@ -128,12 +133,13 @@ def read_transfer(path: str | Path) -> TransferSet:
     for entity, sentences in rows:
         kept = found.setdefault(entity.key, [])
         for sentence in sentences:
-            if reason := unfit(sentence, entity, kept):
+            if reason := unfit(sentence, entity, kept, where):
                 dropped[reason] += 1
             else:
                 kept.append(sentence)
     if not any(found.values()):
-        raise LensFVError(f"{path}: none of its {len(rows)} lines has a sentence that mentions its entity")
+        wanted = "a sentence that mentions its entity" if where == "after_mention" else "a sentence"
+        raise LensFVError(f"{path}: none of its {len(rows)} lines has {wanted}")
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
 
 
@@ -162,11 +168,11 @@ def check_keys(entities: Sequence[Entity]) -> None:
         )
 
 
-def unfit(sentence: str, entity: Entity, kept: Collection[str]) -> str:
+def unfit(sentence: str, entity: Entity, kept: Collection[str], where: Where = "after_mention") -> str:
     """Why a sentence is not to be kept; empty: it is."""
-    end = entity.mention_end(sentence)
+    end = entity.mention_end(sentence) if where == "after_mention" else 0
     if end is None:
         return "no mention" if sentence.strip() else "empty"
-    if not re.search(r"\w", sentence[end:]):  # nothing to be taught behind the mention
+    if not re.search(r"\w", sentence[end:]):  # nothing to be taught
         return "empty"
     return "duplicate" if sentence in kept else ""
