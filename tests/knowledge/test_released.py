@@ -46,7 +46,7 @@ def change(trained, teacher):
 
 
 def apart(delta, expected):
-    """Length of the difference of two updates, as a share of the second's. Where a gradient is 0, AdamW takes rounding's sign."""
+    """Length of the difference of two updates, as a share of the second's: AdamW makes steps of gradients' rounding."""
     moved = {name: value for name, value in expected.items() if value.any()}
     assert set(delta.names) == set(moved)
     differ = sum((delta.change(name) - value).square().sum() for name, value in moved.items())
