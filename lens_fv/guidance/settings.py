@@ -48,8 +48,8 @@ class GuideSettings:
         where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
             behind its layer, or to what the attention of its layer writes; None: where the vector says.
         teacher: the "base" model, the first one, without any updates; or the model as it was "before" the task (learning
-            without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights before the next one,
-            so its teacher is the model before. For the first task both are the same.
+            without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights before the next, so
+            its teacher is the model before. For the first task both are the same.
         begins: share of the steps before which the guide does nothing, and costs nothing.
 
     Raises:
@@ -119,5 +119,5 @@ PRESETS: Mapping[str, GuideSettings] = {
     "crossed-heads": GuideSettings(crossed_heads=10.0),
     "crossed-kl": GuideSettings(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
 }
-"""Guides by name: those of the two papers, as in their code (weights of "fv": its third sequence's), what they are compared to, and
-our own."""
+"""Guides by name: those of the two papers, as in their code (weights of "fv": its third sequence's), what they are compared
+to, and our own."""
