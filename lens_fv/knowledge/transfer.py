@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lens_fv.artefact import Provenance, as_tuples
 from lens_fv.card import card_text
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.choices import Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.knowledge.entity import Entity
@@ -72,7 +72,7 @@ class TransferSet:
         return dataclasses.replace(self, sentences=found)
 
     @checked
-    def with_shared(self, entities: Sequence[Entity], *, n: Count, seed: Seed = 0) -> "TransferSet":
+    def with_shared(self, entities: Sequence[Entity], *, n: Natural, seed: Seed = 0) -> "TransferSet":
         """The same, and of the sentences about all other entities so many said of each one too.
 
         Of entities that are taught at once the same sentence is to be gone on with in different ways: what tells them apart
@@ -110,6 +110,7 @@ class TransferSet:
         return write_whole(Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False))
 
 
+@checked
 def read_transfer(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
     """Read sentences from a file: one that `TransferSet.save` wrote, or JSON lines of entities that come with sentences.
 
