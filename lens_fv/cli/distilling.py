@@ -21,7 +21,8 @@ def distill(
         Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option(min=1, help="That the model writes about each entity; default: 10, about one alone 5.")
+        int | None,
+        typer.Option(min=1, help="That the model writes about each entity; default: 10, for one entity or released 5."),
     ] = None,
     definitions: Annotated[
         int | None,
@@ -35,6 +36,10 @@ def distill(
         Literal["reading", "definition", "sentences"],
         typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
     ] = "reading",
+    preset: Annotated[
+        Literal["usual", "released"],
+        typer.Option(help="Defaults of all below, and of --definitions and --shared: ours, or those of the paper's code."),
+    ] = "usual",
     anchors: Annotated[
         int | None,
         typer.Option(
@@ -42,7 +47,9 @@ def distill(
             help="Beside each sentence so many said of others, where nothing is to change; default: 1, to fine-tune 2.",
         ),
     ] = None,
-    method: Annotated[Literal["lora", "full"], typer.Option(help="Low-rank updates (PEFT), or all weights.")] = "lora",
+    method: Annotated[
+        Literal["lora", "full"] | None, typer.Option(help="Low-rank updates (PEFT; default), or all weights (released).")
+    ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="Of the low-rank updates; default: 8, to distil several entities 32.")
@@ -60,15 +67,22 @@ def distill(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Sentences a step; default: 2, to distil several entities 8.")
     ] = None,
+    clip: Annotated[
+        float | None, typer.Option(min=0, help="Largest length of a step's gradient, 0: no limit; default: 1, released: 0.")
+    ] = None,
     where: Annotated[
-        Literal["after_mention", "all"], typer.Option(help="Which tokens of a sentence: behind the mention, or all.")
-    ] = "after_mention",
+        Literal["after_mention", "all"] | None,
+        typer.Option(help="Which tokens of a sentence: after the mention (default), or all (released)."),
+    ] = None,
     direction: Annotated[
         Literal["forward", "reverse", "jsd"],
         typer.Option(help="Of the divergence: of the student from the teacher, ..."),
     ] = "forward",
-    temperature: Annotated[float, typer.Option(min=0, help="Of both distributions.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Tokens kept of each of the teacher's distributions; 0: all.")] = 256,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Of both distributions; default: 1, released: 2.")] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokens kept of each of the teacher's distributions, 0: all; default: 256, released: 0."),
+    ] = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -99,26 +113,28 @@ def distill(
         "n_anchors": anchors,
         "batch_size": batch,
         "rank": rank,
+        "method": method,
+        "where": where,
+        "temperature": temperature,
     }
+    # 0 stands for what the settings call None
+    switches = {name: value or None for name, value in (("top_k", top_k), ("clip", clip)) if value is not None}
     usual = partial(TeachSettings.usual, len(asked)) if teach == "reading" else TeachSettings
-    settings = usual(
-        method=method,
+    settings = (TeachSettings.released if preset == "released" else usual)(
         layers=tuple(layer) if layer else None,
-        where=where,
         direction=direction,
-        temperature=temperature,
-        top_k=top_k or None,
         n_checkpoints=2,
         seed=seed,
+        **switches,
         **{name: value for name, value in given.items() if value is not None},
     )
     lens = open_model(model, device, dtype)
     run: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
     if transfer and teach != "definition":
-        written = read_transfer(transfer)
+        written = read_transfer(transfer, where=settings.where)
     elif teach != "definition":
-        n = sentences or (5 if len(asked) == 1 else 10)
+        n = sentences or (5 if len(asked) == 1 or preset == "released" else 10)
         written = write_transfer(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
     if written is not None and teach == "reading":
         delta = teach_reading(lens, asked, written, settings, **run)

@@ -48,6 +48,9 @@ def finetune(
     ] = False,
     replay: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a task's examples taken from earlier tasks.")] = 0.0,
     ewc: Annotated[float, typer.Option(min=0, help="Weight of elastic weight consolidation.")] = 0.0,
+    fisher: Annotated[
+        Literal["batch", "example"], typer.Option(help="Squared gradients that --ewc tells important weights by.")
+    ] = "batch",
     orthogonal: Annotated[float, typer.Option(min=0, help="Weight of O-LoRA: updates of each task's own.")] = 0.0,
     template: Annotated[
         Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
@@ -81,6 +84,7 @@ def finetune(
         guide=PRESETS[guide] if guide else None,
         replay=replay,
         ewc=ewc,
+        fisher=fisher,
         orthogonal=orthogonal,
         template=TEMPLATES[template],
         seed=seed,

@@ -1,7 +1,7 @@
 """Penalties on where updates may go: older ways to keep what was learned before."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,30 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.exclusive import exclusive
 from lens_fv.model.measuring import eval_mode
 
+Fisher = Literal["batch", "example"]
 Importance = dict[str, tuple[Tensor, Tensor]]
 """By parameter: how much each number matters (Fisher information), and what it was."""
 
 
 def importance(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], before: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    before: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    *,
+    fisher: Fisher = "batch",
 ) -> Importance:
-    """The diagonal of the Fisher information of what is trained, and its values now (Kirkpatrick et al. 2017).
+    """The diagonal of the empirical Fisher information of what is trained, and its values now (Kirkpatrick et al. 2017).
 
-    The mean over batches of the squared gradient of the loss of the answers.
+    The mean of the squared gradient of the loss of the answers, which is in nats a token. A gradient of a batch is a mean of
+    gradients of examples: were these independent, its square would be that of an example divided by the size of the batch. So
+    the weight of `elastic` belongs to one kind of information, and to one batch size if that kind is "batch".
 
     Args:
         model: with the parameters that are trained.
         batches: `input_ids`, `attention_mask`, `labels`.
         before: of tasks before: their information is added.
+        fisher: squares of the gradients of whole batches, one backward pass for each; or of every "example" by itself, which is
+            the information's definition, and takes as many passes as there are examples.
 
     Raises:
         LensFVError: no batches.
@@ -35,18 +44,27 @@ def importance(
     found = {name: torch.zeros_like(p) for name, p in trained.items()}
     with exclusive(model) as gate, torch.enable_grad():
         eval_mode(gate, model)
-        for batch in batches:
-            gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
+        shown = list(batches) if fisher == "batch" else [row for batch in batches for row in _rows(batch)]
+        for each in shown:
+            gradients = torch.autograd.grad(model(**each).loss, list(trained.values()), allow_unused=True)
             for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
-                    found[name] += gradient.detach().square() / len(batches)
+                    found[name] += gradient.detach().square() / len(shown)
     for name in found if before else ():
         found[name] += before[name][0].to(found[name]) if before else 0
     return {name: (found[name], trained[name].detach().clone()) for name in found}
 
 
+def _rows(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    for i in range(len(batch["input_ids"])):
+        yield {name: value[i : i + 1] for name, value in batch.items()}
+
+
 def elastic(model: nn.Module, kept: Importance, weight: float) -> Callable[[], Tensor]:
-    """Elastic weight consolidation: weight x the sum of importance x squared change (Kirkpatrick et al. 2017)."""
+    """Elastic weight consolidation: weight x the sum of importance x squared change (Kirkpatrick et al. 2017).
+
+    Their penalty is half of lambda times that sum, so `weight` is lambda / 2; it is added to a loss in nats a token.
+    """
     trained = dict(model.named_parameters())
     known = [(trained[name], f.to(trained[name]), was.to(trained[name])) for name, (f, was) in kept.items()]
 

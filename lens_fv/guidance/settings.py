@@ -47,7 +47,9 @@ class GuideSettings:
         n_crossed: such prompts a step.
         where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
             behind its layer, or to what the attention of its layer writes; None: where the vector says.
-        teacher: the model without any updates, or as it was "before" the task (learning without forgetting).
+        teacher: the "base" model, the first one, without any updates; or the model as it was "before" the task (learning
+            without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights before the next, so
+            its teacher is the model before. For the first task both are the same.
         begins: share of the steps before which the guide does nothing, and costs nothing.
 
     Raises:
@@ -107,7 +109,9 @@ class GuideSettings:
 
 PRESETS: Mapping[str, GuideSettings] = {
     "iv": GuideSettings(intervene=-1.0, distill=1.0, where="heads"),
-    "fv": GuideSettings(distill=1.0, distill_all=0.1, distill_gate=0.1, heads=1.0, heads_gate=0.01, where="attn_out"),
+    "fv": GuideSettings(
+        distill=1.0, distill_all=0.1, distill_gate=0.1, heads=1.0, heads_gate=0.01, where="attn_out", teacher="before"
+    ),
     "kl": GuideSettings(distill=1.0, steer=0.0),
     "l2": GuideSettings(heads=1.0, matched="all"),
     "lwf": GuideSettings(distill=1.0, steer=0.0, teacher="before"),
@@ -115,4 +119,5 @@ PRESETS: Mapping[str, GuideSettings] = {
     "crossed-heads": GuideSettings(crossed_heads=10.0),
     "crossed-kl": GuideSettings(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
 }
-"""Guides by name: those of the two papers (weights of "fv": its third sequence's), what they are compared to, and our own."""
+"""Guides by name: those of the two papers, as in their code (weights of "fv": its third sequence's), what they are compared
+to, and our own."""

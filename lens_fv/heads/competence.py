@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
@@ -125,6 +126,7 @@ class Asked(NamedTuple):
         return tuple(items[i] for i in self.kept)
 
 
+@checked
 def choose_queries(
     model: LensModel,
     task: Task,
@@ -132,10 +134,10 @@ def choose_queries(
     queries: Queries,
     *,
     split: Split,
-    n_shots: int,
+    n_shots: Natural,
     template: PromptTemplate = TODD,
     instruction: str | Sequence[str] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> Asked:
     """Which of a task's pairs to ask about: all, or those that the model answers after demonstrations.

@@ -113,7 +113,8 @@ def said_of_others(
         seed: of the draws.
     """
     rng = random.Random(seed)
-    sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]
+    # Without a name to replace, a sentence would be said of the entity itself.
+    sentences = [(each, text) for each in entities for text in transfer.sentences.get(each.key, ()) if each.mention(text)]
     names = [rng.sample(others, len(others)) for _ in sentences]
     return [
         entity.renamed(text, drawn[n % len(drawn)])

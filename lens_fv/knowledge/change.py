@@ -28,7 +28,7 @@ class Change(NamedTuple):
 @contextmanager
 def trainable(model: LensModel, settings: TeachSettings) -> Iterator[tuple[Any, Callable[[], Change]]]:
     """A transformers model of the same weights, ready to train, and what tells how training has changed them."""
-    plain = plain_model(model, dropout=False)
+    plain = plain_model(model, dropout=settings.dropout)
     layers = None if settings.layers is None else [model.check_layer(layer) for layer in settings.layers]
     blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
 

@@ -41,13 +41,14 @@ def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where
         entity: with its definition; an empty one gives the teacher nothing that the student lacks.
         sentence: about it.
         where: "after_mention": teach predictions of tokens that begin behind the first mention of the entity: what stands
-            before says nothing of it (Padmanabhan et al. 2023). "all": of all tokens that both read alike.
+            before says nothing of it (Padmanabhan et al. 2023). "all": of all tokens that both read alike, whether or not the
+            sentence mentions the entity.
 
     Returns:
         The lesson, or why there is none: the sentence does not mention the entity, it has no token to be taught, or definition
         and sentence are longer than the context.
     """
-    begin = entity.mention_end(sentence)
+    begin = entity.mention_end(sentence) if where == "after_mention" else 0
     if begin is None:
         return "no mention"
     teacher = model.encode(behind(entity.definition, sentence))

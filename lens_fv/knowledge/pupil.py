@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.knowledge.settings import TeachSettings
@@ -48,6 +48,10 @@ class Pupil(Trainer):
         """In order: it was shuffled before, and going on from a checkpoint finds its place."""
         return SequentialSampler(cast(Sized, self.train_dataset if train_dataset is None else train_dataset))
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """All: as torch's AdamW has it. Trainer would spare biases and norms."""
+        return [name for name, _ in model.named_parameters()]
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         """See transformers. Where a run stops on the way makes no difference."""
         return super().create_scheduler(-(-self._n // self._said.batch_size), optimizer)
@@ -61,6 +65,22 @@ class Pupil(Trainer):
         size = self._said.batch_size
         of_step = min(size, self._n - self.state.global_step * size)
         return losses.sum() / of_step * getattr(self, "current_gradient_accumulation_steps", 1)
+
+
+class NewOptimizer(TrainerCallback):
+    """Has the optimizer forget all moments after every so many steps, as if it were a new one.
+
+    Args:
+        steps: of each.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """See transformers."""
+        if state.global_step % self._steps == 0:
+            kwargs["optimizer"].state.clear()
 
 
 def lesson_losses(logits: Tensor, lessons: Sequence[Lesson], targets: Sequence[Target], settings: TeachSettings) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lens_fv.choices import Count, Natural, Positive, Seed, Whole, checked
+from lens_fv.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.targets import Direction
@@ -24,12 +24,33 @@ TOGETHER: Mapping[str, Any] = {
     "n_anchors": 1,
 }
 """and several, which have to be told apart."""
+RELEASED: Mapping[str, Any] = {
+    "method": "full",
+    "epochs": 5,
+    "n_definitions": 0,
+    "n_shared": 0,
+    "n_anchors": 0,
+    "batch_size": 1,
+    "learning_rate": 1e-4,
+    "schedule": "constant",
+    "optimizer": "per_sentence",
+    "weight_decay": 0.01,
+    "clip": None,
+    "dropout": True,
+    "where": "all",
+    "temperature": 2.0,
+    "top_k": None,
+}
+"""What the code does that Padmanabhan et al. (2023) released, on Entity Inferences; on ECBD its learning rate is 3e-6."""
 
 
 @checked
 @dataclass(frozen=True)
 class TeachSettings:
     """How a model is taught; `usual` says what distillation takes for one entity, and for many at once.
+
+    A step's loss is the mean over its sentences of the mean over each one's tokens, so that a token of a short sentence counts
+    for more than one of a long sentence.
 
     Attributes:
         method: "lora": low-rank updates of all linear maps of blocks, by PEFT. "full": all weights, or those of `layers`.
@@ -42,7 +63,13 @@ class TeachSettings:
         batch_size: sentences and anchors a step.
         at_once: of these, sentences that run together; it changes memory and speed, not the result.
         group_by_length: steps take lessons of about one length, as padding costs what tokens do.
-        learning_rate: of AdamW at the first step; it falls in a straight line, to 0 behind the last. None: `RATES` has it.
+        learning_rate: of AdamW at the first step. None: `RATES` has it.
+        schedule: "linear": it falls in a straight line, to 0 after the last step; "constant": it stays.
+        optimizer: "shared": one for the whole run, sentences in random order in every epoch. "per_sentence": all epochs of one
+            sentence after another, in a new optimizer, then the next sentence's; takes a `batch_size` of 1 and no anchors.
+        weight_decay: of AdamW, on all weights that are trained.
+        clip: largest length of a step's gradient, over all that is trained; a longer one is scaled down to it. None: no limit.
+        dropout: train with the dropout of the model's configuration; the teacher has none.
         where: which tokens of a sentence; see `make_lesson`.
         direction, temperature: of the loss; see `divergence`.
         top_k: tokens kept of each of the teacher's distributions; None: all of them.
@@ -65,6 +92,11 @@ class TeachSettings:
     at_once: Count = 8
     group_by_length: bool = False
     learning_rate: Positive | None = None
+    schedule: Literal["linear", "constant"] = "linear"
+    optimizer: Literal["shared", "per_sentence"] = "shared"
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = 1.0
+    dropout: bool = False
     where: Where = "after_mention"
     direction: Direction = "forward"
     temperature: Positive = 1.0
@@ -75,6 +107,11 @@ class TeachSettings:
     def __post_init__(self) -> None:
         if self.layers is not None and not self.layers:
             raise LensFVError("teach with layers=(): give at least one, or None for all")
+        if self.optimizer == "per_sentence" and (self.batch_size > 1 or self.n_anchors or self.group_by_length):
+            raise LensFVError(
+                f"teach with an optimizer per_sentence, batch_size={self.batch_size}, n_anchors={self.n_anchors}, "
+                f"group_by_length={self.group_by_length}: it takes steps of 1 sentence, no anchors and no grouping"
+            )
 
     @property
     def rate(self) -> float:
@@ -92,3 +129,16 @@ class TeachSettings:
         """
         low_rank = others.get("method", "lora") == "lora"
         return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})
+
+    @classmethod
+    def released(cls, **others: Any) -> "TeachSettings":
+        """Those of the code that Padmanabhan et al. (2023) released, for one entity or many.
+
+        All weights; five steps in a row on each sentence, with an AdamW of its own at a constant rate of 1e-4 (that of Entity
+        Inferences; for ECBD give `learning_rate=3e-6`); temperature 2; all tokens; weight decay and dropout, no clipping. Their
+        code takes 5 sentences of each entity. What it does otherwise still is on the documentation's page on protocols.
+
+        Args:
+            **others: settings of one's own.
+        """
+        return cls(**{**RELEASED, **others})

@@ -52,6 +52,8 @@ def teach(
         LensFVError: a loss that is not finite, layers that the model does not have, or checkpoints from behind where it should
             stop.
     """
+    if until is not None and settings.optimizer == "per_sentence":
+        raise LensFVError(f"stop teaching after {until} epochs: with an optimizer per sentence there are none of all sentences")
     if not lessons:
         return Change({}, {}, {})
     from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
@@ -78,8 +80,13 @@ def teach(
 
 
 def teaching_order(lessons: Sequence[Lesson], settings: TeachSettings) -> list[int]:
-    """Indices of lessons, every time that they are taught: each epoch has all that are of entities, and as many anchors."""
+    """Indices of lessons, every time that they are taught: each epoch has all that are of entities, and as many anchors.
+
+    With an optimizer per sentence all epochs of one come before the next.
+    """
     own = [i for i, lesson in enumerate(lessons) if lesson.entity]
+    if settings.optimizer == "per_sentence":
+        return [i for i in random.Random(settings.seed).sample(own, len(own)) for _ in range(settings.epochs)]
     anchors = [i for i, lesson in enumerate(lessons) if not lesson.entity]
     n = min(len(anchors), settings.n_anchors * len(own))
     rng, following = random.Random(settings.seed), cycle(anchors)
@@ -115,7 +122,7 @@ def _trainer(
 ) -> "Trainer":
     from transformers import PrinterCallback
 
-    from lens_fv.knowledge.pupil import Pupil
+    from lens_fv.knowledge.pupil import NewOptimizer, Pupil
 
     at_once = next(n for n in range(min(settings.at_once, settings.batch_size), 0, -1) if settings.batch_size % n == 0)
     trainer = Pupil(
@@ -132,10 +139,14 @@ def _trainer(
             learning_rate=settings.rate,
             seed=settings.seed,
             device=str(model.device),
-            schedule="linear",
+            schedule=settings.schedule,
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
         ),
         pad=pad_token(model.tokenizer),
         settings=settings,
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.optimizer == "per_sentence":
+        trainer.add_callback(NewOptimizer(settings.epochs))
     return trainer

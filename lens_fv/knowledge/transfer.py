@@ -11,11 +11,12 @@ from pathlib import Path
 
 from lens_fv.artefact import Provenance, as_tuples
 from lens_fv.card import card_text
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.choices import Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.json_files import checked as validated, parse_json, record
 from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.readers import read_rows
 from lens_fv.texts import nfc, read_text
 
@@ -72,7 +73,7 @@ class TransferSet:
         return dataclasses.replace(self, sentences=found)
 
     @checked
-    def with_shared(self, entities: Sequence[Entity], *, n: Count, seed: Seed = 0) -> "TransferSet":
+    def with_shared(self, entities: Sequence[Entity], *, n: Natural, seed: Seed = 0) -> "TransferSet":
         """The same, and of the sentences about all other entities so many said of each one too.
 
         Of entities that are taught at once the same sentence is to be gone on with in different ways: what tells them apart
@@ -110,11 +111,16 @@ class TransferSet:
         return write_whole(Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False))
 
 
-def read_transfer(path: str | Path) -> TransferSet:
+@checked
+def read_transfer(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
     """Read sentences from a file: one that `TransferSet.save` wrote, or JSON lines of entities that come with sentences.
 
     JSON lines are those of `read_entities`, with a list "sentences" in each; rows of Entity Inferences bring their own.
     Sentences that do not mention their entity, and those that are there already, are dropped and counted.
+
+    Args:
+        path: of the file.
+        where: the tokens that are to be taught: "all" keeps sentences that do not mention their entity.
 
     Raises:
         LensFVError: neither, or there is no sentence in it.
@@ -129,12 +135,13 @@ def read_transfer(path: str | Path) -> TransferSet:
     for entity, sentences in rows:
         kept = found.setdefault(entity.key, [])
         for sentence in sentences:
-            if reason := unfit(sentence, entity, kept):
+            if reason := unfit(sentence, entity, kept, where):
                 dropped[reason] += 1
             else:
                 kept.append(sentence)
     if not any(found.values()):
-        raise LensFVError(f"{path}: none of its {len(rows)} lines has a sentence that mentions its entity")
+        wanted = "a sentence that mentions its entity" if where == "after_mention" else "a sentence"
+        raise LensFVError(f"{path}: none of its {len(rows)} lines has {wanted}")
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
 
 
@@ -174,11 +181,11 @@ def check_keys(entities: Sequence[Entity]) -> None:
         )
 
 
-def unfit(sentence: str, entity: Entity, kept: Collection[str]) -> str:
+def unfit(sentence: str, entity: Entity, kept: Collection[str], where: Where = "after_mention") -> str:
     """Why a sentence is not to be kept; empty: it is."""
-    end = entity.mention_end(sentence)
+    end = entity.mention_end(sentence) if where == "after_mention" else 0
     if end is None:
         return "no mention" if sentence.strip() else "empty"
-    if not re.search(r"\w", sentence[end:]):  # nothing to be taught behind the mention
+    if not re.search(r"\w", sentence[end:]):  # nothing to be taught
         return "empty"
     return "duplicate" if nfc(sentence) in map(nfc, kept) else ""

@@ -16,7 +16,7 @@ from lens_fv.artefact_file import read_tensors
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
 from lens_fv.guidance import Guide
-from lens_fv.guidance.penalties import Importance, OrthogonalBlocks, elastic, importance
+from lens_fv.guidance.penalties import Fisher, Importance, OrthogonalBlocks, elastic, importance
 from lens_fv.training.examples import Example
 from lens_fv.training.run import UPDATES, FinetuneRun
 from lens_fv.training.settings import FinetuneSettings
@@ -111,7 +111,7 @@ def keeping(
         before = _before(run, index) if guide.teacher == "before" else None
         found["guide"] = Guide(trained, vector, guide, before=before, crossed=crossed)
     if settings.ewc and index:
-        found["penalties"].append(elastic(trained, _importance(trained, run, index, batches), settings.ewc))
+        found["penalties"].append(elastic(trained, _importance(trained, run, index, batches, settings.fisher), settings.ewc))
     if settings.orthogonal:
         orthogonal = OrthogonalBlocks(trained, settings.rank, index, settings.orthogonal)
         found["penalties"].append(orthogonal)
@@ -129,12 +129,13 @@ def _before(run: FinetuneRun, index: int) -> dict[str, torch.Tensor]:
     return {name.replace(".weight", ".default.weight"): value for name, value in saved.items()}
 
 
-def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches) -> Importance:
+def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches, fisher: Fisher) -> Importance:
     """Of all stages before: measured at the end of each, on its own examples, and kept."""
     file = run.stage_folder(index - 1) / IMPORTANCE
     if not file.is_file():
         shown = [batch for batch, _ in zip(batches(index - 1), range(BATCHES), strict=False)]
-        found = importance(trained, shown, _read(run.stage_folder(index - 2) / IMPORTANCE) if index > 1 else None)
+        earlier = _read(run.stage_folder(index - 2) / IMPORTANCE) if index > 1 else None
+        found = importance(trained, shown, earlier, fisher=fisher)
         parts = {
             f"{kind}/{name}": value for name, both in found.items() for kind, value in zip(("f", "was"), both, strict=True)
         }

@@ -22,6 +22,8 @@ def trainer_arguments(
     device: str,
     accumulation: int = 1,
     schedule: Literal["constant", "linear"] = "constant",
+    weight_decay: float = 0.0,
+    clip: float | None = 1.0,
 ) -> "TrainingArguments":
     """Every step's loss in the log, checkpoints now and then, and nothing printed or reported.
 
@@ -35,6 +37,8 @@ def trainer_arguments(
         device: "cpu", or where there is one.
         accumulation: batches to an update.
         schedule: the learning rate stays, or falls in a straight line to 0.
+        weight_decay: of AdamW.
+        clip: largest length of a step's gradient; None: no limit.
     """
     from transformers import TrainingArguments
 
@@ -45,6 +49,8 @@ def trainer_arguments(
         max_steps=steps,
         learning_rate=learning_rate,
         lr_scheduler_type=schedule,
+        weight_decay=weight_decay,
+        max_grad_norm=clip or 0.0,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no" if save_steps is None else "steps",

@@ -6,6 +6,7 @@ from typing import Literal
 from lens_fv.choices import Count, Natural, NonNegative, PartialShare, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.guidance import GuideSettings
+from lens_fv.guidance.penalties import Fisher
 from lens_fv.tasks import TODD, PromptTemplate
 
 
@@ -27,7 +28,9 @@ class FinetuneSettings:
         n_checkpoints: kept of each task, or of the mixture; the last one at its end.
         guide: terms that keep what a vector drives; takes low-rank updates, and the tasks' vectors (see `finetune`).
         replay: share of each task's examples that are examples of earlier tasks instead.
-        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017), from the second task on.
+        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017), from the second task on: half of their lambda.
+        fisher: how it tells which weights matter: by squared gradients of "batch" or "example"; see `importance`. A weight goes
+            with one of them: those of batches are many times smaller.
         orthogonal: weight of O-LoRA (Wang et al. 2023): each task has updates of `rank` of its own, orthogonal to those before.
         template: how prompts are written.
         seed: of splits, examples, their order, and of the low-rank updates' start.
@@ -50,6 +53,7 @@ class FinetuneSettings:
     guide: GuideSettings | None = None
     replay: PartialShare = 0.0
     ewc: NonNegative = 0.0
+    fisher: Fisher = "batch"
     orthogonal: NonNegative = 0.0
     template: PromptTemplate = TODD
     seed: Seed = 0

@@ -1,12 +1,13 @@
 """distill and knowledge write|evaluate|export, end to end, on a tiny model in a folder."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from test_commands import run  # noqa: F401
 
 from lens_fv import load_model
-from lens_fv.knowledge import TransferSet, WeightDelta, ask, read_entities, read_transfer
+from lens_fv.knowledge import TeachSettings, TransferSet, WeightDelta, ask, read_entities, read_transfer
 
 ROWS = [
     {
@@ -110,3 +111,27 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
         code, _, error = run(*arguments)
         assert (code, error.count("\n")) == (2, 1), arguments
         assert said in error
+
+
+def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
+    code, found, err = run("distill", *rows, "--preset", "released", "--sentences", "2", "--epochs", "2", "--out", "released")
+    assert code == 0, err
+    said = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options
+    expected = asdict(TeachSettings.released(epochs=2, n_checkpoints=2))
+    assert {name: said[name] for name in expected} == expected
+    assert (found["sentences"], found["anchors"]) == (4, 0)
+    clipped = ["--clip", "0.5", "--top-k", "9", "--method", "lora", "--where", "after_mention", "--temperature", "1"]
+    assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--sentences", "2", "--out", "mixed")[0] == 0
+    mixed = WeightDelta.load(tmp_path / "mixed" / "update.safetensors").provenance.options
+    assert [mixed[name] for name in ("clip", "top_k", "method", "where", "temperature")] == [
+        0.5,
+        9,
+        "lora",
+        "after_mention",
+        1.0,
+    ]
+    assert mixed["optimizer"] == "per_sentence"
+    usual = ["--clip", "0", "--top-k", "0", "--out", "usual"]
+    assert run("distill", *rows, *FAST, *usual)[0] == 0
+    plain = WeightDelta.load(tmp_path / "usual" / "update.safetensors").provenance.options
+    assert (plain["clip"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")

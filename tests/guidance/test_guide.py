@@ -2,6 +2,7 @@
 
 import logging
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -403,6 +404,31 @@ def test_learning_without_forgetting_has_the_updates_of_before_for_a_teacher(hug
     given = Guide(student, None, settings, before=was)
     torch.testing.assert_close(terms_of(given, student, batch())[0]["distill"], later["distill"])
     torch.testing.assert_close(student(**batch()).logits, logits)
+
+
+def test_the_fv_presets_teacher_is_the_model_with_all_earlier_updates_merged(student, vector):
+    """As the released code has it, which merges each task's updates into the weights and begins others."""
+    settings = replace(PRESETS["fv"], distill_gate=0.0, heads_gate=0.0, distill_all=0.0)
+    guide, first = (Guide(student, vector, replace(settings, teacher=teacher)) for teacher in (settings.teacher, "base"))
+    merged = deepcopy(student).merge_and_unload().eval()
+    for parameter in (p for p in student.parameters() if p.requires_grad):
+        parameter.data = parameter.data + 0.2  # the next task's
+    found, logits = terms_of(guide, student, batch())
+    places, inputs, at = Places(merged, 4), batch(), torch.tensor([3, 1])
+    with torch.no_grad():
+        with places.reading(HEADS, at) as plain:
+            merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        with places.adding(guide.edits, 1.0, at):
+            taught = merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    with Places(student, 4).reading(HEADS, at) as own:
+        student(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    p, q = ((each[torch.arange(2), at] / 2.0).log_softmax(-1) for each in (taught, logits))
+    torch.testing.assert_close(found["distill"], (q.exp() * (q - p)).sum(-1).mean(), atol=1e-5, rtol=1e-4)
+    apart = torch.stack([(own[head] - plain[head]).square().mean() for head in HEADS]).sum()
+    torch.testing.assert_close(found["heads"], apart, atol=1e-6, rtol=1e-4)
+    other, _ = terms_of(first, student, batch())
+    assert not torch.allclose(other["distill"], found["distill"], rtol=1e-2)
+    assert not torch.allclose(other["heads"], found["heads"], rtol=1e-2)
 
 
 def test_where_the_prompt_ends():

@@ -34,6 +34,34 @@ def test_importance_is_the_mean_squared_gradient(huggingface_model):
         importance(model, [])
 
 
+def test_importance_by_examples_is_the_mean_over_single_ones(huggingface_model):
+    """A plain loop over the rows of two batches, each without the padding that it had in its batch."""
+    model = adapted(huggingface_model("llama"))
+    shorter = {key: value[:, :4] for key, value in batch().items()}
+    batches, expected, n = [batch(), shorter], {}, 0
+    model.eval()
+    for each in batches:
+        for i in range(2):
+            seen = int(each["attention_mask"][i].sum())
+            ids, labels = (each[key][i : i + 1, :seen] for key in ("input_ids", "labels"))
+            model.zero_grad()
+            logits = model(input_ids=ids).logits
+            asked = labels[0, 1:] != -100
+            loss = torch.nn.functional.cross_entropy(logits[0, :-1][asked], labels[0, 1:][asked])
+            loss.backward()
+            n += 1
+            for name, p in trained_of(model).items():
+                expected[name] = expected.get(name, 0) + p.grad.square()
+    assert n == 4
+    found, by_batch = (importance(model, batches, fisher=fisher) for fisher in ("example", "batch"))
+    for name, (f, _) in found.items():
+        torch.testing.assert_close(f, expected[name] / n, atol=1e-7, rtol=1e-3)
+        assert not torch.allclose(f, by_batch[name][0], atol=1e-7, rtol=0.1)
+    single = [{key: value[i : i + 1] for key, value in each.items()} for each in batches for i in range(2)]
+    for name, (f, _) in importance(model, single).items():
+        assert torch.equal(f, found[name][0])
+
+
 def test_elastic_weights_are_pulled_back_by_their_importance(huggingface_model):
     model = adapted(huggingface_model("llama"))
     kept = importance(model, [batch()])

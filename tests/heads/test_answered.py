@@ -125,7 +125,7 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     assert again.facts()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
 
 
-def test_none_left_is_an_error(model, tmp_path):
+def test_none_left_or_no_such_choice_is_an_error(model, tmp_path):
     unknown = Task("unknown", tuple(replace(pair, outputs=("0",)) for pair in toy_task(60).pairs))
     split = split_pairs(unknown)
     message = f"after 2 demonstrations it answers none of {len(split.validation)} queries"
@@ -133,5 +133,7 @@ def test_none_left_is_an_error(model, tmp_path):
         rank_heads(model, unknown, queries="answered", folder=tmp_path, **SMALL)
     with pytest.raises(LensFVError, match=f"answers none of {len(split.test)} queries"):
         evaluate(model, unknown, queries="answered", n_shots=2, template=TEMPLATE)
+    with pytest.raises(LensFVError, match=r"rank_heads\(queries='answerd'\).*did you mean 'answered'"):
+        rank_heads(model, unknown, queries="answerd", **SMALL)
     (file,) = tmp_path.iterdir()
     assert not Competence.load(file).right.any()

@@ -69,7 +69,7 @@ def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, v
     "kept",
     [
         {"guide": replace(PRESETS["fv"], linear=True, distill_gate=0.0, heads_gate=0.0), "replay": 0.25},
-        {"guide": PRESETS["lwf"], "ewc": 10.0},
+        {"guide": PRESETS["lwf"], "ewc": 10.0, "fisher": "example"},
         {"guide": replace(PRESETS["crossed"], crossed_heads=1.0)},
         {"orthogonal": 0.5},
     ],

@@ -16,7 +16,9 @@ from lens_fv.training import FinetuneSettings
 
 CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
-FV, IV, CROSSED, CROSSED_HEADS, CROSSED_KL = (PRESETS[name] for name in ("fv", "iv", "crossed", "crossed-heads", "crossed-kl"))
+IV, CROSSED, CROSSED_HEADS, CROSSED_KL = (PRESETS[name] for name in ("iv", "crossed", "crossed-heads", "crossed-kl"))
+FV = replace(PRESETS["fv"], teacher="base")
+"""What was measured: the preset's own teacher is the model before each task."""
 
 
 @dataclass(frozen=True)
