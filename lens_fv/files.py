@@ -68,9 +68,12 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         else:
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
-    except (OSError, ValueError) as e:  # a name with a NUL, or text that is none
-        reason = getattr(e, "strerror", None) or e
-        raise LensFVError(f"write {path}: {reason}; choose a folder that can be written to") from e
+    except Exception as e:
+        # besides what a disk refuses: a name with a NUL, or text that no file can hold
+        trouble = str(e) if isinstance(e, ValueError) else disk_trouble(e)
+        if trouble is None:
+            raise
+        raise LensFVError(f"write {path}: {trouble}; choose a folder that can be written to") from e
     finally:
         with contextlib.suppress(OSError, ValueError):  # its folder may be what is wrong
             beside.unlink(missing_ok=True)
@@ -98,8 +101,9 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
     except OSError as e:
         raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
     try:
-        yield beside
-        beside.rename(folder)
+        with on_disk(f"{what} to {folder}", otherwise="make room, or choose another folder"):
+            yield beside
+            beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -149,3 +153,34 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def on_disk(what: str, *, otherwise: str) -> Iterator[None]:
+    """What a full disk, or one that cannot be written to, makes libraries raise in the block becomes an error of one line.
+
+    Args:
+        what: is done, for the error: "fine-tune in mine".
+        otherwise: what the user can do.
+
+    Raises:
+        LensFVError: the disk is what is wrong.
+    """
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, LensFVError) or (trouble := disk_trouble(e)) is None:
+            raise
+        raise LensFVError(f"{what}: {trouble}; {otherwise}") from e
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What the disk said, if that is what an error is about: libraries that write weights have errors of their own for it."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return error.strerror or said
+    if type(error).__name__ == "SafetensorError" and (found := re.search(r"([A-Z][\w ]+) \(os error \d+\)", said)):
+        return found[1]
+    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container|iostream error", said):
+        return "a file could not be written whole"
+    return None

@@ -1,11 +1,13 @@
 """The command `lens-fv`: its subcommands, and how errors leave it."""
 
 import logging
+import re
+import signal
 import sys
-from typing import Annotated
+from difflib import get_close_matches
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from lens_fv.cli import (
     analogies,
@@ -28,10 +30,14 @@ from lens_fv.cli.bench import bench
 from lens_fv.cli.distilling import distill
 from lens_fv.cli.instructions import iv
 from lens_fv.cli.knowledge import knowledge
+from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, write_out
 from lens_fv.cli.library import library
 from lens_fv.cli.similarity import similarity
 from lens_fv.errors import LensFVError
+from lens_fv.files import disk_trouble
 
+# Typer has a Click of its own in some versions, and not in others.
+ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 PRECISIONS = ("highest", "high", "medium")
 app = typer.Typer(
     name="lens-fv",
@@ -109,20 +115,60 @@ def _root(
 
 
 def execute(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 for a check that failed, 2 for what the user can mend."""
+    """Run the command line and return its exit code.
+
+    0; 1 for a check that failed; 2 for what the user can mend, with one line on standard error; 130 for an interrupt, with one
+    line that says what was kept; 141 where nobody reads standard output any more.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    try:
-        app(args=arguments)  # leaves by SystemExit, and says itself what is wrong with an option
-    except LensFVError as e:
-        say.print(f"lens-fv: {e}")
-        return 2
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 0
-    return 0
+    with Interrupts() as interrupts:
+        try:
+            code = app(args=arguments, standalone_mode=False)
+            write_out("")  # what is still buffered, such as help
+        except BaseException as error:
+            stopped = interrupts.leave()
+            if not interrupts.seen:
+                return _leave(error)
+            tell(stopped)
+            return INTERRUPTED
+        if interrupts.seen and code == INTERRUPTED:  # Typer has made an exit of it
+            tell(interrupts.leave())
+        return code if isinstance(code, int) else 0
+
+
+def _leave(error: BaseException) -> int:
+    """Say in one line what is wrong, and the exit code; what is a fault of lens_fv's own is raised on."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, OutputUnread):
+        return UNREAD
+    if isinstance(error, ClickException):
+        said = error.format_message()
+        if "\n" in said:  # the help of a group that was given no command
+            sys.stderr.write(f"{said}\n")
+        else:
+            tell(_with_nearest(said))
+    elif isinstance(error, LensFVError):
+        tell(str(error))
+    elif (trouble := disk_trouble(error)) is not None:
+        where = "standard output" if output_lost() else getattr(error, "filename", None)
+        tell(f"write to {where or 'disk'}: {trouble}; make room, or choose another place")
+    else:
+        raise error
+    return 2
+
+
+def _with_nearest(message: str) -> str:
+    """What Click says of a wrong choice, with the nearest one."""
+    message = message.replace("Value error, ", "")
+    wrong = re.search(r"'([^']*)' is not one of (.*)", message)
+    near = get_close_matches(wrong[1].lower(), re.findall("'([^']*)'", wrong[2]), n=1) if wrong else []
+    return f"{message.rstrip('.')}; did you mean {near[0]!r}?" if near else message
 
 
 def run_app() -> None:
     """Run and leave."""
-    sys.exit(execute())
+    code = execute()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to interrupt
+    sys.exit(code)

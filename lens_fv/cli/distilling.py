@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lens_fv.cli.knowledge import UPDATE, Entities, Names, chosen_entities
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
 TRANSFER, UNFINISHED = "transfer.json", "unfinished"
@@ -129,6 +130,7 @@ def distill(
         **{name: value for name, value in given.items() if value is not None},
     )
     lens = open_model(model, device, dtype)
+    goes_on_in(out)
     run: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
     if transfer and teach != "definition":

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lens_fv.cli.heads import Clean, Trials
 from lens_fv.cli.instructions import Against
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit
 from lens_fv.cli.vectors import Heads
 from lens_fv.files import file_name
@@ -51,6 +52,7 @@ def dynamics(
     from lens_fv.training import FinetuneRun, continual, follow, verdicts
 
     the_run, folder = FinetuneRun(run), out or run / "dynamics"
+    goes_on_in(folder)
     trained = the_run.load_tasks()
     asked = [*trained, *(each for each in map(load_task, task or ()) if each.name not in the_run.tasks)]
     lens = load_model(the_run.source, device=device, dtype=dtype or the_run.about["dtype"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 from lens_fv.files import file_name
 
@@ -168,6 +169,7 @@ def universal(
 
     tasks, given = [load_task(name) for name in task or list_tasks()], _source(source)
     lens = open_model(model, device, dtype)
+    goes_on_in(folder)
     found = universal_heads(
         lens,
         tasks,

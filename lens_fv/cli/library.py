@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lens_fv.cli.heads import Clean, Trials
 from lens_fv.cli.inspect import Report
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import (
     DEFAULT_MODEL,
     AsJson,
@@ -75,6 +76,7 @@ def build(
         recipe = Extracted(layer=at, n_heads=heads, n_shots=shots, n_clean=clean, n_trials=trials)
     else:
         recipe = Tuned(layer=layer, pairs=pairs, steps=steps, shuffled=method == "shuffled")
+    goes_on_in(folder)
     made = build_library(lens, the_tasks, folder, recipe, seed=seed, progress=True)
     payload = {"model": lens.name, "folder": str(folder), "vectors": [_row(entry) for entry in made.entries]}
     emit(payload, as_json, _table(made.entries), f"written to {folder}")

@@ -1,22 +1,28 @@
 """Options that commands share, and how a command says what it found."""
 
+import io
 import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
+from lens_fv.cli.leaving import write_out
+
 if TYPE_CHECKING:
     from lens_fv.model import LensModel
 
+SeedOption = partial(typer.Option, "--seed", min=0, max=2**32 - 1)
 ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
 TaskName = Annotated[str, typer.Option("--task", help="A built-in relation (see `lens-fv tasks`) or a file of pairs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of splits, prompts and random draws.")]
+Seed = Annotated[int, SeedOption(help="Of splits, prompts and random draws.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), bfloat16, float16, float64.")]
-NoSeed = Annotated[int, typer.Option("--seed", help="Accepted as everywhere; nothing is drawn here.")]
+NoSeed = Annotated[int, SeedOption(help="Accepted as everywhere; nothing is drawn here.")]
 NoDevice = Annotated[str | None, typer.Option("--device", help="Accepted as everywhere; no model is loaded here.")]
 NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted as everywhere; no model is loaded here.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
@@ -33,14 +39,29 @@ def open_model(name: str, device: str | None, dtype: str | None) -> "LensModel":
 
 def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Path | None = None) -> None:
     """Print what a command found: the JSON object, or the views; and write the object to `out` if given."""
-    text = json.dumps(payload, ensure_ascii=False)
     if out is not None:
         from lens_fv.files import write_whole
 
-        write_whole(out, text + "\n")
+        write_whole(out, json.dumps(payload, ensure_ascii=False) + "\n")
     if as_json:
-        typer.echo(text)
+        write_out(json.dumps(payload, ensure_ascii=not Console().encoding.startswith("utf")) + "\n")
         return
-    console = Console(markup=False, highlight=False)
+    write_out(_rendered(views))
+
+
+def _rendered(views: Iterable[RenderableType]) -> str:
+    """What Rich would print, as text: how it is written, and what if it cannot be, is said once, in `write_out`."""
+    there = Console()
+    page = io.TextIOWrapper(io.BytesIO(), encoding=there.encoding, errors="backslashreplace", newline="")
+    console = Console(
+        file=page,
+        markup=False,
+        highlight=False,
+        width=there.width,
+        force_terminal=there.is_terminal,
+        color_system=there.color_system,  # pyright: ignore[reportArgumentType] - one of its names
+    )
     for view in views:
         console.print(view)
+    page.seek(0)
+    return page.read()

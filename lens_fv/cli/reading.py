@@ -9,7 +9,7 @@ import typer
 
 from lens_fv.cli.heads import columns
 from lens_fv.cli.inspect import Report
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, emit, open_model
+from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, SeedOption, emit, open_model
 
 if TYPE_CHECKING:
     from lens_fv.tasks import Task
@@ -30,7 +30,7 @@ def decode(
     model: ModelName = DEFAULT_MODEL,
     force: Annotated[bool, typer.Option(help="Decode vectors of another model or basis.")] = False,
     as_json: AsJson = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the splits; default: each vector's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Of the splits; default: each vector's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Report = None,

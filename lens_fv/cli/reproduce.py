@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import emit
 
 Models = Annotated[
@@ -27,6 +28,7 @@ def study_folders(models: Sequence[str], work: Path) -> tuple[list[str], dict[st
     """The models, and each one's folder; without models those that are in the folder already."""
     from lens_fv.errors import LensFVError
 
+    goes_on_in(work)
     names = list(models) or sorted(path.parent.name for path in work.glob("*/study.json"))
     if not names:
         raise LensFVError(f"report on what {work} holds: no study is there; run one first, or name its folder by --work")

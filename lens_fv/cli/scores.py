@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 import typer
 
 from lens_fv.cli.heads import Clean, Out, Top, Trials, columns
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+from lens_fv.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    Seed,
+    SeedOption,
+    Shots,
+    TaskName,
+    emit,
+    open_model,
+)
 from lens_fv.files import file_name
 
 
@@ -69,7 +81,7 @@ def attributions(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
     as_json: AsJson = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the ranking's split; default: the ranking's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Of the ranking's split; default: the ranking's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Out = None,

@@ -8,7 +8,19 @@ import typer
 from rich.table import Table
 
 from lens_fv.cli.heads import Clean, Queries, Trials, asked_line, asked_of, columns
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
+from lens_fv.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    Seed,
+    SeedOption,
+    Shots,
+    TaskName,
+    emit,
+    open_model,
+)
 
 if TYPE_CHECKING:
     from lens_fv.evaluation import Result
@@ -130,7 +142,7 @@ def sweep(
     items: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 40,
     force: Annotated[bool, typer.Option(help="Sweep a vector of another model or basis.")] = False,
     as_json: AsJson = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the split; default: the vector's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Of the split; default: the vector's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Also write the sweep, item by item, to this file.")] = None,

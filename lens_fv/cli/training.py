@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
+from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit
 
 Tasks = Annotated[
@@ -95,6 +96,7 @@ def finetune(
         vectors = {name: random_like(each, seed=seed, heads=True) for name, each in vectors.items()}
     if by_other_heads:
         vectors = {name: other_heads(each, seed=seed) for name, each in vectors.items()}
+    goes_on_in(out)
     run = train(model, tasks, out, settings, vectors=vectors, device=device, dtype=dtype, progress=True)
     found = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
     table = Table("checkpoint", "steps", title=f"{run.about['model']}: {', '.join(run.tasks)}", title_justify="left", box=None)

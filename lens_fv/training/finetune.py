@@ -12,7 +12,7 @@ import torch
 
 from lens_fv.artefact_file import read_tensors
 from lens_fv.errors import LensFVError
-from lens_fv.files import held, write_whole
+from lens_fv.files import held, on_disk, write_whole
 from lens_fv.guidance import guided
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import device_named, dtype_named
@@ -118,7 +118,8 @@ def _go_on(
     steps = settings.steps(len(tasks) if settings.mixed else 1)
     with hushed():
         trained = _trainable(hf_model, settings, len(tasks), done[-1].folder if done else None)
-    with hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
+    full = on_disk(f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on")
+    with full, hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
         for index, shown in enumerate(examples):
             before = max((c.step for c in done if c.index == index), default=0)
             for _ in range(before):

@@ -1,0 +1,286 @@
+"""How commands leave when something stops them: output that cannot be written, full disks, interrupts, kills."""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+import typer
+from helpers import toy_task
+from test_commands import run  # noqa: F401
+
+from lens_fv.cli.app import app, execute
+from lens_fv.cli.leaving import INTERRUPTED, UNREAD
+
+TRAIN = ["finetune", "--task", "toy.json", "--examples", "12", "--batch", "4", "--checkpoints", "3", "--rank", "2"]
+BUILD = ["library", "build", "--task", "toy.json", "--task", "antonym", "--pairs", "4", "--steps", "3"]
+RANK = ["rank", "--task", "toy.json", "--shots", "2", "--clean", "2", "--trials", "2"]
+DISK = {"os.rename", "os.mkdir", "os.remove", "open"}
+"""Between two of these nothing changes on the disk."""
+_stops: list[Callable[[str, tuple[Any, ...]], None]] = []
+
+
+def _heed(event: str, arguments: tuple[Any, ...]) -> None:
+    if _stops and event in DISK:
+        _stops[-1](event, arguments)
+
+
+sys.addaudithook(_heed)  # which cannot be removed
+
+
+@contextlib.contextmanager
+def stopping(act: Callable[[], object], *, at: int, inside: Path) -> Iterator[list[str]]:
+    """Do something when the disk is about to change in a folder for the so manieth time; what has changed until then."""
+    seen: list[str] = []
+
+    def heed(event: str, arguments: tuple[Any, ...]) -> None:
+        said = f"{event} {arguments[:2]}"
+        changes = event != "open" or any(letter in str(arguments[1]) for letter in "wax+")
+        if str(inside) in said and changes:
+            seen.append(said)
+            if len(seen) == at + 1:
+                act()
+
+    _stops.append(heed)
+    try:
+        yield seen
+    finally:
+        _stops.pop()
+
+
+@contextlib.contextmanager
+def files_of_at_most(n_bytes: int) -> Iterator[None]:
+    """A disk that has no more room for any one file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def one_line(said: str) -> str:
+    (line,) = [line for line in said.splitlines() if line.startswith("lens-fv: ")]
+    assert "Traceback" not in said
+    return line
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """What a run or a library holds."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """A run and a library that nothing stopped; and how often each changed the disk."""
+    there = tmp_path_factory.mktemp("whole")
+    toy = there / "toy.json"
+    toy.write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
+    changes: dict[str, int] = {}
+    for command in (TRAIN, BUILD):
+        out = there / command[0]
+        arguments = [str(toy) if word == "toy.json" else word for word in command]
+        with stopping(lambda: None, at=0, inside=out) as seen:
+            assert execute([*arguments, "--model", str(model_folder), "--out", str(out)]) == 0
+        changes[command[0]] = len(seen)
+    return there, changes
+
+
+def killed_at(at: int, inside: str, arguments: list[str]) -> None:
+    """What the process of `kill` does."""
+    with stopping(lambda: os.kill(os.getpid(), signal.SIGKILL), at=at, inside=Path(inside)):
+        sys.exit(execute(arguments))
+
+
+def kill(at: int, out: Path, arguments: list[str]) -> int:
+    """A process that runs a command and is killed when the disk is about to change; its exit code."""
+    code = f"from test_leaving import killed_at; killed_at({at}, {str(out)!r}, {arguments!r})"
+    paths = os.pathsep.join([*map(str, (Path(__file__).parent, Path(__file__).parents[1])), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode
+
+
+COMMANDS = pytest.mark.parametrize("command", [TRAIN, BUILD], ids=["finetune", "library"])
+SOME = pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+FIFTY = pytest.mark.parametrize("share", [i / 50 for i in range(50)])
+
+
+@COMMANDS
+@SOME
+def test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(run, whole, tmp_path, command, share):  # noqa: F811
+    there, changes = whole
+    out = tmp_path / "mine"
+    at = int(share * changes[command[0]])
+    with stopping(lambda: signal.raise_signal(signal.SIGINT), at=at, inside=out):
+        code, printed, said = run(*command, "--out", str(out))
+    assert (code, printed) == (INTERRUPTED, "")
+    assert one_line(said).startswith("lens-fv: interrupted; ")
+    if out.exists():
+        assert one_line(said).endswith(f"what was finished is in {out}, and the same command goes on from there")
+    assert run(*command, "--out", str(out))[0] == 0
+    assert weights(out) == weights(there / command[0])
+
+
+@pytest.mark.slow
+@COMMANDS
+@FIFTY
+def test_fifty_interrupts(run, whole, tmp_path, command, share):  # noqa: F811
+    test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(run, whole, tmp_path, command, share)
+
+
+def test_what_was_killed_goes_on(run, whole, tmp_path, model_folder, command=TRAIN, share=0.6):  # noqa: F811
+    there, changes = whole
+    out = tmp_path / "mine"
+    arguments = [*command, "--model", str(model_folder), "--out", str(out)]
+    assert kill(int(share * changes[command[0]]), out, arguments) == -signal.SIGKILL
+    assert run(*command, "--out", str(out))[0] == 0
+    assert weights(out) == weights(there / command[0])
+
+
+@pytest.mark.slow
+@COMMANDS
+@FIFTY
+def test_fifty_kills(run, whole, tmp_path, model_folder, command, share):  # noqa: F811
+    test_what_was_killed_goes_on(run, whole, tmp_path, model_folder, command, share)
+
+
+def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):  # noqa: F811
+    with stopping(lambda: signal.raise_signal(signal.SIGINT), at=0, inside=tmp_path / "r.safetensors"):
+        code, printed, said = run(*RANK, "--out", str(tmp_path / "r.safetensors"))
+    assert (code, printed) == (INTERRUPTED, "")
+    assert one_line(said) == "lens-fv: interrupted; every file that was written is whole, and the same command begins anew"
+    assert not (tmp_path / "r.safetensors").exists()
+
+
+@pytest.mark.parametrize("room", [100, 3_000, 12_000])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(run, whole, tmp_path, room):  # noqa: F811
+    there, _ = whole
+    with files_of_at_most(room):
+        code, printed, said = run(*TRAIN, "--out", "mine")
+    assert (code, printed) == (2, "")
+    assert "File too large" in one_line(said) or "could not be written whole" in one_line(said)
+    assert run(*TRAIN, "--out", "mine")[0] == 0
+    assert weights(tmp_path / "mine") == weights(there / "finetune")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [300 * i for i in range(50)])
+def test_fifty_full_disks(run, whole, tmp_path, room):  # noqa: F811
+    test_a_full_disk_is_one_line_and_nothing_is_lost(run, whole, tmp_path, room)
+
+
+def test_a_full_disk_leaves_no_half_file(run, tmp_path):  # noqa: F811
+    with files_of_at_most(500):
+        code, printed, said = run(*RANK, "--out", "r.safetensors")
+    assert (code, printed) == (2, "")
+    assert one_line(said) == "lens-fv: write r.safetensors: File too large; choose a folder that can be written to"
+    assert [file.name for file in tmp_path.iterdir()] == ["toy.json"]
+
+
+@pytest.fixture
+def printed_to(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`printed_to(stream, "tasks")`: exit code, and standard error, where standard output is something else."""
+
+    def go(stream: Any, *arguments: str) -> tuple[int, str]:
+        with monkeypatch.context() as there, stream:
+            there.setattr(sys, "stdout", stream)
+            return execute(list(arguments)), capsys.readouterr().err
+
+    return go
+
+
+@pytest.mark.parametrize("arguments", [("tasks",), ("tasks", "--json"), ("--help",), ("rank", "--help"), ("--version",)])
+def test_standard_output_that_is_full_is_one_line(printed_to, arguments):
+    code, said = printed_to(os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), *arguments)
+    assert code == 2
+    assert "standard output: No space left on device" in one_line(said)
+
+
+def test_files_are_written_where_standard_output_is_full(printed_to, tmp_path):
+    code, said = printed_to(
+        os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), "tasks", "antonym", "--out", str(tmp_path / "it.json")
+    )
+    assert (code, "what it wrote to files is whole" in one_line(said)) == (2, True)
+    assert json.loads((tmp_path / "it.json").read_text())["name"] == "antonym"
+
+
+@pytest.mark.parametrize("arguments", [("tasks",), ("tasks", "--json")])
+def test_a_pipe_that_nobody_reads_is_left_quietly(printed_to, arguments):
+    read, write = os.pipe()
+    os.close(read)
+    assert printed_to(os.fdopen(write, "w"), *arguments) == (UNREAD, "")
+
+
+def test_ascii_is_enough(printed_to):
+    kept = io.BytesIO()
+    kept.close = lambda: None  # type: ignore[method-assign]
+    assert printed_to(io.TextIOWrapper(kept, "ascii"), "tasks", "country-capital", "--json") == (0, "")
+    cities = [city for pair in json.loads(kept.getvalue().decode("ascii"))["pairs"] for city in pair["output"]]
+    assert not all(map(str.isascii, cities))
+    kept.seek(0)
+    kept.truncate()
+    assert printed_to(io.TextIOWrapper(kept, "ascii"), "tasks", "country-capital") == (0, "")
+    assert "Yaound\\xe9" in kept.getvalue().decode("ascii")
+
+
+def test_no_standard_output_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert execute(["tasks"]) == 0
+
+
+def commands(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+def numbers() -> Iterator[tuple[str, Any, Any]]:
+    """Every option of every command that is a number: the command, its type, and what Typer knows of it."""
+    for names, command in commands(typer.main.get_command(app)):
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            if get_origin(hint) is Annotated and isinstance(option := get_args(hint)[1], typer.models.OptionInfo):
+                kinds = {int, float} & {get_args(hint)[0], *get_args(get_args(hint)[0])}
+                flags = [*option.param_decls, f"--{name.replace('_', '-')}"]
+                for kind in kinds:
+                    yield " ".join([*names, flags[0]]), kind, option
+
+
+NUMBERS = list(numbers())
+BY_FUNCTIONS = {"--layer", "--scale", "--share"}
+"""Their range is that of the function that takes them, as tests/test_choices.py has it."""
+
+
+@pytest.mark.parametrize(("words", "kind", "option"), NUMBERS, ids=[words for words, *_ in NUMBERS])
+def test_numbers_out_of_range_are_one_line(words, kind, option, capsys):
+    assert option.min is not None or words.split()[-1] in BY_FUNCTIONS
+    wrong = ["many"] if kind is float else ["many", "1.5"]
+    if option.min is not None:
+        wrong.append(f"{option.min - 1}")
+    for value in wrong:
+        assert execute([*words.split(), value]) == 2
+        assert words.split()[-1] in one_line(capsys.readouterr().err)
+
+
+def test_choices_are_named_with_the_nearest(capsys):
+    assert execute(["rank", "--metric", "logprobs"]) == 2
+    line = one_line(capsys.readouterr().err)
+    assert line.endswith("'logprobs' is not one of 'prob', 'logprob', 'logit', 'logit_diff'; did you mean 'logprob'?")
+
+
+def test_numbers_that_functions_refuse_are_one_line(run):  # noqa: F811
+    code, printed, error = run("tune", "--learning-rate", "inf", "--task", "toy.json")
+    assert (code, printed) == (2, "")
+    assert one_line(error) == "lens-fv: tune(learning_rate=[inf]): it has to be a finite number above 0"
+    code, printed, error = run("finetune", "--learning-rate", "inf", "--task", "toy.json")
+    assert (code, printed) == (2, "")
+    assert one_line(error) == "lens-fv: FinetuneSettings(learning_rate=inf): it has to be a finite number above 0"
