@@ -75,7 +75,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     entries: list[Entry] = []
     for row in index["entries"]:
         found = record(Entry, row, where, remedy=remedy)
-        entries.append(Entry(**found | {"file": inside(folder, str(found["file"]), what="the index")}))
+        found["file"] = inside(folder, str(found["file"]), what="the index")
+        entries.append(Entry(**found))
     return {"settings": index["settings"], "entries": entries}
 
 

@@ -144,8 +144,8 @@ def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
     want = [_probabilities(model, open_trunk("loop", model, *case.prompts).run(case.rows), case) for case in cases]
     for way in ways if model.backend == "bridge" or ways != WAYS else ("batched",):
+        error = 0.0
         try:
-            error = 0.0
             for case, right in zip(cases, want, strict=True):
                 trunk = open_trunk(way, model, *case.prompts)
                 for _ in range(2):  # once with the prefix, once behind it
