@@ -158,7 +158,7 @@ def class_effects(
             than the context.
     """
     if not model.attention_layers:
-        raise LensFVError(f"class effects in {model.name}: it has no attention heads")
+        raise LensFVError(f"class effects in {model.name}: it {model.no_heads()}")
     if n_trials < 1 or n_clean < 1:
         raise LensFVError(f"class effects on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)

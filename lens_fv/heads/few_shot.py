@@ -84,7 +84,7 @@ def rank_heads(
             no query that is answered, no head that changes anything, or a budget smaller than one row.
     """
     if not model.attention_layers:
-        raise LensFVError(f"rank heads of {model.name}: it has no attention heads")
+        raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")
     split = split or split_pairs(task, seed=seed)
     asked = choose_queries(
         model,

@@ -99,7 +99,7 @@ def learn_head_weights(
         LensFVError: a model without heads, too few pairs, no such layer, means of another model, or a loss that is not finite.
     """
     if not model.attention_layers:
-        raise LensFVError(f"learn head weights on {model.name}: it has no attention heads")
+        raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
     split = split or split_pairs(task, seed=seed)
     if not 1 <= pairs <= len(split.train):
         raise LensFVError(f"learn head weights of {task.name} on {pairs} pairs: its training split has {len(split.train)}")

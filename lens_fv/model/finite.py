@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.fingerprint import WRAPPED
 from lens_fv.model.measuring import measuring
 
 SHOWN = 40
@@ -121,7 +122,7 @@ def _advice(module: nn.Module, dtype: torch.dtype) -> str:
     """What to do about it: known from the weights, and from their type."""
     bad = next((name for name, weight in module.named_parameters() if not all_finite(weight)), None)
     if bad is not None:
-        name = ".".join(part for part in bad.split(".") if part != "_original_component")
+        name = ".".join(part for part in bad.split(".") if part != WRAPPED)
         return f"its weight {name} is not finite: load the model again"
     if dtype == torch.float16:
         return "float16 holds no number above 65504: load the model in bfloat16 or float32"

@@ -18,13 +18,15 @@ from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
 from lens_fv.model.measuring import check_weights, measured
+from lens_fv.model.parts import check_parts
 from lens_fv.model.rotary import rotary_border
 
 Hook = tuple[str, Callable[..., Any]]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03.
 
-In double precision, too, transformers' norms and attention round to single: of 1e-8 a right model falls short.
+Transformers' norms and attention round to single precision in models of double precision, too: two right ways may differ by
+1e-8.
 """
 
 
@@ -106,16 +108,12 @@ class LensModel:
             fingerprint: of its weights before TransformerLens processed them; default: of the weights as they are.
 
         Raises:
-            LensFVError: the object lacks what a TransformerLens decoder has, or has an adapter in it that is not merged.
+            LensFVError: the object lacks what a TransformerLens decoder has (see `check_parts`), or has an adapter in it
+                that is not merged.
         """
         if isinstance(tl, cls):
             return tl
-        missing = [a for a in ("cfg", "tokenizer", "hooks", "blocks", "ln_final", "unembed") if not hasattr(tl, a)]
-        if missing:
-            raise LensFVError(
-                f"wrap a TransformerLens model: {type(tl).__name__} has no {', '.join(missing)}; "
-                "pass a TransformerBridge or HookedTransformer, or use load_model(name)"
-            )
+        check_parts(tl)
         if tl.tokenizer is None:
             raise LensFVError(f"wrap {type(tl).__name__}: it has no tokenizer; boot it with tokenizer=...")
         check_weights(tl)
@@ -379,6 +377,13 @@ class LensModel:
         """
         there = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
         return tuple(layer for layer in there if self._head_size(layer) == self.d_head)
+
+    def no_heads(self, layer: int | None = None) -> str:
+        """What is said of a layer, or of the model, that is not among `attention_layers`: it may have heads all the same."""
+        blocks = self.tl.blocks if layer is None else [self.tl.blocks[layer]]
+        if any("attention" in type(part).__name__.lower() for block in blocks for part in block.modules()):
+            return f"has attention heads, but TransformerLens exposes no output of {self.d_head} numbers for each (hook_z)"
+        return "has no attention heads"
 
     def _head_size(self, layer: int) -> int | None:
         try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,5 +139,6 @@ def explained(asked: str) -> Iterator[None]:
     except LensFVError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split()) or f"{type(error).__name__} in {where.name} of {Path(where.filename).name}"
         raise LensFVError(f"cannot {asked}: {reason}") from error

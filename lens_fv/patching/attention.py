@@ -63,7 +63,8 @@ class Tree:
         """`attend` for tokens that are packed."""
         end = self.lead + self.rows * self.width
         q, k, v = (self.packing.unpack(x, 0, end, dim=2) for x in (q, k, v))
-        return self.packing.pack(self.attend(q, k, v, mask, scaling, softcap))
+        # Some modules go on with `view`, which takes no other order in memory.
+        return self.packing.pack(self.attend(q, k, v, mask, scaling, softcap)).contiguous()
 
     def attend(
         self,

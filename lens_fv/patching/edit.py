@@ -65,8 +65,8 @@ class Edit:
         if self.layer < 0:
             raise LensFVError(f"edit at layer {self.layer} of {model.name}: count layers from 0 to {model.n_layers - 1}")
         if self.place not in model.hook_names or (self.head is not None and self.layer not in model.attention_layers):
-            what = f"attention heads of {model.d_head} numbers" if self.head is not None else f"hook_{self.site}"
-            raise LensFVError(f"edit at {self.place} of {model.name}: its layer {self.layer} has no {what}")
+            lacks = model.no_heads(self.layer) if self.head is not None else f"has no hook_{self.site}"
+            raise LensFVError(f"edit at {self.place} of {model.name}: its layer {self.layer} {lacks}")
         width = model.d_model if self.head is None else model.d_head
         if self.head is not None and not 0 <= self.head < model.n_heads:
             raise LensFVError(f"head {self.layer}.{self.head} of {model.name}: layers have heads 0 to {model.n_heads - 1}")

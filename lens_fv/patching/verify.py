@@ -65,7 +65,11 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
     names = [f"blocks.{layer}.{site}" for layer in range(model.n_layers) for site in ("hook_resid_pre", "hook_resid_post")]
     names += [f"blocks.{layer}.attn.hook_z" for layer in layers]
     findings = [
-        Finding("there are attention heads", bool(layers), f"in {len(layers)} of {model.n_layers} layers"),
+        Finding(
+            "there are attention heads",
+            bool(layers),
+            f"in {len(layers)} of {model.n_layers} layers" if layers else f"it {model.no_heads()}",
+        ),
         _finite(model, tokens),
     ]
     if not findings[-1].passed:

@@ -53,18 +53,16 @@ def readers(model):
     }
 
 
-@pytest.mark.parametrize("name", readers(None))
+LAYER = ("model.layers.1.mlp.down_proj.weight", r"first at blocks\.1\.mlp\.out\.hook_out \(layer 1\)")
+NORM = ("model.norm.weight", r"first at ln_final\.hook_out")
+
+
 @pytest.mark.parametrize(
-    ("weight", "place"),
-    [
-        ("model.norm.weight", r"first at ln_final\.hook_out"),
-        ("model.layers.1.mlp.down_proj.weight", r"first at blocks\.1\.mlp\.out\.hook_out \(layer 1\)"),
-    ],
+    ("name", "weight", "place"),
+    [*((name, *LAYER) for name in readers(None)), ("scores", *NORM), ("effects", *NORM), ("text", *NORM)],
 )
 def test_a_weight_that_is_not_a_number_is_named(tiny_model, name, weight, place):
-    """In the final norm, and in layer 1; states alone do not pass the final norm."""
-    if name == "states" and "norm" in weight:
-        pytest.skip("the final norm is behind them")
+    """In layer 1, and in the final norm."""
     model = broken(tiny_model, weight)
     with pytest.raises(LensFVError, match=f"not finite for prompt 0 .*{place}; its weight {weight}"):
         readers(model)[name]()

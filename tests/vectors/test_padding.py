@@ -67,9 +67,8 @@ def alone(model, vector, position: int = -1, rows=ROWS):
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("site", ["resid_post", "heads"])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("position", [-1, -3, 0, 2])
+@pytest.mark.parametrize(("position", "site"), [(-1, "resid_post"), (-3, "resid_post"), (2, "resid_post"), (-1, "heads")])
 @torch.no_grad()
 def test_positions_are_those_of_each_rows_own_text(tiny_model, side, position, site):
     """However the model is run; the padding's id is no matter, as there is a mask."""
