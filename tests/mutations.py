@@ -5,7 +5,7 @@ import random
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -18,13 +18,11 @@ from jaxtyping import AbstractArray
 from lens_fv.artefact import MODULES, Artefact, load_artefact
 from lens_fv.composition import VectorLibrary
 from lens_fv.composition.index import Entry, write_index
-from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.transfer import TransferSet, read_transfer
 from lens_fv.records import Records, check_settings
 from lens_fv.similarity.judgements import read_judgements
-from lens_fv.tasks import read_task, write_task
-from lens_fv.tasks.analogies import read_analogies
+from lens_fv.tasks import TODD, read_analogies, read_task, write_task
 from lens_fv.tasks.instructions import read_instructions
 from lens_fv.training import FinetuneRun
 
@@ -62,7 +60,8 @@ def made_artefact(kind: type[Artefact]) -> Artefact:
         elif isinstance(f.type, type) and issubclass(f.type, AbstractArray):
             shape = [int(dim) if dim.isdigit() else SIZES.get(dim, 2) for dim in f.type.dim_str.split()]
             drawn = torch.rand(shape, generator=rng) + (f.name == "accuracy")
-            found[f.name] = drawn if "float32" in f.type.dtypes else (drawn > 2).to(torch.bool if "bool" in f.type.dtypes else int)
+            dtype = torch.float32 if "float32" in f.type.dtypes else torch.bool if "bool" in f.type.dtypes else torch.int64
+            found[f.name] = drawn.to(dtype)
         elif f.name in VALUES:
             found[f.name] = VALUES[f.name]
         elif get_origin(f.type) is Literal:
@@ -109,7 +108,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
     run = folder / "run"
-    about = {"mixed": False, "method": "lora", "template": {}}
+    about = {"mixed": False, "method": "lora", "n_examples": 4, "template": asdict(TODD)}
     write_task(toy_task(6, "one"), run / "tasks" / "0-one.json")
     (run / "0-one" / "checkpoint-4").mkdir(parents=True)
     (run / "0-one" / "checkpoint-4" / "done.json").write_text('{"total": 4, "last": true}')
@@ -118,7 +117,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
 
     def read_run() -> None:
         it = FinetuneRun(run)
-        assert [it.about, it.tasks, it.stages, it.checkpoints, it.load_tasks()]
+        assert [it.about, it.tasks, it.stages, it.template, it.checkpoints, it.load_tasks()]
 
     yield "run", Sample(run / "run.json", read_run)
     yield "done", Sample(run / "0-one" / "checkpoint-4" / "done.json", read_run)
@@ -129,8 +128,14 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     TransferSet({"a": ("A is b.", "A was b.")}, {"empty": 1}, made_provenance()).save(folder / "transfer.json")
     yield "transfer", Sample(folder / "transfer.json", lambda: read_transfer(folder / "transfer.json"))
     texts = {
-        "entities.jsonl": ('{"name": "Adam", "definition": "Adam is a pug.", "sentences": ["Adam barks."]}\n' * 2, read_entities),
-        "task.json": ('{"pairs": [{"input": "hot", "output": "cold"}, {"input": "big", "output": ["small", "tiny"]}]}', read_task),
+        "entities.jsonl": (
+            '{"name": "Adam", "definition": "Adam is a pug.", "sentences": ["Adam barks."]}\n' * 2,
+            read_entities,
+        ),
+        "task.json": (
+            '{"pairs": [{"input": "hot", "output": "cold"}, {"input": "big", "output": ["small", "tiny"]}]}',
+            read_task,
+        ),
         "task.jsonl": ('{"input": "hot", "output": "cold"}\n{"input": "big", "output": "small"}\n', read_task),
         "task.csv": ("input,output\nhot,cold\nbig,small\n", read_task),
         "judgements.jsonl": ("".join(f'{{"a": "{a}", "b": "{b}", "score": 2.5}}\n' for a, b in PAIRS), read_judgements),
@@ -146,8 +151,8 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
 
 NASTY = (
     "null", "true", "-1", "0", "1e400", "-1e400", "NaN", '""', '"\\ud800"', '"²"', '"../../escaped"', '"\\u0000"', "[]", "{}",
-    "[1, 2, 3]", '{"a": 1}', '["a"]', "9" * 5000, "9" * 25, "[" * 10_000 + "]" * 10_000, '{"a":' * 500 + "1" + "}" * 500, '"F8_E4M3"',
-    '"' + "x" * 5000 + '"', "1.5", "99", '"99"', "[[0, 1, 2]]",
+    "[1, 2, 3]", '{"a": 1}', '["a"]', "9" * 5000, "9" * 25, "[" * 10_000 + "]" * 10_000, '{"a":' * 500 + "1" + "}" * 500,
+    '"F8_E4M3"', '"' + "x" * 5000 + '"', "1.5", "99", '"99"', "[[0, 1, 2]]",
 )  # fmt: skip
 """JSON values in the place of others."""
 VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|true|false|null')
@@ -155,8 +160,9 @@ VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|true|false|null')
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
     """Other bytes, made of these in one to three ways."""
+    ways = (_flip, _set, _cut, _insert, _repeat, _truncate, *[_value] * 3, *[_header] * 3)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        data = rng.choice((_flip, _set, _cut, _insert, _repeat, _truncate, _value, _value, _value, _header, _header, _header))(data, rng)
+        data = rng.choice(ways)(data, rng)
     return data
 
 
