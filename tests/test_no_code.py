@@ -12,12 +12,14 @@ from mutations import artefacts
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 
-WATCHED = """
+WATCH = """
 import sys
 def watch(event, args):
     if event == "pickle.find_class":
         raise SystemExit(f"a pickle asked for {args}")
 sys.addaudithook(watch)
+"""
+READ = """
 import torch
 def refused(*args, **options):
     raise SystemExit("torch.load")
@@ -30,13 +32,13 @@ from lens_fv.artefact import load_artefact
 
 def watched(code: str) -> str:
     """What a fresh process prints that stops at a pickle."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WATCHED + code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WATCH + code], capture_output=True, text=True, check=False)
     return f"{done.stdout}{done.stderr}{done.returncode}"
 
 
 def test_models_and_artefacts_are_read_without_pickle(model_folder, tmp_path):
     n = len(list(artefacts(tmp_path)))
-    code = f"""
+    code = f"""{READ}
 for file in Path({str(tmp_path)!r}).iterdir():
     load_artefact(file)
     print(end=".")
@@ -47,11 +49,8 @@ for processing in ("raw", "compat"):
     assert watched(code) == "." * (n + 2) + "0"
 
 
-def test_the_watch_sees_a_pickle(tmp_path):
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "x.pt")
-    assert "a pickle asked for" in watched(
-        f"import pickle; pickle.loads(pickle.dumps(Path))\nload_artefact({str(tmp_path / 'x.pt')!r})"
-    )
+def test_the_watch_sees_a_pickle():
+    assert "a pickle asked for" in watched("import pickle, pathlib; pickle.loads(pickle.dumps(pathlib.Path))")
 
 
 @pytest.fixture
