@@ -29,11 +29,7 @@ ESCAPED = {
     "a layer that is none": (OLD, r"\"layer\": 1", r"\"layer\": null"),
     "heads that are no pairs": (OLD, "[[0, 1], [1, 0]]", "[[0, 1, 2], [1, 0]]"),
     "a site that does not exist": (OLD, "resid_post", "resid_past"),
-    "float8": (
-        OLD,
-        '"dtype":"F32","shape":[4],"data_offsets":[16,32]',
-        '"dtype":"F8_E4M3","shape":[16],"data_offsets":[16,32]',
-    ),
+    "float8": (OLD, '"dtype": "F32", "shape": [4]', '"dtype": "F8_E4M3", "shape": [16]'),
     "a vector of whole numbers": (OLD, '"dtype": "F32", "shape": [4]', '"dtype": "I32", "shape": [4]'),
     "a matrix for a vector": (OLD, '"F32", "shape": [4]', '"F32", "shape": [2, 2]'),
     "records that are a list": ("records", "{\n", "[\n"),
