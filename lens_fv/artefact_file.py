@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args
 
 import torch
@@ -112,16 +113,18 @@ def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], wher
     values: dict[str, Any] = {}
     for name in there:
         wanted, at = known[name].type, f"{where}: {name}"
+        parts = (wanted, *get_args(wanted))
+        shape = next((part for part in parts if isinstance(part, type) and issubclass(part, AbstractArray)), None)
         values[name] = value = tensors.get(name, header.values.get(name))
-        if Tensor in get_args(wanted) and isinstance(value, dict) and (name in tensors or not value):
+        if Tensor in parts and isinstance(value, dict) and (name in tensors or not value):
             for tensor in value.values():
                 _check_tensor(tensor, None, sizes, at)
-        elif isinstance(wanted, type) and issubclass(wanted, AbstractArray) and isinstance(value, Tensor):
-            _check_tensor(value, wanted, sizes, at)
-        elif name in header.values:
+        elif shape is not None and isinstance(value, Tensor):
+            _check_tensor(value, shape, sizes, at)
+        elif name in header.values and shape is None and Tensor not in parts:
             values[name] = checked(value, wanted, at)
-        else:
-            raise LensFVError(f"{at}: found tensors, expected {wanted}; make it again")
+        elif not (name in header.values and value is None and NoneType in parts):
+            raise LensFVError(f"{at}: found {type(value).__name__}, expected {wanted}; make it again")
     return values
 
 

@@ -1,7 +1,6 @@
 """Files of analogies, in the formats in which they are published; or the line that is wrong."""
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import parse_json
 from lens_fv.tasks.analogies import Analogy
 from lens_fv.texts import json_lines, read_text
 
@@ -81,10 +81,7 @@ def _says_something(line: str) -> bool:
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
     if text.lstrip().startswith("["):
-        try:
-            yield from ((row, f"{path}, row {i}") for i, row in enumerate(json.loads(text), 1))
-        except ValueError as e:
-            raise LensFVError(f"{path}: not JSON ({e})") from e
+        yield from ((row, f"{path}, row {i}") for i, row in enumerate(parse_json(text, str(path)), 1))
         return
     yield from ((row, where) for where, row in json_lines(text, path))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import parse_json
 from lens_fv.tasks.tables import BATS, INPUT_NAMES, Columns, Row, is_table, table_rows
 from lens_fv.tasks.task import Pair, Task
 from lens_fv.texts import json_lines, nfc, read_text
@@ -67,8 +68,11 @@ def read_task(
 
 def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Task:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text, str(path), remedy=f"a task file is {FORMATS}")
+    except LensFVError as refused:
+        error = refused.__cause__
+        if not isinstance(error, json.JSONDecodeError):
+            raise
         # Files called .json often hold one object a line: whole values in a row are that, anything else is an error.
         if error.msg == "Extra data" and text.lstrip()[0] == "{":
             return _make_task(name, path, {}, _json_lines_rows(text, path, columns))

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import file_name
-from lens_fv.json_files import checked, read_json
+from lens_fv.json_files import checked, read_json, record
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task, write_task
 
 RUN = "run.json"
@@ -38,6 +38,16 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What of a run's `FinetuneSettings` is asked for again."""
+
+    method: Literal["lora", "full"]
+    mixed: bool
+    n_examples: int
+    template: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class About:
     """What `run.json` has to hold for the rest of this package; see `FinetuneRun.about`."""
 
@@ -45,7 +55,7 @@ class About:
     source: str
     revision: str | None
     dtype: str
-    settings: dict[str, Any]
+    settings: Trained
     tasks: tuple[Named, ...]
     fingerprint: str | None = None
 
@@ -127,7 +137,8 @@ class FinetuneRun:
     def template(self) -> PromptTemplate:
         """How prompts were written."""
         parts = self.about["settings"]["template"]
-        return ChatTemplate(**parts) if "start" in parts else PromptTemplate(**parts)
+        kind = ChatTemplate if "start" in parts else PromptTemplate
+        return kind(**record(kind, parts, f"{self.folder / RUN}: template"))
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
