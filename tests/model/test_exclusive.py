@@ -142,8 +142,7 @@ def test_an_interrupt_leaves_nothing_behind(tiny_model, use):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(("architecture", "train"), [("llama", False), ("gpt2", True)])
 @pytest.mark.parametrize("use", USES)
 def test_an_interrupt_at_any_line_leaves_nothing_behind(tiny_model, use, architecture, train):
     model = tiny_model(architecture, fresh=True)
