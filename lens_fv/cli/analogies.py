@@ -73,7 +73,7 @@ def compose(
 
 def analogy(
     library: Library,
-    file: Annotated[Path | None, typer.Option("--file", help="Analogies: JSON lines, CSV, or SAT-style text.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="JSON lines, CSV, Google's analogies, or SAT-style text.")] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Make them of this relation's test pairs; several times. Default: all.")
     ] = None,

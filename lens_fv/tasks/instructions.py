@@ -1,11 +1,11 @@
 """Instructions: from files, and in the words of a model's chat."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import parse_json
 from lens_fv.tasks.prompts import PromptTemplate
 from lens_fv.texts import nfc, read_text
 
@@ -70,10 +70,9 @@ def read_instructions(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     text = read_text(path, f"instructions: {FORMATS}")
-    try:
-        data: Any = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
-    except ValueError as error:
-        raise LensFVError(f"instructions in {path}: not valid JSON ({error}); give {FORMATS}") from None
+    data: Any = text.splitlines()
+    if text.lstrip()[:1] in ("[", "{"):
+        data = parse_json(text, f"instructions in {path}", remedy=f"give {FORMATS}")
     if isinstance(data, dict):
         found = cast(dict[str, Any], data)
         if {"prompts", "instructions"} <= found.keys():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lens_fv.errors import LensFVError
+from lens_fv.json_files import parse_json
 from lens_fv.tasks.tables import BATS, INPUT_NAMES, Columns, Row, is_table, table_rows
 from lens_fv.tasks.task import Pair, Task
 from lens_fv.texts import json_lines, nfc, read_text
@@ -67,12 +68,15 @@ def read_task(
 
 def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Task:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text, str(path), remedy=f"a task file is {FORMATS}")
+    except LensFVError as error:
+        broken = error.__cause__
+        if not isinstance(broken, json.JSONDecodeError):
+            raise
         # Files called .json often hold one object a line: whole values in a row are that, anything else is an error.
-        if error.msg == "Extra data" and text.lstrip()[0] == "{":
+        if broken.msg == "Extra data" and text.lstrip()[0] == "{":
             return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
-        raise LensFVError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+        raise LensFVError(f"{path}, line {broken.lineno}: not valid JSON ({broken.msg})") from None
     if isinstance(data, list):
         return _make_task(name, path, {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\["))
     for key in ("pairs", "samples", "Instances"):
