@@ -1,7 +1,7 @@
 """Commands that mix known relations: compose, analogy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +11,12 @@ from rich.table import Table
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
 if TYPE_CHECKING:
-    from lens_fv.evaluation import AnalogyResult
+    from torch import Tensor
 
+    from lens_fv.evaluation import AnalogyEvaluation, AnalogyResult
+
+PROMPT = "one_shot"
+"""What composites are compared with: A:B as a demonstration."""
 Library = Annotated[Path, typer.Option("--library", help="A library's folder (see `lens-fv library build`).")]
 Map = Annotated[Path | None, typer.Option("--map", help="A map that `library fit` wrote; default: softmax of 3 x score.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Give weight to so many relations at most.")]
@@ -69,7 +73,7 @@ def compose(
 
 def analogy(
     library: Library,
-    file: Annotated[Path | None, typer.Option("--file", help="Analogies: JSON lines, CSV, or SAT-style text.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="JSON lines, CSV, Google's analogies, or SAT-style text.")] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Make them of this relation's test pairs; several times. Default: all.")
     ] = None,
@@ -84,7 +88,10 @@ def analogy(
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
 ) -> None:
-    """Solve analogies A:B::C:? by composites, beside their controls. Writes nothing unless --out is given."""
+    """Solve analogies A:B::C:? by composites, beside their controls: all of them, and relation by relation.
+
+    Writes nothing unless --out is given.
+    """
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.evaluation import evaluate_analogies
     from lens_fv.studies.relational.problems import reported_analogies
@@ -100,15 +107,31 @@ def analogy(
     if far.any() and not far.all():
         for name, among in (("near", ~far), ("far", far)):
             parts[name] = [made.result(condition, among) for condition in made.conditions]
+    relations = made.by_relation()
+    compared = [c for name in ("composite", *fitted) for c in (name, f"{PROMPT}_{name}")]
     payload = {
         "model": lens.name,
         "analogies": len(problems),
         "results": [_row(r) for r in made.results],
         "near": [_row(r) for r in parts.get("near", [])],
         "far": [_row(r) for r in parts.get("far", [])],
+        "by_relation": {
+            name: [_row(made.result(condition, among)) for condition in made.conditions] for name, among in relations.items()
+        },
+        "differences": [
+            {
+                "condition": condition,
+                "than": PROMPT,
+                "measure": measure,
+                **made.difference(condition, measure=measure)._asdict(),
+            }
+            for condition in compared
+            for measure in ("top1", "logprob")
+        ],
         "file": written,
     }
     tables = [_table(results, f"{name}: {results[0].n} analogies") for name, results in parts.items()]
+    tables += [_relations(made, relations, ("none", "best", "composite", *fitted, PROMPT)), _differences(made, compared)]
     emit(payload, as_json, *tables, *([f"written to {written}"] if written else []))
 
 
@@ -127,4 +150,29 @@ def _table(results: "Sequence[AnalogyResult]", title: str) -> Table:
         table.add_row(
             r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.full:.2f}", f"{r.logprob_per_token:.2f}", *choice
         )
+    return table
+
+
+def _relations(made: "AnalogyEvaluation", relations: "Mapping[str, Tensor]", conditions: Sequence[str]) -> Table:
+    """First-token accuracy of each relation, and how far the composite is from the prompt."""
+    title = f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("relation", "n", *conditions, "difference", "95 %"):
+        table.add_column(column)
+    for name, among in relations.items():
+        shares = [made.result(condition, among).top1 for condition in conditions]
+        paired = made.difference("composite", PROMPT, among=among)
+        cells = [f"{share:.2f}" for share in shares] + [f"{paired.mean:+.2f}", f"[{paired.low:+.2f}, {paired.high:+.2f}]"]
+        table.add_row(name or "(none given)", str(paired.n), *cells)
+    return table
+
+
+def _differences(made: "AnalogyEvaluation", conditions: Sequence[str]) -> Table:
+    title = f"less {PROMPT}, analogy by analogy: {len(made.relations)} analogies"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("condition", "top-1", "95 %", "log-prob a token", "95 % "):
+        table.add_column(column)
+    for condition in conditions:
+        found = [made.difference(condition, PROMPT, measure=measure) for measure in ("top1", "logprob")]
+        table.add_row(condition, *(cell for e in found for cell in (f"{e.mean:+.2f}", f"[{e.low:+.2f}, {e.high:+.2f}]")))
     return table

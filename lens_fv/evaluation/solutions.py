@@ -1,7 +1,7 @@
 """What every condition does to every analogy, and what that comes to."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_fv.artefact import Artefact
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import bootstrap_interval, wilson_interval
+from lens_fv.statistics import Estimate, bootstrap_interval, estimate, wilson_interval
 
 
 class AnalogyResult(NamedTuple):
@@ -104,6 +104,39 @@ class AnalogyEvaluation(Artefact):
             float(self.calibrated[asked, i].float().mean()),
             m,
         )
+
+    def difference(
+        self,
+        condition: str,
+        than: str = "one_shot",
+        *,
+        measure: Literal["top1", "full", "logprob"] = "top1",
+        among: Bool[Tensor, " analogies"] | None = None,
+    ) -> Estimate:
+        """How much better one condition is than another, analogy by analogy (paired), with a bootstrap interval.
+
+        Args:
+            condition: one of `conditions`.
+            than: another.
+            measure: a share of analogies, or "logprob": nats a token.
+            among: these analogies alone.
+
+        Raises:
+            LensFVError: a condition that is not there, or no analogy among them.
+        """
+        for name in (condition, than):
+            if name not in self.conditions:
+                raise LensFVError(f"compare {condition} with {than}: there are {', '.join(self.conditions)}")
+        some = torch.ones_like(self.has_choices) if among is None else among
+        if not some.any():
+            raise LensFVError(f"compare {condition} with {than}: no analogy is left")
+        values = getattr(self, measure)[some].float()
+        one, other = (values[:, self.conditions.index(name)] for name in (condition, than))
+        return estimate((one - other).tolist(), seed=self.provenance.seed)
+
+    def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
+        """Which analogies are of each relation, in the order in which relations come."""
+        return {name: torch.tensor([each == name for each in self.relations]) for name in dict.fromkeys(self.relations)}
 
     def far(self) -> Bool[Tensor, " analogies"]:
         """The half of the analogies whose A and C are farther apart."""

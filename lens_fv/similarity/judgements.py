@@ -85,6 +85,8 @@ def _table(text: str, path: Path) -> Iterator[_Judgement]:
     except csv.Error as e:
         raise LensFVError(f"{path}, line {reader.line_num}: not a table ({e}); give {FORMATS}") from None
     rows = [(where, row) for where, row in numbered if any(row)]
+    if not rows:
+        raise LensFVError(f"{path}: no names and no scores; give {FORMATS}")
     (where, header), *body = rows
     if [cell.lower() for cell in header] == ["a", "b", "score"]:
         for where, row in body:

@@ -1,15 +1,17 @@
 """Files of analogies, in the formats in which they are published; or the line that is wrong."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, cast
 
 from lens_fv.errors import LensFVError
 from lens_fv.json_files import parse_json
 from lens_fv.tasks.analogies import Analogy
+from lens_fv.tasks.tables import table_cells
 from lens_fv.texts import json_lines, read_text
 
 FORMATS = (
@@ -36,9 +38,8 @@ def read_analogies(path: str | Path) -> list[Analogy]:
     """
     path = Path(path)
     text = read_text(path, f"analogies: {FORMATS}")
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-        return [_analogy(row, f"{path}, line {rows.line_num}") for row in rows]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return [_analogy(row, where) for row, where in _table_rows(text, path)]
     if text.lstrip().startswith(("{", "[")):
         return [_analogy(row, where) for row, where in _json_rows(text, path)]
     if has_sections(text):
@@ -79,9 +80,21 @@ def _says_something(line: str) -> bool:
 # -- objects and tables -----------------------------------------------------------------------------------------------
 
 
+def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
+    (where, header), *rows = [*table_cells(text, path)] or [(str(path), list[str]())]
+    names = [name.strip().lower() for name in header]
+    if len(set(names)) < len(names) or not rows:
+        raise LensFVError(f"{where}: no rows, or two columns of one name: {', '.join(names)}; give {FORMATS}")
+    for where, cells in rows:
+        if len(cells) > len(names):
+            raise LensFVError(f"{where}: {len(cells)} columns where the header has {len(names)}")
+        yield dict(zip_longest(names, cells, fillvalue="")), where
+
+
 def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
     if text.lstrip().startswith("["):
-        yield from ((row, f"{path}, row {i}") for i, row in enumerate(parse_json(text, str(path)), 1))
+        rows = parse_json(text, str(path), remedy=f"give {FORMATS}")
+        yield from ((row, f"{path}, row {i}") for i, row in enumerate(rows, 1))
         return
     yield from ((row, where) for where, row in json_lines(text, path))
 
@@ -100,19 +113,22 @@ def _analogy(row: Any, where: str) -> Analogy:
 
 def _plain(fields: Mapping[str, Any]) -> Analogy:
     a, b, c, relation = (_text(fields.get(key)) for key in ("a", "b", "c", "relation"))
-    given = fields.get("choices") or ()
-    choices = tuple(_text(choice) for choice in (given.split("|") if isinstance(given, str) else given))
-    d, answer = (fields.get(key) for key in ("d", "answer"))
-    if _text(d) and _text(answer) and d != answer:
-        raise LensFVError(f"the answer can be d, {d!r}, or answer, {answer!r}; leave one out")
-    answer = answer if _text(answer) else d
-    answers = tuple(_text(text) for text in (cast(list[Any], answer) if isinstance(answer, list) else [answer]))
-    numbered = answers[0].isdecimal() and int(answers[0]) < len(choices)
-    if numbered and answers[0] in choices and choices[int(answers[0])] != answers[0]:
+    given: Any = fields.get("choices") or ()
+    choices = tuple(map(_text, given.split("|") if isinstance(given, str) else _listed(given))) if given else ()
+    answers, other = (tuple(map(_text, _listed(fields.get(key)))) for key in ("answer", "d"))
+    if any(answers) and any(other) and answers != other:
+        raise LensFVError(f"the answer can be d, {other[0]!r}, or answer, {answers[0]!r}; leave one out")
+    answers = answers if any(answers) else other
+    number = {str(i): choice for i, choice in enumerate(choices)}.get(answers[0])
+    if number is not None and answers[0] in choices and number != answers[0]:
         raise LensFVError(f"the answer {answers[0]} can be the choice {answers[0]!r} or the choice of this number; give a word")
-    if numbered and answers[0] not in choices:
-        answers = (choices[int(answers[0])],)
+    if number is not None and answers[0] not in choices:
+        answers = (number,)
     return Analogy(a, b, c, answers, choices, relation=relation)
+
+
+def _listed(value: Any) -> list[Any]:
+    return cast(list[Any], value) or [""] if isinstance(value, list) else [value]
 
 
 def _stemmed(row: Mapping[str, Any]) -> Analogy:
@@ -132,6 +148,8 @@ def _chosen(pairs: Sequence[Sequence[str]], right: int) -> Analogy:
 
 
 def _text(value: Any) -> str:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
+        raise LensFVError(f"a text is wanted, found {ascii(value)[:40]}")
     return "" if value is None else str(value).strip()
 
 
@@ -181,7 +199,7 @@ def _sat(blocks: list[list[tuple[int, str]]], path: Path) -> list[Analogy]:
                 raise wrong(number, f"{line[:40]!r} is no pair{' with word classes' * tagged}")
             pairs.append(pair)
         last, letter = block[-1]
-        right = ord(letter.lower()) - ord("a") if len(letter) == 1 else -1
+        right = ascii_lowercase.find(letter.lower()) if len(letter) == 1 else -1
         if not 0 <= right < len(pairs) - 1:
             raise wrong(last, f"{letter[:40]!r} is not the letter of one of {len(pairs) - 1} choices")
         try:

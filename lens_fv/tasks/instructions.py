@@ -70,9 +70,9 @@ def read_instructions(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     text = read_text(path, f"instructions: {FORMATS}")
-    remedy = f"give {FORMATS}"
-    read: Any = parse_json(text, f"instructions in {path}", remedy=remedy) if text.lstrip()[:1] in ("[", "{") else None
-    data: Any = text.splitlines() if read is None else read
+    data: Any = text.splitlines()
+    if text.lstrip()[:1] in ("[", "{"):
+        data = parse_json(text, f"instructions in {path}", remedy=f"give {FORMATS}")
     if isinstance(data, dict):
         found = cast(dict[str, Any], data)
         if {"prompts", "instructions"} <= found.keys():

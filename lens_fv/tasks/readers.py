@@ -69,14 +69,14 @@ def read_task(
 def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Task:
     try:
         data = parse_json(text, str(path), remedy=f"a task file is {FORMATS}")
-    except LensFVError as refused:
-        error = refused.__cause__
-        if not isinstance(error, json.JSONDecodeError):
+    except LensFVError as error:
+        broken = error.__cause__
+        if not isinstance(broken, json.JSONDecodeError):
             raise
         # Files called .json often hold one object a line: whole values in a row are that, anything else is an error.
-        if error.msg == "Extra data" and text.lstrip()[0] == "{":
+        if broken.msg == "Extra data" and text.lstrip()[0] == "{":
             return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
-        raise LensFVError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+        raise LensFVError(f"{path}, line {broken.lineno}: not valid JSON ({broken.msg})") from None
     if isinstance(data, list):
         return _make_task(name, path, {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\["))
     for key in ("pairs", "samples", "Instances"):

@@ -39,8 +39,8 @@ class Columns(NamedTuple):
     @property
     def numbers(self) -> tuple[int, int] | None:
         """Both as indices, if they are numbers."""
-        given = [column for column in (self.input, self.output) if column is not None and column.isdecimal() and int(column)]
-        return (int(given[0]) - 1, int(given[1]) - 1) if len(given) == 2 else None
+        given = [column for column in (self.input, self.output) if re.fullmatch("[1-9][0-9]{0,3}", column or "")]
+        return (int(given[0] or 0) - 1, int(given[1] or 0) - 1) if len(given) == 2 else None
 
     def find(self, names: Sequence[str], where: str) -> tuple[int | None, int | None]:
         """Indices of the input's and the output's column among lower-case names; None: there is none.
@@ -74,7 +74,7 @@ def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
         LensFVError: a header that is none or can be read in two ways, a row with other columns than the rest, or outputs that
             hold a slash where nothing says whether it parts alternatives.
     """
-    lines = list(_cells(text, path))
+    lines = list(table_cells(text, path))
     if not lines:
         return
     where, first = lines[0]
@@ -119,8 +119,12 @@ def _alternatives(cell: str, parted: str | None, where: str) -> list[str]:
     return cell.split(mark) if mark else [cell]
 
 
-def _cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where each line that is not empty stands, and its cells."""
+def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where each line that is not empty stands, and its cells.
+
+    Raises:
+        LensFVError: a quote that is never closed, or the like.
+    """
     mark = _delimiter(text)
     if mark is None:
         numbered = ((n, line.split()) for n, line in enumerate(text.splitlines(), 1))
@@ -141,7 +145,7 @@ def _cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
 def is_table(text: str, columns: Columns) -> bool:
     """Whether a text of no other format can be a table: its first line has a known column, or is a pair without commas."""
     nothing: tuple[str, list[str]] = ("", [])
-    _, names = next(_cells(text, Path()), nothing)
+    _, names = next(table_cells(text, Path()), nothing)
     known = {name.strip().lower() for name in names} & {*INPUT_NAMES, *OUTPUT_NAMES, columns.input, columns.output}
     return bool(known or columns.numbers or (len(names) == 2 and _delimiter(text) in ("\t", None)))
 

@@ -54,11 +54,31 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     conditions = [r["condition"] for r in solved["results"]]
     assert {"none", "one_shot", "composite", "fitted", "best", "mean", "random", "other_source"} < set(conditions)
     assert solved["near"][0]["n"] + solved["far"][0]["n"] == 10
+    one_shot, composite = (next(r for r in solved["results"] if r["condition"] == c) for c in ("one_shot", "composite"))
+    paired = {(d["condition"], d["measure"]): d for d in solved["differences"]}
+    assert set(paired) == {
+        (c, m) for c in ("composite", "fitted", "one_shot_composite", "one_shot_fitted") for m in ("top1", "logprob")
+    }
+    found = paired["composite", "logprob"]
+    assert found["mean"] == pytest.approx(composite["logprob_per_token"] - one_shot["logprob_per_token"], abs=1e-5)
+    assert (found["than"], found["n"]) == ("one_shot", 10)
+    assert found["low"] <= found["mean"] <= found["high"]
+    by_relation = solved["by_relation"]
+    assert sum(rows[0]["n"] for rows in by_relation.values()) == 10
+    for i, overall in enumerate(solved["results"]):
+        parts = [rows[i] for rows in by_relation.values()]
+        assert {row["condition"] for row in parts} == {overall["condition"]}
+        assert sum(row["top1"] * row["n"] for row in parts) / 10 == pytest.approx(overall["top1"])
     assert run("show", "a.safetensors", model=False)[1]["kind"] == "AnalogyEvaluation"
     (tmp_path / "mine.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":"small"}\n')
     code, mine, _ = run("analogy", "--library", built, "--file", "mine.jsonl")
     assert (code, mine["analogies"]) == (0, 1)
     assert mine["results"][0]["choice"] is None
+    code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--most", "2", as_json=False)
+    assert code == 0
+    assert "top-1 by relation, and composite less one_shot" in printed
+    assert next(line for line in printed.splitlines() if line.startswith("antonym ")).split()[1] == "2"
+    assert "less one_shot, analogy by analogy: 2 analogies" in printed
 
 
 def test_bad_requests(run, built, tmp_path):  # noqa: F811

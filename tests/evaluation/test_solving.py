@@ -1,5 +1,7 @@
 """Analogies solved: every number against the plain loop."""
 
+from collections import Counter
+
 import pytest
 import torch
 from helpers import toy_task
@@ -7,7 +9,7 @@ from helpers import toy_task
 from lens_fv.composition import Tuned, build_library, fit_map, relation_scores
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
-from lens_fv.statistics import choice_shares
+from lens_fv.statistics import choice_shares, estimate
 from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
 
 SHOWN = ("one_shot", "one_shot_composite")
@@ -119,6 +121,16 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert row.calibrated == pytest.approx(float(found.calibrated[:4, at].float().mean()))
     assert row.low <= row.top1 <= row.high
     assert row.logprob_low <= row.logprob_per_token <= row.logprob_high
+    paired = (found.logprob[:, at] - found.logprob[:, found.conditions.index("one_shot")]).tolist()
+    assert found.difference("composite", measure="logprob") == estimate(paired)
+    own = found.by_relation()
+    assert {name: int(among.sum()) for name, among in own.items()} == Counter(a.relation for a in analogies)
+    first = found.relations[0]
+    some = [value for value, name in zip(paired, found.relations, strict=True) if name == first]
+    assert found.difference("composite", measure="logprob", among=own[first]) == estimate(some)
+    assert found.difference("one_shot").mean == 0
+    with pytest.raises(LensFVError, match="compare composite with few_shot: there are none, mean"):
+        found.difference("composite", "few_shot")
     assert 0 < int(found.far().sum()) < 7
     assert found.result("composite", among=found.far()).n == int(found.far().sum())
     assert found.result("composite", among=~found.has_choices).choice != found.result("composite").choice  # not a number
