@@ -144,7 +144,7 @@ def _leave(error: BaseException) -> int:
     if isinstance(error, OutputUnread):
         return UNREAD
     if isinstance(error, ClickException):
-        said = error.format_message()
+        said = str(error.format_message())  # pyright: ignore[reportAttributeAccessIssue] - `ClickException` is Any to it
         if "\n" in said:  # the help of a group that was given no command
             sys.stderr.write(f"{said}\n")
         else:
