@@ -8,7 +8,7 @@ from lens_fv.composition.library import VectorLibrary
 from lens_fv.errors import LensFVError
 from lens_fv.records import differences
 
-ALIKE = ("model", "fingerprint", "method", "layer")
+ALIKE = ("model", "fingerprint", "method")
 
 
 def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> VectorLibrary:
@@ -28,7 +28,7 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
     settings = [read_index(each)["settings"] for each in folders]
     libraries = [VectorLibrary.open(each) for each in folders]
     for other, its, library in zip(folders[1:], settings[1:], libraries[1:], strict=True):
-        if different := differences(settings[0], its) or _otherwise(libraries[0], library):
+        if different := differences(settings[0], its) or (not its and _otherwise(libraries[0], library)):
             raise LensFVError(
                 f"merge libraries: {folders[0]} was made with {', '.join(different).replace('(asked: ', f'({other}: ')}; "
                 "vectors that are made otherwise do not go together"
