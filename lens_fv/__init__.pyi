@@ -11,6 +11,7 @@ from .composition import (
     build_library as build_library,
     compose as compose,
     fit_map as fit_map,
+    merge_libraries as merge_libraries,
     relation_scores as relation_scores,
 )
 from .errors import (

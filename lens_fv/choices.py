@@ -67,6 +67,12 @@ def checked(thing: F) -> F:
     return _checking(thing, thing.__qualname__)
 
 
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the one that was meant, if one is near."""
+    near = get_close_matches(str(value).lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _checking(function: Any, name: str) -> Any:
     parameters = inspect.signature(function).parameters
     rules = {each: _rule(parameter.annotation) for each, parameter in parameters.items()}
@@ -132,7 +138,7 @@ class _Rule(NamedTuple):
             fine = NoneType in self.types
         else:  # an array, say, is for the function to read
             fine = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
-        return "" if fine else f"it has to be {self._said()}{self._near(value)}"
+        return "" if fine else f"it has to be {self._said()}{nearest(value, self.words)}"
 
     def _said(self) -> str:
         said = [*map(repr, self.words), *map(str, self.ranges)]
@@ -140,10 +146,6 @@ class _Rule(NamedTuple):
             said.append(f"several, each {self.inside._said()}")
         said += ["None" if each is NoneType else getattr(each, "__name__", str(each)) for each in self.types]
         return " or ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
-
-    def _near(self, value: Any) -> str:
-        near = get_close_matches(str(value).lower(), self.words, n=1) if isinstance(value, str) else []
-        return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _rule(annotation: Any) -> _Rule:

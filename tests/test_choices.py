@@ -3,11 +3,13 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints  # noqa: TID251 - to look for it
 
+import jaxtyping
+import numpy as np
 import pytest
 
 import lens_fv
@@ -135,7 +137,7 @@ def ask(
         ({"start": {"one": "zeros"}}, "ask(start={'one': 'zeros'}): it has to be 'zero'; did you mean 'zero'?"),
         ({"layer": [0, 1.5]}, "ask(layer=[0, 1.5]): it has to be a whole number"),
         ({"scale": math.inf}, "ask(scale=inf): it has to be a finite number"),
-        ({"metric": "a\n" * 99}, "ask(metric='a\\na\\na\\na...a\\na\\na\\n'): it has to be 'prob', 'logit' or None"),
+        ({"metric": "a\nb"}, r"ask(metric='a\nb'): it has to be 'prob', 'logit' or None"),
     ],
 )
 def test_one_line_says_what_it_has_to_be(options, said):

@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit, open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lens_fv.composition import VectorLibrary
     from lens_fv.evaluation import AnalogyEvaluation, AnalogyResult
+    from lens_fv.model import LensModel
 
 PROMPT = "one_shot"
 """What composites are compared with: A:B as a demonstration."""
 Library = Annotated[Path, typer.Option("--library", help="A library's folder (see `lens-fv library build`).")]
 Map = Annotated[Path | None, typer.Option("--map", help="A map that `library fit` wrote; default: softmax of 3 x score.")]
+OwnModel = Annotated[str | None, typer.Option("--model", help="Default: the one that the library's vectors are of.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Give weight to so many relations at most.")]
 
 
 def compose(
     pair: Annotated[list[str], typer.Argument(help="One or more pairs A:B of the relation that is sought.")],
     library: Library,
-    model: ModelName = DEFAULT_MODEL,
+    model: OwnModel = None,
     on: Annotated[list[str] | None, typer.Option("--on", help="Complete this word with it; several times.")] = None,
     weight_map: Map = None,
     top_k: TopK = None,
@@ -50,7 +53,7 @@ def compose(
         raise LensFVError(f"compose from {' '.join(pair)}: give pairs as A:B, such as hot:cold")
     found = VectorLibrary.open(library)
     fitted = None if weight_map is None else WeightMap.load(weight_map)
-    lens = open_model(model, device, dtype)
+    lens = _open_model(model, found, device, dtype)
     vector = mix(lens, found, [Pair(a, (b,)) for a, b in parts], weight_map=fitted, top_k=top_k)
     path = vector.save(out or Path("composite.safetensors"))
     said: dict[str, list[str]] = {}
@@ -78,7 +81,7 @@ def analogy(
         list[str] | None, typer.Option("--task", help="Make them of this relation's test pairs; several times. Default: all.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Analogies of each relation at most.")] = 10,
-    model: ModelName = DEFAULT_MODEL,
+    model: OwnModel = None,
     weight_map: Map = None,
     top_k: TopK = None,
     own: Annotated[bool, typer.Option("--own", help="Let a relation's own vector take part; else it counts as new.")] = False,
@@ -100,7 +103,7 @@ def analogy(
     found = VectorLibrary.open(library)
     fitted = {} if weight_map is None else {"fitted": WeightMap.load(weight_map)}
     problems = read_analogies(file) if file is not None else reported_analogies(task or found.names, most=most, seed=seed)
-    lens = open_model(model, device, dtype)
+    lens = _open_model(model, found, device, dtype)
     made = evaluate_analogies(lens, found, problems, maps=fitted, top_k=top_k, leave_own_out=not own, seed=seed, progress=True)
     written = None if out is None else str(made.save(out))
     parts, far = {"all": made.results}, made.far()
@@ -133,6 +136,21 @@ def analogy(
     tables = [_table(results, f"{name}: {results[0].n} analogies") for name, results in parts.items()]
     tables += [_relations(made, relations, ("none", "best", "composite", *fitted, PROMPT)), _differences(made, compared)]
     emit(payload, as_json, *tables, *([f"written to {written}"] if written else []))
+
+
+def _open_model(name: str | None, library: "VectorLibrary", device: str | None, dtype: str | None) -> "LensModel":
+    """The model that was asked for, or else the library's own."""
+    from lens_fv.errors import LensFVError
+
+    own = sorted({entry.model for entry in library.entries})
+    if name is None and len(own) != 1:
+        raise LensFVError(f"open the model of {library!r}: its vectors are of {', '.join(own) or 'none'}; choose by --model")
+    try:
+        return open_model(name or own[0], device, dtype)
+    except LensFVError as e:
+        if name is not None:
+            raise
+        raise LensFVError(f"the library's own model: {e}; say where it is by --model") from e
 
 
 def _row(result: "AnalogyResult") -> dict[str, object]:

@@ -4,11 +4,11 @@ import logging
 import re
 import signal
 import sys
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
 
+from lens_fv.choices import nearest
 from lens_fv.cli import (
     analogies,
     bench_training,
@@ -144,7 +144,7 @@ def _leave(error: BaseException) -> int:
     if isinstance(error, OutputUnread):
         return UNREAD
     if isinstance(error, ClickException):
-        said = error.format_message()
+        said = str(error.format_message())  # pyright: ignore[reportAttributeAccessIssue] - `ClickException` is Any to it
         if "\n" in said:  # the help of a group that was given no command
             sys.stderr.write(f"{said}\n")
         else:
@@ -163,8 +163,8 @@ def _with_nearest(message: str) -> str:
     """What Click says of a wrong choice, with the nearest one."""
     message = message.replace("Value error, ", "")
     wrong = re.search(r"'([^']*)' is not one of (.*)", message)
-    near = get_close_matches(wrong[1].lower(), re.findall("'([^']*)'", wrong[2]), n=1) if wrong else []
-    return f"{message.rstrip('.')}; did you mean {near[0]!r}?" if near else message
+    near = nearest(wrong[1], re.findall("'([^']*)'", wrong[2])) if wrong else ""
+    return f"{message.rstrip('.')}{near}" if near else message
 
 
 def run_app() -> None:

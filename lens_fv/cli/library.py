@@ -82,6 +82,28 @@ def build(
     emit(payload, as_json, _table(made.entries), f"written to {folder}")
 
 
+@library.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more libraries' folders, made with the same options.")],
+    as_json: AsJson = False,
+    seed: NoSeed = 0,  # noqa: ARG001
+    device: NoDevice = None,  # noqa: ARG001
+    dtype: NoDtype = None,  # noqa: ARG001
+    out: Annotated[Path, typer.Option("--out", help="Folder of the library that has all their vectors.")] = Path(
+        "merged-library"
+    ),
+) -> None:
+    """Merge libraries of one model that were made alike, such as by several machines.
+
+    Copies their vectors to the folder --out. Libraries of different models, or made otherwise, are refused.
+    """
+    from lens_fv.composition import merge_libraries
+
+    made = merge_libraries(folders, out)
+    payload = {"folder": str(out), "vectors": [_row(entry) for entry in made.entries]}
+    emit(payload, as_json, _table(made.entries), f"written to {out}")
+
+
 @library.command("list")
 def list_vectors(
     folder: Folder,

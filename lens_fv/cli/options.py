@@ -25,6 +25,7 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), b
 NoSeed = Annotated[int, SeedOption(help="Accepted as everywhere; nothing is drawn here.")]
 NoDevice = Annotated[str | None, typer.Option("--device", help="Accepted as everywhere; no model is loaded here.")]
 NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted as everywhere; no model is loaded here.")]
+Items = Annotated[int | None, typer.Option("--items", min=1, help="Test pairs at most; default: all.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
 
 DEFAULT_MODEL = "smollm2-135m"

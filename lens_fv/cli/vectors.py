@@ -11,6 +11,7 @@ from lens_fv.cli.options import (
     AsJson,
     Device,
     Dtype,
+    Items,
     ModelName,
     Seed,
     Shots,
@@ -91,6 +92,7 @@ def tune(
     steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
     l2: Annotated[float, typer.Option(min=0, help="Weight of the squared length.")] = 0.0,
     shots: Shots = 10,
+    items: Items = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -131,7 +133,9 @@ def tune(
     )
     path = vector.save(out or Path(f"{file_name(the_task.name)}-tuned.safetensors"))
     tested = {"extracted": begin} if isinstance(begin, FunctionVector) else {}
-    results = test(lens, the_task, tested | {"tuned": vector}, split=split, n_shots=shots, seed=seed, progress=True).results
+    tested |= {"tuned": vector}
+    found = test(lens, the_task, tested, split=split, n_shots=shots, most_items=items, seed=seed, progress=True)
+    results = found.results
     payload = {
         "model": lens.name,
         "task": the_task.name,

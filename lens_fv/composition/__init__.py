@@ -6,6 +6,7 @@ from lens_fv.composition.confidence import Confidence, composite_features, fit_c
 from lens_fv.composition.fit import fit_map, fit_maps
 from lens_fv.composition.index import Entry
 from lens_fv.composition.library import Basis, VectorLibrary
+from lens_fv.composition.merging import merge_libraries
 from lens_fv.composition.recipes import Extracted, Tuned
 from lens_fv.composition.weights import WeightMap, relation_scores
 
@@ -24,6 +25,7 @@ __all__ = [
     "fit_confidence",
     "fit_map",
     "fit_maps",
+    "merge_libraries",
     "plain_map",
     "relation_scores",
     "separation",

@@ -1,8 +1,9 @@
 """Vectors of many relations, made once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
 from lens_fv.errors import LensFVError
-from lens_fv.files import file_name, held
+from lens_fv.files import file_name, held, write_whole
+from lens_fv.json_files import read_json
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.progress import progress_bar
@@ -21,6 +23,9 @@ from lens_fv.records import differences
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.extract import validation_prompts
+
+PLAN = ".plan.json"
+"""The tasks of a build that has not come to its end."""
 
 
 @checked
@@ -36,8 +41,8 @@ def build_library(
 ) -> VectorLibrary:
     """Make a vector for every task, and keep them in a folder.
 
-    What the folder already holds is not made again: a build that was stopped goes on where it was, and one with more tasks
-    adds to it.
+    Every vector is saved when it is made, and what the folder already holds is not made again: a build that was stopped goes on
+    where it was, to the same vectors, and one with more tasks adds to it.
 
     Args:
         model: the model.
@@ -76,17 +81,42 @@ def build_library(
                 raise LensFVError(
                     f"build a library in {folder}: its vector of {task.name} is of other pairs; choose another folder"
                 )
-        splits = {task.name: split_pairs(task, seed=seed) for task in tasks if task.name not in known}
-        todo = [task for task in tasks if task.name in splits]
-        with progress_bar("library", len(todo), show=progress) as tick:
-            for part in recipe.parts(todo, splits):
-                made = recipe.make(model, part, splits, template=template, seed=seed)
-                for task, vector in zip(part, made, strict=True):
-                    file = vector.save(folder / f"{file_name(task.name)}.safetensors")
-                    entries.append(_entry(model, task, vector, file, template, seed))
+        splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
+        files = {task.name: folder / f"{file_name(task.name)}.safetensors" for task in tasks if task.name not in known}
+        begun = _plan(folder, settings, entries, files)
+        parts = [
+            recipe.parts([task for task in tasks if task.name in names], splits) for names in (begun, files.keys() - begun)
+        ]
+        with progress_bar("library", len(files), show=progress) as tick:
+            for part in chain(*parts):
+                left = [task for task in part if task.name in files]
+                if not all(files[task.name].is_file() for task in left):
+                    made = recipe.make(model, part, splits, template=template, seed=seed)
+                    for task, vector in zip(part, made, strict=True):
+                        if task in left:
+                            vector.save(files[task.name])
+                for task in left:
+                    vector = FunctionVector.load(files[task.name])
+                    entries.append(_entry(model, task, vector, files[task.name], template, seed))
+                    write_index(folder, settings, entries)
                     tick()
-                write_index(folder, settings, entries)
+        (folder / PLAN).unlink()
     return VectorLibrary.open(folder)
+
+
+def _plan(folder: Path, settings: dict[str, Any], entries: Sequence[Entry], files: Mapping[str, Path]) -> set[str]:
+    """Write down which tasks a build makes vectors for; those that one that was stopped had begun with.
+
+    What trains together does so again after a stop: in other company, vectors would differ by rounding. A file that is there
+    without a plan was not made by a build.
+    """
+    path, remedy = folder / PLAN, "delete it; vectors that the index does not list are made again"
+    begun: list[str] = read_json(path, list[str], what="the plan of a library", remedy=remedy) if path.is_file() else []
+    for name in files.keys() - begun:
+        files[name].unlink(missing_ok=True)
+    write_index(folder, settings, entries)
+    write_whole(path, json.dumps(list(dict.fromkeys([*begun, *files])), ensure_ascii=False))
+    return set(begun)
 
 
 def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
@@ -96,6 +126,9 @@ def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
     if "fingerprint" not in index["settings"]:  # of before there was one
         settings = {key: value for key, value in settings.items() if key != "fingerprint"}
     if other := differences({key: index["settings"].get(key) for key in settings}, settings):
+        if not index["entries"]:  # a build that failed before its first vector
+            (folder / PLAN).unlink(missing_ok=True)
+            return []
         raise LensFVError(f"build a library in {folder}: it holds one made with {', '.join(other)}; choose another folder")
     return [entry for entry in index["entries"] if entry.file.is_file()]
 

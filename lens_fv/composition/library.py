@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.card import card_html, card_text
-from lens_fv.choices import Whole, checked
+from lens_fv.choices import Whole, checked, nearest
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.errors import LensFVError
 from lens_fv.files import file_name
@@ -90,7 +90,8 @@ class VectorLibrary:
             LensFVError: there is none of that name.
         """
         if name not in self._entries:
-            raise LensFVError(f"vector of {name!r}: the library has none; it has {', '.join(self.names) or 'no vectors'}")
+            has = ", ".join(self.names) or "no vectors"
+            raise LensFVError(f"vector of {name!r}: the library has none; it has {has}{nearest(name, self.names)}")
         return self._entries[name]
 
     def __getitem__(self, name: str) -> FunctionVector:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal, get_args
 
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.choices import Count, Natural, Seed, checked, nearest
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
 from lens_fv.heads import HeadRanking, rank_heads
@@ -82,7 +82,8 @@ def compare_kinds(
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(KINDS)}")
+        near = nearest(unknown[0], KINDS) if unknown else ""
+        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(KINDS)}{near}")
     if n_shots >= pairs:
         raise LensFVError(
             f"compare kinds on {pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+from lens_fv.choices import nearest
 from lens_fv.errors import LensFVError
 from lens_fv.model.registry import DEFAULT_MODELS
 
@@ -19,7 +20,8 @@ def find_on_hub(name: str, revision: str | None) -> tuple[str, str | None]:
     Raises:
         LensFVError: neither; the message lists the default models and says what the Hub answered.
     """
-    known = f"default models: {', '.join(DEFAULT_MODELS)}; no folder {Path(name).expanduser().absolute()}"
+    defaults = ", ".join(DEFAULT_MODELS) + nearest(name, DEFAULT_MODELS)
+    known = f"default models: {defaults}; no folder {Path(name).expanduser().absolute()}"
     try:
         return name, HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha
     except HFValidationError as error:

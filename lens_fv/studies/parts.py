@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from lens_fv.choices import nearest
 from lens_fv.errors import LensFVError
 from lens_fv.model.loading import dtype_named
 from lens_fv.provenance import versions
@@ -41,7 +42,9 @@ def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
     """
     unknown = [part for part in parts if part not in known]
     if unknown:
-        raise LensFVError(f"run part {', '.join(unknown)} of the study: there are {', '.join(known)}")
+        raise LensFVError(
+            f"run part {', '.join(unknown)} of the study: there are {', '.join(known)}{nearest(unknown[0], known)}"
+        )
 
 
 def run_parts(begin: Callable[[], S], known: Mapping[str, Callable[[S], None]], parts: Sequence[str]) -> S:

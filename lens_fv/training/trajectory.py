@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact
-from lens_fv.choices import checked
+from lens_fv.choices import Level, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
 from lens_fv.statistics import Estimate, estimate, wilson_interval
@@ -116,7 +116,8 @@ class Trajectory(Artefact):
         """Share of items whose answer is written behind the instruction."""
         return self.correct.nanmean(-1)
 
-    def present(self, *, level: float = 0.95) -> list[bool]:
+    @checked
+    def present(self, *, level: Level = 0.95) -> list[bool]:
         """Whether each task was there at the beginning; one that was not cannot be kept or lost.
 
         It was if the whole Wilson interval of its accuracy then lies above its `majority`; above 0, where that is not known.

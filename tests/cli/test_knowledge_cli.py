@@ -105,7 +105,7 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
         (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
         (["distill", *rows, "--transfer", "mine.jsonl"], "none of its 2 lines has a sentence"),
         (["distill", *rows, "--layer", "9", "--teach", "definition"], "layer 9 of"),
-        (["distill", *rows, "--learning-rate", "0"], "learning_rate=0.0: these have to be above 0"),
+        (["distill", *rows, "--learning-rate", "0"], "TeachSettings(learning_rate=0.0): it has to be a finite number above 0"),
         (["knowledge", "evaluate", "nosuch.safetensors", *rows], "nosuch.safetensors"),
     ):
         code, _, error = run(*arguments)
