@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import random_weights
+from architectures import random_weights
 from helpers import made_provenance, toy_task
 
 from lens_fv import load_model

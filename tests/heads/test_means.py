@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from conftest import CONFIGS
+from architectures import CONFIGS
 from helpers import tokens
 
 from lens_fv.heads.means import last_tokens

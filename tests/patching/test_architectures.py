@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pytest
 import torch
 import transformers
-from conftest import CONFIGS, EXPERTS, LLAMA, SIZES
+from architectures import CONFIGS, EXPERTS, LLAMA, SIZES
 from helpers import toy_task
 from packaging.version import Version
 from transformer_lens.model_bridge import TransformerBridge

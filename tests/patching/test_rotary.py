@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from conftest import LLAMA, SIZES
+from architectures import LLAMA, SIZES
 from helpers import tokens
 from transformer_lens.model_bridge import TransformerBridge
 
