@@ -81,7 +81,7 @@ def _table(text: str, path: Path) -> Iterator[_Judgement]:
     mark = next((mark for mark in "\t;," if mark in head), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
-        numbered = [(f"{path}, line {reader.line_num}", [nfc(cell.strip()) for cell in row]) for row in reader]
+        numbered = [(f"{path}, line {reader.line_num}", [nfc(" ".join(cell.split())) for cell in row]) for row in reader]
     except csv.Error as e:
         raise LensFVError(f"{path}, line {reader.line_num}: not a table ({e}); give {FORMATS}") from None
     rows = [(where, row) for where, row in numbered if any(row)]
@@ -118,4 +118,5 @@ def _judgement(where: str, a: Any, b: Any, score: Any) -> _Judgement:
         raise LensFVError(f"{where}: the score of {a} and {b} is {score!r}; give a number") from None
     if math.isinf(number) or not str(a).strip() or not str(b).strip():
         raise LensFVError(f"{where}: {a!r} and {b!r} score {score!r}; give two names and a finite number")
-    return _Judgement(where, nfc(str(a).strip()), nfc(str(b).strip()), number)
+    one, other = (nfc(" ".join(str(name).split())) for name in (a, b))
+    return _Judgement(where, one, other, number)

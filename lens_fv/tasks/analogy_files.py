@@ -82,7 +82,7 @@ def _says_something(line: str) -> bool:
 
 def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
     (where, header), *rows = [*table_cells(text, path)] or [(str(path), list[str]())]
-    names = [name.strip().lower() for name in header]
+    names = [" ".join(name.split()).lower() for name in header]
     if len(set(names)) < len(names) or not rows:
         raise LensFVError(f"{where}: no rows, or two columns of one name: {', '.join(names)}; give {FORMATS}")
     for where, cells in rows:

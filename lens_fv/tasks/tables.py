@@ -78,7 +78,7 @@ def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
     if not lines:
         return
     where, first = lines[0]
-    names = [name.strip().lower() for name in first]
+    names = [" ".join(name.split()).lower() for name in first]
     header = (
         None if columns.numbers and not {columns.input, columns.output} & set(names) else _header(names, path, columns, where)
     )
@@ -125,7 +125,7 @@ def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
     Raises:
         LensFVError: a quote that is never closed, or the like.
     """
-    mark = _delimiter(text)
+    mark = _delimiter(text) or {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
     if mark is None:
         numbered = ((n, line.split()) for n, line in enumerate(text.splitlines(), 1))
         yield from ((f"{path}, line {n}", cells) for n, cells in numbered if cells)

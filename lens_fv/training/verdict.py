@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from scipy.stats import binomtest
 from torch import Tensor
 
-from lens_fv.choices import Level, Share, Whole, checked
+from lens_fv.choices import Level, NonNegative, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.significance import holm
 from lens_fv.statistics import Estimate, estimate
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
 
 
 @checked
-def verdicts(path: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: Share = MARGIN) -> list[Verdict]:
+def verdicts(path: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
     """Judge every task of a trajectory by stated tests.
 
     Tasks that were not there at the beginning are "absent": there is nothing that they could keep or lose. Knowledge is kept if

@@ -196,6 +196,7 @@ WRONG = {
     "three-words.txt": ("hot cold\nbig very small\n", "line 2: 3 columns where the first line has 2"),
     "one-word.txt": ("hot cold\nbig\n", "line 2: no output"),
     "commas.csv": (",,\n,\n", "no rows"),
+    "line-break.csv": ('"in\nput",output,x\n', "the header needs .* found in put, output, x"),
     "quote.csv": ('input,output\n"hot,cold\nbig,small\n', "not a valid table"),
 }
 
