@@ -59,8 +59,8 @@ def scores() -> KnowledgeScores:
 def test_accuracy_is_over_entities_and_probes_with_candidates():
     found = scores()
     assert found.correct(norm="sum") == {"a": [1.0], "b": [1.0, 0.0]}
-    # a token: -1, -2, -1 (the first of equals); -3, -2; -2, -1.5
-    assert found.correct(norm="mean") == {"a": [1.0], "b": [1.0, 1.0]}
+    # a token: -1, -2, -1 (two tie, one of them right); -3, -2; -2, -1.5
+    assert found.correct(norm="mean") == {"a": [0.5], "b": [1.0, 1.0]}
     assert found.accuracy(norm="sum").mean == pytest.approx(0.75)
     assert found.accuracy(norm="sum", kind="inferential").mean == 0
     assert found.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
