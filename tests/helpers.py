@@ -85,14 +85,26 @@ def edits(model) -> list[tuple[Edit, ...]]:
 
 
 class Interrupting:
-    """Raises KeyboardInterrupt at the n-th line event in lens_fv, as if the user had pressed Ctrl-C there; counts them all."""
+    """Raises KeyboardInterrupt at the n-th line event in lens_fv, as if the user had pressed Ctrl-C there; counts them all.
 
-    def __init__(self, n: int | None = None, *, among: Callable[[str, int], bool] = lambda file, line: True) -> None:
-        self._n, self.among = n, among
+    Args:
+        n: which; None: none.
+        among: the lines that count, by file and number.
+        files: what the names of their files begin with.
+    """
+
+    def __init__(
+        self,
+        n: int | None = None,
+        *,
+        among: Callable[[str, int], bool] = lambda file, line: True,
+        files: str = str(Path(lens_fv.__file__).parent),
+    ) -> None:
+        self._n, self.among, self._files = n, among, files
         self.lines: list[tuple[str, int]] = []
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(str(Path(lens_fv.__file__).parent)) else None
+        return self._line if frame.f_code.co_filename.startswith(self._files) else None
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
         at = frame.f_code.co_filename, frame.f_lineno

@@ -13,7 +13,8 @@ from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.plain_heads import PlainHeads
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.model.cache import cache_of
-from lens_fv.model.exclusive import Gate, exclusive
+from lens_fv.model.exclusive import exclusive
+from lens_fv.model.gate import Gate
 from lens_fv.model.measuring import eval_mode
 from lens_fv.patching import Edit
 

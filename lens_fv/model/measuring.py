@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.exclusive import Gate, exclusive, name_of, roots
+from lens_fv.model.exclusive import exclusive, name_of, roots
+from lens_fv.model.gate import Gate
 
 F = TypeVar("F", bound=Callable[..., Any])
 OWN_ADAPTER = "lens_fv"

@@ -1,6 +1,8 @@
 """One user at a time, everything put back: whichever line an interrupt lands on, whatever mode, thread or adapter there is."""
 
+import contextlib
 import linecache
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -107,7 +109,7 @@ USES: dict[str, Callable[[LensModel], object]] = {
     "weights": with_other_weights,
     "adapter": with_adapter,
 }
-EXCHANGING = ("exclusive", "calls", "attention", "cache", "generation", "plain", "lens_model", "lora")
+EXCHANGING = ("exclusive", "gate", "measuring", "calls", "attention", "cache", "generation", "plain", "lens_model", "lora")
 
 
 def interrupted_everywhere(model: LensModel, use: Callable[[LensModel], object], *, only: tuple[str, ...], every: int) -> int:
@@ -148,6 +150,58 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(tiny_model, use, archite
     model = tiny_model(architecture, fresh=True)
     model.tl.train(train)
     assert interrupted_everywhere(model, USES[use], only=(), every=1) > 20
+
+
+@pytest.mark.parametrize("use", ["hooks", "weights", "own attention"])
+def test_a_block_that_an_interrupt_kept_from_ending_ends_with_the_next_use(tiny_model, use, monkeypatch):
+    model, batch = tiny_model("llama", fresh=True), torch.tensor(PROMPTS[:1])
+    wanted = model.forward(batch)
+    USES[use](model)
+    before = everything(model)
+    counted = Interrupting(files=contextlib.__file__)
+    counted.run(lambda: USES[use](model))
+    stuck, n = 0, len(counted.lines)
+    begin = contextlib._GeneratorContextManager.__exit__.__code__.co_firstlineno + 1
+    ways_out = [i for i, (_, line) in enumerate(counted.lines) if line == begin]
+    for i in (*range(0, n, n // 6), *ways_out[-8:]):
+        interrupt = Interrupting(i, files=contextlib.__file__).run(lambda: USES[use](model))
+        assert interrupt is not None
+        stuck += len(gate_of(model)._queue)
+        monkeypatch.setattr(sys, "last_traceback", interrupt.__traceback__, raising=False)  # as in an interactive session
+        assert torch.equal(model.forward(batch), wanted), (counted.lines[i], i)
+        assert same(before, everything(model)), (counted.lines[i], i)
+    assert stuck
+
+
+def test_a_block_that_ends_late_does_not_end_later_ones_in_silence(tiny_model):
+    model, batch = tiny_model("llama", fresh=True), torch.tensor(PROMPTS[:1])
+    wanted = model.forward(batch)
+    counted = Interrupting(files=contextlib.__file__)
+    counted.run(lambda: own_attention(model))
+    every = range(0, len(counted.lines), 3)
+    kept = [Interrupting(i, files=contextlib.__file__).run(lambda: own_attention(model)) for i in every]
+    with model.hooks([("blocks.1.hook_resid_post", lambda x, hook: x + 1)]):
+        changed = model.forward(batch)
+        kept.clear()  # and with them the frames of all blocks that they kept open, which may stand around this one
+        with pytest.raises(LensFVError, match="has ended already, together with one that an interrupt had kept open"):
+            model.forward(batch)
+    with model.hooks([("blocks.1.hook_resid_post", lambda x, hook: x + 1)]):
+        assert torch.equal(model.forward(batch), changed)
+    assert torch.equal(model.forward(batch), wanted) and not torch.equal(changed, wanted)
+
+
+def test_blocks_end_from_the_inside(tiny_model):
+    model, batch = tiny_model("llama", fresh=True), torch.tensor(PROMPTS[:1])
+    wanted = model.forward(batch)
+    outer, inner = (model.hooks([(f"blocks.{layer}.hook_resid_post", lambda x, hook: x + 1)]) for layer in (0, 1))
+    outer.__enter__()
+    inner.__enter__()
+    with pytest.raises(LensFVError, match="end a block before the one inside it: both have ended now"):
+        outer.__exit__(None, None, None)
+    with pytest.raises(LensFVError, match="has ended already"):
+        model.forward(batch)
+    inner.__exit__(None, None, None)
+    assert torch.equal(model.forward(batch), wanted)
 
 
 def test_half_written_weights_are_refused_until_they_are_written_again(tiny_model):
