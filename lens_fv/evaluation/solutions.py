@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.artefact import Artefact
+from lens_fv.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.statistics import Estimate, bootstrap_interval, estimate, wilson_interval
 
@@ -105,6 +106,7 @@ class AnalogyEvaluation(Artefact):
             m,
         )
 
+    @checked
     def difference(
         self,
         condition: str,

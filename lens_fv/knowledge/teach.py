@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lens_fv.errors import LensFVError
+from lens_fv.files import on_disk
 from lens_fv.knowledge.change import Change, trainable
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.knowledge.settings import TeachSettings
@@ -61,8 +62,9 @@ def teach(
     order = teaching_order(lessons, settings)
     steps = -(-len(order) * (until or settings.epochs) // (settings.epochs * settings.batch_size))
     with hushed(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
-        with progress_bar(what, steps, show=progress) as tick:
-            at = folder or Path(aside)
+        at = folder or Path(aside)
+        full = on_disk(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
+        with full, progress_bar(what, steps, show=progress) as tick:
             trainer = _trainer(model, trained, lessons, targets, order, settings, at, steps, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))
             clear_unfinished(at)

@@ -378,7 +378,8 @@ class LensModel:
         there = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
         return tuple(layer for layer in there if self._head_size(layer) == self.d_head)
 
-    def no_heads(self, layer: int | None = None) -> str:
+    @checked
+    def no_heads(self, layer: Whole | None = None) -> str:
         """What is said of a layer, or of the model, that is not among `attention_layers`: it may have heads all the same."""
         blocks = self.tl.blocks if layer is None else [self.tl.blocks[layer]]
         if any("attention" in type(part).__name__.lower() for block in blocks for part in block.modules()):

@@ -55,6 +55,9 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
     assert found["results"][:4] == tuned["results"][:4]
+    two = ["--items", "2", "--shots", "2"]
+    assert [r["n"] for r in run("evaluate", "--task", "toy.json", "--vector", "e.safetensors", *two)[1]["results"]] == [2] * 4
+    assert [r["n"] for r in run("tune", "--task", "toy.json", *tune, "--items", "2")[1]["results"]] == [2] * 4
     assert found["queries"] == {"asked": "all"}
     code, _, err = run("evaluate", "--task", "toy.json", "--shots", "2", "--queries", "answered", as_json=False)
     assert (code, err.count("\n")) == (2, 1)

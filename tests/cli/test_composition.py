@@ -45,6 +45,26 @@ def test_compose_and_complete(run, built):  # noqa: F811
     assert run("show", made["file"], model=False)[1]["kind"] == "CompositeVector"
 
 
+def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):  # noqa: F811
+    code, _, error = run("compose", "hot:cold", "--library", built, model=False)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "the library's own model: no model 'tiny'" in error
+    assert error.endswith("say where it is by --model\n")
+    (tmp_path / "tiny").symlink_to(model_folder)
+    code, made, _ = run("compose", "hot:cold", "--library", built, model=False)
+    assert (code, made["model"]) == (0, "tiny")
+    assert made == run("compose", "hot:cold", "--library", built)[1]
+
+
+def test_libraries_are_merged(run, built):  # noqa: F811
+    assert run("library", "build", "--task", "toy.json", *FEW, "--out", "more")[0] == 0
+    code, merged, _ = run("library", "merge", built, "more", "--out", "both", model=False)
+    assert code == 0
+    assert [v["name"] for v in merged["vectors"]][-1] == "toy"
+    code, _, error = run("library", "merge", built, "both", "--out", "other", model=False)
+    assert (code, " twice; rename or leave out one" in error) == (2, True)
+
+
 def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--most", "4")
     assert code == 0
