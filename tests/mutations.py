@@ -223,5 +223,5 @@ def _header(data: bytes, rng: random.Random) -> bytes:
         return packed(_value(head, rng), rest)
     if not isinstance(about, str) or rng.random() < 0.3:
         return packed(_value(head, rng), rest)
-    whole["__metadata__"]["lens_fv"] = _value(about.encode(), rng).decode()
+    whole["__metadata__"]["lens_fv"] = _value(about.encode(errors="surrogatepass"), rng).decode(errors="surrogatepass")
     return packed(whole, rest)

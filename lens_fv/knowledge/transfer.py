@@ -127,7 +127,7 @@ def read_transfer(path: str | Path, *, where: Where = "after_mention") -> Transf
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
-    if (saved := saved_transfer(text)) is not None:
+    if (saved := saved_transfer(text, path)) is not None:
         return saved
     rows = [(row.entity, row.sentences) for _, row in read_rows(path)]
     dropped: Counter[str] = Counter()
@@ -145,13 +145,13 @@ def read_transfer(path: str | Path, *, where: Where = "after_mention") -> Transf
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
 
 
-def saved_transfer(text: str) -> TransferSet | None:
+def saved_transfer(text: str, path: Path) -> TransferSet | None:
     """What `TransferSet.save` wrote; None: it is something else.
 
     Raises:
         LensFVError: it is damaged.
     """
-    where = "read saved sentences"
+    where = f"read saved sentences in {path}"
     if KIND not in text or not text.rstrip().endswith("}"):
         return None
     try:

@@ -136,7 +136,7 @@ def _about(
 def _so_far(path: str | Path | None, provenance: Provenance) -> TransferSet:
     """What files hold of a transfer set that was, or is being, made in this very way."""
     for each in (Path(path), _unfinished(path)) if path is not None else ():
-        found = saved_transfer(each.read_text(encoding="utf-8")) if each.is_file() else None
+        found = saved_transfer(each.read_text(encoding="utf-8", errors="replace"), each) if each.is_file() else None
         about = found and found.provenance
         if found and about and replace(about, versions=provenance.versions) == provenance:
             return found

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 WRAPPED = "_original_component"
@@ -132,18 +134,24 @@ def tensor_hash(tensor: Tensor) -> int:
 
 
 def _summed(rows: Tensor) -> Tensor:
+    return torch.from_numpy(_on_the_cpu(rows.numpy())) if rows.device.type == "cpu" else _elsewhere(rows)
+
+
+def _on_the_cpu(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """By numpy, in one thread: PyTorch's threads wait for each other so often here that on a busy machine it takes seconds."""
+    m, k = (numbers[: rows.shape[1]].numpy() for numbers in _multipliers())
+    room = np.empty_like(rows[:BLOCK])
+    found: list[NDArray[np.int64]] = []
+    for at in range(0, len(rows), BLOCK):
+        block = rows[at : at + BLOCK]
+        found.append(block @ m + np.right_shift(block, 32, out=room[: len(block)]) @ k)
+    return np.concatenate(found)
+
+
+def _elsewhere(rows: Tensor) -> Tensor:
+    """By PyTorch, which multiplies no matrices of whole numbers but on the CPU."""
     m, k = (numbers[: rows.shape[1]].to(rows.device) for numbers in _multipliers())
-    room = torch.empty_like(rows[:BLOCK])
-    found: list[Tensor] = []
-    for block in rows.split(BLOCK):
-        high = torch.bitwise_right_shift(block, 32, out=room[: len(block)])
-        found.append(_product(block, m) + _product(high, k))
-    return torch.cat(found)
-
-
-def _product(rows: Tensor, numbers: Tensor) -> Tensor:
-    # only CPUs multiply matrices of whole numbers
-    return rows @ numbers if rows.device.type == "cpu" else (rows * numbers).sum(1)
+    return torch.cat([(block * m).sum(1) + ((block >> 32) * k).sum(1) for block in rows.split(BLOCK)])
 
 
 @lru_cache(maxsize=1)
@@ -199,4 +207,7 @@ def _sample(tensor: Tensor) -> Tensor:
         while math.gcd(step, columns) > 1:
             step -= 1
     whole_numbers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return tensor.view(-1).view(whole_numbers)[::step].sum(dtype=torch.int64)
+    sample = tensor.view(-1).view(whole_numbers)[::step]
+    if sample.device.type == "cpu":
+        return torch.tensor(int(sample.numpy().sum(dtype=np.int64)))
+    return sample.sum(dtype=torch.int64)
