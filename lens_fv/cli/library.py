@@ -95,7 +95,7 @@ def merge(
 ) -> None:
     """Merge libraries of one model that were made alike, such as by several machines.
 
-    Copies their vectors to the folder --out. Libraries of different models, or made otherwise, are refused.
+    Writes their vectors and an index to the folder --out. Libraries of different models, or made otherwise, are refused.
     """
     from lens_fv.composition import merge_libraries
 

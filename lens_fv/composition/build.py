@@ -83,6 +83,9 @@ def build_library(
                 )
         splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
         files = {task.name: folder / f"{file_name(task.name)}.safetensors" for task in tasks if task.name not in known}
+        if not files:
+            (folder / PLAN).unlink(missing_ok=True)
+            return VectorLibrary.open(folder)
         begun = _plan(folder, settings, entries, files)
         parts = [
             recipe.parts([task for task in tasks if task.name in names], splits) for names in (begun, files.keys() - begun)

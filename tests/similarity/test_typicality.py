@@ -105,7 +105,12 @@ def test_measures_pair_by_pair(tiny_model, library, architecture):
         found = typicality(model, RELATIONS, vectors, library=library)
         assert found.measures[-1] == "composite profile"
     else:  # vectors of another model, made to look like its own; two layers
-        own = replace(library["a1"].provenance, model=model.name, weight_processing=model.weight_processing)
+        own = replace(
+            library["a1"].provenance,
+            model=model.name,
+            weight_processing=model.weight_processing,
+            fingerprint=model.fingerprint,
+        )
         vectors = {
             kind: {r.name: replace(library[v], provenance=own, layer=layer, scale=2.0) for r in RELATIONS}
             for kind, v, layer in (("one", "a1", 0), ("two", "b2", 2))
