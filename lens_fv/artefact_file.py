@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
-from lens_fv.json_files import checked, parse_json, record
+from lens_fv.json_files import parse_json, record, validated
 
 FORMAT = 2
 """1 had no checksum."""
@@ -68,7 +68,7 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
         raise LensFVError(f"{where}: not a whole safetensors file ({e}); make it again") from e
     if text is None:
         raise LensFVError(f"{where}: no lens_fv header; another program's file?")
-    found = checked(parse_json(text, where), dict, where)
+    found = validated(parse_json(text, where), dict, where)
     newer = found.get("format")
     if isinstance(newer, int) and newer > FORMAT:
         raise LensFVError(f"{where}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
@@ -122,7 +122,7 @@ def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], wher
         elif shape is not None and isinstance(value, Tensor):
             _check_tensor(value, shape, sizes, at)
         elif name in header.values and shape is None and Tensor not in parts:
-            values[name] = checked(value, wanted, at)
+            values[name] = validated(value, wanted, at)
         elif not (name in header.values and value is None and NoneType in parts):
             raise LensFVError(f"{at}: found {type(value).__name__}, expected {wanted}; make it again")
     return values

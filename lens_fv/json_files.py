@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read within bounds, and checked against the types it should have."""
+"""JSON that somebody else may have written: read within bounds, and validated against the types it should have."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "mak
         remedy: what to do if it cannot be read.
 
     Raises:
-        LensFVError: no such file, one of more than 256 MB, not UTF-8, or what `parse_json` and `checked` raise.
+        LensFVError: no such file, one of more than 256 MB, not UTF-8, or what `parse_json` and `validated` raise.
     """
     where = f"read {what + ' in ' if what else ''}{path}"
     try:
@@ -43,7 +43,7 @@ def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "mak
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LensFVError(f"{where}: not UTF-8 text; {remedy}") from error
-    return checked(parse_json(text, where, remedy=remedy), kind, where, remedy=remedy)
+    return validated(parse_json(text, where, remedy=remedy), kind, where, remedy=remedy)
 
 
 def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
@@ -75,7 +75,7 @@ def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
     return value
 
 
-def checked(value: Any, kind: Any, where: str, *, remedy: str = "make it again") -> Any:
+def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again") -> Any:
     """A value that came from JSON as the type it has to have: lists as tuples where it says so, nothing else converted.
 
     Raises:
@@ -98,7 +98,7 @@ def checked(value: Any, kind: Any, where: str, *, remedy: str = "make it again")
 
 
 def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "make it again") -> dict[str, Any]:
-    """The arguments of a dataclass, each checked by its annotation.
+    """The arguments of a dataclass, each validated by its annotation.
 
     Raises:
         LensFVError: a field that is missing, unknown, or of another type.
@@ -109,7 +109,7 @@ def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "
     if missing or unknown:
         which = f"no {', '.join(missing)}" if missing else f"an unknown {_brief(unknown[0])}"
         raise LensFVError(f"{where}: {kind.__name__} with {which}; {remedy}")
-    return {n: checked(v, known[n].type, f"{where}: {n}", remedy=remedy) for n, v in values.items()}
+    return {n: validated(v, known[n].type, f"{where}: {n}", remedy=remedy) for n, v in values.items()}
 
 
 @lru_cache(maxsize=500)

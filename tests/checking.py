@@ -52,6 +52,10 @@ def beartyped(function: Callable[..., Any]) -> Callable[..., Any]:
     one result serves all functions that are called alike. Defaults are checked when a function is decorated, so functions that
     have any are not remembered.
     """
+    takes = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    if function.__annotations__.get("return", Any) is not Any and any(name.startswith("ret") for name in takes):
+        # What was passed has been checked already: this one is called after the function, with what that returned.
+        function.__annotations__ = {"return": function.__annotations__["return"]}
     if "<locals>" not in function.__qualname__ or function.__defaults__ or function.__kwdefaults__:
         return beartype(function)
     return _remembered(_Signature(function))

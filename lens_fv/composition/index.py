@@ -8,7 +8,7 @@ from typing import Any
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import inside, write_whole
-from lens_fv.json_files import checked, read_json, record
+from lens_fv.json_files import read_json, record, validated
 
 INDEX = "library.json"
 FORMAT = 1
@@ -71,7 +71,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     newer = index.get("format")
     if isinstance(newer, int) and newer > FORMAT:
         raise LensFVError(f"open {path}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
-    checked(index, Index, where, remedy=remedy)
+    validated(index, Index, where, remedy=remedy)
     entries: list[Entry] = []
     for row in index["entries"]:
         found = record(Entry, row, where, remedy=remedy)

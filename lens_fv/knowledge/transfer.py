@@ -14,7 +14,7 @@ from lens_fv.card import card_text
 from lens_fv.choices import Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.files import write_whole
-from lens_fv.json_files import checked as validated, parse_json, record
+from lens_fv.json_files import parse_json, record, validated
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.readers import read_rows

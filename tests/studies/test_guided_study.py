@@ -19,7 +19,7 @@ from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
 from lens_fv.training import FinetuneSettings, Trajectory
 
-TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=1, learning_rate=3e-2, dropout=0.0)
+TRAIN = FinetuneSettings(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
 ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}
 
 
