@@ -141,6 +141,7 @@ def universal(
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
+    queries: Queries = "all",
     metric: Metric = "prob",
     source: Source = "mean",
     mode: Mode = "replace",
@@ -176,6 +177,7 @@ def universal(
         n_shots=shots,
         n_clean=clean,
         n_trials=trials,
+        queries=queries,
         instruction=instruction,
         seed=seed,
         folder=folder,
@@ -198,13 +200,14 @@ def universal(
         "model": lens.name,
         "metric": metric,
         "unit": unit,
+        "queries": asked_of(found.provenance.options),
         "tasks": [row._asdict() for row in found.rows],
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(found),
         "file": str(path),
     }
-    emit(payload, as_json, tasks_table, table, f"written to {path}")
+    emit(payload, as_json, tasks_table, table, *asked_line(found.provenance.options), f"written to {path}")
 
 
 def columns(*names: str, title: str) -> Table:

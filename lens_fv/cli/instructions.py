@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lens_fv.cli.heads import Clean, Correction, Noise, Out, Top, Trials, heads_table, reliability_of
+from lens_fv.cli.heads import Clean, Correction, Noise, Out, Top, Trials, asked_line, asked_of, heads_table, reliability_of
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, TaskName, emit, open_model
 from lens_fv.cli.vectors import Heads
 from lens_fv.files import file_name
@@ -31,6 +31,8 @@ Template = Annotated[
     Literal["todd", "arrow", "input-output", "natural", "chat"],
     typer.Option("--template", help="How prompts are written; chat: as turns of the model's own chat."),
 ]
+AskedAll = Literal["all", "answered"]
+ASKED = "All queries, or those that the model answers when asked with the instructions"
 Ranking = Annotated[Path | None, typer.Option("--ranking", help="A ranking that `iv rank` wrote; default: rank now.")]
 
 
@@ -43,6 +45,7 @@ def rank(
     shots: Demonstrations = 0,
     clean: Clean = 100,
     trials: Trials = 25,
+    queries: Annotated[AskedAll, typer.Option(help=f"{ASKED}.")] = "all",
     metric: Annotated[Literal["prob", "logprob", "logit"], typer.Option(help="Of the answer's first token.")] = "prob",
     mode: Annotated[Literal["replace", "add"], typer.Option(help="Put it in the head's place, or add it.")] = "replace",
     noise: Noise = 3.0,
@@ -71,6 +74,7 @@ def rank(
         n_shots=shots,
         n_clean=clean,
         n_trials=trials,
+        queries=queries,
         metric=metric,
         mode=mode,
         template=template_named(template, lens),
@@ -88,13 +92,14 @@ def rank(
         "counterpart": counterpart,
         "counterparts": ranking.provenance.options.get("counterparts"),
         "metric": metric,
+        "queries": asked_of(ranking.provenance.options),
         "unedited": float(ranking.baseline.mean()),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(ranking),
         "file": str(path),
     }
-    emit(payload, as_json, table, f"written to {path}")
+    emit(payload, as_json, table, *asked_line(ranking.provenance.options), f"written to {path}")
 
 
 @iv.command()
@@ -109,6 +114,7 @@ def extract(
     shots: Demonstrations = 0,
     clean: Clean = 100,
     trials: Trials = 25,
+    queries: Annotated[AskedAll | None, typer.Option(help=f"{ASKED}; default: as --ranking.")] = None,
     template: Template = "todd",
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -125,8 +131,8 @@ def extract(
     the_task = instructed_task(task, instructions)
     lens = open_model(model, device, dtype)
     written = template_named(template, lens)
-    ranked = _ranking(lens, the_task, ranking, counterpart, shots, clean, trials, written, seed)
-    vector = extract_instruction(lens, the_task, ranked, n_heads=heads, layer=layer, template=written)
+    ranked = _ranking(lens, the_task, ranking, counterpart, shots, clean, trials, written, seed, queries or "all")
+    vector = extract_instruction(lens, the_task, ranked, n_heads=heads, layer=layer, queries=queries, template=written)
     path = vector.save(out or Path(f"{file_name(the_task.name)}-instruction.safetensors"))
     payload = {
         "model": lens.name,
@@ -134,6 +140,7 @@ def extract(
         "instructions": list(vector.instructions),
         "counterpart": vector.counterpart,
         "layer": vector.layer,
+        "queries": asked_of(vector.provenance.options),
         "heads": [list(head) for head in vector.heads],
         "norm_in_residuals": vector.norm,
         "file": str(path),
@@ -166,6 +173,7 @@ def _ranking(
     trials: int,
     template: "PromptTemplate",
     seed: int,
+    queries: AskedAll,
 ) -> "HeadRanking":
     from lens_fv.heads import HeadRanking, rank_instruction_heads
 
@@ -178,6 +186,7 @@ def _ranking(
         n_shots=shots,
         n_clean=clean,
         n_trials=trials,
+        queries=queries,
         template=template,
         seed=seed,
         progress=True,

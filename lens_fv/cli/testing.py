@@ -94,6 +94,7 @@ def compare(
     heads: Annotated[int, typer.Option("--heads", min=1, help="How many heads the extracted vector comes from.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Of Adam, where something is trained.")] = 40,
     items: Items = None,
+    queries: Queries = "all",
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
@@ -119,6 +120,7 @@ def compare(
         n_trials=trials,
         steps=steps,
         most_items=items,
+        queries=queries,
         seed=seed,
         progress=True,
     )
@@ -127,10 +129,12 @@ def compare(
         "model": lens.name,
         "task": the_task.name,
         "pairs": pairs,
+        "queries": asked_of(found.provenance.options),
         "results": [r._asdict() for r in found.results],
         "file": written,
     }
-    emit(payload, as_json, results_table(found.results), *([f"written to {written}"] if written else []))
+    notes = asked_line(found.provenance.options) + ([f"written to {written}"] if written else [])
+    emit(payload, as_json, results_table(found.results), *notes)
 
 
 def sweep(

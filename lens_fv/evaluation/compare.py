@@ -1,13 +1,15 @@
 """Function vectors beside everything else that few pairs can be made into."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lens_fv.choices import Count, Natural, Seed, checked, nearest
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
-from lens_fv.heads import HeadRanking, rank_heads
+from lens_fv.heads import HeadRanking, choose_queries, rank_heads
+from lens_fv.heads.competence import Queries
 from lens_fv.kinds import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
 from lens_fv.kinds.choice import likeliest
 from lens_fv.kinds.states import SCALES
@@ -43,6 +45,7 @@ def compare_kinds(
     n_trials: Count = 25,
     steps: Count = 40,
     most_items: Count | None = None,
+    queries: Queries = "all",
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
@@ -73,12 +76,15 @@ def compare_kinds(
         n_trials: corrupted prompts of the ranking.
         steps: of all training.
         most_items: score only so many test pairs.
+        queries: "all", or those "answered" after `n_shots` demonstrations: of the validation pairs, which the ranking asks and
+            all choices are made on, and of the test pairs; see `choose_queries`. Provenance counts the test pairs.
         template: how prompts are written.
         seed: of the split, prompts and draws.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: an unknown kind or none, too few pairs for training or for the demonstrations, and what the kinds raise.
+        LensFVError: an unknown kind or none, too few pairs for training or for the demonstrations, no query that is answered,
+            and what the kinds raise.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
@@ -89,14 +95,18 @@ def compare_kinds(
             f"compare kinds on {pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
             f"{pairs - 1} shots or give more pairs"
         )
-    split = split_pairs(task, seed=seed, n_train=pairs)
-    shared = {"split": split, "template": template, "seed": seed, "progress": progress}
+    whole = split_pairs(task, seed=seed, n_train=pairs)
+    written: dict[str, Any] = {"template": template, "seed": seed}
+    asked = choose_queries(model, task, whole.validation, queries, split=whole, n_shots=n_shots, **written)
+    split = replace(whole, validation=asked.of(whole.validation))
+    shared = {**written, "split": split, "progress": progress}
     prompts = {"n_shots": n_shots, "n_prompts": n_clean}
     learning = {"pairs": len(split.train), "steps": steps}
 
     @cache
     def ranked() -> HeadRanking:
-        return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **shared)
+        ranks = {**shared, "split": whole, "queries": queries}  # it counts those that it leaves out
+        return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **ranks)
 
     @cache
     def from_heads() -> FunctionVector:
@@ -124,6 +134,7 @@ def compare_kinds(
         split=split,
         n_shots=n_shots,
         most_items=most_items,
+        queries=queries,
         template=template,
         seed=seed,
         progress=progress,

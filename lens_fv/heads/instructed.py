@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lens_fv.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
+from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.heads.corruptions import Contrast, draw_partners, noise_on
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
 from lens_fv.heads.effects import Unit
@@ -46,6 +47,7 @@ def rank_instruction_heads(
     n_shots: Natural = 0,
     n_clean: Count = 100,
     n_trials: Count = 25,
+    queries: Queries = "all",
     metric: Metric = "prob",
     source: Source | HeadRanking = "mean",
     mode: Mode = "replace",
@@ -76,6 +78,8 @@ def rank_instruction_heads(
         n_shots: demonstrations, in clean and corrupted prompts alike.
         n_clean: see `rank_heads`, also for all that follows.
         n_trials: corrupted prompts.
+        queries: "all" of the validation split, or those "answered" when asked with the instructions (and `n_shots`
+            demonstrations); see `choose_queries`. Provenance has both counts.
         metric: of the answer's first token.
         source: what is put in.
         mode: replace or add.
@@ -89,7 +93,7 @@ def rank_instruction_heads(
         tick: called after each prompt.
 
     Raises:
-        LensFVError: no instruction, or what `counterpart_text` and `rank_heads` raise.
+        LensFVError: no instruction, no query that is answered, or what `counterpart_text` and `rank_heads` raise.
     """
     made, about = instruction_contrast(
         model,
@@ -102,8 +106,10 @@ def rank_instruction_heads(
         n_shots=n_shots,
         n_clean=n_clean,
         n_trials=n_trials,
+        queries=queries,
         template=template,
         seed=seed,
+        folder=folder,
     )
     return rank_contrast(
         model,
@@ -135,15 +141,17 @@ def instruction_contrast(
     n_shots: int = 0,
     n_clean: int = 100,
     n_trials: int = 25,
+    queries: Queries = "all",
     template: PromptTemplate = TODD,
     seed: int = 0,
+    folder: str | Path | None = None,
 ) -> tuple[Contrast, dict[str, Any]]:
     """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.
 
     See `rank_instruction_heads`, which ranks by them. `rank_contrast` does so where they are needed for more than that.
 
     Raises:
-        LensFVError: no instruction, or what `counterpart_text` and `build_prompts` raise.
+        LensFVError: no instruction, or what `counterpart_text`, `choose_queries` and `build_prompts` raise.
     """
     given = tuple(instructions if instructions is not None else task.instructions)
     if not given:
@@ -151,12 +159,23 @@ def instruction_contrast(
     if n_trials < 1 or n_clean < 1:
         raise LensFVError(f"rank heads on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)
+    asked = choose_queries(
+        model,
+        task,
+        split.validation,
+        queries,
+        split=split,
+        n_shots=n_shots,
+        template=template,
+        instruction=given,
+        seed=seed,
+        folder=folder,
+    )
+    pairs = asked.of(split.validation)
     instead = _counterparts(model, task, given, counterpart, others, seed)
 
     def prompts(n: int, texts: Sequence[str | None], seed: int) -> list[Prompt]:
-        return build_prompts(
-            split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, instruction=texts, seed=seed
-        )
+        return build_prompts(pairs, split.train, n_shots=n_shots, n_prompts=n, template=template, instruction=texts, seed=seed)
 
     clean, corrupted = prompts(n_clean, given, seed), prompts(n_trials, instead or given, seed + 1)
     encoded = encode_prompts(model, corrupted)
@@ -178,6 +197,7 @@ def instruction_contrast(
         "counterpart": counterpart,
         "counterparts": instead,
         "noise": noise if instead is None else None,
+        **asked.noted,
     }
     return made, about
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lens_fv.artefact import require_shape
 from lens_fv.choices import Count, Level, Natural, Seed, checked
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, competence
+from lens_fv.heads.competence import Competence, Queries, asked_facts, competence
 from lens_fv.heads.effects import Effects
 from lens_fv.heads.few_shot import rank_heads
 from lens_fv.heads.metrics import Metric
@@ -91,11 +91,15 @@ class UniversalHeads(Effects):
 
     def facts(self) -> dict[str, str]:
         """See `Artefact.facts`."""
-        return super().facts() | {
-            row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
-            f"majority {row.majority:.2f}"
-            for row in self.rows
-        }
+        return (
+            super().facts()
+            | asked_facts(self.provenance)
+            | {
+                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
+                f"majority {row.majority:.2f}"
+                for row in self.rows
+            }
+        )
 
 
 @checked
@@ -106,6 +110,7 @@ def universal_heads(
     n_shots: Natural = 10,
     n_clean: Count = 100,
     n_trials: Count = 25,
+    queries: Queries = "all",
     most_items: Count = 100,
     template: PromptTemplate = TODD,
     instruction: str | None = None,
@@ -122,6 +127,8 @@ def universal_heads(
         n_shots: demonstrations a prompt, of accuracy as of ranking.
         n_clean: clean prompts a task.
         n_trials: corrupted prompts a task.
+        queries: of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`. Provenance has
+            both counts, summed over the kept tasks.
         most_items: validation pairs that accuracy is measured on.
         template: how prompts are written.
         instruction: see `rank_heads`.
@@ -151,20 +158,23 @@ def universal_heads(
             tick()
             with _share(tick, steps) as step:
                 if found[-1].beats_majority:
-                    rankings.append(rank_heads(model, task, n_clean=n_clean, n_trials=n_trials, tick=step, **common, **options))
+                    prompts = {"n_clean": n_clean, "n_trials": n_trials, "queries": queries}
+                    rankings.append(rank_heads(model, task, tick=step, **prompts, **common, **options))
     if not rankings:
         numbers = ", ".join(f"{c.provenance.task} {c.accuracy:.2f} (majority {c.majority:.2f})" for c in found)
         raise LensFVError(
             f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
         )
     first = rankings[0].provenance
+    counts = ("n_queries", "n_items")
+    counted = {name: sum(r.provenance.options[name] for r in rankings) for name in counts if name in first.options}
     provenance = replace(
         first,
         task=", ".join(r.provenance.task for r in rankings),
         task_hash=_digest([r.provenance.task_hash for r in rankings]),
         prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
         method="causal mediation, averaged over tasks",
-        options={**first.options, "most_items": most_items},
+        options={**first.options, **counted, "most_items": most_items},
     )
     return UniversalHeads(
         provenance=provenance,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from lens_fv.choices import Count, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
+from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task
 from lens_fv.vectors.extract import extract
@@ -42,6 +43,7 @@ def extract_instruction(
     layer: Whole | None = None,
     site: Site = "resid_post",
     split: Split | None = None,
+    queries: Queries | None = None,
     template: PromptTemplate = TODD,
 ) -> InstructionVector:
     """The sum of what the top heads write on average where the instruction is read (Jiang et al. 2024).
@@ -54,6 +56,7 @@ def extract_instruction(
         layer: where it is added; default: where it makes validation answers likeliest behind prompts without instruction.
         site: of the injection.
         split: of the task.
+        queries: that the layer is picked on; "answered" means asked with the instructions.
         template: of the prompts that the layer is picked on.
 
     Raises:
@@ -64,6 +67,7 @@ def extract_instruction(
         raise LensFVError(
             f"instruction vector of {task.name}: the heads were not ranked by instructions; use rank_instruction_heads"
         )
-    made = extract(model, task, ranking, n_heads=n_heads, layer=layer, site=site, split=split, template=template)
+    how = {"n_heads": n_heads, "layer": layer, "site": site, "split": split, "queries": queries, "template": template}
+    made = extract(model, task, ranking, **how)
     values = {field.name: getattr(made, field.name) for field in fields(made)}
     return InstructionVector(**values, instructions=tuple(options["instructions"]), counterpart=options["counterpart"])

@@ -177,6 +177,10 @@ def test_compare(run, tmp_path):
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
     assert {r["n"] for r in found["results"]} == {4}
+    assert found["queries"] == {"asked": "all"}
+    code, _, said = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--queries", "answered", as_json=False)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "it answers none of" in said
     assert [r._asdict() for r in load_artefact(tmp_path / "k.safetensors").results] == found["results"]
     code, _, said = run("compare", "--task", "toy.json", "--kind", "magic")
     assert code == 2

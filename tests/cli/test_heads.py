@@ -91,6 +91,9 @@ def test_universal_writes_what_it_says(run, tmp_path):
     assert [(row["task"], row["kept"]) for row in said["tasks"]] == [("toy", True), ("other", False)]
     assert len(said["heads"]) == 6
     assert said["reliability"] is None
+    assert said["queries"] == {"asked": "all"}
+    n = len(found.right)
+    assert run(*universal, "--queries", "answered")[1]["queries"] == {"asked": "answered", "n_queries": n, "n_items": n}
     assert repr(load_artefact(tmp_path / said["file"])).startswith("UniversalHeads")
     code, out, _ = run(*universal, as_json=False)
     assert code == 0

@@ -11,10 +11,12 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
     assert code == 0
     assert len(ranked["heads"]) == 12
     assert ranked["counterparts"] == [None] * 4
+    assert ranked["queries"] == {"asked": "all"}
     code, made, _ = run("iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--heads", "3", "--layer", "1")
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
     assert made["counterpart"] == "none"
+    assert made["queries"] == {"asked": "all"}
     assert run("show", made["file"], model=False)[1]["kind"] == "InstructionVector"
     (tmp_path / "asks.txt").write_text("Say it in the past.\n")
     code, again, _ = run("iv", "extract", "--task", "toy.json", "--instructions", "asks.txt", *QUICK, "--out", "v.safetensors")
@@ -28,6 +30,7 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
     [
         (["--task", "toy.json"], "by the instructions of toy: it has none; give some"),
         (["--task", "toy.json", "--instructions", "gone.txt"], "gone.txt: no such file; give instructions"),
+        (["--queries", "answered"], "it answers none of 29 queries"),
         (["--template", "chat"], "its tokenizer has none; use a plain template"),
     ],
 )

@@ -8,19 +8,22 @@ from helpers import toy_task
 
 from lens_fv.cli.heads import asked_line, asked_of
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import Evaluation, evaluate
-from lens_fv.heads import choose_queries, rank_heads
+from lens_fv.evaluation import Evaluation, compare_kinds, evaluate
+from lens_fv.heads import choose_queries, rank_heads, rank_instruction_heads, universal_heads
 from lens_fv.heads.competence import Competence
+from lens_fv.kinds import task_state
+from lens_fv.kinds.choice import likeliest
+from lens_fv.kinds.states import SCALES
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
-from lens_fv.vectors import extract, sweep_injection
+from lens_fv.vectors import extract, extract_instruction, sweep_injection
 
 TEMPLATE = replace(TODD, query="{input}=", answer="{output}", separator=";")
 SMALL = {"n_shots": 2, "n_clean": 3, "n_trials": 2, "template": TEMPLATE}
 
 
-def says(model, split, items):
-    """What the model writes after two demonstrations, token after token of a full forward each."""
-    made = build_prompts(items, split.train, n_shots=2, template=TEMPLATE, seed=0)
+def says(model, split, items, n_shots=2, instruction=None):
+    """What the model writes after the demonstrations, token after token of a full forward each."""
+    made = build_prompts(items, split.train, n_shots=n_shots, template=TEMPLATE, instruction=instruction, seed=0)
     return [int(model.forward(torch.tensor([p.tokens]))[0, -1].argmax()) for p in encode_prompts(model, made)]
 
 
@@ -36,19 +39,23 @@ def model(tiny_model):
 
 @pytest.fixture(scope="module")
 def task(model):
-    """Of every second query what the model says is acceptable."""
-    task = toy_task(60)
-    split, also = split_pairs(task), {}
+    return half_answered(model, toy_task(60, name="half"))
+
+
+def half_answered(model, task, split=None, **asked):
+    """The task with an acceptable answer that the model gives to every second query."""
+    split, also = split or split_pairs(task), {}
     for items in (split.validation, split.test):
-        for pair, token in list(zip(items, says(model, split, items), strict=True))[::2]:
+        for pair, token in list(zip(items, says(model, split, items, **asked), strict=True))[::2]:
             also[pair] = replace(pair, outputs=(pair.output, model.decode(token) + "q"))
-    return Task("half", tuple(also.get(pair, pair) for pair in task.pairs))
+    return replace(task, pairs=tuple(also.get(pair, pair) for pair in task.pairs))
 
 
-def answered(model, split, items):
+def answered(model, split, items, **asked):
     """Indices, by a loop over every acceptable answer of every query."""
     firsts = [{model.encode(text, bos=False)[0] for text in pair.outputs} for pair in items]
-    return [i for i, (token, first) in enumerate(zip(says(model, split, items), firsts, strict=True)) if token in first]
+    said = says(model, split, items, **asked)
+    return [i for i, (token, first) in enumerate(zip(said, firsts, strict=True)) if token in first]
 
 
 def test_they_are_those_that_a_plain_loop_answers(model, task):
@@ -123,6 +130,76 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     assert every["k_shot"].top1 == len(rows) / len(split.test)
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
     assert again.facts()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
+
+
+@pytest.mark.parametrize("n_shots", [0, 1])
+def test_instructed_heads_are_ranked_on_what_is_answered_with_the_instructions(model, n_shots, tmp_path):
+    given = {"n_shots": n_shots, "instruction": ("say", "write")}
+    task = half_answered(model, replace(toy_task(60), instructions=("say", "write")), **given)
+    split = split_pairs(task)
+    rows = answered(model, split, split.validation, **given)
+    assert rows != answered(model, split, split.validation)
+    assert 0 < len(rows) < len(split.validation)
+    kept = replace(split, validation=tuple(split.validation[i] for i in rows))
+    options = {**SMALL, "n_shots": n_shots, "counterpart": "none"}
+    found = rank_instruction_heads(model, task, queries="answered", folder=tmp_path, **options)
+    expected = rank_instruction_heads(model, task, split=kept, **options)
+    assert torch.equal(found.effects, expected.effects)
+    assert torch.equal(found.z, expected.z)
+    noted = {"queries": "answered", "n_queries": len(rows), "n_items": len(split.validation)}
+    assert found.provenance.options == {**expected.provenance.options, **noted}
+    assert len(list(tmp_path.glob("*-Competence-*"))) == 1
+    # the layer, too, is picked on them, and on all where that is asked
+    vector = extract_instruction(model, task, found, n_heads=3, template=TEMPLATE)
+    said = f"validation log-probability, {len(rows)} answered of {len(split.validation)}"
+    assert vector.provenance.options["layer_picked_on"] == said
+    swept = sweep_injection(model, task, vector.at(site="resid_post"), scales=[1.0], split=kept, template=TEMPLATE)
+    assert vector.layer == swept.best().layer
+    plain = extract_instruction(model, task, found, n_heads=3, queries="all", template=TEMPLATE)
+    assert plain.provenance.options["layer_picked_on"] == "validation log-probability"
+
+
+def test_universal_heads_ask_them_alone_and_count_them_over_tasks(model):
+    tasks = [half_answered(model, toy_task(n, name=f"of {n}")) for n in (60, 80)]
+    found = universal_heads(model, tasks, queries="answered", **SMALL)
+    rankings = [rank_heads(model, task, queries="answered", **SMALL) for task in tasks]
+    assert found.kept == ("of 60", "of 80")
+    assert torch.equal(found.effects, torch.stack([r.mean for r in rankings]))
+    splits = [split_pairs(task) for task in tasks]
+    kept, n = (sum(counts) for counts in zip(*((len(answered(model, s, s.validation)), len(s.validation)) for s in splits)))
+    assert asked_of(found.provenance.options) == {"asked": "answered", "n_queries": kept, "n_items": n}
+    assert found.facts()["queries"] == f"{kept} of {n}, those answered"
+    plain = universal_heads(model, tasks, **SMALL)
+    assert not torch.equal(found.effects, plain.effects)
+    assert not {"queries", "n_queries", "n_items"} & plain.provenance.options.keys()
+
+
+def test_kinds_are_compared_on_them_alone(model):
+    """As they would be on a split that has no other pairs."""
+    first = toy_task(60)
+    task = half_answered(model, first, split_pairs(first, n_train=8))
+    split = split_pairs(task, n_train=8)
+    rows = answered(model, split, split.test)
+    kept = {
+        part: tuple(getattr(split, part)[i] for i in answered(model, split, getattr(split, part)))
+        for part in ("validation", "test")
+    }
+    options = {"kinds": ["extracted", "task_state"], "pairs": 8, "n_heads": 3, **SMALL}
+    found = compare_kinds(model, task, queries="answered", **options)
+    chosen = replace(split, validation=kept["validation"])
+    ranking = rank_heads(model, task, split=chosen, **SMALL)
+    vector = extract(model, task, ranking, n_heads=3, layer=0, split=chosen, template=TEMPLATE)
+    everywhere = [vector.at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]
+    made = {
+        "extracted": likeliest(model, everywhere, chosen, TEMPLATE),
+        "task_state": task_state(model, task, n_shots=2, split=chosen, template=TEMPLATE),
+    }
+    every = evaluate(model, task, made, split=split, n_shots=2, template=TEMPLATE)
+    assert found.conditions == every.conditions
+    torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
+    assert found["k_shot"].top1 == 1.0
+    assert asked_of(found.provenance.options) == {"asked": "answered", "n_queries": len(rows), "n_items": len(split.test)}
+    assert "queries" not in compare_kinds(model, task, **options).provenance.options
 
 
 def test_none_left_or_no_such_choice_is_an_error(model, tmp_path):
