@@ -54,6 +54,10 @@ class Typicality(Artefact):
         relation: index of each pair's relation.
         human: typicality ratings, comparable within a relation only.
         scores: the higher, the more typical.
+
+    Raises:
+        LensFVError: no relation, one with fewer than three rated pairs or ratings that are all the same, or parts that do not
+            belong together.
     """
 
     relations: tuple[str, ...]
@@ -63,6 +67,18 @@ class Typicality(Artefact):
     relation: Int[Tensor, " pairs"]
     human: Float[Tensor, " pairs"]
     scores: Float[Tensor, "pairs measures"]
+
+    def __post_init__(self) -> None:
+        """Check that there is a correlation to compute in every relation."""
+        n, rated = len(self.relations), self.relation.tolist()
+        if not n or not self.measures or len(self.groups) != n or len(self.pairs) != len(rated) or {*rated} != {*range(n)}:
+            raise LensFVError(f"typicality: {len(rated)} pairs of {n} relations do not belong together; make it again")
+        for i, name in enumerate(self.relations):
+            human = self.human[self.relation == i]
+            if len(human) < 3 or not 0 < float(human.max() - human.min()) < float("inf"):
+                raise LensFVError(f"typicality of {name}: {len(human)} rated pairs that order nothing; it takes three or more")
+        if self.scores.shape[1] != len(self.measures) or not self.scores.isfinite().all():
+            raise LensFVError(f"typicality: not a finite score by each of {len(self.measures)} measures; make it again")
 
     def by_relation(self) -> Float[Tensor, "relations measures"]:
         """Spearman's correlation (ties corrected) within each relation; 0 for a measure that gives all pairs the same."""

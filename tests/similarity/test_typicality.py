@@ -196,6 +196,32 @@ def test_a_measure_that_orders_nothing_has_no_correlation(model, library):
     assert flat.by_relation().abs().max() == 0
 
 
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (lambda t: {"relations": (), "groups": ()}, "pairs of 0 relations do not belong together"),
+        (lambda t: {"relations": (*t.relations, "empty"), "groups": (*t.groups, "x")}, "do not belong together"),
+        (lambda t: {"relation": t.relation - 1}, "do not belong together"),
+        (lambda t: {"pairs": t.pairs[1:]}, "do not belong together"),
+        (lambda t: {"human": torch.ones_like(t.human)}, "rated pairs that order nothing"),
+        (lambda t: {"human": t.human / 0}, "rated pairs that order nothing"),
+        (lambda t: {"scores": t.scores / 0}, "not a finite score"),
+        (lambda t: {"measures": t.measures[1:]}, "not a finite score"),
+    ],
+)
+def test_parts_that_have_no_correlation_make_no_typicality(model, parts, said):
+    found = typicality(model, RELATIONS, {})
+    with pytest.raises(LensFVError, match=said):
+        replace(found, **parts(found))
+
+
+def test_a_relation_of_two_rated_pairs_is_refused(model):
+    found = typicality(model, RELATIONS, {})
+    few = (torch.arange(len(found.pairs)) // 2).clamp(max=len(RELATIONS) - 1)
+    with pytest.raises(LensFVError, match="2 rated pairs that order nothing; it takes three or more"):
+        replace(found, relation=few)
+
+
 def test_what_is_refused(model, library, tiny_model, tmp_path):
     vectors = relation_vectors(model, {"tuned": library}, EXAMPLES)
     with pytest.raises(LensFVError, match="there are no relations"):
