@@ -22,11 +22,12 @@ from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.transfer import TransferSet, read_transfer
 from lens_fv.records import Records, check_settings
 from lens_fv.similarity.judgements import read_judgements
+from lens_fv.similarity.typicality import Typicality
 from lens_fv.tasks import TODD, read_analogies, read_task, write_task
 from lens_fv.tasks.instructions import read_instructions
 from lens_fv.training import FinetuneRun
 
-SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2}
+SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2, "pairs": 6}
 VALUES = {
     "heads": ((0, 1), (1, 0)),
     "site": "resid_post",
@@ -59,7 +60,7 @@ def made_artefact(kind: type[Artefact]) -> Artefact:
             found[f.name] = made_provenance()
         elif isinstance(f.type, type) and issubclass(f.type, AbstractArray):
             shape = [int(dim) if dim.isdigit() else SIZES.get(dim, 2) for dim in f.type.dim_str.split()]
-            drawn = torch.rand(shape, generator=rng) + (f.name == "accuracy")
+            drawn = torch.rand(shape, generator=rng) + (f.name in ("accuracy", "ranks"))
             dtype = torch.float32 if "float32" in f.type.dtypes else torch.bool if "bool" in f.type.dtypes else torch.int64
             found[f.name] = drawn.to(dtype)
         elif f.name in VALUES:
@@ -72,6 +73,8 @@ def made_artefact(kind: type[Artefact]) -> Artefact:
             found[f.name] = each.get(inner, (("x", "y"), ("z", "w")))
         elif f.default is MISSING:
             found[f.name] = {int: 1, float: 0.5, str: "x", bool: True}[f.type]
+    if kind is Typicality:  # of every relation three pairs
+        found |= {"pairs": tuple(PAIRS), "relation": torch.tensor([0, 0, 0, 1, 1, 1])}
     return kind(**found)
 
 
@@ -81,15 +84,21 @@ def artefacts(folder: Path) -> Iterator[tuple[str, Sample]]:
         import_module(module)
         file = made_artefact(Artefact.kinds[name]).save(folder / f"{name}.safetensors")
         yield name, Sample(file, lambda file=file: load_artefact(file))
-        data = file.read_bytes()
-        (n,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + n])
-        about = json.loads(header["__metadata__"]["lens_fv"])
-        del about["checksum"]
-        header["__metadata__"]["lens_fv"] = json.dumps(about | {"format": 1})
-        old = folder / f"{name}-1.safetensors"
-        old.write_bytes(packed(header, data[8 + n :]))
+        old = without_checksum(file)
         yield f"{name} without a checksum", Sample(old, lambda old=old: load_artefact(old))
+
+
+def without_checksum(file: Path) -> Path:
+    """A copy beside it as it was before there were checksums: what is changed in it is not noticed by that alone."""
+    data = file.read_bytes()
+    (n,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + n])
+    about = json.loads(header["__metadata__"]["lens_fv"])
+    del about["checksum"]
+    header["__metadata__"]["lens_fv"] = json.dumps(about | {"format": 1})
+    old = file.with_name(f"{file.stem}-1.safetensors")
+    old.write_bytes(packed(header, data[8 + n :]))
+    return old
 
 
 def packed(header: Any, rest: bytes) -> bytes:
@@ -225,3 +234,119 @@ def _header(data: bytes, rng: random.Random) -> bytes:
         return packed(_value(head, rng), rest)
     whole["__metadata__"]["lens_fv"] = _value(about.encode(errors="surrogatepass"), rng).decode(errors="surrogatepass")
     return packed(whole, rest)
+
+
+def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
+    """Files that commands wrote or that a user would write, in the working folder, and the commands that read each.
+
+    Args:
+        model: the folder of a tiny model.
+        go: runs a command that has to succeed.
+    """
+    on, toy, few = ["--model", str(model)], ["--task", "toy.json"], ["--shots", "2", "--clean", "2", "--trials", "2"]
+    answers = [{"kind": "explicit", "text": "Velm is in ___.", "answer": "A", "candidates": ["A", "Q"]}]
+    texts: dict[str, str] = {
+        "toy.json": json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task(30).pairs]),
+        "toy.csv": "input,output\n" + "".join(f"{p.input},{p.output}\n" for p in toy_task(30).pairs),
+        "toy.jsonl": "".join(json.dumps({"input": p.input, "output": p.output}) + "\n" for p in toy_task(30).pairs),
+        "entities.jsonl": json.dumps({"name": "Velm", "definition": "Velm walked to A.", "probes": answers}) + "\n",
+        "sentences.jsonl": json.dumps(
+            {"name": "Velm", "definition": "Velm walked to A.", "sentences": ["Velm barks.", "Velm walked to Q."]}
+        )
+        + "\n",
+        "analogies.jsonl": '{"a": "hot", "b": "cold", "c": "big", "d": "small"}\n' * 2,
+        "analogies.txt": ": one\nhot cold big small\nbig small hot cold\n",
+        "asks.json": '{"prompts": ["Say it.", "Write it."]}',
+        "judged.csv": "a,b,score\n" + "".join(f"{a},{b},{i}\n" for i, (a, b) in enumerate(combinations(LIBRARY, 2))),
+    }
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    tasks = [part for name in LIBRARY for part in ("--task", name)]
+    go("rank", *on, *toy, *few, "--out", "ranking.st")
+    go("extract", *on, *toy, "--ranking", "ranking.st", "--heads", "2", "--layer", "1", "--out", "vector.st")
+    go("evaluate", *on, *toy, "--vector", "vector.st", "--shots", "1", "--out", "evaluation.st")
+    go("sweep", "vector.st", *on, *toy, "--items", "2", "--out", "sweep.st")
+    go("iv", "rank", *on, "--task", "antonym", "--counterpart", "none", *few[2:], "--out", "instructed.st")
+    go("iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--layer", "1", "--out", "iv.st")
+    go("library", "build", *on, *tasks, "--pairs", "4", "--steps", "1", "--out", "lib")
+    go("library", "fit", "lib", *on, "--epochs", "1", "--most", "1", "--out", "map.st")
+    teach = ["distill", *on, "--entities", "entities.jsonl", "--epochs", "1"]
+    go(*teach, "--transfer", "sentences.jsonl", "--out", "update")
+    go("knowledge", "write", *on, "--entities", "entities.jsonl", "--sentences", "2", "--out", "transfer.json")
+    trained = ["--examples", "4", "--batch", "4", "--checkpoints", "1", "--rank", "2"]
+    go("finetune", *on, "--task", "antonym", *trained, "--out", "run")
+    asked = ["--clean", "1", "--trials", "1", "--heads", "1", "--items", "1", "--context", "1", "--counterpart", "none"]
+    go("dynamics", "run", *asked, "--out", "followed")
+    of_run = [
+        ["dynamics", "run", *asked, "--out", "NEW"],
+        ["average", "run", "--out", "NEW"],
+        ["export", "run", "--out", "NEW"],
+    ]
+    in_library = [
+        ["library", "list", "lib"],
+        ["compose", "hot:cold", "--library", "lib", *on, "--out", "NEW"],
+        ["library", "show", "lib", LIBRARY[0], *on],
+        ["decode", "lib", *on],
+        ["library", "build", *on, *tasks, "--pairs", "4", "--steps", "1", "--out", "lib"],
+    ]
+    analogy = ["analogy", "--library", "lib", *on]
+    vectors = ["decode", "sweep", "show"]
+    read = {
+        "toy.json": [["tasks", "toy.json"], ["evaluate", *on, *toy, "--shots", "1", "--items", "1"]],
+        "toy.csv": [["tasks", "toy.csv"], ["evaluate", *on, "--task", "toy.csv", "--shots", "1", "--items", "1"]],
+        "toy.jsonl": [["tasks", "toy.jsonl"], ["sweep", "vector.st", *on, "--task", "toy.jsonl", "--items", "1"]],
+        "entities.jsonl": [["knowledge", "evaluate", *on, "--entities", "entities.jsonl", "--elsewhere", "none"]],
+        "sentences.jsonl": [[*teach, "--transfer", "sentences.jsonl", "--out", "NEW"]],
+        "analogies.jsonl": [[*analogy, "--file", "analogies.jsonl"]],
+        "analogies.txt": [[*analogy, "--file", "analogies.txt"]],
+        "asks.json": [["iv", "rank", *on, *toy, "--instructions", "asks.json", "--counterpart", "none", *few, "--out", "NEW"]],
+        "judged.csv": [["similarity", "lib", *on, "--judgements", "judged.csv", "--permutations", "5", "--pairs", "2"]],
+        "ranking.st": [
+            ["extract", *on, *toy, "--ranking", "ranking.st", "--heads", "2", "--out", "NEW"],
+            ["rank", *on, *toy, *few, "--source", "ranking.st", "--out", "NEW"],
+            ["attributions", "ranking.st", *on, *toy],
+        ],
+        "vector.st": [
+            ["evaluate", *on, *toy, "--vector", "vector.st", "--shots", "1", "--items", "1"],
+            ["evaluate", *on, *toy, "--other", "vector.st", "--shots", "1", "--items", "1"],
+            ["tune", *on, *toy, "--start", "vector.st", "--pairs", "4", "--steps", "1", "--out", "NEW"],
+            *([command, "vector.st", *on] for command in vectors),
+        ],
+        "instructed.st": [["iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--out", "NEW"]],
+        "iv.st": [["finetune", *on, "--task", "antonym", *trained, "--guide", "iv", "--vector", "iv.st", "--out", "NEW"]],
+        "map.st": [["compose", "hot:cold", "--library", "lib", "--map", "map.st", *on, "--out", "NEW"]],
+        "update/update.safetensors": [
+            ["knowledge", "evaluate", "update", *on, "--entities", "entities.jsonl", "--elsewhere", "none"],
+            ["knowledge", "export", "update", *on, "--out", "NEW"],
+        ],
+        "transfer.json": [
+            [
+                "distill",
+                *on,
+                "--entities",
+                "entities.jsonl",
+                "--transfer",
+                "transfer.json",
+                "--epochs",
+                "1",
+                "--out",
+                "NEW",
+            ]
+        ],
+        "lib/library.json": in_library,
+        f"lib/{LIBRARY[0]}.safetensors": in_library,
+    }
+    runs = [str(file) for file in Path("run").rglob("*") if file.is_file()]
+    read |= dict.fromkeys(runs, of_run)
+    kept = [file for file in Path("followed").rglob("*") if file.suffix in (".json", ".safetensors")]
+    read |= {str(file): [["dynamics", "run", *asked, "--out", "followed"]] for file in kept}
+    for name in [name for name in read if name.endswith(".st")]:
+        old = without_checksum(Path(name))
+        read[str(old)] = [[str(old) if part == name else part for part in command] for command in read[name]]
+    whole = [name for name in read if name.endswith((".st", ".safetensors"))]
+    for name in [*whole, "evaluation.st", "sweep.st"]:
+        read.setdefault(name, []).append(["show", name])
+    return read
+
+
+LIBRARY = ("antonym", "synonym", "present-past", "country-capital", "first-letter")

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
-from mutations import Sample, artefacts, mutated, packed, text_files
+from mutations import Sample, artefacts, commands, mutated, packed, text_files
 
+from lens_fv.artefact_file import read_artefact_file, write_artefact_file
+from lens_fv.cli.app import execute
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.training import FinetuneRun
@@ -60,10 +63,10 @@ def samples(tmp_path_factory) -> dict[str, Sample]:
 
 
 def escape(sample: Sample, data: bytes) -> Exception | None:
-    """What reading it raises, but for an error of ours."""
+    """What reading and showing it raises, but for an error of ours."""
     with holding(sample, data):
         try:
-            sample.read()
+            repr(sample.read())
         except LensFVError:
             return None
         except Exception as error:
@@ -71,9 +74,9 @@ def escape(sample: Sample, data: bytes) -> Exception | None:
     return None
 
 
-def test_what_is_whole_is_read(samples):
+def test_what_is_whole_is_read_and_shown(samples):
     for sample in samples.values():
-        sample.read()
+        repr(sample.read())
 
 
 @pytest.mark.parametrize("what", ESCAPED)
@@ -134,6 +137,15 @@ def test_every_flipped_bit_of_an_artefact_is_noticed(samples, kind):
         sample.read()
 
 
+def test_one_number_cut_out_of_a_matrix_is_written_as_itself(tmp_path):
+    """Torch calls it contiguous, whatever stride it has."""
+    cut, whole = torch.arange(26.0).reshape(2, 13)[1:, 3], torch.tensor([16.0])
+    assert (cut.stride(), cut.is_contiguous()) == ((13,), True)
+    about = {"kind": "any", "provenance": {}, "values": {}}
+    read = [read_artefact_file(write_artefact_file(tmp_path / "one", about, {"it": tensor})) for tensor in (cut, whole)]
+    assert read[0] == read[1]
+
+
 @settings(max_examples=FRESH, deadline=None, derandomize=False, database=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_fresh_mutations(samples, seed):
@@ -171,3 +183,35 @@ def model_files(model_folder: Path, folder: Path) -> dict[str, Sample]:
     for file in model_folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     return {file.name: Sample(file, lambda: load_model(copy)) for file in sorted(copy.iterdir())}
+
+
+@pytest.mark.slow
+def test_mutations_through_the_command_line(model_folder, tmp_path, monkeypatch, capsys):
+    """Exit code 0, or 2 with one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments: str) -> int:
+        code = execute(list(arguments))
+        assert code == 0, (arguments, capsys.readouterr().err)
+        return code
+
+    read = commands(model_folder, go)
+    names, found = list(read), {}
+    capsys.readouterr()
+    for i in range(480):
+        file, rng = Path(names[i % len(names)]), random.Random(f"cli/{i}")
+        command = [part if part != "NEW" else f"new{i}" for part in rng.choice(read[str(file)])]
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        file.write_bytes(mutated(file.read_bytes(), rng))
+        try:
+            code: object = execute(command)
+        except Exception as error:
+            code = repr(error)
+        said = capsys.readouterr().err
+        if code not in (0, 2) or (code == 2 and said.count("\n") != 1):
+            found[f"{i} {file}: {' '.join(command)}"] = (code, said[:500])
+        for path in [path for path in tmp_path.rglob("*") if path.is_file() and path not in before]:
+            path.unlink()
+        for path, data in before.items():
+            path.write_bytes(data)
+    assert found == {}

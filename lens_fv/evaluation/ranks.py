@@ -77,6 +77,9 @@ class DecodingStudy(Artefact):
         ranks: of its first token in the whole vocabulary; 1 is the likeliest.
         vocabulary: the number of tokens ranked.
         centred, through: see `study_decoding`.
+
+    Raises:
+        LensFVError: a word without its relation, or without a rank in the vocabulary for every condition.
     """
 
     relations: tuple[str, ...]
@@ -88,6 +91,13 @@ class DecodingStudy(Artefact):
     vocabulary: int
     centred: bool
     through: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that every asked word has a relation and ranks that there are."""
+        shape, known = (len(self.asked), len(self.conditions)), (self.relation >= 0) & (self.relation < len(self.relations))
+        ranked = (self.ranks >= 1) & (self.ranks <= self.vocabulary)
+        if tuple(self.ranks.shape) != shape or not bool(known.all()) or not bool(ranked.all()):
+            raise LensFVError(f"decoding study: {shape[0]} words do not have relations and ranks from 1; make it again")
 
     @checked
     def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:

@@ -127,6 +127,22 @@ def test_measures_are_what_they_say():
     assert len(study.results) == 2 * 2 * 7
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"ranks": torch.tensor([[0, 1], [1, 1]])},
+        {"ranks": torch.tensor([[1001, 1], [1, 1]])},
+        {"ranks": torch.ones(2, 3, dtype=torch.int64)},
+        {"relation": torch.tensor([0, 2])},
+        {"relation": torch.tensor([-1, 0])},
+        {"asked": ("w0",)},
+    ],
+)
+def test_words_without_a_relation_or_a_rank_make_no_study(parts):
+    with pytest.raises(LensFVError, match="words do not have relations and ranks from 1"):
+        replace(made([[2, 40], [8, 1000]], [0, 1], [False, True]), **parts)
+
+
 def test_intervals_and_tests_are_those_of_scipy():
     rng = torch.Generator().manual_seed(0)
     ranks = torch.randint(1, 1000, (24, 2), generator=rng)

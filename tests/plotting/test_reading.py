@@ -22,7 +22,7 @@ def made(name: str = "toy", ranks: list[list[int]] = RANKS) -> DecodingStudy:
         relation=torch.arange(n),
         answer=torch.zeros(n, dtype=torch.bool),
         ranks=torch.tensor(ranks),
-        vocabulary=1000,
+        vocabulary=2000,
         centred=False,
     )
 
