@@ -163,10 +163,12 @@ def _multipliers() -> tuple[Tensor, Tensor]:
 
 
 def _tensors(root: nn.Module) -> list[Tensor]:
-    """All there are, each once."""
+    """All there are, each once, with those of parts of a model that TransformerLens does not register."""
+    walked: set[nn.Module] = set()
+    modules = [each for top in (root, getattr(root, "original_model", root)) for _, each in top.named_modules(walked)]
     found = {
         id(tensor): tensor
-        for module in root.modules()
+        for module in modules
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     }
