@@ -345,7 +345,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         read[str(old)] = [[str(old) if part == name else part for part in command] for command in read[name]]
     whole = [name for name in read if name.endswith((".st", ".safetensors"))]
     for name in [*whole, "evaluation.st", "sweep.st"]:
-        read.setdefault(name, []).append(["show", name])
+        read[name] = [*read.get(name, []), ["show", name]]
     return read
 
 
