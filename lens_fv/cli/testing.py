@@ -13,24 +13,23 @@ from lens_fv.cli.options import (
     AsJson,
     Device,
     Dtype,
+    EvaluationFile,
+    Force,
     Items,
     ModelName,
+    Scale,
     Seed,
     SeedOption,
     Shots,
     TaskName,
+    Vectors,
     emit,
     open_model,
+    read_vectors,
 )
 
 if TYPE_CHECKING:
     from lens_fv.evaluation import Result
-    from lens_fv.vectors import FunctionVector
-
-Vectors = Annotated[list[Path] | None, typer.Option("--vector", help="A vector's file; may be given several times.")]
-Scale = Annotated[float, typer.Option("--scale", help="Multiplies the vectors.")]
-Force = Annotated[bool, typer.Option("--force", help="Apply vectors of another model or basis.")]
-EvaluationFile = Annotated[Path | None, typer.Option("--out", help="Also write the evaluation, item by item, to this file.")]
 
 
 def evaluate(
@@ -186,25 +185,6 @@ def sweep(
         "file": written,
     }
     emit(payload, as_json, table, said, *([f"written to {written}"] if written else []))
-
-
-def read_vectors(files: "Sequence[Path]", scale: float) -> "dict[str, FunctionVector]":
-    """Vectors from files, each by how it was made.
-
-    Raises:
-        LensFVError: two of them were made in the same way.
-    """
-    from lens_fv.errors import LensFVError
-    from lens_fv.vectors import FunctionVector
-
-    vectors: dict[str, FunctionVector] = {}
-    for path in files:
-        loaded = FunctionVector.load(path)
-        name = loaded.provenance.method
-        if name in vectors:
-            raise LensFVError(f"evaluate {path}: another {name} vector is given already; evaluate them one at a time")
-        vectors[name] = loaded.at(scale=scale)
-    return vectors
 
 
 def results_table(results: "Sequence[Result]") -> Table:

@@ -5,8 +5,24 @@ from typing import Annotated
 import typer
 
 from lens_fv.cli.heads import columns
-from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Items, ModelName, Seed, Shots, TaskName, emit, open_model
-from lens_fv.cli.testing import EvaluationFile, Force, Scale, Vectors, read_vectors
+from lens_fv.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    EvaluationFile,
+    Force,
+    Items,
+    ModelName,
+    Scale,
+    Seed,
+    Shots,
+    TaskName,
+    Vectors,
+    emit,
+    open_model,
+    read_vectors,
+)
 
 
 def write(

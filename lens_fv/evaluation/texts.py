@@ -1,13 +1,10 @@
 """What does the model write? For tasks whose answers are free text, of which one token says little."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
-from typing import Any, NamedTuple
-from unicodedata import category
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +14,7 @@ from lens_fv.artefact import Artefact, Provenance
 from lens_fv.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Kind
+from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.progress import progress_bar
 from lens_fv.statistics import estimate, wilson_interval
@@ -173,51 +171,12 @@ def evaluate_texts(
     )
 
 
-def rouge_l(text: str, answers: Sequence[str]) -> float:
-    """ROUGE-L of a text against the acceptable answer that suits it best (Lin 2004, sentence level), from 0 to 1.
-
-    With `m` words in the text, `n` in the answer and `l` in their longest common subsequence, precision is `P = l/m`, recall
-    `R = l/n`, and the score is `F = 2PR/(P + R)`: Lin's F measure with beta = 1. No stemming, no stop words.
-
-    Words are lower-cased runs of letters, digits and the marks on them, in canonical composition (NFC). So a script without
-    blanks between words (Chinese, Thai) has one word from one punctuation mark to the next.
-
-    Args:
-        text: what was written.
-        answers: acceptable answers, at least one.
-
-    Example:
-        >>> from lens_fv.evaluation.texts import rouge_l
-        >>> round(rouge_l("The cat sat.", ["a cat sat down", "nothing"]), 3)
-        0.571
-    """
-    metric = _metric()(alpha=0.5)  # beta = 1
-    scores: list[float] = []
-    for answer in answers:  # one by one: of several, pytorch-ignite takes the one with the best recall
-        metric.reset()
-        metric.update(([_words(text)], [[_words(answer)]]))
-        scores.append(metric.compute()["Rouge-L-F"])
-    return max(scores)
-
-
 def cut_answer(text: str, template: PromptTemplate) -> str:
     """What of a text is the answer: all before the template's separator or the first line end, without the blanks around it."""
     before, ended, _ = text.partition(template.separator or "\n")
     line = before.partition("\n")[0]
     # A text that stops short may have begun its separator: the full stop of ".\n".
     return (line if ended else line.removesuffix(template.separator.partition("\n")[0])).strip()
-
-
-@cache
-def _metric() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own optimisers, which ignite imports
-        from ignite.metrics import RougeL
-    return RougeL
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in nfc(text).lower()).split()
 
 
 def _accepted(prompt: Prompt) -> list[str]:
@@ -229,7 +188,7 @@ def _check_answers(task: Task, prompt: Prompt, template: PromptTemplate) -> None
         about = f"evaluate the texts of {task.name}: the output {answer!r} of {prompt.query.input!r}"
         if (kept := cut_answer(answer + template.separator, template)) != answer:
             raise LensFVError(f"{about} would be cut to {kept!r}, as answers end there; choose a template that fits")
-        if not _words(answer):
+        if not words(answer):
             raise LensFVError(f"{about} has no words for ROUGE-L to compare; leave the pair out, or use evaluate")
 
 

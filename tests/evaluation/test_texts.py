@@ -9,6 +9,7 @@ from lens_fv import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import TextEvaluation, bootstrap_interval, evaluate_texts, rouge_l, wilson_interval
 from lens_fv.evaluation.texts import cut_answer
+from lens_fv.kinds import learn_soft_prompt
 from lens_fv.tasks import TEMPLATES, TODD, Pair, PromptTemplate, Task, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import random_like, tune
 
@@ -57,6 +58,12 @@ def test_words(text, answer, score):
     assert rouge_l(text, [answer]) == pytest.approx(score, abs=1e-12)
 
 
+@pytest.mark.parametrize("answers", ["one two", []])
+def test_answers_are_a_list(answers):
+    with pytest.raises(LensFVError, match="give a list of acceptable answers, at least one"):
+        rouge_l("one", answers)
+
+
 @pytest.mark.parametrize(
     ("text", "template", "answer"),
     [
@@ -100,8 +107,10 @@ def vector(model, task):
 
 def test_texts_are_what_the_model_writes_and_results_are_theirs(model, task, vector, tmp_path):
     strong = random_like(vector).at(scale=40.0)
-    found = evaluate_texts(model, task, {"tuned": vector, "strong": strong}, n_shots=2, max_new_tokens=6, instruction="Say it.")
-    assert found.conditions == ("none", "k_shot", "tuned", "strong")
+    soft = learn_soft_prompt(model, task, pairs=4, steps=2, n_tokens=2)
+    given = {"tuned": vector, "strong": strong, "soft": soft}
+    found = evaluate_texts(model, task, given, n_shots=2, max_new_tokens=6, instruction="Say it.")
+    assert found.conditions == ("none", "k_shot", *given)
     items = split_pairs(task).test
     assert found.inputs == tuple(pair.input for pair in items)
     plain = [zero_shot(pair, instruction="Say it.").text for pair in items]
@@ -110,7 +119,7 @@ def test_texts_are_what_the_model_writes_and_results_are_theirs(model, task, vec
         return cut_answer(model.generate(prompt, max_new_tokens=6), TODD)
 
     assert [row[0] for row in found.texts] == [written(prompt) for prompt in plain]
-    for at, each in ((2, vector), (3, strong)):
+    for at, each in enumerate(given.values(), 2):
         with each.applied(model):
             assert [row[at] for row in found.texts] == [written(prompt) for prompt in plain]
     assert any(row[3] != row[0] for row in found.texts)
