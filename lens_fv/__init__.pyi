@@ -21,10 +21,12 @@ from .evaluation import (
     AnalogyEvaluation as AnalogyEvaluation,
     DecodingStudy as DecodingStudy,
     Evaluation as Evaluation,
+    TextEvaluation as TextEvaluation,
     compare_kinds as compare_kinds,
     compose_lists as compose_lists,
     evaluate as evaluate,
     evaluate_analogies as evaluate_analogies,
+    evaluate_texts as evaluate_texts,
     load_artefact as load_artefact,
     study_decoding as study_decoding,
 )

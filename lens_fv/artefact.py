@@ -37,6 +37,7 @@ MODULES = {
     "KnowledgeTrace": "lens_fv.knowledge.trace",
     "Moment": "lens_fv.training.moment",
     "SoftPrompt": "lens_fv.kinds.soft_prompt",
+    "TextEvaluation": "lens_fv.evaluation.texts",
     "Trajectory": "lens_fv.training.trajectory",
     "Typicality": "lens_fv.similarity.typicality",
     "UniversalHeads": "lens_fv.heads.universal",

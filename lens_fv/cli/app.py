@@ -25,6 +25,7 @@ from lens_fv.cli import (
     testing,
     training,
     vectors,
+    writing,
 )
 from lens_fv.cli.bench import bench
 from lens_fv.cli.distilling import distill
@@ -56,6 +57,7 @@ for command in (
     vectors.extract,
     vectors.tune,
     testing.evaluate,
+    writing.write,
     testing.compare,
     testing.sweep,
 ):

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from lens_fv.cli.leaving import write_out
 
 if TYPE_CHECKING:
     from lens_fv.model import LensModel
+    from lens_fv.vectors import FunctionVector
 
 SeedOption = partial(typer.Option, "--seed", min=0, max=2**32 - 1)
 ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
@@ -27,6 +28,10 @@ NoDevice = Annotated[str | None, typer.Option("--device", help="Accepted as ever
 NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted as everywhere; no model is loaded here.")]
 Items = Annotated[int | None, typer.Option("--items", min=1, help="Test pairs at most; default: all.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
+Vectors = Annotated[list[Path] | None, typer.Option("--vector", help="A vector's file; may be given several times.")]
+Scale = Annotated[float, typer.Option("--scale", help="Multiplies the vectors.")]
+Force = Annotated[bool, typer.Option("--force", help="Apply vectors of another model or basis.")]
+EvaluationFile = Annotated[Path | None, typer.Option("--out", help="Also write the evaluation, item by item, to this file.")]
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -36,6 +41,25 @@ def open_model(name: str, device: str | None, dtype: str | None) -> "LensModel":
     from lens_fv.model import load_model
 
     return load_model(name, device=device, dtype=dtype)
+
+
+def read_vectors(files: Sequence[Path], scale: float) -> "dict[str, FunctionVector]":
+    """Vectors from files, each by how it was made.
+
+    Raises:
+        LensFVError: two of them were made in the same way.
+    """
+    from lens_fv.errors import LensFVError
+    from lens_fv.vectors import FunctionVector
+
+    vectors: dict[str, FunctionVector] = {}
+    for path in files:
+        loaded = FunctionVector.load(path)
+        name = loaded.provenance.method
+        if name in vectors:
+            raise LensFVError(f"evaluate {path}: another {name} vector is given already; evaluate them one at a time")
+        vectors[name] = loaded.at(scale=scale)
+    return vectors
 
 
 def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Path | None = None) -> None:

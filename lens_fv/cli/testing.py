@@ -13,14 +13,19 @@ from lens_fv.cli.options import (
     AsJson,
     Device,
     Dtype,
+    EvaluationFile,
+    Force,
     Items,
     ModelName,
+    Scale,
     Seed,
     SeedOption,
     Shots,
     TaskName,
+    Vectors,
     emit,
     open_model,
+    read_vectors,
 )
 
 if TYPE_CHECKING:
@@ -30,11 +35,11 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    vector: Annotated[list[Path] | None, typer.Option(help="A vector's file; may be given several times.")] = None,
+    vector: Vectors = None,
     other: Annotated[Path | None, typer.Option(help="Another relation's vector, as a control.")] = None,
     prompts: Annotated[Literal["zero_shot", "shuffled"], typer.Option(help="What vectors are added to.")] = "zero_shot",
-    scale: Annotated[float, typer.Option(help="Multiplies the vectors.")] = 1.0,
-    force: Annotated[bool, typer.Option(help="Apply vectors of another model or basis.")] = False,
+    scale: Scale = 1.0,
+    force: Force = False,
     queries: Queries = "all",
     shots: Shots = 10,
     items: Items = None,
@@ -42,22 +47,14 @@ def evaluate(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
+    out: EvaluationFile = None,
 ) -> None:
     """Test vectors on a task's test split, beside their controls. Writes nothing unless --out is given."""
-    from lens_fv.errors import LensFVError
     from lens_fv.evaluation import evaluate as test
     from lens_fv.tasks import load_task
     from lens_fv.vectors import FunctionVector
 
-    the_task = load_task(task)
-    vectors: dict[str, FunctionVector] = {}
-    for path in vector or []:
-        loaded = FunctionVector.load(path)
-        name = loaded.provenance.method
-        if name in vectors:
-            raise LensFVError(f"evaluate {path}: another {name} vector is given already; evaluate them one at a time")
-        vectors[name] = loaded.at(scale=scale)
+    the_task, vectors = load_task(task), read_vectors(vector or [], scale)
     control = None if other is None else FunctionVector.load(other)
     lens = open_model(model, device, dtype)
     found = test(
@@ -102,7 +99,7 @@ def compare(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
+    out: EvaluationFile = None,
 ) -> None:
     """Set function vectors beside other things made from the same pairs. Writes nothing unless --out is given."""
     from lens_fv.evaluation import KINDS, compare_kinds

@@ -10,7 +10,9 @@ from lens_fv.evaluation.decoding import study_decoding
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, DecodingStudy
+from lens_fv.evaluation.rouge import rouge_l
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
+from lens_fv.evaluation.texts import TextEvaluation, TextResult, evaluate_texts
 from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [
@@ -23,12 +25,16 @@ __all__ = [
     "Evaluation",
     "ListComposition",
     "Result",
+    "TextEvaluation",
+    "TextResult",
     "bootstrap_interval",
     "compare_kinds",
     "compose_lists",
     "evaluate",
     "evaluate_analogies",
+    "evaluate_texts",
     "load_artefact",
+    "rouge_l",
     "study_decoding",
     "wilson_interval",
 ]

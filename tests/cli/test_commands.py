@@ -71,6 +71,21 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert len(shown["decoded"]) == 10
 
 
+def test_write(run, tmp_path):
+    assert run("extract", "--task", "toy.json", *QUICK, "--heads", "3", "--layer", "1", "--out", "v.safetensors")[0] == 0
+    few = ["--vector", "v.safetensors", "--shots", "1", "--items", "2", "--new-tokens", "4", "--instruction", "Say it."]
+    code, found, _ = run("write", "--task", "toy.json", *few, "--out", "w.safetensors")
+    assert code == 0
+    assert [(r["condition"], r["n"]) for r in found["results"]] == [("none", 2), ("k_shot", 2), ("extracted", 2)]
+    kept = load_artefact(tmp_path / found["file"])
+    assert [tuple(item["written"].values()) for item in found["texts"]] == list(kept.texts)
+    assert [item["input"] for item in found["texts"]] == list(kept.inputs)
+    assert kept.provenance.options == {"n_shots": 1, "max_new_tokens": 4, "instruction": "Say it."}
+    code, said, _ = run("write", "--task", "toy.json", *few, as_json=False)
+    assert (code, "ROUGE-L" in said, "extracted" in said) == (0, True, True)
+    assert run("write", "--task", "toy.json", *few, "--vector", "v.safetensors", as_json=False)[0] == 2
+
+
 def test_same_seed_same_numbers(run):
     one, two, other = (run("rank", "--task", "toy.json", *QUICK, "--seed", s)[1] for s in ("1", "1", "2"))
     assert one == two

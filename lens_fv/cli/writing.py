@@ -1,0 +1,81 @@
+"""The command that lets a model write: write."""
+
+from typing import Annotated
+
+import typer
+
+from lens_fv.cli.heads import columns
+from lens_fv.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    EvaluationFile,
+    Force,
+    Items,
+    ModelName,
+    Scale,
+    Seed,
+    Shots,
+    TaskName,
+    Vectors,
+    emit,
+    open_model,
+    read_vectors,
+)
+
+
+def write(
+    model: ModelName = DEFAULT_MODEL,
+    task: TaskName = "present-past",
+    vector: Vectors = None,
+    instruction: Annotated[str | None, typer.Option(help="A sentence in front of all prompts.")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text at most.")] = 32,
+    scale: Scale = 1.0,
+    force: Force = False,
+    shots: Shots = 10,
+    items: Items = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: EvaluationFile = None,
+) -> None:
+    """Let the model write answers, with and without vectors, and score the texts by ROUGE-L.
+
+    Writes nothing unless --out is given.
+    """
+    from lens_fv.evaluation import evaluate_texts
+    from lens_fv.tasks import load_task
+
+    the_task, vectors = load_task(task), read_vectors(vector or [], scale)
+    lens = open_model(model, device, dtype)
+    found = evaluate_texts(
+        lens,
+        the_task,
+        vectors,
+        instruction=instruction,
+        n_shots=shots,
+        max_new_tokens=new_tokens,
+        most_items=items,
+        seed=seed,
+        force=force,
+        progress=True,
+    )
+    written = None if out is None else str(found.save(out))
+    payload = {
+        "model": lens.name,
+        "task": the_task.name,
+        "instruction": instruction,
+        "results": [r._asdict() for r in found.results],
+        "texts": [
+            {"input": asked, "written": dict(zip(found.conditions, texts, strict=True))}
+            for asked, texts in zip(found.inputs, found.texts, strict=True)
+        ],
+        "file": written,
+    }
+    table = columns("condition", "ROUGE-L", "95 % interval", "exact", "95 % interval", "n", title="on the test split")
+    for r in found.results:
+        exact = f"{r.exact:.2f}", f"[{r.exact_low:.2f}, {r.exact_high:.2f}]"
+        table.add_row(r.condition, f"{r.rouge_l:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", *exact, str(r.n))
+    emit(payload, as_json, table, *([f"written to {written}"] if written else []))

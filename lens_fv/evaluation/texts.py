@@ -1,0 +1,203 @@
+"""What does the model write? For tasks whose answers are free text, of which one token says little."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.artefact import Artefact, Provenance
+from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.evaluate import Kind
+from lens_fv.evaluation.rouge import rouge_l, words
+from lens_fv.model.lens_model import LensModel
+from lens_fv.progress import progress_bar
+from lens_fv.statistics import estimate, wilson_interval
+from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
+from lens_fv.texts import nfc
+
+ROWS = 32
+"""Prompts that run together, so that memory does not grow with the test split."""
+
+
+class TextResult(NamedTuple):
+    """One condition on the test split.
+
+    Attributes:
+        condition: "none", "k_shot" or the name a vector was given.
+        rouge_l: mean over items of `rouge_l`; `low`, `high`: its bootstrap interval.
+        n: items.
+        exact: share of items whose text is an acceptable answer, letter for letter; `exact_low`, `exact_high`: its Wilson
+            interval.
+    """
+
+    condition: str
+    rouge_l: float
+    low: float
+    high: float
+    n: int
+    exact: float
+    exact_low: float
+    exact_high: float
+
+
+@checked
+@dataclass(frozen=True, repr=False, eq=False)
+class TextEvaluation(Artefact):
+    """What the model writes for every test item under every condition, and how near that is to an acceptable answer.
+
+    Attributes:
+        conditions: their names, in the order of the last axis.
+        inputs: of the items.
+        texts: by item and condition: the answer, without the blanks around it.
+        rouge_l: see `rouge_l`.
+        exact: whether the text is an acceptable answer.
+    """
+
+    conditions: tuple[str, ...]
+    inputs: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    rouge_l: Float[Tensor, "items conditions"]
+    exact: Bool[Tensor, "items conditions"]
+
+    @property
+    def results(self) -> list[TextResult]:
+        """One row a condition."""
+        return [self[c] for c in self.conditions]
+
+    def __getitem__(self, condition: str) -> TextResult:
+        """The row of one condition."""
+        i = self.conditions.index(condition)
+        hits, n = int(self.exact[:, i].sum()), len(self.exact)
+        found = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
+        return TextResult(condition, *found, hits / n, *wilson_interval(hits, n))
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        rows = {
+            r.condition: f"ROUGE-L {r.rouge_l:.2f} [{r.low:.2f}, {r.high:.2f}], "
+            f"exact {r.exact:.2f} [{r.exact_low:.2f}, {r.exact_high:.2f}]"
+            for r in self.results
+        }
+        return super().facts() | {"test items": str(len(self.exact))} | rows
+
+
+@checked
+def evaluate_texts(
+    model: LensModel,
+    task: Task,
+    vectors: Mapping[str, Kind] | None = None,
+    *,
+    split: Split | None = None,
+    instruction: str | None = None,
+    n_shots: Natural = 10,
+    max_new_tokens: Count = 32,
+    most_items: Count | None = None,
+    template: PromptTemplate = TODD,
+    seed: Seed = 0,
+    force: bool = False,
+    progress: bool = False,
+) -> TextEvaluation:
+    """Let the model write answers to the test split, greedily, and score the texts beside no vector and k-shot prompting.
+
+    A text ends where the template ends an answer: at its separator or the first line end.
+
+    Args:
+        model: the model.
+        task: the task.
+        vectors: by the name of their condition; each acts on the last token of a zero-shot prompt and on every new one (see
+            `LensModel.generate`). A soft prompt or an adapter will do as well.
+        split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        instruction: a sentence in front of all prompts.
+        n_shots: demonstrations of the k-shot prompts.
+        max_new_tokens: tokens of a text at most.
+        most_items: ask about only so many test pairs.
+        template: how prompts are written.
+        seed: of the split, the demonstrations and the bootstrap.
+        force: apply vectors though their provenance does not match.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no test items, an acceptable output that no text can equal or that has no words, a vector of another model,
+            one named like a control, or no room for the new tokens.
+    """
+    vectors = dict(vectors or {})
+    if reserved := {"none", "k_shot"} & vectors.keys():
+        raise LensFVError(f"evaluate a vector named {reserved.pop()!r}: that names a control; choose another name")
+    split = split or split_pairs(task, seed=seed)
+    items = split.test[:most_items]
+    if not items:
+        raise LensFVError(f"evaluate the texts of {task.name}: its test split is empty; it needs more pairs")
+    for vector in vectors.values():
+        if not force:
+            vector.provenance.check(model)
+    plain = [zero_shot(pair, template=template, instruction=instruction) for pair in items]
+    shots = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=instruction, seed=seed)
+    for prompt in plain:
+        _check_answers(task, prompt, template)
+    encoded, encoded_shots = ([model.encode(prompt.text) for prompt in each] for each in (plain, shots))
+    columns: list[list[str]] = []
+    steps = (len(vectors) + 2) * ceil(len(items) / ROWS)
+    with progress_bar(f"{task.name}: texts", steps, show=progress) as tick:
+        for name, vector in {"none": None, "k_shot": None, **vectors}.items():
+            with nullcontext() if vector is None else vector.applied(model, force=force):
+                written = _write(model, encoded_shots if name == "k_shot" else encoded, max_new_tokens, tick)
+            columns.append([cut_answer(text, template) for text in written])
+    texts = tuple(zip(*columns, strict=True))
+    accepted = [_accepted(prompt) for prompt in plain]
+    scores = [[rouge_l(text, answers) for text in row] for row, answers in zip(texts, accepted, strict=True)]
+    exact = [[nfc(text) in answers for text in row] for row, answers in zip(texts, accepted, strict=True)]
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[*encoded, *encoded_shots],
+        seed=seed,
+        method="texts",
+        options={"n_shots": n_shots, "max_new_tokens": max_new_tokens, "instruction": instruction},
+    )
+    return TextEvaluation(
+        provenance=provenance,
+        conditions=("none", "k_shot", *vectors),
+        inputs=tuple(pair.input for pair in items),
+        texts=texts,
+        rouge_l=torch.tensor(scores, dtype=torch.float64),
+        exact=torch.tensor(exact),
+    )
+
+
+def cut_answer(text: str, template: PromptTemplate) -> str:
+    """What of a text is the answer: all before the template's separator or the first line end, without the blanks around it."""
+    before, ended, _ = text.partition(template.separator or "\n")
+    line = before.partition("\n")[0]
+    # A text that stops short may have begun its separator: the full stop of ".\n".
+    return (line if ended else line.removesuffix(template.separator.partition("\n")[0])).strip()
+
+
+def _accepted(prompt: Prompt) -> list[str]:
+    return [nfc(answer).strip() for answer in prompt.answers]
+
+
+def _check_answers(task: Task, prompt: Prompt, template: PromptTemplate) -> None:
+    for answer in _accepted(prompt):
+        about = f"evaluate the texts of {task.name}: the output {answer!r} of {prompt.query.input!r}"
+        if (kept := cut_answer(answer + template.separator, template)) != answer:
+            raise LensFVError(f"{about} would be cut to {kept!r}, as answers end there; choose a template that fits")
+        if not words(answer):
+            raise LensFVError(f"{about} has no words for ROUGE-L to compare; leave the pair out, or use evaluate")
+
+
+def _write(model: LensModel, prompts: list[list[int]], max_new_tokens: int, tick: Callable[[], None]) -> list[str]:
+    """What comes after each prompt; those of about one length run together."""
+    order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), dict[int, str]()
+    for start in range(0, len(order), ROWS):
+        rows = order[start : start + ROWS]
+        written = model.generate([prompts[i] for i in rows], max_new_tokens=max_new_tokens)
+        texts |= zip(rows, written, strict=True)
+        tick()
+    return [texts[i] for i in range(len(prompts))]
