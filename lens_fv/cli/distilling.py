@@ -53,13 +53,14 @@ def distill(
     ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Of the low-rank updates; default: 8, to distil several entities 32.")
+        int | None, typer.Option(min=1, help="Rank of the low-rank updates; default: 8, to distil several entities 32.")
     ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Of AdamW at first, falling to 0; default: to distil one entity 2e-3, several 1e-3, else 5e-4, full 3e-5.",
+            help="Initial learning rate of AdamW, which falls to 0; default: to distil one entity 2e-3, several 1e-3, else 5e-4, "
+            "full 3e-5.",
         ),
     ] = None,
     epochs: Annotated[
@@ -79,7 +80,9 @@ def distill(
         Literal["forward", "reverse", "jsd"],
         typer.Option(help="Of the divergence: of the student from the teacher, ..."),
     ] = "forward",
-    temperature: Annotated[float | None, typer.Option(min=0, help="Of both distributions; default: 1, released: 2.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Temperature of both distributions; default: 1, released: 2.")
+    ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(min=0, help="Tokens kept of each of the teacher's distributions, 0: all; default: 256, released: 0."),

@@ -20,7 +20,7 @@ SeedOption = partial(typer.Option, "--seed", min=0, max=2**32 - 1)
 ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
 TaskName = Annotated[str, typer.Option("--task", help="A built-in relation (see `lens-fv tasks`) or a file of pairs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")]
-Seed = Annotated[int, SeedOption(help="Of splits, prompts and random draws.")]
+Seed = Annotated[int, SeedOption(help="Seed of splits, prompts and random draws.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), bfloat16, float16, float64.")]
 NoSeed = Annotated[int, SeedOption(help="Accepted as everywhere; nothing is drawn here.")]
