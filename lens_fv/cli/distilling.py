@@ -59,8 +59,8 @@ def distill(
         float | None,
         typer.Option(
             min=0,
-            help="Initial learning rate of AdamW, which falls to 0; default: to distil one entity 2e-3, several 1e-3, else 5e-4, "
-            "full 3e-5.",
+            help="Initial learning rate of AdamW, which falls to 0; default: to distil one entity 2e-3, several 1e-3, else "
+            "5e-4, full 3e-5.",
         ),
     ] = None,
     epochs: Annotated[
