@@ -1,83 +1,95 @@
-"""The run-time checks of lens_fv's functions: jaxtyping's where there are shapes to compare, beartype's alone elsewhere.
+"""The run-time checks of lens_fv's functions: beartype's, with jaxtyping's shapes where there are any to compare.
 
 A plugin of pytest, so that it is there before lens_fv is imported.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from types import FunctionType
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import wraps
+from inspect import isgeneratorfunction
+from itertools import chain
+from types import CodeType, FunctionType
 from typing import Any, get_args
 
 import jaxtyping
 from beartype import beartype
 
 _jaxtyped = jaxtyping.jaxtyped
+_nested: dict[CodeType, Callable[..., Any]] = {}
+"""The checks of functions inside others, which are decorated whenever the function around them runs."""
+_called = threading.local()
 
 
 def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
-    """`jaxtyping.jaxtyped` for what has shapes; for all other functions the same checks without its cost.
+    """The checks of `jaxtyping.jaxtyped` without its cost: for every call that binds the arguments and checks them twice.
 
-    For every call jaxtyping binds the arguments and checks them twice. Few functions have shapes: it is a sixth of all tests'
-    time.
+    Its context is what makes shapes hold among a function's arguments and what it returns; only a shape that is computed from
+    an argument (`{n}`) would need more.
     """
 
     def decorate(thing: Any) -> Any:
-        nested = "<locals>" in getattr(thing, "__qualname__", "")
-        if nested or not isinstance(thing, FunctionType) or any(map(_has_shape, thing.__annotations__.values())):
+        if not isinstance(thing, FunctionType) or isgeneratorfunction(thing):
             return _jaxtyped(thing, typechecker=typechecker)
-        checked = beartype(thing)
+        if "<locals>" not in thing.__qualname__ or thing.__defaults__ or thing.__kwdefaults__:
+            return _checked(thing)
+        if thing.__code__ not in _nested:
+            _nested[thing.__code__] = _checked(_whichever(thing))
+        checked = _nested[thing.__code__]
 
         @wraps(thing)
         def call(*args: Any, **options: Any) -> Any:
-            return (thing if jaxtyping.config.jaxtyping_disable else checked)(*args, **options)
+            _called.now = thing
+            return checked(*args, **options)
 
         return call
 
     return decorate
 
 
-def _has_shape(annotation: Any) -> bool:
-    """Whether it is an array's, or has one's inside; of an annotation in quotes nobody knows."""
-    if isinstance(annotation, list):  # the arguments of a Callable
-        return any(map(_has_shape, annotation))
-    if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
-        return True
-    return isinstance(annotation, str) or any(map(_has_shape, get_args(annotation)))
+def _whichever(nested: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls that one of the functions of the same code that has been asked for: nothing else is called in between."""
+
+    @wraps(nested)
+    def call(*args: Any, **options: Any) -> Any:
+        return _called.now(*args, **options)
+
+    return call
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    parts = list(_parts(list(function.__annotations__.values())))
+    if any(isinstance(part, str) for part in parts):  # what is in quotes jaxtyping passes over
+        return _jaxtyped(function, typechecker=beartyped)
+    checked = beartype(function)
+    shapes = any(isinstance(part, type) and issubclass(part, jaxtyping.AbstractArray) for part in parts)
+    around = _jaxtyped("context") if shapes else nullcontext()
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **options)
+        with around:
+            return checked(*args, **options)
+
+    return call
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """What an annotation is made of."""
+    inside = annotation if isinstance(annotation, list) else get_args(annotation)  # a list: the arguments of a Callable
+    return chain([annotation], *map(_parts, inside))
 
 
 def beartyped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`beartype`, remembered for nested functions, which jaxtyping decorates each time that the function around them runs.
+    """`beartype` for the empty functions that jaxtyping makes, one with and one without the return value.
 
-    What jaxtyping hands over are empty functions of the same signature (two for each, with and without the return value), so
-    one result serves all functions that are called alike. Defaults are checked when a function is decorated, so functions that
-    have any are not remembered.
+    In the first what was passed has been checked already: it is called after the function, with what that returned.
     """
     takes = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
     if function.__annotations__.get("return", Any) is not Any and any(name.startswith("ret") for name in takes):
-        # What was passed has been checked already: this one is called after the function, with what that returned.
         function.__annotations__ = {"return": function.__annotations__["return"]}
-    if "<locals>" not in function.__qualname__ or function.__defaults__ or function.__kwdefaults__:
-        return beartype(function)
-    return _remembered(_Signature(function))
-
-
-class _Signature:
-    """Functions that are called alike are equal."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self._key = (function.__module__, function.__qualname__, function.__code__, *function.__annotations__.items())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Signature) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
-@lru_cache(maxsize=1000)  # shapes are a new type wherever they are written, so some are never found again
-def _remembered(signature: _Signature) -> Callable[..., Any]:
-    return beartype(signature.function)
+    return beartype(function)
 
 
 jaxtyping.jaxtyped = jaxtyped  # what its import hook decorates with

@@ -353,19 +353,19 @@ def commands_of(command, path=()):
     return [found for name, below in command.commands.items() for found in commands_of(below, (*path, name))]
 
 
-def test_an_evaluation_is_shown_by_a_process_that_did_not_make_it(run, tmp_path):
-    assert run("evaluate", "--task", "toy.json", "--shots", "2", "--out", "e.safetensors")[0] == 0
-    command = [sys.executable, "-c", "from lens_fv.cli import main; main()", "show", "e.safetensors", "--json"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["kind"] == "Evaluation"
+def test_as_a_process(run, tmp_path):
+    """The installed command: exit codes and streams as a shell sees them, and a kind of file that it has not made itself."""
 
+    def process(*arguments):
+        command = [sys.executable, "-c", "from lens_fv.cli import main; main()", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
 
-def test_as_a_process(tmp_path):
-    """The installed command: exit codes and streams as a shell sees them."""
-    command = [sys.executable, "-c", "from lens_fv.cli import main; main()"]
-    found = subprocess.run([*command, "rank", "--task", "nosuch"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    found = process("rank", "--task", "nosuch")
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
-    found = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    found = process("--version")
     assert found.returncode == 0
     assert found.stdout.startswith("0.")
+    assert run("evaluate", "--task", "toy.json", "--shots", "2", "--out", "e.safetensors")[0] == 0
+    found = process("show", "e.safetensors", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["kind"] == "Evaluation"

@@ -3,26 +3,37 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
+import re
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
-import torch
 import typer
 from helpers import toy_task
+from planted import planted_tasks, planted_weights
 from test_commands import run  # noqa: F401
+from test_knowledge_cli import ROWS
 
 from lens_fv.cli.app import app, execute
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD
+from lens_fv.tasks import write_task
 
-TRAIN = ["finetune", "--task", "toy.json", "--examples", "12", "--batch", "4", "--checkpoints", "3", "--rank", "2"]
-BUILD = ["library", "build", "--task", "toy.json", "--task", "antonym", "--pairs", "4", "--steps", "3"]
+COMMANDS = {
+    "finetune": "finetune --task TOY --examples 12 --batch 4 --checkpoints 3 --rank 2 --model TINY --out OUT",
+    "library": "library build --task TOY --task antonym --pairs 4 --steps 3 --model TINY --out OUT",
+    "distill": "distill --entities ROWS --epochs 2 --batch 2 --sentences 2 --model TINY --out OUT",
+    "dynamics": "dynamics RUN --clean 2 --trials 2 --heads 2 --items 3 --context 1 --counterpart none --out OUT",
+    "universal": "universal --task TASK0 --task TASK1 --shots 2 --clean 2 --trials 2 --model PLANTED --folder OUT",
+    "reproduce": "reproduce instruction --sequence TASK0,TASK1 --heads 2 --quick --model PLANTED --work OUT --out PAGE",
+}
+"""All that go on where they were stopped; what is written in capitals, `Place` knows."""
 RANK = ["rank", "--task", "toy.json", "--shots", "2", "--clean", "2", "--trials", "2"]
 DISK = {"os.rename", "os.mkdir", "os.remove", "open"}
 """Between two of these nothing changes on the disk."""
@@ -74,83 +85,106 @@ def one_line(said: str) -> str:
     return line
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    """What a run or a library holds."""
+def made(folder: Path) -> dict[str, bytes]:
+    """What a run, a library, a study holds."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
 
 
+class Place:
+    """Where commands run; and what each makes and how often it changes the disk, if nothing stops it."""
+
+    def __init__(self, there: Path, model_folder: Path) -> None:
+        self.there = there
+        self.words = {"TINY": str(model_folder), "ROWS": str(there / "rows.jsonl"), "PAGE": str(there / "page")}
+        (there / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+        self.words["PLANTED"] = str(there / "planted")
+        planted_weights(there / "planted").save_pretrained(there / "planted")
+        for name, task in zip(("TOY", "TASK0", "TASK1"), (toy_task(), *planted_tasks()), strict=False):
+            self.words[name] = str(write_task(task, there / f"{task.name}.json"))
+
+    def arguments(self, command: str, out: Path) -> list[str]:
+        if "RUN" in COMMANDS[command]:
+            self.unbroken("finetune")
+        said = COMMANDS[command]
+        for word, meant in (self.words | {"OUT": str(out), "RUN": str(self.there / "finetune")}).items():
+            said = re.sub(rf"\b{word}\b", meant, said)
+        return said.split()
+
+    @lru_cache  # noqa: B019
+    def unbroken(self, command: str) -> tuple[dict[str, bytes], int]:
+        out = self.there / command
+        with stopping(lambda: None, at=0, inside=out) as changes:
+            assert execute(self.arguments(command, out)) == 0
+        return made(out), len(changes)
+
+
 @pytest.fixture(scope="module")
-def whole(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
-    """A run and a library that nothing stopped; and how often each changed the disk."""
-    there = tmp_path_factory.mktemp("whole")
-    toy = there / "toy.json"
-    toy.write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
-    changes: dict[str, int] = {}
-    for command in (TRAIN, BUILD):
-        out = there / command[0]
-        arguments = [str(toy) if word == "toy.json" else word for word in command]
-        with stopping(lambda: None, at=0, inside=out) as seen:
-            assert execute([*arguments, "--model", str(model_folder), "--out", str(out)]) == 0
-        changes[command[0]] = len(seen)
-    return there, changes
+def place(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"), model_folder)
 
 
-def killed_at(at: int, inside: str, arguments: list[str]) -> None:
+def killed_at(at: int, inside: Path, arguments: list[str]) -> None:
     """What the process of `kill` does."""
-    with stopping(lambda: os.kill(os.getpid(), signal.SIGKILL), at=at, inside=Path(inside)):
+    with stopping(lambda: os.kill(os.getpid(), signal.SIGKILL), at=at, inside=inside):
         sys.exit(execute(arguments))
 
 
-def kill(at: int, out: Path, arguments: list[str]) -> int:
+def kill(at: int, inside: Path, arguments: list[str]) -> int | None:
     """A process that runs a command and is killed when the disk is about to change; its exit code."""
-    code = f"from test_leaving import killed_at; killed_at({at}, {str(out)!r}, {arguments!r})"
-    paths = os.pathsep.join([*map(str, (Path(__file__).parent, Path(__file__).parents[1])), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__, "lens_fv.training", "lens_fv.studies"])  # imported once for all of them
+    process = processes.Process(target=killed_at, args=(at, inside, arguments))
+    process.start()
+    process.join()
+    return process.exitcode
 
 
-COMMANDS = pytest.mark.parametrize("command", [TRAIN, BUILD], ids=["finetune", "library"])
 SOME = pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 FIFTY = pytest.mark.parametrize("share", [i / 50 for i in range(50)])
 
 
-@COMMANDS
+@pytest.mark.parametrize("command", ["finetune", "library"])
 @SOME
-def test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(run, whole, tmp_path, command, share):  # noqa: F811
-    there, changes = whole
+def test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(place, tmp_path, capsys, command, share):
+    whole, changes = place.unbroken(command)
     out = tmp_path / "mine"
-    at = int(share * changes[command[0]])
-    with stopping(lambda: signal.raise_signal(signal.SIGINT), at=at, inside=out):
-        code, printed, said = run(*command, "--out", str(out))
+    arguments = place.arguments(command, out)
+    capsys.readouterr()
+    with stopping(lambda: signal.raise_signal(signal.SIGINT), at=int(share * changes), inside=out):
+        code = execute(arguments)
+    printed, said = capsys.readouterr()
     assert (code, printed) == (INTERRUPTED, "")
     assert one_line(said).startswith("lens-fv: interrupted; ")
     if out.exists():
         assert one_line(said).endswith(f"what was finished is in {out}, and the same command goes on from there")
-    assert run(*command, "--out", str(out))[0] == 0
-    assert weights(out) == weights(there / command[0])
+    assert execute(arguments) == 0
+    assert made(out) == whole
 
 
 @pytest.mark.slow
-@COMMANDS
+@pytest.mark.parametrize("command", COMMANDS)
 @FIFTY
-def test_fifty_interrupts(run, whole, tmp_path, command, share):  # noqa: F811
-    test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(run, whole, tmp_path, command, share)
+def test_fifty_interrupts(place, tmp_path, capsys, command, share):
+    test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(place, tmp_path, capsys, command, share)
 
 
-def test_what_was_killed_goes_on(run, whole, tmp_path, model_folder, command=TRAIN, share=0.6):  # noqa: F811
-    there, changes = whole
+@pytest.mark.parametrize(("command", "share"), [("finetune", 0.3), ("finetune", 0.7), ("dynamics", 0.7)])
+def test_what_was_killed_goes_on(place, tmp_path, command, share):
+    whole, changes = place.unbroken(command)
     out = tmp_path / "mine"
-    arguments = [*command, "--model", str(model_folder), "--out", str(out)]
-    assert kill(int(share * changes[command[0]]), out, arguments) == -signal.SIGKILL
-    assert run(*command, "--out", str(out))[0] == 0
-    assert weights(out) == weights(there / command[0])
+    arguments = place.arguments(command, out)
+    assert kill(int(share * changes), out, arguments) == -signal.SIGKILL
+    before = {file: file.stat().st_mtime_ns for file in out.glob("moments/*.safetensors")}
+    assert execute(arguments) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert made(out) == whole
 
 
 @pytest.mark.slow
-@COMMANDS
+@pytest.mark.parametrize("command", COMMANDS)
 @FIFTY
-def test_fifty_kills(run, whole, tmp_path, model_folder, command, share):  # noqa: F811
-    test_what_was_killed_goes_on(run, whole, tmp_path, model_folder, command, share)
+def test_fifty_kills(place, tmp_path, command, share):
+    test_what_was_killed_goes_on(place, tmp_path, command, share)
 
 
 def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):  # noqa: F811
@@ -161,21 +195,27 @@ def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):  # noqa: F811
     assert not (tmp_path / "r.safetensors").exists()
 
 
-@pytest.mark.parametrize("room", [100, 3_000, 12_000])
-def test_a_full_disk_is_one_line_and_nothing_is_lost(run, whole, tmp_path, room):  # noqa: F811
-    there, _ = whole
+@SOME
+def test_a_full_disk_is_one_line_and_nothing_is_lost(place, tmp_path, capsys, share, command="finetune"):
+    whole, _ = place.unbroken(command)
+    room = int(share * max(map(len, whole.values())))
+    out = tmp_path / "mine"
+    arguments = place.arguments(command, out)
+    capsys.readouterr()
     with files_of_at_most(room):
-        code, printed, said = run(*TRAIN, "--out", "mine")
+        code = execute(arguments)
+    printed, said = capsys.readouterr()
     assert (code, printed) == (2, "")
     assert "File too large" in one_line(said) or "could not be written whole" in one_line(said)
-    assert run(*TRAIN, "--out", "mine")[0] == 0
-    assert weights(tmp_path / "mine") == weights(there / "finetune")
+    assert execute(arguments) == 0
+    assert made(out) == whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [300 * i for i in range(50)])
-def test_fifty_full_disks(run, whole, tmp_path, room):  # noqa: F811
-    test_a_full_disk_is_one_line_and_nothing_is_lost(run, whole, tmp_path, room)
+@pytest.mark.parametrize("command", COMMANDS)
+@FIFTY
+def test_fifty_full_disks(place, tmp_path, capsys, command, share):
+    test_a_full_disk_is_one_line_and_nothing_is_lost(place, tmp_path, capsys, share, command)
 
 
 def test_a_full_disk_leaves_no_half_file(run, tmp_path):  # noqa: F811

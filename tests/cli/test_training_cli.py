@@ -1,13 +1,7 @@
 """finetune and dynamics, end to end, on a tiny model in a folder."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
-import torch
 from planted import planted_tasks, planted_weights
 from test_commands import run  # noqa: F401
 
@@ -117,31 +111,6 @@ def test_what_is_no_run_is_said(run):  # noqa: F811
     code, _, error = run("finetune", "--task", "antonym", "--task", "antonym", *TRAIN)
     assert code == 2
     assert "give at least one, and each a name of its own" in error
-
-
-def test_what_was_killed_is_gone_on_with(run, tmp_path):  # noqa: F811
-    code, *_ = run("finetune", "--task", "antonym", *TRAIN, "--out", "mine")
-    assert code == 0
-    code, unbroken, _ = run("dynamics", "mine", *PLAINLY, "--out", "unbroken", model=False)
-    start = "from lens_fv.cli.app import run_app; run_app()"
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(
-        [sys.executable, "-c", start, "dynamics", "mine", *PLAINLY, "--out", "killed"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    moments = tmp_path / "killed" / "moments"
-    while process.poll() is None and not list(moments.glob("*")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept = {file: file.stat().st_mtime_ns for file in moments.glob("*.safetensors")}
-    code, gone_on, _ = run("dynamics", "mine", *PLAINLY, "--out", "killed", model=False)
-    assert code == 0
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert gone_on["moments"] == unbroken["moments"]
-    assert gone_on["verdicts"] == unbroken["verdicts"]
 
 
 def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lens_fv import load_task, rank_heads, split_pairs, verify
+from lens_fv import load_task, split_pairs, verify
 from lens_fv.patching import Edit, run_branches
 from lens_fv.tasks import build_prompts, encode_prompts
 
@@ -25,10 +25,3 @@ def test_engine_equals_loop_on_a_ten_shot_prompt(model):
         model.unembed(run_branches(model, [prompt], branches, method=method)).softmax(-1) for method in ("rows", "loop")
     )
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=0)
-
-
-def test_present_past_is_carried_by_head_20_5(model):
-    """The head stands above all others, interval and all."""
-    top = rank_heads(model, load_task("present-past"), n_clean=10, n_trials=10).top(2)
-    assert top[0].name == "20.5"
-    assert top[0].low > top[1].high

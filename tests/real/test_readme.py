@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,15 @@ def test_example_is_short():
 
 @pytest.mark.real
 def test_example_runs_as_printed(tmp_path, monkeypatch, capsys):
+    """And its first head stands above all others, interval and all."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(example(), "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(example(), "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert "HeadEffect(layer=20, head=5" in out
+    first, second = names["ranking"].top(2)
+    assert first.name == "20.5"
+    assert first.low > second.high
     assert "tuned" in out
     assert (tmp_path / "present-past.safetensors").is_file()
     assert out.rstrip().endswith(" sang")

@@ -1,14 +1,8 @@
 """Fine-tuning: what is trained on, against a step by hand; runs that are stopped; models switched to checkpoints."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -116,36 +110,6 @@ def test_going_on_changes_nothing_and_other_settings_are_refused(run, model_fold
         finetune(model_folder, TASKS, run.folder, replace(SMALL, rank=3))
     with pytest.raises(LensFVError, match="made with tasks "):
         finetune(model_folder, TASKS[:1], run.folder, SMALL)
-
-
-RUNNER = """
-import sys, pathlib
-sys.path.insert(0, sys.argv[3])
-from test_finetune import SMALL, TASKS
-from lens_fv.training import finetune
-finetune(pathlib.Path(sys.argv[1]), TASKS, sys.argv[2], SMALL)
-"""
-
-
-@pytest.mark.parametrize("moment", [0.05, 0.6])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(run, model_folder, tmp_path, moment):
-    here = Path(__file__).parent
-    arguments = [sys.executable, "-c", RUNNER, str(model_folder), str(tmp_path), f"{here}"]
-    environment = os.environ | {
-        "PYTHONPATH": f"{here.parent}:{here.parents[1]}",
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
-    while process.poll() is None and not list(tmp_path.glob("0-one/checkpoint-2/*")):
-        time.sleep(0.01)
-    time.sleep(moment)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finetune(model_folder, TASKS, tmp_path, SMALL)
-    for unbroken, gone_on in zip(run.checkpoints, FinetuneRun(tmp_path).checkpoints, strict=True):
-        ours, theirs = (load_file(c.folder / "adapter_model.safetensors") for c in (gone_on, unbroken))
-        assert gone_on.name == unbroken.name
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), gone_on.name
 
 
 def updated(folder, checkpoint):
