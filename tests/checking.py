@@ -29,6 +29,8 @@ def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
     """
 
     def decorate(thing: Any) -> Any:
+        if isinstance(thing, type) and getattr(thing.__init__, "__globals__", None) is globals():
+            return thing  # what checks its options has been put around a constructor that is checked already
         if not isinstance(thing, FunctionType) or isgeneratorfunction(thing):
             return _jaxtyped(thing, typechecker=typechecker)
         if "<locals>" not in thing.__qualname__ or thing.__defaults__ or thing.__kwdefaults__:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.exclusive import exclusive
+from lens_fv.model.exclusive import exclusive, modules_of
 from lens_fv.model.measuring import eval_mode
 
 Fisher = Literal["batch", "example"]
@@ -43,7 +43,7 @@ def importance(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = {name: torch.zeros_like(p) for name, p in trained.items()}
     with exclusive(model) as gate, torch.enable_grad():
-        eval_mode(gate, model)
+        eval_mode(gate, modules_of(model))
         shown = list(batches) if fisher == "batch" else [row for batch in batches for row in _rows(batch)]
         for each in shown:
             gradients = torch.autograd.grad(model(**each).loss, list(trained.values()), allow_unused=True)

@@ -13,7 +13,7 @@ from lens_fv.guidance.places import Head, Places
 from lens_fv.guidance.plain_heads import PlainHeads
 from lens_fv.guidance.settings import GuideSettings
 from lens_fv.model.cache import cache_of
-from lens_fv.model.exclusive import exclusive
+from lens_fv.model.exclusive import exclusive, modules_of
 from lens_fv.model.gate import Gate
 from lens_fv.model.measuring import eval_mode
 from lens_fv.patching import Edit
@@ -79,7 +79,7 @@ class Teacher:
         """Inside the block the model is its own teacher, without gradients."""
         with exclusive(model, "is its own teacher for a while") as gate:
             gate.afterwards(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
-            eval_mode(gate, model)
+            eval_mode(gate, modules_of(model))
             if self._before is not None:
                 _swap(gate, model, self._before)
             with torch.no_grad(), _turned_off(gate, model) if self._before is None else nullcontext():

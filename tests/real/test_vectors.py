@@ -15,7 +15,7 @@ from lens_fv import (
 )
 
 pytestmark = pytest.mark.real
-NAMES = ("antonym", "country-capital", "present-past", "singular-plural")
+NAMES = ("antonym", "country-capital", "present-past")
 
 
 @pytest.fixture(scope="module")
