@@ -60,6 +60,7 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
         LensFVError: what `own_weights` raises.
     """
     from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
 
     found = own_weights(model)
     original = model.tl.original_model
@@ -67,7 +68,7 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
     for name, value in vars(config).items():
         if not dropout and "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
-    with quiet_transformers(), init_empty_weights(include_buffers=False):
+    with quiet_transformers(), no_init_weights(), init_empty_weights(include_buffers=False):
         plain = type(original)(config)
     buffers = {_plain_name(name): buffer for name, buffer in original.named_buffers()}
     for name, buffer in plain.named_buffers():
