@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ COMMANDS = {
     "library": "library build --task TOY --task antonym --pairs 4 --steps 3 --model TINY --out OUT",
     "distill": "distill --entities ROWS --epochs 2 --batch 2 --sentences 2 --model TINY --out OUT",
     "dynamics": "dynamics RUN --clean 2 --trials 2 --heads 2 --items 3 --context 1 --counterpart none --out OUT",
-    "universal": "universal --task TASK0 --task TASK1 --shots 2 --clean 2 --trials 2 --model PLANTED --folder OUT",
+    "universal": "universal --task TASK0 --task TASK1 --instruction 'Please do0 it' --corruption instruction --shots 0 "
+    "--clean 2 --trials 2 --model PLANTED --folder OUT",
     "reproduce": "reproduce instruction --sequence TASK0,TASK1 --heads 2 --quick --model PLANTED --work OUT --out PAGE",
 }
 """All that go on where they were stopped; what is written in capitals, `Place` knows."""
@@ -108,7 +110,7 @@ class Place:
         said = COMMANDS[command]
         for word, meant in (self.words | {"OUT": str(out), "RUN": str(self.there / "finetune")}).items():
             said = re.sub(rf"\b{word}\b", meant, said)
-        return said.split()
+        return shlex.split(said)
 
     @lru_cache  # noqa: B019
     def unbroken(self, command: str) -> tuple[dict[str, bytes], int]:
