@@ -1,10 +1,12 @@
 """Tiny random models of every architecture family, built from configurations: offline, and small enough for an oracle."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB = 320
 WINDOW = 6
@@ -161,3 +163,29 @@ def random_weights(architecture: str, seed: int = 0, **options: Any) -> transfor
             weight.data += 0.1 * torch.randn_like(weight)
     hf.config.architectures = [type(hf).__name__]
     return hf
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A byte-level tokenizer: TransformerLens wants one that has been saved and reloaded."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<bos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Q: walk\nA: walked\n\nQ: talk\nA: talked\n\n"], trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<bos>", pad_token="<bos>"
+    )
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_llama(folder: Path) -> Path:
+    """A tiny random Llama and its tokenizer."""
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]()).save_pretrained(folder)
+    return write_tokenizer(folder)

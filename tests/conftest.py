@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from architectures import COMMON, CONFIGS, VOCAB, random_weights
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from architectures import COMMON, random_weights, write_llama, write_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
 
 from lens_fv.model import LensModel
@@ -48,22 +47,7 @@ def what_is_loaded_stays() -> None:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a byte-level tokenizer: TransformerLens wants one that has been saved and reloaded."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        special_tokens=["<bos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["Q: walk\nA: walked\n\nQ: talk\nA: talked\n\n"], trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<bos>", pad_token="<bos>"
-    )
-    fast.save_pretrained(folder)
-    return folder
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
@@ -103,13 +87,9 @@ def tiny_model(tiny_tokenizer: Path) -> Iterator[Callable[..., LensModel]]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random Llama, as a user would have one."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]()).save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(tiny_tokenizer).save_pretrained(folder)
-    return folder
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(params=COMMON)
