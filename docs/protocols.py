@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 import lens_fv as fv
-from lens_fv.guidance.penalties import importance
+from lens_fv.finetuning import FinetuneSettings
+from lens_fv.finetuning.examples import Reader, collated, training_examples
+from lens_fv.finetuning.regularizers.penalties import importance
 from lens_fv.heads import rank_heads, rank_instruction_heads
 from lens_fv.heads.competence import competence
 from lens_fv.knowledge import TeachSettings, distill, load_entities, read_transfer, write_transfer
 from lens_fv.model.plain import plain_model
 from lens_fv.tasks import load_task, split_pairs
-from lens_fv.training import FinetuneSettings
-from lens_fv.training.examples import Reader, collated, training_examples
 
 MODEL = fv.load_model("smollm2-135m")
 

@@ -14,6 +14,14 @@ from .composition import (
     merge_libraries as merge_libraries,
     relation_scores as relation_scores,
 )
+from .dynamics import (
+    Probe as Probe,
+    Trajectory as Trajectory,
+    continual as continual,
+    follow as follow,
+    make_probe as make_probe,
+    verdicts as verdicts,
+)
 from .errors import (
     LensFVError as LensFVError,
 )
@@ -30,7 +38,30 @@ from .evaluation import (
     load_artefact as load_artefact,
     study_decoding as study_decoding,
 )
-from .guidance import (
+from .evaluation.alignment import (
+    RatedRelation as RatedRelation,
+    SimilarityMatrix as SimilarityMatrix,
+    Typicality as Typicality,
+    compare_similarities as compare_similarities,
+    read_judgements as read_judgements,
+    read_semeval as read_semeval,
+    relation_similarities as relation_similarities,
+    relation_vectors as relation_vectors,
+    similarity_matrix as similarity_matrix,
+    taxonomy_structure as taxonomy_structure,
+    typicality as typicality,
+)
+from .finetuning import (
+    Checkpoint as Checkpoint,
+    FinetuneRun as FinetuneRun,
+    FinetuneSettings as FinetuneSettings,
+    average as average,
+    crossed_prompts as crossed_prompts,
+    export_checkpoint as export_checkpoint,
+    finetune as finetune,
+    switch as switch,
+)
+from .finetuning.regularizers import (
     PRESETS as PRESETS,
     Guide as Guide,
     GuideSettings as GuideSettings,
@@ -46,16 +77,6 @@ from .heads import (
     rank_heads as rank_heads,
     rank_instruction_heads as rank_instruction_heads,
     universal_heads as universal_heads,
-)
-from .kinds import (
-    Adapter as Adapter,
-    HeadWeights as HeadWeights,
-    SoftPrompt as SoftPrompt,
-    learn_head_weights as learn_head_weights,
-    learn_soft_prompt as learn_soft_prompt,
-    mean_state as mean_state,
-    task_state as task_state,
-    train_adapter as train_adapter,
 )
 from .knowledge import (
     Entity as Entity,
@@ -89,19 +110,6 @@ from .patching import (
     run_branches as run_branches,
     verify as verify,
 )
-from .similarity import (
-    RatedRelation as RatedRelation,
-    SimilarityMatrix as SimilarityMatrix,
-    Typicality as Typicality,
-    compare_similarities as compare_similarities,
-    read_judgements as read_judgements,
-    read_semeval as read_semeval,
-    relation_similarities as relation_similarities,
-    relation_vectors as relation_vectors,
-    similarity_matrix as similarity_matrix,
-    taxonomy_structure as taxonomy_structure,
-    typicality as typicality,
-)
 from .tasks import (
     Analogy as Analogy,
     ChatTemplate as ChatTemplate,
@@ -120,22 +128,6 @@ from .tasks import (
     split_pairs as split_pairs,
     write_task as write_task,
 )
-from .training import (
-    Checkpoint as Checkpoint,
-    FinetuneRun as FinetuneRun,
-    FinetuneSettings as FinetuneSettings,
-    Probe as Probe,
-    Trajectory as Trajectory,
-    average as average,
-    continual as continual,
-    crossed_prompts as crossed_prompts,
-    export_checkpoint as export_checkpoint,
-    finetune as finetune,
-    follow as follow,
-    make_probe as make_probe,
-    switch as switch,
-    verdicts as verdicts,
-)
 from .vectors import (
     FunctionVector as FunctionVector,
     InjectionSweep as InjectionSweep,
@@ -150,4 +142,14 @@ from .vectors import (
     sweep_injection as sweep_injection,
     tune as tune,
     tune_many as tune_many,
+)
+from .vectors.baselines import (
+    Adapter as Adapter,
+    HeadWeights as HeadWeights,
+    SoftPrompt as SoftPrompt,
+    learn_head_weights as learn_head_weights,
+    learn_soft_prompt as learn_soft_prompt,
+    mean_state as mean_state,
+    task_state as task_state,
+    train_adapter as train_adapter,
 )

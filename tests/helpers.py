@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import lens_fv
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.patching import Edit
 from lens_fv.tasks import Pair, Task
 

@@ -15,17 +15,17 @@ import torch
 from helpers import made_provenance, toy_task
 from jaxtyping import AbstractArray
 
-from lens_fv.artefact import MODULES, Artefact, load_artefact
 from lens_fv.composition import VectorLibrary
 from lens_fv.composition.index import Entry, write_index
+from lens_fv.core.artefact import MODULES, Artefact, load_artefact
+from lens_fv.core.store import Records, check_settings
+from lens_fv.evaluation.alignment.judgements import read_judgements
+from lens_fv.evaluation.alignment.typicality import Typicality
+from lens_fv.finetuning import FinetuneRun
 from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.transfer import TransferSet, read_transfer
-from lens_fv.records import Records, check_settings
-from lens_fv.similarity.judgements import read_judgements
-from lens_fv.similarity.typicality import Typicality
 from lens_fv.tasks import TODD, read_analogies, read_task, write_task
 from lens_fv.tasks.instructions import read_instructions
-from lens_fv.training import FinetuneRun
 
 SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2, "pairs": 6}
 VALUES = {

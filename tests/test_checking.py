@@ -7,7 +7,7 @@ from checking import beartyped, jaxtyped
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.statistics import wilson_interval
+from lens_fv.core.statistics import wilson_interval
 from lens_fv.vectors.decode import ranks_of
 
 check = jaxtyped(typechecker=beartyped)

@@ -10,15 +10,15 @@ from architectures import random_weights
 from helpers import made_provenance, toy_task
 
 from lens_fv import load_model
-from lens_fv.artefact import Provenance
 from lens_fv.composition import Tuned, VectorLibrary, build_library
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.kept import kept_at
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning import FinetuneRun, FinetuneSettings, finetune, switch
 from lens_fv.heads import rank_heads
-from lens_fv.kept import kept_at
 from lens_fv.knowledge import WeightDelta
 from lens_fv.model import LensModel
 from lens_fv.model.plain import own_weights, write_weights
-from lens_fv.training import FinetuneRun, FinetuneSettings, finetune, switch
 from lens_fv.vectors import FunctionVector, decode, sweep_injection
 
 OTHER = "was made on other weights, whose fingerprint is"

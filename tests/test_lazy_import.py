@@ -9,8 +9,8 @@ import torch
 from helpers import made_provenance
 
 import lens_fv
-from lens_fv.artefact import MODULES, Artefact
 from lens_fv.composition import CompositeVector
+from lens_fv.core.artefact import MODULES, Artefact
 
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "numpy")
 

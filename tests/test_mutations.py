@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from mutations import Sample, artefacts, commands, mutated, packed, text_files
 
-from lens_fv.artefact_file import read_artefact_file, write_artefact_file
 from lens_fv.cli.app import execute
+from lens_fv.core.artefact_file import read_artefact_file, write_artefact_file
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning import FinetuneRun
 from lens_fv.model import load_model
-from lens_fv.training import FinetuneRun
 
 FRESH = int(os.environ.get("LENS_FV_MUTATIONS", "300"))
 """How many fresh mutations are tried; CI tries more (`.ci/run`)."""

@@ -9,11 +9,11 @@ import torch
 from helpers import made_provenance, toy_task
 
 from lens_fv.composition import Tuned, VectorLibrary, build_library
+from lens_fv.core.files import file_name, inside
+from lens_fv.core.kept import kept_at
 from lens_fv.errors import LensFVError
-from lens_fv.files import file_name, inside
-from lens_fv.kept import kept_at
+from lens_fv.finetuning import FinetuneSettings, finetune
 from lens_fv.model import load_model
-from lens_fv.training import FinetuneSettings, finetune
 from lens_fv.vectors import FunctionVector
 
 NAMES = ["../../escaped", "/tmp/escaped", "..", ".", "", "\0", "a\0b", "x" * 5000, "é" * 200, "\ud800", "a b", "C:\\x", ".x"]

@@ -26,7 +26,7 @@ def refused(*args, **options):
 torch.load = torch.serialization.load = refused
 from pathlib import Path
 from lens_fv import load_model
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
 """
 
 
@@ -83,7 +83,7 @@ def test_the_way_out_is_one(huggingface_model, tiny_tokenizer, folder):
 
 
 def test_an_artefact_that_is_a_pickle_is_refused(tmp_path):
-    from lens_fv.artefact import load_artefact
+    from lens_fv.core.artefact import load_artefact
 
     torch.save({"kind": "FunctionVector"}, tmp_path / "x.safetensors")
     with pytest.raises(LensFVError, match="not a whole safetensors file"):

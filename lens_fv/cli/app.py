@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_fv.choices import nearest
 from lens_fv.cli import (
     analogies,
     bench_training,
@@ -34,8 +33,9 @@ from lens_fv.cli.knowledge import knowledge
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, write_out
 from lens_fv.cli.library import library
 from lens_fv.cli.similarity import similarity
+from lens_fv.core.choices import nearest
+from lens_fv.core.files import disk_trouble
 from lens_fv.errors import LensFVError
-from lens_fv.files import disk_trouble
 
 # Typer has a Click of its own in some versions, and not in others.
 ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

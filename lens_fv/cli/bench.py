@@ -40,7 +40,7 @@ def engine(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_engine
 
     subject, _ = open_(model, task, shots, tokens, device, dtype, seed)
@@ -67,7 +67,7 @@ def sweep(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_sweep
 
     subject, _ = open_(model, task, shots, tokens, device, dtype, seed)
@@ -95,7 +95,7 @@ def compose(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_compose
 
     subject, _ = open_(model, task, 0, tokens, device, dtype, seed)
@@ -120,7 +120,7 @@ def memory(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_memory
     from lens_fv.studies.bench.subject import few_shot_tokens
 

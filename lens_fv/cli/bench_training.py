@@ -27,7 +27,7 @@ def tune(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_tune
 
     subject, the_task = open_(model, task, 0, None, device, dtype, seed)
@@ -55,7 +55,7 @@ def guided(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.progress import progress_bar
+    from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_guided
 
     names = method or ["iv", "fv", "kl", "crossed", "crossed-kl"]
@@ -84,9 +84,9 @@ def teach(
 
     Writes nothing unless --out is given.
     """
+    from lens_fv.core.progress import progress_bar
     from lens_fv.errors import LensFVError
     from lens_fv.knowledge import load_entities
-    from lens_fv.progress import progress_bar
     from lens_fv.studies.bench import bench_teach
 
     if model.startswith("random:"):

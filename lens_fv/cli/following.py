@@ -12,12 +12,13 @@ from lens_fv.cli.instructions import Against
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit
 from lens_fv.cli.vectors import Heads
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
+    from lens_fv.dynamics import Probe, Trajectory
+    from lens_fv.finetuning import FinetuneRun
     from lens_fv.model import LensModel
     from lens_fv.tasks import Task
-    from lens_fv.training import FinetuneRun, Probe, Trajectory
 
 SCALES = (1.0, 2.0, 4.0)
 """At which instruction vectors are tried on validation pairs."""
@@ -46,10 +47,11 @@ def dynamics(
     Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's vector and
     every moment. Run it again to go on where it was stopped.
     """
+    from lens_fv.dynamics import continual, follow, verdicts
+    from lens_fv.finetuning import FinetuneRun
     from lens_fv.model import load_model
     from lens_fv.studies.dynamics_report import write_dynamics_report
     from lens_fv.tasks import load_task
-    from lens_fv.training import FinetuneRun, continual, follow, verdicts
 
     the_run, folder = FinetuneRun(run), out or run / "dynamics"
     goes_on_in(folder)
@@ -97,8 +99,8 @@ def _asked(
     **drawn: Any,
 ) -> "Probe":
     """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
+    from lens_fv.dynamics import make_probe
     from lens_fv.heads import instruction_contrast, rank_contrast
-    from lens_fv.training import make_probe
     from lens_fv.vectors import extract_instruction, sweep_injection
 
     contrast, about = instruction_contrast(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
@@ -122,7 +124,7 @@ def _asked(
 
 def _moments(path: "Trajectory") -> list[dict[str, Any]]:
     """Every task at every moment, in numbers; what has items with its interval."""
-    from lens_fv.training.trajectory import MEASURES
+    from lens_fv.dynamics.trajectory import MEASURES
 
     own, control = path.head_similarity()
     overlaps = path.head_overlaps()

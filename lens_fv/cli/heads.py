@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

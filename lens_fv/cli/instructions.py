@@ -9,7 +9,7 @@ import typer
 from lens_fv.cli.heads import Clean, Correction, Noise, Out, Top, Trials, asked_line, asked_of, heads_table, reliability_of
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, TaskName, emit, open_model
 from lens_fv.cli.vectors import Heads
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking

@@ -10,8 +10,8 @@ from rich.table import Table
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
 
 if TYPE_CHECKING:
+    from lens_fv.core.statistics import Estimate
     from lens_fv.knowledge import Entity, KnowledgeResult
-    from lens_fv.statistics import Estimate
 
 knowledge = typer.Typer(help="Knowledge of entities: write about them, ask about them, export updates.", no_args_is_help=True)
 Entities = Annotated[str, typer.Option("--entities", help="Built-in ones (invented, popular) or a file of entities.")]

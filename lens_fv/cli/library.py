@@ -23,7 +23,7 @@ from lens_fv.cli.options import (
     emit,
     open_model,
 )
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.composition import Entry

@@ -65,7 +65,7 @@ def read_vectors(files: Sequence[Path], scale: float) -> "dict[str, FunctionVect
 def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Path | None = None) -> None:
     """Print what a command found: the JSON object, or the views; and write the object to `out` if given."""
     if out is not None:
-        from lens_fv.files import write_whole
+        from lens_fv.core.files import write_whole
 
         write_whole(out, json.dumps(payload, ensure_ascii=False) + "\n")
     if as_json:

@@ -10,7 +10,7 @@ from lens_fv.cli.options import AsJson, Device, Dtype, Seed, open_model
 from lens_fv.cli.reproduce import REPORTS, ReportFolder, ReportOnly, Seeds, Work, chosen_parts, emit_report, study_folders
 
 if TYPE_CHECKING:
-    from lens_fv.statistics import Estimate
+    from lens_fv.core.statistics import Estimate
 
 MODELS = ("smollm2-135m", "gemma-3-270m")
 

@@ -19,7 +19,7 @@ from lens_fv.cli.options import (
     emit,
     open_model,
 )
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 
 def classes(

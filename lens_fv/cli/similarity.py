@@ -40,7 +40,7 @@ def similarity(
     """
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.errors import LensFVError
-    from lens_fv.similarity import (
+    from lens_fv.evaluation.alignment import (
         FEWEST,
         compare_similarities,
         read_judgements,

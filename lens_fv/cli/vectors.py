@@ -20,7 +20,7 @@ from lens_fv.cli.options import (
     open_model,
 )
 from lens_fv.cli.testing import results_table
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from lens_fv.choices import Seed, checked
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, Tuned
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.files import file_name, held, write_whole
+from lens_fv.core.json_files import read_json
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
-from lens_fv.files import file_name, held, write_whole
-from lens_fv.json_files import read_json
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
-from lens_fv.progress import progress_bar
-from lens_fv.records import differences
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.extract import validation_prompts

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Provenance, require_shape
-from lens_fv.choices import Count, Finite, Positive, checked
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
+from lens_fv.core.artefact import Provenance, require_shape
+from lens_fv.core.choices import Count, Finite, Positive, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero_shot

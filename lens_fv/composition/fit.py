@@ -7,17 +7,17 @@ from typing import Any, get_args
 
 import torch
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, Positive, Seed, checked
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.problems import Problems
 from lens_fv.composition.shape import Form, Shape, learn_shape
 from lens_fv.composition.weights import Score, WeightMap
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Positive, Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import loss_not_finite
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lens_fv.core.files import inside, write_whole
+from lens_fv.core.json_files import read_json, record, validated
 from lens_fv.errors import LensFVError
-from lens_fv.files import inside, write_whole
-from lens_fv.json_files import read_json, record, validated
 
 INDEX = "library.json"
 FORMAT = 1

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.card import card_html, card_text
-from lens_fv.choices import Whole, checked, nearest
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
+from lens_fv.core.choices import Whole, checked, nearest
+from lens_fv.core.display import card_html, card_text
+from lens_fv.core.files import file_name
 from lens_fv.errors import LensFVError
-from lens_fv.files import file_name
 from lens_fv.model.lens_model import LensModel
 from lens_fv.vectors import FunctionVector
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lens_fv.composition.index import read_index, write_index
 from lens_fv.composition.library import VectorLibrary
+from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
-from lens_fv.records import differences
 
 ALIKE = ("model", "fingerprint", "method")
 

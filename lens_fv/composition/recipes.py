@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from lens_fv.choices import Count, Natural, Positive, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, Positive, Seed, Whole, checked
 from lens_fv.heads import rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, require_shape
-from lens_fv.choices import Count, Finite, checked
 from lens_fv.composition.library import Basis
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Finite, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import open_batches
 

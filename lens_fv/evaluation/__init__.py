@@ -1,9 +1,7 @@
 """Does it work, and is that more than chance?"""
 
-import lens_fv.knowledge
-import lens_fv.similarity
-import lens_fv.training  # noqa: F401  (with these three, every kind of artefact is known once this room is loaded)
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
+from lens_fv.core.statistics import bootstrap_interval, wilson_interval
 from lens_fv.evaluation.analogies import evaluate_analogies
 from lens_fv.evaluation.compare import KINDS, compare_kinds
 from lens_fv.evaluation.decoding import study_decoding
@@ -13,7 +11,6 @@ from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, Decodin
 from lens_fv.evaluation.rouge import rouge_l
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
 from lens_fv.evaluation.texts import TextEvaluation, TextResult, evaluate_texts
-from lens_fv.statistics import bootstrap_interval, wilson_interval
 
 __all__ = [
     "KINDS",

@@ -6,18 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, Seed, checked
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
 from lens_fv.composition.problems import own_relations
 from lens_fv.composition.weights import Score, source_gain
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Seed, checked
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import choice_shares
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.solutions import AnalogyEvaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
 from lens_fv.patching.readout import answer_ranks
-from lens_fv.progress import progress_bar
-from lens_fv.statistics import choice_shares
 from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
 from lens_fv.vectors.batches import open_batches
 

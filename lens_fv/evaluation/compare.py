@@ -5,17 +5,17 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from lens_fv.choices import Count, Natural, Seed, checked, nearest
+from lens_fv.core.choices import Count, Natural, Seed, checked, nearest
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
 from lens_fv.heads import HeadRanking, choose_queries, rank_heads
 from lens_fv.heads.competence import Queries
-from lens_fv.kinds import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
-from lens_fv.kinds.choice import likeliest
-from lens_fv.kinds.states import SCALES
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector, extract, tune
+from lens_fv.vectors.baselines import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
+from lens_fv.vectors.baselines.choice import likeliest
+from lens_fv.vectors.baselines.states import SCALES
 
 KindName = Literal[
     "extracted",

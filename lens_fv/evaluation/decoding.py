@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Seed, checked
 from lens_fv.composition import VectorLibrary
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.ranks import DecodingStudy
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.decode import first_token, ranks_of, vocabulary_effect, vocabulary_logits

@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.core.statistics import bootstrap_interval, wilson_interval
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, asked_facts, choose_queries
-from lens_fv.kinds import Adapter, SoftPrompt
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
-from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import (
     TODD,
     PromptTemplate,
@@ -29,6 +28,7 @@ from lens_fv.tasks import (
     zero_shot,
 )
 from lens_fv.vectors import FunctionVector, random_like
+from lens_fv.vectors.baselines import Adapter, SoftPrompt
 
 Kind = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
-from lens_fv.artefact import Artefact
-from lens_fv.choices import checked
+from lens_fv.core.artefact import Artefact
+from lens_fv.core.choices import checked
+from lens_fv.core.statistics import bootstrap_interval
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import bootstrap_interval
 
 Of = Literal["words", "answers"]
 Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]

@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 from unicodedata import category
 
+from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
-from lens_fv.texts import nfc
 
 
 def rouge_l(text: str, answers: Sequence[str]) -> float:

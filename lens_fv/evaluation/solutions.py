@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact
-from lens_fv.choices import checked
+from lens_fv.core.artefact import Artefact
+from lens_fv.core.choices import checked
+from lens_fv.core.statistics import Estimate, bootstrap_interval, estimate, wilson_interval
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import Estimate, bootstrap_interval, estimate, wilson_interval
 
 
 class AnalogyResult(NamedTuple):

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import estimate, wilson_interval
+from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Kind
 from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
-from lens_fv.statistics import estimate, wilson_interval
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
-from lens_fv.texts import nfc
 
 ROWS = 32
 """Prompts that run together, so that memory does not grow with the test split."""

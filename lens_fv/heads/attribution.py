@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.corruptions import contrast
@@ -14,7 +15,6 @@ from lens_fv.heads.metrics import Metric
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured, measuring
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
 
 

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance, require_shape
-from lens_fv.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import bootstrap_means
 from lens_fv.errors import LensFVError
 from lens_fv.heads.slots import slot_means
 from lens_fv.model.lens_model import LensModel
@@ -18,8 +20,6 @@ from lens_fv.patching.check import Method
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_logprobs
 from lens_fv.patching.run import run_branches
-from lens_fv.progress import progress_bar
-from lens_fv.statistics import bootstrap_means
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, require_shape
-from lens_fv.choices import Count, Level, Whole, checked
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Level, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.metrics import Metric
 

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance
-from lens_fv.choices import Natural, Seed, checked
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import Natural, Seed, checked
+from lens_fv.core.kept import keep
+from lens_fv.core.statistics import wilson_interval
 from lens_fv.errors import LensFVError
-from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
-from lens_fv.statistics import wilson_interval
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
 
 Queries = Literal["all", "answered"]

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, require_shape
-from lens_fv.choices import Count, Level, Whole, checked
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Level, Whole, checked
+from lens_fv.core.statistics import bootstrap_means
 from lens_fv.errors import LensFVError
 from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
-from lens_fv.statistics import bootstrap_means
 
 Unit = Literal["head", "group"]
 

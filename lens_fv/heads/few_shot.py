@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lens_fv.choices import Count, Natural, NonNegative, Seed, checked
+from lens_fv.core.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.heads.corruptions import Corruption, contrast

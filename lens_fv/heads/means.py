@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 
 Keeper = Callable[[Tensor, Any], Tensor]
 TOKENS = 1024

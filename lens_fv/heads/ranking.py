@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Provenance, require_shape
-from lens_fv.choices import checked
+from lens_fv.core.artefact import Provenance, require_shape
+from lens_fv.core.choices import checked
+from lens_fv.core.kept import keep
+from lens_fv.core.progress import progress_bar
 from lens_fv.heads.competence import asked_facts
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.effects import Effects, Unit
@@ -18,10 +20,8 @@ from lens_fv.heads.indirect import Mode, indirect_effects
 from lens_fv.heads.means import HeadMeans, head_outputs
 from lens_fv.heads.metrics import Metric
 from lens_fv.heads.sources import Source, source_name, source_outputs
-from lens_fv.kept import keep
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import Task
 
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import Hook, LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
 from lens_fv.tasks.token_classes import Place, token_classes
 

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_fv.artefact import require_shape
-from lens_fv.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.artefact import require_shape
+from lens_fv.core.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, Queries, asked_facts, competence
 from lens_fv.heads.effects import Effects
@@ -21,7 +22,6 @@ from lens_fv.heads.few_shot import rank_heads
 from lens_fv.heads.metrics import Metric
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
 
 

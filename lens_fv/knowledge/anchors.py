@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from lens_fv.choices import Natural, Seed, checked
+from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import TransferSet
 

@@ -4,7 +4,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
-from lens_fv.choices import checked
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.readers import read_entities

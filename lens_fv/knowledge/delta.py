@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lens_fv.artefact import Artefact
-from lens_fv.choices import Finite, checked
+from lens_fv.core.artefact import Artefact
+from lens_fv.core.choices import Finite, checked
+from lens_fv.core.files import new_folder
 from lens_fv.errors import LensFVError
-from lens_fv.files import new_folder
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers

@@ -8,10 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, checked
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, checked
+from lens_fv.core.files import held
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
-from lens_fv.files import held
+from lens_fv.finetuning.loop import pad_token
 from lens_fv.knowledge.anchors import said_of_others
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
@@ -22,9 +25,6 @@ from lens_fv.knowledge.teach import teach
 from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.progress import progress_bar
-from lens_fv.records import check_settings
-from lens_fv.training.loop import pad_token
 
 SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 

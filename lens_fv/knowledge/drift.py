@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import kl_div
 
-from lens_fv.choices import Count, checked
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.training.loop import pad_token, padded
 
 
 @checked

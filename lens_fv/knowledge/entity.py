@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lens_fv.choices import checked
+from lens_fv.core.choices import checked
+from lens_fv.core.texts import nfc, nfd
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Prompt
-from lens_fv.texts import nfc, nfd
 
 GAP = "___"
 Kind = Literal["explicit", "inferential", ""]

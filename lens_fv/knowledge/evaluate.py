@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lens_fv.card import card_text
-from lens_fv.choices import Seed, checked
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.display import card_text
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.drift import drift, true_sentences
@@ -15,8 +17,6 @@ from lens_fv.knowledge.entity import Entity, Kind
 from lens_fv.knowledge.measure import ask, definitions
 from lens_fv.knowledge.scores import KnowledgeScores, Norm
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
-from lens_fv.statistics import Estimate, estimate
 
 
 class KnowledgeResult(NamedTuple):

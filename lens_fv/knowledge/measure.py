@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 JOIN = " "

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
+from lens_fv.finetuning.loop import padded
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.knowledge.settings import TeachSettings
 from lens_fv.knowledge.targets import Target, divergence
-from lens_fv.training.loop import padded
 
 
 class Pupil(Trainer):

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from lens_fv.choices import checked
+from lens_fv.core.choices import checked
+from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import GAP, Entity, EntityProbe, Kind
-from lens_fv.texts import json_lines, nfc, read_text
 
 HOLE, END = "<extra_id_0>", "<extra_id_1>"
 SCHEMAS = (

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.card import card_text
-from lens_fv.choices import Seed, checked
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.display import card_text
+from lens_fv.core.statistics import Estimate, choice_shares, estimate
 from lens_fv.knowledge.entity import Kind
-from lens_fv.statistics import Estimate, choice_shares, estimate
 
 Norm = Literal["mean", "sum"]
 

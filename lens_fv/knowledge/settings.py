@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lens_fv.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.targets import Direction

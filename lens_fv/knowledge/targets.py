@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.divergence import Direction, divergence as between
+from lens_fv.core.divergence import Direction, divergence as between
+from lens_fv.finetuning.loop import padded
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.model.finite import plain_logits
-from lens_fv.training.loop import padded
 
 ROWS = 512
 """Tokens that the teacher reads at once, about."""

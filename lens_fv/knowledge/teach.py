@@ -7,17 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from lens_fv.core.files import on_disk
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.files import on_disk
+from lens_fv.finetuning.loop import pad_token, trainer_arguments
+from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
 from lens_fv.knowledge.lessons import Lesson
 from lens_fv.knowledge.settings import TeachSettings
 from lens_fv.knowledge.targets import Target
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import hushed
-from lens_fv.progress import progress_bar
-from lens_fv.training.loop import pad_token, trainer_arguments
-from lens_fv.training.run import clear_unfinished
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -57,7 +57,7 @@ def teach(
         raise LensFVError(f"stop teaching after {until} epochs: with an optimizer per sentence there are none of all sentences")
     if not lessons:
         return Change({}, {}, {})
-    from lens_fv.training.marks import Marks  # which takes transformers' Trainer, and that seconds to import
+    from lens_fv.finetuning.marks import Marks  # which takes transformers' Trainer, and that seconds to import
 
     order = teaching_order(lessons, settings)
     steps = -(-len(order) * (until or settings.epochs) // (settings.epochs * settings.batch_size))

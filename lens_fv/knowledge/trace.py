@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance
-from lens_fv.choices import NonNegative, Seed, checked
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import NonNegative, Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.heads.corruptions import noise_on
 from lens_fv.heads.means import last_tokens
 from lens_fv.knowledge.entity import Entity
@@ -16,7 +17,6 @@ from lens_fv.knowledge.inside import probe_mentions
 from lens_fv.knowledge.measure import probe_prompts
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
 
 PLACES = ("mention", "last")

@@ -9,16 +9,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_fv.artefact import Provenance, as_tuples
-from lens_fv.card import card_text
-from lens_fv.choices import Natural, Seed, checked
+from lens_fv.core.artefact import Provenance, as_tuples
+from lens_fv.core.choices import Natural, Seed, checked
+from lens_fv.core.display import card_text
+from lens_fv.core.files import write_whole
+from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
-from lens_fv.json_files import parse_json, record, validated
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.lessons import Where
 from lens_fv.knowledge.readers import read_rows
-from lens_fv.texts import nfc, read_text
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, Positive, PositiveShare, Seed, checked
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Positive, PositiveShare, Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, saved_transfer, unfit
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
 from lens_fv.model.plain import plain_model
-from lens_fv.progress import progress_bar
-from lens_fv.training.loop import pad_token, padded
 
 Say = Callable[[Sequence[list[int]]], list[str]]
 OPENINGS = (

@@ -14,9 +14,9 @@ import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from lens_fv.core.files import inside, write_whole
+from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
-from lens_fv.files import inside, write_whole
-from lens_fv.json_files import read_json
 from lens_fv.model.convert import convert_gguf
 from lens_fv.model.download import download_weights, sha256_of
 from lens_fv.model.registry import DEFAULT_MODELS, ModelEntry

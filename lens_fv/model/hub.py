@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-from lens_fv.choices import nearest
+from lens_fv.core.choices import nearest
 from lens_fv.errors import LensFVError
 from lens_fv.model.registry import DEFAULT_MODELS
 

@@ -10,7 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_fv.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on
 from lens_fv.model.exclusive import exclusive, while_on

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lens_fv.core.files import inside
+from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
-from lens_fv.files import inside
-from lens_fv.json_files import read_json
 from lens_fv.model.fetch import ensure_model
 from lens_fv.model.hub import find_on_hub
 from lens_fv.model.quiet import quiet_transformers

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.patching.run import OpenPrompts
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
 
 LONG = 32

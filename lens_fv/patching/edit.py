@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.choices import Whole, checked
+from lens_fv.core.choices import Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 

@@ -7,7 +7,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from lens_fv.choices import Count, checked
+from lens_fv.core.choices import Count, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
@@ -18,7 +19,6 @@ from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
 from lens_fv.patching.readout import Readout, final_states
 from lens_fv.patching.rows import Placed, Row
-from lens_fv.progress import progress_bar
 
 
 @checked

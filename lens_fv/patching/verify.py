@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lens_fv.choices import Seed, checked
+from lens_fv.core.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel

@@ -7,9 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.theme import PALETTE, figure, plain
-from lens_fv.statistics import Estimate
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import torch
 
+from lens_fv.core.statistics import wilson_interval
+from lens_fv.dynamics import Trajectory, Verdict
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.dots import panel_axes, panel_layout
 from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain
-from lens_fv.statistics import wilson_interval
-from lens_fv.training import Trajectory, Verdict
 
 _BARS = {
     "before": ("before", PALETTE[2]),

@@ -13,8 +13,8 @@ from plotly.graph_objects import Figure
 from plotly.io import write_images
 from plotly.offline import get_plotlyjs
 
+from lens_fv.core.files import write_whole
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
 from lens_fv.plotting.page import figure_html, page_html, title_of
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]

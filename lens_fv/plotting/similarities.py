@@ -7,8 +7,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.alignment import SimilarityMatrix
 from lens_fv.plotting.theme import GREY, figure, plain
-from lens_fv.similarity import SimilarityMatrix
 
 
 def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:

@@ -7,12 +7,12 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from lens_fv.core.statistics import Estimate
+from lens_fv.dynamics import Trajectory
+from lens_fv.dynamics.trajectory import Measure
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.dots import panel_axes, panel_layout
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain, tint
-from lens_fv.statistics import Estimate
-from lens_fv.training import Trajectory
-from lens_fv.training.trajectory import Measure
 
 _ABILITIES: Mapping[Measure, str] = {"instruction": "behind the instruction", "knowledge": "in a cloze, without instruction"}
 _DASHES = ("solid", "dash", "dot")

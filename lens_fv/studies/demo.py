@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lens_fv.core.files import write_whole
 from lens_fv.evaluation import Evaluation, evaluate
-from lens_fv.files import write_whole
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.demo_report import write_demo_report
 from lens_fv.studies.task_study import DEMO_TASKS, DemoSettings, TaskStudy, study_task

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import Trajectory, Verdict
+from lens_fv.finetuning import FinetuneRun
 from lens_fv.plotting import (
     Section,
     ability_curves,
@@ -18,7 +20,6 @@ from lens_fv.plotting import (
     vector_plane,
     write_report,
 )
-from lens_fv.training import FinetuneRun, Trajectory, Verdict
 
 
 def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged: Sequence[Verdict]) -> Path:

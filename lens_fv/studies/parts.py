@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import torch
 
-from lens_fv.choices import nearest
+from lens_fv.core.choices import nearest
+from lens_fv.core.provenance import versions
+from lens_fv.core.store import Records
 from lens_fv.errors import LensFVError
 from lens_fv.model.loading import dtype_named
-from lens_fv.provenance import versions
-from lens_fv.records import Records
 
 S = TypeVar("S")
 

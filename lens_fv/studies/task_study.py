@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
 from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Split, Task, split_pairs

@@ -4,10 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lens_fv.choices import Count, Natural, Seed, checked
+from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.texts import nfc
 
 
 @dataclass(frozen=True)

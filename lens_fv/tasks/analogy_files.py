@@ -8,11 +8,11 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, cast
 
+from lens_fv.core.json_files import parse_json
+from lens_fv.core.texts import json_lines, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.json_files import parse_json
 from lens_fv.tasks.analogies import Analogy
 from lens_fv.tasks.tables import table_cells
-from lens_fv.texts import json_lines, read_text
 
 FORMATS = (
     'JSON lines {"a","b","c","d"}, {"a","b","c","choices","answer"} or {"stem","choice","answer"}, CSV or TSV with the columns '

@@ -3,12 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
+from lens_fv.core.texts import read_text
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.analogy_files import has_sections, sections
 from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.tables import BATS
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.texts import read_text
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 

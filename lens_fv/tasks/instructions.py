@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from lens_fv.core.json_files import parse_json
+from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.json_files import parse_json
 from lens_fv.tasks.prompts import PromptTemplate
-from lens_fv.texts import nfc, read_text
 
 FORMATS = 'a JSON list of texts, a JSON object with "prompts" or "instructions", or one instruction a line'
 MARKS = ("first-question", "first-answer", "second-question")

@@ -3,7 +3,7 @@
 import random
 from typing import Literal
 
-from lens_fv.choices import Count, Seed, checked
+from lens_fv.core.choices import Count, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
 
+from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair
-from lens_fv.texts import nfc
 
 Shuffle = Literal["none", "permutation", "derangement"]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from lens_fv.core.json_files import parse_json
+from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.json_files import parse_json
 from lens_fv.tasks.tables import BATS, INPUT_NAMES, Columns, Row, is_table, table_rows
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.texts import json_lines, nfc, read_text
 
 FORMATS = (
     'a JSON list of {"input", "output"}, JSON lines of the same, CSV or TSV with the header input,output, lines of two words, '

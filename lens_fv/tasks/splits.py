@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass
 
-from lens_fv.choices import Finite, Seed, Whole, checked
+from lens_fv.core.choices import Finite, Seed, Whole, checked
+from lens_fv.core.texts import nfc, nfd
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.texts import nfc, nfd
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from lens_fv.files import write_whole
+from lens_fv.core.files import write_whole
 from lens_fv.tasks.task import Task
 
 

@@ -1,6 +1,6 @@
 """What does the task look like inside?"""
 
-from lens_fv.artefact import Artefact, Provenance
+from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.vectors.arithmetic import combine, interpolate
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract

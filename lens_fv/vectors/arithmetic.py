@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Finite, Whole, checked
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.vectors.function_vector import FunctionVector
 

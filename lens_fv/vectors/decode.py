@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.choices import Count, checked
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable
 from lens_fv.model.lens_model import LensModel

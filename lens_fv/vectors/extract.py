@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, Whole, checked
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.heads import HeadRanking
 from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.model.lens_model import LensModel

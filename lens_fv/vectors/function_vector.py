@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance, require_shape
-from lens_fv.choices import Finite, Seed, Whole, checked
+from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.choices import Finite, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel

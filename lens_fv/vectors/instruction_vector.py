@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from lens_fv.choices import Count, Whole, checked
+from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
 from lens_fv.heads.competence import Queries

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.artefact import Artefact, Provenance, require_shape
-from lens_fv.choices import Count, Finite, Level, Whole, checked
+from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.choices import Count, Finite, Level, Whole, checked
+from lens_fv.core.statistics import bootstrap_means, wilson_interval
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
-from lens_fv.statistics import bootstrap_means, wilson_interval
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.model.finite import loss_not_finite
 from lens_fv.model.lens_model import LensModel
-from lens_fv.progress import progress_bar
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.vectors.batches import Batch, open_batches
 

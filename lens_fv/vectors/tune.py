@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.artefact import Provenance
-from lens_fv.choices import Count, NonNegative, Positive, Seed, Whole, checked
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import resid_norms
 from lens_fv.model.lens_model import LensModel

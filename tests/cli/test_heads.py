@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.artefact import load_artefact
 from lens_fv.cli.app import execute
+from lens_fv.core.artefact import load_artefact
 from lens_fv.heads import HeadRanking
 from lens_fv.heads.competence import Competence
 

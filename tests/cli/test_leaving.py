@@ -134,7 +134,7 @@ def killed_at(at: int, inside: Path, arguments: list[str]) -> None:
 def kill(at: int, inside: Path, arguments: list[str]) -> int | None:
     """A process that runs a command and is killed when the disk is about to change; its exit code."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__, "lens_fv.training", "lens_fv.studies"])  # imported once for all of them
+    processes.set_forkserver_preload([__name__, "lens_fv.finetuning", "lens_fv.studies"])  # imported once for all of them
     process = processes.Process(target=killed_at, args=(at, inside, arguments))
     process.start()
     process.join()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from lens_fv.artefact import Provenance
 from lens_fv.cli.app import execute
 from lens_fv.composition import VectorLibrary, plain_map
 from lens_fv.composition.index import Entry, write_index
+from lens_fv.core.artefact import Provenance
+from lens_fv.evaluation.alignment import similarity_matrix
 from lens_fv.model import load_model
-from lens_fv.similarity import similarity_matrix
 from lens_fv.vectors import FunctionVector
 
 GROUPS = {"lowercase": "form", "first-letter": "form", "next-number": "number", "digits-number": "number", "toy": "toy"}

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.artefact import Provenance
 from lens_fv.composition import (
     Basis,
     CompositeVector,
@@ -19,6 +18,7 @@ from lens_fv.composition import (
     plain_map,
     relation_scores,
 )
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
 from lens_fv.tasks import Analogy, Pair, encode_prompts, zero_shot

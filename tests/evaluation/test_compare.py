@@ -7,10 +7,10 @@ from helpers import toy_task
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import KINDS, Evaluation, compare_kinds, evaluate
 from lens_fv.heads import rank_heads
-from lens_fv.kinds import mean_state
 from lens_fv.patching import score_answers
 from lens_fv.tasks import build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import tune
+from lens_fv.vectors.baselines import mean_state
 
 FEW = {"pairs": 8, "n_shots": 2, "n_clean": 3, "n_trials": 2, "steps": 5}
 

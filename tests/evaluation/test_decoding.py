@@ -8,7 +8,7 @@ import torch
 from helpers import toy_task
 from scipy import stats
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import DecodingStudy, bootstrap_interval, load_artefact, study_decoding
 from lens_fv.tasks import Pair, Task, split_pairs

@@ -7,9 +7,9 @@ import torch
 from helpers import toy_task
 
 from lens_fv.composition import Tuned, build_library, fit_map, relation_scores
+from lens_fv.core.statistics import choice_shares, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
-from lens_fv.statistics import choice_shares, estimate
 from lens_fv.tasks import Analogy, Pair, encode_prompts, few_shot, make_analogies, zero_shot
 
 SHOWN = ("one_shot", "one_shot_composite")

@@ -9,9 +9,9 @@ from lens_fv import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import TextEvaluation, bootstrap_interval, evaluate_texts, rouge_l, wilson_interval
 from lens_fv.evaluation.texts import cut_answer
-from lens_fv.kinds import learn_soft_prompt
 from lens_fv.tasks import TEMPLATES, TODD, Pair, PromptTemplate, Task, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import random_like, tune
+from lens_fv.vectors.baselines import learn_soft_prompt
 
 
 def longest_common(a, b):

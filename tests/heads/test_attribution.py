@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.artefact import Provenance, load_artefact
+from lens_fv.core.artefact import Provenance, load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.heads.attribution import compare_attributions

@@ -9,7 +9,7 @@ from helpers import toy_task
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.heads.classes import ClassEffects, class_effects

@@ -7,13 +7,13 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
+from lens_fv.core.kept import kept_at
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking, head_means, rank_heads
 from lens_fv.heads.corruptions import contrast
 from lens_fv.heads.reliability import split_half
 from lens_fv.heads.significance import p_values
-from lens_fv.kept import kept_at
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}

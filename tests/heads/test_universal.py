@@ -8,7 +8,7 @@ import torch
 from helpers import toy_task
 from scipy import stats
 
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import UniversalHeads, rank_heads, universal_heads
 from lens_fv.heads.competence import Competence, competence

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lens_fv import LensFVError
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.knowledge import WeightDelta, drift, load_entities, true_sentences
 from lens_fv.model.plain import own_weights
 

@@ -8,6 +8,7 @@ import torch
 from test_drift import some_delta
 
 from lens_fv import LensFVError
+from lens_fv.core.statistics import Estimate
 from lens_fv.knowledge import (
     KnowledgeResult,
     KnowledgeScores,
@@ -20,7 +21,6 @@ from lens_fv.knowledge import (
     random_definitions,
     true_sentences,
 )
-from lens_fv.statistics import Estimate
 
 
 def few(n: int):

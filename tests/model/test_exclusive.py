@@ -18,11 +18,9 @@ from helpers import Interrupting, tokens, toy_task
 from torch.nn.utils import parametrizations
 from transformer_lens.model_bridge import TransformerBridge
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
-from lens_fv.kinds import train_adapter
-from lens_fv.kinds.lora import adapted
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.drift import drift
 from lens_fv.model import LensModel
@@ -32,6 +30,8 @@ from lens_fv.model.quiet import hushed
 from lens_fv.patching import Edit, run_branches
 from lens_fv.patching.sound import _with_own_attention
 from lens_fv.vectors import extract
+from lens_fv.vectors.baselines import train_adapter
+from lens_fv.vectors.baselines.lora import adapted
 
 PROMPTS = [tokens(9, seed=1), tokens(6, seed=2)]
 

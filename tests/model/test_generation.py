@@ -10,13 +10,13 @@ import transformers
 from helpers import tokens, toy_task
 from transformers import BatchEncoding
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.kinds import SoftPrompt, train_adapter
 from lens_fv.model import LensModel
 from lens_fv.model.cache import cache_argument, cache_of, hooks_off, keeps_cache
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.vectors import FunctionVector
+from lens_fv.vectors.baselines import SoftPrompt, train_adapter
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma3")
 N = 20

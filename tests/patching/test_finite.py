@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import edits, tokens, toy_task
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import head_means, rank_heads

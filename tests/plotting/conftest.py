@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.evaluation import Evaluation
 from lens_fv.heads import HeadRanking
 from lens_fv.vectors import InjectionSweep

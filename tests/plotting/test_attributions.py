@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.plotting.attributions import attribution_figure

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.plotting.sweeps import injection_heatmap
 from lens_fv.vectors.sweep import InjectionSweep
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from lens_fv.core.statistics import Estimate, bootstrap_interval, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import interval_dots, interval_lines, relation_scatter, theme, transfer_heatmap
-from lens_fv.statistics import Estimate, bootstrap_interval, estimate
 
 PANELS = {
     "one": {"tuned": {"x": Estimate(0.5, 0.4, 0.7, 3), "y": Estimate(0.2, 0.2, 0.2, 1)}, "none": {"x": Estimate(0, 0, 0.1, 3)}},

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.alignment import SimilarityMatrix
 from lens_fv.plotting import similarity_heatmap
-from lens_fv.similarity import SimilarityMatrix
 
 
 def made(n: int) -> SimilarityMatrix:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import HEADS, LAYERS, provenance
 
+from lens_fv.core.statistics import wilson_interval
+from lens_fv.dynamics import Trajectory, verdicts
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import (
     ability_curves,
@@ -15,8 +17,6 @@ from lens_fv.plotting import (
     similarity_curves,
     vector_plane,
 )
-from lens_fv.statistics import wilson_interval
-from lens_fv.training import Trajectory, verdicts
 
 TASKS, MOMENTS, ITEMS = ("one", "<two>", "three", "four", "five"), ("0", "0-one/2", "0-one/4", "1-three/2", "1-three/4"), 8
 LAST = len(MOMENTS) - 1

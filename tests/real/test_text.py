@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.model.plain import plain_model
 from lens_fv.vectors import FunctionVector

@@ -8,7 +8,9 @@ import pytest
 from planted import planted_tasks, planted_weights
 
 from lens_fv.cli.app import execute
+from lens_fv.dynamics import Trajectory
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning import FinetuneSettings
 from lens_fv.studies.guided.methods import CONTROLS, chosen
 from lens_fv.studies.guided.page.recorded import Recorded
 from lens_fv.studies.guided.page.report import write_guided_report
@@ -17,7 +19,6 @@ from lens_fv.studies.guided.settings import CHOOSING, METHODS, GuidedSettings, M
 from lens_fv.studies.guided.training import means
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
-from lens_fv.training import FinetuneSettings, Trajectory
 
 TRAIN = FinetuneSettings(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
 ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}

@@ -7,13 +7,13 @@ import pytest
 from planted import HEAD, planted_tasks, planted_weights
 
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning import FinetuneSettings
 from lens_fv.studies.instruction.page.losses import lost_tasks
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.instruction.page.report import write_instruction_report
 from lens_fv.studies.instruction.run import run_instruction
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
-from lens_fv.training import FinetuneSettings
 from lens_fv.vectors import InstructionVector
 
 TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=2, learning_rate=3e-2, dropout=0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lens_fv import LensFVError, load_model
+from lens_fv.dynamics import Trajectory
 from lens_fv.knowledge import (
     KnowledgeScores,
     KnowledgeTrace,
@@ -24,7 +25,6 @@ from lens_fv.studies.knowledge.page.report import write_knowledge_report
 from lens_fv.studies.knowledge.run import PARTS, run_knowledge
 from lens_fv.studies.knowledge.settings import KnowledgeSettings
 from lens_fv.studies.knowledge.ways import CONTROLS, distilled, teachers
-from lens_fv.training import Trajectory
 
 NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
 FAST = TeachSettings(batch_size=4, learning_rate=3e-3, epochs=3)

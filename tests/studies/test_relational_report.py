@@ -10,8 +10,8 @@ import torch
 
 from lens_fv.cli.app import execute
 from lens_fv.composition import fit_confidence, separation
+from lens_fv.core.statistics import Estimate, bootstrap_interval
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import Estimate, bootstrap_interval
 from lens_fv.studies.page.markdown import verdict
 from lens_fv.studies.parts import note_versions
 from lens_fv.studies.relational.page.claims import claims

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Analogy, Pair, Task, load_task, make_analogies, read_analogies, split_pairs
-from lens_fv.texts import nfc
 
 WANT = Analogy("hot", "cold", "big", ("small",))
 CHOICE = Analogy("hot", "cold", "big", ("small",), ("small", "red"))

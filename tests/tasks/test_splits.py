@@ -4,9 +4,9 @@ from itertools import combinations
 import pytest
 from hypothesis import given, strategies as st
 
+from lens_fv.core.texts import nfc, nfd
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Split, Task, split_pairs
-from lens_fv.texts import nfc, nfd
 
 NUMBERS = Task("numbers", tuple(Pair(f"in{i:03}", (f"out{i}",)) for i in range(100)))
 WORDS = [f"w{i}" for i in range(12)]

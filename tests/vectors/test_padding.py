@@ -5,11 +5,11 @@ import torch
 import transformers
 from helpers import tokens
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.kinds import SoftPrompt
 from lens_fv.model.cache import cache_argument, cache_of
 from lens_fv.vectors import FunctionVector
+from lens_fv.vectors.baselines import SoftPrompt
 
 ROWS = [tokens(9, seed=0), tokens(4, seed=1), tokens(6, seed=2)]
 

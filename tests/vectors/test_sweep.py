@@ -4,11 +4,11 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.artefact import load_artefact
+from lens_fv.core.artefact import load_artefact
+from lens_fv.core.statistics import bootstrap_interval, wilson_interval
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import rank_heads
-from lens_fv.statistics import bootstrap_interval, wilson_interval
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection

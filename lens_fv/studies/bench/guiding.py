@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lens_fv.artefact import Provenance
+from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.guidance import PRESETS, Guide
-from lens_fv.guidance.penalties import OrthogonalBlocks, elastic, importance
+from lens_fv.finetuning.regularizers import PRESETS, Guide
+from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, elastic, importance
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import hushed

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lens_fv.progress import progress_bar
+from lens_fv.core.progress import progress_bar
 from lens_fv.studies.bench import Subject, bench_guided
 from lens_fv.studies.bench.guiding import METHODS as BENCHED
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from lens_fv.guidance import PRESETS
-from lens_fv.records import Records, check_settings
+from lens_fv.core.store import Records, check_settings
+from lens_fv.finetuning import FinetuneSettings
+from lens_fv.finetuning.regularizers import PRESETS
 from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings, Study as Ground
 from lens_fv.studies.parts import note_versions
-from lens_fv.training import FinetuneSettings
 
 CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import Trajectory, follow
+from lens_fv.finetuning import FinetuneRun, average, finetune, switch
 from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
 from lens_fv.studies.instruction.start import entered
 from lens_fv.tasks import list_tasks, load_task
-from lens_fv.training import FinetuneRun, Trajectory, average, finetune, follow, switch
 from lens_fv.vectors import FunctionVector, other_heads, random_like
 
 

@@ -3,10 +3,10 @@
 from functools import partial
 from typing import Any
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.heads import head_overlap, rank_heads
 from lens_fv.heads.instructed import Uninformative
-from lens_fv.progress import progress_bar
 from lens_fv.studies.instruction.sequences import vector
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered

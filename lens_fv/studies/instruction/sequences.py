@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import Probe, follow, make_probe
+from lens_fv.finetuning import finetune
 from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
 from lens_fv.heads.corruptions import Contrast
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered
 from lens_fv.tasks import Task
-from lens_fv.training import Probe, finetune, follow, make_probe
 from lens_fv.vectors import InstructionVector, extract_instruction, sweep_injection
 
 

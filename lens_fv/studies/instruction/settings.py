@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.store import Records, check_settings
+from lens_fv.finetuning import FinetuneSettings
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
-from lens_fv.records import Records, check_settings
 from lens_fv.studies.parts import note_versions
 from lens_fv.tasks import Task, load_task
-from lens_fv.training import FinetuneSettings
 
 SEQUENCES: Mapping[str, tuple[str, ...]] = {
     "forms": ("singular-plural", "verb-agent", "present-past"),

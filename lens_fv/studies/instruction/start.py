@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import wilson_interval
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning import export_checkpoint, finetune
 from lens_fv.heads import competence
-from lens_fv.progress import progress_bar
-from lens_fv.statistics import wilson_interval
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.tasks import Task
-from lens_fv.training import export_checkpoint, finetune
 
 
 def teach(study: Study) -> None:

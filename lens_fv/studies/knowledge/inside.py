@@ -6,6 +6,8 @@ from functools import cache, partial
 from statistics import fmean
 from typing import Any
 
+from lens_fv.core.progress import progress_bar
+from lens_fv.dynamics import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.knowledge import (
     Entity,
@@ -20,11 +22,9 @@ from lens_fv.knowledge import (
     random_definitions,
 )
 from lens_fv.knowledge.trace import KnowledgeTrace
-from lens_fv.progress import progress_bar
 from lens_fv.studies.knowledge.settings import OWN, Study
 from lens_fv.studies.knowledge.teaching import first_update, said
 from lens_fv.tasks import load_task
-from lens_fv.training import Moment, Probe, Trajectory, make_probe, measure_moment
 from lens_fv.vectors import extract_instruction, sweep_injection
 
 

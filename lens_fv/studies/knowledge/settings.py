@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lens_fv.core.store import Records, check_settings
 from lens_fv.knowledge import Entity, TeachSettings, TransferSet, load_entities, write_transfer
 from lens_fv.model.lens_model import LensModel
-from lens_fv.records import Records, check_settings
 from lens_fv.studies.parts import note_versions
 
 OWN, OUTSIDE, MORE = "own", "outside", "more"

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import estimate
+from lens_fv.core.store import Records
 from lens_fv.knowledge import Entity, KnowledgeResult, TransferSet, WeightDelta, evaluate_knowledge, evaluate_update
-from lens_fv.progress import progress_bar
-from lens_fv.records import Records
-from lens_fv.statistics import estimate
 from lens_fv.studies.knowledge.settings import OWN, Study
 from lens_fv.studies.knowledge.ways import CONTROLS, COUNTED, Teacher, distilled, teachers
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plotly.graph_objects import Figure
 
-from lens_fv.statistics import Estimate
+from lens_fv.core.statistics import Estimate
 
 NONE = "–"
 

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lens_fv.core.json_files import read_json
+from lens_fv.core.store import Records
 from lens_fv.errors import LensFVError
-from lens_fv.json_files import read_json
-from lens_fv.records import Records
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lens_fv.core.files import write_whole
 from lens_fv.errors import LensFVError
-from lens_fv.files import write_whole
 from lens_fv.plotting import save_figures
 from lens_fv.studies.page.markdown import Block, Picture, Sheet
 

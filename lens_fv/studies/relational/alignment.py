@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from lens_fv.composition import VectorLibrary, build_library
-from lens_fv.similarity import (
+from lens_fv.evaluation.alignment import (
     RatedRelation,
     SimilarityMatrix,
     read_semeval,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import rank_heads
-from lens_fv.progress import progress_bar
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import split_pairs
 from lens_fv.vectors import extract

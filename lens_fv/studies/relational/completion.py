@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import evaluate
 from lens_fv.patching import score_answers
-from lens_fv.progress import progress_bar
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.core.store import Records, check_settings
 from lens_fv.model.lens_model import LensModel
-from lens_fv.records import Records, check_settings
 from lens_fv.studies.parts import note_versions
 from lens_fv.tasks import Task, list_tasks, load_task
 

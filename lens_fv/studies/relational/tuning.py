@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lens_fv.composition.recipes import middle_layer
+from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import compare_kinds, evaluate
-from lens_fv.progress import progress_bar
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many

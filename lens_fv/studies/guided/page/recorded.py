@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.studies.guided.methods import CONTROLS, best, kept, method_of
 from lens_fv.studies.guided.settings import GuidedSettings
 from lens_fv.studies.page.recorded import RecordedStudy

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from lens_fv.core.statistics import estimate
 from lens_fv.plotting import interval_dots, interval_lines
-from lens_fv.statistics import estimate
 from lens_fv.studies.guided.methods import CONTROLS, method_of
 from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lens_fv.statistics import Estimate, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, wilson_interval
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.instruction.start import enters
 from lens_fv.studies.page.markdown import NONE, Block, interval, table

@@ -8,12 +8,12 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.dynamics.trajectory import Measure
 from lens_fv.studies.instruction.page.losses import Lost, lost_tasks, pooled
 from lens_fv.studies.instruction.page.recorded import Followed, Recorded
 from lens_fv.studies.instruction.page.sheets import moments_sheet, verdicts_sheet
 from lens_fv.studies.page.markdown import Block, interval, table, verdict
-from lens_fv.training.trajectory import Measure
 
 
 def claims(run: Recorded) -> list[Block]:

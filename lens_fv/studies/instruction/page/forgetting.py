@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 
+from lens_fv.dynamics.verdict import Judgement
 from lens_fv.plotting import (
     ability_curves,
     forgetting_matrix,
@@ -16,7 +17,6 @@ from lens_fv.plotting import (
 )
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import NONE, Block, Picture, table
-from lens_fv.training.verdict import Judgement
 
 GENERAL = 3
 """Where general performance stands among the metrics."""

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.dynamics import Verdict
 from lens_fv.studies.instruction.page.recorded import Followed, Recorded
-from lens_fv.training import Verdict
 
 
 class Lost(NamedTuple):

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from lens_fv.files import file_name
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import Continual, Trajectory, Verdict, continual, verdicts
+from lens_fv.finetuning import FinetuneRun
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.studies.page.recorded import RecordedStudy
-from lens_fv.training import Continual, FinetuneRun, Trajectory, Verdict, continual, verdicts
 
 
 class Followed(NamedTuple):

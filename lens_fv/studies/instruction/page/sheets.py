@@ -1,8 +1,8 @@
 """The page's numbers one by one."""
 
+from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import Sheet
-from lens_fv.training.trajectory import MEASURES
 
 
 def verdicts_sheet(run: Recorded) -> Sheet:

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.dynamics import Trajectory
 from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace
 from lens_fv.knowledge.trace import PLACES
 from lens_fv.plotting import interval_lines
-from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.inside import answer_logprobs
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.page.markdown import Block, Picture, interval, table
-from lens_fv.training import Trajectory
 
 TRACED = {"base": "base", "updated": "with the update", "definition": "behind the definition"}
 AT = {"mention": "at the end of the name", "last": "before the gap"}

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.knowledge import KnowledgeScores
 from lens_fv.plotting import interval_dots, interval_lines
-from lens_fv.statistics import Estimate, estimate
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed
 from lens_fv.studies.knowledge.settings import OUTSIDE, OWN
 from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table

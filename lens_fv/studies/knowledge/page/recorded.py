@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from lens_fv.core.statistics import Estimate
 from lens_fv.knowledge import KnowledgeScores, TeachSettings, gap_closed
 from lens_fv.knowledge.scores import Norm
-from lens_fv.statistics import Estimate
 from lens_fv.studies.knowledge.settings import OUTSIDE, OWN, KnowledgeSettings
 from lens_fv.studies.page.recorded import RecordedStudy
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from lens_fv.statistics import Estimate
+from lens_fv.core.statistics import Estimate
 from lens_fv.studies.page.markdown import NONE, Block, interval, points, table, verdict
 from lens_fv.studies.relational.page.pooling import analogy_scores, result_scores, typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from lens_fv.core.statistics import estimate
 from lens_fv.evaluation.ranks import Of
 from lens_fv.plotting import interval_dots, transfer_heatmap
-from lens_fv.statistics import estimate
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, table
 from lens_fv.studies.relational.page.pooling import typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having

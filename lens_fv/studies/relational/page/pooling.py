@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lens_fv.statistics import Estimate, estimate
+from lens_fv.core.statistics import Estimate, estimate
 
 Record = Mapping[str, Any]
 _ONCE = {"logprob_per_answer": "mean_logprob"}

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from lens_fv.core.statistics import Estimate
 from lens_fv.plotting import interval_dots, relation_scatter
-from lens_fv.statistics import Estimate
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, folded, interval, points, table
 from lens_fv.studies.relational.page.pooling import Scores, measured, result_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having

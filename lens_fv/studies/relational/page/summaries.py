@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.statistics import Estimate
 from lens_fv.studies.relational.page.pooling import Record, folds
 from lens_fv.studies.relational.solving import confidence
 

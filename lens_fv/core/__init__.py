@@ -1,0 +1,1 @@
+"""What every room stands on: artefacts and where they came from, the store of results, files, intervals, display, progress."""

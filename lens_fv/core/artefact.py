@@ -1,0 +1,136 @@
+"""Artefacts: frozen dataclasses of tensors and plain values, with their provenance, saved and read.
+
+Files are safetensors with a JSON header: never pickle, written beside and renamed.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from lens_fv.core.artefact_file import as_tuples, checked_fields, read_artefact_file, write_artefact_file
+from lens_fv.core.display import card_html, card_text
+from lens_fv.core.json_files import record
+from lens_fv.core.provenance import Provenance
+from lens_fv.errors import LensFVError
+
+MODULES = {
+    "Adapter": "lens_fv.vectors.baselines.adapter",
+    "AnalogyEvaluation": "lens_fv.evaluation.solutions",
+    "ClassEffects": "lens_fv.heads.classes",
+    "Competence": "lens_fv.heads.competence",
+    "CompositeVector": "lens_fv.composition.compose",
+    "DecodingStudy": "lens_fv.evaluation.ranks",
+    "Effects": "lens_fv.heads.effects",
+    "Evaluation": "lens_fv.evaluation.evaluate",
+    "FunctionVector": "lens_fv.vectors.function_vector",
+    "HeadComparison": "lens_fv.heads.comparison",
+    "HeadRanking": "lens_fv.heads.ranking",
+    "HeadWeights": "lens_fv.vectors.baselines.head_weights",
+    "InjectionSweep": "lens_fv.vectors.sweep",
+    "InstructionVector": "lens_fv.vectors.instruction_vector",
+    "KnowledgeTrace": "lens_fv.knowledge.trace",
+    "Moment": "lens_fv.dynamics.moment",
+    "SoftPrompt": "lens_fv.vectors.baselines.soft_prompt",
+    "TextEvaluation": "lens_fv.evaluation.texts",
+    "Trajectory": "lens_fv.dynamics.trajectory",
+    "Typicality": "lens_fv.evaluation.alignment.typicality",
+    "UniversalHeads": "lens_fv.heads.universal",
+    "WeightDelta": "lens_fv.knowledge.delta",
+    "WeightMap": "lens_fv.composition.weights",
+}
+"""Where each kind of artefact is: a file of any kind is read whatever was imported before."""
+A = TypeVar("A", bound="Artefact")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Artefact:
+    """Base of all results: a frozen dataclass of tensors and plain values, with its provenance."""
+
+    kinds: ClassVar[dict[str, type["Artefact"]]] = {}
+    provenance: Provenance
+
+    def __init_subclass__(cls) -> None:
+        Artefact.kinds[cls.__name__] = cls
+
+    def facts(self) -> dict[str, str]:
+        """What a reader wants to know first, label by label."""
+        p = self.provenance
+        return {"model": p.model, "task": p.task, "method": p.method, "seed": str(p.seed), "basis": p.weight_processing}
+
+    def grid(self) -> Tensor | None:
+        """A (layers, heads) picture of it, if it has one."""
+        return None
+
+    def __repr__(self) -> str:
+        return card_text(type(self).__name__, self.facts())
+
+    def _repr_html_(self) -> str:
+        return card_html(type(self).__name__, self.facts(), self.grid())
+
+    def save(self, path: str | Path) -> Path:
+        """Write to `path` (safetensors). The file appears whole or not at all.
+
+        Raises:
+            LensFVError: the folder cannot be written to.
+        """
+        path = Path(path)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "provenance"}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        plain = {k: v for k, v in values.items() if k not in tensors}
+        named = {
+            k: list(v) for k, v in plain.items() if isinstance(v, Mapping) and any(isinstance(t, Tensor) for t in v.values())
+        }
+        for field_name in named:
+            tensors |= {f"{field_name}/{key}": each for key, each in plain.pop(field_name).items()}
+        about = {
+            "kind": type(self).__name__,
+            "provenance": dataclasses.asdict(self.provenance),
+            "values": plain,
+            "named": named,
+        }
+        return write_artefact_file(path, about, tensors)
+
+    @classmethod
+    def load(cls: type[A], path: str | Path) -> A:
+        """Read a file that `save` wrote.
+
+        Raises:
+            LensFVError: no such file, not one of ours, damaged (its checksum says so), of another kind, or of a newer format.
+        """
+        loaded = load_artefact(path)
+        if not isinstance(loaded, cls):
+            raise LensFVError(f"load {path} as {cls.__name__}: it holds a {type(loaded).__name__}")
+        return loaded
+
+
+def load_artefact(path: str | Path) -> Artefact:
+    """Read any artefact; see `Artefact.load`."""
+    where = f"load {path}"
+    header, tensors = read_artefact_file(Path(path))
+    if header.kind not in Artefact.kinds and header.kind in MODULES:
+        importlib.import_module(MODULES[header.kind])
+    if header.kind not in Artefact.kinds:
+        raise LensFVError(f"{where}: unknown kind {header.kind}")
+    kind = Artefact.kinds[header.kind]
+    provenance = Provenance(**as_tuples(record(Provenance, header.provenance, where)))
+    values = checked_fields(kind, header, tensors, where)
+    try:
+        return kind(provenance=provenance, **values)
+    except LensFVError:
+        raise
+    except Exception as e:  # of whatever it asks of values that do not fit each other
+        raise LensFVError(f"{where}: its values do not make a {header.kind} ({e}); make it again") from e
+
+
+def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `LensFVError` unless a finite floating-point `tensor` has `shape`."""
+    if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        raise LensFVError(f"{what}: shape {tuple(tensor.shape)} {tensor.dtype}, expected floating point {shape}")
+    if not torch.isfinite(tensor).all():
+        raise LensFVError(f"{what}: holds values that are not finite")

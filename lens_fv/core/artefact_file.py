@@ -1,0 +1,157 @@
+"""Files of artefacts: safetensors with a JSON header and a checksum, of which nothing is believed that was not checked."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import AbstractArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_fv.core.files import write_whole
+from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.errors import LensFVError
+
+FORMAT = 2
+"""1 had no checksum."""
+DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+"""What is computed with; files can hold more, such as float8."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself; see `Artefact.save`."""
+
+    kind: str
+    format: Literal[1, 2]
+    provenance: dict[str, Any]
+    values: dict[str, Any]
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    checksum: str | None = None
+
+
+def write_artefact_file(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """Write a header's fields and tensors, with the checksum of both.
+
+    Raises:
+        LensFVError: the folder cannot be written to.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header: dict[str, Any] = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read
+    header["checksum"] = _checksum(header, whole)
+    return write_whole(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
+
+
+def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """The header and the tensors of a file.
+
+    Raises:
+        LensFVError: no such file, another program's, one that is damaged, or one of a newer format.
+    """
+    where = f"load {path}"
+    try:
+        if not path.is_file():
+            raise LensFVError(f"{where}: no such file")
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("lens_fv")
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except LensFVError:
+        raise
+    except Exception as e:  # of safetensors or torch, depending on what is wrong
+        raise LensFVError(f"{where}: not a whole safetensors file ({e}); make it again") from e
+    if text is None:
+        raise LensFVError(f"{where}: no lens_fv header; another program's file?")
+    found = validated(parse_json(text, where), dict, where)
+    newer = found.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise LensFVError(f"{where}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
+    header = Header(**record(Header, found, where))
+    if (header.format > 1 or header.checksum) and header.checksum != _checksum(found, tensors):
+        raise LensFVError(f"{where}: it does not have the checksum that it was written with, so it is damaged; make it again")
+    return header, tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, by name.
+
+    Raises:
+        LensFVError: no such file, or one that is not whole.
+    """
+    try:
+        return load_file(path)
+    except Exception as e:  # of safetensors, torch or the system
+        raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
+
+
+def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """The arguments of an artefact, each of the type, and tensors of the shape, that its annotation says.
+
+    Raises:
+        LensFVError: a field that is missing, unknown or something else.
+    """
+    tensors: dict[str, Any] = dict(found)
+    for name, keys in header.named.items():  # tensors by name in one field
+        if lost := [key for key in keys if f"{name}/{key}" not in tensors]:
+            raise LensFVError(f"{where}: its tensor {name}/{lost[0]} is missing; make it again")
+        tensors[name] = {key: found[f"{name}/{key}"] for key in keys}
+        for key in dict.fromkeys(keys):
+            del tensors[f"{name}/{key}"]
+    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "provenance"}
+    needed = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    there = [*header.values, *tensors]
+    if len(set(there)) < len(there) or needed - set(there) or set(there) - set(known):
+        odd = [*sorted(needed - set(there)), *(name for name in there if name not in known or there.count(name) > 1)]
+        raise LensFVError(f"{where}: its header does not describe a {kind.__name__} ({odd[0]}); make it again")
+    sizes: dict[str, int] = {}
+    values: dict[str, Any] = {}
+    for name in there:
+        wanted, at = known[name].type, f"{where}: {name}"
+        parts = (wanted, *get_args(wanted))
+        shape = next((part for part in parts if isinstance(part, type) and issubclass(part, AbstractArray)), None)
+        values[name] = value = tensors.get(name, header.values.get(name))
+        if Tensor in parts and isinstance(value, dict) and (name in tensors or not value):
+            for tensor in value.values():
+                _check_tensor(tensor, None, sizes, at)
+        elif shape is not None and isinstance(value, Tensor):
+            _check_tensor(value, shape, sizes, at)
+        elif name in header.values and shape is None and Tensor not in parts:
+            values[name] = validated(value, wanted, at)
+        elif not (name in header.values and value is None and NoneType in parts):
+            raise LensFVError(f"{at}: found {type(value).__name__}, expected {wanted}; make it again")
+    return values
+
+
+def _check_tensor(tensor: Tensor, wanted: type[AbstractArray] | None, sizes: dict[str, int], where: str) -> None:
+    """Compare with what jaxtyping has of an annotation: types, and names of dimensions, which have one size each."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    dims = wanted.dim_str.split() if wanted else []
+    fits = wanted is None or (len(dims) == tensor.ndim and dtype in wanted.dtypes)
+    fits = fits and all(n == (int(d) if d.isdigit() else sizes.setdefault(d, n)) for d, n in zip(dims, tensor.shape))
+    if not fits or dtype not in DTYPES:
+        expected = wanted.__name__ if wanted else f"one of {', '.join(DTYPES)}"
+        raise LensFVError(f"{where}: {dtype} {tuple(tensor.shape)}, expected {expected}; make it again")
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of everything in a file: damage shows, forgery does not."""
+    said = {name: value for name, value in header.items() if name != "checksum"}
+    found = sha256(json.dumps(said, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # of one number, torch would keep any stride
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def as_tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    if isinstance(value, list):
+        return tuple(as_tuples(v) for v in value)
+    return {k: as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value

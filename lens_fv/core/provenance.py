@@ -1,0 +1,138 @@
+"""Where a result came from, and whether it can be applied to a model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+from lens_fv import __version__
+from lens_fv.errors import LensFVError
+
+
+@runtime_checkable
+class ModelFacts(Protocol):
+    """What provenance records of a model: a `LensModel` has it."""
+
+    name: str
+    revision: str | None
+    weight_processing: Literal["raw", "compat"]
+    prepend_bos: bool
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact came from.
+
+    Attributes:
+        model, revision: which weights.
+        weight_processing: "raw" or "compat": the basis that residual-stream vectors are written in.
+        dtype: of the weights at the time.
+        prepend_bos: whether prompts began with the beginning-of-sequence token.
+        shape: (layers, heads, d_model, d_head) of the model.
+        task, task_hash: the task and the fingerprint of its content.
+        prompts_hash: fingerprint of the token ids that were run.
+        seed, method, options: how it was made.
+        versions: of lens_fv, torch, transformers and transformer-lens; "matmul" is torch's precision of float32 products, where
+            it is not the highest.
+        fingerprint: of the model's weights (`LensModel.fingerprint`); None in files of before there was one.
+    """
+
+    model: str
+    revision: str | None
+    weight_processing: str
+    dtype: str
+    prepend_bos: bool
+    shape: tuple[int, int, int, int]
+    task: str
+    task_hash: str
+    prompts_hash: str
+    seed: int
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelFacts,
+        *,
+        task: str,
+        task_hash: str,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        method: str,
+        options: Mapping[str, Any],
+    ) -> "Provenance":
+        """The provenance of something made with `model` from the token ids in `prompts`."""
+        return cls(
+            model=model.name,
+            revision=model.revision,
+            weight_processing=model.weight_processing,
+            dtype=_dtype(model),
+            prepend_bos=model.prepend_bos,
+            shape=_shape(model),
+            task=task,
+            task_hash=task_hash,
+            prompts_hash=sha256(json.dumps([list(p) for p in prompts]).encode()).hexdigest()[:16],
+            seed=seed,
+            method=method,
+            options=dict(options),
+            versions=versions(),
+            fingerprint=model.fingerprint,
+        )
+
+    def check(self, model: ModelFacts, *, what: str = "a vector", weights: str | None = None) -> None:
+        """Raise `LensFVError` unless what was made on one model can be applied to `model`.
+
+        Weights of another type cannot be compared: then names and sizes have to do.
+
+        Args:
+            model: the model.
+            what: is applied, for the message.
+            weights: the fingerprint to compare with; default: the model's as it is now.
+        """
+        its_weights = None if self.fingerprint is None or self.dtype != _dtype(model) else weights or model.fingerprint
+        for how, mine, its in (
+            ("was made on model", self.model, model.name),
+            ("was made on revision", self.revision, model.revision),
+            ("was made on a model of (layers, heads, d_model, d_head)", self.shape, _shape(model)),
+            ("lives in the basis of weight processing", self.weight_processing, model.weight_processing),
+            ("was made of prompts with prepend_bos", self.prepend_bos, model.prepend_bos),
+            ("was made on other weights, whose fingerprint is", self.fingerprint, its_weights),
+        ):
+            if mine != its and None not in (mine, its):
+                raise LensFVError(f"apply {what} to {model.name}: it {how} {mine}, this is {its}; pass force=True to insist")
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those it stands on; see `Provenance.versions`."""
+    matmul = torch.get_float32_matmul_precision()
+    found = {"lens-fv": __version__} | {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
+    return found if matmul == "highest" else found | {"matmul": matmul}
+
+
+def _dtype(model: ModelFacts) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _shape(model: ModelFacts) -> tuple[int, int, int, int]:
+    return (model.n_layers, model.n_heads, model.d_model, model.d_head)

@@ -1,0 +1,101 @@
+"""Results that a long run has so far: asked for again, they are read instead of made."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lens_fv.core.files import one_writer, write_whole
+from lens_fv.core.json_files import read_json
+from lens_fv.errors import LensFVError
+
+
+def check_settings(
+    path: Path, settings: Mapping[str, Any], *, may_grow: str | None = None, may_change: Collection[str] = ()
+) -> None:
+    """Write down what a run is made with; or see that it goes on with what it was begun with.
+
+    Args:
+        path: of the file that holds the settings, in the run's folder.
+        settings: of JSON's kinds.
+        may_grow: the one that is a list to which more may be added.
+        may_change: those that do not matter.
+
+    Raises:
+        LensFVError: the run was begun with others.
+    """
+    said = json.loads(json.dumps(settings))
+    before = {key: value for key, value in Records(path).items() if key not in may_change}
+    if may_grow is not None and said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
+        before.pop(may_grow)
+    if other := differences(before, {key: said.get(key) for key in before}):
+        raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(other)}; choose another folder")
+    write_whole(path, json.dumps(said, indent=1))
+
+
+def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two settings of JSON's kinds: each by its path, such as "guide.heads 1.0 (asked: 2.0)"."""
+    found: list[str] = []
+    for key in dict.fromkeys([*before, *asked]):
+        was, now = before.get(key), asked.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += [f"{key}.{each}" for each in differences(was, now)]
+        elif was != now:
+            found.append(f"{key} {_brief(was)} (asked: {_brief(now)})")
+    return found
+
+
+class Records:
+    """Values by key in one JSON file, a line for each, which is whole after every one of them.
+
+    Several processes may add to one file: none loses what another made.
+
+    Raises:
+        LensFVError: the file is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found = self._read()
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value of a key; made, and written, if there is none yet."""
+        if key not in self._found:
+            self._found |= self._read()
+        if key not in self._found:
+            # Through JSON, so that a value made now is the same as one read later.
+            made = json.loads(json.dumps(make()))
+            with one_writer(self._path):
+                self._found |= self._read()
+                self._found.setdefault(key, made)
+                write_whole(self._path, _lines(self._found))
+        return self._found[key]
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.is_file():
+            return {}
+        return read_json(self._path, dict, what="records", remedy="delete it, what it held is made again")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Keys and values, in the order in which they were made."""
+        yield from self._found.items()
+
+
+def _brief(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+def _lines(found: Mapping[str, Any]) -> str:
+    """JSON that says by its lines which values are new."""
+
+    def said(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    return "{\n" + ",\n".join(f"{said(key)}: {said(value)}" for key, value in found.items()) + "\n}\n"

@@ -1,0 +1,58 @@
+"""Text files that users write: read, or the line that is wrong."""
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lens_fv.core.json_files import parse_json
+from lens_fv.errors import LensFVError
+
+
+def nfc(text: str) -> str:
+    """What a text is compared by: its canonical composition (NFC), so that "é" is one text however it is encoded."""
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    """Its canonical decomposition: letters and their marks, one by one."""
+    return unicodedata.normalize("NFD", text)
+
+
+def read_text(path: Path, wanted: str) -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark.
+
+    Args:
+        path: of the file.
+        wanted: what should be in it, for the message.
+
+    Raises:
+        LensFVError: no such file, one that cannot be read, that is not UTF-8, or that is empty.
+    """
+    if not path.is_file():
+        raise LensFVError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give {wanted}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LensFVError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LensFVError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
+    if not text.strip():
+        raise LensFVError(f"{path}: the file is empty; give {wanted}")
+    return text
+
+
+def json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """The value of each line that is not empty, and where it stands: file and line.
+
+    Raises:
+        LensFVError: a line that is not JSON.
+    """
+    # Not splitlines(): it also splits at characters that JSON allows inside a text, such as U+2028.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_json(line, where, remedy="JSON lines hold one value a line")

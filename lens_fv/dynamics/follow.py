@@ -1,0 +1,72 @@
+"""The same questions at every moment of a fine-tuning run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.files import file_name
+from lens_fv.core.progress import progress_bar
+from lens_fv.dynamics.moment import Moment, measure_moment
+from lens_fv.dynamics.probe import Probe
+from lens_fv.dynamics.trajectory import Trajectory
+from lens_fv.errors import LensFVError
+from lens_fv.finetuning.run import Checkpoint, FinetuneRun
+from lens_fv.finetuning.switch import switch
+from lens_fv.model.lens_model import LensModel
+
+
+@checked
+def follow(
+    model: LensModel,
+    run: FinetuneRun,
+    probes: Sequence[Probe],
+    *,
+    checkpoints: Sequence[Checkpoint] | None = None,
+    folder: str | Path | None = None,
+    seed: Seed = 0,
+    progress: bool = False,
+) -> Trajectory:
+    """Put the same questions to the model at the beginning of a run and at its checkpoints.
+
+    At the beginning and wherever a task ends they are also put in context, and heads are ranked again (if a probe has a
+    contrast); elsewhere not, as that takes more time than all the rest.
+
+    Args:
+        model: the model that the run began with; it is switched in place, and back at the end.
+        run: the run.
+        probes: see `make_probe`.
+        checkpoints: default: all of the run's.
+        folder: keep each moment there; those that are there are not measured again.
+        seed: of the random controls.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: what `switch` and `measure_moment` raise, or a folder with moments of other questions.
+    """
+    at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
+    moments: list[Moment] = []
+    try:
+        with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
+            for checkpoint in at:
+                name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
+                file = None if folder is None else Path(folder) / f"{file_name(name.replace('/', '-'))}.safetensors"
+                if file is not None and file.is_file():
+                    moments.append(_again(file, probes, seed))
+                    for _ in probes:
+                        tick()
+                    continue
+                switch(model, run, checkpoint)
+                full = checkpoint is None or checkpoint.last
+                moments.append(measure_moment(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
+                if file is not None:
+                    moments[-1].save(file)
+    finally:
+        switch(model, run, None)
+    return Trajectory.of(moments)
+
+
+def _again(file: Path, probes: Sequence[Probe], seed: int) -> Moment:
+    moment, asked = Moment.load(file), [probe.fingerprint for probe in probes]
+    if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
+        raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
+    return moment

@@ -1,0 +1,191 @@
+"""What a model can do, and what it looks like inside, at one moment of a fine-tuning run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.dynamics.probe import Probe
+from lens_fv.errors import LensFVError
+from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.indirect import indirect_effects
+from lens_fv.heads.means import last_tokens
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import AnswerScorer, Edit, score_alike
+from lens_fv.patching.readout import token_ranks
+from lens_fv.tasks import EncodedPrompt
+from lens_fv.vectors import random_like
+
+ADDED = ("vector", "random", "other")
+"""What is added to instructed prompts: the task's vector of the beginning; of its length, a random one and another task's."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Moment(Artefact):
+    """All probes at one moment. Not a number stands where a task has fewer items than another.
+
+    Attributes:
+        name: of the checkpoint, or "0".
+        step: steps since the run began.
+        tasks: of the probes.
+        correct: whether greedy decoding writes the answer behind the instruction.
+        instructed: log-probability of the answer there, in nats a token.
+        in_context: as `correct`, with demonstrations; not a number where it was not asked.
+        knowledge: log-probability of the answer in the cloze, in nats a token.
+        added: as `correct`, with a vector added; see `ADDED`.
+        alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector; not a number of
+            items that were not looked at.
+        written: what each of the probe's heads writes on average where the instruction is read, through the projection of the
+            beginning.
+        written_now: the same through the projection of now.
+        answer_rank: rank of the answer's first token (0 is the likeliest), read off the residual stream after each layer:
+            median over items.
+        effects: every head's mean indirect effect now, on the probe's contrast; not a number where heads were not ranked.
+        majority: accuracy that the most frequent answer would have, given to all items; None in files that do not say.
+    """
+
+    name: str
+    step: int
+    tasks: tuple[str, ...]
+    correct: Float[Tensor, "tasks items"]
+    instructed: Float[Tensor, "tasks items"]
+    in_context: Float[Tensor, "tasks items"]
+    knowledge: Float[Tensor, "tasks items"]
+    added: Float[Tensor, "tasks 3 items"]
+    alignment: Float[Tensor, "tasks looked_at"]
+    written: Float[Tensor, "tasks heads d_model"]
+    written_now: Float[Tensor, "tasks heads d_model"]
+    answer_rank: Float[Tensor, "tasks layers"]
+    effects: Float[Tensor, "tasks layers heads_of_a_layer"]
+    majority: Float[Tensor, " tasks"] | None = None
+
+
+@torch.no_grad()
+def measure_moment(
+    model: LensModel,
+    probes: Sequence[Probe],
+    *,
+    name: str = "0",
+    step: int = 0,
+    full: bool = True,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Moment:
+    """Put all probes to the model as it is now.
+
+    Args:
+        model: the model, at any moment.
+        probes: at least one, all with as many heads.
+        name: of the moment.
+        step: since the run began.
+        full: ask in context, too, and rank all heads by the probes that have a contrast.
+        seed: of the random vectors.
+        tick: called after each probe.
+
+    Raises:
+        LensFVError: no probes, or probes with different numbers of heads.
+    """
+    if len({probe.n_heads for probe in probes}) != 1:
+        raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
+    found: list[dict[str, Tensor]] = []
+    for i, probe in enumerate(probes):
+        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, full=full))
+        tick()
+    provenance = Provenance.of(
+        model,
+        task=", ".join(probe.task for probe in probes),
+        task_hash="",
+        prompts=[p.tokens for probe in probes for p in probe.prompts],
+        seed=seed,
+        method="moment",
+        options={"probes": [probe.fingerprint for probe in probes]},
+    )
+    values = {key: _padded([each[key] for each in found]) for key in found[0]}
+    values["majority"] = torch.tensor([probe.majority for probe in probes])
+    return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
+
+
+def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, full: bool) -> dict[str, Tensor]:
+    vector = probe.vector
+    length = float(other.vector.vector.norm())
+    like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
+    branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), like.edits()]
+    correct, instructed = _asked(model, probe.instructed, branches)
+    _, knowledge = _asked(model, probe.cloze, [[]])
+    in_context = torch.full_like(correct[:, :1], torch.nan)
+    if full:
+        in_context = score_alike(model, probe.in_context).full.float()
+    looked_at = probe.instructed[: probe.n_read]
+    z, _, states = last_tokens(model, [p.tokens for p in looked_at])
+    direction = (vector.vector * vector.scale).to(states)
+    written, now = _written(model, probe, z.mean(0))
+    return {
+        "correct": correct[:, 0],
+        "instructed": instructed[:, 0],
+        "in_context": in_context[:, 0],
+        "knowledge": knowledge[:, 0],
+        "added": correct[:, 1:].T,
+        "alignment": torch.cosine_similarity(states[:, vector.layer], direction, dim=-1).cpu(),
+        "written": written,
+        "written_now": now,
+        "answer_rank": _answer_ranks(model, states, looked_at),
+        "effects": _effects(model, probe.contrast if full else None, z.mean(0)),
+    }
+
+
+def _asked(
+    model: LensModel, prompts: Sequence[EncodedPrompt], branches: Sequence[Sequence[Edit]]
+) -> tuple[Float[Tensor, "items branches"], Float[Tensor, "items branches"]]:
+    """Whether an acceptable answer is written whole, and the primary answer's log-probability a token."""
+    whole = torch.zeros(len(prompts), len(branches))
+    primary = torch.empty(len(prompts), len(branches))
+    for p, a, ranks, logprobs in AnswerScorer(model, prompts).each(branches, keep=False):
+        whole[p] = whole[p].maximum((ranks == 0).all(1).float())
+        if a == 0:
+            primary[p] = logprobs.mean(1)
+    return whole, primary
+
+
+def _effects(
+    model: LensModel, contrast: Contrast | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+) -> Float[Tensor, "layers heads_of_a_layer"]:
+    """On the answer's probability, of putting each head's mean output into the contrast's corrupted prompts."""
+    if contrast is None:
+        return torch.full(z.shape[:2], torch.nan)
+    outputs = z.expand(len(contrast.corrupted), *z.shape)
+    effects, _ = indirect_effects(model, contrast, outputs, metric="prob")
+    return effects.mean(0).cpu()
+
+
+def _written(
+    model: LensModel, probe: Probe, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
+    own: list[Tensor] = []
+    for layer, head in probe.heads:
+        alone = torch.zeros_like(z[layer])
+        alone[head] = z[layer, head]
+        own.append(model.head_write(layer, alone).float().cpu())
+    outputs = torch.stack([z[layer, head] for layer, head in probe.heads]).float().cpu()
+    return einsum(outputs, probe.projections, "heads d_head, heads d_head d_model -> heads d_model"), torch.stack(own)
+
+
+def _answer_ranks(
+    model: LensModel, states: Float[Tensor, "items layers d_model"], prompts: Sequence[EncodedPrompt]
+) -> Float[Tensor, " layers"]:
+    """Median rank of the answers' first tokens after each layer (nostalgebraist 2020, "logit lens")."""
+    first = torch.tensor([p.answers[0][0] for p in prompts], device=states.device)
+    ranks: list[Tensor] = []
+    for layer in range(states.shape[1]):
+        logits = model.unembed(states[:, layer].to(model.dtype)).float()
+        ranks.append(token_ranks(logits, first).float().median())
+    return torch.stack(ranks).cpu()
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths as one tensor, not a number where there is nothing."""
+    longest = max(row.shape[-1] for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=torch.nan) for row in rows])

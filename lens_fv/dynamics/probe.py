@@ -1,0 +1,168 @@
+"""One task, asked in the same words at every moment of a fine-tuning run."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.errors import LensFVError
+from lens_fv.heads.corruptions import Contrast
+from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import (
+    TODD,
+    EncodedPrompt,
+    Pair,
+    Prompt,
+    PromptTemplate,
+    Split,
+    Task,
+    build_prompts,
+    encode_prompts,
+    few_shot,
+    split_pairs,
+    zero_shot,
+)
+from lens_fv.vectors import FunctionVector
+
+HeadName = tuple[int, int]
+
+
+@checked
+@dataclass(frozen=True)
+class Probe:
+    """What is asked about one task, as token ids, and where the model is looked at.
+
+    Attributes:
+        task: its name.
+        vector: as it was at the beginning.
+        heads: those of the vector, strongest first; behind them as many others, drawn at random: the control.
+        projections: what each of them writes with, at the beginning.
+        instructed: test items behind the instruction; over the first `n_read` of these prompts heads' outputs are averaged.
+        in_context: the same with demonstrations, one set of them for each of the task's instructions.
+        cloze: the same items without an instruction, as sentences that the answer completes; or, of a task without clozes,
+            as the instructed prompts less the instruction.
+        contrast: prompts that all heads are ranked again by; None: they are not.
+    """
+
+    task: str
+    vector: FunctionVector
+    heads: tuple[HeadName, ...]
+    projections: Float[Tensor, "heads d_head d_model"]
+    instructed: tuple[EncodedPrompt, ...]
+    in_context: tuple[EncodedPrompt, ...]
+    cloze: tuple[EncodedPrompt, ...]
+    contrast: Contrast | None = None
+    n_read: Natural = 20
+
+    @property
+    def n_heads(self) -> int:
+        """Of the vector."""
+        return len(self.vector.heads)
+
+    @property
+    def majority(self) -> float:
+        """Share of the test items that the most frequent answer would get right, given to all of them."""
+        return Counter(answer for p in self.instructed for answer in set(p.answers)).most_common(1)[0][1] / len(self.instructed)
+
+    @property
+    def prompts(self) -> tuple[EncodedPrompt, ...]:
+        """All of them."""
+        ranked = self.contrast.corrupted if self.contrast else ()
+        return (*self.instructed, *self.in_context, *self.cloze, *ranked)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what is asked and of the vector: the same for the same questions."""
+        asked = [self.task, self.heads, self.vector.layer, self.vector.scale, [[p.tokens, p.answers] for p in self.prompts]]
+        vector = self.vector.vector.float().cpu().numpy().tobytes()
+        return sha256(json.dumps(asked).encode() + vector).hexdigest()[:16]
+
+
+@checked
+def make_probe(
+    model: LensModel,
+    task: Task,
+    vector: FunctionVector,
+    *,
+    contrast: Contrast | None = None,
+    split: Split | None = None,
+    n_shots: Natural = 0,
+    n_context: Natural = 5,
+    n_read: Natural = 20,
+    most_items: Count = 40,
+    template: PromptTemplate = TODD,
+    seed: Seed = 0,
+) -> Probe:
+    """The questions about a task; made of the model as it is at the beginning.
+
+    Args:
+        model: the model at the beginning.
+        task: with instructions.
+        vector: of the task, with heads; see `extract_instruction`.
+        contrast: rank all heads again by its corrupted prompts, at the beginning and the ends of tasks; see
+            `instruction_contrast`.
+        split: default: `split_pairs(task, seed=seed)`; its test pairs are asked about.
+        n_shots: demonstrations behind the instruction.
+        n_context: demonstrations of the in-context twin.
+        n_read: test items at which heads and the residual stream are looked at.
+        most_items: test pairs.
+        template: of all but the cloze.
+        seed: of demonstrations, and of the control heads.
+
+    Raises:
+        LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads.
+    """
+    vector.provenance.check(model)
+    if not task.instructions:
+        raise LensFVError(f"probe {task.name}: it has no instructions; give some")
+    rest = [(a, b) for a in model.attention_layers for b in range(model.n_heads) if (a, b) not in vector.heads]
+    if not vector.heads or len(rest) < len(vector.heads):
+        raise LensFVError(f"probe {task.name}: its vector has {len(vector.heads)} heads, and {len(rest)} are left as a control")
+    split = split or split_pairs(task, seed=seed)
+    heads = (*vector.heads, *random.Random(f"{seed}/control heads").sample(rest, len(vector.heads)))
+    eye = torch.eye(model.d_head, device=model.device)
+    projections: list[Tensor] = []
+    for layer, head in heads:
+        alone = torch.zeros(model.d_head, model.n_heads, model.d_head, device=model.device)
+        alone[:, head] = eye
+        projections.append(model.head_write(layer, alone).float().cpu())
+
+    items, asked = split.test[:most_items], task.instructions
+    behind = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
+    shown = _demonstrations(split.train, n_context, len(asked), seed)
+    in_context = [
+        few_shot(pair, shown[i % len(asked)], template=template, instruction=asked[i % len(asked)])
+        for i, pair in enumerate(items)
+    ]
+    sentences = [zero_shot(pair, template=template) for pair in items]
+    if task.clozes:
+        sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
+    return Probe(
+        task=task.name,
+        vector=vector,
+        heads=heads,
+        projections=torch.stack(projections),
+        instructed=tuple(encode_prompts(model, behind)),
+        in_context=tuple(encode_prompts(model, in_context)),
+        cloze=tuple(encode_prompts(model, sentences)),
+        contrast=contrast,
+        n_read=n_read,
+    )
+
+
+def _demonstrations(train: Sequence[Pair], n: int, sets: int, seed: int) -> list[list[Pair]]:
+    if n > len(train):
+        raise LensFVError(f"{n} demonstrations in context: the training part has {len(train)} pairs")
+    rng = random.Random(f"{seed}/in context")
+    return [rng.sample(train, n) for _ in range(sets)]
+
+
+def _sentence(pair: Pair, cloze: str) -> Prompt:
+    return Prompt(cloze.replace("{input}", pair.input), tuple(f" {output}" for output in pair.outputs), (), pair)

@@ -1,0 +1,198 @@
+"""What became of tasks and of their vectors over a fine-tuning run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_fv.core.artefact import Artefact
+from lens_fv.core.choices import Level, checked
+from lens_fv.core.statistics import Estimate, estimate, wilson_interval
+from lens_fv.dynamics.moment import ADDED, Moment
+from lens_fv.errors import LensFVError
+from lens_fv.heads import Overlap, head_overlap
+
+Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+_ADDED = {f"with_{name}": name for name in ADDED}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Trajectory(Artefact):
+    """Moments of a run, the first one its beginning; see `Moment` for what was measured at each.
+
+    Attributes:
+        moments: names of the checkpoints.
+        steps: since the run began.
+        tasks: that were asked about.
+        correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
+            `Moment`, with an axis of moments in front.
+        majority: as in `Moment`.
+    """
+
+    moments: tuple[str, ...]
+    steps: tuple[int, ...]
+    tasks: tuple[str, ...]
+    correct: Float[Tensor, "moments tasks items"]
+    instructed: Float[Tensor, "moments tasks items"]
+    in_context: Float[Tensor, "moments tasks items"]
+    knowledge: Float[Tensor, "moments tasks items"]
+    added: Float[Tensor, "moments tasks 3 items"]
+    alignment: Float[Tensor, "moments tasks looked_at"]
+    written: Float[Tensor, "moments tasks heads d_model"]
+    written_now: Float[Tensor, "moments tasks heads d_model"]
+    answer_rank: Float[Tensor, "moments tasks layers"]
+    effects: Float[Tensor, "moments tasks layers heads_of_a_layer"]
+    majority: Float[Tensor, " tasks"] | None = None
+
+    @classmethod
+    def of(cls, moments: Sequence[Moment]) -> "Trajectory":
+        """Moments put together.
+
+        Raises:
+            LensFVError: none, or moments of different questions.
+        """
+        asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in moments}
+        if len(asked) != 1:
+            raise LensFVError(f"trajectory of {len(moments)} moments: give at least one, all of the same questions")
+        keys = (
+            "correct",
+            "instructed",
+            "in_context",
+            "knowledge",
+            "added",
+            "alignment",
+            "written",
+            "written_now",
+            "answer_rank",
+            "effects",
+        )
+        return cls(
+            provenance=replace(moments[0].provenance, method="trajectory"),
+            moments=tuple(m.name for m in moments),
+            steps=tuple(m.step for m in moments),
+            tasks=moments[0].tasks,
+            majority=next((m.majority for m in moments if m.majority is not None), None),
+            **{key: torch.stack([getattr(m, key) for m in moments]) for key in keys},
+        )
+
+    @checked
+    def items(self, measure: Measure) -> Float[Tensor, "moments tasks items"]:
+        """What was measured, item by item; `accuracy` and those with something added are 0 or 1. NaN: no such item."""
+        if measure in _ADDED:
+            return self.added[:, :, ADDED.index(_ADDED[measure])]
+        return {
+            "accuracy": self.correct,
+            "in_context": self.in_context,
+            "instruction": self.instructed,
+            "knowledge": self.knowledge,
+            "alignment": self.alignment,
+        }[measure]
+
+    @checked
+    def curve(self, measure: Measure, task: str, *, change: bool = False) -> dict[int, Estimate]:
+        """A measure of one task by step, where it was asked, with bootstrap intervals over items.
+
+        Args:
+            measure: one of `Measure`.
+            task: one of `tasks`.
+            change: since the beginning, item by item.
+
+        Raises:
+            LensFVError: a task that was not asked about.
+        """
+        if task not in self.tasks:
+            raise LensFVError(f"curve of {task}: the trajectory asks about {', '.join(self.tasks)}")
+        rows = self.items(measure)[:, self.tasks.index(task)]
+        rows = rows[:, ~rows[0].isnan()] - (rows[:1, ~rows[0].isnan()] if change else 0)
+        asked = {step: row for step, row in zip(self.steps, rows) if not bool(row.isnan().any())}
+        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in asked.items()}
+
+    @property
+    def accuracy(self) -> Float[Tensor, "moments tasks"]:
+        """Share of items whose answer is written behind the instruction."""
+        return self.correct.nanmean(-1)
+
+    @checked
+    def present(self, *, level: Level = 0.95) -> list[bool]:
+        """Whether each task was there at the beginning; one that was not cannot be kept or lost.
+
+        It was if the whole Wilson interval of its accuracy then lies above its `majority`; above 0, where that is not known.
+
+        Args:
+            level: of the interval.
+        """
+        majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
+        asked = [row[~row.isnan()] for row in self.correct[0]]
+        lows = [wilson_interval(int(row.sum()), len(row), level=level)[0] for row in asked]
+        return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
+
+    @property
+    def ends(self) -> list[int]:
+        """Indices of the beginning and of the moments at which a stage of the run ends: where tasks were asked in context.
+
+        A stage that was not followed to its end has none.
+        """
+        asked = (~self.in_context.isnan()).flatten(1).any(1).tolist()
+        stages = [name.rsplit("/", 1)[0] for name in self.moments]
+        last = {stage: m for m, stage in enumerate(stages) if asked[m]}
+        return list(last.values())
+
+    @property
+    def vectors(self) -> Float[Tensor, "moments tasks d_model"]:
+        """What the vector's heads sum to, through the projection of the beginning."""
+        return self._own(self.written).sum(2)
+
+    def similarity(self, *, projection_of_now: bool = False) -> Float[Tensor, "moments tasks"]:
+        """Cosine of each vector to what it was at the beginning.
+
+        Args:
+            projection_of_now: write with the projection of each moment instead of that of the beginning. The two differ only
+                where training changed it.
+        """
+        found = self._own(self.written_now if projection_of_now else self.written).sum(2)
+        return torch.cosine_similarity(found, found[:1], dim=-1)
+
+    def distance(self) -> Float[Tensor, "moments tasks"]:
+        """Length of what each vector moved by, in lengths of the vector at the beginning."""
+        found = self.vectors
+        return (found - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1)
+
+    def head_similarity(self) -> tuple[Float[Tensor, "moments tasks heads"], Float[Tensor, "moments tasks heads"]]:
+        """Cosine of what each head writes to what it wrote at the beginning: the vector's heads, and as many random ones."""
+        found = torch.cosine_similarity(self.written, self.written[:1], dim=-1)
+        n = found.shape[-1] // 2
+        return found[..., :n], found[..., n:]
+
+    def head_overlaps(self) -> list[list[Overlap | None]]:
+        """By moment and task: the heads that are strongest now and those that were at the beginning, as many as the vector's.
+
+        None where heads were not ranked.
+        """
+        n, (layers, heads) = self.written.shape[2] // 2, self.effects.shape[2:]
+        top = [
+            [
+                None if effects.isnan().any() else {divmod(int(i), heads) for i in effects.flatten().topk(n).indices}
+                for effects in moment
+            ]
+            for moment in self.effects
+        ]
+        return [
+            [None if a is None or b is None else head_overlap(a, b, layers * heads) for a, b in zip(top[0], moment)]
+            for moment in top
+        ]
+
+    def _own(self, written: Tensor) -> Tensor:
+        return written[:, :, : written.shape[2] // 2]
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        begin, end, moved = self.accuracy[0].tolist(), self.accuracy[-1].tolist(), self.similarity()[-1].tolist()
+        rows = {
+            task: f"accuracy {a:.2f} to {b:.2f}, vector's cosine {cosine:.2f}"
+            for task, a, b, cosine in zip(self.tasks, begin, end, moved, strict=True)
+        }
+        return super().facts() | {"moments": str(len(self.moments)), "steps": str(self.steps[-1])} | rows

@@ -1,0 +1,186 @@
+"""Is an ability that is gone overwritten, or only no longer called up?"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lens_fv.core.choices import Level, NonNegative, Whole, checked
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.dynamics.moment import ADDED
+from lens_fv.dynamics.trajectory import Trajectory
+from lens_fv.errors import LensFVError
+from lens_fv.heads.significance import holm
+
+Judgement = Literal["absent", "kept", "suppressed", "overwritten", "undecided"]
+MARGIN = 0.5
+"""Nats a token by which knowledge may fall and still count as kept."""
+
+
+class Verdict(NamedTuple):
+    """What became of one task, and the evidence.
+
+    Attributes:
+        task: its name.
+        judgement: "absent": not shown to be there at the beginning (`Trajectory.present`), so that it is not judged and its
+            p-values are not numbers. "kept": no loss of accuracy shown. Of those that lost some: "suppressed" if the knowledge
+            is kept and the vector of the beginning restores accuracy, "overwritten" if the knowledge fell and the vector
+            restores nothing, else "undecided".
+        before, after: accuracy behind the instruction at the beginning and at the moment.
+        p_lost: that items went wrong rather than right by chance (one-sided exact McNemar test).
+        knowledge: change of the answers' log-probability in the cloze, in nats a token, over items.
+        with_vector, with_random, with_other: accuracy at the moment with the vector of the beginning added; with a random one
+            and with another task's, of its length.
+        p_restored: that it sets items right by chance: the larger p of two tests like the first, against nothing and against
+            the random vector. p-values are corrected for the number of tasks that are judged (Holm).
+        majority: accuracy that the most frequent answer would have; not a number where that is not known.
+    """
+
+    task: str
+    judgement: Judgement
+    before: float
+    after: float
+    p_lost: float
+    knowledge: Estimate
+    with_vector: float
+    with_random: float
+    with_other: float
+    p_restored: float
+    majority: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was there and lost accuracy."""
+        return self.judgement not in ("absent", "kept")
+
+    @property
+    def recovery(self) -> float:
+        """Share of the lost accuracy that the vector brings back; not a number where none was lost, or the task was absent."""
+        lost = self.before - self.after if self.judgement != "absent" else 0.0
+        return (self.with_vector - self.after) / lost if lost > 0 else float("nan")
+
+
+@checked
+def verdicts(path: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
+    """Judge every task of a trajectory by stated tests.
+
+    Tasks that were not there at the beginning are "absent": there is nothing that they could keep or lose. Knowledge is kept if
+    the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
+
+    Args:
+        path: the trajectory; its first moment is the beginning.
+        moment: index of the one to judge.
+        level: significance level of the tests; intervals have confidence 1 - level.
+        margin: nats a token by which knowledge may fall.
+
+    Raises:
+        LensFVError: no such moment, or the beginning itself.
+    """
+    n = len(path.moments)
+    if not -n < moment < n or moment == 0:
+        raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
+    vector, random, other = (ADDED.index(name) for name in ("vector", "random", "other"))
+    rows: list[tuple[Tensor, ...]] = []
+    for t in range(len(path.tasks)):
+        there = ~path.correct[0, t].isnan()
+        before, after = (path.correct[m, t][there] > 0 for m in (0, moment))
+        added = path.added[moment, t][:, there] > 0
+        change = (path.knowledge[moment, t] - path.knowledge[0, t])[there]
+        rows.append((before, after, added[vector], added[random], added[other], change))
+    present = np.array(path.present(level=1 - level))
+    p_lost, p_restored = np.full((2, len(rows)), np.nan)
+    p_lost[present] = holm(np.array([_more(b, a) for b, a, *_ in rows])[present])
+    p_restored[present] = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows])[present])
+    found: list[Verdict] = []
+    most = [float("nan")] * len(rows) if path.majority is None else path.majority.tolist()
+    judged = zip(path.tasks, rows, present, p_lost, p_restored, most, strict=True)
+    for task, (*right, change), there, lost, restored, majority in judged:
+        knowledge = estimate(change.tolist(), level=1 - level, seed=path.provenance.seed)
+        judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin) if there else "absent"
+        before, after, with_vector, with_random, with_other = (float(each.float().mean()) for each in right)
+        found.append(
+            Verdict(
+                task,
+                judgement,
+                before,
+                after,
+                float(lost),
+                knowledge,
+                with_vector,
+                with_random,
+                with_other,
+                float(restored),
+                majority,
+            )
+        )
+    return found
+
+
+def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
+    if not lost:
+        return "kept"
+    if restored and knowledge.low > -margin:
+        return "suppressed"
+    return "overwritten" if not restored and knowledge.high < -margin else "undecided"
+
+
+def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
+    """One-sided exact McNemar test: is `one` right where `other` is wrong more often than the other way round?"""
+    better, worse = int((one & ~other).sum()), int((~one & other).sum())
+    return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
+
+
+class Continual(NamedTuple):
+    """What a sequence of tasks did, after Jiang et al. (2025).
+
+    Attributes:
+        average: mean over trained tasks of the accuracy right after each was trained ("AP"), whether or not they were there
+            before.
+        final: the same at the end of the run ("FP").
+        forgetting: the first less the second ("Forget").
+        general: mean accuracy of the tasks that were not trained and were there at the beginning (`Trajectory.present`), behind
+            the instruction, at the end ("GP"); not a number where there are none.
+        in_context: the same with demonstrations ("IP").
+        matrix: accuracy of each trained task (columns) after each was trained (rows).
+    """
+
+    average: float
+    final: float
+    forgetting: float
+    general: float
+    in_context: float
+    matrix: list[list[float]]
+
+
+def continual(path: Trajectory, trained: Sequence[str]) -> Continual:
+    """The metrics of continual learning at the end of a run.
+
+    Args:
+        path: followed over at least the last checkpoint of every trained task.
+        trained: the run's tasks, in order: `run.tasks`.
+
+    Raises:
+        LensFVError: a trained task that was not asked about, or whose end is no moment of the path: one within its training,
+            where tasks are not asked in context, does not stand for it.
+    """
+    unknown = [task for task in trained if task not in path.tasks]
+    measured = {path.moments[m].rsplit("/", 1)[0]: m for m in path.ends}
+    stages = [f"{i}-{task}" for i, task in enumerate(trained)]
+    if unknown or not trained or not all(stage in measured for stage in stages):
+        ends = ", ".join(path.moments[m] for m in path.ends if m) or "none"
+        raise LensFVError(
+            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(path.tasks)} at "
+            f"{', '.join(path.moments)}, ends of tasks among them: {ends}; it needs all of these tasks, and the end of each"
+        )
+    columns = [path.tasks.index(task) for task in trained]
+    matrix = path.accuracy[[measured[stage] for stage in stages]][:, columns]
+    present = path.present()
+    others = [t for t, task in enumerate(path.tasks) if task not in trained and present[t]]
+    average, final = float(matrix.diagonal().mean()), float(matrix[-1].mean())
+    at = measured[stages[-1]]
+    general = float(path.accuracy[at, others].mean()) if others else float("nan")
+    context = float(path.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
+    return Continual(average, final, average - final, general, context, matrix.tolist())

@@ -1,0 +1,26 @@
+"""Do vectors find alike what people find alike?"""
+
+from lens_fv.evaluation.alignment.judgements import read_judgements
+from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix, similarity_matrix
+from lens_fv.evaluation.alignment.relations import relation_similarities, relation_vectors
+from lens_fv.evaluation.alignment.rsa import Agreement, TaxonomyStructure, compare_similarities, taxonomy_structure
+from lens_fv.evaluation.alignment.semeval import RatedRelation, read_semeval
+from lens_fv.evaluation.alignment.typicality import Typicality, TypicalityResult, typicality
+
+__all__ = [
+    "FEWEST",
+    "Agreement",
+    "RatedRelation",
+    "SimilarityMatrix",
+    "TaxonomyStructure",
+    "Typicality",
+    "TypicalityResult",
+    "compare_similarities",
+    "read_judgements",
+    "read_semeval",
+    "relation_similarities",
+    "relation_vectors",
+    "similarity_matrix",
+    "taxonomy_structure",
+    "typicality",
+]

@@ -1,0 +1,220 @@
+"""Do two similarity matrices agree, and does one follow a taxonomy? With chance taken by relabelling items."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.spatial.distance import squareform
+
+from lens_fv.core.choices import Count, Level, Seed, checked
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
+
+Coefficient = Literal["spearman", "pearson"]
+BATCH = 500
+"""Relabellings whose statistic is worked out at once: of the pairs of 116 items, 30 MB."""
+
+
+class Agreement(NamedTuple):
+    """How two similarity matrices agree.
+
+    Attributes:
+        coefficient: "spearman" or "pearson".
+        value: correlation over pairs of items.
+        low, high: bootstrap interval over items; not a number where too few resamples can be correlated.
+        p: how often relabelled items agree as well; one-sided.
+        n_items, n_pairs: what was compared.
+    """
+
+    coefficient: Coefficient
+    value: float
+    low: float
+    high: float
+    p: float
+    n_items: int
+    n_pairs: int
+
+
+class TaxonomyStructure(NamedTuple):
+    """Whether items of the same class are more alike than others.
+
+    Attributes:
+        same, different: mean similarity of two items of the same class and of different ones.
+        difference: of these.
+        auc: probability that two items of the same class are more alike than two of different ones; 0.5 is chance.
+        difference_p, auc_p: how often relabelled items do as well; one-sided.
+        n_items, n_same, n_different: items, and pairs of either kind.
+    """
+
+    same: float
+    different: float
+    difference: float
+    difference_p: float
+    auc: float
+    auc_p: float
+    n_items: int
+    n_same: int
+    n_different: int
+
+
+@checked
+def compare_similarities(
+    one: SimilarityMatrix,
+    other: SimilarityMatrix,
+    *,
+    coefficient: Coefficient = "spearman",
+    permutations: Count = 10_000,
+    resamples: Count = 1_000,
+    level: Level = 0.95,
+    seed: Seed = 0,
+) -> Agreement:
+    """Representational similarity analysis (Kriegeskorte, Mur and Bandettini 2008): correlate the upper triangles.
+
+    Pairs of items are not independent, so chance is what relabelling the items of one matrix gives (Mantel 1967), and the
+    interval comes from resampling items (Nili et al. 2014; two copies of the same item are not compared). All relabellings are
+    tried if there are no more than `permutations`.
+
+    Args:
+        one: such as cosines of vectors; no similarity may be missing among the items of `other`.
+        other: such as human judgements; its items are compared, over the pairs that it has.
+        coefficient: "spearman" or "pearson".
+        permutations: of the items.
+        resamples: of the items.
+        level: of the interval.
+        seed: of both.
+
+    Raises:
+        LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in it, or one matrix is constant.
+    """
+    _enough(other)
+    values, known = one.among(other.names), np.isfinite(other.upper)
+    if not np.isfinite(values.upper).all():
+        raise LensFVError("compare similarities: the first matrix lacks some among the second's items; swap the two")
+    if min(np.ptp(values.upper), np.ptp(other.upper[known]) if known.sum() > 2 else 0) == 0:
+        raise LensFVError(
+            f"compare similarities of {len(other.names)} items over {known.sum()} pairs: all the same, or fewer than three; "
+            "judge more pairs"
+        )
+    n, ranks = len(other.names), _ranks if coefficient == "spearman" else _as_is
+    upper, truth = np.triu_indices(n, 1), ranks(other.upper[known])
+    matrix, rerank = values.values, ranks
+    if known.all():  # relabelling moves the ranks of a whole triangle about and changes none
+        matrix, rerank = squareform(ranks(values.upper)), _as_is
+
+    def agree(order: np.ndarray) -> float:
+        moved = rerank(matrix[order[upper[0]], order[upper[1]]][known])
+        return float(np.corrcoef(moved, truth)[0, 1])
+
+    value, p = _against_relabelling(agree, n, permutations, seed)
+    low, high = _resampled(values.values, other.values, ranks, resamples, level, seed)
+    return Agreement(coefficient, value, low, high, p, n, int(known.sum()))
+
+
+@checked
+def taxonomy_structure(
+    matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: Count = 10_000, seed: Seed = 0
+) -> TaxonomyStructure:
+    """Is similarity higher within the classes of a taxonomy than between them?
+
+    Args:
+        matrix: similarities, of which some may be missing.
+        classes: of each item, in the matrix' order.
+        permutations: of the items; all, if there are no more.
+        seed: of them.
+
+    Raises:
+        LensFVError: fewer than four items, another number of classes, or no two items of the same class, or of different ones.
+    """
+    _enough(matrix)
+    n = len(matrix.names)
+    if len(classes) != n:
+        raise LensFVError(f"taxonomy of {n} items: {len(classes)} classes are given; give one for each")
+    labels, upper = np.unique(np.asarray(classes), return_inverse=True)[1], np.triu_indices(n, 1)
+    known = np.isfinite(matrix.upper)
+    same = (labels[upper[0]] == labels[upper[1]])[known]
+    if not 0 < same.sum() < len(same):
+        raise LensFVError(f"taxonomy of {n} items: {len(set(classes))} classes; some items have to share one, not all")
+    values, ranks = np.where(known, matrix.upper, 0), np.zeros(len(known))
+    ranks[known] = stats.rankdata(matrix.upper[known])
+
+    def contrast(of: np.ndarray) -> Callable[..., np.ndarray]:
+        def statistic(orders: np.ndarray, axis: int = -1) -> np.ndarray:  # noqa: ARG001
+            own = labels[orders]
+            alike = own[..., upper[0]] == own[..., upper[1]]
+            groups = alike & known, ~alike & known
+            sizes = [group.sum(-1) for group in groups]
+            within, between = (group @ of / np.maximum(size, 1) for group, size in zip(groups, sizes, strict=True))
+            return np.where((sizes[0] > 0) & (sizes[1] > 0), within - between, 0.0)
+
+        return statistic
+
+    difference, difference_p = _against_relabelling(contrast(values), n, permutations, seed, batch=BATCH)
+    # Mean ranks of two groups differ by (AUC - 1/2) times the number of all (Mann and Whitney 1947).
+    by_rank, auc_p = _against_relabelling(contrast(ranks), n, permutations, seed, batch=BATCH)
+    alike = matrix.upper[known][same]
+    return TaxonomyStructure(
+        float(alike.mean()),
+        float(alike.mean()) - difference,
+        difference,
+        difference_p,
+        0.5 + by_rank / len(same),
+        auc_p,
+        n,
+        int(same.sum()),
+        int((~same).sum()),
+    )
+
+
+def _enough(matrix: SimilarityMatrix) -> None:
+    if len(matrix.names) < FEWEST:
+        raise LensFVError(f"compare similarities of {len(matrix.names)} items: it takes at least {FEWEST}")
+
+
+def _against_relabelling(
+    statistic: Callable[..., Any], n: int, permutations: int, seed: int, *, batch: int | None = None
+) -> tuple[float, float]:
+    """A statistic of the items' order, and how often it is as large in others; with `batch`, it takes so many at once."""
+    found = stats.permutation_test(
+        (np.arange(n),),
+        statistic,
+        permutation_type="pairings",
+        vectorized=batch is not None,
+        batch=batch,
+        n_resamples=permutations,
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.statistic), float(found.pvalue)
+
+
+def _resampled(
+    one: np.ndarray,
+    other: np.ndarray,
+    ranks: Callable[[np.ndarray], np.ndarray],
+    resamples: int,
+    level: float,
+    seed: int,
+) -> tuple[float, float]:
+    n, rng = len(one), np.random.default_rng(seed)
+    upper, found = np.triu_indices(n, 1), []
+    for _ in range(resamples):
+        drawn = rng.integers(n, size=n)
+        i, j = drawn[upper[0]], drawn[upper[1]]
+        some = (i != j) & np.isfinite(other[i, j])
+        x, y = one[i, j][some], other[i, j][some]
+        if len(x) > 2 and np.ptp(x) and np.ptp(y):
+            found.append(np.corrcoef(ranks(x), ranks(y))[0, 1])
+    if len(found) < resamples / 2:
+        return float("nan"), float("nan")
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return stats.rankdata(values)
+
+
+def _as_is(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return values

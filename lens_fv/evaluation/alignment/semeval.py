@@ -1,0 +1,115 @@
+"""Relations whose pairs people have rated: SemEval-2012 Task 2."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_fv.core.texts import read_text
+from lens_fv.errors import LensFVError
+from lens_fv.tasks import Pair
+
+_RATED = re.compile(r'\s*(-?\d+(?:\.\d+)?)\s+"([^":]+):([^":]+)"\s*')
+
+
+@dataclass(frozen=True, repr=False)
+class RatedRelation:
+    """A relation, and how typical of it each of its pairs is.
+
+    Attributes:
+        name: such as "1a".
+        group, family: class and sub-category, such as "CLASS-INCLUSION" and "Taxonomic".
+        examples: given pairs that define it; none of them is rated.
+        pairs: rated ones. Many are there in both directions, of which one is the better.
+        typicality: of each pair; comparable within the relation only.
+        definition: in words.
+
+    Raises:
+        LensFVError: no examples, fewer than three rated pairs, or ratings that are all the same.
+    """
+
+    name: str
+    group: str
+    family: str
+    examples: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]
+    typicality: tuple[float, ...]
+    definition: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.examples or len(self.pairs) < 3 or len(self.pairs) != len(self.typicality):
+            found = f"{len(self.examples)} examples, {len(self.pairs)} pairs, {len(self.typicality)} ratings"
+            raise LensFVError(f"rated relation {self.name}: {found}; it takes an example, three pairs and a rating for each")
+        if len(set(self.typicality)) < 2:
+            raise LensFVError(f"rated relation {self.name}: all ratings are {self.typicality[0]:g}; they order nothing")
+
+    def __repr__(self) -> str:
+        return f"RatedRelation({self.name}, {self.group}: {self.family}, {len(self.pairs)} rated pairs)"
+
+
+def read_semeval(folder: str | Path) -> list[RatedRelation]:
+    """The relations of SemEval-2012 Task 2 with their typicality ratings (Jurgens et al. 2012).
+
+    Read are `subcategories-paradigms.txt`, `subcategories-definitions.txt` (if there) and
+    `Phase2AnswersScaled/Phase2Answers-ID.txt`, whose scores are the percentage of raters who chose a pair as the most
+    illustrative less that of those who chose it as the least. Those files are sorted by score; here pairs are in alphabetical
+    order, so that nothing taken from the front is taken by its rating.
+
+    Args:
+        folder: which holds these files.
+
+    Raises:
+        LensFVError: a file is missing, or a line is not as it has to be; the message has file and line.
+    """
+    folder = Path(folder)
+    definitions = folder / "subcategories-definitions.txt"
+    said = {name: text for _, name, _, _, text in _listed(definitions)} if definitions.is_file() else {}
+    found: list[RatedRelation] = []
+    for where, name, group, family, text in _listed(folder / "subcategories-paradigms.txt"):
+        examples = tuple(_pair(where, *example.split(":")) for example in text.split(","))
+        rated = _rated(folder / "Phase2AnswersScaled" / f"Phase2Answers-{name}.txt")
+        pairs = sorted(rated, key=lambda pair: (pair.input, pair.output))
+        typicality = tuple(rated[pair] for pair in pairs)
+        try:
+            found.append(RatedRelation(name, group, family, examples, tuple(pairs), typicality, said.get(name, "")))
+        except LensFVError as e:
+            raise LensFVError(f"{where}: {e}") from None
+    return found
+
+
+def _listed(path: Path) -> list[tuple[str, str, str, str, str]]:
+    """Where a sub-category stands, its name, class, own title, and what else its line says."""
+    rows: list[tuple[str, str, str, str, str]] = []
+    for where, line in _lines(path):
+        number, letter, group, family, rest = (cell.strip() for cell in (line + 4 * ",").split(",", 4))
+        name = number + letter
+        if not all((number, letter, group, family, rest.strip(", "))):
+            raise LensFVError(f"{where}: expected class number, letter, class, sub-category and more, parted by commas")
+        if any(row[1] == name for row in rows):
+            raise LensFVError(f"{where}: sub-category {name} is listed twice")
+        rows.append((where, name, group, family, rest.rstrip(", ")))
+    return rows
+
+
+def _rated(path: Path) -> dict[Pair, float]:
+    rated: dict[Pair, float] = {}
+    for where, line in _lines(path):
+        row = _RATED.fullmatch(line)
+        if row is None:
+            raise LensFVError(f'{where}: expected a score and a pair such as 47.1 "weapon:spear", found {line.strip()[:40]!r}')
+        pair = _pair(where, row[2], row[3])
+        if pair in rated:
+            raise LensFVError(f"{where}: {pair.input}:{pair.output} is rated twice")
+        rated[pair] = float(row[1])
+    return rated
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    text = read_text(path, "the files of SemEval-2012 Task 2")
+    numbered = [(f"{path}, line {i}", line) for i, line in enumerate(text.splitlines(), 1)]
+    return [(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
+
+
+def _pair(where: str, *words: str) -> Pair:
+    if len(words) != 2 or not all(word.strip() for word in words):
+        raise LensFVError(f"{where}: {':'.join(words)!r} is not a pair X:Y")
+    return Pair(words[0].strip(), (words[1].strip(),))

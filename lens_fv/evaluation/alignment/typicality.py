@@ -1,0 +1,229 @@
+"""Does a vector know how typical a pair is of its relation, as people do?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, plain_map, relation_scores
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import Seed, checked
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import bootstrap_interval
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.alignment.relations import without_own
+from lens_fv.evaluation.alignment.semeval import RatedRelation
+from lens_fv.evaluation.alignment.words import embedding_differences, state_differences
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import score_answers
+from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, zero_shot
+from lens_fv.vectors import FunctionVector
+
+
+class TypicalityResult(NamedTuple):
+    """One measure over all relations.
+
+    Attributes:
+        measure: see `typicality`; "one - other" for a difference.
+        spearman: with human typicality within a relation, mean over relations.
+        low, high: bootstrap interval over relations.
+        n: relations.
+    """
+
+    measure: str
+    spearman: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Typicality(Artefact):
+    """What every measure makes of every rated pair.
+
+    Attributes:
+        relations, groups: names of the relations, and their classes.
+        measures: their names, in the order of the last axis.
+        pairs: the words of each pair.
+        relation: index of each pair's relation.
+        human: typicality ratings, comparable within a relation only.
+        scores: the higher, the more typical.
+
+    Raises:
+        LensFVError: no relation, one with fewer than three rated pairs or ratings that are all the same, or parts that do not
+            belong together.
+    """
+
+    relations: tuple[str, ...]
+    groups: tuple[str, ...]
+    measures: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    relation: Int[Tensor, " pairs"]
+    human: Float[Tensor, " pairs"]
+    scores: Float[Tensor, "pairs measures"]
+
+    def __post_init__(self) -> None:
+        """Check that there is a correlation to compute in every relation."""
+        n, rated = len(self.relations), self.relation.tolist()
+        if not n or not self.measures or len(self.groups) != n or len(self.pairs) != len(rated) or {*rated} != {*range(n)}:
+            raise LensFVError(f"typicality: {len(rated)} pairs of {n} relations do not belong together; make it again")
+        for i, name in enumerate(self.relations):
+            human = self.human[self.relation == i]
+            if len(human) < 3 or not 0 < float(human.max() - human.min()) < float("inf"):
+                raise LensFVError(f"typicality of {name}: {len(human)} rated pairs that order nothing; it takes three or more")
+        if self.scores.shape[1] != len(self.measures) or not self.scores.isfinite().all():
+            raise LensFVError(f"typicality: not a finite score by each of {len(self.measures)} measures; make it again")
+
+    def by_relation(self) -> Float[Tensor, "relations measures"]:
+        """Spearman's correlation (ties corrected) within each relation; 0 for a measure that gives all pairs the same."""
+        found = torch.zeros(len(self.relations), len(self.measures))
+        for i in range(len(self.relations)):
+            own = self.relation == i
+            human = stats.rankdata(self.human[own].numpy())
+            for j, scores in enumerate(self.scores[own].T.numpy()):
+                if np.ptp(scores):
+                    found[i, j] = float(np.corrcoef(stats.rankdata(scores), human)[0, 1])
+        return found
+
+    @property
+    def results(self) -> list[TypicalityResult]:
+        """One row a measure."""
+        return [self._result(name, rows) for name, rows in zip(self.measures, self.by_relation().T, strict=True)]
+
+    def difference(self, one: str, other: str) -> TypicalityResult:
+        """How much better one measure is than another, relation by relation.
+
+        Raises:
+            LensFVError: no such measure.
+        """
+        for name in (one, other):
+            if name not in self.measures:
+                raise LensFVError(f"typicality by {name!r}: not measured; there are {', '.join(self.measures)}")
+        by = self.by_relation()
+        rows = by[:, self.measures.index(one)] - by[:, self.measures.index(other)]
+        return self._result(f"{one} - {other}", rows)
+
+    def _result(self, name: str, rows: Tensor) -> TypicalityResult:
+        values: list[float] = rows.tolist()
+        return TypicalityResult(name, float(rows.mean()), *bootstrap_interval(values, seed=self.provenance.seed), len(values))
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        rows = {r.measure: f"Spearman {r.spearman:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in self.results}
+        return super().facts() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
+
+
+@checked
+@torch.no_grad()
+def typicality(
+    model: LensModel,
+    relations: Sequence[RatedRelation],
+    vectors: Mapping[str, Mapping[str, FunctionVector]],
+    *,
+    library: VectorLibrary | None = None,
+    weight_map: WeightMap | None = None,
+    template: PromptTemplate = TODD,
+    seed: Seed = 0,
+    progress: bool = False,
+) -> Typicality:
+    """Score rated pairs A:B by the vectors of their relations, beside what needs no vector.
+
+    Measures: "none" (mean log-probability a token of B behind A's zero-shot prompt) and "embedding" (cosine of B's embedding
+    less A's to its mean over the relation's examples); for every kind of vector, "KIND" (the log-probability with the vector
+    added), "KIND gain" (what it adds to "none") and "KIND direction" (cosine of the pair's own difference, B's residual stream
+    less A's after the vector's layer, to the vector); and for composites "KIND profile" (cosine of the weights that the pair
+    alone would get to the composite's).
+
+    Args:
+        model: the model.
+        relations: with their ratings.
+        vectors: by kind and relation; see `relation_vectors`. Made from the examples, not from rated pairs.
+        library: of which composites are made, if profiles are wanted.
+        weight_map: with which they were made; default: softmax(3 x score).
+        template: how prompts are written.
+        seed: of the bootstrap.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no relations, a relation without a vector, or a vector of another model.
+    """
+    if not relations:
+        raise LensFVError(f"typicality on {model.name}: there are no relations")
+    for kind, own in vectors.items():
+        for relation in relations:
+            if relation.name not in own:
+                raise LensFVError(f"typicality of {relation.name}: it has no {kind} vector")
+            own[relation.name].provenance.check(model)
+    encoded: list[EncodedPrompt] = []
+    found: list[dict[str, Tensor]] = []
+    with progress_bar("rated pairs", len(relations), show=progress) as tick:
+        for relation in relations:
+            prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in relation.pairs])
+            mine = {kind: own[relation.name] for kind, own in vectors.items()}
+            measured = _measures(model, relation, mine, prompts)
+            for kind, vector in mine.items():
+                if library is not None and isinstance(vector, CompositeVector):
+                    basis, fitted = without_own(library, weight_map, relation.name)
+                    measured[f"{kind} profile"] = _profile(model, relation.pairs, vector, basis, fitted, template)
+            encoded += prompts
+            found.append(measured)
+            tick()
+    pairs = tuple(pair for relation in relations for pair in relation.pairs)
+    measures = tuple(found[0])
+    return Typicality(
+        provenance=Provenance.of(
+            model,
+            task=f"typicality of {len(pairs)} pairs",
+            task_hash=Task("typicality", pairs).fingerprint,
+            prompts=[prompt.tokens for prompt in encoded],
+            seed=seed,
+            method="typicality",
+            options={"kinds": list(vectors)},
+        ),
+        relations=tuple(relation.name for relation in relations),
+        groups=tuple(relation.group for relation in relations),
+        measures=measures,
+        pairs=tuple((pair.input, pair.output) for pair in pairs),
+        relation=torch.tensor([i for i, relation in enumerate(relations) for _ in relation.pairs]),
+        human=torch.tensor([rating for relation in relations for rating in relation.typicality]),
+        scores=torch.cat([torch.stack([each[name] for name in measures], 1) for each in found]),
+    )
+
+
+def _measures(
+    model: LensModel, relation: RatedRelation, vectors: Mapping[str, FunctionVector], prompts: Sequence[EncodedPrompt]
+) -> dict[str, Tensor]:
+    branches = [[], *(vector.edits() for vector in vectors.values())]
+    lengths = torch.tensor([float(len(prompt.answers[0])) for prompt in prompts])
+    logprob = score_answers(model, prompts, branches).logprob / lengths[:, None]
+    static = embedding_differences(model, (*relation.pairs, *relation.examples))
+    rated, examples = static[: len(relation.pairs)], static[len(relation.pairs) :]
+    found = {"none": logprob[:, 0], "embedding": cosine_similarity(rated, examples.mean(0, keepdim=True))}
+    states = state_differences(model, relation.pairs, [vector.layer for vector in vectors.values()]) if vectors else []
+    for (kind, vector), with_it, own in zip(vectors.items(), logprob.T[1:], states, strict=True):
+        found[kind] = with_it
+        found[f"{kind} gain"] = with_it - logprob[:, 0]
+        found[f"{kind} direction"] = cosine_similarity(own, vector.vector[None].to(own))
+    return found
+
+
+def _profile(
+    model: LensModel,
+    pairs: Sequence[Pair],
+    composite: CompositeVector,
+    library: VectorLibrary,
+    weight_map: WeightMap | None,
+    template: PromptTemplate,
+) -> Float[Tensor, " pairs"]:
+    basis = library.basis(model)
+    if basis.names != composite.names:
+        raise LensFVError(f"profiles of the composite of {composite.provenance.task}: made of another library; pass that one")
+    fitted = weight_map or plain_map(model, basis)
+    weights = fitted.weights(relation_scores(model, basis, pairs, score=fitted.score, template=template))
+    return cosine_similarity(weights.float().cpu(), composite.weights[None])

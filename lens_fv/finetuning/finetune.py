@@ -1,0 +1,235 @@
+"""Fine-tune a model on one task after another, and keep what it was at every checkpoint."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from lens_fv.core.artefact_file import read_tensors
+from lens_fv.core.files import held, on_disk, write_whole
+from lens_fv.core.progress import progress_bar
+from lens_fv.core.store import differences
+from lens_fv.errors import LensFVError
+from lens_fv.finetuning.examples import Example, Reader, collated, crossed_prompts, training_examples
+from lens_fv.finetuning.keeping import forget_vectors, keep_vectors, keeping, with_replay
+from lens_fv.finetuning.loop import pad_token, trainer_arguments
+from lens_fv.finetuning.regularizers import guided
+from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, keep_tasks
+from lens_fv.finetuning.settings import FinetuneSettings
+from lens_fv.finetuning.weights import load_all
+from lens_fv.model.fingerprint import Fingerprint
+from lens_fv.model.loading import device_named, dtype_named
+from lens_fv.model.quiet import hushed
+from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
+from lens_fv.tasks import Task, list_tasks, load_task
+from lens_fv.vectors import FunctionVector
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def finetune(
+    model: str | Path,
+    tasks: Sequence[Task],
+    folder: str | Path,
+    settings: FinetuneSettings | None = None,
+    *,
+    vectors: Mapping[str, FunctionVector] | None = None,
+    others: Sequence[Task] | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = False,
+) -> FinetuneRun:
+    """Fine-tune on one task, on several in a sequence, or on a mixture of them, with transformers' Trainer and PEFT.
+
+    Low-rank updates stay the same ones over the whole sequence, so that every checkpoint is one adapter of the model that the
+    run began with; the optimiser begins anew with every task. A run that was stopped, at whatever moment, goes on from its
+    last whole checkpoint and ends as if it had not been.
+
+    Args:
+        model: what `load_model` takes.
+        tasks: in the order in which they are trained; names differ.
+        folder: where the run is kept: `run.json` (with the fingerprint of the weights that it begins with), a copy of the
+            tasks, and for each task (or the mixture) a folder of Trainer's checkpoints.
+        settings: default: `FinetuneSettings()`.
+        vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
+            run keeps them.
+        others: whose instructions the guide's crossed prompts have (`GuideSettings.crossed`); default: all built-in tasks that
+            are not trained.
+        device: see `load_model`.
+        dtype: see `load_model`; updates are trained in the same.
+        cache_dir: see `load_model`.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: no tasks or two of one name, a folder that holds another run or in which another process
+            works, an architecture that PEFT knows no projections of, a loss that is not finite, vectors that are missing or of
+            another model, or what `load_model`, `training_examples` and `Guide` raise.
+    """
+    settings, folder = settings or FinetuneSettings(), Path(folder)
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
+    where, kind = device_named(device), dtype_named(dtype)
+    place = find_model(model, None, cache_dir)
+    crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crosses else []
+    with held(folder, what="fine-tune"):
+        loaded = load_transformers(place, device=where, dtype=kind)
+        run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, crossed)
+        keep_vectors(run, vectors, settings)
+        if not run.finished:
+            _go_on(run, place, loaded, tasks, settings, crossed, where, progress)
+    return run
+
+
+def _go_on(
+    run: FinetuneRun,
+    place: Place,
+    loaded: tuple[Any, Any],
+    tasks: Sequence[Task],
+    settings: FinetuneSettings,
+    crossed: Sequence[Task],
+    where: str,
+    progress: bool,
+) -> None:
+    """Train what is left of a run, from its last whole checkpoint."""
+    for index in range(len(run.stages)):
+        clear_unfinished(run.stage_folder(index))
+    done = run.checkpoints
+    hf_model, tokenizer = loaded
+    encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
+    examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
+    examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
+
+    prompts = [crossed_prompts(encoder, task, crossed, settings) for task in tasks] if crossed else []
+
+    def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
+        shown, size = examples[index], settings.batch_size
+        for at in range(0, len(shown), size):
+            batch = collated(shown[at : at + size], pad_token(tokenizer))
+            yield {key: value.to(where) for key, value in batch.items()}
+
+    steps = settings.steps(len(tasks) if settings.mixed else 1)
+    with hushed():
+        trained = _trainable(hf_model, settings, len(tasks), done[-1].folder if done else None)
+    full = on_disk(f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on")
+    with full, hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
+        for index, shown in enumerate(examples):
+            before = max((c.step for c in done if c.index == index), default=0)
+            for _ in range(before):
+                tick()
+            if before < steps:
+                at = run.stage_folder(index)
+                with keeping(trained, run, index, settings, batches, prompts[index] if prompts else ()) as kept:
+                    trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick, kept)
+                    trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
+
+
+def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
+    trained = {task.name for task in tasks}
+    return [task for task in (map(load_task, list_tasks()) if others is None else others) if task.name not in trained]
+
+
+def _begun(
+    folder: Path,
+    place: Place,
+    fingerprint: str,
+    tasks: Sequence[Task],
+    settings: FinetuneSettings,
+    dtype: torch.dtype,
+    crossed: Sequence[Task],
+) -> FinetuneRun:
+    """The run in the folder, new or gone on with; one that has no checkpoint yet may be begun otherwise."""
+    said = {
+        "model": place.name,
+        "source": place.source,
+        "revision": place.revision,
+        "fingerprint": fingerprint,
+        "dtype": str(dtype).removeprefix("torch."),
+        "settings": asdict(settings),
+        "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
+        **({"crossed": [task.name for task in crossed]} if crossed else {}),
+    }
+    if (folder / RUN).is_file():
+        begun = FinetuneRun(folder)
+        before, asked = ({**about, "source": None} for about in (begun.about, json.loads(json.dumps(said))))
+        before.setdefault("fingerprint", fingerprint)  # a run of before there was one
+        other = differences(before, asked)
+        if other and begun.checkpoints:
+            raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
+        if not other:
+            return begun
+        forget_vectors(begun)
+    keep_tasks(folder, tasks)
+    write_whole(folder / RUN, json.dumps(said, indent=1))
+    return FinetuneRun(folder)
+
+
+def _trainable(hf_model: Any, settings: FinetuneSettings, n_tasks: int, checkpoint: Path | None) -> Any:
+    """The model with its weights or its updates as they were at a checkpoint, ready to train."""
+    if settings.method == "full":
+        if checkpoint is not None:
+            load_all(hf_model, checkpoint)
+        return hf_model
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if checkpoint is not None:
+        read_tensors(checkpoint / UPDATES)  # PEFT would take a pickle in its place
+        return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
+    torch.manual_seed(settings.seed)
+    blocks = n_tasks if settings.orthogonal else 1  # each as strong as one alone
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=blocks * settings.rank,
+        lora_alpha=blocks * settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
+    )
+    try:
+        return get_peft_model(hf_model, config)
+    except ValueError as error:
+        kind = hf_model.config.model_type
+        raise LensFVError(f"low-rank updates of a {kind} model: PEFT knows no projections to update ({error})") from None
+
+
+def _trainer(
+    trained: Any,
+    examples: list[Example],
+    folder: Path,
+    index: int,
+    steps: int,
+    settings: FinetuneSettings,
+    tokenizer: Any,
+    device: str,
+    tick: Callable[[], None],
+    kept: Mapping[str, Any],
+) -> "Trainer":
+    from transformers import PrinterCallback, Trainer
+
+    from lens_fv.finetuning.marks import Marks  # which takes transformers' Trainer, and that seconds to import
+
+    arguments = trainer_arguments(
+        folder,
+        batch_size=settings.batch_size,
+        steps=steps,
+        save_steps=-(-steps // settings.n_checkpoints),
+        learning_rate=settings.learning_rate,
+        seed=settings.seed + index,
+        device=device,
+    )
+    trainer: Trainer = guided(Trainer)(
+        **kept,
+        model=trained,
+        args=arguments,
+        train_dataset=cast(Any, examples),
+        data_collator=partial(collated, pad=pad_token(tokenizer)),
+        callbacks=[Marks(folder, index, steps, tick)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,55 @@
+"""What is done at every step of a fine-tuning run, and around every checkpoint."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lens_fv.core.files import write_whole
+from lens_fv.finetuning.run import DONE
+from lens_fv.model.finite import loss_not_finite
+
+RESUMING = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What only going on from a checkpoint takes; for all weights it is twice their size."""
+
+
+class Marks(TrainerCallback):
+    """Says which checkpoints are whole, keeps them small, and stops at a loss that is not finite.
+
+    Args:
+        folder: of the stage.
+        index: of the stage in the run.
+        steps: of each stage.
+        tick: called after each step.
+    """
+
+    def __init__(self, folder: Path, index: int, steps: int, tick: Callable[[], None]) -> None:
+        self._folder, self._index, self._steps, self._tick = folder, index, steps, tick
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """See transformers."""
+        self._tick()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """See transformers."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            before = self._index * self._steps + int(state.global_step) - 1  # updates: the first loss is before any
+            raise loss_not_finite("fine-tune", loss, before)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """See transformers."""
+        step = int(state.global_step)
+        done = {"total": self._index * self._steps + step, "last": step == self._steps}
+        here = self._folder / f"checkpoint-{step}"
+        (here / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        write_whole(here / DONE, json.dumps(done))
+        for other in self._folder.glob("checkpoint-*"):
+            if other != here:
+                for name in RESUMING:
+                    with suppress(FileNotFoundError):
+                        (other / name).unlink()

@@ -1,0 +1,209 @@
+"""The terms of a guide, worked out around a step of training."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_fv.core.divergence import divergence_of_logits, in_single
+from lens_fv.errors import LensFVError
+from lens_fv.finetuning.regularizers.checks import check_checkpointing, check_updates, check_vector
+from lens_fv.finetuning.regularizers.crossed import Crossed
+from lens_fv.finetuning.regularizers.places import Head, Places
+from lens_fv.finetuning.regularizers.settings import GuideSettings
+from lens_fv.finetuning.regularizers.teacher import Teacher
+from lens_fv.patching import Edit
+from lens_fv.vectors import FunctionVector
+
+IGNORED = -100
+"""The label of a token that is no target (PyTorch's cross entropy)."""
+log = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+
+
+class Guide(nn.Module):
+    """Adds to the loss of fine-tuning what keeps a vector's computation (Jiang et al. 2024, 2025).
+
+    The teacher is the student without its updates: one model in memory, and one forward pass more a step; where it is steered
+    and heads are matched, one token more of each row as well (`PlainHeads`), or without `heads_gate` a second pass. A module,
+    for it may have linear maps to learn (`GuideSettings.linear`).
+
+    Args:
+        model: what is trained: a PEFT model.
+        vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
+        settings: which terms.
+        before: values of the trained parameters by name, for the teacher "before"; default: what they are now.
+        crossed: token ids of prompts, for the terms `crossed` and `crossed_heads`.
+
+    Raises:
+        LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
+            asked for, no crossed prompts for their term, or gradient checkpointing where terms need hooks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vector: FunctionVector | None,
+        settings: GuideSettings,
+        *,
+        before: Mapping[str, Tensor] | None = None,
+        crossed: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__()
+        check_checkpointing(model, settings)
+        self.settings = settings
+        self.seen = 0
+        self.opened: dict[str, int] = {}
+        steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
+        if vector is None and settings.takes_vector:
+            raise LensFVError("guide without a vector: only steer=0 with no intervention, or matched='all', go without one")
+        check_updates(model)
+        config: Any = model.config
+        self.places = Places(model, config.num_attention_heads)
+        self._d_head = self.places.d_head
+        if vector is not None:
+            check_vector(vector, config, self._d_head)
+        self.edits = _edits(vector, settings) if vector is not None and steered else []
+        self.matched = self._matched(vector) if settings.heads else []
+        apart = self._matched(vector) if settings.crossed_heads else []
+        self.places.check([*self.matched, *apart, *((e.layer, e.head) for e in self.edits if e.head is not None)])
+        if settings.teacher == "before":
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            before = {name: (before or trained)[name].detach().clone().to(p) for name, p in trained.items()}
+        self.teacher = Teacher(
+            settings, self.places, self.edits, self.matched, before if settings.teacher == "before" else None
+        )
+        self._crossed = Crossed(crossed, settings, self.places, apart) if settings.crosses else None
+        self.maps = nn.ParameterDict()
+        if settings.linear:
+            device = next(model.parameters()).device
+            for layer, head in self.matched:
+                self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self._d_head, device=device))
+
+    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float = 0.0) -> Tensor:
+        """Cross entropy and all terms, for a loop of one's own.
+
+        Args:
+            model: the one that the guide was made for.
+            inputs: `input_ids`, `attention_mask` and `labels`, whose first target in each row is the answer's first token.
+            done: how much of the training is done, from 0 to 1.
+
+        Raises:
+            LensFVError: a term that is not finite, a row without a target or whose first token is one, or gradient
+                checkpointing that was turned on meanwhile.
+        """
+        with self.around(model, inputs, done=done) as terms:
+            outputs = model(**inputs)
+        return outputs.loss + sum(terms(outputs.logits).values())
+
+    @contextmanager
+    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float) -> Iterator[Callable[[Tensor], Terms]]:
+        """Let the teacher run; inside the block the student's forward pass is guided.
+
+        Yields:
+            What makes the terms, each with its weight, of the student's logits.
+        """
+        s = self.settings
+        if s.idle or done < s.begins:
+            yield lambda logits: {}  # noqa: ARG005
+            return
+        check_checkpointing(model, s)
+        at = last_prompt_token(inputs["labels"])
+        with self.teacher.teaching(model):
+            steered, plain = self.teacher(model, inputs, at)
+            asked = None if self._crossed is None else self._crossed.taught(model, inputs, done)
+        aside = {} if asked is None else asked(model)
+        with (
+            self.places.reading(self.matched, at) as written,
+            self.places.adding(self.edits, s.strength(done), at),
+        ):
+            yield lambda logits: self._terms(logits, written, steered, plain, inputs, at, aside)
+
+    def _terms(
+        self,
+        logits: Float[Tensor, "rows tokens vocab"],
+        written: Mapping[Head, Tensor],
+        steered: Tensor | None,
+        plain: Mapping[Head, Tensor],
+        inputs: Mapping[str, Tensor],
+        at: Int[Tensor, " rows"],
+        aside: Terms,
+    ) -> Terms:
+        s, rows = self.settings, torch.arange(len(at), device=at.device)
+        found: Terms = dict(aside)
+        if s.distill and steered is not None:
+            taught = steered[rows, at] if steered.ndim == 3 else steered
+            found["distill"] = self._opens("distill", self._apart(logits[rows, at], taught).mean(), s.distill_gate) * s.distill
+        if s.distill_all and steered is not None:
+            seen = inputs["attention_mask"].flatten() if "attention_mask" in inputs else 1
+            apart = (self._apart(logits.flatten(0, 1), steered.flatten(0, 1)) * seen).sum() / len(logits)
+            found["distill_all"] = self._opens("distill_all", apart, s.distill_gate) * s.distill_all
+        if s.heads:
+            apart = [self._opens("heads", self._distance(head, written[head], plain[head]), s.heads_gate) for head in plain]
+            found["heads"] = torch.stack(apart).sum() * s.heads
+        self.seen += 1
+        if found and not bool(torch.stack(list(found.values())).isfinite().all()):
+            bad = ", ".join(f"{name} is {float(value.detach())}" for name, value in found.items() if not value.isfinite())
+            if self.seen == 1:
+                raise LensFVError(f"guide: {bad} before anything is learned, so the model's numbers are; run verify on it")
+            raise LensFVError(f"guide: {bad} at step {self.seen}, after finite ones; lower its weight or the learning rate")
+        return found
+
+    def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
+        name = f"{head[0]}-{head[1]}"
+        own = in_single(student)
+        mapped = own @ self.maps[name].T.to(own.dtype) if name in self.maps else own
+        return (mapped - in_single(teacher)).square().mean()
+
+    def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+        s = self.settings
+        return divergence_of_logits(teacher, student, s.direction, temperature=s.temperature)
+
+    def _opens(self, name: str, value: Tensor, gate: float) -> Tensor:
+        """The value, or 0 where it does not pass its gate."""
+        is_open = value.detach() > gate
+        self.opened[name] = self.opened.get(name, 0) + int(is_open)
+        return value * is_open
+
+    def _matched(self, vector: FunctionVector | None) -> list[Head]:
+        if self.settings.matched == "all":
+            return [(layer, head) for layer in sorted(self.places.projections) for head in range(self.places.n_heads)]
+        if vector is None or not vector.heads:
+            raise LensFVError("match the heads of a vector that has none, such as a tuned one; use matched='all'")
+        return list(vector.heads)
+
+    def report(self) -> None:
+        """Say which terms never did anything: their gates did not open."""
+        for name, count in self.opened.items():
+            if self.seen and not count:
+                log.warning("guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.seen)
+
+
+def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
+    """The index of the token before each row's first target.
+
+    Raises:
+        LensFVError: a row without targets, or one that begins with a target.
+    """
+    targets = labels != IGNORED
+    first = targets.int().argmax(1)
+    if not bool(targets.any(1).all()) or bool((first == 0).any()):
+        raise LensFVError(
+            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer behind it; mask prompts"
+        )
+    return first - 1
+
+
+def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:
+    where = settings.where or ("heads" if vector.site == "heads" else "resid_post")
+    if where == "heads":
+        if not vector.heads:
+            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use where='resid_post'")
+        values = vector.head_outputs * vector.scale
+        return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
+    return [Edit(vector.layer, vector.vector * vector.scale, site=where, mode="add")]

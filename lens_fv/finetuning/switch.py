@@ -1,0 +1,47 @@
+"""A model in hand, made what it was at a checkpoint."""
+
+import torch
+
+from lens_fv.errors import LensFVError
+from lens_fv.finetuning.run import Checkpoint, FinetuneRun
+from lens_fv.finetuning.weights import load_checkpoint
+from lens_fv.model.exclusive import exclusive
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.loading import wrap_transformers
+from lens_fv.model.plain import write_weights
+from lens_fv.model.weights import Place
+
+
+@torch.no_grad()
+def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
+    """Give a model, in place, the weights that it had at a checkpoint; or those that the run began with.
+
+    They go through the same processing as the model's own did ("raw" or "compat"), so that what is measured before and after
+    lives in the same basis. The model's revision becomes the checkpoint's name: vectors of other moments are then applied
+    only with `force=True`.
+
+    Args:
+        model: the model that the run began with, at whatever moment; from `load_model`.
+        run: the run.
+        checkpoint: one of `run.checkpoints`; None: the beginning.
+
+    Raises:
+        LensFVError: another model than the run's, or a checkpoint that is damaged, of another model, or changes nothing.
+    """
+    if model.backend != "bridge" or model.name != run.about["model"]:
+        raise LensFVError(
+            f"switch {model.name} to {run.folder}: that is a run of {run.about['model']}, and takes a model from load_model"
+        )
+    hf_model, tokenizer = load_checkpoint(run, checkpoint, device=model.device, dtype=model.dtype)
+    # The revision belongs to the weights: a model that is interrupted in between is refused until it is switched again.
+    with exclusive(model, "is being switched to another checkpoint") as gate, gate.writing({"revision"}):
+        if model.weight_processing == "raw":
+            write_weights(model, dict(hf_model.named_parameters(remove_duplicate=False)))
+        else:
+            said = Place(run.source, model.name, run.about["revision"])
+            fresh = wrap_transformers(hf_model, tokenizer, said, model.weight_processing, device=str(model.device))
+            found: dict[str, torch.Tensor] = dict(fresh.tl.named_parameters()) | dict(fresh.tl.named_buffers())
+            for name, tensor in (*model.tl.named_parameters(), *model.tl.named_buffers()):
+                tensor.copy_(found[name])
+            model.weights_changed(fresh.fingerprint)
+        model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"

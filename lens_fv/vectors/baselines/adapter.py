@@ -1,0 +1,185 @@
+"""The model changed rather than its states: a low-rank update of attention's queries and values."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig
+from torch import Tensor
+
+from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.choices import Count, Positive, Seed, checked
+from lens_fv.errors import LensFVError
+from lens_fv.model.lens_model import LensModel
+from lens_fv.patching import AnswerScores, score_answers
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors.baselines.fitting import fit
+from lens_fv.vectors.baselines.lora import PARTS, adapted
+from lens_fv.vectors.extract import validation_prompts
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Adapter(Artefact):
+    """Low-rank updates of the query and value projections of every layer with attention (LoRA: Hu et al. 2022).
+
+    The weights change by `up @ down`, layer by layer; PEFT trains and applies them.
+
+    Attributes:
+        layers: which layers.
+        q_down, q_up, v_down, v_up: of the queries and the values.
+    """
+
+    layers: tuple[int, ...]
+    q_down: Float[Tensor, "layers rank d_in"]
+    q_up: Float[Tensor, "layers d_q rank"]
+    v_down: Float[Tensor, "layers rank d_in"]
+    v_up: Float[Tensor, "layers d_v rank"]
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        n, rank, _ = self.q_down.shape
+        for name, up, down in (("queries", self.q_up, self.q_down), ("values", self.v_up, self.v_down)):
+            require_shape(f"adapter of the {name}, down", down, (len(self.layers), rank, down.shape[-1]))
+            require_shape(f"adapter of the {name}, up", up, (n, up.shape[1], rank))
+
+    @contextmanager
+    def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
+        """Inside the block PEFT's layers stand in the model; behind it the model is, bit for bit, what it was.
+
+        Raises:
+            LensFVError: it belongs to another model, or the model's projections are out of reach.
+        """
+        if not force:
+            self.provenance.check(model)
+        rank = self.q_down.shape[1]
+        with adapted(model, LoraConfig(r=rank, lora_alpha=rank)) as parts, torch.no_grad():
+            for part in PARTS:
+                for at, layer in enumerate(self.layers):
+                    parts[layer, part].down.copy_(getattr(self, f"{part}_down")[at])
+                    parts[layer, part].up.copy_(getattr(self, f"{part}_up")[at])
+            yield
+
+    @torch.no_grad()
+    def score(
+        self,
+        model: LensModel,
+        prompts: Sequence[EncodedPrompt],
+        *,
+        what: str = "adapter",
+        force: bool = False,
+        progress: bool = False,
+    ) -> AnswerScores:
+        """What the model makes of prompts' answers while it is applied: one branch."""
+        with self.applied(model, force=force):
+            return score_answers(model, prompts, [[]], what=what, progress=progress)
+
+    def facts(self) -> dict[str, str]:
+        """See `Artefact.facts`."""
+        n = sum(x.numel() for x in (self.q_down, self.q_up, self.v_down, self.v_up))
+        return super().facts() | {"update": f"rank {self.q_down.shape[1]} in {len(self.layers)} layers, {n} numbers"}
+
+
+@checked
+def train_adapter(
+    model: LensModel,
+    task: Task,
+    *,
+    rank: Count = 4,
+    alpha: Count = 8,
+    pairs: Count = 20,
+    learning_rate: Positive = 2e-3,
+    steps: Count = 40,
+    split: Split | None = None,
+    template: PromptTemplate = TODD,
+    seed: Seed = 0,
+    progress: bool = False,
+) -> Adapter:
+    """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself stays as it is.
+
+    Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, as `tune` does. The step that
+    makes the *validation* answers likeliest is kept.
+
+    Args:
+        model: the model.
+        task: the task.
+        rank: of each update.
+        alpha: updates count `alpha / rank` times; what is kept holds that factor.
+        pairs: training pairs.
+        learning_rate: of Adam.
+        steps: of Adam.
+        split: default: `split_pairs(task, seed=seed)`.
+        template: how prompts are written.
+        seed: of the split and of the start.
+        progress: draw a progress bar.
+
+    Raises:
+        LensFVError: too few pairs, a model whose query and value projections are out of reach, or a loss that
+            is not finite.
+    """
+    split = split or split_pairs(task, seed=seed)
+    if pairs > len(split.train):
+        raise LensFVError(f"train an adapter for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
+    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    held_out = validation_prompts(model, split, template)
+
+    def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
+        answers = torch.tensor([prompt.answers[0] for prompt in group], device=model.device)
+        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in group])
+        logits = model.forward(tokens)[:, -answers.shape[1] :].float()
+        return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
+
+    batches, checks = _alike(training), _alike(held_out)
+
+    def loss() -> Tensor:
+        return -torch.cat([logprobs(group).mean(1) for group in batches]).mean()
+
+    def score() -> Tensor:
+        return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
+
+    with torch.random.fork_rng():  # PEFT draws the start from torch's own generator
+        torch.manual_seed(seed)
+        with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
+            weights = [weight for part in parts.values() for weight in part]
+            what = f"{task.name}: adapter"
+            best = fit(weights, loss, score, learning_rate=learning_rate, steps=steps, what=what, progress=progress)
+    values = dict(zip(parts, zip(best.values[::2], best.values[1::2], strict=True), strict=True))
+    layers = tuple(sorted({layer for layer, _ in parts}))
+
+    def stacked(part: str, which: int) -> Float[Tensor, "layers ..."]:
+        return torch.stack([values[layer, part][which].float().cpu() for layer in layers])
+
+    provenance = Provenance.of(
+        model,
+        task=task.name,
+        task_hash=task.fingerprint,
+        prompts=[p.tokens for p in (*training, *held_out)],
+        seed=seed,
+        method="lora",
+        options={
+            "rank": rank,
+            "alpha": alpha,
+            "pairs": pairs,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            **best.options,
+        },
+    )
+    return Adapter(
+        provenance=provenance,
+        layers=layers,
+        q_down=stacked("q", 0),
+        q_up=stacked("q", 1) * alpha / rank,
+        v_down=stacked("v", 0),
+        v_up=stacked("v", 1) * alpha / rank,
+    )
+
+
+def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+    """Prompts of one length with answers of one length together: they run as a batch without padding."""
+    groups: dict[tuple[int, int], list[EncodedPrompt]] = defaultdict(list)
+    for prompt in prompts:
+        groups[len(prompt.tokens), len(prompt.answers[0])].append(prompt)
+    return list(groups.values())
