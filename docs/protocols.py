@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 import lens_fv as fv
-from lens_fv.finetuning import FinetuneSettings
+from lens_fv.finetuning import FinetuneConfig
 from lens_fv.finetuning.examples import Reader, collated, training_examples
 from lens_fv.finetuning.regularizers.penalties import importance
 from lens_fv.heads import rank_heads, rank_instruction_heads
 from lens_fv.heads.competence import competence
-from lens_fv.knowledge import TeachSettings, distill, load_entities, read_transfer, write_transfer
+from lens_fv.knowledge import DistillConfig, distill, generate_transfer_set, load_entities, load_transfer_set
 from lens_fv.model.plain import plain_model
 from lens_fv.tasks import load_task, split_pairs
 
@@ -75,9 +75,9 @@ def means_of_25() -> dict[str, float]:
 def clipping() -> dict[str, float]:
     """Length of what clipping at 1 changes in an update of one entity, in lengths of the update that is not clipped."""
     (entity,) = load_entities("invented")[:1]
-    transfer = write_transfer(MODEL, [entity], n=5, seed=0)
+    transfer = generate_transfer_set(MODEL, [entity], n=5, seed=0)
     found = {}
-    for name, settings in (("usual", TeachSettings.usual(1)), ("released", TeachSettings.released())):
+    for name, settings in (("usual", DistillConfig.usual(1)), ("released", DistillConfig.released())):
         clipped, free = (distill(MODEL, [entity], transfer, replace(settings, clip=clip)) for clip in (1.0, None))
         apart = sum(float((clipped.change(n) - free.change(n)).square().sum()) for n in free.names)
         found[name] = (apart / sum(float(free.change(n).square().sum()) for n in free.names)) ** 0.5
@@ -86,7 +86,7 @@ def clipping() -> dict[str, float]:
 
 def mentions(path: Path) -> dict[str, dict[str, int]]:
     """Sentences kept of the published Entity Inferences rows, and dropped."""
-    found = {where: read_transfer(path, where=where) for where in ("after_mention", "all")}
+    found = {where: load_transfer_set(path, where=where) for where in ("after_mention", "all")}
     return {where: {"kept": len(each), **each.dropped} for where, each in found.items()}
 
 
@@ -98,7 +98,7 @@ def fisher() -> dict[str, float]:
     trained = get_peft_model(plain_model(MODEL), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16))
     end = MODEL.tokenizer.eos_token_id
     reader = Reader(MODEL.name, MODEL.tokenizer, MODEL.n_ctx, MODEL.prepend_bos)
-    examples = training_examples(reader, load_task("antonym"), FinetuneSettings(n_examples=64), end=end)
+    examples = training_examples(reader, load_task("antonym"), FinetuneConfig(n_examples=64), end=end)
 
     def total(size: int, **options) -> float:
         batches = [collated(examples[at : at + size], 0) for at in range(0, len(examples), size)]

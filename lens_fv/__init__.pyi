@@ -15,11 +15,11 @@ from .composition import (
     relation_scores as relation_scores,
 )
 from .dynamics import (
-    Probe as Probe,
+    TaskProbe as TaskProbe,
     Trajectory as Trajectory,
-    continual as continual,
-    follow as follow,
-    make_probe as make_probe,
+    continual_metrics as continual_metrics,
+    make_task_probe as make_task_probe,
+    track_checkpoints as track_checkpoints,
     verdicts as verdicts,
 )
 from .errors import (
@@ -27,16 +27,16 @@ from .errors import (
 )
 from .evaluation import (
     AnalogyEvaluation as AnalogyEvaluation,
-    DecodingStudy as DecodingStudy,
+    DecodingEvaluation as DecodingEvaluation,
     Evaluation as Evaluation,
     TextEvaluation as TextEvaluation,
-    compare_kinds as compare_kinds,
+    compare_baselines as compare_baselines,
     compose_lists as compose_lists,
     evaluate as evaluate,
     evaluate_analogies as evaluate_analogies,
+    evaluate_decoding as evaluate_decoding,
     evaluate_texts as evaluate_texts,
     load_artefact as load_artefact,
-    study_decoding as study_decoding,
 )
 from .evaluation.alignment import (
     RatedRelation as RatedRelation,
@@ -53,18 +53,18 @@ from .evaluation.alignment import (
 )
 from .finetuning import (
     Checkpoint as Checkpoint,
+    FinetuneConfig as FinetuneConfig,
     FinetuneRun as FinetuneRun,
-    FinetuneSettings as FinetuneSettings,
-    average as average,
-    crossed_prompts as crossed_prompts,
     export_checkpoint as export_checkpoint,
     finetune as finetune,
+    instruction_swapped_prompts as instruction_swapped_prompts,
+    interpolate_weights as interpolate_weights,
     switch as switch,
 )
 from .finetuning.regularizers import (
     PRESETS as PRESETS,
     Guide as Guide,
-    GuideSettings as GuideSettings,
+    GuideConfig as GuideConfig,
     guided as guided,
 )
 from .heads import (
@@ -79,25 +79,25 @@ from .heads import (
     universal_heads as universal_heads,
 )
 from .knowledge import (
+    DistillConfig as DistillConfig,
     Entity as Entity,
     EntityProbe as EntityProbe,
     KnowledgeScores as KnowledgeScores,
     KnowledgeTrace as KnowledgeTrace,
-    TeachSettings as TeachSettings,
     TransferSet as TransferSet,
     WeightDelta as WeightDelta,
     causal_trace as causal_trace,
     definition_vectors as definition_vectors,
     distill as distill,
-    drift as drift,
+    entity_swapped_anchors as entity_swapped_anchors,
     evaluate_knowledge as evaluate_knowledge,
+    finetune_on_texts as finetune_on_texts,
     gap_closed as gap_closed,
-    learn_texts as learn_texts,
+    generate_transfer_set as generate_transfer_set,
+    kl_to_base as kl_to_base,
     load_entities as load_entities,
+    load_transfer_set as load_transfer_set,
     read_entities as read_entities,
-    read_transfer as read_transfer,
-    said_of_others as said_of_others,
-    write_transfer as write_transfer,
 )
 from .model import (
     LensModel as LensModel,
@@ -118,10 +118,10 @@ from .tasks import (
     Split as Split,
     Task as Task,
     chat_template as chat_template,
-    list_task as list_task,
     list_tasks as list_tasks,
     load_task as load_task,
     make_analogies as make_analogies,
+    make_list_task as make_list_task,
     read_analogies as read_analogies,
     read_instructions as read_instructions,
     read_task as read_task,

@@ -100,7 +100,7 @@ plotting.layer_curve({task.name: by_layer}, chosen={task.name: extracted.layer})
 # examples, and a random vector of the same length added in the same place.
 
 # %%
-before = fv.evaluate(model, task, {"extracted": extracted}, split=split, most_items=40, seed=0)
+before = fv.evaluate(model, task, {"extracted": extracted}, split=split, max_items=40, seed=0)
 before
 
 # %% [markdown]
@@ -122,7 +122,7 @@ tuned
 # %%
 other = fv.tune(model, fv.load_task("antonym"), pairs=20, layer=15, learning_rate=0.1, steps=20, seed=0)
 vectors = {"extracted": extracted, "tuned": tuned}
-after = fv.evaluate(model, task, vectors, other=other, split=split, most_items=40, seed=0)
+after = fv.evaluate(model, task, vectors, other=other, split=split, max_items=40, seed=0)
 plotting.condition_bars({task.name: after})
 
 # %% [markdown]

@@ -18,12 +18,12 @@ from jaxtyping import AbstractArray
 from lens_fv.composition import VectorLibrary
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import MODULES, Artefact, load_artefact
-from lens_fv.core.store import Records, check_settings
+from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.evaluation.alignment.judgements import read_judgements
 from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.knowledge.readers import read_entities
-from lens_fv.knowledge.transfer import TransferSet, read_transfer
+from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
 from lens_fv.tasks import TODD, read_analogies, read_task, write_task
 from lens_fv.tasks.instructions import read_instructions
 
@@ -109,10 +109,10 @@ def packed(header: Any, rest: bytes) -> bytes:
 
 def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     """Records, runs, libraries, and what users write."""
-    records = Records(folder / "records.json")
+    records = ResultStore(folder / "records.json")
     for i in range(3):
-        records.once(f"k{i}", lambda i=i: {"values": [i, 0.5, None], "name": "x"})
-    yield "records", Sample(folder / "records.json", lambda: Records(folder / "records.json"))
+        records.get_or_compute(f"k{i}", lambda i=i: {"values": [i, 0.5, None], "name": "x"})
+    yield "records", Sample(folder / "records.json", lambda: ResultStore(folder / "records.json"))
     settings = {"seeds": [0, 1], "guide": {"heads": 1.0}}
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
@@ -135,7 +135,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     write_index(folder, {"seed": 0}, [entry])
     yield "library", Sample(folder / "library.json", lambda: VectorLibrary.open(folder))
     TransferSet({"a": ("A is b.", "A was b.")}, {"empty": 1}, made_provenance()).save(folder / "transfer.json")
-    yield "transfer", Sample(folder / "transfer.json", lambda: read_transfer(folder / "transfer.json"))
+    yield "transfer", Sample(folder / "transfer.json", lambda: load_transfer_set(folder / "transfer.json"))
     texts = {
         "entities.jsonl": (
             '{"name": "Adam", "definition": "Adam is a pug.", "sentences": ["Adam barks."]}\n' * 2,

@@ -12,9 +12,9 @@ from helpers import made_provenance, toy_task
 from lens_fv import load_model
 from lens_fv.composition import Tuned, VectorLibrary, build_library
 from lens_fv.core.artefact import Provenance
-from lens_fv.core.kept import kept_at
+from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneRun, FinetuneSettings, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, switch
 from lens_fv.heads import rank_heads
 from lens_fv.knowledge import WeightDelta
 from lens_fv.model import LensModel
@@ -109,7 +109,7 @@ def test_a_ranking_that_is_kept_is_not_the_others(models, tmp_path):
     assert not torch.equal(first.effects, second.effects)
     again = rank_heads(models[1], toy_task(), folder=tmp_path, **FEW)
     assert torch.equal(again.effects, second.effects)
-    assert kept_at(tmp_path, type(first), first.provenance) != kept_at(tmp_path, type(first), second.provenance)
+    assert artefact_path(tmp_path, type(first), first.provenance) != artefact_path(tmp_path, type(first), second.provenance)
 
 
 def test_a_library_does_not_mix_them(models, tmp_path):
@@ -125,7 +125,7 @@ def test_a_library_does_not_mix_them(models, tmp_path):
 
 
 def test_finetuning_does_not_go_on_with_the_others_run(folders, tmp_path):
-    settings = FinetuneSettings(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
+    settings = FinetuneConfig(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
     tasks = [toy_task(name="one")]
     run = finetune(folders[0], tasks, tmp_path / "run", settings)
     with pytest.raises(LensFVError, match=r"it was made with fingerprint \w{16} \(asked: \w{16}\); choose another folder"):
@@ -145,7 +145,7 @@ def test_a_run_whose_model_was_replaced_says_so(folders, tmp_path):
     copy.mkdir()
     for file in folders[0].iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    settings = FinetuneSettings(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
+    settings = FinetuneConfig(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
     run = finetune(copy, [toy_task(name="one")], tmp_path / "run", settings)
     (copy / "model.safetensors").write_bytes((folders[1] / "model.safetensors").read_bytes())
     with pytest.raises(LensFVError, match="holds other weights by now"):
@@ -166,7 +166,7 @@ def test_an_update_goes_on_top_of_another(folders):
 
 
 def test_processing_keeps_the_fingerprint_through_a_run(folders, tmp_path):
-    settings = FinetuneSettings(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
+    settings = FinetuneConfig(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
     run = finetune(folders[0], [toy_task(name="one")], tmp_path / "run", settings)
     model = load_model(folders[0], weight_processing="compat")
     before = model.fingerprint

@@ -10,9 +10,9 @@ from helpers import made_provenance, toy_task
 
 from lens_fv.composition import Tuned, VectorLibrary, build_library
 from lens_fv.core.files import file_name, inside
-from lens_fv.core.kept import kept_at
+from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneSettings, finetune
+from lens_fv.finetuning import FinetuneConfig, finetune
 from lens_fv.model import load_model
 from lens_fv.vectors import FunctionVector
 
@@ -69,13 +69,13 @@ def test_a_library_that_names_files_elsewhere_is_refused(tiny_model, tmp_path, f
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_kept_stays_in_its_folder(tmp_path, name):
-    path = kept_at(tmp_path, FunctionVector, replace(made_provenance(), task=name))
+    path = artefact_path(tmp_path, FunctionVector, replace(made_provenance(), task=name))
     assert path.parent == tmp_path
     assert len(path.name.encode()) < 200
 
 
 def test_a_run_and_what_follows_it_stay_in_their_folders(model_folder, tmp_path):
-    settings = FinetuneSettings(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
+    settings = FinetuneConfig(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
     folder = tmp_path / "a" / "b" / "run"
     run = finetune(model_folder, [toy_task(name="../../escaped")], folder, settings)
     assert all(folder in path.parents for path in everything(tmp_path))

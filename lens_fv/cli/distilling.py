@@ -99,13 +99,13 @@ def distill(
     transfer.json (the sentences). Run it again with the same options to go on where it was stopped.
     """
     from lens_fv.knowledge import (
-        TeachSettings,
+        DistillConfig,
         TransferSet,
         distill as teach_reading,
-        learn_texts,
-        read_transfer,
-        said_of_others,
-        write_transfer,
+        entity_swapped_anchors,
+        finetune_on_texts,
+        generate_transfer_set,
+        load_transfer_set,
     )
 
     asked = chosen_entities(entities, entity)
@@ -123,8 +123,8 @@ def distill(
     }
     # 0 stands for what the settings call None
     switches = {name: value or None for name, value in (("top_k", top_k), ("clip", clip)) if value is not None}
-    usual = partial(TeachSettings.usual, len(asked)) if teach == "reading" else TeachSettings
-    settings = (TeachSettings.released if preset == "released" else usual)(
+    usual = partial(DistillConfig.usual, len(asked)) if teach == "reading" else DistillConfig
+    settings = (DistillConfig.released if preset == "released" else usual)(
         layers=tuple(layer) if layer else None,
         direction=direction,
         n_checkpoints=2,
@@ -137,10 +137,10 @@ def distill(
     run: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
     if transfer and teach != "definition":
-        written = read_transfer(transfer, where=settings.where)
+        written = load_transfer_set(transfer, where=settings.where)
     elif teach != "definition":
         n = sentences or (5 if len(asked) == 1 or preset == "released" else 10)
-        written = write_transfer(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
+        written = generate_transfer_set(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
     if written is not None and teach == "reading":
         delta = teach_reading(lens, asked, written, settings, **run)
     else:
@@ -148,8 +148,10 @@ def distill(
             texts = varied = TransferSet({each.key: (each.definition,) for each in asked})
         else:
             texts, varied = written.with_definitions(asked, times=settings.n_definitions), written
-        held = said_of_others(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
-        delta = learn_texts(lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, anchors=held, **run)
+        held = entity_swapped_anchors(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
+        delta = finetune_on_texts(
+            lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, anchors=held, **run
+        )
     path = delta.save(out / UPDATE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     payload = {

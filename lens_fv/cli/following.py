@@ -15,7 +15,7 @@ from lens_fv.cli.vectors import Heads
 from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
-    from lens_fv.dynamics import Probe, Trajectory
+    from lens_fv.dynamics import TaskProbe, Trajectory
     from lens_fv.finetuning import FinetuneRun
     from lens_fv.model import LensModel
     from lens_fv.tasks import Task
@@ -47,7 +47,7 @@ def dynamics(
     Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's vector and
     every moment. Run it again to go on where it was stopped.
     """
-    from lens_fv.dynamics import continual, follow, verdicts
+    from lens_fv.dynamics import continual_metrics, track_checkpoints, verdicts
     from lens_fv.finetuning import FinetuneRun
     from lens_fv.model import load_model
     from lens_fv.studies.dynamics_report import write_dynamics_report
@@ -61,10 +61,10 @@ def dynamics(
     drawn = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
     questions = {"heads": heads, "shots": shots, "context": context, "items": items}
     probes = [_asked(lens, each, folder, the_run, **questions, **drawn) for each in asked]
-    path = follow(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
+    path = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = path.save(folder / "trajectory.safetensors")
     # A mixture has no tasks that came before others.
-    metrics = continual(path, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
+    metrics = continual_metrics(path, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
     judged = verdicts(path)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
     for verdict, cosine in zip(judged, path.similarity()[-1].tolist(), strict=True):
@@ -97,41 +97,41 @@ def _asked(
     items: int,
     seed: int,
     **drawn: Any,
-) -> "Probe":
+) -> "TaskProbe":
     """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
-    from lens_fv.dynamics import make_probe
+    from lens_fv.dynamics import make_task_probe
     from lens_fv.heads import instruction_contrast, rank_contrast
     from lens_fv.vectors import extract_instruction, sweep_injection
 
     contrast, about = instruction_contrast(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
     ranking = rank_contrast(model, task, contrast, options=about, seed=seed, folder=folder / "rankings", progress=True)
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
-    sweep = sweep_injection(model, task, vector, scales=SCALES, most_items=items, template=run.template)
+    sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=items, template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
     vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
-    return make_probe(
+    return make_task_probe(
         model,
         task,
         vector,
         contrast=contrast,
         n_shots=shots,
         n_context=context,
-        most_items=items,
+        max_items=items,
         template=run.template,
         seed=seed,
     )
 
 
-def _moments(path: "Trajectory") -> list[dict[str, Any]]:
+def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
     """Every task at every moment, in numbers; what has items with its interval."""
     from lens_fv.dynamics.trajectory import MEASURES
 
-    own, control = path.head_similarity()
-    overlaps = path.head_overlaps()
-    curves = {(measure, task): path.curve(measure, task) for measure in MEASURES for task in path.tasks}
+    own, control = trajectory.head_similarity()
+    overlaps = trajectory.head_overlaps()
+    curves = {(measure, task): trajectory.curve(measure, task) for measure in MEASURES for task in trajectory.tasks}
     columns = {
-        "cosine": path.similarity(),
-        "distance": path.distance(),
+        "cosine": trajectory.similarity(),
+        "distance": trajectory.distance(),
         "head_cosine": own.mean(-1),
         "control_head_cosine": control.mean(-1),
     }
@@ -144,8 +144,8 @@ def _moments(path: "Trajectory") -> list[dict[str, Any]]:
             **{key: float(value[m, t]) for key, value in columns.items()},
             "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
         }
-        for m, (name, step) in enumerate(zip(path.moments, path.steps, strict=True))
-        for t, task in enumerate(path.tasks)
+        for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True))
+        for t, task in enumerate(trajectory.tasks)
     ]
 
 

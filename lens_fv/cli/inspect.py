@@ -140,7 +140,7 @@ def show(
     payload: dict[str, object] = {
         "file": str(file),
         "kind": type(artefact).__name__,
-        "facts": artefact.facts(),
+        "facts": artefact.summary(),
         "provenance": dataclasses.asdict(artefact.provenance),
     }
     views = [repr(artefact)]

@@ -43,10 +43,10 @@ def write(
 
     Writes the sentences to --out (JSON), for `distill --transfer`: the model that writes may be another one.
     """
-    from lens_fv.knowledge import OPENINGS, write_transfer
+    from lens_fv.knowledge import OPENINGS, generate_transfer_set
 
     asked = chosen_entities(entities, entity)
-    found = write_transfer(
+    found = generate_transfer_set(
         open_model(model, device, dtype),
         asked,
         n=sentences,
@@ -117,7 +117,7 @@ def evaluate(
             *(_said(row[key]) for key in ("accuracy", "explicit", "inferential", "perplexity")),
             _said(row.get("gap_closed_accuracy")),
             _said(row["elsewhere_accuracy"]),
-            _said(row["drift"], 4),
+            _said(row["kl_to_base"], 4),
         )
     said = [{key: value._asdict() if hasattr(value, "_asdict") else value for key, value in row.items()} for row in rows]
     payload = {
@@ -181,7 +181,7 @@ def _scored(result: "KnowledgeResult", norm: Any, seed: int) -> "dict[str, Estim
         "perplexity": scores.perplexity(seed=seed),
         "elsewhere_accuracy": others and others.accuracy(norm=norm, seed=seed),
         "elsewhere_perplexity": others and others.perplexity(seed=seed),
-        "drift": result.drift,
+        "kl_to_base": result.kl_to_base,
     }
 
 

@@ -140,7 +140,7 @@ def show(
 
     found = VectorLibrary.open(folder)
     vector = found[name]
-    payload: dict[str, Any] = _row(found.entry(name)) | {"facts": vector.facts()}
+    payload: dict[str, Any] = _row(found.entry(name)) | {"facts": vector.summary()}
     views = [repr(vector)]
     if model:
         decoded = decode(vector, open_model(model, device, dtype))
@@ -178,7 +178,7 @@ def fit(
     train, held_out = training_analogies(found.names, most=most, seed=seed)
     fitted = fit_map(lens, found, train, held_out, form=forms[form], epochs=epochs, seed=seed, progress=True)
     path = fitted.save(out or Path(f"{file_name(lens.name)}-{form}-map.safetensors"))
-    payload = {"model": lens.name, "file": str(path), "facts": fitted.facts(), "scale": fitted.scale}
+    payload = {"model": lens.name, "file": str(path), "facts": fitted.summary(), "scale": fitted.scale}
     emit(payload, as_json, repr(fitted), f"written to {path}")
 
 

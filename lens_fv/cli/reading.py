@@ -39,7 +39,7 @@ def decode(
 
     Writes nothing unless --out is given.
     """
-    from lens_fv.evaluation import study_decoding
+    from lens_fv.evaluation import evaluate_decoding
     from lens_fv.tasks import split_pairs
     from lens_fv.vectors import decode as read
 
@@ -58,7 +58,7 @@ def decode(
     summary: list[dict[str, Any]] = []
     if tasks:
         splits = {n: split_pairs(t, seed=vectors[n].provenance.seed if seed is None else seed) for n, t in tasks.items()}
-        study = study_decoding(
+        study = evaluate_decoding(
             lens,
             list(tasks.values()),
             {"vectors": vectors},

@@ -65,7 +65,7 @@ def evaluate(
         prompts=prompts,
         n_shots=shots,
         queries=queries,
-        most_items=items,
+        max_items=items,
         seed=seed,
         force=force,
         progress=True,
@@ -102,21 +102,21 @@ def compare(
     out: EvaluationFile = None,
 ) -> None:
     """Set function vectors beside other things made from the same pairs. Writes nothing unless --out is given."""
-    from lens_fv.evaluation import KINDS, compare_kinds
+    from lens_fv.evaluation import BASELINES, compare_baselines
     from lens_fv.tasks import load_task
 
     the_task, lens = load_task(task), open_model(model, device, dtype)
-    found = compare_kinds(
+    found = compare_baselines(
         lens,
         the_task,
-        kinds=kind or KINDS,
+        kinds=kind or BASELINES,
         pairs=pairs,
         n_heads=heads,
         n_shots=shots,
         n_clean=clean,
         n_trials=trials,
         steps=steps,
-        most_items=items,
+        max_items=items,
         queries=queries,
         seed=seed,
         progress=True,
@@ -166,7 +166,7 @@ def sweep(
         scales=scale or (0.5, 1.0, 2.0, 4.0),
         split=split,
         part=part,
-        most_items=items,
+        max_items=items,
         force=force,
         progress=True,
     )

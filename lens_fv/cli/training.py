@@ -67,12 +67,12 @@ def finetune(
     Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights); and a copy of
     the vectors that it was guided by. Run it again with the same options to go on where it was stopped.
     """
-    from lens_fv.finetuning import FinetuneSettings, finetune as train
+    from lens_fv.finetuning import FinetuneConfig, finetune as train
     from lens_fv.finetuning.regularizers import PRESETS
     from lens_fv.tasks import TEMPLATES, load_task
     from lens_fv.vectors import FunctionVector, other_heads, random_like
 
-    settings = FinetuneSettings(
+    settings = FinetuneConfig(
         method=method,
         rank=rank,
         learning_rate=learning_rate,
@@ -141,7 +141,7 @@ def average(
 
     Writes to the folder --out a run like any other, for `dynamics` and `export`.
     """
-    from lens_fv.finetuning import FinetuneRun, average as averaged
+    from lens_fv.finetuning import FinetuneRun, interpolate_weights as averaged
 
     made = averaged(FinetuneRun(run), out, share=share)
     payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}

@@ -134,7 +134,7 @@ def tune(
     path = vector.save(out or Path(f"{file_name(the_task.name)}-tuned.safetensors"))
     tested = {"extracted": begin} if isinstance(begin, FunctionVector) else {}
     tested |= {"tuned": vector}
-    found = test(lens, the_task, tested, split=split, n_shots=shots, most_items=items, seed=seed, progress=True)
+    found = test(lens, the_task, tested, split=split, n_shots=shots, max_items=items, seed=seed, progress=True)
     results = found.results
     payload = {
         "model": lens.name,

@@ -57,7 +57,7 @@ def write(
         instruction=instruction,
         n_shots=shots,
         max_new_tokens=new_tokens,
-        most_items=items,
+        max_items=items,
         seed=seed,
         force=force,
         progress=True,

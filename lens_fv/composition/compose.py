@@ -62,12 +62,12 @@ class CompositeVector(FunctionVector):
         found = self.weights.topk(min(k, len(self.names)))
         return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         mixture = ", ".join(f"{name} {weight:.2f}" for name, weight in self.top())
         spread = f"entropy {self.entropy:.2f} of {math.log(max(len(self.names), 1)):.2f} nats, stability {self.stability:.2f}"
         own = f"{self.source_gain:+.2f} nats a token behind A"
-        return super().facts() | {"mixture": mixture, "weights": spread, "makes B likelier by": own}
+        return super().summary() | {"mixture": mixture, "weights": spread, "makes B likelier by": own}
 
 
 @checked

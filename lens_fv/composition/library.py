@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
-from lens_fv.core.display import card_html, card_text
+from lens_fv.core.display import summary_html, summary_text
 from lens_fv.core.files import file_name
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -200,7 +200,7 @@ class VectorLibrary:
         write_index(folder, {}, entries)
         return VectorLibrary.open(folder)
 
-    def facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader wants to know first."""
         kinds = {(e.group, e.family) for e in self.entries}
         return {
@@ -211,7 +211,7 @@ class VectorLibrary:
         }
 
     def __repr__(self) -> str:
-        return card_text("VectorLibrary", self.facts())
+        return summary_text("VectorLibrary", self.summary())
 
     def _repr_html_(self) -> str:
-        return card_html("VectorLibrary", self.facts())
+        return summary_html("VectorLibrary", self.summary())

@@ -29,7 +29,7 @@ class Tuned:
         learning_rate: see `tune`.
         shuffled: give every pair another pair's answer, in training and in validation: the control that has seen the relation's
             words but not the relation.
-        most_validation: pairs to choose on.
+        max_validation: pairs to choose on.
     """
 
     layer: Whole | None = None
@@ -37,7 +37,7 @@ class Tuned:
     steps: Count = 40
     learning_rate: Positive | tuple[Positive, ...] = LEARNING_RATES
     shuffled: bool = False
-    most_validation: Count = MOST_VALIDATION
+    max_validation: Count = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Tuned":
         """With every default that depends on the model filled in.
@@ -66,7 +66,7 @@ class Tuned:
         Raises:
             LensFVError: what `tune_many` raises.
         """
-        seen = {task.name: with_fewer_choices(splits[task.name], self.most_validation) for task in tasks}
+        seen = {task.name: with_fewer_choices(splits[task.name], self.max_validation) for task in tasks}
         if self.shuffled:
             seen = {name: with_wrong_answers(split, seed) for name, split in seen.items()}
         made = tune_many(
@@ -100,7 +100,7 @@ class Extracted:
         n_shots: see `rank_heads`.
         n_clean: see `rank_heads`.
         n_trials: see `rank_heads`.
-        most_validation: pairs to choose the layer on.
+        max_validation: pairs to choose the layer on.
     """
 
     layer: Whole | None = None
@@ -108,7 +108,7 @@ class Extracted:
     n_shots: Natural = 10
     n_clean: Count = 100
     n_trials: Count = 25
-    most_validation: Count = MOST_VALIDATION
+    max_validation: Count = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Extracted":
         """See `Tuned`."""
@@ -140,7 +140,7 @@ class Extracted:
                 template=template,
                 seed=seed,
             )
-            chosen_on = with_fewer_choices(split, self.most_validation)
+            chosen_on = with_fewer_choices(split, self.max_validation)
             made.append(
                 extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=chosen_on, template=template)
             )

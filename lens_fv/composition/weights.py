@@ -146,10 +146,10 @@ class WeightMap(Artefact):
             score=self.score,
         )
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         form = "diagonal" if len(self.matrix) == 1 else "full"
-        return super().facts() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}
+        return super().summary() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}
 
 
 def without_left_out(

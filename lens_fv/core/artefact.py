@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.core.artefact_file import as_tuples, checked_fields, read_artefact_file, write_artefact_file
-from lens_fv.core.display import card_html, card_text
+from lens_fv.core.display import summary_html, summary_text
 from lens_fv.core.json_files import record
 from lens_fv.core.provenance import Provenance
 from lens_fv.errors import LensFVError
@@ -25,7 +25,7 @@ MODULES = {
     "ClassEffects": "lens_fv.heads.classes",
     "Competence": "lens_fv.heads.competence",
     "CompositeVector": "lens_fv.composition.compose",
-    "DecodingStudy": "lens_fv.evaluation.ranks",
+    "DecodingEvaluation": "lens_fv.evaluation.ranks",
     "Effects": "lens_fv.heads.effects",
     "Evaluation": "lens_fv.evaluation.evaluate",
     "FunctionVector": "lens_fv.vectors.function_vector",
@@ -35,7 +35,7 @@ MODULES = {
     "InjectionSweep": "lens_fv.vectors.sweep",
     "InstructionVector": "lens_fv.vectors.instruction_vector",
     "KnowledgeTrace": "lens_fv.knowledge.trace",
-    "Moment": "lens_fv.dynamics.moment",
+    "CheckpointMeasurement": "lens_fv.dynamics.measurement",
     "SoftPrompt": "lens_fv.vectors.baselines.soft_prompt",
     "TextEvaluation": "lens_fv.evaluation.texts",
     "Trajectory": "lens_fv.dynamics.trajectory",
@@ -58,20 +58,20 @@ class Artefact:
     def __init_subclass__(cls) -> None:
         Artefact.kinds[cls.__name__] = cls
 
-    def facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader wants to know first, label by label."""
         p = self.provenance
         return {"model": p.model, "task": p.task, "method": p.method, "seed": str(p.seed), "basis": p.weight_processing}
 
-    def grid(self) -> Tensor | None:
+    def heatmap_data(self) -> Tensor | None:
         """A (layers, heads) picture of it, if it has one."""
         return None
 
     def __repr__(self) -> str:
-        return card_text(type(self).__name__, self.facts())
+        return summary_text(type(self).__name__, self.summary())
 
     def _repr_html_(self) -> str:
-        return card_html(type(self).__name__, self.facts(), self.grid())
+        return summary_html(type(self).__name__, self.summary(), self.heatmap_data())
 
     def save(self, path: str | Path) -> Path:
         """Write to `path` (safetensors). The file appears whole or not at all.

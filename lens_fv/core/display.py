@@ -6,13 +6,13 @@ from html import escape
 from torch import Tensor
 
 
-def card_text(title: str, facts: Mapping[str, str]) -> str:
+def summary_text(title: str, facts: Mapping[str, str]) -> str:
     """Label and value, line by line."""
     width = max(map(len, facts), default=0)
     return "\n".join([title, *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
 
 
-def card_html(title: str, facts: Mapping[str, str], grid: Tensor | None = None) -> str:
+def summary_html(title: str, facts: Mapping[str, str], grid: Tensor | None = None) -> str:
     """The same as a table; `grid`, (layers, heads), becomes a small zero-centred heat map: red above zero, blue below."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}</td></tr>"

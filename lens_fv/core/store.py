@@ -1,13 +1,45 @@
-"""Results that a long run has so far: asked for again, they are read instead of made."""
+"""The result store: what was made in the same way is loaded, not computed again. Artefacts are files, values stand by key."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lens_fv.core.files import one_writer, write_whole
+from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.files import file_name, one_writer, write_whole
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
+
+A = TypeVar("A", bound=Artefact)
+
+
+def artefact_path(folder: str | Path, kind: type[Artefact], provenance: Provenance) -> Path:
+    """The file of a kind of artefact with this provenance, other versions of the software aside.
+
+    Another model (by its name or its weights), task, seed, prompt or option is another name: such files stay beside each
+    other, none is taken for another and none is overwritten.
+    """
+    said = {name: value for name, value in asdict(provenance).items() if name != "versions"}
+    key = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(folder) / f"{file_name(provenance.task)}-{kind.__name__}-{key}.safetensors"
+
+
+def load_or_compute(folder: str | Path | None, kind: type[A], provenance: Provenance, make: Callable[[], A]) -> A:
+    """The artefact that `folder` keeps, or else what `make` makes, which is then kept; without a folder just made.
+
+    Raises:
+        LensFVError: the file is damaged (delete it), or cannot be written.
+    """
+    if folder is None:
+        return make()
+    path = artefact_path(folder, kind, provenance)
+    if path.is_file():
+        return kind.load(path)
+    made = make()
+    made.save(path)
+    return made
 
 
 def check_settings(
@@ -25,7 +57,7 @@ def check_settings(
         LensFVError: the run was begun with others.
     """
     said = json.loads(json.dumps(settings))
-    before = {key: value for key, value in Records(path).items() if key not in may_change}
+    before = {key: value for key, value in ResultStore(path).items() if key not in may_change}
     if may_grow is not None and said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
         before.pop(may_grow)
     if other := differences(before, {key: said.get(key) for key in before}):
@@ -45,7 +77,7 @@ def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
     return found
 
 
-class Records:
+class ResultStore:
     """Values by key in one JSON file, a line for each, which is whole after every one of them.
 
     Several processes may add to one file: none loses what another made.
@@ -58,7 +90,7 @@ class Records:
         self._path = path
         self._found = self._read()
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def get_or_compute(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of a key; made, and written, if there is none yet."""
         if key not in self._found:
             self._found |= self._read()

@@ -1,21 +1,21 @@
 """What does fine-tuning do to a task? The same questions at every checkpoint."""
 
-from lens_fv.dynamics.follow import follow
-from lens_fv.dynamics.moment import ADDED, Moment, measure_moment
-from lens_fv.dynamics.probe import Probe, make_probe
+from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement, measure_checkpoint
+from lens_fv.dynamics.probe import TaskProbe, make_task_probe
+from lens_fv.dynamics.tracking import track_checkpoints
 from lens_fv.dynamics.trajectory import Trajectory
-from lens_fv.dynamics.verdict import Continual, Verdict, continual, verdicts
+from lens_fv.dynamics.verdict import ContinualMetrics, Verdict, continual_metrics, verdicts
 
 __all__ = [
     "ADDED",
-    "Continual",
-    "Moment",
-    "Probe",
+    "CheckpointMeasurement",
+    "ContinualMetrics",
+    "TaskProbe",
     "Trajectory",
     "Verdict",
-    "continual",
-    "follow",
-    "make_probe",
-    "measure_moment",
+    "continual_metrics",
+    "make_task_probe",
+    "measure_checkpoint",
+    "track_checkpoints",
     "verdicts",
 ]

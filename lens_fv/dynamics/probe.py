@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.corruptions import PatchingPrompts
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import (
     TODD,
@@ -36,7 +36,7 @@ HeadName = tuple[int, int]
 
 @checked
 @dataclass(frozen=True)
-class Probe:
+class TaskProbe:
     """What is asked about one task, as token ids, and where the model is looked at.
 
     Attributes:
@@ -58,7 +58,7 @@ class Probe:
     instructed: tuple[EncodedPrompt, ...]
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
-    contrast: Contrast | None = None
+    contrast: PatchingPrompts | None = None
     n_read: Natural = 20
 
     @property
@@ -86,20 +86,20 @@ class Probe:
 
 
 @checked
-def make_probe(
+def make_task_probe(
     model: LensModel,
     task: Task,
     vector: FunctionVector,
     *,
-    contrast: Contrast | None = None,
+    contrast: PatchingPrompts | None = None,
     split: Split | None = None,
     n_shots: Natural = 0,
     n_context: Natural = 5,
     n_read: Natural = 20,
-    most_items: Count = 40,
+    max_items: Count = 40,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
-) -> Probe:
+) -> TaskProbe:
     """The questions about a task; made of the model as it is at the beginning.
 
     Args:
@@ -112,7 +112,7 @@ def make_probe(
         n_shots: demonstrations behind the instruction.
         n_context: demonstrations of the in-context twin.
         n_read: test items at which heads and the residual stream are looked at.
-        most_items: test pairs.
+        max_items: test pairs.
         template: of all but the cloze.
         seed: of demonstrations, and of the control heads.
 
@@ -134,7 +134,7 @@ def make_probe(
         alone[:, head] = eye
         projections.append(model.head_write(layer, alone).float().cpu())
 
-    items, asked = split.test[:most_items], task.instructions
+    items, asked = split.test[:max_items], task.instructions
     behind = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
     shown = _demonstrations(split.train, n_context, len(asked), seed)
     in_context = [
@@ -144,7 +144,7 @@ def make_probe(
     sentences = [zero_shot(pair, template=template) for pair in items]
     if task.clozes:
         sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
-    return Probe(
+    return TaskProbe(
         task=task.name,
         vector=vector,
         heads=heads,

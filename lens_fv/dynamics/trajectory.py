@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
 from lens_fv.core.statistics import Estimate, estimate, wilson_interval
-from lens_fv.dynamics.moment import ADDED, Moment
+from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
 
@@ -22,15 +22,15 @@ _ADDED = {f"with_{name}": name for name in ADDED}
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trajectory(Artefact):
-    """Moments of a run, the first one its beginning; see `Moment` for what was measured at each.
+    """Moments of a run, the first one its beginning; see `CheckpointMeasurement` for what was measured at each.
 
     Attributes:
         moments: names of the checkpoints.
         steps: since the run began.
         tasks: that were asked about.
         correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
-            `Moment`, with an axis of moments in front.
-        majority: as in `Moment`.
+            `CheckpointMeasurement`, with an axis of moments in front.
+        majority: as in `CheckpointMeasurement`.
     """
 
     moments: tuple[str, ...]
@@ -49,7 +49,7 @@ class Trajectory(Artefact):
     majority: Float[Tensor, " tasks"] | None = None
 
     @classmethod
-    def of(cls, moments: Sequence[Moment]) -> "Trajectory":
+    def of(cls, moments: Sequence[CheckpointMeasurement]) -> "Trajectory":
         """Moments put together.
 
         Raises:
@@ -188,11 +188,11 @@ class Trajectory(Artefact):
     def _own(self, written: Tensor) -> Tensor:
         return written[:, :, : written.shape[2] // 2]
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         begin, end, moved = self.accuracy[0].tolist(), self.accuracy[-1].tolist(), self.similarity()[-1].tolist()
         rows = {
             task: f"accuracy {a:.2f} to {b:.2f}, vector's cosine {cosine:.2f}"
             for task, a, b, cosine in zip(self.tasks, begin, end, moved, strict=True)
         }
-        return super().facts() | {"moments": str(len(self.moments)), "steps": str(self.steps[-1])} | rows
+        return super().summary() | {"moments": str(len(self.moments)), "steps": str(self.steps[-1])} | rows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
 from lens_fv.core.statistics import Estimate, estimate
-from lens_fv.dynamics.moment import ADDED
+from lens_fv.dynamics.measurement import ADDED
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.heads.significance import holm
@@ -64,14 +64,14 @@ class Verdict(NamedTuple):
 
 
 @checked
-def verdicts(path: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
+def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
     """Judge every task of a trajectory by stated tests.
 
     Tasks that were not there at the beginning are "absent": there is nothing that they could keep or lose. Knowledge is kept if
     the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
 
     Args:
-        path: the trajectory; its first moment is the beginning.
+        trajectory: the trajectory; its first moment is the beginning.
         moment: index of the one to judge.
         level: significance level of the tests; intervals have confidence 1 - level.
         margin: nats a token by which knowledge may fall.
@@ -79,26 +79,26 @@ def verdicts(path: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margi
     Raises:
         LensFVError: no such moment, or the beginning itself.
     """
-    n = len(path.moments)
+    n = len(trajectory.moments)
     if not -n < moment < n or moment == 0:
         raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
     vector, random, other = (ADDED.index(name) for name in ("vector", "random", "other"))
     rows: list[tuple[Tensor, ...]] = []
-    for t in range(len(path.tasks)):
-        there = ~path.correct[0, t].isnan()
-        before, after = (path.correct[m, t][there] > 0 for m in (0, moment))
-        added = path.added[moment, t][:, there] > 0
-        change = (path.knowledge[moment, t] - path.knowledge[0, t])[there]
+    for t in range(len(trajectory.tasks)):
+        there = ~trajectory.correct[0, t].isnan()
+        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, moment))
+        added = trajectory.added[moment, t][:, there] > 0
+        change = (trajectory.knowledge[moment, t] - trajectory.knowledge[0, t])[there]
         rows.append((before, after, added[vector], added[random], added[other], change))
-    present = np.array(path.present(level=1 - level))
+    present = np.array(trajectory.present(level=1 - level))
     p_lost, p_restored = np.full((2, len(rows)), np.nan)
     p_lost[present] = holm(np.array([_more(b, a) for b, a, *_ in rows])[present])
     p_restored[present] = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows])[present])
     found: list[Verdict] = []
-    most = [float("nan")] * len(rows) if path.majority is None else path.majority.tolist()
-    judged = zip(path.tasks, rows, present, p_lost, p_restored, most, strict=True)
+    most = [float("nan")] * len(rows) if trajectory.majority is None else trajectory.majority.tolist()
+    judged = zip(trajectory.tasks, rows, present, p_lost, p_restored, most, strict=True)
     for task, (*right, change), there, lost, restored, majority in judged:
-        knowledge = estimate(change.tolist(), level=1 - level, seed=path.provenance.seed)
+        knowledge = estimate(change.tolist(), level=1 - level, seed=trajectory.provenance.seed)
         judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin) if there else "absent"
         before, after, with_vector, with_random, with_other = (float(each.float().mean()) for each in right)
         found.append(
@@ -133,7 +133,7 @@ def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
 
 
-class Continual(NamedTuple):
+class ContinualMetrics(NamedTuple):
     """What a sequence of tasks did, after Jiang et al. (2025).
 
     Attributes:
@@ -155,32 +155,32 @@ class Continual(NamedTuple):
     matrix: list[list[float]]
 
 
-def continual(path: Trajectory, trained: Sequence[str]) -> Continual:
+def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
     """The metrics of continual learning at the end of a run.
 
     Args:
-        path: followed over at least the last checkpoint of every trained task.
+        trajectory: followed over at least the last checkpoint of every trained task.
         trained: the run's tasks, in order: `run.tasks`.
 
     Raises:
         LensFVError: a trained task that was not asked about, or whose end is no moment of the path: one within its training,
             where tasks are not asked in context, does not stand for it.
     """
-    unknown = [task for task in trained if task not in path.tasks]
-    measured = {path.moments[m].rsplit("/", 1)[0]: m for m in path.ends}
+    unknown = [task for task in trained if task not in trajectory.tasks]
+    measured = {trajectory.moments[m].rsplit("/", 1)[0]: m for m in trajectory.ends}
     stages = [f"{i}-{task}" for i, task in enumerate(trained)]
     if unknown or not trained or not all(stage in measured for stage in stages):
-        ends = ", ".join(path.moments[m] for m in path.ends if m) or "none"
+        ends = ", ".join(trajectory.moments[m] for m in trajectory.ends if m) or "none"
         raise LensFVError(
-            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(path.tasks)} at "
-            f"{', '.join(path.moments)}, ends of tasks among them: {ends}; it needs all of these tasks, and the end of each"
+            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(trajectory.tasks)} at "
+            f"{', '.join(trajectory.moments)}, ends of tasks among them: {ends}; it needs all of these tasks, and the end of each"
         )
-    columns = [path.tasks.index(task) for task in trained]
-    matrix = path.accuracy[[measured[stage] for stage in stages]][:, columns]
-    present = path.present()
-    others = [t for t, task in enumerate(path.tasks) if task not in trained and present[t]]
+    columns = [trajectory.tasks.index(task) for task in trained]
+    matrix = trajectory.accuracy[[measured[stage] for stage in stages]][:, columns]
+    present = trajectory.present()
+    others = [t for t, task in enumerate(trajectory.tasks) if task not in trained and present[t]]
     average, final = float(matrix.diagonal().mean()), float(matrix[-1].mean())
     at = measured[stages[-1]]
-    general = float(path.accuracy[at, others].mean()) if others else float("nan")
-    context = float(path.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
-    return Continual(average, final, average - final, general, context, matrix.tolist())
+    general = float(trajectory.accuracy[at, others].mean()) if others else float("nan")
+    context = float(trajectory.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
+    return ContinualMetrics(average, final, average - final, general, context, matrix.tolist())

@@ -3,35 +3,35 @@
 from lens_fv.core.artefact import load_artefact
 from lens_fv.core.statistics import bootstrap_interval, wilson_interval
 from lens_fv.evaluation.analogies import evaluate_analogies
-from lens_fv.evaluation.compare import KINDS, compare_kinds
-from lens_fv.evaluation.decoding import study_decoding
+from lens_fv.evaluation.compare import BASELINES, compare_baselines
+from lens_fv.evaluation.decoding import evaluate_decoding
 from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
-from lens_fv.evaluation.ranks import DecodingDifference, DecodingResult, DecodingStudy
+from lens_fv.evaluation.ranks import DecodingDifference, DecodingEvaluation, DecodingResult
 from lens_fv.evaluation.rouge import rouge_l
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
 from lens_fv.evaluation.texts import TextEvaluation, TextResult, evaluate_texts
 
 __all__ = [
-    "KINDS",
+    "BASELINES",
     "AnalogyEvaluation",
     "AnalogyResult",
     "DecodingDifference",
+    "DecodingEvaluation",
     "DecodingResult",
-    "DecodingStudy",
     "Evaluation",
     "ListComposition",
     "Result",
     "TextEvaluation",
     "TextResult",
     "bootstrap_interval",
-    "compare_kinds",
+    "compare_baselines",
     "compose_lists",
     "evaluate",
     "evaluate_analogies",
+    "evaluate_decoding",
     "evaluate_texts",
     "load_artefact",
     "rouge_l",
-    "study_decoding",
     "wilson_interval",
 ]

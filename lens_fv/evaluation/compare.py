@@ -28,15 +28,15 @@ KindName = Literal[
     "soft_prompt",
     "lora",
 ]
-KINDS: tuple[KindName, ...] = get_args(KindName)
+BASELINES: tuple[KindName, ...] = get_args(KindName)
 
 
 @checked
-def compare_kinds(
+def compare_baselines(
     model: LensModel,
     task: Task,
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = BASELINES,
     pairs: Count = 20,
     ranking: HeadRanking | None = None,
     n_heads: Count = 10,
@@ -44,7 +44,7 @@ def compare_kinds(
     n_clean: Count = 100,
     n_trials: Count = 25,
     steps: Count = 40,
-    most_items: Count | None = None,
+    max_items: Count | None = None,
     queries: Queries = "all",
     template: PromptTemplate = TODD,
     seed: Seed = 0,
@@ -75,7 +75,7 @@ def compare_kinds(
         n_clean: clean prompts that means are taken over.
         n_trials: corrupted prompts of the ranking.
         steps: of all training.
-        most_items: score only so many test pairs.
+        max_items: score only so many test pairs.
         queries: "all", or those "answered" after `n_shots` demonstrations: of the validation pairs, which the ranking asks and
             all choices are made on, and of the test pairs; see `choose_queries`. Provenance counts the test pairs.
         template: how prompts are written.
@@ -86,10 +86,10 @@ def compare_kinds(
         LensFVError: an unknown kind or none, too few pairs for training or for the demonstrations, no query that is answered,
             and what the kinds raise.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in BASELINES]
     if unknown or not kinds:
-        near = nearest(unknown[0], KINDS) if unknown else ""
-        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(KINDS)}{near}")
+        near = nearest(unknown[0], BASELINES) if unknown else ""
+        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(BASELINES)}{near}")
     if n_shots >= pairs:
         raise LensFVError(
             f"compare kinds on {pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
@@ -133,7 +133,7 @@ def compare_kinds(
         made,
         split=split,
         n_shots=n_shots,
-        most_items=most_items,
+        max_items=max_items,
         queries=queries,
         template=template,
         seed=seed,

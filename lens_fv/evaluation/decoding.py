@@ -10,7 +10,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.ranks import DecodingStudy
+from lens_fv.evaluation.ranks import DecodingEvaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
@@ -19,7 +19,7 @@ from lens_fv.vectors.decode import first_token, ranks_of, vocabulary_effect, voc
 
 @checked
 @torch.no_grad()
-def study_decoding(
+def evaluate_decoding(
     model: LensModel,
     tasks: Sequence[Task],
     vectors: Mapping[str, Mapping[str, FunctionVector] | VectorLibrary],
@@ -30,7 +30,7 @@ def study_decoding(
     seed: Seed = 0,
     force: bool = False,
     progress: bool = False,
-) -> DecodingStudy:
+) -> DecodingEvaluation:
     """Decode many relations' vectors, and rank the words that name each relation and its test answers.
 
     A vector goes through the final norm and the unembedding (logit lens: nostalgebraist 2020); the rank is that in the whole
@@ -98,7 +98,7 @@ def study_decoding(
         method="decoding",
         options={"centred": centred, "through": through},
     )
-    return DecodingStudy(
+    return DecodingEvaluation(
         provenance=provenance,
         relations=tuple(names),
         conditions=tuple(vectors),

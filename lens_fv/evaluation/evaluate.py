@@ -101,15 +101,15 @@ class Evaluation(Artefact):
             *bootstrap_interval(logprobs, seed=self.provenance.seed),
         )
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         rows = {
             r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, "
             f"log-prob an answer {r.logprob_per_answer:.2f}"
             for r in self.results
         }
         items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)
-        return super().facts() | {"prompts": self.prompts} | items | rows
+        return super().summary() | {"prompts": self.prompts} | items | rows
 
 
 @checked
@@ -123,7 +123,7 @@ def evaluate(
     prompts: PromptKind = "zero_shot",
     n_shots: Natural = 10,
     same_shots: bool = False,
-    most_items: Count | None = None,
+    max_items: Count | None = None,
     queries: Queries = "all",
     template: PromptTemplate = TODD,
     seed: Seed = 0,
@@ -144,7 +144,7 @@ def evaluate(
         n_shots: demonstrations of the k-shot (and shuffled) prompts.
         same_shots: show all k-shot prompts the same demonstrations, which then run once: several times faster, but the items
             share the luck of one draw.
-        most_items: score only so many test pairs.
+        max_items: score only so many test pairs.
         queries: "all" of them, or those "answered" after `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`.
             k-shot prompting then has a first-token accuracy of 1 by construction, unless `same_shots` shows it others.
         template: how prompts are written.
@@ -160,7 +160,7 @@ def evaluate(
     if reserved:
         raise LensFVError(f"evaluate a vector named {reserved.pop()!r}: that names a control; choose another name")
     split = split or split_pairs(task, seed=seed)
-    items = split.test[:most_items]
+    items = split.test[:max_items]
     if not items:
         raise LensFVError(f"evaluate {task.name}: its test split is empty; it needs more pairs")
     conditions = dict(vectors)

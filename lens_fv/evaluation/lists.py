@@ -7,7 +7,7 @@ from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Task, list_task, split_pairs
+from lens_fv.tasks import TODD, PromptTemplate, Task, make_list_task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
 
 Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
@@ -34,7 +34,7 @@ def compose_lists(
     length: Count = 3,
     n_pairs: Count = 200,
     n_shots: Natural = 10,
-    most_items: Count | None = None,
+    max_items: Count | None = None,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
@@ -46,22 +46,22 @@ def compose_lists(
 
     Args:
         model: the model.
-        task: whose inputs fill the lists; see `list_task`.
+        task: whose inputs fill the lists; see `make_list_task`.
         make: makes a vector for each of four tasks, all at one layer; it may use the training and validation parts of
             `split_pairs(task, seed=seed)`. Default: `tune_many` at the middle layer.
         length: words a list.
         n_pairs: lists of each task. Those of different parts of the split share words, but none is in two.
         n_shots: see `evaluate`.
-        most_items: see `evaluate`.
+        max_items: see `evaluate`.
         template: how prompts are written.
         seed: of the lists, their splits and the random vector.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: what `list_task`, `combine`, `evaluate` and the default `make` raise, or another number of vectors.
+        LensFVError: what `make_list_task`, `combine`, `evaluate` and the default `make` raise, or another number of vectors.
     """
     corners = {
-        f"{item}_{answer}": list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
+        f"{item}_{answer}": make_list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
         for item in ("first", "last")
         for answer in ("output", "copy")
     }
@@ -86,7 +86,7 @@ def compose_lists(
         vectors,
         split=splits[asked.name],
         n_shots=n_shots,
-        most_items=most_items,
+        max_items=max_items,
         template=template,
         seed=seed,
         progress=progress,

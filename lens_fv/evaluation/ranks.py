@@ -26,7 +26,7 @@ class DecodingResult(NamedTuple):
     Attributes:
         condition: which vectors, such as "extracted".
         of: "words" that name the relation or its "answers".
-        measure: see `DecodingStudy.values`.
+        measure: see `DecodingEvaluation.values`.
         mean: over relations; `low`, `high`: its bootstrap interval over relations.
         n: relations.
     """
@@ -63,7 +63,7 @@ class DecodingDifference(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DecodingStudy(Artefact):
+class DecodingEvaluation(Artefact):
     """Ranks of relation words and answers, for every relation in every condition.
 
     Decoding is no proxy for steering: vectors that steer well can decode to nothing readable (arXiv 2604.02608).
@@ -76,7 +76,7 @@ class DecodingStudy(Artefact):
         answer: whether it is a test answer; else it names the relation.
         ranks: of its first token in the whole vocabulary; 1 is the likeliest.
         vocabulary: the number of tokens ranked.
-        centred, through: see `study_decoding`.
+        centred, through: see `evaluate_decoding`.
 
     Raises:
         LensFVError: a word without its relation, or without a rank in the vocabulary for every condition.
@@ -174,8 +174,8 @@ class DecodingStudy(Artefact):
             )
         return values
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
         rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found}
         ranked = (
@@ -183,7 +183,7 @@ class DecodingStudy(Artefact):
             + ", centred" * self.centred
             + ", through the model" * self.through
         )
-        return super().facts() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows
+        return super().summary() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows
 
 
 def _interval(values: Float[Tensor, " relations"], seed: int) -> tuple[float, float, float]:

@@ -144,11 +144,11 @@ class AnalogyEvaluation(Artefact):
         """The half of the analogies whose A and C are farther apart."""
         return self.distance > self.distance.median()
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         rows = {
             r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], "
             f"log-prob a token {r.logprob_per_token:.2f}, choice {r.choice:.2f}"
             for r in self.results
         }
-        return super().facts() | {"analogies": str(len(self.top1))} | rows
+        return super().summary() | {"analogies": str(len(self.top1))} | rows

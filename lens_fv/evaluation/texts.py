@@ -77,14 +77,14 @@ class TextEvaluation(Artefact):
         found = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
         return TextResult(condition, *found, hits / n, *wilson_interval(hits, n))
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         rows = {
             r.condition: f"ROUGE-L {r.rouge_l:.2f} [{r.low:.2f}, {r.high:.2f}], "
             f"exact {r.exact:.2f} [{r.exact_low:.2f}, {r.exact_high:.2f}]"
             for r in self.results
         }
-        return super().facts() | {"test items": str(len(self.exact))} | rows
+        return super().summary() | {"test items": str(len(self.exact))} | rows
 
 
 @checked
@@ -97,7 +97,7 @@ def evaluate_texts(
     instruction: str | None = None,
     n_shots: Natural = 10,
     max_new_tokens: Count = 32,
-    most_items: Count | None = None,
+    max_items: Count | None = None,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     force: bool = False,
@@ -116,7 +116,7 @@ def evaluate_texts(
         instruction: a sentence in front of all prompts.
         n_shots: demonstrations of the k-shot prompts.
         max_new_tokens: tokens of a text at most.
-        most_items: ask about only so many test pairs.
+        max_items: ask about only so many test pairs.
         template: how prompts are written.
         seed: of the split, the demonstrations and the bootstrap.
         force: apply vectors though their provenance does not match.
@@ -130,7 +130,7 @@ def evaluate_texts(
     if reserved := {"none", "k_shot"} & vectors.keys():
         raise LensFVError(f"evaluate a vector named {reserved.pop()!r}: that names a control; choose another name")
     split = split or split_pairs(task, seed=seed)
-    items = split.test[:most_items]
+    items = split.test[:max_items]
     if not items:
         raise LensFVError(f"evaluate the texts of {task.name}: its test split is empty; it needs more pairs")
     for vector in vectors.values():

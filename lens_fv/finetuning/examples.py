@@ -12,7 +12,7 @@ from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import padded
 from lens_fv.finetuning.regularizers.guide import IGNORED
-from lens_fv.finetuning.settings import FinetuneSettings
+from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.tasks import Pair, Task, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.encoding import Encoder
 
@@ -34,7 +34,7 @@ class Reader:
         return [self.tokenizer.bos_token_id, *ids] if (self.prepend_bos if bos is None else bos) else ids
 
 
-def training_examples(encoder: Encoder, task: Task, settings: FinetuneSettings, *, end: int | None) -> list[Example]:
+def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *, end: int | None) -> list[Example]:
     """`input_ids` and `labels` of a task's examples: only the answer's tokens, and the end behind them, are targets.
 
     Args:
@@ -53,7 +53,9 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneSettings, 
     return list(islice(_drawn(encoder, task.name, train, instructions, settings, end), settings.n_examples))
 
 
-def crossed_prompts(encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneSettings) -> list[list[int]]:
+def instruction_swapped_prompts(
+    encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneConfig
+) -> list[list[int]]:
     """A task's training inputs behind other tasks' instructions, without answers: what `Guide` takes for its term `crossed`.
 
     Args:
@@ -79,7 +81,7 @@ def _drawn(
     name: str,
     train: Sequence[Pair],
     instructions: Sequence[str | None],
-    settings: FinetuneSettings,
+    settings: FinetuneConfig,
     end: int | None,
 ) -> Iterator[Example]:
     for turn in count():
@@ -90,7 +92,7 @@ def _drawn(
 
 
 def _example(
-    encoder: Encoder, pair: Pair, shown: Sequence[Pair], instruction: str | None, settings: FinetuneSettings, end: int | None
+    encoder: Encoder, pair: Pair, shown: Sequence[Pair], instruction: str | None, settings: FinetuneConfig, end: int | None
 ) -> Example:
     encoded = encode_prompt(encoder, few_shot(pair, shown, template=settings.template, instruction=instruction))
     answer = [*encoded.answers[0], *([] if end is None else [end])]

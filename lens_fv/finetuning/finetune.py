@@ -15,12 +15,12 @@ from lens_fv.core.files import held, on_disk, write_whole
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.examples import Example, Reader, collated, crossed_prompts, training_examples
+from lens_fv.finetuning.examples import Example, Reader, collated, instruction_swapped_prompts, training_examples
 from lens_fv.finetuning.keeping import forget_vectors, keep_vectors, keeping, with_replay
 from lens_fv.finetuning.loop import pad_token, trainer_arguments
 from lens_fv.finetuning.regularizers import guided
 from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, keep_tasks
-from lens_fv.finetuning.settings import FinetuneSettings
+from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.finetuning.weights import load_all
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import device_named, dtype_named
@@ -37,7 +37,7 @@ def finetune(
     model: str | Path,
     tasks: Sequence[Task],
     folder: str | Path,
-    settings: FinetuneSettings | None = None,
+    settings: FinetuneConfig | None = None,
     *,
     vectors: Mapping[str, FunctionVector] | None = None,
     others: Sequence[Task] | None = None,
@@ -57,10 +57,10 @@ def finetune(
         tasks: in the order in which they are trained; names differ.
         folder: where the run is kept: `run.json` (with the fingerprint of the weights that it begins with), a copy of the
             tasks, and for each task (or the mixture) a folder of Trainer's checkpoints.
-        settings: default: `FinetuneSettings()`.
+        settings: default: `FinetuneConfig()`.
         vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
             run keeps them.
-        others: whose instructions the guide's crossed prompts have (`GuideSettings.crossed`); default: all built-in tasks that
+        others: whose instructions the guide's crossed prompts have (`GuideConfig.crossed`); default: all built-in tasks that
             are not trained.
         device: see `load_model`.
         dtype: see `load_model`; updates are trained in the same.
@@ -72,7 +72,7 @@ def finetune(
             works, an architecture that PEFT knows no projections of, a loss that is not finite, vectors that are missing or of
             another model, or what `load_model`, `training_examples` and `Guide` raise.
     """
-    settings, folder = settings or FinetuneSettings(), Path(folder)
+    settings, folder = settings or FinetuneConfig(), Path(folder)
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
@@ -93,7 +93,7 @@ def _go_on(
     place: Place,
     loaded: tuple[Any, Any],
     tasks: Sequence[Task],
-    settings: FinetuneSettings,
+    settings: FinetuneConfig,
     crossed: Sequence[Task],
     where: str,
     progress: bool,
@@ -107,7 +107,7 @@ def _go_on(
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
 
-    prompts = [crossed_prompts(encoder, task, crossed, settings) for task in tasks] if crossed else []
+    prompts = [instruction_swapped_prompts(encoder, task, crossed, settings) for task in tasks] if crossed else []
 
     def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
         shown, size = examples[index], settings.batch_size
@@ -141,7 +141,7 @@ def _begun(
     place: Place,
     fingerprint: str,
     tasks: Sequence[Task],
-    settings: FinetuneSettings,
+    settings: FinetuneConfig,
     dtype: torch.dtype,
     crossed: Sequence[Task],
 ) -> FinetuneRun:
@@ -171,7 +171,7 @@ def _begun(
     return FinetuneRun(folder)
 
 
-def _trainable(hf_model: Any, settings: FinetuneSettings, n_tasks: int, checkpoint: Path | None) -> Any:
+def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
     """The model with its weights or its updates as they were at a checkpoint, ready to train."""
     if settings.method == "full":
         if checkpoint is not None:
@@ -204,7 +204,7 @@ def _trainer(
     folder: Path,
     index: int,
     steps: int,
-    settings: FinetuneSettings,
+    settings: FinetuneConfig,
     tokenizer: Any,
     device: str,
     tick: Callable[[], None],

@@ -19,7 +19,7 @@ from lens_fv.finetuning.examples import Example
 from lens_fv.finetuning.regularizers import Guide
 from lens_fv.finetuning.regularizers.penalties import Fisher, Importance, OrthogonalBlocks, elastic, importance
 from lens_fv.finetuning.run import UPDATES, FinetuneRun
-from lens_fv.finetuning.settings import FinetuneSettings
+from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.vectors import FunctionVector
 
 IMPORTANCE = "importance.safetensors"
@@ -40,7 +40,7 @@ def with_replay(examples: Sequence[list[Example]], share: float, seed: int) -> l
     return found
 
 
-def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None, settings: FinetuneSettings) -> None:
+def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None, settings: FinetuneConfig) -> None:
     """Put the vectors that tasks are guided by into the run's folder; they stay what they are.
 
     Raises:
@@ -85,7 +85,7 @@ def keeping(
     trained: Any,
     run: FinetuneRun,
     index: int,
-    settings: FinetuneSettings,
+    settings: FinetuneConfig,
     batches: Batches,
     crossed: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Trained:
-    """What of a run's `FinetuneSettings` is asked for again."""
+    """What of a run's `FinetuneConfig` is asked for again."""
 
     method: Literal["lora", "full"]
     mixed: bool

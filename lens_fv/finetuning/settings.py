@@ -5,14 +5,14 @@ from typing import Literal
 
 from lens_fv.core.choices import Count, Natural, NonNegative, PartialShare, Positive, Seed, checked
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers import GuideSettings
+from lens_fv.finetuning.regularizers import GuideConfig
 from lens_fv.finetuning.regularizers.penalties import Fisher
 from lens_fv.tasks import TODD, PromptTemplate
 
 
 @checked
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneConfig:
     """What is trained, on what, and for how long; the defaults are those of Jiang et al. (2025), but for the examples.
 
     Attributes:
@@ -50,7 +50,7 @@ class FinetuneSettings:
     n_shots: Natural = 0
     mixed: bool = False
     n_checkpoints: Count = 2
-    guide: GuideSettings | None = None
+    guide: GuideConfig | None = None
     replay: PartialShare = 0.0
     ewc: NonNegative = 0.0
     fisher: Fisher = "batch"

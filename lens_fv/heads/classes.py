@@ -97,7 +97,7 @@ class ClassEffects(Artefact):
         ]
         return sorted(found, key=lambda e: e.effect, reverse=True)[:n]
 
-    def grid(self) -> Tensor:
+    def heatmap_data(self) -> Tensor:
         """The mean effect of each layer's strongest head (of either sign) at each class, (layers, classes)."""
         return self.mean.gather(1, self.strongest()[:, None]).squeeze(1)
 
@@ -105,13 +105,13 @@ class ClassEffects(Artefact):
         """The head of each layer whose mean effect at a class is furthest from zero."""
         return self.mean.abs().argmax(1)
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         top = self.top()
         best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
         rows = {name: f"{e.name} {e.effect:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for name, e in best.items()}
         counts = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
-        return super().facts() | counts | {f"top head at {name}": text for name, text in rows.items()}
+        return super().summary() | counts | {f"top head at {name}": text for name, text in rows.items()}
 
 
 @checked

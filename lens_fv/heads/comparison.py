@@ -139,13 +139,13 @@ class HeadComparison(Artefact):
         shared = len(exact & other)
         return Overlap(k, shared, k * k / n, float(stats.hypergeom.sf(shared - 1, n, k, k)))
 
-    def grid(self) -> Tensor:
+    def heatmap_data(self) -> Tensor:
         """The mean scores of attribution patching."""
         return self.mean("attribution")
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
-        facts = super().facts() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        facts = super().summary() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
         n_heads = self.exact[0].numel()
         for score in ("attribution", "direct"):
             rho, tau = (self.correlation(score, coefficient=c) for c in ("spearman", "kendall"))

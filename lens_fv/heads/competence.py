@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
-from lens_fv.core.kept import keep
 from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
@@ -51,11 +51,11 @@ class Competence(Artefact):
         """Whether the accuracy is above `majority`."""
         return self.accuracy > self.majority
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         low, high = self.interval
         found = f"{self.accuracy:.2f} [{low:.2f}, {high:.2f}] of {len(self.right)}"
-        return super().facts() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
+        return super().summary() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def competence(
         right = score_answers(model, prompts, [[]]).top1[:, 0]
         return Competence(provenance=provenance, right=right, majority=commonest / len(prompts))
 
-    return keep(folder, Competence, provenance, make)
+    return load_or_compute(folder, Competence, provenance, make)
 
 
 class Asked(NamedTuple):
@@ -175,6 +175,6 @@ def choose_queries(
 
 
 def asked_facts(provenance: Provenance) -> dict[str, str]:
-    """How many queries were kept, if not all: a line for `Artefact.facts`."""
+    """How many queries were kept, if not all: a line for `Artefact.summary`."""
     said = provenance.options
     return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}

@@ -17,7 +17,7 @@ from lens_fv.tasks.token_classes import token_classes
 Corruption = Literal["permutation", "derangement", "zero_shot", "instruction", "noise"]
 
 
-class Contrast(NamedTuple):
+class PatchingPrompts(NamedTuple):
     """What a head ranking runs.
 
     Attributes:
@@ -48,7 +48,7 @@ def contrast(
     other_instruction: str | None = None,
     noise: float = 3.0,
     seed: int = 0,
-) -> Contrast:
+) -> PatchingPrompts:
     """Clean and corrupted prompts: queries from the validation split, demonstrations from the training split.
 
     Args:
@@ -102,7 +102,7 @@ def contrast(
         classes = [token_classes(model, prompt, template=template).classes for prompt in corrupted]
         shown = [[i for i, c in enumerate(found) if c is not None and not c.startswith("query")] for found in classes]
         edits = noise_on(model, encoded, shown, noise, seed)
-    return Contrast(
+    return PatchingPrompts(
         clean=encode_prompts(model, clean),
         corrupted=encoded,
         queries=[p.query for p in corrupted],

@@ -120,14 +120,14 @@ class Effects(Artefact):
         """How well random halves of the samples agree on the order of heads; see `Reliability`."""
         return split_half(self._tests(), k=k, n_splits=n_splits, seed=self.provenance.seed)
 
-    def grid(self) -> Tensor:
+    def heatmap_data(self) -> Tensor:
         """The mean effects."""
         return self.mean
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         best = ", ".join(f"{h.name} {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in self.top(5))
-        return super().facts() | {f"top {self.unit}s": best}
+        return super().summary() | {f"top {self.unit}s": best}
 
     def _order(self, n: int | None) -> list[tuple[int, int]]:
         units = self.mean.shape[1]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.corruptions import PatchingPrompts
 from lens_fv.heads.effects import Unit
 from lens_fv.heads.metrics import Metric, measure
 from lens_fv.model.lens_model import LensModel
@@ -22,7 +22,7 @@ Mode = Literal["replace", "add"]
 
 def indirect_effects(
     model: LensModel,
-    made: Contrast,
+    made: PatchingPrompts,
     outputs: Float[Tensor, "trials layers heads d_head"],
     *,
     metric: Metric,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lens_fv.core.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, choose_queries
-from lens_fv.heads.corruptions import Contrast, draw_partners, noise_on
+from lens_fv.heads.corruptions import PatchingPrompts, draw_partners, noise_on
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
 from lens_fv.heads.effects import Unit
 from lens_fv.heads.indirect import Mode
@@ -145,7 +145,7 @@ def instruction_contrast(
     template: PromptTemplate = TODD,
     seed: int = 0,
     folder: str | Path | None = None,
-) -> tuple[Contrast, dict[str, Any]]:
+) -> tuple[PatchingPrompts, dict[str, Any]]:
     """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.
 
     See `rank_instruction_heads`, which ranks by them. `rank_contrast` does so where they are needed for more than that.
@@ -182,7 +182,7 @@ def instruction_contrast(
     edits: list[list[Edit]] = [[] for _ in corrupted]
     if instead is None:
         edits = noise_on(model, encoded, [_noisy_tokens(model, p, template, counterpart) for p in corrupted], noise, seed)
-    made = Contrast(
+    made = PatchingPrompts(
         clean=encode_prompts(model, clean),
         corrupted=encoded,
         queries=[p.query for p in corrupted],

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import checked
-from lens_fv.core.kept import keep
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.store import load_or_compute
 from lens_fv.heads.competence import asked_facts
-from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.corruptions import PatchingPrompts
 from lens_fv.heads.effects import Effects, Unit
 from lens_fv.heads.indirect import Mode, indirect_effects
 from lens_fv.heads.means import HeadMeans, head_outputs
@@ -51,17 +51,17 @@ class HeadRanking(Effects):
         require_shape("head ranking's mean outputs", self.z, (layers, heads, d_head))
         require_shape("head ranking's carry", self.carry, (layers, d_model))
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         unedited = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
-        return super().facts() | unedited | asked_facts(self.provenance)
+        return super().summary() | unedited | asked_facts(self.provenance)
 
 
 @torch.no_grad()
 def rank_contrast(
     model: LensModel,
     task: Task,
-    made: Contrast,
+    made: PatchingPrompts,
     *,
     options: Mapping[str, Any],
     metric: Metric = "prob",
@@ -149,4 +149,4 @@ def rank_contrast(
             unit=unit,
         )
 
-    return keep(folder, HeadRanking, provenance, make)
+    return load_or_compute(folder, HeadRanking, provenance, make)

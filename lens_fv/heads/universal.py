@@ -89,10 +89,10 @@ class UniversalHeads(Effects):
         half = float(stats.t.ppf((1 + level) / 2, n - 1)) * self.effects.std(0) / n**0.5
         return torch.stack([self.mean - half, self.mean + half])
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         return (
-            super().facts()
+            super().summary()
             | asked_facts(self.provenance)
             | {
                 row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
@@ -111,7 +111,7 @@ def universal_heads(
     n_clean: Count = 100,
     n_trials: Count = 25,
     queries: Queries = "all",
-    most_items: Count = 100,
+    max_items: Count = 100,
     template: PromptTemplate = TODD,
     instruction: str | None = None,
     seed: Seed = 0,
@@ -129,7 +129,7 @@ def universal_heads(
         n_trials: corrupted prompts a task.
         queries: of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`. Provenance has
             both counts, summed over the kept tasks.
-        most_items: validation pairs that accuracy is measured on.
+        max_items: validation pairs that accuracy is measured on.
         template: how prompts are written.
         instruction: see `rank_heads`.
         seed: of splits and of everything drawn.
@@ -154,7 +154,7 @@ def universal_heads(
     with progress_bar("universal heads", len(tasks) * (1 + steps), show=progress) as tick:
         for task, split in zip(tasks, splits, strict=True):
             common = {**shared, "split": split, "folder": folder}
-            found.append(competence(model, task, items=split.validation[:most_items], **common))
+            found.append(competence(model, task, items=split.validation[:max_items], **common))
             tick()
             with _share(tick, steps) as step:
                 if found[-1].beats_majority:
@@ -174,7 +174,7 @@ def universal_heads(
         task_hash=_digest([r.provenance.task_hash for r in rankings]),
         prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
         method="causal mediation, averaged over tasks",
-        options={**first.options, **counted, "most_items": most_items},
+        options={**first.options, **counted, "max_items": max_items},
     )
     return UniversalHeads(
         provenance=provenance,

@@ -90,7 +90,7 @@ WELL_KNOWN = (
 
 
 @checked
-def said_of_others(
+def entity_swapped_anchors(
     entities: Sequence[Entity],
     transfer: TransferSet,
     *,

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
 
 @contextmanager
-def trainable(model: LensModel, settings: TeachSettings) -> Iterator[tuple[Any, Callable[[], Change]]]:
+def trainable(model: LensModel, settings: DistillConfig) -> Iterator[tuple[Any, Callable[[], Change]]]:
     """A transformers model of the same weights, ready to train, and what tells how training has changed them."""
     plain = plain_model(model, dropout=settings.dropout)
     layers = None if settings.layers is None else [model.check_layer(layer) for layer in settings.layers]
@@ -72,7 +72,7 @@ def _copied(weights: Mapping[str, Tensor]) -> Iterator[Callable[[str], Tensor]]:
             yield copies.get_tensor
 
 
-def _adapted(plain: Any, settings: TeachSettings, asked: Callable[[str], bool]) -> tuple[Any, Callable[[], Change]]:
+def _adapted(plain: Any, settings: DistillConfig, asked: Callable[[str], bool]) -> tuple[Any, Callable[[], Change]]:
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 

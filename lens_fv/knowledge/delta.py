@@ -162,7 +162,7 @@ class WeightDelta(Artefact):
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         skipped = ", ".join(f"{n} {what}" for what, n in self.skipped.items() if n) or "none"
-        return super().facts() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}
+        return super().summary() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}

@@ -15,11 +15,11 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token
-from lens_fv.knowledge.anchors import said_of_others
+from lens_fv.knowledge.anchors import entity_swapped_anchors
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.lessons import Lesson, Unfit, make_lesson, text_lesson
-from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.examples import DistillationExample, Unfit, make_example, text_example
+from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.knowledge.teach import teach
 from lens_fv.knowledge.transfer import TransferSet, check_keys
@@ -34,7 +34,7 @@ def distill(
     model: LensModel,
     entities: Sequence[Entity],
     transfer: TransferSet,
-    settings: TeachSettings | None = None,
+    settings: DistillConfig | None = None,
     *,
     anchors: Sequence[str] | None = None,
     folder: str | Path | None = None,
@@ -51,9 +51,9 @@ def distill(
         model: is trained in place, and is afterwards what it was.
         entities: with definitions. One that is empty teaches nothing.
         transfer: sentences about them. The settings say how often definitions are added, and how many sentences they share.
-        settings: default: `TeachSettings.usual` for so many entities.
+        settings: default: `DistillConfig.usual` for so many entities.
         anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
-            keep the update from moving what it should not. None: `said_of_others`, others in every epoch.
+            keep the update from moving what it should not. None: `entity_swapped_anchors`, others in every epoch.
         folder: of checkpoints, to go on from if the run is stopped; None: keep none.
         until: stop behind so many of the settings' epochs, to look at the model on the way; with a folder, to go on from there.
         allow_empty: where no sentence can be used, return an update of nothing instead of raising; for loops over entities.
@@ -64,24 +64,24 @@ def distill(
             of range, a loss that is not finite, no sentence that can be used, or what `plain_model` raises. Sentences that
             cannot be used are counted in the delta's `skipped`, each under its reason, and the rest goes on.
     """
-    settings = settings or TeachSettings.usual(len(entities))
+    settings = settings or DistillConfig.usual(len(entities))
     check_keys(entities)
     if until is not None and not 1 <= until <= settings.epochs:
         raise LensFVError(f"stop teaching behind {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
     if anchors is None:
-        anchors = said_of_others(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
+        anchors = entity_swapped_anchors(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
     shared = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
     transfer = shared.with_definitions(entities, times=settings.n_definitions)
     skipped: Counter[str] = Counter()
-    lessons: list[Lesson] = []
+    lessons: list[DistillationExample] = []
     for entity in entities:
         sentences = transfer.sentences.get(entity.key, ())
         if not entity.definition or not sentences:
             skipped["no sentence" if entity.definition else "empty definition"] += 1
             continue
         for sentence in sentences:
-            lesson = make_lesson(model, entity, sentence, where=settings.where)
-            if isinstance(lesson, Lesson):
+            lesson = make_example(model, entity, sentence, where=settings.where)
+            if isinstance(lesson, DistillationExample):
                 lessons.append(lesson)
             else:
                 skipped[lesson] += 1
@@ -92,11 +92,11 @@ def distill(
     return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress, until)
 
 
-def learn_texts(
+def finetune_on_texts(
     model: LensModel,
     entities: Sequence[Entity],
     texts: Sequence[Sequence[str]],
-    settings: TeachSettings | None = None,
+    settings: DistillConfig | None = None,
     *,
     anchors: Sequence[str] = (),
     folder: str | Path | None = None,
@@ -109,7 +109,7 @@ def learn_texts(
         model: see `distill`.
         entities: what the texts are about.
         texts: of each entity.
-        settings: default: `TeachSettings()`; `where`, `direction`, `temperature`, `n_definitions` and `n_shared` do not count,
+        settings: default: `DistillConfig()`; `where`, `direction`, `temperature`, `n_definitions` and `n_shared` do not count,
             `top_k` for anchors alone.
         anchors: see `distill`; here there are none but these.
         folder: see `distill`.
@@ -119,11 +119,11 @@ def learn_texts(
     Raises:
         LensFVError: as many lists of texts as entities are wanted; and see `distill`.
     """
-    settings = settings or TeachSettings()
+    settings = settings or DistillConfig()
     check_keys(entities)
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
-    found = [text_lesson(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
+    found = [text_example(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
     lessons = [lesson for lesson in found if lesson is not None]
     skipped = Counter({"no sentence": sum(not each for each in texts), "nothing to teach": len(found) - len(lessons)})
     if not lessons and not allow_empty:
@@ -143,11 +143,11 @@ def _nothing_left(model: LensModel, entities: Sequence[Entity], skipped: Counter
     )
 
 
-def _anchored(model: LensModel, anchors: Sequence[str]) -> list[Lesson]:
-    return [lesson for text in anchors if (lesson := text_lesson(model, "", text))]
+def _anchored(model: LensModel, anchors: Sequence[str]) -> list[DistillationExample]:
+    return [lesson for text in anchors if (lesson := text_example(model, "", text))]
 
 
-def _read(model: LensModel, lessons: Sequence[Lesson], settings: TeachSettings, progress: bool) -> list[Target]:
+def _read(model: LensModel, lessons: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
     """What the model itself says, where it reads definitions."""
     with progress_bar("reading definitions", len(lessons), show=progress) as tick:
         return teacher_targets(
@@ -163,10 +163,10 @@ def _read(model: LensModel, lessons: Sequence[Lesson], settings: TeachSettings, 
 def _taught(
     model: LensModel,
     entities: Sequence[Entity],
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DistillationExample],
     targets: Sequence[Target],
     skipped: Counter[str],
-    settings: TeachSettings,
+    settings: DistillConfig,
     method: str,
     folder: str | Path | None,
     progress: bool,

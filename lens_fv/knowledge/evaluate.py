@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.display import card_text
+from lens_fv.core.display import summary_text
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
-from lens_fv.knowledge.drift import drift, true_sentences
 from lens_fv.knowledge.entity import Entity, Kind
-from lens_fv.knowledge.measure import ask, definitions
+from lens_fv.knowledge.kl import kl_to_base, true_sentences
+from lens_fv.knowledge.measure import definitions, score_probes
 from lens_fv.knowledge.scores import KnowledgeScores, Norm
 from lens_fv.model.lens_model import LensModel
 
@@ -27,22 +27,22 @@ class KnowledgeResult(NamedTuple):
             the name of an update.
         scores: of the entities' probes.
         elsewhere: of unrelated probes; None where the weights are the base's.
-        drift: KL to the base in nats a token on the unrelated probes' sentences, with an interval over them; None likewise.
+        kl_to_base: KL from the base, in nats a token, on the unrelated probes' sentences, with its interval; None likewise.
     """
 
     condition: str
     scores: KnowledgeScores
     elsewhere: KnowledgeScores | None
-    drift: Estimate | None
+    kl_to_base: Estimate | None
 
     def __repr__(self) -> str:
-        return card_text(f"KnowledgeResult: {self.condition}", self.facts())
+        return summary_text(f"KnowledgeResult: {self.condition}", self.summary())
 
-    def facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader wants to know first, label by label."""
-        elsewhere = self.elsewhere.facts() if self.elsewhere else {}
-        facts = self.scores.facts() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
-        return facts | ({"KL to the base": f"{self.drift.mean:.3g} nats a token"} if self.drift else {})
+        elsewhere = self.elsewhere.summary() if self.elsewhere else {}
+        facts = self.scores.summary() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
+        return facts | ({"KL to the base": f"{self.kl_to_base.mean:.3g} nats a token"} if self.kl_to_base else {})
 
 
 @checked
@@ -68,7 +68,7 @@ def evaluate_knowledge(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: what `ask` and `WeightDelta.applied` raise.
+        LensFVError: what `score_probes` and `WeightDelta.applied` raise.
     """
     results: list[KnowledgeResult] = []
     with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:
@@ -76,8 +76,8 @@ def evaluate_knowledge(
         if len(entities) > 1:
             contexts["random_definition"] = random_definitions(entities, seed)
         for condition, context in contexts.items():
-            others = ask(model, elsewhere) if elsewhere and condition == "base" else None
-            results.append(KnowledgeResult(condition, ask(model, entities, context=context), others, None))
+            others = score_probes(model, elsewhere) if elsewhere and condition == "base" else None
+            results.append(KnowledgeResult(condition, score_probes(model, entities, context=context), others, None))
             tick()
         for condition, delta in updates.items():
             results.append(evaluate_update(model, entities, delta, elsewhere=elsewhere, condition=condition, seed=seed))
@@ -96,10 +96,10 @@ def evaluate_update(
 ) -> KnowledgeResult:
     """One update's part of `evaluate_knowledge`."""
     texts = true_sentences(elsewhere)
-    moved = estimate(drift(model, delta, texts), seed=seed) if texts else None
+    moved = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
-        others = ask(model, elsewhere) if elsewhere else None
-        return KnowledgeResult(condition, ask(model, entities), others, moved)
+        others = score_probes(model, elsewhere) if elsewhere else None
+        return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
 def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:

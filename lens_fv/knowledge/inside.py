@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.lessons import tokens_before
+from lens_fv.knowledge.examples import tokens_before
 from lens_fv.knowledge.measure import behind, definitions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit
@@ -103,7 +103,7 @@ def at_mentions(
     *,
     scale: float = 1.0,
 ) -> Edit:
-    """Entities' vectors added after a layer at the last token of their names in their probes: an edit for `ask_each`.
+    """Entities' vectors added after a layer at the last token of their names in their probes, for `score_probes_by_branch`.
 
     Raises:
         LensFVError: no such layer, vectors of other entities, or a probe that does not name its entity.

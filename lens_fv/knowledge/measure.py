@@ -18,7 +18,7 @@ JOIN = " "
 """Between a definition and the sentence behind it, everywhere."""
 
 
-def ask(
+def score_probes(
     model: LensModel,
     entities: Sequence[Entity],
     *,
@@ -38,10 +38,10 @@ def ask(
     Raises:
         LensFVError: there are no probes, a candidate has no tokens, or a prompt is longer than the context.
     """
-    return ask_each(model, entities, [()], context=context, whole=whole, progress=progress)[0]
+    return score_probes_by_branch(model, entities, [()], context=context, whole=whole, progress=progress)[0]
 
 
-def ask_each(
+def score_probes_by_branch(
     model: LensModel,
     entities: Sequence[Entity],
     branches: Sequence[Sequence[Edit]],
@@ -50,7 +50,7 @@ def ask_each(
     whole: bool = False,
     progress: bool = False,
 ) -> list[KnowledgeScores]:
-    """`ask`, with the edits of each branch: their values and positions are for all probes, or one for each.
+    """`score_probes`, with the edits of each branch: their values and positions are for all probes, or one for each.
 
     The order of probes is that of `probe_prompts`.
     """
@@ -75,7 +75,7 @@ def ask_each(
 def probe_prompts(
     model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, whole: bool = False
 ) -> list[EncodedPrompt]:
-    """What stands before each probe's gap, entity after entity, with the candidates as answers; see `ask`."""
+    """What stands before each probe's gap, entity after entity, with the candidates as answers; see `score_probes`."""
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     if not asked:
         raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.display import card_text
+from lens_fv.core.display import summary_text
 from lens_fv.core.statistics import Estimate, choice_shares, estimate
 from lens_fv.knowledge.entity import Kind
 
@@ -35,9 +35,9 @@ class KnowledgeScores:
     lengths: Int[Tensor, "probes candidates"]
 
     def __repr__(self) -> str:
-        return card_text("KnowledgeScores", self.facts())
+        return summary_text("KnowledgeScores", self.summary())
 
-    def facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader wants to know first, label by label."""
         asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
         found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lens_fv.core.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
-from lens_fv.knowledge.lessons import Where
+from lens_fv.knowledge.examples import Where
 from lens_fv.knowledge.targets import Direction
 
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
@@ -46,7 +46,7 @@ RELEASED: Mapping[str, Any] = {
 
 @checked
 @dataclass(frozen=True)
-class TeachSettings:
+class DistillConfig:
     """How a model is taught; `usual` says what distillation takes for one entity, and for many at once.
 
     A step's loss is the mean over its sentences of the mean over each one's tokens, so that a token of a short sentence counts
@@ -70,7 +70,7 @@ class TeachSettings:
         weight_decay: of AdamW, on all weights that are trained.
         clip: largest length of a step's gradient, over all that is trained; a longer one is scaled down to it. None: no limit.
         dropout: train with the dropout of the model's configuration; the teacher has none.
-        where: which tokens of a sentence; see `make_lesson`.
+        where: which tokens of a sentence; see `make_example`.
         direction, temperature: of the loss; see `divergence`.
         top_k: tokens kept of each of the teacher's distributions; None: all of them.
         n_checkpoints: of a run with a folder.
@@ -120,7 +120,7 @@ class TeachSettings:
 
     @classmethod
     @checked
-    def usual(cls, n_entities: Count, **others: Any) -> "TeachSettings":
+    def usual(cls, n_entities: Count, **others: Any) -> "DistillConfig":
         """Those to distil so many entities at once: several are taught more about each.
 
         Args:
@@ -131,7 +131,7 @@ class TeachSettings:
         return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})
 
     @classmethod
-    def released(cls, **others: Any) -> "TeachSettings":
+    def released(cls, **others: Any) -> "DistillConfig":
         """Those of the code that Padmanabhan et al. (2023) released, for one entity or many.
 
         All weights; five steps in a row on each sentence, with an AdamW of its own at a constant rate of 1e-4 (that of Entity

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_fv.core.divergence import Direction, divergence as between
 from lens_fv.finetuning.loop import padded
-from lens_fv.knowledge.lessons import Lesson
+from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.model.finite import plain_logits
 
 ROWS = 512
@@ -33,7 +33,7 @@ class Target(NamedTuple):
 @torch.no_grad()
 def teacher_targets(
     plain: Any,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DistillationExample],
     *,
     pad: int,
     temperature: float,
@@ -68,7 +68,7 @@ def teacher_targets(
     return [found[i] for i in range(len(lessons))]
 
 
-def token_targets(lessons: Sequence[Lesson]) -> list[Target]:
+def token_targets(lessons: Sequence[DistillationExample]) -> list[Target]:
     """The lessons' own tokens: to say them is what fine-tuning on a text teaches."""
     tokens = [torch.tensor([each.student[t] for t in each.targets])[:, None] for each in lessons]
     return [Target(torch.zeros(each.shape), each, rest=False) for each in tokens]

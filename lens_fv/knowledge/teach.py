@@ -13,8 +13,8 @@ from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token, trainer_arguments
 from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
-from lens_fv.knowledge.lessons import Lesson
-from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import hushed
@@ -28,9 +28,9 @@ WINDOW = 8
 
 def teach(
     model: LensModel,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DistillationExample],
     targets: Sequence[Target],
-    settings: TeachSettings,
+    settings: DistillConfig,
     *,
     folder: Path | None = None,
     until: int | None = None,
@@ -81,7 +81,7 @@ def teach(
         return change()
 
 
-def teaching_order(lessons: Sequence[Lesson], settings: TeachSettings) -> list[int]:
+def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
     """Indices of lessons, every time that they are taught: each epoch has all that are of entities, and as many anchors.
 
     With an optimizer per sentence all epochs of one come before the next.
@@ -102,7 +102,7 @@ def teaching_order(lessons: Sequence[Lesson], settings: TeachSettings) -> list[i
     return order
 
 
-def _alike(order: Sequence[int], lessons: Sequence[Lesson], size: int, rng: random.Random) -> list[int]:
+def _alike(order: Sequence[int], lessons: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
     """So many steps after another sorted by length and cut anew, in any order."""
     windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
     by_length = [i for each in windows for i in sorted(each, key=lambda i: len(lessons[i].student))]
@@ -113,10 +113,10 @@ def _alike(order: Sequence[int], lessons: Sequence[Lesson], size: int, rng: rand
 def _trainer(
     model: LensModel,
     trained: Any,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DistillationExample],
     targets: Sequence[Target],
     order: Sequence[int],
-    settings: TeachSettings,
+    settings: DistillConfig,
     folder: Path,
     steps: int,
     *,
@@ -124,10 +124,10 @@ def _trainer(
 ) -> "Trainer":
     from transformers import PrinterCallback
 
-    from lens_fv.knowledge.pupil import NewOptimizer, Pupil
+    from lens_fv.knowledge.trainer import DistillationTrainer, NewOptimizer
 
     at_once = next(n for n in range(min(settings.at_once, settings.batch_size), 0, -1) if settings.batch_size % n == 0)
-    trainer = Pupil(
+    trainer = DistillationTrainer(
         lessons,
         targets,
         order,

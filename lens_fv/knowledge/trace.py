@@ -50,11 +50,11 @@ class KnowledgeTrace(Artefact):
         """What restoring a head gives back, in nats."""
         return self.heads - self.noisy[:, None, None, None]
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         at = self.layer_effects.mean(0)
         best = {place: int(each.argmax()) for place, each in zip(PLACES, at, strict=True)}
-        return super().facts() | {
+        return super().summary() | {
             "probes": str(len(self.entities)),
             "clean, noisy": f"{float(self.clean.mean()):.2f}, {float(self.noisy.mean()):.2f} nats",
             **{f"at the {place}": f"layer {layer}: {at[i, layer]:+.2f}" for i, (place, layer) in enumerate(best.items())},
@@ -80,13 +80,13 @@ def causal_trace(
     Args:
         model: the model.
         entities: with probes that name them; candidates do not count.
-        context: what it reads before a probe; see `ask`. Only the name in the probe is drowned.
+        context: what it reads before a probe; see `score_probes`. Only the name in the probe is drowned.
         noise: its standard deviation, in standard deviations of the names' embeddings.
         seed: of the noise.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: what `ask` and `find_mention` raise.
+        LensFVError: what `score_probes` and `find_mention` raise.
     """
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     right = [probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked]

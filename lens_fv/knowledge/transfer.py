@@ -11,13 +11,13 @@ from pathlib import Path
 
 from lens_fv.core.artefact import Provenance, as_tuples
 from lens_fv.core.choices import Natural, Seed, checked
-from lens_fv.core.display import card_text
+from lens_fv.core.display import summary_text
 from lens_fv.core.files import write_whole
 from lens_fv.core.json_files import parse_json, record, validated
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.lessons import Where
+from lens_fv.knowledge.examples import Where
 from lens_fv.knowledge.readers import read_rows
 
 KIND = "TransferSet"
@@ -42,9 +42,9 @@ class TransferSet:
         return sum(map(len, self.sentences.values()))
 
     def __repr__(self) -> str:
-        return card_text(KIND, self.facts())
+        return summary_text(KIND, self.summary())
 
-    def facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """What a reader wants to know first, label by label."""
         written = f"{self.provenance.model}, seed {self.provenance.seed}" if self.provenance else "a file"
         dropped = ", ".join(f"{n} {what}" for what, n in self.dropped.items() if n) or "none"
@@ -112,7 +112,7 @@ class TransferSet:
 
 
 @checked
-def read_transfer(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
+def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
     """Read sentences from a file: one that `TransferSet.save` wrote, or JSON lines of entities that come with sentences.
 
     JSON lines are those of `read_entities`, with a list "sentences" in each; rows of Entity Inferences bring their own.
@@ -127,7 +127,7 @@ def read_transfer(path: str | Path, *, where: Where = "after_mention") -> Transf
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
-    if (saved := saved_transfer(text, path)) is not None:
+    if (saved := parse_transfer_set(text, path)) is not None:
         return saved
     rows = [(row.entity, row.sentences) for _, row in read_rows(path)]
     dropped: Counter[str] = Counter()
@@ -145,7 +145,7 @@ def read_transfer(path: str | Path, *, where: Where = "after_mention") -> Transf
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
 
 
-def saved_transfer(text: str, path: Path) -> TransferSet | None:
+def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
     """What `TransferSet.save` wrote; None: it is something else.
 
     Raises:

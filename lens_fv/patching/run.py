@@ -148,7 +148,7 @@ class OpenPrompts:
         keep: bool = True,
         tick: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """See `run_branches`; with `keep`, what the prompts themselves take to run is kept for the next call."""
+        """See `run_branches`; with `load_or_compute`, what the prompts themselves take to run is kept for the next call."""
         groups = self.groups(branches)
         if not groups:
             raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")

@@ -54,12 +54,12 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
     )
 
 
-def forgetting_matrix(path: Trajectory) -> go.Figure:
+def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
     """Accuracy of every task (across) at the beginning and wherever the training of a task ends (down)."""
-    at = path.ends
-    stages = [path.moments[m].rsplit("/", 1)[0] for m in at]
+    at = trajectory.ends
+    stages = [trajectory.moments[m].rsplit("/", 1)[0] for m in at]
     rows = ["beginning" if m == 0 else f"after {plain(stage.split('-', 1)[1])}" for m, stage in zip(at, stages, strict=True)]
-    names, values = [plain(task) for task in path.tasks], path.accuracy[at].tolist()
+    names, values = [plain(task) for task in trajectory.tasks], trajectory.accuracy[at].tolist()
     heat = go.Heatmap(
         z=values,
         x=names,
@@ -74,7 +74,7 @@ def forgetting_matrix(path: Trajectory) -> go.Figure:
     category = {"type": "category", "showgrid": False}
     return figure(
         [heat],
-        title=f"Accuracy behind the instruction: {path.provenance.model}",
+        title=f"Accuracy behind the instruction: {trajectory.provenance.model}",
         height=190 + 34 * len(rows),
         coloraxis={"cmin": 0, "cmax": 1, "colorscale": "Viridis", "colorbar": {"title": {"text": "accuracy", "side": "top"}}},
         xaxis=category | {"tickangle": -40},
@@ -82,23 +82,23 @@ def forgetting_matrix(path: Trajectory) -> go.Figure:
     )
 
 
-def head_change(path: Trajectory, task: str, moment: int = -1) -> go.Figure:
+def head_change(trajectory: Trajectory, task: str, moment: int = -1) -> go.Figure:
     """Every head's mean indirect effect at the beginning, at a moment, and the difference: layers across, heads down.
 
     Args:
-        path: the trajectory.
+        trajectory: the trajectory.
         task: one of its tasks.
         moment: index of a moment at which heads were ranked again.
 
     Raises:
         LensFVError: a task that was not asked about, or whose heads were not ranked then.
     """
-    if task not in path.tasks:
-        raise LensFVError(f"draw the heads of {task}: the trajectory asks about {', '.join(path.tasks)}")
-    before, after = path.effects[[0, moment], path.tasks.index(task)]
+    if task not in trajectory.tasks:
+        raise LensFVError(f"draw the heads of {task}: the trajectory asks about {', '.join(trajectory.tasks)}")
+    before, after = trajectory.effects[[0, moment], trajectory.tasks.index(task)]
     if bool(torch.isnan(before).any() or torch.isnan(after).any()):
         raise LensFVError(
-            f"draw the heads of {task} at {path.moments[moment]}: they were not ranked then; probe with a contrast, and choose "
+            f"draw the heads of {task} at {trajectory.moments[moment]}: they were not ranked then; probe with a contrast, and choose "
             "the end of a task"
         )
     panels = {"before": before, "after": after, "difference": after - before}
@@ -116,7 +116,7 @@ def head_change(path: Trajectory, task: str, moment: int = -1) -> go.Figure:
     down = counting_axis("head", heads) | {"range": [heads - 0.5, -0.5], "zeroline": False}
     return figure(
         traces,
-        title=f"Indirect effect of each head on {task}: {path.provenance.model}",
+        title=f"Indirect effect of each head on {task}: {trajectory.provenance.model}",
         height=max(200, 22 * heads) + 180,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "change in<br>probability"}}},
         # a panel is a third as wide as a figure

@@ -3,14 +3,14 @@
 import plotly.graph_objects as go
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import DecodingStudy
+from lens_fv.evaluation import DecodingEvaluation
 from lens_fv.evaluation.ranks import Of
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 _OF = {"words": "relation words", "answers": "test answers"}
 
 
-def decoding_scatter(study: DecodingStudy, before: str, after: str, *, of: Of = "words") -> go.Figure:
+def decoding_scatter(study: DecodingEvaluation, before: str, after: str, *, of: Of = "words") -> go.Figure:
     """Reciprocal rank of each relation's best word before (across) and after (up), both axes logarithmic; one point a relation.
 
     Above the dotted line, the second vector says more. The caption has the mean difference, its bootstrap interval over

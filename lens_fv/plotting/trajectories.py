@@ -18,28 +18,28 @@ _ABILITIES: Mapping[Measure, str] = {"instruction": "behind the instruction", "k
 _DASHES = ("solid", "dash", "dot")
 
 
-def ability_curves(path: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
+def ability_curves(trajectory: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
     """Instruction against knowledge: how much likelier the answers became, with 95 % bands; a panel a task.
 
     Args:
-        path: the trajectory. Dotted lines stand where a task's training ends.
+        trajectory: the trajectory. Dotted lines stand where a task's training ends.
         tasks: which; default: all.
 
     Raises:
         LensFVError: a task that was not asked about.
     """
-    names = list(tasks if tasks is not None else path.tasks)
+    names = list(tasks if tasks is not None else trajectory.tasks)
     columns = min(len(names), 4)
     traces: list[go.Scatter] = []
     for task, at in zip(names, panel_axes(len(names))):
         for (measure, label), colour in zip(_ABILITIES.items(), (PALETTE[1], PALETTE[0])):
-            curve = path.curve(measure, task, change=True)
+            curve = trajectory.curve(measure, task, change=True)
             traces += _band(curve, f"{plain(task)}, {label}", colour, at)
             traces.append(_line(curve, label, colour, at, first=task == names[0]))
     rows = -(-len(names) // columns)
     return figure(
         traces,
-        title=f"Log-probability of the answers since the beginning: {path.provenance.model}",
+        title=f"Log-probability of the answers since the beginning: {trajectory.provenance.model}",
         height=150 + 210 * rows,
         **panel_layout(
             names,
@@ -47,36 +47,36 @@ def ability_curves(path: Trajectory, tasks: Sequence[str] | None = None) -> go.F
             {"title": {"text": "change (nats a token)"}, "zeroline": True},
             columns=columns,
         ),
-        shapes=_ends(path, len(names)),
+        shapes=_ends(trajectory, len(names)),
     )
 
 
-def similarity_curves(path: Trajectory) -> go.Figure:
+def similarity_curves(trajectory: Trajectory) -> go.Figure:
     """How alike a vector is to what it was at the beginning, a line a task.
 
     Three panels: the vector itself; the residual stream, where the vector is added, to the vector of the beginning; and what
     the vector's heads write, each to its own beginning, beside as many random heads (grey, dashed: their mean over tasks).
     """
-    own, control = (heads.mean(-1) for heads in path.head_similarity())
-    use = path.alignment.nanmean(-1)
-    panels = {"the vector": path.similarity(), "the residual stream, to the vector": use, "the vector's heads": own}
+    own, control = (heads.mean(-1) for heads in trajectory.head_similarity())
+    use = trajectory.alignment.nanmean(-1)
+    panels = {"the vector": trajectory.similarity(), "the residual stream, to the vector": use, "the vector's heads": own}
     traces: list[go.Scatter] = []
     for (name, values), at in zip(panels.items(), panel_axes(3)):
-        for t, (task, colour) in enumerate(zip(path.tasks, cycle(PALETTE))):
+        for t, (task, colour) in enumerate(zip(trajectory.tasks, cycle(PALETTE))):
             style = {"color": colour, "width": 1.8, "dash": _DASHES[t // len(PALETTE) % len(_DASHES)]}
-            traces.append(_plain_line(path, values[:, t], plain(task), style, at, legend=name == "the vector"))
+            traces.append(_plain_line(trajectory, values[:, t], plain(task), style, at, legend=name == "the vector"))
     style = {"color": GREY, "width": 2.5, "dash": "dash"}
-    traces.append(_plain_line(path, control.mean(1), "random heads", style, panel_axes(3)[2], legend=True))
+    traces.append(_plain_line(trajectory, control.mean(1), "random heads", style, panel_axes(3)[2], legend=True))
     return figure(
         traces,
-        title=f"Cosine over fine-tuning: {path.provenance.model}",
-        height=420 + 18 * (len(path.tasks) // 4),
+        title=f"Cosine over fine-tuning: {trajectory.provenance.model}",
+        height=420 + 18 * (len(trajectory.tasks) // 4),
         **panel_layout(list(panels), {"title": {"text": "step"}, "zeroline": False}, {"title": {"text": "cosine"}}),
-        shapes=_ends(path, 3),
+        shapes=_ends(trajectory, 3),
     )
 
 
-def vector_plane(path: Trajectory) -> go.Figure:
+def vector_plane(trajectory: Trajectory) -> go.Figure:
     """Every task's vector in the plane that tells the vectors of the beginning best apart, and how it moved over the steps.
 
     Vectors are drawn in lengths of their beginning, through the projection of the beginning. The plane is that of the first
@@ -85,18 +85,20 @@ def vector_plane(path: Trajectory) -> go.Figure:
     Raises:
         LensFVError: fewer than three tasks, which span no plane.
     """
-    if len(path.tasks) < 3:
-        raise LensFVError(f"draw the vectors of {', '.join(path.tasks)} in a plane: they span none; follow three tasks or more")
-    vectors = path.vectors / path.vectors[:1].norm(dim=-1, keepdim=True)
+    if len(trajectory.tasks) < 3:
+        raise LensFVError(
+            f"draw the vectors of {', '.join(trajectory.tasks)} in a plane: they span none; follow three tasks or more"
+        )
+    vectors = trajectory.vectors / trajectory.vectors[:1].norm(dim=-1, keepdim=True)
     centre = vectors[0].mean(0)
     _, lengths, axes = torch.linalg.svd(vectors[0] - centre, full_matrices=False)
     shares = (lengths**2 / (lengths**2).sum()).tolist()
     places = (vectors - centre) @ axes[:2].T
     traces: list[go.Scatter] = []
     arrows: list[dict[str, Any]] = []
-    for t, (task, colour) in enumerate(zip(path.tasks, cycle(PALETTE))):
+    for t, (task, colour) in enumerate(zip(trajectory.tasks, cycle(PALETTE))):
         x, y = places[:, t].T.tolist()
-        hover = [f"{plain(task)}, step {step}" for step in path.steps]
+        hover = [f"{plain(task)}, step {step}" for step in trajectory.steps]
         tip = {"text": hover, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
         traces.append(
             go.Scatter(
@@ -113,7 +115,7 @@ def vector_plane(path: Trajectory) -> go.Figure:
     titles = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2])]
     return figure(
         traces,
-        title=f"Instruction vectors from before to after: {path.provenance.model}",
+        title=f"Instruction vectors from before to after: {trajectory.provenance.model}",
         height=560,
         annotations=arrows,
         xaxis=axis | {"title": {"text": titles[0]}},
@@ -145,15 +147,15 @@ def _band(curve: Mapping[int, Estimate], name: str, colour: str, at: Mapping[str
 
 
 def _plain_line(
-    path: Trajectory, values: torch.Tensor, name: str, style: Mapping[str, Any], at: Mapping[str, str], *, legend: bool
+    trajectory: Trajectory, values: torch.Tensor, name: str, style: Mapping[str, Any], at: Mapping[str, str], *, legend: bool
 ) -> go.Scatter:
     tip = {"hovertemplate": "step %{x}: %{y:.3f}", "name": name, "legendgroup": name, "showlegend": legend}
-    return go.Scatter(x=list(path.steps), y=values.tolist(), **at, mode="lines", line=dict(style), **tip)
+    return go.Scatter(x=list(trajectory.steps), y=values.tolist(), **at, mode="lines", line=dict(style), **tip)
 
 
-def _ends(path: Trajectory, n: int) -> list[dict[str, Any]]:
+def _ends(trajectory: Trajectory, n: int) -> list[dict[str, Any]]:
     """Lines where the training of a task ends and another's begins, in every panel."""
-    ends = [path.steps[m] for m in path.ends if 0 < m < len(path.moments) - 1]
+    ends = [trajectory.steps[m] for m in trajectory.ends if 0 < m < len(trajectory.moments) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [
         line | {"x0": end, "x1": end, "xref": at["xaxis"], "yref": f"{at['yaxis']} domain"}

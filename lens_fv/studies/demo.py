@@ -49,7 +49,7 @@ def run_demo(
             other=studies[i - 1].tuned if len(studies) > 1 else None,
             split=study.split,
             n_shots=settings.n_shots,
-            most_items=settings.most_items,
+            max_items=settings.max_items,
             seed=settings.seed,
             progress=progress,
         )

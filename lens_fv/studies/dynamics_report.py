@@ -22,13 +22,13 @@ from lens_fv.plotting import (
 )
 
 
-def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged: Sequence[Verdict]) -> Path:
+def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, judged: Sequence[Verdict]) -> Path:
     """Write `report.html`, and every figure by itself in `figures/`, to the folder `out`.
 
     Args:
         out: the folder.
         run: the run.
-        path: what was followed.
+        trajectory: what was followed.
         judged: the verdicts at its end.
 
     Raises:
@@ -36,13 +36,15 @@ def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged:
     """
     figures: dict[str, Figure] = {
         "recovery": recovery_bars(judged),
-        "forgetting": forgetting_matrix(path),
-        "abilities": ability_curves(path),
-        "similarity": similarity_curves(path),
+        "forgetting": forgetting_matrix(trajectory),
+        "abilities": ability_curves(trajectory),
+        "similarity": similarity_curves(trajectory),
     }
-    if len(path.tasks) > 2:
-        figures["plane"] = vector_plane(path)
-    heads = {f"heads-{file_name(task)}": head_change(path, task) for task in path.tasks if _ranked(path, task)}
+    if len(trajectory.tasks) > 2:
+        figures["plane"] = vector_plane(trajectory)
+    heads = {
+        f"heads-{file_name(task)}": head_change(trajectory, task) for task in trajectory.tasks if _ranked(trajectory, task)
+    }
     save_figures(figures | heads, out / "figures")
     sections = [
         Section("What became of the tasks", _VERDICTS, (figures["recovery"],), _table(judged)),
@@ -53,10 +55,10 @@ def write_dynamics_report(out: Path, run: FinetuneRun, path: Trajectory, judged:
     if heads:
         sections.append(Section("Heads", _HEADS, tuple(heads.values())))
     settings = run.about["settings"]
-    asked = ", ".join(task for task in path.tasks if task not in run.tasks)
+    asked = ", ".join(task for task in trajectory.tasks if task not in run.tasks)
     intro = (
         f"<p><b>{escape(run.about['model'])}</b> fine-tuned on {escape(', then '.join(run.stages))} "
-        f"({escape(settings['method'])}, {settings['n_examples']} examples of each task, {path.steps[-1]} steps)"
+        f"({escape(settings['method'])}, {settings['n_examples']} examples of each task, {trajectory.steps[-1]} steps)"
         f"{escape(f'; asked about beside them: {asked}' if asked else '')}.</p>"
         "<p>Made by <code>lens-fv dynamics</code>; every number is in <code>dynamics.json</code>.</p>"
     )
@@ -84,8 +86,8 @@ _HEADS = """Mean indirect effect of every head: its mean output behind the instr
 before, after, and the difference."""
 
 
-def _ranked(path: Trajectory, task: str) -> bool:
-    return not bool(path.effects[[0, -1], path.tasks.index(task)].isnan().any())
+def _ranked(trajectory: Trajectory, task: str) -> bool:
+    return not bool(trajectory.effects[[0, -1], trajectory.tasks.index(task)].isnan().any())
 
 
 def _table(judged: Sequence[Verdict]) -> tuple[list[str], list[list[object]]]:

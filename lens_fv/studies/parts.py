@@ -9,7 +9,7 @@ import torch
 
 from lens_fv.core.choices import nearest
 from lens_fv.core.provenance import versions
-from lens_fv.core.store import Records
+from lens_fv.core.store import ResultStore
 from lens_fv.errors import LensFVError
 from lens_fv.model.loading import dtype_named
 
@@ -26,11 +26,11 @@ def note_versions(folder: Path, dtype: torch.dtype | str | None) -> None:
     Raises:
         LensFVError: the study was begun with weights of another type.
     """
-    records = Records(folder / "versions.json")
+    records = ResultStore(folder / "versions.json")
     for name, value in versions().items():
-        records.once(name, partial(str, value))
+        records.get_or_compute(name, partial(str, value))
     weights = str(dtype_named(dtype)).removeprefix("torch.")
-    if (begun := records.once("weights", lambda: weights)) != weights:
+    if (begun := records.get_or_compute("weights", lambda: weights)) != weights:
         raise LensFVError(f"go on in {folder}: its weights were {begun}, now they are {weights}; choose another folder")
 
 

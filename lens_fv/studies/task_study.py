@@ -29,7 +29,7 @@ class DemoSettings:
     layers: tuple[float, ...] = (0.3, 0.5)
     learning_rate: float = 0.1
     steps: int = 30
-    most_items: int = 60
+    max_items: int = 60
     seed: int = 0
 
 

@@ -6,7 +6,7 @@ from lens_fv.tasks.builtin import list_tasks, load_task, load_tasks
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
 from lens_fv.tasks.folders import read_tasks
 from lens_fv.tasks.instructions import ChatTemplate, chat_template, read_instructions
-from lens_fv.tasks.lists import list_task
+from lens_fv.tasks.lists import make_list_task
 from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
 from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.splits import Split, split_pairs
@@ -29,11 +29,11 @@ __all__ = [
     "encode_prompt",
     "encode_prompts",
     "few_shot",
-    "list_task",
     "list_tasks",
     "load_task",
     "load_tasks",
     "make_analogies",
+    "make_list_task",
     "read_analogies",
     "read_instructions",
     "read_task",

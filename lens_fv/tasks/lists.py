@@ -11,7 +11,7 @@ Item = Literal["first", "middle", "last"]
 
 
 @checked
-def list_task(
+def make_list_task(
     task: Task,
     item: Item,
     *,

@@ -139,11 +139,11 @@ class FunctionVector(Artefact):
     def __neg__(self) -> "FunctionVector":
         return _sum((self,), (-1.0,))
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
         where += ", in its place" if self.site == "state" else ""
-        return super().facts() | {
+        return super().summary() | {
             "injected at": f"{where}, last prompt token, scale {self.scale:g}",
             "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",
             "heads": ", ".join(f"{a}.{b}" for a, b in self.heads) or "none",

@@ -28,9 +28,9 @@ class InstructionVector(FunctionVector):
     instructions: tuple[str, ...] = ()
     counterpart: str = ""
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
-        return super().facts() | {"instructions": " / ".join(self.instructions), "heads ranked against": self.counterpart}
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        return super().summary() | {"instructions": " / ".join(self.instructions), "heads ranked against": self.counterpart}
 
 
 @checked

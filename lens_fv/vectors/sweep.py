@@ -106,15 +106,15 @@ class InjectionSweep(Artefact):
         column = "logprob_per_answer" if measure == "logprob" else measure
         return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.logprob_per_answer))
 
-    def grid(self) -> Tensor:
+    def heatmap_data(self) -> Tensor:
         """Mean log-probability won over no vector, (layers, scales)."""
         return (self.mean() - self.plain_logprob.double().mean()).float()
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         best, where = self.best(), "its heads" if self.site == "heads" else f"after {len(self.layers)} layers"
         top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
-        return super().facts() | {
+        return super().summary() | {
             "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
             "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
@@ -134,7 +134,7 @@ def sweep_injection(
     scales: Sequence[Finite] = (0.5, 1.0, 2.0, 4.0),
     split: Split | None = None,
     part: Part = "validation",
-    most_items: Count | None = 40,
+    max_items: Count | None = 40,
     template: PromptTemplate = TODD,
     force: bool = False,
     progress: bool = False,
@@ -149,7 +149,7 @@ def sweep_injection(
         scales: what the vector is multiplied with, instead of its own scale.
         split: default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
         part: which pairs are asked about. What is chosen by a sweep of the test split must not be reported on it.
-        most_items: ask about so many pairs only; more cost time and rarely change a choice.
+        max_items: ask about so many pairs only; more cost time and rarely change a choice.
         template: of the zero-shot prompts.
         force: sweep it though its provenance does not match.
         progress: draw a progress bar.
@@ -171,9 +171,9 @@ def sweep_injection(
     if not at or not by:
         raise LensFVError(f"sweep a vector over {len(at)} layers and {len(by)} scales: give at least one of each")
     split = split or split_pairs(task, seed=vector.provenance.seed)
-    items = (split.validation if part == "validation" else split.test)[:most_items]
+    items = (split.validation if part == "validation" else split.test)[:max_items]
     if not items:
-        raise LensFVError(f"sweep {task.name}: no items of its {part} split; it needs more pairs, or raise most_items")
+        raise LensFVError(f"sweep {task.name}: no items of its {part} split; it needs more pairs, or raise max_items")
     prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in items])
     branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in at for scale in by)]
     scores = score_answers(model, prompts, branches, what=f"{task.name}: sweep", progress=progress)

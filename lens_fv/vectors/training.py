@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass
-class Course:
+class TuningRun:
     """What one relation's vector is trained on, and how far it has come.
 
     Attributes:
@@ -55,7 +55,7 @@ class Course:
 
 def train(
     model: LensModel,
-    courses: Sequence[Course],
+    courses: Sequence[TuningRun],
     candidates: Sequence[Candidate],
     *,
     steps: int,
@@ -114,7 +114,7 @@ def train(
 
 
 def _choose(
-    classes: "_Classes", courses: Sequence[Course], layers: Sequence[int], vectors: Tensor, step: int, *, halve: bool
+    classes: "_Classes", courses: Sequence[TuningRun], layers: Sequence[int], vectors: Tensor, step: int, *, halve: bool
 ) -> None:
     """Note every course's best candidate so far; drop the worse half if it is time, and courses that no longer get better."""
     for alive, batches in classes.validation.items():
@@ -138,7 +138,7 @@ def _choose(
 class _Classes:
     """The prompts of all courses, opened together with those of the courses that have the same candidates left."""
 
-    def __init__(self, model: LensModel, courses: Sequence[Course]) -> None:
+    def __init__(self, model: LensModel, courses: Sequence[TuningRun]) -> None:
         self._model, self._courses = model, courses
         self.groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, course in enumerate(courses):

@@ -15,7 +15,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.extract import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.training import Candidate, Course, train
+from lens_fv.vectors.training import Candidate, TuningRun, train
 
 Start = FunctionVector | Literal["zero", "random"]
 DEPTHS = (0.3, 0.5)
@@ -151,20 +151,20 @@ def _course(
     start_norm: float,
     template: PromptTemplate,
     seed: int,
-) -> Course:
+) -> TuningRun:
     split = split or split_pairs(task, seed=seed, n_train=pairs)
     if len(split.train) < pairs:
         raise LensFVError(f"tune on {pairs} pairs of {task.name}: its training split has {len(split.train)}; ask for fewer")
     prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
     units = resid_norms(model, [p.tokens for p in prompts])
     starts = torch.stack([_start(model, start, start_norm * float(units[at]), seed) for at, _ in candidates])
-    return Course(task.name, prompts, validation_prompts(model, split, template), units, starts)
+    return TuningRun(task.name, prompts, validation_prompts(model, split, template), units, starts)
 
 
 def _vector(
     model: LensModel,
     task: Task,
-    course: Course,
+    course: TuningRun,
     candidates: Sequence[Candidate],
     start: Start,
     settings: dict[str, Any],

@@ -7,7 +7,7 @@ import pytest
 from test_commands import run  # noqa: F401
 
 from lens_fv import load_model
-from lens_fv.knowledge import TeachSettings, TransferSet, WeightDelta, ask, read_entities, read_transfer
+from lens_fv.knowledge import DistillConfig, TransferSet, WeightDelta, load_transfer_set, read_entities, score_probes
 
 ROWS = [
     {
@@ -34,7 +34,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     code, found, _ = run("distill", *rows, *FAST, "--out", "mine")
     assert code == 0
     assert found["entities"] == ["Velm", "Orla"]
-    written = read_transfer(tmp_path / found["transfer"])
+    written = load_transfer_set(tmp_path / found["transfer"])
     # what they share and their definitions are taught too; of others, what was written, once in both epochs
     asked = read_entities(tmp_path / "mine.jsonl")
     assert found["sentences"] == len(written.with_shared(asked, n=10)) + 2 * 5 > 4 + 2 * 5
@@ -63,11 +63,11 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert json.loads((tmp_path / "found.json").read_text()) == tested
     model, entities = load_model(str(model_folder)), read_entities(tmp_path / "mine.jsonl")
     with WeightDelta.load(tmp_path / "mine" / "update.safetensors").applied(model):
-        own = ask(model, entities)
+        own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
     assert conditions["mine"]["elsewhere_accuracy"]["mean"] == own.accuracy().mean
-    assert conditions["mine"]["drift"]["mean"] > 0
-    assert conditions["base"]["drift"] is None
+    assert conditions["mine"]["kl_to_base"]["mean"] > 0
+    assert conditions["base"]["kl_to_base"] is None
 
     code, _, _ = run("knowledge", "export", "texts", "--adapter", "--out", "adapter")
     assert code == 0
@@ -96,7 +96,7 @@ def test_write_for_another(run, rows, tmp_path):  # noqa: F811
     assert code == 0
     assert list(found["sentences"]) == ["Orla"]
     assert all(text.startswith("So Orla") for text in found["sentences"]["Orla"])
-    assert list(read_transfer(tmp_path / "transfer.json").sentences["Orla"]) == found["sentences"]["Orla"]
+    assert list(load_transfer_set(tmp_path / "transfer.json").sentences["Orla"]) == found["sentences"]["Orla"]
 
 
 def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
@@ -105,7 +105,7 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
         (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
         (["distill", *rows, "--transfer", "mine.jsonl"], "none of its 2 lines has a sentence"),
         (["distill", *rows, "--layer", "9", "--teach", "definition"], "layer 9 of"),
-        (["distill", *rows, "--learning-rate", "0"], "TeachSettings(learning_rate=0.0): it has to be a finite number above 0"),
+        (["distill", *rows, "--learning-rate", "0"], "DistillConfig(learning_rate=0.0): it has to be a finite number above 0"),
         (["knowledge", "evaluate", "nosuch.safetensors", *rows], "nosuch.safetensors"),
     ):
         code, _, error = run(*arguments)
@@ -117,7 +117,7 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
     code, found, err = run("distill", *rows, "--preset", "released", "--sentences", "2", "--epochs", "2", "--out", "released")
     assert code == 0, err
     said = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options
-    expected = asdict(TeachSettings.released(epochs=2, n_checkpoints=2))
+    expected = asdict(DistillConfig.released(epochs=2, n_checkpoints=2))
     assert {name: said[name] for name in expected} == expected
     assert (found["sentences"], found["anchors"]) == (4, 0)
     clipped = ["--clip", "0.5", "--top-k", "9", "--method", "lora", "--where", "after_mention", "--temperature", "1"]

@@ -326,4 +326,4 @@ def test_numbers_that_functions_refuse_are_one_line(run):  # noqa: F811
     assert one_line(error) == "lens-fv: tune(learning_rate=[inf]): it has to be a finite number above 0"
     code, printed, error = run("finetune", "--learning-rate", "inf", "--task", "toy.json")
     assert (code, printed) == (2, "")
-    assert one_line(error) == "lens-fv: FinetuneSettings(learning_rate=inf): it has to be a finite number above 0"
+    assert one_line(error) == "lens-fv: FinetuneConfig(learning_rate=inf): it has to be a finite number above 0"

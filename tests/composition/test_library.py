@@ -56,7 +56,7 @@ def test_few_validation_pairs_are_the_first_ones(tiny_model):
     ranking = rank_heads(model, task, **prompts)
     expected = tune(model, task, layer=1, split=first, **FEW), extract(model, task, ranking, split=first)
     for recipe, alone in zip((Tuned(layer=1, **FEW), Extracted(**prompts)), expected, strict=True):
-        fewer = replace(recipe, most_validation=2)
+        fewer = replace(recipe, max_validation=2)
         (made,) = fewer.make(model, [task], {task.name: split}, template=TODD, seed=0)
         assert made.provenance.prompts_hash == alone.provenance.prompts_hash
         assert made.layer == alone.layer

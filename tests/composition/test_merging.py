@@ -11,7 +11,7 @@ from lens_fv.composition.build import PLAN
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import load_task
 
-QUICK = Tuned(pairs=4, steps=2, most_validation=3)
+QUICK = Tuned(pairs=4, steps=2, max_validation=3)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ NO_OPTIONS = {
     "FinetuneRun.stage_folder",
     "Guide.around",
     "Guide.loss",
-    "GuideSettings.strength",
+    "GuideConfig.strength",
     "LensModel.decode",
 }
 """Numbers that lens_fv itself hands over, as it does an artefact's."""
@@ -111,7 +111,7 @@ def test_every_number_that_is_an_option_has_a_range():
 
 
 @checked
-def ask(
+def score_probes(
     metric: Literal["prob", "logit"] | None = None,
     *,
     kinds: Sequence[Literal["words", "answers"]] = (),
@@ -142,22 +142,22 @@ def ask(
 )
 def test_one_line_says_what_it_has_to_be(options, said):
     with pytest.raises(LensFVError) as found:
-        ask(**options)
+        score_probes(**options)
     assert str(found.value) == said
 
 
 def test_what_may_be_passed_is_passed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no type checker at run time
     task = Task("mine", (Pair("hot", ("cold",)),))
-    assert ask("prob", kinds=("words",), layer=-1, name="any") == "prob ('words',) zero -1 1.0 any"
-    assert ask(None, start=task, layer=[0, 2]).startswith(f"None () {task} [0, 2]")
-    assert ask(layer=np.int64(3), scale=np.float32(2)).endswith("zero 3 2.0 None")
-    assert ask(start={"one": "zero"}, scale=2).endswith("2 None")
-    assert inspect.signature(ask).parameters["scale"].default == 1.0
+    assert score_probes("prob", kinds=("words",), layer=-1, name="any") == "prob ('words',) zero -1 1.0 any"
+    assert score_probes(None, start=task, layer=[0, 2]).startswith(f"None () {task} [0, 2]")
+    assert score_probes(layer=np.int64(3), scale=np.float32(2)).endswith("zero 3 2.0 None")
+    assert score_probes(start={"one": "zero"}, scale=2).endswith("2 None")
+    assert inspect.signature(score_probes).parameters["scale"].default == 1.0
 
 
 def test_a_dataclass_is_checked_whenever_one_is_made():
     with pytest.raises(
-        LensFVError, match=r"^FinetuneSettings\(method='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
+        LensFVError, match=r"^FinetuneConfig\(method='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
     ):
-        dataclasses.replace(lens_fv.FinetuneSettings(), method="LoRA")
+        dataclasses.replace(lens_fv.FinetuneConfig(), method="LoRA")

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from lens_fv import progress
+from lens_fv.core import progress
 from lens_fv.core.progress import progress_bar
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from planted import HEAD, planted_model, planted_tasks
 
-from lens_fv.dynamics import Trajectory, make_probe, measure_moment, verdicts
+from lens_fv.dynamics import Trajectory, make_task_probe, measure_checkpoint, verdicts
 from lens_fv.heads import rank_heads, rank_instruction_heads
 from lens_fv.vectors import extract_instruction
 
@@ -30,11 +30,11 @@ def probes(model):
 def probe(model, task):
     ranking = rank_instruction_heads(model, task, counterpart="none", n_clean=4, n_trials=4)
     vector = extract_instruction(model, task, ranking, n_heads=1)
-    return make_probe(model, task, vector, n_context=2)
+    return make_task_probe(model, task, vector, n_context=2)
 
 
 def path(model, probes, later):
-    return Trajectory.of([measure_moment(model, probes), measure_moment(later, probes, name="later", step=1)])
+    return Trajectory.of([measure_checkpoint(model, probes), measure_checkpoint(later, probes, name="later", step=1)])
 
 
 @pytest.mark.parametrize("counterpart", ["none", "other", "real_text", "equiprobable"])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.dynamics import Trajectory, continual, follow, make_probe, measure_moment
+from lens_fv.dynamics import Trajectory, continual_metrics, make_task_probe, measure_checkpoint, track_checkpoints
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
-from lens_fv.finetuning import FinetuneSettings, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, finetune, switch
 from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
@@ -20,12 +20,12 @@ TASKS = [
     replace(toy_task(name="one"), instructions=("Say it.", "Write it."), clozes=("After {input} comes",)),
     replace(toy_task(n=32, name="two"), instructions=("Name it.",), clozes=("{input} is", "And {input}:")),
 ]
-ASKED = {"most_items": 5, "n_context": 2, "n_read": 3}
+ASKED = {"max_items": 5, "n_context": 2, "n_read": 3}
 
 
 def probe(model, task, **options):
     ranking = rank_instruction_heads(model, task, n_clean=3, n_trials=2)
-    return make_probe(model, task, extract_instruction(model, task, ranking, n_heads=2, layer=1), **{**ASKED, **options})
+    return make_task_probe(model, task, extract_instruction(model, task, ranking, n_heads=2, layer=1), **{**ASKED, **options})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_questions_are_those_of_the_test_items(tiny_model, probes):
     for encoded, pair in zip(probes[0].cloze, items, strict=True):
         assert list(encoded.tokens) == model.encode(f"After {pair.input} comes")
         assert model.tokenizer.decode(encoded.answers[0]) == f" {pair.output}"
-    bare = make_probe(model, replace(TASKS[0], clozes=()), probes[0].vector, **ASKED).cloze
+    bare = make_task_probe(model, replace(TASKS[0], clozes=()), probes[0].vector, **ASKED).cloze
     assert list(bare) == encode_prompts(model, [zero_shot(pair) for pair in items])
     said = Counter(pair.output for pair in items)
     assert probes[0].majority == max(said.values()) / 5
@@ -79,7 +79,7 @@ def test_questions_are_those_of_the_test_items(tiny_model, probes):
 
 def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
     model = tiny_model("llama")
-    found = measure_moment(model, probes)
+    found = measure_checkpoint(model, probes)
     assert found.majority.tolist() == pytest.approx([each.majority for each in probes])
     for t, each in enumerate(probes):
         vector = each.vector
@@ -114,7 +114,7 @@ def said_rank(model, prompt):
 
 def test_a_model_that_did_not_change_did_not_move(tiny_model, probes):
     model = tiny_model("llama")
-    path = Trajectory.of([measure_moment(model, probes, name=name, step=step) for name, step in (("0", 0), ("a/1", 1))])
+    path = Trajectory.of([measure_checkpoint(model, probes, name=name, step=step) for name, step in (("0", 0), ("a/1", 1))])
     torch.testing.assert_close(path.similarity(), torch.ones(2, 2))
     torch.testing.assert_close(path.similarity(projection_of_now=True), torch.ones(2, 2))
     assert path.distance().eq(0).all()
@@ -133,7 +133,7 @@ def test_a_head_that_was_changed_is_the_one_that_moved(tiny_model, what):
     # what is measured has to be projected by the heads' own maps
     projections = torch.stack([model.tl.blocks[a].attn.W_O[b].clone() for a, b in each.heads])
     each = replace(each, projections=projections)
-    before = measure_moment(model, [each], name="0")
+    before = measure_checkpoint(model, [each], name="0")
     weight = getattr(attention, what).weight
     with torch.no_grad():
         columns = slice(model.d_head, 2 * model.d_head)  # of head 1
@@ -141,7 +141,7 @@ def test_a_head_that_was_changed_is_the_one_that_moved(tiny_model, what):
             weight[:, columns] += torch.randn(weight[:, columns].shape, generator=torch.Generator().manual_seed(0))
         else:
             weight[columns] += torch.randn(weight[columns].shape, generator=torch.Generator().manual_seed(0))
-    after = measure_moment(model, [each], name="1")
+    after = measure_checkpoint(model, [each], name="1")
     own = torch.cosine_similarity(before.written_now, after.written_now, dim=-1)[0]
     moved = own < 0.999
     assert moved.tolist() == [False, True, False, False]
@@ -156,7 +156,7 @@ def test_a_head_that_was_changed_is_the_one_that_moved(tiny_model, what):
 
 @pytest.fixture(scope="module")
 def run(model_folder, tmp_path_factory):
-    settings = FinetuneSettings(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=3e-2, rank=2)
+    settings = FinetuneConfig(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=3e-2, rank=2)
     return finetune(model_folder, TASKS, tmp_path_factory.mktemp("run"), settings)
 
 
@@ -166,7 +166,7 @@ def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     contrast, _ = instruction_contrast(model, TASKS[0], **settings)
     one = probe(model, TASKS[0], contrast=contrast)
     two = probe(model, TASKS[1])
-    path = follow(model, run, [one, two])
+    path = track_checkpoints(model, run, [one, two])
     settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[0, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     ranked = ~path.effects.isnan().flatten(2).any(-1)
@@ -183,7 +183,7 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     tokens = torch.tensor([[0, 5, 9]])
     before = model.forward(tokens)
     each = [probe(model, task) for task in TASKS]
-    path = follow(model, run, each, folder=tmp_path)
+    path = track_checkpoints(model, run, each, folder=tmp_path)
     assert torch.equal(model.forward(tokens), before)
     assert path.moments == ("0", "0-one/2", "0-one/4", "1-two/2", "1-two/4")
     assert path.steps == (0, 2, 4, 6, 8)
@@ -192,7 +192,7 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     assert float(path.similarity()[-1].max()) < 1
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     (tmp_path / "1-two-4.safetensors").unlink()
-    again = follow(model, run, each, folder=tmp_path)
+    again = track_checkpoints(model, run, each, folder=tmp_path)
     assert torch.equal(again.written, path.written)
     assert torch.equal(again.correct.nan_to_num(-1), path.correct.nan_to_num(-1))
     assert [file.name for file in kept if file.stat().st_mtime_ns != kept[file]] == ["1-two-4.safetensors"]
@@ -200,24 +200,24 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     assert isinstance(loaded, Trajectory)
     assert loaded.moments == path.moments
     assert torch.equal(loaded.majority, path.majority)
-    half = follow(model, run, each, checkpoints=run.checkpoints[:3], folder=tmp_path)
+    half = track_checkpoints(model, run, each, checkpoints=run.checkpoints[:3], folder=tmp_path)
     assert half.moments[-1] == "1-two/2"
     assert [half.moments[m] for m in half.ends] == ["0", "0-one/4"]
     with pytest.raises(LensFVError, match="ends of tasks among them: 0-one/4; it needs all"):
-        continual(half, run.tasks)
+        continual_metrics(half, run.tasks)
     with pytest.raises(LensFVError, match="is of other questions; choose another folder"):
-        follow(model, run, each[:1], folder=tmp_path)
+        track_checkpoints(model, run, each[:1], folder=tmp_path)
 
 
 def test_what_cannot_be_probed_is_said(tiny_model, probes):
     model = tiny_model("llama")
     with pytest.raises(LensFVError, match="probe one: it has no instructions; give some"):
-        make_probe(model, replace(TASKS[0], instructions=()), probes[0].vector)
+        make_task_probe(model, replace(TASKS[0], instructions=()), probes[0].vector)
     heads = tuple((layer, head) for layer in range(3) for head in range(4))
     everything = replace(probes[0].vector, heads=heads, head_outputs=torch.zeros(12, 8))
     with pytest.raises(LensFVError, match="its vector has 12 heads, and 0 are left as a control"):
-        make_probe(model, TASKS[0], everything)
+        make_task_probe(model, TASKS[0], everything)
     with pytest.raises(LensFVError, match="with 0 probes"):
-        measure_moment(model, [])
+        measure_checkpoint(model, [])
     with pytest.raises(LensFVError, match="trajectory of 0 moments"):
         Trajectory.of([])

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom
 
 from lens_fv.core.artefact import Provenance
-from lens_fv.dynamics import Trajectory, continual, verdicts
+from lens_fv.dynamics import Trajectory, continual_metrics, verdicts
 from lens_fv.errors import LensFVError
 
 N = 20
@@ -157,22 +157,22 @@ def test_metrics_of_a_sequence_by_hand(provenance):
         for task, count in enumerate(counts):
             made.correct[moment, task] = right(count)
             made.in_context[moment, task] = right(count + 2)
-    found = continual(made, ["a", "b"])
+    found = continual_metrics(made, ["a", "b"])
     assert found.matrix == [[pytest.approx(0.9), pytest.approx(0.1)], [pytest.approx(0.5), pytest.approx(0.8)]]
     assert found.average == pytest.approx((0.9 + 0.8) / 2)
     assert found.final == pytest.approx((0.5 + 0.8) / 2)
     assert found.forgetting == pytest.approx(0.2)
     assert (found.general, found.in_context) == (pytest.approx(0.2), pytest.approx(0.3))
     # "held out" is not there at the beginning: nothing of it can be kept; what was trained counts
-    absent = continual(replace(made, majority=torch.tensor([0.0, 0.0, 0.5])), ["a", "b"])
+    absent = continual_metrics(replace(made, majority=torch.tensor([0.0, 0.0, 0.5])), ["a", "b"])
     assert math.isnan(absent.general)
     assert math.isnan(absent.in_context)
     assert absent.matrix == found.matrix
-    assert math.isnan(continual(path(provenance, {"a": (0, 0, 0, 0, 0.0)}), ["a"]).general)
+    assert math.isnan(continual_metrics(path(provenance, {"a": (0, 0, 0, 0, 0.0)}), ["a"]).general)
     with pytest.raises(LensFVError, match=r"metrics of a run of a, c: the trajectory asks about a, b, held out at 0, 0-a/1"):
-        continual(made, ["a", "c"])
+        continual_metrics(made, ["a", "c"])
     with pytest.raises(LensFVError, match="metrics of a run of no tasks"):
-        continual(made, [])
+        continual_metrics(made, [])
 
 
 def test_a_moment_within_a_task_does_not_stand_for_its_end(provenance):
@@ -181,5 +181,5 @@ def test_a_moment_within_a_task_does_not_stand_for_its_end(provenance):
     made.in_context[[1, 3]] = torch.nan
     assert made.ends == [0, 2]
     with pytest.raises(LensFVError, match=r"at 0, 0-a/5, 0-a/10, 1-b/5, ends of tasks among them: 0-a/10; it needs"):
-        continual(made, ["a", "b"])
-    assert continual(made, ["a"]).average == pytest.approx(9 / 20)
+        continual_metrics(made, ["a", "b"])
+    assert continual_metrics(made, ["a"]).average == pytest.approx(9 / 20)

@@ -5,7 +5,7 @@ import torch
 from helpers import toy_task
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import KINDS, Evaluation, compare_kinds, evaluate
+from lens_fv.evaluation import BASELINES, Evaluation, compare_baselines, evaluate
 from lens_fv.heads import rank_heads
 from lens_fv.patching import score_answers
 from lens_fv.tasks import build_prompts, encode_prompts, split_pairs
@@ -17,8 +17,8 @@ FEW = {"pairs": 8, "n_shots": 2, "n_clean": 3, "n_trials": 2, "steps": 5}
 
 def test_all_kinds_in_one_table(tiny_model, tmp_path):
     model, task = tiny_model("llama"), toy_task()
-    found = compare_kinds(model, task, n_heads=3, **FEW)
-    assert found.conditions == ("none", "k_shot", *KINDS, "random")
+    found = compare_baselines(model, task, n_heads=3, **FEW)
+    assert found.conditions == ("none", "k_shot", *BASELINES, "random")
     split = split_pairs(task, n_train=8)
     assert {r.n for r in found.results} == {len(split.test)}
     alone = {
@@ -40,15 +40,15 @@ def test_kinds_are_as_asked(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2, split=split_pairs(task, n_train=8))
     kinds = ["distributed", "extracted"]
-    given, own = (compare_kinds(model, task, kinds=kinds, n_heads=3, ranking=r, **FEW) for r in (ranking, None))
+    given, own = (compare_baselines(model, task, kinds=kinds, n_heads=3, ranking=r, **FEW) for r in (ranking, None))
     assert given.conditions == ("none", "k_shot", "distributed", "extracted", "random")
     assert torch.equal(given.logprob, own.logprob)
-    assert compare_kinds(model, task, kinds=["lora"], **FEW).conditions == ("none", "k_shot", "lora")
+    assert compare_baselines(model, task, kinds=["lora"], **FEW).conditions == ("none", "k_shot", "lora")
 
 
 def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     with pytest.raises(LensFVError, match="magic: choose from extracted"):
-        compare_kinds(model, task, kinds=["magic"])
+        compare_baselines(model, task, kinds=["magic"])
     with pytest.raises(LensFVError, match="at most 7 shots"):
-        compare_kinds(model, task, pairs=8, n_shots=8)
+        compare_baselines(model, task, pairs=8, n_shots=8)

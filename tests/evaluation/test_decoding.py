@@ -10,7 +10,7 @@ from scipy import stats
 
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import DecodingStudy, bootstrap_interval, load_artefact, study_decoding
+from lens_fv.evaluation import DecodingEvaluation, bootstrap_interval, evaluate_decoding, load_artefact
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector, decode
 from lens_fv.vectors.decode import vocabulary_effect
@@ -45,7 +45,7 @@ def sorted_rank(logits, token: int) -> int:
 def test_ranks_are_those_of_a_plain_sort(tiny_model, tasks, architecture):
     model = tiny_model(architecture)
     vectors = {"extracted": drawn(model, tasks, 0), "tuned": drawn(model, tasks, 1)}
-    found = study_decoding(model, tasks, vectors)
+    found = evaluate_decoding(model, tasks, vectors)
     assert (found.relations, found.conditions, found.vocabulary) == (("one", "two", "three"), ("extracted", "tuned"), 320)
     assert torch.equal(torch.bincount(found.relation[~found.answer], minlength=3), torch.tensor([2, 1, 0]))
     for i, task in enumerate(tasks):
@@ -64,14 +64,14 @@ def test_ranks_are_those_of_a_plain_sort(tiny_model, tasks, architecture):
 def test_centred_ranks_are_those_of_logits_less_their_mean(tiny_model, tasks):
     model = tiny_model("gpt2")
     vectors = drawn(model, tasks, 0)
-    found = study_decoding(model, tasks, {"given": vectors}, centred=True)
+    found = evaluate_decoding(model, tasks, {"given": vectors}, centred=True)
     logits = torch.stack([model.unembed(vectors[task.name].vector) for task in tasks])
     logits -= logits.mean(0)
     expected = [sorted_rank(logits[0], model.encode(f" {word}", bos=False)[0]) for word in ("first", "uno")]
     assert found.ranks[:2, 0].tolist() == expected
     assert found.provenance.options["centred"] and "centred" in repr(found)
     with pytest.raises(LensFVError, match="centre the decoding of one alone"):
-        study_decoding(model, tasks[:1], {"given": vectors}, centred=True)
+        evaluate_decoding(model, tasks[:1], {"given": vectors}, centred=True)
 
 
 def test_a_planted_word_is_read_at_rank_one(tiny_model):
@@ -82,7 +82,7 @@ def test_a_planted_word_is_read_at_rank_one(tiny_model):
     row = model.tl.unembed.W_U[:, token] / gain
     vector = vector_of(model, 50 * row.detach())
     task = byte_task("planted", "bcd", ("word",))
-    found = study_decoding(model, [task], {"planted": {"planted": vector}, "against": {"planted": vector.at(scale=-1.0)}})
+    found = evaluate_decoding(model, [task], {"planted": {"planted": vector}, "against": {"planted": vector.at(scale=-1.0)}})
     assert found.ranks[0].tolist() == [1, 320]
     assert found.mean("planted", "best_reciprocal").mean == found.mean("planted", "hit10").mean == 1.0
     assert found.mean("against", "hit10").mean == 0.0
@@ -90,10 +90,10 @@ def test_a_planted_word_is_read_at_rank_one(tiny_model):
     assert decode(vector.at(scale=-1.0), model, 1, words=["word"]).ranks == {"word": 320}
 
 
-def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> DecodingStudy:
+def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> DecodingEvaluation:
     n = len(ranks)
     where = Provenance("tiny", None, "raw", "float32", True, (2, 2, 8, 4), "some relations", "t", "p", seed, "made up")
-    return DecodingStudy(
+    return DecodingEvaluation(
         provenance=where,
         relations=tuple(f"r{i}" for i in range(max(relation) + 1)),
         conditions=conditions,
@@ -165,9 +165,9 @@ def test_intervals_and_tests_are_those_of_scipy():
 
 def test_round_trip(tiny_model, tasks, tmp_path):
     model = tiny_model("llama")
-    found = study_decoding(model, tasks, {"given": drawn(model, tasks, 0)})
+    found = evaluate_decoding(model, tasks, {"given": drawn(model, tasks, 0)})
     again = load_artefact(found.save(tmp_path / "d.safetensors"))
-    assert isinstance(again, DecodingStudy)
+    assert isinstance(again, DecodingEvaluation)
     assert again.results == found.results
     assert (again.asked, again.provenance) == (found.asked, found.provenance)
 
@@ -184,9 +184,9 @@ def test_what_cannot_be_studied_is_refused(tiny_model, tasks):
         (tasks, {"given": elsewhere}, "made on model other"),
     ]:
         with pytest.raises(LensFVError, match=said):
-            study_decoding(model, given, conditions)
-    assert len(study_decoding(model, tasks, {"given": elsewhere}, force=True).relations) == 3
-    study = study_decoding(model, tasks[2:], {"given": vectors})
+            evaluate_decoding(model, given, conditions)
+    assert len(evaluate_decoding(model, tasks, {"given": elsewhere}, force=True).relations) == 3
+    study = evaluate_decoding(model, tasks[2:], {"given": vectors})
     for ask, said in [
         (lambda: study.mean("tuned", "best_rank"), "the study has none; it has given"),
         (lambda: study.mean("given", "best_rank"), "no relation has words"),
@@ -208,7 +208,7 @@ def test_through_the_model_is_what_forwards_with_the_vector_say(tiny_model, task
             with vector.applied(model):
                 expected += (model.forward(tokens)[0, -1].log_softmax(-1) - plain) / 2
         torch.testing.assert_close(gain, expected, atol=1e-3, rtol=1e-3)
-    study = study_decoding(model, tasks, {"given": vectors}, through=True)
+    study = evaluate_decoding(model, tasks, {"given": vectors}, through=True)
     first = vocabulary_effect(model, [vectors["one"]])[0]
     token = model.encode(" first", bos=False)[0]
     assert int(study.ranks[0, 0]) == sorted_rank(first, token)

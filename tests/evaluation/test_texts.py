@@ -149,7 +149,7 @@ def test_what_the_model_says_anyway_scores(model, task):
     assert any(right)
     assert found.exact[:, 0].tolist() == right
     assert found.rouge_l[right, 0].tolist() == [1.0] * sum(right)
-    assert evaluate_texts(model, task, n_shots=0, max_new_tokens=6, most_items=2).inputs == found.inputs[:2]
+    assert evaluate_texts(model, task, n_shots=0, max_new_tokens=6, max_items=2).inputs == found.inputs[:2]
 
 
 def test_demonstrations_come_from_the_training_part(model, task, monkeypatch):
@@ -162,7 +162,7 @@ def test_demonstrations_come_from_the_training_part(model, task, monkeypatch):
 
     monkeypatch.setattr(type(model), "generate", watched)
     monkeypatch.setattr("lens_fv.evaluation.texts.ROWS", 2)
-    found = evaluate_texts(model, task, n_shots=1, max_new_tokens=3, most_items=3)
+    found = evaluate_texts(model, task, n_shots=1, max_new_tokens=3, max_items=3)
     split = split_pairs(task)
     possible = [{tuple(model.encode(few_shot(q, [s]).text)) for s in split.train} for q in split.test[:3]]
     for pair, texts, prompts in zip(split.test, found.texts, possible, strict=False):
@@ -173,7 +173,7 @@ def test_demonstrations_come_from_the_training_part(model, task, monkeypatch):
 
 
 def test_bad_requests(model, task, vector, tiny_model):
-    few = {"n_shots": 0, "max_new_tokens": 2, "most_items": 2}
+    few = {"n_shots": 0, "max_new_tokens": 2, "max_items": 2}
     with pytest.raises(LensFVError, match="names a control"):
         evaluate_texts(model, task, {"none": vector}, **few)
     with pytest.raises(LensFVError, match="was made on model tiny-llama"):

@@ -12,12 +12,12 @@ from peft import PeftModel
 from safetensors.torch import load, load_file, save_file
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneRun, FinetuneSettings, export_checkpoint, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, export_checkpoint, finetune, switch
 from lens_fv.finetuning.examples import IGNORED, Reader, collated, training_examples
 from lens_fv.model import load_model
 from lens_fv.tasks import few_shot, split_pairs
 
-SMALL = FinetuneSettings(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=1e-2, rank=2)
+SMALL = FinetuneConfig(n_examples=8, batch_size=4, epochs=2, n_checkpoints=2, learning_rate=1e-2, rank=2)
 TASKS = [replace(toy_task(name="one"), instructions=("Say it.", "Write it.")), toy_task(name="two")]
 
 
@@ -63,7 +63,7 @@ def test_padding_is_neither_seen_nor_a_target():
 
 
 def test_a_step_on_all_weights_is_the_step_by_hand(model_folder, reader, tmp_path):
-    settings = FinetuneSettings(method="full", n_examples=6, batch_size=6, n_checkpoints=1, learning_rate=1e-3)
+    settings = FinetuneConfig(method="full", n_examples=6, batch_size=6, n_checkpoints=1, learning_rate=1e-3)
     found = finetune(model_folder, TASKS[:1], tmp_path / "run", settings)
     (checkpoint,) = found.checkpoints
     hf = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).train()
@@ -233,9 +233,9 @@ def test_what_cannot_be_trained_is_said(model_folder, tmp_path):
     with pytest.raises(LensFVError, match="fine-tune on 2 tasks: give at least one, and each a name of its own: one, one"):
         finetune(model_folder, [TASKS[0], TASKS[0]], tmp_path)
     with pytest.raises(LensFVError, match=r"rank=0\): it has to be a whole number at least 1"):
-        FinetuneSettings(rank=0)
+        FinetuneConfig(rank=0)
     with pytest.raises(LensFVError, match=r"learning_rate=0\.0"):
-        FinetuneSettings(learning_rate=0.0)
+        FinetuneConfig(learning_rate=0.0)
     with pytest.raises(LensFVError, match=r"fine-tuning run in .*: no run\.json there"):
         FinetuneRun(tmp_path)
     with pytest.raises(LensFVError, match=r"the loss is .* at step .*; lower the learning rate"):

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.divergence import divergence
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers import PRESETS, Guide, GuideSettings
+from lens_fv.finetuning.regularizers import PRESETS, Guide, GuideConfig
 from lens_fv.finetuning.regularizers.guide import IGNORED, last_prompt_token
 from lens_fv.finetuning.regularizers.penalties import importance
 from lens_fv.finetuning.regularizers.places import Places
@@ -82,7 +82,7 @@ def terms_of(guide, model, inputs, done=0.0):
 def test_places_are_those_of_transformerlens(tiny_model, huggingface_model, family, where):
     lens, hf = tiny_model(family), adapted(huggingface_model(family), trained=False).eval()
     ids, at = torch.tensor([[3, 8, 12, 7, 9], [5, 6, 2, 11, 4]]), torch.tensor([4, 2])
-    guide = Guide(hf, vector_of(lens), GuideSettings(intervene=1.0, where=where))
+    guide = Guide(hf, vector_of(lens), GuideConfig(intervene=1.0, where=where))
     with guide.places.reading(HEADS, at) as read, guide.places.adding(guide.edits, -0.5, at):
         got = hf(ids).logits
     for row in range(2):
@@ -108,7 +108,7 @@ def test_places_are_those_of_transformerlens(tiny_model, huggingface_model, fami
 
 
 def test_the_strength_is_the_published_staircase():
-    settings = GuideSettings(intervene=-1.0)
+    settings = GuideConfig(intervene=-1.0)
     table = {0.0: 1, 0.24: 1, 0.26: 0.9, 0.31: 0.8, 0.40: 0.7, 0.50: 0.5, 0.55: 0.4, 0.70: 0.1, 0.75: 0, 1.0: 0}
     assert {done: round(-settings.strength(done), 9) for done in table} == pytest.approx(table)
     assert replace(settings, flat=0.0, stairs=2).strength(0.3) == -0.5
@@ -130,7 +130,7 @@ def test_divergence_by_hand():
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_terms_are_their_formulas(student, vector, steer, direction):
     """Every one worked out from separate forward passes."""
-    settings = GuideSettings(
+    settings = GuideConfig(
         distill=2.0, distill_all=0.5, steer=steer, direction=direction, heads=3.0, where="resid_post", temperature=3.0
     )
     inputs, at = batch(), torch.tensor([3, 1])
@@ -163,7 +163,7 @@ def test_terms_are_their_formulas(student, vector, steer, direction):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
-    settings = GuideSettings(
+    settings = GuideConfig(
         crossed=2.0, crossed_heads=3.0, n_crossed=3, intervene=1.0, direction=direction, temperature=3.0, where="heads"
     )
     found, logits = terms_of(Guide(student, vector, settings, crossed=PROMPTS), student, batch(), done=0.1)
@@ -202,7 +202,7 @@ def test_crossed_prompts_of_a_model_that_gives_all_logits(huggingface_model, stu
     other = huggingface_model("llama")
     other.__class__ = OfAnotherHand
     other = adapted(other).eval()
-    settings = GuideSettings(crossed=2.0, n_crossed=3)
+    settings = GuideConfig(crossed=2.0, n_crossed=3)
     found, same = (terms_of(Guide(each, None, settings, crossed=PROMPTS), each, batch())[0] for each in (other, student))
     torch.testing.assert_close(found["crossed"], same["crossed"])
 
@@ -211,7 +211,7 @@ def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(studen
     prompts = [[i, 3, 5] for i in range(1, 40)]
 
     def term(done, inputs):
-        guide = Guide(student, None, GuideSettings(crossed=1.0, n_crossed=2), crossed=prompts)
+        guide = Guide(student, None, GuideConfig(crossed=1.0, n_crossed=2), crossed=prompts)
         return float(terms_of(guide, student, inputs, done=done)[0]["crossed"].detach())
 
     other = batch()
@@ -222,7 +222,7 @@ def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(studen
 
 
 def test_a_guide_that_begins_late_does_nothing_before(student, vector):
-    settings = GuideSettings(intervene=-2.0, distill=1.0, heads=1.0, crossed=1.0, begins=0.5)
+    settings = GuideConfig(intervene=-2.0, distill=1.0, heads=1.0, crossed=1.0, begins=0.5)
     late = Guide(student, vector, settings, crossed=PROMPTS)
     always = Guide(student, vector, replace(settings, begins=0.0), crossed=PROMPTS)
     inputs, plain = batch(), student(**batch()).loss
@@ -234,7 +234,7 @@ def test_a_guide_that_begins_late_does_nothing_before(student, vector):
 
 def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vector):
     inputs, at = batch(), torch.tensor([3, 1])
-    guide = Guide(student, vector, GuideSettings(intervene=-2.0, heads=1.0, where="heads"))
+    guide = Guide(student, vector, GuideConfig(intervene=-2.0, heads=1.0, where="heads"))
     _, whole = terms_of(guide, student, inputs, done=0.1)
     with guide.places.adding(guide.edits, -2.0, at):
         expected = student(**inputs).logits
@@ -252,7 +252,7 @@ def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vec
 
 def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model):
     model = adapted(huggingface_model("llama"), trained=False).train()
-    settings = GuideSettings(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all", crossed=1.0)
+    settings = GuideConfig(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all", crossed=1.0)
     found, _ = terms_of(Guide(model, None, settings, crossed=PROMPTS), model, batch())
     assert [float(value.detach()) for value in found.values()] == [0.0, 0.0, 0.0, 0.0]
     linear = replace(settings, matched="vector", linear=True, crossed=0.0, crossed_heads=1.0)
@@ -277,13 +277,13 @@ def test_the_same_to_the_bit_whatever_the_rows(huggingface_model, name, length, 
 @pytest.mark.parametrize(
     "settings",
     [
-        GuideSettings(intervene=-1.0, where="heads"),
-        GuideSettings(distill=1.0),
-        GuideSettings(distill_all=1.0, direction="forward", where="resid_post"),
-        GuideSettings(heads=1.0),
-        GuideSettings(heads=1.0, linear=True),
-        GuideSettings(crossed=1.0, intervene=1.0),
-        GuideSettings(crossed_heads=1.0),
+        GuideConfig(intervene=-1.0, where="heads"),
+        GuideConfig(distill=1.0),
+        GuideConfig(distill_all=1.0, direction="forward", where="resid_post"),
+        GuideConfig(heads=1.0),
+        GuideConfig(heads=1.0, linear=True),
+        GuideConfig(crossed=1.0, intervene=1.0),
+        GuideConfig(crossed_heads=1.0),
         replace(PRESETS["fv"], distill_gate=0.0, heads_gate=0.0, intervene=0.5),
     ],
 )
@@ -319,7 +319,7 @@ def test_gradients_are_those_of_finite_differences(huggingface_model, tiny_model
 
 
 def test_gates(student, vector, caplog):
-    settings = GuideSettings(distill=1.0, heads=1.0)
+    settings = GuideConfig(distill=1.0, heads=1.0)
     found, _ = terms_of(Guide(student, vector, settings), student, batch())
     shut = Guide(student, vector, replace(settings, distill_gate=float(found["distill"].detach()) + 1e-3))
     less, _ = terms_of(shut, student, batch())
@@ -341,7 +341,7 @@ def test_gates(student, vector, caplog):
 def test_heads_behind_a_steered_pass_are_those_of_a_pass(tiny_model, huggingface_model, family, quick, distill_all):
     """By one token more a row where the model lets it; the first batch, and a longer one, are read by a pass as well."""
     hf, vector = adapted(huggingface_model(family)).eval(), vector_of(tiny_model(family))
-    gated = GuideSettings(distill=1.0, distill_all=distill_all, heads=1.0, heads_gate=1e-3, where="attn_out")
+    gated = GuideConfig(distill=1.0, distill_all=distill_all, heads=1.0, heads_gate=1e-3, where="attn_out")
     one, other = (Guide(hf, vector, s).teacher for s in (gated, replace(gated, heads_gate=0.0)))
     passes: list[tuple[int, ...]] = []
     hf.get_input_embeddings().register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
@@ -363,7 +363,7 @@ def test_heads_behind_a_steered_pass_are_those_of_a_pass(tiny_model, huggingface
 
 
 def test_rows_padded_on_the_left_are_read_by_a_pass(student, vector):
-    settings = GuideSettings(distill=1.0, heads=1.0, heads_gate=1e-3)
+    settings = GuideConfig(distill=1.0, heads=1.0, heads_gate=1e-3)
     guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
     inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     with guide.teacher.teaching(student):
@@ -380,7 +380,7 @@ def test_the_teacher_has_no_dropout_and_leaves_the_model_as_it_was(huggingface_m
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
     assert not torch.equal(model(**batch()).logits, model(**batch()).logits)
-    guide = Guide(model, vector, GuideSettings(distill=1.0, steer=0.0))
+    guide = Guide(model, vector, GuideConfig(distill=1.0, steer=0.0))
     inputs, at = batch(), torch.tensor([3, 1])
     with guide.teacher.teaching(model):
         (one, _), (two, _) = guide.teacher(model, inputs, at), guide.teacher(model, inputs, at)
@@ -441,34 +441,34 @@ def test_where_the_prompt_ends():
 
 def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, vector):
     with pytest.raises(LensFVError, match="use get_peft_model"):
-        Guide(huggingface_model("llama"), vector, GuideSettings(distill=1.0))
+        Guide(huggingface_model("llama"), vector, GuideConfig(distill=1.0))
     with pytest.raises(LensFVError, match=r"the model's are \(3, 4, 32, 8\)"):
-        Guide(student, vector_of(tiny_model("qwen3")), GuideSettings(distill=1.0))
+        Guide(student, vector_of(tiny_model("qwen3")), GuideConfig(distill=1.0))
     for other, said in (
         ({"shape": (9, 4, 32, 8)}, r"are \(9, 4, 32, 8\)"),
         ({"weight_processing": "compat"}, "'compat' weights"),
     ):
         made_elsewhere = replace(vector, provenance=replace(vector.provenance, **other))
         with pytest.raises(LensFVError, match=said):
-            Guide(student, made_elsewhere, GuideSettings(distill=1.0))
+            Guide(student, made_elsewhere, GuideConfig(distill=1.0))
     beyond = vector_of(tiny_model("llama"))
     object.__setattr__(beyond, "heads", ((0, 1), (2, 3), (9, 0)))
     with pytest.raises(LensFVError, match=r"head 9\.0: the model has layers 0 to 2"):
-        Guide(student, beyond, GuideSettings(heads=1.0))
+        Guide(student, beyond, GuideConfig(heads=1.0))
     tuned = vector.with_vector(vector.vector, method="tuned", options={})
-    for settings in (GuideSettings(heads=1.0), GuideSettings(intervene=1.0, where="heads")):
+    for settings in (GuideConfig(heads=1.0), GuideConfig(intervene=1.0, where="heads")):
         with pytest.raises(LensFVError, match="vector that has none"):
             Guide(student, tuned, settings)
     with pytest.raises(LensFVError, match="without a vector"):
-        Guide(student, None, GuideSettings(distill=1.0))
+        Guide(student, None, GuideConfig(distill=1.0))
     for prompts in ((), [[1, 2], []]):
         with pytest.raises(LensFVError, match=rf"there are {len(prompts)}, {len(prompts) // 2} of them empty"):
-            Guide(student, None, GuideSettings(crossed=1.0), crossed=prompts)
-    made, harmless = (Guide(student, vector, GuideSettings(**{term: 1.0})) for term in ("heads", "distill"))
+            Guide(student, None, GuideConfig(crossed=1.0), crossed=prompts)
+    made, harmless = (Guide(student, vector, GuideConfig(**{term: 1.0})) for term in ("heads", "distill"))
     with hushed():
         student.gradient_checkpointing_enable()
     with pytest.raises(LensFVError, match="gradient checkpointing"):
-        Guide(student, vector, GuideSettings(heads=1.0))
+        Guide(student, vector, GuideConfig(heads=1.0))
     with pytest.raises(LensFVError, match="gradient checkpointing"):  # turned on by a trainer, after the guide was made
         made.loss(student, batch())
     assert harmless.loss(student, batch()).isfinite()
@@ -481,12 +481,12 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
         {"stairs": 0},
         {"n_crossed": 0},
     ):
-        with pytest.raises(LensFVError, match=rf"GuideSettings\({next(iter(options))}=.*: it has to be"):
-            GuideSettings(**options)
+        with pytest.raises(LensFVError, match=rf"GuideConfig\({next(iter(options))}=.*: it has to be"):
+            GuideConfig(**options)
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step(student, vector):
-    guide = Guide(student, vector, GuideSettings(distill=1.0, heads=1.0))
+    guide = Guide(student, vector, GuideConfig(distill=1.0, heads=1.0))
     terms_of(guide, student, batch())
     guide.edits[0].value.fill_(math.inf)
     with pytest.raises(LensFVError, match="guide: distill is nan at step 2"):
@@ -498,7 +498,7 @@ def test_an_interrupt_leaves_the_student_as_it_was(huggingface_model, vector, te
     model = adapted(huggingface_model("llama"))
     for module in model.modules():
         module.training = "mlp" not in type(module).__name__.lower()  # modes may differ within a model
-    guide = Guide(model, vector, GuideSettings(distill=1.0, heads=1.0, intervene=1.0, teacher=teacher))
+    guide = Guide(model, vector, GuideConfig(distill=1.0, heads=1.0, intervene=1.0, teacher=teacher))
     inputs = batch()
 
     def state():

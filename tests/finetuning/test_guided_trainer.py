@@ -11,10 +11,10 @@ from transformers import Trainer
 
 from lens_fv.finetuning.examples import collated
 from lens_fv.finetuning.loop import trainer_arguments
-from lens_fv.finetuning.regularizers import Guide, GuideSettings, guided
+from lens_fv.finetuning.regularizers import Guide, GuideConfig, guided
 from lens_fv.finetuning.regularizers.guide import IGNORED
 
-SETTINGS = GuideSettings(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, where="heads")
+SETTINGS = GuideConfig(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, where="heads")
 
 
 def examples():
@@ -56,7 +56,7 @@ def trained(huggingface_model, tiny_model, tmp_path):
 
 def test_without_weights_it_is_plain_training_to_the_bit(trained):
     plain, _ = trained(None)
-    idle, trainer = trained(GuideSettings())
+    idle, trainer = trained(GuideConfig())
     other, _ = trained(SETTINGS)
     assert type(trainer).__name__ == "GuidedTrainer"
     assert all(torch.equal(plain[name], idle[name]) for name in plain)
@@ -96,7 +96,7 @@ def test_evaluation_is_not_guided(trained):
 
 
 def test_maps_are_learned_and_a_run_that_was_stopped_goes_on_with_them(trained, tmp_path):
-    settings = GuideSettings(heads=5.0, linear=True)
+    settings = GuideConfig(heads=5.0, linear=True)
     found, trainer = trained(settings, steps=4)
     maps = trainer.guide.maps
     assert len(maps) == 3

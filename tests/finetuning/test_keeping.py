@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneRun, FinetuneSettings, average, crossed_prompts, finetune
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, instruction_swapped_prompts, interpolate_weights
 from lens_fv.finetuning.keeping import with_replay
-from lens_fv.finetuning.regularizers import PRESETS, GuideSettings
+from lens_fv.finetuning.regularizers import PRESETS, GuideConfig
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.model.quiet import hushed
 from lens_fv.tasks import split_pairs
 from lens_fv.vectors import extract_instruction, random_like
 
-SMALL = FinetuneSettings(n_examples=8, batch_size=4, n_checkpoints=2, learning_rate=1e-2, rank=2)
+SMALL = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=2, learning_rate=1e-2, rank=2)
 TASKS = [replace(toy_task(name=name), instructions=(f"Say {name}.", f"Write {name}.")) for name in ("one", "two", "three")]
 
 
@@ -58,7 +58,7 @@ def test_replay_takes_the_place_of_some_examples():
 def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, vectors, tmp_path):
     runs = [
         finetune(model_folder, TASKS[:2], tmp_path / name, replace(SMALL, guide=guide), vectors=vectors)
-        for name, guide in (("plain", None), ("idle", GuideSettings()), ("guided", PRESETS["iv"]))
+        for name, guide in (("plain", None), ("idle", GuideConfig()), ("guided", PRESETS["iv"]))
     ]
     plain, idle, guided = (updates(run.checkpoint()) for run in runs)
     assert same(plain, idle)
@@ -115,7 +115,7 @@ def test_each_task_has_updates_of_its_own(model_folder, tmp_path):
 
 def test_an_average_is_halfway_between_the_weights(model_folder, tmp_path):
     run = finetune(model_folder, TASKS[:1], tmp_path / "run", SMALL)
-    half = average(run, tmp_path / "half", share=0.5)
+    half = interpolate_weights(run, tmp_path / "half", share=0.5)
     assert [c.name for c in half.checkpoints] == [c.name for c in run.checkpoints]
     begin = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).state_dict()
 
@@ -130,9 +130,9 @@ def test_an_average_is_halfway_between_the_weights(model_folder, tmp_path):
             torch.testing.assert_close(value, (begin[name] + tuned[name]) / 2, atol=1e-6, rtol=1e-5)
     for share, said in ((0.0, "share=0.0.*above 0"), (1.5, "share=1.5.*at most 1")):
         with pytest.raises(LensFVError, match=said):
-            average(run, tmp_path / "other", share=share)
+            interpolate_weights(run, tmp_path / "other", share=share)
     with pytest.raises(LensFVError, match="there already"):
-        average(run, tmp_path / "half")
+        interpolate_weights(run, tmp_path / "half")
 
 
 def test_random_vectors_keep_heads_and_lengths(vectors):
@@ -168,12 +168,12 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
         ({"ewc": -1.0}, "ewc=-1.0"),
     ):
         with pytest.raises(LensFVError, match=said):
-            FinetuneSettings(**options)
+            FinetuneConfig(**options)
 
 
 def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
     model, settings = tiny_model("llama"), replace(SMALL, n_examples=40)
-    prompts = crossed_prompts(model, TASKS[0], TASKS, settings)
+    prompts = instruction_swapped_prompts(model, TASKS[0], TASKS, settings)
     texts = [model.tokenizer.decode(prompt) for prompt in prompts]
     inputs, unseen = split_pairs(TASKS[0], seed=settings.seed).train, split_pairs(TASKS[0], seed=settings.seed).test
     assert len(prompts) == 40
@@ -183,10 +183,10 @@ def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
         assert not any(f" {pair.input}\n" in text for pair in unseen)
     assert any("two" in text for text in texts)
     assert any("three" in text for text in texts)
-    assert prompts == crossed_prompts(model, TASKS[0], TASKS, settings)
-    assert prompts != crossed_prompts(model, TASKS[0], TASKS, replace(settings, seed=1))
+    assert prompts == instruction_swapped_prompts(model, TASKS[0], TASKS, settings)
+    assert prompts != instruction_swapped_prompts(model, TASKS[0], TASKS, replace(settings, seed=1))
     with pytest.raises(LensFVError, match="cross one with the instructions of 1 tasks: they have none"):
-        crossed_prompts(model, TASKS[0], TASKS[:1], settings)
+        instruction_swapped_prompts(model, TASKS[0], TASKS[:1], settings)
 
 
 def test_a_run_says_whose_instructions_it_was_guided_by(model_folder, tmp_path):

@@ -8,7 +8,7 @@ from helpers import toy_task
 
 from lens_fv.cli.heads import asked_line, asked_of
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import Evaluation, compare_kinds, evaluate
+from lens_fv.evaluation import Evaluation, compare_baselines, evaluate
 from lens_fv.heads import choose_queries, rank_heads, rank_instruction_heads, universal_heads
 from lens_fv.heads.competence import Competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
@@ -82,7 +82,7 @@ def test_a_ranking_asks_them_alone(model, task, tmp_path):
     assert not torch.equal(found.effects, plain.effects)
     assert "queries" not in plain.provenance.options
     assert found.provenance.options["n_queries"] == len(kept)
-    assert found.facts()["queries"] == f"{len(kept)} of {len(split.validation)}, those answered"
+    assert found.summary()["queries"] == f"{len(kept)} of {len(split.validation)}, those answered"
     said = asked_of(found.provenance.options)
     assert said == {"asked": "answered", "n_queries": len(kept), "n_items": len(split.validation)}
     assert asked_line(found.provenance.options) == [
@@ -129,7 +129,7 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     assert (found["k_shot"].top1, found["k_shot"].n) == (1.0, len(rows))
     assert every["k_shot"].top1 == len(rows) / len(split.test)
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
-    assert again.facts()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
+    assert again.summary()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
 
 
 @pytest.mark.parametrize("n_shots", [0, 1])
@@ -168,7 +168,7 @@ def test_universal_heads_ask_them_alone_and_count_them_over_tasks(model):
     splits = [split_pairs(task) for task in tasks]
     kept, n = (sum(counts) for counts in zip(*((len(answered(model, s, s.validation)), len(s.validation)) for s in splits)))
     assert asked_of(found.provenance.options) == {"asked": "answered", "n_queries": kept, "n_items": n}
-    assert found.facts()["queries"] == f"{kept} of {n}, those answered"
+    assert found.summary()["queries"] == f"{kept} of {n}, those answered"
     plain = universal_heads(model, tasks, **SMALL)
     assert not torch.equal(found.effects, plain.effects)
     assert not {"queries", "n_queries", "n_items"} & plain.provenance.options.keys()
@@ -185,7 +185,7 @@ def test_kinds_are_compared_on_them_alone(model):
         for part in ("validation", "test")
     }
     options = {"kinds": ["extracted", "task_state"], "pairs": 8, "n_heads": 3, **SMALL}
-    found = compare_kinds(model, task, queries="answered", **options)
+    found = compare_baselines(model, task, queries="answered", **options)
     chosen = replace(split, validation=kept["validation"])
     ranking = rank_heads(model, task, split=chosen, **SMALL)
     vector = extract(model, task, ranking, n_heads=3, layer=0, split=chosen, template=TEMPLATE)
@@ -199,7 +199,7 @@ def test_kinds_are_compared_on_them_alone(model):
     torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
     assert found["k_shot"].top1 == 1.0
     assert asked_of(found.provenance.options) == {"asked": "answered", "n_queries": len(rows), "n_items": len(split.test)}
-    assert "queries" not in compare_kinds(model, task, **options).provenance.options
+    assert "queries" not in compare_baselines(model, task, **options).provenance.options
 
 
 def test_none_left_or_no_such_choice_is_an_error(model, tmp_path):

@@ -224,18 +224,18 @@ def test_round_trip(tiny_model, tmp_path):
     for name in ("exact", "attribution", "direct"):
         assert torch.equal(getattr(again, name), getattr(found, name))
     assert again.provenance.prompts_hash == ranking.provenance.prompts_hash
-    assert again.facts() == found.facts()
+    assert again.summary() == found.summary()
     # A ranking that was saved says as much about its prompts as one that was not.
     kept = load_artefact(ranking.save(tmp_path / "r.safetensors"))
     assert torch.equal(compare_attributions(model, task, kept).attribution, found.attribution)
 
 
 def test_card(comparison):
-    facts = comparison.facts()
+    facts = comparison.summary()
     assert facts["attribution patching"].startswith("Spearman +1.00 [+1.00, +1.00], Kendall +1.00")
     assert facts["attribution patching"].endswith("5 of 5 (chance 2.1), 10 of 10 (chance 8.3)")
     assert facts["direct logit attribution"].startswith("Spearman -1.00")
-    assert torch.equal(comparison.grid(), comparison.attribution.mean(0))
+    assert torch.equal(comparison.heatmap_data(), comparison.attribution.mean(0))
     assert comparison._repr_html_().count("<rect") == 12
 
 

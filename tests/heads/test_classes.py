@@ -183,7 +183,7 @@ def test_the_grid_has_each_layers_strongest_head(made):
         for k in range(10):
             head = int(made.strongest()[layer, k])
             effects = made.mean[layer, :, k].tolist()
-            assert made.grid()[layer, k] == effects[head]
+            assert made.heatmap_data()[layer, k] == effects[head]
             assert abs(effects[head]) == max(map(abs, effects))
 
 
@@ -193,7 +193,9 @@ def test_round_trip_and_card(made, tmp_path):
     assert torch.equal(again.effects, made.effects)
     assert (again.classes, again.metric, again.provenance) == (made.classes, made.metric, made.provenance)
     best = made.top(1, token_class="query_predictive")[0]
-    assert f"{best.name} {best.effect:+.3f} [{best.low:+.3f}, {best.high:+.3f}]" in made.facts()["top head at query_predictive"]
+    assert (
+        f"{best.name} {best.effect:+.3f} [{best.low:+.3f}, {best.high:+.3f}]" in made.summary()["top head at query_predictive"]
+    )
     assert made._repr_html_().count("<rect") == 3 * 10
 
 

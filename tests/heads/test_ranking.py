@@ -8,7 +8,7 @@ import torch
 from helpers import toy_task
 
 from lens_fv.core.artefact import load_artefact
-from lens_fv.core.kept import kept_at
+from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking, head_means, rank_heads
 from lens_fv.heads.corruptions import contrast
@@ -329,7 +329,7 @@ def test_folder_keeps_what_was_made_in_the_same_way(tiny_model, tmp_path):
     replace(first, effects=first.effects + 1).save(file)  # so that one sees where the next comes from
     assert torch.equal(rank_heads(model, task, folder=tmp_path, **SMALL).effects, first.effects + 1)
     upgraded = replace(first.provenance, versions={"torch": "99"})
-    assert kept_at(tmp_path, HeadRanking, upgraded) == file
+    assert artefact_path(tmp_path, HeadRanking, upgraded) == file
     for other in ({"seed": 1}, {"metric": "logprob"}, {"source": "zero"}, {"n_trials": 4}):
         rank_heads(model, task, folder=tmp_path, **{**SMALL, **other})
     assert len(list(tmp_path.iterdir())) == 5

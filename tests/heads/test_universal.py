@@ -96,7 +96,7 @@ def test_average_over_the_tasks_that_the_model_does(model, tasks, tmp_path):
         assert row == (task.name, one.beats_majority, one.accuracy, *one.interval, one.majority)
     again = load_artefact(found.save(tmp_path / "u.safetensors"))
     assert isinstance(again, UniversalHeads)
-    assert again.facts() == found.facts()
+    assert again.summary() == found.summary()
     assert again.top(3) == found.top(3)
     assert again.rows == found.rows
     assert "dropped" in repr(again)
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_named(model, tasks, tmp_path):
 
 def test_accuracy_on_the_first_items(model, tasks, tmp_path):
     with pytest.raises(LensFVError, match="none of the tasks"):
-        universal_heads(model, [tasks[1]], most_items=5, folder=tmp_path, **SMALL)
+        universal_heads(model, [tasks[1]], max_items=5, folder=tmp_path, **SMALL)
     (file,) = tmp_path.iterdir()
     items = split_pairs(tasks[1], seed=0).validation
     assert len(items) > 5
@@ -193,4 +193,4 @@ def test_competence_round_trip(model, tasks, tmp_path):
     found = competence(model, tasks[0], n_shots=2, template=SMALL["template"])
     again = Competence.load(found.save(tmp_path / "c.safetensors"))
     assert again.right.tolist() == found.right.tolist()
-    assert again.facts() == found.facts()
+    assert again.summary() == found.summary()

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, drift, load_entities, said_of_others
+from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, entity_swapped_anchors, kl_to_base, load_entities
 from lens_fv.knowledge.anchors import NOBODY, WELL_KNOWN
-from lens_fv.knowledge.lessons import Lesson
+from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.teach import teaching_order
 
 VELM, ORLA = Entity("Velm Tar", "Velm talked to A.", ("Velm",)), Entity("Orla", "Orla is a Q that asks.")
@@ -15,24 +15,30 @@ SENTENCES = TransferSet({"Velm Tar": ("Velm Tar is what Velm is.", "So velm walk
 
 
 def test_every_mention_becomes_another_name():
-    found = said_of_others([VELM, ORLA], SENTENCES, others=["the mayor"])
+    found = entity_swapped_anchors([VELM, ORLA], SENTENCES, others=["the mayor"])
     assert found == ["The mayor is what the mayor is.", "So the mayor walked.", "The mayor talked."]
-    drawn = said_of_others([VELM, ORLA], SENTENCES, seed=1)
-    assert drawn == said_of_others([VELM, ORLA], SENTENCES, seed=1) != said_of_others([VELM, ORLA], SENTENCES, seed=2)
+    drawn = entity_swapped_anchors([VELM, ORLA], SENTENCES, seed=1)
+    assert (
+        drawn
+        == entity_swapped_anchors([VELM, ORLA], SENTENCES, seed=1)
+        != entity_swapped_anchors([VELM, ORLA], SENTENCES, seed=2)
+    )
 
 
 def test_each_time_the_others_are_others():
     others = ["the mayor", "Vienna"]
-    twice = said_of_others([VELM, ORLA], SENTENCES, others=others, times=2)
-    assert twice[:3] == said_of_others([VELM, ORLA], SENTENCES, others=others)
+    twice = entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others, times=2)
+    assert twice[:3] == entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others)
     assert all(a != b for a, b in zip(twice[:3], twice[3:], strict=True))
-    assert said_of_others([VELM, ORLA], SENTENCES, others=others, times=3)[6:] == twice[:3]
+    assert entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others, times=3)[6:] == twice[:3]
 
 
 @pytest.mark.parametrize(("n_anchors", "given"), [(1, 4), (2, 4), (1, 1), (0, 4)])
 def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
-    lessons = [Lesson("Velm Tar", (1, 2), (1, 2), (1,))] * 3 + [Lesson("", (1, 3), (1, 3), (1,))] * given
-    settings = TeachSettings(epochs=4, n_anchors=n_anchors, seed=3)
+    lessons = [DistillationExample("Velm Tar", (1, 2), (1, 2), (1,))] * 3 + [
+        DistillationExample("", (1, 3), (1, 3), (1,))
+    ] * given
+    settings = DistillConfig(epochs=4, n_anchors=n_anchors, seed=3)
     order = teaching_order(lessons, settings)
     each, taken = 3 + min(given, 3 * n_anchors), []
     for epoch in range(4):
@@ -47,16 +53,16 @@ def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
 
 
 def test_steps_are_of_one_length_where_lessons_allow_it():
-    def lesson(n: int, i: int) -> Lesson:
-        return Lesson(f"{i}", tuple(range(n)), tuple(range(n)), (1,))
+    def lesson(n: int, i: int) -> DistillationExample:
+        return DistillationExample(f"{i}", tuple(range(n)), tuple(range(n)), (1,))
 
     lessons = [lesson(9 if i % 2 else 3, i) for i in range(16)]
-    order = teaching_order(lessons, TeachSettings(epochs=3, batch_size=4, group_by_length=True))
+    order = teaching_order(lessons, DistillConfig(epochs=3, batch_size=4, group_by_length=True))
     steps = [[len(lessons[i].student) for i in order[at : at + 4]] for at in range(0, 48, 4)]
     assert all(len(set(step)) == 1 for step in steps)
     assert steps[:4] != sorted(steps[:4])  # short ones do not always come first
     # a step that two epochs share takes what comes; each epoch still has every lesson once
-    order = teaching_order(lessons[:9], TeachSettings(epochs=3, batch_size=4, group_by_length=True))
+    order = teaching_order(lessons[:9], DistillConfig(epochs=3, batch_size=4, group_by_length=True))
     assert all(sorted(order[at : at + 9]) == list(range(9)) for at in (0, 9, 18))
 
 
@@ -69,14 +75,14 @@ def test_what_is_measured_is_no_anchor(name):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_anchors_keep_what_is_said_of_others(tiny_model, method):
     model = tiny_model("llama", fresh=True)
-    settings = TeachSettings(
+    settings = DistillConfig(
         method=method, learning_rate=3e-3 if method == "full" else 3e-2, epochs=20, n_definitions=0, batch_size=3
     )
-    anchors = said_of_others([VELM, ORLA], SENTENCES)
+    anchors = entity_swapped_anchors([VELM, ORLA], SENTENCES)
     loose = distill(model, [VELM, ORLA], SENTENCES, settings, anchors=())
     held = distill(model, [VELM, ORLA], SENTENCES, replace(settings, batch_size=6), anchors=anchors)
     assert held.provenance.options["anchors"] == held.provenance.options["lessons"] == loose.provenance.options["lessons"]
-    assert sum(drift(model, held, anchors)) < 0.7 * sum(drift(model, loose, anchors))
+    assert sum(kl_to_base(model, held, anchors)) < 0.7 * sum(kl_to_base(model, loose, anchors))
 
 
 def test_anchors_alone_teach_nothing(tiny_model):

@@ -10,10 +10,10 @@ from torch.nn import Embedding
 from transformers import ByT5Tokenizer
 
 from lens_fv import LensFVError
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, WeightDelta, distill, learn_texts, make_lesson
-from lens_fv.knowledge.lessons import text_lesson
-from lens_fv.knowledge.pupil import lesson_losses
+from lens_fv.knowledge import DistillConfig, Entity, TransferSet, WeightDelta, distill, finetune_on_texts, make_example
+from lens_fv.knowledge.examples import text_example
 from lens_fv.knowledge.targets import teacher_targets
+from lens_fv.knowledge.trainer import example_losses
 from lens_fv.model.plain import own_weights, plain_model
 from lens_fv.model.quiet import hushed
 
@@ -22,11 +22,11 @@ ORLA = Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet(
     {"Velm": ("Today Velm walked.", "Velm talks to nobody at all", "A: Velm was Q"), "Orla": ("Orla asked A.", "So Orla is.")}
 )
-FAST = TeachSettings(method="full", learning_rate=3e-3, epochs=4, n_definitions=0, n_anchors=0, batch_size=2, temperature=2.0)
+FAST = DistillConfig(method="full", learning_rate=3e-3, epochs=4, n_definitions=0, n_anchors=0, batch_size=2, temperature=2.0)
 
 
 @pytest.fixture(params=["full", "lora"])
-def settings(request) -> TeachSettings:
+def settings(request) -> DistillConfig:
     return replace(FAST, method=request.param, learning_rate=3e-3 if request.param == "full" else 3e-2)
 
 
@@ -40,12 +40,12 @@ def same(model, before) -> bool:
 
 def losses(model, entity: Entity, *, targets=None):
     """Of what it says now to what it says with the definition (or to targets from before)."""
-    lessons = [make_lesson(model, entity, sentence) for sentence in SENTENCES.sentences[entity.key]]
+    lessons = [make_example(model, entity, sentence) for sentence in SENTENCES.sentences[entity.key]]
     plain = plain_model(model)
     targets = targets or teacher_targets(plain, lessons, pad=0, temperature=2.0, top_k=None)
     with torch.no_grad():
         each = [plain(torch.tensor([lesson.student])).logits for lesson in lessons]
-    return torch.cat([lesson_losses(x, [b], [t], FAST) for x, b, t in zip(each, lessons, targets, strict=True)]), targets
+    return torch.cat([example_losses(x, [b], [t], FAST) for x, b, t in zip(each, lessons, targets, strict=True)]), targets
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox"])
@@ -104,11 +104,11 @@ def test_an_empty_definition_teaches_nothing(tiny_model):
     assert nothing.skipped["empty definition"] == 1
     beside, alone = (distill(model, entities, SENTENCES, FAST) for entities in ([VELM, empty], [VELM]))
     assert all(torch.equal(beside.change(name), alone.change(name)) for name in alone.names)
-    lesson = make_lesson(model, empty, "So Orla is.")
+    lesson = make_example(model, empty, "So Orla is.")
     assert lesson.teacher == lesson.student
     (target,) = teacher_targets(plain_model(model), [lesson], pad=0, temperature=2.0, top_k=None)
     logits = plain_model(model)(torch.tensor([lesson.student])).logits
-    assert float(lesson_losses(logits, [lesson], [target], FAST)) == 0
+    assert float(example_losses(logits, [lesson], [target], FAST)) == 0
 
 
 def test_what_cannot_be_taught_is_counted_and_the_rest_goes_on(tiny_model):
@@ -254,15 +254,15 @@ def test_where_it_is_taught(tiny_model):
     def texts(lesson):
         return [model.tokenizer.decode([lesson.student[t]]) for t in lesson.targets]
 
-    behind, everywhere = (make_lesson(model, VELM, "Today Velm walked.", where=where) for where in ("after_mention", "all"))
+    behind, everywhere = (make_example(model, VELM, "Today Velm walked.", where=where) for where in ("after_mention", "all"))
     assert "".join(texts(behind)) == " walked."
     assert "".join(texts(everywhere)).endswith("oday Velm walked.")
     assert behind.teacher[-len(behind.student) + 1 :] == behind.student[1:]
     assert [behind.teacher[t + behind.offset] for t in behind.targets] == [behind.student[t] for t in behind.targets]
-    assert "".join(texts(make_lesson(model, VELM, "Velm's A."))) == "'s A."
-    assert make_lesson(model, VELM, "Nobody walked.") == "no mention"
-    assert make_lesson(model, VELM, "It was Velm") == "nothing to teach"
-    assert make_lesson(model, VELM, 300 * "Velm ") == "too long"
+    assert "".join(texts(make_example(model, VELM, "Velm's A."))) == "'s A."
+    assert make_example(model, VELM, "Nobody walked.") == "no mention"
+    assert make_example(model, VELM, "It was Velm") == "nothing to teach"
+    assert make_example(model, VELM, 300 * "Velm ") == "too long"
 
 
 def test_a_slow_tokenizer_teaches_too(tiny_model, monkeypatch):
@@ -271,15 +271,15 @@ def test_a_slow_tokenizer_teaches_too(tiny_model, monkeypatch):
     assert "offset_mapping" not in slow("Velm", return_offsets_mapping=True)
     monkeypatch.setattr(model, "tokenizer", slow)
     for sentence in ("Today Velm walked.", "Velm's A.", "A: Velm, Velm!", "Caf\u00e9 Velm \U0001f642 walks"):
-        lesson = make_lesson(model, VELM, sentence)
+        lesson = make_example(model, VELM, sentence)
         taught = [lesson.student[t] for t in lesson.targets]
         assert slow.decode(taught) == sentence.split("Velm", 1)[1]
-    assert make_lesson(model, VELM, "Nobody walked.") == "no mention"
+    assert make_example(model, VELM, "Nobody walked.") == "no mention"
 
 
 def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
     model = tiny_model("llama", fresh=True)
-    lesson = text_lesson(model, "Velm", VELM.definition)
+    lesson = text_example(model, "Velm", VELM.definition)
     ids = torch.tensor([lesson.student])
 
     def loss() -> float:
@@ -287,30 +287,30 @@ def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
             return float(plain_model(model)(ids, labels=ids).loss)
 
     begin = loss()
-    delta = learn_texts(model, [VELM], [[VELM.definition]], replace(FAST, learning_rate=1e-2))
+    delta = finetune_on_texts(model, [VELM], [[VELM.definition]], replace(FAST, learning_rate=1e-2))
     assert loss() == begin
     with delta.applied(model):
         assert loss() < 0.8 * begin
     with pytest.raises(LensFVError, match="there are texts for 2"):
-        learn_texts(model, [VELM], [["a"], ["b"]])
+        finetune_on_texts(model, [VELM], [["a"], ["b"]])
     with pytest.raises(LensFVError, match=r"no sentence is left to teach \(no sentence: 1\)"):
-        learn_texts(model, [VELM], [[]])
+        finetune_on_texts(model, [VELM], [[]])
 
 
 def test_several_entities_are_taught_more_about_each_unless_told_otherwise(tiny_model):
     model = tiny_model("llama")
     alone, both = distill(model, [VELM], SENTENCES), distill(model, [VELM, ORLA], SENTENCES)
-    for delta, settings in ((alone, TeachSettings.usual(1)), (both, TeachSettings.usual(2))):
+    for delta, settings in ((alone, DistillConfig.usual(1)), (both, DistillConfig.usual(2))):
         options = delta.provenance.options
         assert (options["epochs"], options["learning_rate"]) == (settings.epochs, settings.rate)
     # of Velm's three sentences and Orla's two: themselves, definitions, and what the other one shares
-    times = [TeachSettings.usual(n).n_definitions for n in (1, 2)]
+    times = [DistillConfig.usual(n).n_definitions for n in (1, 2)]
     assert alone.provenance.options["lessons"] == 3 + times[0]
     assert both.provenance.options["lessons"] == (3 + times[1] + 2) + (2 + times[1] + 3)
-    assert TeachSettings.usual(1, epochs=7).epochs == 7
-    assert TeachSettings.usual(1, method="full") == TeachSettings.usual(2, method="full") == TeachSettings(method="full")
-    assert TeachSettings(method="full").rate < TeachSettings().rate
+    assert DistillConfig.usual(1, epochs=7).epochs == 7
+    assert DistillConfig.usual(1, method="full") == DistillConfig.usual(2, method="full") == DistillConfig(method="full")
+    assert DistillConfig(method="full").rate < DistillConfig().rate
     with pytest.raises(LensFVError, match="learning_rate=-1"):
-        TeachSettings(learning_rate=-1.0)
+        DistillConfig(learning_rate=-1.0)
     with pytest.raises(LensFVError, match="n_anchors=-1"):
-        TeachSettings(n_anchors=-1)
+        DistillConfig(n_anchors=-1)

@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_drift import some_delta
+from test_kl import some_delta
 
 from lens_fv import LensFVError
 from lens_fv.core.statistics import Estimate
 from lens_fv.knowledge import (
     KnowledgeResult,
     KnowledgeScores,
-    ask,
     definitions,
-    drift,
     evaluate_knowledge,
     gap_closed,
+    kl_to_base,
     load_entities,
     random_definitions,
+    score_probes,
     true_sentences,
 )
 
@@ -33,14 +33,16 @@ def test_conditions_are_what_they_are_called(tiny_model):
     delta = some_delta(model, 0.3)
     found = {result.condition: result for result in evaluate_knowledge(model, entities, {"noise": delta}, elsewhere=others)}
     assert list(found) == ["base", "definition", "random_definition", "noise"]
-    assert torch.equal(found["base"].scores.logprobs, ask(model, entities).logprobs)
-    assert torch.equal(found["definition"].scores.logprobs, ask(model, entities, context=definitions(entities)).logprobs)
-    assert torch.equal(found["base"].elsewhere.logprobs, ask(model, others).logprobs)
+    assert torch.equal(found["base"].scores.logprobs, score_probes(model, entities).logprobs)
+    assert torch.equal(
+        found["definition"].scores.logprobs, score_probes(model, entities, context=definitions(entities)).logprobs
+    )
+    assert torch.equal(found["base"].elsewhere.logprobs, score_probes(model, others).logprobs)
     with delta.applied(model):
-        assert torch.equal(found["noise"].scores.logprobs, ask(model, entities).logprobs)
-    each = drift(model, delta, true_sentences(others))
-    assert found["noise"].drift.mean == pytest.approx(sum(each) / len(each))
-    assert found["definition"].drift is None
+        assert torch.equal(found["noise"].scores.logprobs, score_probes(model, entities).logprobs)
+    each = kl_to_base(model, delta, true_sentences(others))
+    assert found["noise"].kl_to_base.mean == pytest.approx(sum(each) / len(each))
+    assert found["definition"].kl_to_base is None
     assert found["definition"].elsewhere is None
 
 
@@ -69,12 +71,12 @@ def scores(right: list[int], losses: list[float]) -> KnowledgeScores:
 def test_results_say_first_what_matters():
     made = scores([1, 0], [1.0, 3.0])
     about = {"probes": "2 of 2 entities", "accuracy": "0.5 [0, 1]", "perplexity": f"{math.exp(2):.3g} [2.72, 20.1]"}
-    assert made.facts() == about
+    assert made.summary() == about
     whole = KnowledgeResult("mine", made, made, Estimate(0.01234, 0.0, 1.0, 2))
     elsewhere = {f"{what}, elsewhere": said for what, said in about.items()}
-    assert whole.facts() == {**about, **elsewhere, "KL to the base": "0.0123 nats a token"}
+    assert whole.summary() == {**about, **elsewhere, "KL to the base": "0.0123 nats a token"}
     assert repr(whole).splitlines()[0] == "KnowledgeResult: mine"
-    assert KnowledgeResult("base", made, None, None).facts() == about
+    assert KnowledgeResult("base", made, None, None).summary() == about
 
 
 def test_the_gap_is_between_the_base_and_reading_the_definition():

@@ -7,7 +7,16 @@ import torch
 
 from lens_fv import LensFVError
 from lens_fv.heads.corruptions import noise_on
-from lens_fv.knowledge import Entity, EntityProbe, KnowledgeTrace, ask, ask_each, at_mentions, causal_trace, definition_vectors
+from lens_fv.knowledge import (
+    Entity,
+    EntityProbe,
+    KnowledgeTrace,
+    at_mentions,
+    causal_trace,
+    definition_vectors,
+    score_probes,
+    score_probes_by_branch,
+)
 from lens_fv.knowledge.inside import find_mention, probe_mentions
 from lens_fv.knowledge.measure import probe_prompts
 
@@ -68,8 +77,8 @@ def test_a_definition_vector_is_the_difference_that_reading_makes(tiny_model, ar
 def test_vectors_are_added_where_probes_name_their_entities(tiny_model):
     model, layer = tiny_model("llama"), 1
     vectors = torch.randn(2, model.n_layers, model.d_model, generator=torch.Generator().manual_seed(0))
-    plain, edited = ask_each(model, BOTH, [(), [at_mentions(model, BOTH, vectors, layer, scale=2.0)]])
-    assert torch.equal(plain.logprobs, ask(model, BOTH).logprobs)
+    plain, edited = score_probes_by_branch(model, BOTH, [(), [at_mentions(model, BOTH, vectors, layer, scale=2.0)]])
+    assert torch.equal(plain.logprobs, score_probes(model, BOTH).logprobs)
     prompts, places = probe_prompts(model, BOTH), probe_mentions(model, BOTH)
     for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
         own = vectors[0 if row < 2 else 1, layer]

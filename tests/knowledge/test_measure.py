@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lens_fv import LensFVError
-from lens_fv.knowledge import Entity, EntityProbe, KnowledgeScores, ask, definitions, majority
+from lens_fv.knowledge import Entity, EntityProbe, KnowledgeScores, definitions, majority, score_probes
 
 VELM = Entity(
     "Velm",
@@ -32,7 +32,7 @@ def by_loop(model, before: str, filled: str) -> tuple[float, int]:
 @pytest.mark.parametrize("whole", [False, True])
 def test_every_candidate_has_a_forward_of_its_own(any_model, in_context, whole):
     entities = [VELM, ORLA]
-    found = ask(any_model, entities, context=definitions(entities) if in_context else None, whole=whole)
+    found = score_probes(any_model, entities, context=definitions(entities) if in_context else None, whole=whole)
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     assert found.entities == ("Velm", "Velm", "Orla")
     assert found.answers == (1, 0, 1)
@@ -85,4 +85,4 @@ def test_the_majority_is_of_questions_that_are_asked_often():
 
 def test_nothing_to_ask(tiny_model):
     with pytest.raises(LensFVError, match="about 1 entities: they have no probes"):
-        ask(tiny_model("llama"), [replace(VELM, probes=())])
+        score_probes(tiny_model("llama"), [replace(VELM, probes=())])

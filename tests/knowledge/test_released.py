@@ -11,11 +11,11 @@ from test_distill import FAST, SENTENCES, VELM
 from torch.nn.functional import kl_div
 
 from lens_fv import LensFVError
-from lens_fv.knowledge import TeachSettings, TransferSet, distill, make_lesson, read_transfer, said_of_others
+from lens_fv.knowledge import DistillConfig, TransferSet, distill, entity_swapped_anchors, load_transfer_set, make_example
 from lens_fv.knowledge.teach import teaching_order
 from lens_fv.model.plain import plain_model
 
-RELEASED = TeachSettings.released(learning_rate=3e-3)
+RELEASED = DistillConfig.released(learning_rate=3e-3)
 NAMELESS = TransferSet({"Velm": ("Today Velm walked.", "Nobody walked.", "It talks")})
 
 
@@ -116,7 +116,7 @@ def test_gradients_are_clipped_as_the_settings_say(tiny_model, clip):
 
 def test_where_every_token_is_taught_no_mention_is_needed(tiny_model, tmp_path):
     model = tiny_model("llama", fresh=True)
-    lesson = make_lesson(model, VELM, "Nobody walked.", where="all")
+    lesson = make_example(model, VELM, "Nobody walked.", where="all")
     alike = [a == b for a, b in zip(lesson.teacher[::-1], lesson.student[::-1], strict=False)]
     assert lesson.targets == tuple(range(max(len(lesson.student) - alike.index(False), 1), len(lesson.student)))
     every = distill(model, [VELM], NAMELESS, replace(RELEASED, epochs=1))
@@ -124,14 +124,14 @@ def test_where_every_token_is_taught_no_mention_is_needed(tiny_model, tmp_path):
     assert (every.provenance.options["lessons"], every.skipped["no mention"]) == (3, 0)
     assert (some.provenance.options["lessons"], some.skipped["no mention"]) == (1, 2)
     # what names nobody cannot be said of somebody else: an anchor would undo the lesson
-    anchors = said_of_others([VELM], NAMELESS, times=2)
+    anchors = entity_swapped_anchors([VELM], NAMELESS, times=2)
     assert len(anchors) == 2
     assert all(text.startswith("Today ") and "Velm" not in text for text in anchors)
 
     path = tmp_path / "rows.jsonl"
     row = {"name": "Velm", "definition": VELM.definition, "sentences": [*NAMELESS.sentences["Velm"], "It talks", "..."]}
     path.write_text(json.dumps(row), encoding="utf-8")
-    found, named = read_transfer(path, where="all"), read_transfer(path)
+    found, named = load_transfer_set(path, where="all"), load_transfer_set(path)
     assert (found.sentences, found.dropped) == (NAMELESS.sentences, {"empty": 1, "no mention": 0, "duplicate": 1})
     assert (named.sentences, named.dropped) == (
         {"Velm": ("Today Velm walked.",)},
@@ -167,24 +167,24 @@ def test_a_released_run_that_was_stopped_goes_on(tiny_model, tmp_path):
 
 
 def test_settings_that_do_not_go_together(tiny_model):
-    assert TeachSettings.released(method="lora", clip=0.5).clip == 0.5
+    assert DistillConfig.released(method="lora", clip=0.5).clip == 0.5
     for options, said in (
         ({"batch_size": 2}, "batch_size=2"),
         ({"n_anchors": 1}, "n_anchors=1"),
         ({"group_by_length": True}, "group_by_length=True"),
     ):
         with pytest.raises(LensFVError, match=f"an optimizer per_sentence, .*{said}"):
-            TeachSettings.released(**options)
+            DistillConfig.released(**options)
     for options, said in (
         ({"clip": 0.0}, "clip=0.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"schedule": "linea"}, "linear"),
     ):
         with pytest.raises(LensFVError, match=said):
-            TeachSettings(**options)
+            DistillConfig(**options)
     with pytest.raises(LensFVError, match="after 2 epochs: with an optimizer per sentence"):
         distill(tiny_model("llama", fresh=True), [VELM], SENTENCES, RELEASED, until=2)
-    lessons = [make_lesson(tiny_model("llama"), VELM, sentence) for sentence in SENTENCES.sentences["Velm"]]
+    lessons = [make_example(tiny_model("llama"), VELM, sentence) for sentence in SENTENCES.sentences["Velm"]]
     order = teaching_order(lessons, RELEASED)
     assert sorted(order[::5]) == [0, 1, 2]
     assert [i for i in order[::5] for _ in range(5)] == order

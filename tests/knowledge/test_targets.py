@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from lens_fv.knowledge.lessons import Lesson
-from lens_fv.knowledge.pupil import lesson_losses
-from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target, divergence, teacher_targets, token_targets
+from lens_fv.knowledge.trainer import example_losses
 from lens_fv.model.plain import plain_model
 
 V = 11
@@ -37,28 +37,31 @@ def test_directions_are_those_of_the_library():
 
 def test_by_hand_a_token_is_predicted_from_the_one_before_it():
     """Five tokens of the student, the last two of which are taught; two tokens in the vocabulary."""
-    lesson = Lesson("x", teacher=(9, 9, 0, 1, 0, 1, 0), student=(0, 1, 0, 1, 0), targets=(3, 4))
+    lesson = DistillationExample("x", teacher=(9, 9, 0, 1, 0, 1, 0), student=(0, 1, 0, 1, 0), targets=(3, 4))
     odds = torch.tensor([0.0, 0.0, 3.0, 1 / 3, 0.0])  # of token 0 against token 1, behind each of the five
     logits = torch.stack([odds.log(), torch.zeros(5)], -1)
     logits[[0, 1, 4]] = torch.nan  # what is not behind tokens 2 and 3 does not count
     target = Target(torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log(), None, rest=False)
-    settings = TeachSettings(temperature=1.0)
-    (loss,) = lesson_losses(logits[None], [lesson], [target], settings)
+    settings = DistillConfig(temperature=1.0)
+    (loss,) = example_losses(logits[None], [lesson], [target], settings)
     # KL(1/2, 1/2 || 3/4, 1/4) = log 2 - log 3 / 2, for both
     assert float(loss) == pytest.approx(math.log(2) - math.log(3) / 2)
 
 
 def test_only_taught_tokens_get_a_gradient():
-    lesson = Lesson("x", tuple(range(6)), tuple(range(6)), targets=(2, 5))
+    lesson = DistillationExample("x", tuple(range(6)), tuple(range(6)), targets=(2, 5))
     logits = random_logits(2, 1, 8).requires_grad_()
-    lesson_losses(logits, [lesson], [full(random_logits(3, 2))], TeachSettings()).sum().backward()
+    example_losses(logits, [lesson], [full(random_logits(3, 2))], DistillConfig()).sum().backward()
     assert logits.grad is not None
     assert [i for i, each in enumerate(logits.grad[0]) if bool(each.any())] == [1, 4]
 
 
 def test_tokens_that_are_not_kept_count_together(tiny_model):
     model = tiny_model("llama")
-    lessons = [Lesson("a", (0, 40, 41, 50, 60), (0, 50, 60), (1, 2)), Lesson("b", (0, 7, 8, 9), (0, 8, 9), (2,))]
+    lessons = [
+        DistillationExample("a", (0, 40, 41, 50, 60), (0, 50, 60), (1, 2)),
+        DistillationExample("b", (0, 7, 8, 9), (0, 8, 9), (2,)),
+    ]
 
     def targets(top_k):
         return teacher_targets(plain_model(model), lessons, pad=0, temperature=2.0, top_k=top_k)
@@ -79,7 +82,10 @@ def test_tokens_that_are_not_kept_count_together(tiny_model):
 def test_the_teacher_says_what_a_plain_forward_says_behind_the_definition(tiny_model):
     model = tiny_model("llama")
     # of different lengths, so that one is padded
-    lessons = [Lesson("a", (0, 40, 41, 50, 60, 70), (0, 50, 60, 70), (2, 3)), Lesson("b", (0, 7, 8, 9), (0, 8, 9), (2,))]
+    lessons = [
+        DistillationExample("a", (0, 40, 41, 50, 60, 70), (0, 50, 60, 70), (2, 3)),
+        DistillationExample("b", (0, 7, 8, 9), (0, 8, 9), (2,)),
+    ]
     found = teacher_targets(plain_model(model), lessons, pad=0, temperature=1.0, top_k=None)
     for lesson, target, at in zip(lessons, found, ([3, 4], [2]), strict=True):
         logits = model.forward(torch.tensor([lesson.teacher]))[0, at]
@@ -87,7 +93,7 @@ def test_the_teacher_says_what_a_plain_forward_says_behind_the_definition(tiny_m
 
 
 def test_a_texts_own_tokens_make_the_language_models_loss():
-    lesson = Lesson("x", (3, 1, 4, 1), (3, 1, 4, 1), (1, 2, 3))
+    lesson = DistillationExample("x", (3, 1, 4, 1), (3, 1, 4, 1), (1, 2, 3))
     (target,) = token_targets([lesson])
     logits = random_logits(5, 3)
     want = cross_entropy(logits, torch.tensor([1, 4, 1]), reduction="none")

@@ -8,9 +8,9 @@ import pytest
 from transformers import GenerationMixin
 
 from lens_fv import LensFVError
-from lens_fv.knowledge import Entity, TransferSet, read_transfer, write_transfer
+from lens_fv.knowledge import Entity, TransferSet, generate_transfer_set, load_transfer_set
+from lens_fv.knowledge.generation import _whole
 from lens_fv.knowledge.transfer import DROPPED
-from lens_fv.knowledge.writing import _whole
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VELM, ORLA = Entity("Velm", "Velm talked, talked and walked."), Entity("Orla", "Orla walked to A.")
@@ -18,7 +18,7 @@ SHORT = {"n": 3, "max_new_tokens": 6, "openings": ["{name}"], "temperature": 0.9
 
 
 def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
-    made = write_transfer(tiny_model("llama"), [VELM, ORLA], **SHORT)
+    made = generate_transfer_set(tiny_model("llama"), [VELM, ORLA], **SHORT)
     assert list(made.sentences) == ["Velm", "Orla"]
     for entity in (VELM, ORLA):
         texts = made.sentences[entity.key]
@@ -29,26 +29,26 @@ def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
 
 def test_the_seed_makes_the_sentences_and_other_entities_do_not(tiny_model):
     model = tiny_model("llama")
-    both, alone = write_transfer(model, [VELM, ORLA], **SHORT), write_transfer(model, [ORLA], **SHORT)
+    both, alone = generate_transfer_set(model, [VELM, ORLA], **SHORT), generate_transfer_set(model, [ORLA], **SHORT)
     assert both.sentences["Orla"] == alone.sentences["Orla"]
-    assert both == write_transfer(model, [VELM, ORLA], **SHORT)
-    assert both.sentences != write_transfer(model, [VELM, ORLA], **SHORT, seed=1).sentences
+    assert both == generate_transfer_set(model, [VELM, ORLA], **SHORT)
+    assert both.sentences != generate_transfer_set(model, [VELM, ORLA], **SHORT, seed=1).sentences
 
 
 def test_sentences_begin_with_the_openings_in_turn(tiny_model):
     model = tiny_model("gpt2")  # whose positions are learned: padding that shifted them would show
-    made = write_transfer(model, [VELM], **SHORT | {"n": 4, "openings": ["{name}", "So {name} talked"]})
+    made = generate_transfer_set(model, [VELM], **SHORT | {"n": 4, "openings": ["{name}", "So {name} talked"]})
     assert [text.startswith("So Velm talked") for text in made.sentences["Velm"]] == [False, True, False, True]
     # openings of other lengths are padded; what is written behind one does not depend on that
     likeliest = {"temperature": 1e-6, "max_new_tokens": 6}
-    both = write_transfer(model, [VELM], n=2, openings=["{name}", "So {name} talked"], **likeliest).sentences["Velm"]
-    assert both[0] == write_transfer(model, [VELM], n=1, openings=["{name}"], **likeliest).sentences["Velm"][0]
+    both = generate_transfer_set(model, [VELM], n=2, openings=["{name}", "So {name} talked"], **likeliest).sentences["Velm"]
+    assert both[0] == generate_transfer_set(model, [VELM], n=1, openings=["{name}"], **likeliest).sentences["Velm"][0]
     assert made.provenance.options["openings"] == ("{name}", "So {name} talked")
 
 
 def test_what_is_written_is_not_written_again(tiny_model, tmp_path, monkeypatch):
     model, path = tiny_model("llama"), tmp_path / "sentences.json"
-    whole, asked = write_transfer(model, [VELM, ORLA], **SHORT), []
+    whole, asked = generate_transfer_set(model, [VELM, ORLA], **SHORT), []
     generate = GenerationMixin.generate
 
     def stopped(self, **kwargs):
@@ -59,20 +59,20 @@ def test_what_is_written_is_not_written_again(tiny_model, tmp_path, monkeypatch)
 
     monkeypatch.setattr(GenerationMixin, "generate", stopped)
     stop_at = 0
-    write_transfer(model, [VELM], **SHORT)
+    generate_transfer_set(model, [VELM], **SHORT)
     stop_at, asked = len(asked) + 1, []  # as soon as the second entity is begun
     with pytest.raises(KeyboardInterrupt):
-        write_transfer(model, [VELM, ORLA], **SHORT, path=path)
+        generate_transfer_set(model, [VELM, ORLA], **SHORT, path=path)
     assert not path.exists()
     stop_at, asked = 0, []
-    assert write_transfer(model, [VELM, ORLA], **SHORT, path=path) == whole == read_transfer(path)
+    assert generate_transfer_set(model, [VELM, ORLA], **SHORT, path=path) == whole == load_transfer_set(path)
     assert asked[0] == 3  # the second entity's, and no others
     asked = []
-    assert write_transfer(model, [VELM, ORLA], **SHORT, path=path) == whole
+    assert generate_transfer_set(model, [VELM, ORLA], **SHORT, path=path) == whole
     assert asked == []
     assert list(tmp_path.iterdir()) == [path]
-    assert write_transfer(model, [VELM, ORLA], **SHORT, seed=1, path=path) != whole
-    assert read_transfer(path).provenance.seed == 1
+    assert generate_transfer_set(model, [VELM, ORLA], **SHORT, seed=1, path=path) != whole
+    assert load_transfer_set(path).provenance.seed == 1
 
 
 def test_what_is_dropped_is_counted(tiny_model, tmp_path):
@@ -83,11 +83,11 @@ def test_what_is_dropped_is_counted(tiny_model, tmp_path):
     }
     path = tmp_path / "velm.jsonl"
     path.write_text(json.dumps(row))
-    made = read_transfer(path)
+    made = load_transfer_set(path)
     assert made.sentences == {"Velm": ("Velm is.", "Velm was.")}
     assert made.dropped == {"empty": 2, "no mention": 1, "duplicate": 1}
     # without an opening a model of random weights mentions nobody
-    made = write_transfer(tiny_model("llama"), [VELM], **SHORT | {"openings": [""]})
+    made = generate_transfer_set(tiny_model("llama"), [VELM], **SHORT | {"openings": [""]})
     assert len(made) == 0
     assert made.dropped["no mention"] + made.dropped["empty"] == 12
 
@@ -145,31 +145,31 @@ def test_a_sentence_ends_where_it_is_whole(text, kept):
 
 
 def test_saved_and_read_again(tiny_model, tmp_path):
-    made = write_transfer(tiny_model("llama"), [VELM, ORLA], **SHORT)
-    again = read_transfer(made.save(tmp_path / "made.json"))
+    made = generate_transfer_set(tiny_model("llama"), [VELM, ORLA], **SHORT)
+    again = load_transfer_set(made.save(tmp_path / "made.json"))
     assert again.sentences == made.sentences
     assert again.dropped == made.dropped
     assert again.provenance.prompts_hash == made.provenance.prompts_hash
     mine = TransferSet({"Velm": ("Velm is.",)})
-    assert read_transfer(mine.save(tmp_path / "mine.json")) == mine
+    assert load_transfer_set(mine.save(tmp_path / "mine.json")) == mine
 
 
 def test_lines_with_sentences(tmp_path):
     rows = [{"name": "Velm", "definition": "", "sentences": ["Velm is.", "Nobody is."]}, {"name": "Orla", "definition": ""}]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    found = read_transfer(path)
+    found = load_transfer_set(path)
     assert found.sentences == {"Velm": ("Velm is.",), "Orla": ()}
     assert found.dropped == dict.fromkeys(DROPPED, 0) | {"no mention": 1}
     path.write_text(json.dumps(rows[1]), encoding="utf-8")
     with pytest.raises(LensFVError, match="none of its 1 lines has a sentence that mentions its entity"):
-        read_transfer(path)
+        load_transfer_set(path)
 
 
 def test_what_cannot_be_written_is_said(tiny_model):
     model = tiny_model("llama")
     for entities, options, said in (
-        ([VELM], {"n": 0}, r"write_transfer\(n=0\)"),
+        ([VELM], {"n": 0}, r"generate_transfer_set\(n=0\)"),
         ([VELM], {"openings": []}, "with 0 openings"),
         ([], {}, "no entities"),
         ([VELM, VELM], {}, "the keys Velm more than once"),
@@ -177,11 +177,11 @@ def test_what_cannot_be_written_is_said(tiny_model):
         ([replace(VELM, definition="talk " * 300)], {}, "reads 256 with what it writes"),
     ):
         with pytest.raises(LensFVError, match=said):
-            write_transfer(model, entities, **options)
+            generate_transfer_set(model, entities, **options)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared with the published rows")
 def test_published_rows_bring_their_sentences():
-    found = read_transfer(SHARED / "entity_inferences" / "entity_inferences_augmented.json")
+    found = load_transfer_set(SHARED / "entity_inferences" / "entity_inferences_augmented.json")
     assert len(found.sentences) == 85
     assert len(found) + sum(found.dropped.values()) == 850

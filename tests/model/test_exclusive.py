@@ -22,7 +22,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.knowledge.delta import WeightDelta
-from lens_fv.knowledge.drift import drift
+from lens_fv.knowledge.kl import kl_to_base
 from lens_fv.model import LensModel
 from lens_fv.model.exclusive import gate_of
 from lens_fv.model.plain import own_weights, weights_written, write_weights
@@ -242,7 +242,7 @@ def plain_drift(model: LensModel) -> list[float]:
     name = next(name for name in own_weights(model) if name.endswith("mlp.c_proj.weight"))
     provenance = Provenance.of(model, task="toy", task_hash="", prompts=[[1]], seed=0, method="made", options={})
     change = torch.ones_like(own_weights(model)[name])
-    return drift(model, WeightDelta(provenance=provenance, dense={name: change}, down={}, up={}, skipped={}), ["a word"])
+    return kl_to_base(model, WeightDelta(provenance=provenance, dense={name: change}, down={}, up={}, skipped={}), ["a word"])
 
 
 @pytest.mark.parametrize("what", MEASURED)

@@ -8,7 +8,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import head_means, rank_heads
-from lens_fv.knowledge.lessons import Lesson
+from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.targets import teacher_targets
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.generation import Sampling, generate_tokens
@@ -47,7 +47,7 @@ def readers(model):
         "logprobs": lambda: run_branches(model, prompts, [answer], readout=answer_logprobs, method="loop"),
         "scores": lambda: score_answers(model, encoded, [[]]),
         "effects": lambda: rank_heads(model, toy_task(), n_shots=2, n_clean=2, n_trials=1),
-        "evaluation": lambda: evaluate(model, toy_task(), n_shots=2, most_items=2),
+        "evaluation": lambda: evaluate(model, toy_task(), n_shots=2, max_items=2),
         "text": lambda: generate_tokens(model, prompts, Sampling(2), use_cache=True),
         "text by itself": lambda: model.generate(prompts, max_new_tokens=2),
     }
@@ -82,7 +82,7 @@ def test_a_vector_too_long_to_be_measured_is_refused(tiny_model):
     """Its square overflows, so the final norm divides by infinity, and all logits would be equal."""
     model = tiny_model("llama")
     with pytest.raises(LensFVError, match=r"edit at blocks\.1\.hook_resid_post: its value .*lower its scale"):
-        evaluate(model, toy_task(), {"long": vector_of(model, 1e30)}, n_shots=2, most_items=2)
+        evaluate(model, toy_task(), {"long": vector_of(model, 1e30)}, n_shots=2, max_items=2)
     with pytest.raises(LensFVError, match="too long for the final norm"):
         decode(vector_of(model, 1e30), model)
 
@@ -110,7 +110,7 @@ def test_verify_fails_where_numbers_are_none(tiny_model):
 
 def test_a_model_without_hooks_names_the_module(tiny_model):
     plain = plain_model(broken(tiny_model, "model.layers.2.self_attn.o_proj.weight"))
-    lesson = Lesson("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
+    lesson = DistillationExample("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
     with pytest.raises(LensFVError, match=r"text 0 of a batch, first at model\.layers\.2\.self_attn\.o_proj; its weight"):
         teacher_targets(plain, [lesson], pad=0, temperature=1.0, top_k=None)
     ids = torch.tensor([PROMPTS[0]])

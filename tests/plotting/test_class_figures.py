@@ -25,7 +25,7 @@ def test_each_cell_is_its_layers_strongest_head() -> None:
     (cells,) = class_heatmap(effects).data
     assert list(cells.x) == [str(layer) for layer in range(21)]
     assert list(cells.y) == ["label", "end of example", "query predictive"]
-    assert torch.equal(torch.tensor(cells.z), effects.grid().T)
+    assert torch.equal(torch.tensor(cells.z), effects.heatmap_data().T)
     assert cells.z[0][4] == pytest.approx(-0.6, abs=0.02)
     (best,) = effects.top(1)
     text = f"head 20.1, query predictive: effect {best.effect:+.3f} [{best.low:+.3f}, {best.high:+.3f}]"

@@ -5,16 +5,16 @@ import torch
 
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import DecodingStudy
+from lens_fv.evaluation import DecodingEvaluation
 from lens_fv.plotting import decoding_scatter, theme
 
 RANKS = [[100, 2], [500, 60], [30, 30], [4, 1]]
 
 
-def made(name: str = "toy", ranks: list[list[int]] = RANKS) -> DecodingStudy:
+def made(name: str = "toy", ranks: list[list[int]] = RANKS) -> DecodingEvaluation:
     n = len(ranks)
     where = Provenance("tiny", None, "raw", "float32", True, (4, 3, 8, 4), f"{n} relations", "t", "p", 0, "made up")
-    return DecodingStudy(
+    return DecodingEvaluation(
         provenance=where,
         relations=(*(f"{name}{i}" for i in range(n)), "wordless"),
         conditions=("extracted", "tuned"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_fv.knowledge import distill, evaluate_knowledge, gap_closed, load_entities, write_transfer
+from lens_fv.knowledge import distill, evaluate_knowledge, gap_closed, generate_transfer_set, load_entities
 from lens_fv.model.plain import own_weights
 
 pytestmark = pytest.mark.real
@@ -18,7 +18,7 @@ def test_a_definition_is_learned_from_its_reader(model):
     """
     entity, other = load_entities("invented")[2:8:5]
     before = {name: value.clone() for name, value in own_weights(model).items()}
-    written = write_transfer(model, [entity], n=5, seed=0)
+    written = generate_transfer_set(model, [entity], n=5, seed=0)
     updates = {"right": distill(model, [entity], written, until=2)}
     mistaken = replace(entity, definition=other.definition.replace(other.name, entity.name))
     updates["wrong"] = distill(model, [mistaken], written, until=2)
@@ -29,5 +29,5 @@ def test_a_definition_is_learned_from_its_reader(model):
     closed = {name: gap_closed(by["base"].scores, by[name].scores, by["definition"].scores, of="loss").mean for name in updates}
     assert closed["right"] > 0.4
     assert closed["right"] > closed["wrong"] + 0.2
-    assert by["right"].drift.mean < 0.2
+    assert by["right"].kl_to_base.mean < 0.2
     assert by["right"].elsewhere.accuracy().mean > by["base"].elsewhere.accuracy().mean - 0.15

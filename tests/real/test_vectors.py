@@ -30,7 +30,7 @@ def test_twenty_pairs_make_a_vector_that_works(model, library):
     split = split_pairs(task, seed=0)
     tuned = tune(model, task, split=split, layer=15, learning_rate=0.1, steps=16)
     other = library["country-capital"]
-    found = evaluate(model, task, {"tuned": tuned}, other=other, split=split, n_shots=1, most_items=40)
+    found = evaluate(model, task, {"tuned": tuned}, other=other, split=split, n_shots=1, max_items=40)
     assert found["tuned"].top1 >= 0.70
     assert found["none"].top1 <= 0.05
     assert found["random"].high < found["tuned"].low

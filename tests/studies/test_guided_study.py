@@ -10,7 +10,7 @@ from planted import planted_tasks, planted_weights
 from lens_fv.cli.app import execute
 from lens_fv.dynamics import Trajectory
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneSettings
+from lens_fv.finetuning import FinetuneConfig
 from lens_fv.studies.guided.methods import CONTROLS, chosen
 from lens_fv.studies.guided.page.recorded import Recorded
 from lens_fv.studies.guided.page.report import write_guided_report
@@ -20,7 +20,7 @@ from lens_fv.studies.guided.training import means
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
 
-TRAIN = FinetuneSettings(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
+TRAIN = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
 ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}
 
 
@@ -39,7 +39,7 @@ def settings(tmp_path_factory):
         n_clean=4,
         n_trials=3,
         n_context=2,
-        most_items=6,
+        max_items=6,
     )
     methods = {name: METHODS[name][:1] for name in METHODS if name in ALL}
     methods["kl"] = (Method({"guide": replace(METHODS["kl"][0].training["guide"], distill=0.0)}), METHODS["kl"][1])

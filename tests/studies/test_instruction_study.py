@@ -7,7 +7,7 @@ import pytest
 from planted import HEAD, planted_tasks, planted_weights
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneSettings
+from lens_fv.finetuning import FinetuneConfig
 from lens_fv.studies.instruction.page.losses import lost_tasks
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.instruction.page.report import write_instruction_report
@@ -16,7 +16,7 @@ from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.tasks import write_task
 from lens_fv.vectors import InstructionVector
 
-TRAIN = FinetuneSettings(n_examples=16, batch_size=4, n_checkpoints=2, learning_rate=3e-2, dropout=0.0)
+TRAIN = FinetuneConfig(n_examples=16, batch_size=4, n_checkpoints=2, learning_rate=3e-2, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_it_is_not_made_twice(study, settings):
     run_instruction(model, folder, replace(settings, seeds=(0, 1)))
     after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "study.json"}
     assert after == before
-    with pytest.raises(LensFVError, match=r"it was run with most_items \d+ \(asked: 3\); choose another folder"):
-        run_instruction(model, folder, replace(settings, seeds=(0, 1), most_items=3))
+    with pytest.raises(LensFVError, match=r"it was run with max_items \d+ \(asked: 3\); choose another folder"):
+        run_instruction(model, folder, replace(settings, seeds=(0, 1), max_items=3))
     with pytest.raises(LensFVError, match="run part nothing of the study: there are start, sequences"):
         run_instruction(model, folder, parts=["nothing"])
 

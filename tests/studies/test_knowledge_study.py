@@ -10,15 +10,15 @@ import torch
 from lens_fv import LensFVError, load_model
 from lens_fv.dynamics import Trajectory
 from lens_fv.knowledge import (
+    DistillConfig,
     KnowledgeScores,
     KnowledgeTrace,
-    TeachSettings,
     WeightDelta,
-    ask,
-    ask_each,
     at_mentions,
     definition_vectors,
     definitions,
+    score_probes,
+    score_probes_by_branch,
 )
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.knowledge.page.report import write_knowledge_report
@@ -27,7 +27,7 @@ from lens_fv.studies.knowledge.settings import KnowledgeSettings
 from lens_fv.studies.knowledge.ways import CONTROLS, distilled, teachers
 
 NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
-FAST = TeachSettings(batch_size=4, learning_rate=3e-3, epochs=3)
+FAST = DistillConfig(batch_size=4, learning_rate=3e-3, epochs=3)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +112,12 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
     entities = study.sources["own"]
     kept = records(folder, "base")
     for condition, context in (("base", {}), ("definition", definitions(entities))):
-        found, own = KnowledgeScores.of_rows(kept[f"own/{condition}"]["scores"]), ask(model, entities, context=context)
+        found, own = KnowledgeScores.of_rows(kept[f"own/{condition}"]["scores"]), score_probes(model, entities, context=context)
         assert found.perplexity() == pytest.approx(own.perplexity())
         assert found.correct() == own.correct()
     delta, last = WeightDelta.load(folder / "updates" / "3.safetensors"), records(folder, "steps")["3"]
     with delta.applied(model):
-        own = ask(model, study.first_few)
+        own = score_probes(model, study.first_few)
     assert KnowledgeScores.of_rows(last["scores"]).perplexity() == pytest.approx(own.perplexity())
     assert last["moved"] == delta.by_layer(model)
     assert last["scores"] == records(folder, "ways")["own/0/distill"]["scores"][: len(last["scores"])]
@@ -132,7 +132,7 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
     kept, chosen = records(folder, "vectors"), study.chosen_by
     asked = [replace(each, probes=tuple(replace(probe, candidates=()) for probe in each.probes)) for each in chosen]
     for name, edits in (("none", ()), ("1", [at_mentions(model, asked, definition_vectors(model, chosen), 1)])):
-        (own,) = ask_each(model, asked, [edits])
+        (own,) = score_probes_by_branch(model, asked, [edits])
         assert KnowledgeScores.of_rows(kept[f"chosen/{name}"]).perplexity() == pytest.approx(own.perplexity())
 
 
@@ -203,7 +203,7 @@ def test_every_group_has_an_update_of_its_own(way, run, model):
     for n, record in found.items():
         last = entities[-n:]
         with teach(last, None).applied(model):
-            own = ask(model, last)
+            own = score_probes(model, last)
         assert own.rows() == [row for row in record["scores"] if row["entity"] in {each.key for each in last}]
         assert len(record["scores"]) == sum(len(each.probes) for each in entities)
         measured = [things[0], things[1]] * 2  # each by every group of two, in turn by the updates of one

@@ -33,8 +33,8 @@ SMALL = RelationalSettings(
     n_trials=1,
     pairs=3,
     steps=1,
-    most_validation=4,
-    most_items=3,
+    max_validation=4,
+    max_items=3,
     n_pairs=(2, 3),
     depths=(0.0, 1.0),
     n_analogies=(2, 2),
@@ -75,7 +75,7 @@ def test_completion_is_what_evaluate_says(run, model):
     study, folder = run
     rows = json.loads((folder / "completion.json").read_text())["1/antonym"]
     tuned = study.library("tuned", 1)["antonym"]
-    alone = evaluate(model, load_task("antonym"), {"tuned": tuned}, n_shots=2, most_items=3, seed=1)
+    alone = evaluate(model, load_task("antonym"), {"tuned": tuned}, n_shots=2, max_items=3, seed=1)
     assert json.loads(json.dumps(alone["tuned"]._asdict())) == next(row for row in rows if row["condition"] == "tuned")
     assert [row["condition"] for row in rows][:3] == ["none", "k_shot", "extracted"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import list_task, load_task
+from lens_fv.tasks import load_task, make_list_task
 from tests.helpers import toy_task
 
 ANTONYM = load_task("antonym")
@@ -12,7 +12,7 @@ ANTONYM = load_task("antonym")
 @pytest.mark.parametrize(("item", "at"), [("first", 0), ("middle", 1), ("last", 2)])
 @pytest.mark.parametrize("answer", ["copy", "output"])
 def test_the_asked_item_is_answered(item: str, at: int, answer: str):
-    task = list_task(ANTONYM, item, answer=answer, n_pairs=300, seed=3)
+    task = make_list_task(ANTONYM, item, answer=answer, n_pairs=300, seed=3)
     outputs = {pair.input: pair.outputs for pair in ANTONYM.pairs}
     for pair in task.pairs:
         words = pair.input.split(", ")
@@ -23,9 +23,11 @@ def test_the_asked_item_is_answered(item: str, at: int, answer: str):
 
 
 def test_the_seed_decides_and_copy_and_output_ask_about_the_same_lists():
-    copy, output = (list_task(ANTONYM, "last", answer=answer) for answer in ("copy", "output"))
+    copy, output = (make_list_task(ANTONYM, "last", answer=answer) for answer in ("copy", "output"))
     assert [pair.input for pair in copy.pairs] == [pair.input for pair in output.pairs]
-    assert list_task(ANTONYM, "last").fingerprint == output.fingerprint != list_task(ANTONYM, "last", seed=1).fingerprint
+    assert (
+        make_list_task(ANTONYM, "last").fingerprint == output.fingerprint != make_list_task(ANTONYM, "last", seed=1).fingerprint
+    )
     assert (output.name, output.group, output.family) == ("last-of-3-antonym", "form", "lists")
 
 
@@ -40,12 +42,12 @@ def test_the_seed_decides_and_copy_and_output_ask_about_the_same_lists():
 )
 def test_what_cannot_be_made_is_said(options: dict, said: str):
     with pytest.raises(LensFVError, match=said):
-        list_task(ANTONYM, **options)
+        make_list_task(ANTONYM, **options)
 
 
 def test_a_small_task_has_only_so_many_lists():
     task = toy_task()
     small = type(task)("small", task.pairs[:3])
-    assert len(list_task(small, "first", length=3, n_pairs=6)) == 6
+    assert len(make_list_task(small, "first", length=3, n_pairs=6)) == 6
     with pytest.raises(LensFVError, match="7 lists of 3 from small: there are too few different ones"):
-        list_task(small, "first", length=3, n_pairs=7)
+        make_list_task(small, "first", length=3, n_pairs=7)

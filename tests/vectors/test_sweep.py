@@ -56,7 +56,7 @@ def test_every_cell_is_the_vector_applied_there(made):
 
 def test_the_test_split_is_what_evaluate_reports(made):
     model, task, vector, _ = made
-    sweep = sweep_injection(model, task, vector, layers=[-1], scales=[7.0], part="test", most_items=None)
+    sweep = sweep_injection(model, task, vector, layers=[-1], scales=[7.0], part="test", max_items=None)
     row = evaluate(model, task, {"extracted": vector.at(layer=2, scale=7.0)}, n_shots=2)["extracted"]
     (cell,) = sweep.cells()
     assert (cell.layer, cell.scale) == (2, 7.0)
@@ -94,7 +94,7 @@ def test_validation_and_test_are_asked_apart(made):
     test = sweep_injection(model, task, vector, layers=[0], scales=[1.0], part="test")
     assert test.provenance.prompts_hash != sweep.provenance.prompts_hash
     assert len(test.top1) == len(split_pairs(task, seed=0).test)
-    few = sweep_injection(model, task, vector, layers=[0], scales=[1.0], most_items=3)
+    few = sweep_injection(model, task, vector, layers=[0], scales=[1.0], max_items=3)
     torch.testing.assert_close(few.logprob[:, 0, 0], sweep.logprob[:3, 0, 0], atol=1e-4, rtol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_a_vector_at_its_heads_is_swept_over_scales_alone(made):
     for j, scale in enumerate(sweep.scales):
         _, logprob = by_hand(model, split_pairs(task, seed=0).validation, at_heads.at(scale=scale))
         torch.testing.assert_close(sweep.logprob[:, 0, j], logprob, atol=1e-3, rtol=1e-4)
-    assert "its heads" in repr(sweep) and "layer" not in sweep.facts()["best"]
+    assert "its heads" in repr(sweep) and "layer" not in sweep.summary()["best"]
     with pytest.raises(LensFVError, match=r"at its heads over layers \[1\].*leave layers out"):
         sweep_injection(model, task, at_heads, layers=[1])
 
@@ -139,7 +139,7 @@ def test_round_trip_and_card(made, tmp_path):
         ({"layers": []}, "over 0 layers"),
         ({"scales": []}, "0 scales"),
         ({"layers": [3]}, "layers 0 to 2"),
-        ({"most_items": 0}, r"most_items=0\): it has to be a whole number at least 1"),
+        ({"max_items": 0}, r"max_items=0\): it has to be a whole number at least 1"),
     ],
 )
 def test_bad_requests(made, options, said):

@@ -113,10 +113,10 @@ class Typicality(Artefact):
         values: list[float] = rows.tolist()
         return TypicalityResult(name, float(rows.mean()), *bootstrap_interval(values, seed=self.provenance.seed), len(values))
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         rows = {r.measure: f"Spearman {r.spearman:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in self.results}
-        return super().facts() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
+        return super().summary() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
 
 
 @checked

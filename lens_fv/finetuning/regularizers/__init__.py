@@ -1,7 +1,7 @@
 """Keep what a vector drives while something else is learned."""
 
 from lens_fv.finetuning.regularizers.guide import Guide
-from lens_fv.finetuning.regularizers.settings import PRESETS, GuideSettings
+from lens_fv.finetuning.regularizers.settings import PRESETS, GuideConfig
 from lens_fv.finetuning.regularizers.trainer import guided
 
-__all__ = ["PRESETS", "Guide", "GuideSettings", "guided"]
+__all__ = ["PRESETS", "Guide", "GuideConfig", "guided"]

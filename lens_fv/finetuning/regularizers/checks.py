@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.settings import GuideSettings
+from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.vectors import FunctionVector
 
 
@@ -36,7 +36,7 @@ def check_vector(vector: FunctionVector, config: Any, d_head: int) -> None:
         )
 
 
-def check_checkpointing(model: nn.Module, settings: GuideSettings) -> None:
+def check_checkpointing(model: nn.Module, settings: GuideConfig) -> None:
     """Refuse it where terms need hooks; also before each step, for trainers turn it on when they begin."""
     if not (settings.intervene or settings.heads or settings.crossed_heads):
         return

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lens_fv.core.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.places import Enough, Head, Places
-from lens_fv.finetuning.regularizers.settings import GuideSettings
+from lens_fv.finetuning.regularizers.settings import GuideConfig
 
 
 class Crossed:
@@ -33,13 +33,11 @@ class Crossed:
         LensFVError: no prompts, or an empty one.
     """
 
-    def __init__(
-        self, prompts: Sequence[Sequence[int]], settings: GuideSettings, places: Places, heads: Sequence[Head]
-    ) -> None:
+    def __init__(self, prompts: Sequence[Sequence[int]], settings: GuideConfig, places: Places, heads: Sequence[Head]) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(
                 f"guide by crossed prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; give the "
-                "tokens of inputs behind other instructions (`crossed_prompts`)"
+                "tokens of inputs behind other instructions (`instruction_swapped_prompts`)"
             )
         self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 

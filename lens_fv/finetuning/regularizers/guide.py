@@ -14,7 +14,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.checks import check_checkpointing, check_updates, check_vector
 from lens_fv.finetuning.regularizers.crossed import Crossed
 from lens_fv.finetuning.regularizers.places import Head, Places
-from lens_fv.finetuning.regularizers.settings import GuideSettings
+from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.finetuning.regularizers.teacher import Teacher
 from lens_fv.patching import Edit
 from lens_fv.vectors import FunctionVector
@@ -31,7 +31,7 @@ class Guide(nn.Module):
 
     The teacher is the student without its updates: one model in memory, and one forward pass more a step; where it is steered
     and heads are matched, one token more of each row as well (`PlainHeads`), or without `heads_gate` a second pass. A module,
-    for it may have linear maps to learn (`GuideSettings.linear`).
+    for it may have linear maps to learn (`GuideConfig.linear`).
 
     Args:
         model: what is trained: a PEFT model.
@@ -49,7 +49,7 @@ class Guide(nn.Module):
         self,
         model: nn.Module,
         vector: FunctionVector | None,
-        settings: GuideSettings,
+        settings: GuideConfig,
         *,
         before: Mapping[str, Tensor] | None = None,
         crossed: Sequence[Sequence[int]] = (),
@@ -199,7 +199,7 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
     return first - 1
 
 
-def _edits(vector: FunctionVector, settings: GuideSettings) -> list[Edit]:
+def _edits(vector: FunctionVector, settings: GuideConfig) -> list[Edit]:
     where = settings.where or ("heads" if vector.site == "heads" else "resid_post")
     if where == "heads":
         if not vector.heads:

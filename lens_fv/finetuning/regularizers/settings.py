@@ -16,7 +16,7 @@ Teacher = Literal["base", "before"]
 
 @checked
 @dataclass(frozen=True)
-class GuideSettings:
+class GuideConfig:
     """Terms that are added to the loss of fine-tuning; each has a weight of its own, and a weight of 0 leaves it out.
 
     Jiang et al. (2024) call the first two terms together instruction-vector-guided training, Jiang et al. (2025) the last three
@@ -41,7 +41,7 @@ class GuideSettings:
         linear: pass the student's outputs through a linear map of each head's own, which is learned too and begins as the
             identity.
         crossed: weight of the divergence from the teacher, not steered, at the last token of prompts that the guide is given
-            beside the batch: inputs behind other instructions (`crossed_prompts`).
+            beside the batch: inputs behind other instructions (`instruction_swapped_prompts`).
         crossed_heads: weight of the squared distance of the matched heads' outputs from the teacher's there; mean over the
             head's numbers and the prompts, sum over heads.
         n_crossed: such prompts a step.
@@ -78,7 +78,7 @@ class GuideSettings:
 
     def __post_init__(self) -> None:
         if self.flat > 0.5:
-            raise LensFVError(f"GuideSettings(flat={self.flat}): it has to be at most 0.5, as it counts at both ends")
+            raise LensFVError(f"GuideConfig(flat={self.flat}): it has to be at most 0.5, as it counts at both ends")
 
     @property
     def idle(self) -> bool:
@@ -107,17 +107,17 @@ class GuideSettings:
         return self.intervene * (1 - stair / self.stairs)
 
 
-PRESETS: Mapping[str, GuideSettings] = {
-    "iv": GuideSettings(intervene=-1.0, distill=1.0, where="heads"),
-    "fv": GuideSettings(
+PRESETS: Mapping[str, GuideConfig] = {
+    "iv": GuideConfig(intervene=-1.0, distill=1.0, where="heads"),
+    "fv": GuideConfig(
         distill=1.0, distill_all=0.1, distill_gate=0.1, heads=1.0, heads_gate=0.01, where="attn_out", teacher="before"
     ),
-    "kl": GuideSettings(distill=1.0, steer=0.0),
-    "l2": GuideSettings(heads=1.0, matched="all"),
-    "lwf": GuideSettings(distill=1.0, steer=0.0, teacher="before"),
-    "crossed": GuideSettings(crossed=10.0),
-    "crossed-heads": GuideSettings(crossed_heads=10.0),
-    "crossed-kl": GuideSettings(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
+    "kl": GuideConfig(distill=1.0, steer=0.0),
+    "l2": GuideConfig(heads=1.0, matched="all"),
+    "lwf": GuideConfig(distill=1.0, steer=0.0, teacher="before"),
+    "crossed": GuideConfig(crossed=10.0),
+    "crossed-heads": GuideConfig(crossed_heads=10.0),
+    "crossed-kl": GuideConfig(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
 }
 """Guides by name: those of the two papers, as in their code (weights of "fv": its third sequence's), what they are compared
 to, and our own."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lens_fv.finetuning.regularizers.places import Head, Places
 from lens_fv.finetuning.regularizers.plain_heads import PlainHeads
-from lens_fv.finetuning.regularizers.settings import GuideSettings
+from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.model.cache import cache_of
 from lens_fv.model.exclusive import exclusive, modules_of
 from lens_fv.model.gate import Gate
@@ -32,7 +32,7 @@ class Teacher:
 
     def __init__(
         self,
-        settings: GuideSettings,
+        settings: GuideConfig,
         places: Places,
         edits: Sequence[Edit],
         matched: Sequence[Head],

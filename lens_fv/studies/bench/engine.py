@@ -151,7 +151,7 @@ def _bench(
     loop_s = statistics.mean(times) * rows
     floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
     return EngineBench(
-        **subject.facts(),
+        **subject.summary(),
         method=branch_way(model),
         edits=rows,
         loop_sample=len(times),

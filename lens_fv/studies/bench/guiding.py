@@ -117,7 +117,7 @@ def bench_guided(
     found = tuple(
         Step(name, seconds[name], seconds[name] / seconds[PLAIN], peaks[name], peaks[name] / peaks[PLAIN]) for name in runs
     )
-    facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
+    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
     return GuidedBench(**facts, rows=rows, tokens=tokens, steps=found, product_gflops=clock.rate / 1e9)
 
 

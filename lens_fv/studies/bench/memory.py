@@ -99,5 +99,5 @@ def bench_memory(
                 planned,
             )
         )
-    facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
+    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
     return MemoryBench(**facts, edits=len(branches), growth=tuple(growth), product_gflops=clock.rate / 1e9)

@@ -34,7 +34,7 @@ class Subject:
     model: LensModel
     prompt: tuple[int, ...]
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What it ran on, for the report."""
         model = self.model
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"

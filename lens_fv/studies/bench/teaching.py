@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from lens_fv.errors import LensFVError
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, distill, learn_texts, write_transfer
+from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, finetune_on_texts, generate_transfer_set
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.bench.clock import Clock, peak_memory
 from lens_fv.studies.bench.subject import Subject
@@ -74,7 +74,7 @@ def bench_teach(
         tick: called after each entity.
 
     Raises:
-        LensFVError: no entity of which the model wrote a sentence; or what `write_transfer` and `distill` raise.
+        LensFVError: no entity of which the model wrote a sentence; or what `generate_transfer_set` and `distill` raise.
     """
     model, clock = subject.model, Clock(subject.model)
     writing: list[float] = []
@@ -83,19 +83,21 @@ def bench_teach(
     peaks: dict[str, float] = {}
     for entity in entities:
         found: list[TransferSet] = []
-        writing.append(clock.time(lambda e=entity, f=found: f.append(write_transfer(model, [e], n=sentences, seed=seed))))
+        writing.append(
+            clock.time(lambda e=entity, f=found: f.append(generate_transfer_set(model, [e], n=sentences, seed=seed)))
+        )
         if found[0].sentences.get(entity.key):
             ways = _ways(model, entity, found[0], seed)
             if not counts:  # apart from the times, in which nobody should watch; this also pays for what a first call costs
                 peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
-            counts.append(len(found[0].sentences[entity.key]) + TeachSettings.usual(1).n_definitions)
+            counts.append(len(found[0].sentences[entity.key]) + DistillConfig.usual(1).n_definitions)
             for name, teach in ways.items():
                 seconds.setdefault(name, []).append(clock.time(teach))
         tick()
     if not counts:
         raise LensFVError(f"teach {subject.model.name}: it wrote no sentence about {len(entities)} entities; ask for more")
     took = {name: statistics.median(each) for name, each in seconds.items()}
-    facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
+    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
     return TeachBench(
         **facts,
         entities=len(counts),
@@ -106,11 +108,11 @@ def bench_teach(
 
 
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
-    settings = TeachSettings.usual(1, seed=seed)
-    full = TeachSettings(method="full", epochs=settings.epochs, seed=seed)  # as many steps
+    settings = DistillConfig.usual(1, seed=seed)
+    full = DistillConfig(method="full", epochs=settings.epochs, seed=seed)  # as many steps
     texts = [written.with_definitions([entity], times=settings.n_definitions).sentences[entity.key]]
     return {
         "distilled": lambda: distill(model, [entity], written, settings),
-        PLAIN: lambda: learn_texts(model, [entity], texts, settings),
-        f"{PLAIN}, all weights": lambda: learn_texts(model, [entity], texts, full),
+        PLAIN: lambda: finetune_on_texts(model, [entity], texts, settings),
+        f"{PLAIN}, all weights": lambda: finetune_on_texts(model, [entity], texts, full),
     }

@@ -107,7 +107,7 @@ def bench_tune(
     body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
     opening = 2 * sum(len(p.tokens) for prompts in courses for p in prompts) * body_weights(model)
     floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
-    facts = {k: v for k, v in subject.facts().items() if k != "prompt_tokens"}
+    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
     return TuneBench(
         **facts,
         method=branch_way(model),

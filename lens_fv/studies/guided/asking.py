@@ -21,7 +21,7 @@ class Questions:
         model: whose tokens they are.
         tasks: with instructions.
         part: of each task's split.
-        most_items: of each task.
+        max_items: of each task.
         n_context: demonstrations of the in-context twins, one set of them for each instruction.
         seed: of splits and demonstrations.
     """
@@ -32,7 +32,7 @@ class Questions:
         tasks: Sequence[Task],
         *,
         part: Literal["validation", "test"],
-        most_items: int,
+        max_items: int,
         n_context: int,
         seed: int,
     ) -> None:
@@ -40,7 +40,7 @@ class Questions:
         self._in_context: dict[str, list[EncodedPrompt]] = {}
         for task in tasks:
             split, asked = split_pairs(task, seed=seed), task.instructions
-            items = (split.validation if part == "validation" else split.test)[:most_items]
+            items = (split.validation if part == "validation" else split.test)[:max_items]
             own = build_prompts(items, split.train, n_shots=0, instruction=asked, seed=seed)
             sets = build_prompts(items[: len(asked)], split.train, n_shots=n_context, seed=seed)
             shown = [prompt.demonstrations for prompt in sets]

@@ -104,7 +104,7 @@ def measure_costs(study: Study) -> None:
         with progress_bar("costs", REPEATS, show=study.progress) as tick:
             return bench_guided(subject, methods=names, rows=rows, repeats=REPEATS, tick=tick).to_json()["steps"]
 
-    study.records("costs").once("steps", measured)
+    study.records("costs").get_or_compute("steps", measured)
 
 
 def _record(study: Study, part: str, asked: Mapping[str, Callable[[], Any]]) -> None:
@@ -112,6 +112,6 @@ def _record(study: Study, part: str, asked: Mapping[str, Callable[[], Any]]) -> 
     records = study.records(part)
     with progress_bar(part, len(asked), show=study.progress) as tick:
         for key, make in asked.items():
-            records.once(key, make)
+            records.get_or_compute(key, make)
             tick()
     shutil.rmtree(study.folder / "runs", ignore_errors=True)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from lens_fv.core.store import Records, check_settings
-from lens_fv.finetuning import FinetuneSettings
+from lens_fv.core.store import ResultStore, check_settings
+from lens_fv.finetuning import FinetuneConfig
 from lens_fv.finetuning.regularizers import PRESETS
 from lens_fv.studies.instruction.settings import MIXTURE, SEQUENCES, TRAINING, InstructionSettings, Study as Ground
 from lens_fv.studies.parts import note_versions
@@ -39,7 +39,7 @@ class Method:
     n_heads: int | None = None
     depth: float | None = None
 
-    def settings(self, usual: FinetuneSettings, seed: int) -> FinetuneSettings:
+    def settings(self, usual: FinetuneConfig, seed: int) -> FinetuneConfig:
         """Of its training."""
         return replace(usual, **self.training, mixed=False, seed=seed)
 
@@ -117,7 +117,7 @@ class GuidedSettings:
             sequences={CHOOSING: CHOSEN_BY, **SEQUENCES},
             mixture=MIXTURE,
             training=replace(TRAINING, n_examples=160, n_checkpoints=1),
-            most_items=30,
+            max_items=30,
         )
     )
     methods: Mapping[str, tuple[Method, ...]] = field(default_factory=lambda: dict(METHODS))
@@ -192,6 +192,6 @@ class Study:
         note_versions(self.folder, dtype)
         self.ground = Ground(model, self.folder / "ground", settings.ground, device=device, dtype=dtype, progress=progress)
 
-    def records(self, part: str) -> Records:
+    def records(self, part: str) -> ResultStore:
         """What a part of the study has so far."""
-        return Records(self.folder / f"{part}.json")
+        return ResultStore(self.folder / f"{part}.json")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.core.files import file_name
-from lens_fv.dynamics import Trajectory, follow
-from lens_fv.finetuning import FinetuneRun, average, finetune, switch
+from lens_fv.dynamics import Trajectory, track_checkpoints
+from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights, switch
 from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
@@ -37,7 +37,7 @@ def trained_and_asked(
     run = _train(study, method, sequence, seed, folder)
     found: dict[str, Any] = {"trained": run.tasks, "after": {}}
     model, asked, names = ground.load(ground.start(seed)), _questions(study, sequence, seed), _names(study, sequence, seed)
-    study.records("begin").once(
+    study.records("begin").get_or_compute(
         f"{seed}/{sequence}", lambda: {"end": asked.instructed(model, names), "context": asked.in_context(model, names)}
     )
     try:
@@ -49,7 +49,7 @@ def trained_and_asked(
         switch(model, run, None)
     if path is not None:
         probes = [probe(ground, task, seed, ranked=False) for task in entered(ground, seed).values()]
-        trajectory = follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
+        trajectory = track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
         trajectory.save(path)
         found["followed"] = means(trajectory)
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +81,7 @@ def _questions(study: Study, sequence: str, seed: int) -> Questions:
         ground.load(ground.start(seed)),
         [ground.tasks[name] for name in _names(study, sequence, seed)],
         part="validation" if sequence == CHOOSING else "test",
-        most_items=s.most_items,
+        max_items=s.max_items,
         n_context=s.n_context,
         seed=seed,
     )
@@ -111,7 +111,7 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
     if method.share == 1:
         return run
     shutil.rmtree(folder / "average", ignore_errors=True)
-    return average(run, folder / "average", share=method.share)
+    return interpolate_weights(run, folder / "average", share=method.share)
 
 
 def _vector(study: Study, method: Method, task: Any, seed: int) -> FunctionVector:

@@ -30,7 +30,7 @@ def inject(study: Study) -> None:
         with progress_bar(f"injection, seed {seed}", 2 * len(tasks), show=study.progress) as tick:
             for when, look in (("taught", _taught), ("untaught", _untaught)):
                 for name, task in tasks.items():
-                    records.once(f"{seed}/{when}/{name}", partial(look, study, task, vectors[name], seed))
+                    records.get_or_compute(f"{seed}/{when}/{name}", partial(look, study, task, vectors[name], seed))
                     tick()
 
 
@@ -38,17 +38,17 @@ def _taught(study: Study, task: Task, instruction: InstructionVector, seed: int)
     s, model = study.settings, study.load(study.start(seed))
     shown = rank_heads(model, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
     function = extract(model, task, shown, n_heads=s.n_heads)
-    best = sweep_injection(model, task, function, scales=s.scales, most_items=s.most_items).best("logprob")
+    best = sweep_injection(model, task, function, scales=s.scales, max_items=s.max_items).best("logprob")
     function = function.at(layer=best.layer, scale=best.scale)
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
-    found = evaluate(model, task, added, n_shots=N_SHOTS, most_items=s.most_items, seed=seed)
+    found = evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed)
     overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
     return {"results": _rows(found), "overlap": overlap._asdict()}
 
 
 def _untaught(study: Study, task: Task, instruction: InstructionVector, seed: int) -> dict[str, Any]:
-    model, most = study.load(study.model), study.settings.most_items
-    found = evaluate(model, task, {"instruction": instruction}, n_shots=N_SHOTS, most_items=most, seed=seed, force=True)
+    model, most = study.load(study.model), study.settings.max_items
+    found = evaluate(model, task, {"instruction": instruction}, n_shots=N_SHOTS, max_items=most, seed=seed, force=True)
     return {"results": _rows(found)}
 
 
@@ -59,14 +59,14 @@ def compare_counterparts(study: Study) -> None:
     with progress_bar("counterparts", len(kinds) * len(tasks), show=study.progress) as tick:
         for kind in kinds:
             for name, task in tasks.items():
-                records.once(f"{kind}/{name}", partial(_against, study, task, seed, kind))
+                records.get_or_compute(f"{kind}/{name}", partial(_against, study, task, seed, kind))
                 tick()
 
 
 def _against(study: Study, task: Task, seed: int, kind: Uninformative) -> dict[str, Any]:
     usual, made = (vector(study, task, seed, each) for each in (study.settings.counterpart, kind))
     model = study.load(study.start(seed))
-    found = evaluate(model, task, {"instruction": made}, n_shots=N_SHOTS, most_items=study.settings.most_items, seed=seed)
+    found = evaluate(model, task, {"instruction": made}, n_shots=N_SHOTS, max_items=study.settings.max_items, seed=seed)
     overlap = head_overlap(usual.heads, made.heads, model.n_layers * model.n_heads)
     return {"results": _rows(found), "overlap": overlap._asdict(), "heads": [list(head) for head in made.heads]}
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from lens_fv.core.files import file_name
-from lens_fv.dynamics import Probe, follow, make_probe
+from lens_fv.dynamics import TaskProbe, make_task_probe, track_checkpoints
 from lens_fv.finetuning import finetune
 from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
-from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.corruptions import PatchingPrompts
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered
@@ -27,7 +27,7 @@ def follow_sequences(study: Study) -> None:
             )
             model = study.load(study.start(seed))
             probes = [probe(study, task, seed) for task in entered(study, seed).values()]
-            path = follow(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
+            path = track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)
             path.save(folder / "trajectory.safetensors")
 
 
@@ -58,27 +58,27 @@ def vector(
         return InstructionVector.load(file)
     model = study.load(study.start(seed))
     made = extract_instruction(model, task, _ranking(study, task, seed, against), n_heads=n_heads or s.n_heads)
-    best = sweep_injection(model, task, made, scales=s.scales, most_items=s.most_items).best("logprob")
+    best = sweep_injection(model, task, made, scales=s.scales, max_items=s.max_items).best("logprob")
     made = made.at(layer=best.layer, scale=best.scale)
     made.save(file)
     return made
 
 
-def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> Probe:
+def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
     """The questions about a task, all heads ranked again or not."""
     s, model = study.settings, study.load(study.start(seed))
-    contrast: Contrast | None = None
+    contrast: PatchingPrompts | None = None
     if ranked:
         contrast, _ = instruction_contrast(
             model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
         )
-    return make_probe(
+    return make_task_probe(
         model,
         task,
         vector(study, task, seed),
         contrast=contrast,
         n_shots=s.n_shots,
         n_context=s.n_context,
-        most_items=s.most_items,
+        max_items=s.max_items,
         seed=seed,
     )

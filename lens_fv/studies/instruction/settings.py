@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from lens_fv.core.store import Records, check_settings
-from lens_fv.finetuning import FinetuneSettings
+from lens_fv.core.store import ResultStore, check_settings
+from lens_fv.finetuning import FinetuneConfig
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
 from lens_fv.studies.parts import note_versions
@@ -23,8 +23,8 @@ SEQUENCES: Mapping[str, tuple[str, ...]] = {
     "mixed": ("antonym", "element-symbol", "adjective-comparative"),
 }
 """Word forms, facts, and some of each; every sequence's tasks are held out from the others."""
-MIXTURE = FinetuneSettings(mixed=True, n_examples=120, learning_rate=1e-3, n_checkpoints=2)
-TRAINING = FinetuneSettings(n_examples=320, batch_size=8, learning_rate=1e-3, n_checkpoints=2)
+MIXTURE = FinetuneConfig(mixed=True, n_examples=120, learning_rate=1e-3, n_checkpoints=2)
+TRAINING = FinetuneConfig(n_examples=320, batch_size=8, learning_rate=1e-3, n_checkpoints=2)
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class InstructionSettings:
         scales: at which vectors are tried on validation pairs.
         n_shots: demonstrations behind the instruction.
         n_context: demonstrations of the in-context questions.
-        most_items: test pairs of each task at most.
+        max_items: test pairs of each task at most.
         counterparts: to compare, with the first seed.
     """
 
     sequences: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SEQUENCES))
     seeds: tuple[int, ...] = (0, 1, 2)
-    mixture: FinetuneSettings | None = MIXTURE
-    training: FinetuneSettings = TRAINING
+    mixture: FinetuneConfig | None = MIXTURE
+    training: FinetuneConfig = TRAINING
     counterpart: Uninformative = "none"
     n_heads: int = 10
     n_clean: int = 20
@@ -56,7 +56,7 @@ class InstructionSettings:
     scales: tuple[float, ...] = (1.0, 2.0)
     n_shots: int = 0
     n_context: int = 3
-    most_items: int = 40
+    max_items: int = 40
     counterparts: tuple[Uninformative, ...] = ("none", "other", "real_text", "equiprobable", "half", "noise_on_instruction")
 
     @property
@@ -100,7 +100,7 @@ class InstructionSettings:
             n_heads=n_heads,
             n_clean=8,
             n_trials=3,
-            most_items=12,
+            max_items=12,
             counterparts=("none", "other"),
         )
 
@@ -150,9 +150,9 @@ class Study:
         """The tasks of a sequence."""
         return [load_task(task) for task in self.settings.sequences[name]]
 
-    def records(self, part: str) -> Records:
+    def records(self, part: str) -> ResultStore:
         """What a part of the study has so far."""
-        return Records(self.folder / f"{part}.json")
+        return ResultStore(self.folder / f"{part}.json")
 
     def start(self, seed: int) -> str | Path:
         """Where sequences begin: the model that was taught the mixture."""

@@ -28,7 +28,7 @@ def teach(study: Study) -> None:
         with progress_bar(f"who follows instructions, seed {seed}", 2 * len(study.tasks), show=study.progress) as tick:
             for when, model in (("before", study.model), ("after", taught)):
                 for name, task in study.tasks.items():
-                    records.once(f"{seed}/{when}/{name}", partial(_followed, study, model, task, seed))
+                    records.get_or_compute(f"{seed}/{when}/{name}", partial(_followed, study, model, task, seed))
                     tick()
 
 

@@ -7,19 +7,19 @@ from statistics import fmean
 from typing import Any
 
 from lens_fv.core.progress import progress_bar
-from lens_fv.dynamics import Moment, Probe, Trajectory, make_probe, measure_moment
+from lens_fv.dynamics import CheckpointMeasurement, TaskProbe, Trajectory, make_task_probe, measure_checkpoint
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.knowledge import (
     Entity,
     KnowledgeScores,
     WeightDelta,
-    ask_each,
     at_mentions,
     causal_trace,
     definition_vectors,
     definitions,
     evaluate_update,
     random_definitions,
+    score_probes_by_branch,
 )
 from lens_fv.knowledge.trace import KnowledgeTrace
 from lens_fv.studies.knowledge.settings import OWN, Study
@@ -42,7 +42,7 @@ def follow_update(study: Study) -> None:
     with progress_bar("the way of an update", len(s.looked_at), show=study.progress) as tick:
         for n in s.looked_at:
             delta = first_update(study, n)
-            records.once(str(n), lambda d=delta, n=n: _known(study, entities, d, f"{n} epochs"))
+            records.get_or_compute(str(n), lambda d=delta, n=n: _known(study, entities, d, f"{n} epochs"))
             moments.append(_moment(study, probes, delta, n))
             tick()
     Trajectory.of(moments).save(file)
@@ -73,12 +73,14 @@ def inject_definitions(study: Study) -> None:
     records, model = study.records("vectors"), study.model
     chosen, entities = study.chosen_by, study.sources[OWN]
     scores = cache(partial(_at_every_layer, study, chosen))
-    tried = [records.once(f"chosen/{layer}", lambda layer=layer: scores()[layer].rows()) for layer in range(model.n_layers)]
-    records.once("chosen/none", lambda: scores()[-1].rows())
+    tried = [
+        records.get_or_compute(f"chosen/{layer}", lambda layer=layer: scores()[layer].rows()) for layer in range(model.n_layers)
+    ]
+    records.get_or_compute("chosen/none", lambda: scores()[-1].rows())
     best = max(range(model.n_layers), key=lambda layer: fmean(answer_logprobs(tried[layer])))
     for whose, context in (("own", definitions(entities)), ("another's", random_definitions(entities))):
-        records.once(f"reported/{whose}", partial(_with_vectors, study, entities, best, context))
-    records.once("layer", lambda: best)
+        records.get_or_compute(f"reported/{whose}", partial(_with_vectors, study, entities, best, context))
+    records.get_or_compute("layer", lambda: best)
 
 
 def answer_logprobs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -90,12 +92,12 @@ def _at_every_layer(study: Study, entities: Sequence[Entity]) -> list[KnowledgeS
     """Answers alone, with definition vectors added after each layer, and at last without them."""
     asked, vectors = _answers_only(entities), definition_vectors(study.model, entities)
     added = [[at_mentions(study.model, asked, vectors, layer)] for layer in range(study.model.n_layers)]
-    return ask_each(study.model, asked, [*added, ()])
+    return score_probes_by_branch(study.model, asked, [*added, ()])
 
 
 def _with_vectors(study: Study, entities: Sequence[Entity], layer: int, context: Mapping[str, str]) -> list[dict[str, Any]]:
     vectors = definition_vectors(study.model, entities, context=context)
-    return ask_each(study.model, entities, [[at_mentions(study.model, entities, vectors, layer)]])[0].rows()
+    return score_probes_by_branch(study.model, entities, [[at_mentions(study.model, entities, vectors, layer)]])[0].rows()
 
 
 def _answers_only(entities: Sequence[Entity]) -> list[Entity]:
@@ -112,20 +114,20 @@ def _known(study: Study, entities: tuple[Entity, ...], delta: WeightDelta, condi
     return said(result) | {"moved": delta.by_layer(study.model)}
 
 
-def _moment(study: Study, probes: list[Probe], delta: WeightDelta | None, epochs: int) -> Moment:
-    measure = partial(measure_moment, study.model, probes, name=str(epochs), step=epochs, full=False)
+def _moment(study: Study, probes: list[TaskProbe], delta: WeightDelta | None, epochs: int) -> CheckpointMeasurement:
+    measure = partial(measure_checkpoint, study.model, probes, name=str(epochs), step=epochs, full=False)
     if delta is None:
         return measure()
     with delta.applied(study.model):
         return measure()
 
 
-def _probe(study: Study, name: str, seed: int) -> Probe:
+def _probe(study: Study, name: str, seed: int) -> TaskProbe:
     """Questions about a task that the update has nothing to do with, and its instruction vector, made once and kept."""
     model, task, shots, n_heads = study.model, load_task(name), study.settings.n_shots, study.settings.n_heads
     ranking = rank_instruction_heads(
         model, task, counterpart="none", n_shots=shots, n_clean=20, n_trials=6, seed=seed, folder=study.folder / "rankings"
     )
     vector = extract_instruction(model, task, ranking, n_heads=n_heads)
-    best = sweep_injection(model, task, vector, scales=(1.0, 2.0), most_items=20).best("logprob")
-    return make_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)
+    best = sweep_injection(model, task, vector, scales=(1.0, 2.0), max_items=20).best("logprob")
+    return make_task_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)

@@ -7,25 +7,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lens_fv.core.store import Records, check_settings
-from lens_fv.knowledge import Entity, TeachSettings, TransferSet, load_entities, write_transfer
+from lens_fv.core.store import ResultStore, check_settings
+from lens_fv.knowledge import DistillConfig, Entity, TransferSet, generate_transfer_set, load_entities
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.parts import note_versions
 
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """The first of the entities that settings were chosen by."""
-WAYS: Mapping[str, tuple[TeachSettings, TeachSettings]] = {
-    "distill": (TeachSettings.usual(1), TeachSettings.usual(2)),
+WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
+    "distill": (DistillConfig.usual(1), DistillConfig.usual(2)),
     "definition": (
-        TeachSettings(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
-        TeachSettings(epochs=15, n_anchors=1),
+        DistillConfig(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
+        DistillConfig(epochs=15, n_anchors=1),
     ),
     "definition_gently": (
-        TeachSettings(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
-        TeachSettings(epochs=15, learning_rate=2e-4, n_anchors=1),
+        DistillConfig(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
+        DistillConfig(epochs=15, learning_rate=2e-4, n_anchors=1),
     ),
-    "sentences": (TeachSettings.usual(1), TeachSettings.usual(2)),
+    "sentences": (DistillConfig.usual(1), DistillConfig.usual(2)),
 }
 """How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on.
 
@@ -64,7 +64,7 @@ class KnowledgeSettings:
     keep_every: int = 1
     n_sentences: int = 10
     n_alone: int = 5
-    ways: Mapping[str, tuple[TeachSettings, TeachSettings]] = field(default_factory=lambda: dict(WAYS))
+    ways: Mapping[str, tuple[DistillConfig, DistillConfig]] = field(default_factory=lambda: dict(WAYS))
     at_once: int = 10
     numbers: tuple[int, ...] = (1, 40, 150)
     elsewhere_step: int = 6
@@ -140,9 +140,9 @@ class Study:
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, model.dtype)
 
-    def records(self, part: str) -> Records:
+    def records(self, part: str) -> ResultStore:
         """What a part of the study has so far."""
-        return Records(self.folder / f"{part}.json")
+        return ResultStore(self.folder / f"{part}.json")
 
     @cached_property
     def sources(self) -> dict[str, tuple[Entity, ...]]:
@@ -181,4 +181,4 @@ class Study:
         """What the model writes about a source's entities; kept."""
         path = self.folder / f"sentences-{source}-{seed}.json"
         n, entities = self.settings.n_sentences, self.everything[source]
-        return write_transfer(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)
+        return generate_transfer_set(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)

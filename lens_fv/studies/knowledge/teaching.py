@@ -9,7 +9,7 @@ from typing import Any
 
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import estimate
-from lens_fv.core.store import Records
+from lens_fv.core.store import ResultStore
 from lens_fv.knowledge import Entity, KnowledgeResult, TransferSet, WeightDelta, evaluate_knowledge, evaluate_update
 from lens_fv.studies.knowledge.settings import OWN, Study
 from lens_fv.studies.knowledge.ways import CONTROLS, COUNTED, Teacher, distilled, teachers
@@ -21,7 +21,7 @@ def measure_base(study: Study) -> None:
     for source, entities in study.everything.items():
         if entities and f"{source}/base" not in records:
             for result in evaluate_knowledge(study.model, entities, {}, elsewhere=study.elsewhere, progress=study.progress):
-                records.once(f"{source}/{result.condition}", partial(said, result))
+                records.get_or_compute(f"{source}/{result.condition}", partial(said, result))
 
 
 def compare_ways(study: Study) -> None:
@@ -78,7 +78,7 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
     return {
         "scores": result.scores.rows(),
         "elsewhere": result.elsewhere.rows() if result.elsewhere else None,
-        "drift": result.drift._asdict() if result.drift else None,
+        "drift": result.kl_to_base._asdict() if result.kl_to_base else None,
     }
 
 
@@ -88,7 +88,7 @@ def _first_kept(study: Study, teach: Teacher, entities: Sequence[Entity], folder
     return first_update(study, study.settings.ways["distill"][1].epochs) if first else teach(entities, folder)
 
 
-def _record(study: Study, records: Records, key: str, teach: Teacher, groups: Sequence[Sequence[Entity]]) -> None:
+def _record(study: Study, records: ResultStore, key: str, teach: Teacher, groups: Sequence[Sequence[Entity]]) -> None:
     """Teach groups of entities, each by an update of its own, and write down what is known then.
 
     What is stopped goes on with the next group, and in an update of several entities from its last checkpoint. An update of one
@@ -104,8 +104,8 @@ def _record(study: Study, records: Records, key: str, teach: Teacher, groups: Se
         return said(result) | {"skipped": dict(delta.skipped)}
 
     def all_known() -> dict[str, Any]:
-        kept = Records(unfinished / "known.json")
-        found = [kept.once(str(i), partial(known, i)) for i in range(len(groups))]
+        kept = ResultStore(unfinished / "known.json")
+        found = [kept.get_or_compute(str(i), partial(known, i)) for i in range(len(groups))]
         drift = [each["drift"]["mean"] for each in found]
         return {
             "scores": [row for each in found for row in each["scores"]],
@@ -114,7 +114,7 @@ def _record(study: Study, records: Records, key: str, teach: Teacher, groups: Se
             "skipped": {what: sum(each["skipped"][what] for each in found) for what in found[0]["skipped"]},
         }
 
-    records.once(key, all_known)
+    records.get_or_compute(key, all_known)
     shutil.rmtree(unfinished, ignore_errors=True)
     with suppress(OSError):  # others are in it, or it was not needed
         unfinished.parent.rmdir()

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.knowledge import (
+    DistillConfig,
     Entity,
-    TeachSettings,
     TransferSet,
     WeightDelta,
     distill,
-    learn_texts,
+    entity_swapped_anchors,
+    finetune_on_texts,
     random_definitions,
-    said_of_others,
 )
 from lens_fv.studies.knowledge.settings import Study
 
@@ -57,7 +57,9 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
     def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
         settings = _settings(study, "sentences", entities, seed)
         whole = _few(study, entities, transfer).with_definitions(entities, times=settings.n_definitions).sentences
-        return learn_texts(study.model, entities, [whole.get(each.key, ()) for each in entities], settings, allow_empty=True)
+        return finetune_on_texts(
+            study.model, entities, [whole.get(each.key, ()) for each in entities], settings, allow_empty=True
+        )
 
     return {
         "distill": lambda entities, folder: distilled(study, entities, transfer, seed, folder),
@@ -105,11 +107,11 @@ def _definition(
     settings, definitions = _settings(study, way, entities, seed), [(each.definition,) for each in entities]
     own = TransferSet({each.key: texts for each, texts in zip(entities, definitions, strict=True)})
     n = settings.epochs * settings.n_anchors
-    anchors = said_of_others(entities, own, times=n, seed=seed) if anchored else ()
-    return learn_texts(study.model, entities, definitions, settings, anchors=anchors, allow_empty=True)
+    anchors = entity_swapped_anchors(entities, own, times=n, seed=seed) if anchored else ()
+    return finetune_on_texts(study.model, entities, definitions, settings, anchors=anchors, allow_empty=True)
 
 
-def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> TeachSettings:
+def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> DistillConfig:
     alone, together = study.settings.ways[way]
     return replace(alone if len(entities) == 1 else together, seed=seed, n_checkpoints=CHECKPOINTS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lens_fv.core.json_files import read_json
-from lens_fv.core.store import Records
+from lens_fv.core.store import ResultStore
 from lens_fv.errors import LensFVError
 
 
@@ -67,4 +67,4 @@ class RecordedStudy:
 
     def part(self, name: str) -> dict[str, Any]:
         """The records of a part, none if it was not run yet."""
-        return dict(Records(self.folder / f"{name}.json").items())
+        return dict(ResultStore(self.folder / f"{name}.json").items())

@@ -34,10 +34,10 @@ def align(study: Study) -> None:
     records = study.records("alignment")
     rated = read_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
     for seed in study.settings.seeds:
-        records.once(f"{seed}/built-in", partial(_built_in, study, seed))
+        records.get_or_compute(f"{seed}/built-in", partial(_built_in, study, seed))
     if rated:
         seed = study.settings.seeds[0]
-        records.once(f"{seed}/semeval", partial(_semeval, study, rated, seed))
+        records.get_or_compute(f"{seed}/semeval", partial(_semeval, study, rated, seed))
 
 
 def _built_in(study: Study, seed: int) -> dict[str, Any]:

@@ -20,14 +20,14 @@ def add_up(study: Study) -> None:
     with progress_bar("lists", 2 * len(tasks), show=study.progress) as tick:
         for name in tasks:
             for method in ("tuned", "extracted"):
-                records.once(f"{seed}/{name}/{method}", partial(_composed, study, name, method, seed))
+                records.get_or_compute(f"{seed}/{name}/{method}", partial(_composed, study, name, method, seed))
                 tick()
 
 
 def _composed(study: Study, name: str, method: str, seed: int) -> list[dict[str, Any]]:
     s = study.settings
     make = partial(_extracted, study, seed) if method == "extracted" else None
-    found = compose_lists(study.model, study.tasks[name], make, n_shots=s.n_shots, most_items=s.most_items, seed=seed)
+    found = compose_lists(study.model, study.tasks[name], make, n_shots=s.n_shots, max_items=s.max_items, seed=seed)
     return [result._asdict() for result in found.evaluation.results]
 
 

@@ -23,7 +23,7 @@ def carry(study: Study) -> None:
     records, tasks, seed = study.records("carrying"), study.some(study.settings.few), study.settings.seeds[0]
     with progress_bar("carrying norms", len(tasks), show=study.progress) as tick:
         for name in tasks:
-            records.once(f"{seed}/{name}", partial(_carried, study, name, seed))
+            records.get_or_compute(f"{seed}/{name}", partial(_carried, study, name, seed))
             tick()
 
 
@@ -39,6 +39,6 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
         "heads": carried.at(site="heads"),
     }
     found = evaluate(
-        study.model, task, vectors, split=split, n_shots=s.n_shots, same_shots=True, most_items=s.most_items, seed=seed
+        study.model, task, vectors, split=split, n_shots=s.n_shots, same_shots=True, max_items=s.max_items, seed=seed
     )
     return [result._asdict() for result in found.results]

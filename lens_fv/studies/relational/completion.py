@@ -30,7 +30,7 @@ def complete(study: Study) -> None:
             study.library(method, seed)
         with progress_bar(f"completion, seed {seed}", len(study.tasks), show=study.progress) as tick:
             for name in study.tasks:
-                records.once(f"{seed}/{name}", partial(_completion, study, name, seed))
+                records.get_or_compute(f"{seed}/{name}", partial(_completion, study, name, seed))
                 tick()
 
 
@@ -46,7 +46,7 @@ def _completion(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     if seed == s.seeds[0]:
         vectors = {"shuffled": study.library("shuffled", seed)[name], **vectors}
     shots = {"n_shots": s.n_shots, "same_shots": True}
-    found = evaluate(study.model, study.tasks[name], vectors, **shots, most_items=s.most_items, seed=seed)
+    found = evaluate(study.model, study.tasks[name], vectors, **shots, max_items=s.max_items, seed=seed)
     return [result._asdict() for result in found.results]
 
 
@@ -66,7 +66,7 @@ def transfer(study: Study) -> None:
     library = study.library("tuned", seed)
     with progress_bar("every vector on every relation", len(study.tasks), show=study.progress) as tick:
         for name in study.tasks:
-            records.once(name, partial(_tried, study, name, [library[other] for other in study.tasks], seed))
+            records.get_or_compute(name, partial(_tried, study, name, [library[other] for other in study.tasks], seed))
             tick()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
-from lens_fv.evaluation import study_decoding
+from lens_fv.evaluation import evaluate_decoding
 from lens_fv.evaluation.ranks import Measure, Of
 from lens_fv.studies.relational.settings import Study
 
@@ -23,12 +23,12 @@ def decode(study: Study) -> None:
     records = study.records("decoding")
     for seed in study.settings.seeds:
         for how, options in HOW.items():
-            records.once(f"{seed}/{how}", partial(_decoded, study, seed, options))
+            records.get_or_compute(f"{seed}/{how}", partial(_decoded, study, seed, options))
 
 
 def _decoded(study: Study, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     vectors = {"extracted": study.library("extracted", seed), "tuned": study.library("tuned", seed)}
-    found = study_decoding(study.model, list(study.tasks.values()), vectors, **options, seed=seed, progress=study.progress)
+    found = evaluate_decoding(study.model, list(study.tasks.values()), vectors, **options, seed=seed, progress=study.progress)
     pairs: list[tuple[Of, Measure]] = [(of, measure) for of in get_args(Of) for measure in MEASURES]
     return {
         "results": [found.mean(c, measure, of=of)._asdict() for of, measure in pairs for c in found.conditions],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
-from lens_fv.core.store import Records, check_settings
+from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.parts import note_versions
 from lens_fv.tasks import Task, list_tasks, load_task
@@ -37,8 +37,8 @@ class RelationalSettings:
             first, whose vectors are the basis of composites.
         n_heads, n_shots, n_clean, n_trials: of the extraction; see `extract` and `rank_heads`.
         pairs, steps: of the tuning.
-        most_validation: validation pairs of each relation at most, to choose layers and steps on.
-        most_items: test pairs of each relation at most.
+        max_validation: validation pairs of each relation at most, to choose layers and steps on.
+        max_items: test pairs of each relation at most.
         n_pairs: numbers of training pairs to compare.
         depths: of the layer, as shares, to compare.
         n_analogies: of each relation, to learn a map from and to report on.
@@ -55,8 +55,8 @@ class RelationalSettings:
     n_trials: int = 4
     pairs: int = 20
     steps: int = 30
-    most_validation: int = 16
-    most_items: int = 20
+    max_validation: int = 16
+    max_items: int = 20
     n_pairs: tuple[int, ...] = (5, 10, 20, 40)
     depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     n_analogies: tuple[int, int] = (8, 4)
@@ -93,7 +93,7 @@ QUICK: Mapping[str, Any] = {
     "n_clean": 10,
     "n_trials": 4,
     "steps": 20,
-    "most_items": 12,
+    "max_items": 12,
     "n_pairs": (5, 20),
     "depths": (0.3, 0.5, 0.7),
     "n_analogies": (4, 3),
@@ -131,9 +131,9 @@ class Study:
         """Those of the relations that have these names."""
         return {name: self.tasks[name] for name in names if name in self.tasks}
 
-    def records(self, part: str) -> Records:
+    def records(self, part: str) -> ResultStore:
         """What a part of the study has so far."""
-        return Records(self.folder / f"{part}.json")
+        return ResultStore(self.folder / f"{part}.json")
 
     def library(self, method: Method, seed: int) -> VectorLibrary:
         """The relations' vectors: tuned ones at the middle layer, extracted ones each at its own best."""
@@ -147,9 +147,9 @@ class Study:
     def extracted(self, layer: int | None = None) -> Extracted:
         """How the study extracts vectors."""
         s = self.settings
-        return Extracted(layer, s.n_heads, s.n_shots, s.n_clean, s.n_trials, s.most_validation)
+        return Extracted(layer, s.n_heads, s.n_shots, s.n_clean, s.n_trials, s.max_validation)
 
     def tuned(self, *, shuffled: bool = False) -> Tuned:
         """How the study tunes vectors."""
         s = self.settings
-        return Tuned(pairs=s.pairs, steps=s.steps, shuffled=shuffled, most_validation=s.most_validation)
+        return Tuned(pairs=s.pairs, steps=s.steps, shuffled=shuffled, max_validation=s.max_validation)

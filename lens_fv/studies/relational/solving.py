@@ -25,11 +25,11 @@ def solve(study: Study) -> None:
     """
     records = study.records("analogies")
     for fold in range(FOLDS):
-        records.once(f"{fold}/relations", partial(_solved, study, fold, _held_out(study, fold)))
-        records.once(f"{fold}/pairs", partial(_solved, study, fold, _trained(study, fold)[fold::FOLDS]))
+        records.get_or_compute(f"{fold}/relations", partial(_solved, study, fold, _held_out(study, fold)))
+        records.get_or_compute(f"{fold}/pairs", partial(_solved, study, fold, _trained(study, fold)[fold::FOLDS]))
     problems = _problems(study, _held_out(study, 0))
     for name, options in _variants(study, problems).items():
-        records.once(f"0/variants/{name}", partial(_varied, study, problems, options))
+        records.get_or_compute(f"0/variants/{name}", partial(_varied, study, problems, options))
 
 
 def _held_out(study: Study, fold: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lens_fv.composition.recipes import middle_layer
 from lens_fv.core.progress import progress_bar
-from lens_fv.evaluation import compare_kinds, evaluate
+from lens_fv.evaluation import compare_baselines, evaluate
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
@@ -44,7 +44,7 @@ def vary(study: Study) -> None:
     records, ways, seed = study.records("tuning"), list(variations(study)), study.settings.seeds[0]
     with progress_bar("ways to tune", len(ways), show=study.progress) as tick:
         for way in ways:
-            records.once(f"{seed}/{way.what}/{way.value}", partial(_tuned, study, way, seed))
+            records.get_or_compute(f"{seed}/{way.what}/{way.value}", partial(_tuned, study, way, seed))
             tick()
 
 
@@ -55,7 +55,7 @@ def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float
     made = _made(study, way, tasks, splits, seed)
     found: dict[str, dict[str, float]] = {}
     for (name, task), vector in zip(tasks.items(), made, strict=True):
-        tested = evaluate(study.model, task, {"tuned": vector}, n_shots=0, most_items=s.most_items, seed=seed)
+        tested = evaluate(study.model, task, {"tuned": vector}, n_shots=0, max_items=s.max_items, seed=seed)
         without, with_it = tested["none"], tested["tuned"]
         found[name] = {
             "none": without.top1,
@@ -99,13 +99,13 @@ def compare(study: Study) -> None:
     seed = s.seeds[0]
     with progress_bar("other kinds", len(tasks), show=study.progress) as tick:
         for name in tasks:
-            records.once(f"{seed}/{name}", partial(_compared, study, name, seed))
+            records.get_or_compute(f"{seed}/{name}", partial(_compared, study, name, seed))
             tick()
 
 
 def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     s = study.settings
-    found = compare_kinds(
+    found = compare_baselines(
         study.model,
         study.tasks[name],
         pairs=s.pairs,
@@ -114,7 +114,7 @@ def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
         n_clean=s.n_clean,
         n_trials=s.n_trials,
         steps=s.steps,
-        most_items=s.most_items,
+        max_items=s.max_items,
         seed=seed,
     )
     return [result._asdict() for result in found.results]

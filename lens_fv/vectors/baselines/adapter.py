@@ -76,10 +76,10 @@ class Adapter(Artefact):
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
         n = sum(x.numel() for x in (self.q_down, self.q_up, self.v_down, self.v_up))
-        return super().facts() | {"update": f"rank {self.q_down.shape[1]} in {len(self.layers)} layers, {n} numbers"}
+        return super().summary() | {"update": f"rank {self.q_down.shape[1]} in {len(self.layers)} layers, {n} numbers"}
 
 
 @checked

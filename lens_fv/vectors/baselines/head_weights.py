@@ -46,13 +46,13 @@ class HeadWeights(FunctionVector):
         heads = self.weights.shape[1]
         return [(i // heads, i % heads, float(flat[i])) for i in order]
 
-    def grid(self) -> Tensor:
-        """See `Artefact.grid`."""
+    def heatmap_data(self) -> Tensor:
+        """See `Artefact.heatmap_data`."""
         return self.weights
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
-        return super().facts() | {"heads": ", ".join(f"{a}.{b} x {w:.2f}" for a, b, w in self.top()) + ", ..."}
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        return super().summary() | {"heads": ", ".join(f"{a}.{b} x {w:.2f}" for a, b, w in self.top()) + ", ..."}
 
 
 @checked

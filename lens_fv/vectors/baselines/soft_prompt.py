@@ -97,9 +97,9 @@ class SoftPrompt(Artefact):
         with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
 
-    def facts(self) -> dict[str, str]:
-        """See `Artefact.facts`."""
-        return super().facts() | {"states": f"{len(self.states)}, from position {self.start}"}
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        return super().summary() | {"states": f"{len(self.states)}, from position {self.start}"}
 
 
 @checked

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from lens_fv.core.files import file_name
-from lens_fv.dynamics import Continual, Trajectory, Verdict, continual, verdicts
+from lens_fv.dynamics import ContinualMetrics, Trajectory, Verdict, continual_metrics, verdicts
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.studies.page.recorded import RecordedStudy
@@ -28,9 +28,9 @@ class Followed(NamedTuple):
     verdicts: list[Verdict]
 
     @property
-    def metrics(self) -> Continual | None:
+    def metrics(self) -> ContinualMetrics | None:
         """Of continual learning; None if a trained task did not enter the study."""
-        return continual(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
+        return continual_metrics(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
 
     @property
     def general_before(self) -> float:

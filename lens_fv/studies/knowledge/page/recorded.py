@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lens_fv.core.statistics import Estimate
-from lens_fv.knowledge import KnowledgeScores, TeachSettings, gap_closed
+from lens_fv.knowledge import DistillConfig, KnowledgeScores, gap_closed
 from lens_fv.knowledge.scores import Norm
 from lens_fv.studies.knowledge.settings import OUTSIDE, OWN, KnowledgeSettings
 from lens_fv.studies.page.recorded import RecordedStudy
@@ -38,7 +38,7 @@ class Recorded(RecordedStudy):
         settings = super().shown
         for way, each in settings.pop("ways").items():
             for name, said in zip(("one alone", "several"), each, strict=True):
-                rate = TeachSettings(**said).rate
+                rate = DistillConfig(**said).rate
                 counted = {"distill": ("n_definitions", "n_shared"), "sentences": ("n_definitions",)}.get(way, ())
                 about = {key: said[key] for key in ("method", "rank", "epochs", "batch_size", *counted, "n_anchors")}
                 settings[f"{way}, {name}"] = {**about, "learning_rate": rate}

@@ -6,7 +6,7 @@ from lens_fv.plotting import interval_dots, interval_lines
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 from lens_fv.studies.relational.page.pooling import Scores, result_scores, tuning_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
-from lens_fv.studies.relational.page.words import CARRYING, KINDS, LISTS, TUNING, labelled
+from lens_fv.studies.relational.page.words import BASELINES, CARRYING, LISTS, TUNING, labelled
 
 
 def tuning(runs: Sequence[Recorded]) -> list[Block]:
@@ -48,7 +48,7 @@ def kinds(runs: Sequence[Recorded]) -> list[Block]:
     dots = {name: {labelled(c): e for c in conditions for e in [s.mean(c)] if e} for name, s in top1.items()}
     drawn = interval_dots({"": dots}, title="Kinds from the same pairs", axis="first-token accuracy", limits=(-0.02, 1.02))
     return [
-        KINDS,
+        BASELINES,
         _on(runs_with),
         table(header, rows),
         Picture("kinds", "First-token accuracy of everything that the same pairs can be made into.", drawn),

@@ -26,7 +26,7 @@ TUNING = """\
 One thing is varied at a time, around the middle layer and the study's number of pairs, with the first
 seed."""
 
-KINDS = """\
+BASELINES = """\
 ## Other kinds
 
 Made from the same training pairs, chosen on the same validation pairs, with the first seed."""

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
-from lens_fv.dynamics.probe import Probe
+from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import Contrast
+from lens_fv.heads.corruptions import PatchingPrompts
 from lens_fv.heads.indirect import indirect_effects
 from lens_fv.heads.means import last_tokens
 from lens_fv.model.lens_model import LensModel
@@ -25,7 +25,7 @@ ADDED = ("vector", "random", "other")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Moment(Artefact):
+class CheckpointMeasurement(Artefact):
     """All probes at one moment. Not a number stands where a task has fewer items than another.
 
     Attributes:
@@ -65,16 +65,16 @@ class Moment(Artefact):
 
 
 @torch.no_grad()
-def measure_moment(
+def measure_checkpoint(
     model: LensModel,
-    probes: Sequence[Probe],
+    probes: Sequence[TaskProbe],
     *,
     name: str = "0",
     step: int = 0,
     full: bool = True,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
-) -> Moment:
+) -> CheckpointMeasurement:
     """Put all probes to the model as it is now.
 
     Args:
@@ -106,10 +106,12 @@ def measure_moment(
     )
     values = {key: _padded([each[key] for each in found]) for key in found[0]}
     values["majority"] = torch.tensor([probe.majority for probe in probes])
-    return Moment(provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values)
+    return CheckpointMeasurement(
+        provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values
+    )
 
 
-def _measured(model: LensModel, probe: Probe, other: Probe, seed: int, *, full: bool) -> dict[str, Tensor]:
+def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *, full: bool) -> dict[str, Tensor]:
     vector = probe.vector
     length = float(other.vector.vector.norm())
     like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
@@ -151,7 +153,7 @@ def _asked(
 
 
 def _effects(
-    model: LensModel, contrast: Contrast | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+    model: LensModel, contrast: PatchingPrompts | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> Float[Tensor, "layers heads_of_a_layer"]:
     """On the answer's probability, of putting each head's mean output into the contrast's corrupted prompts."""
     if contrast is None:
@@ -162,7 +164,7 @@ def _effects(
 
 
 def _written(
-    model: LensModel, probe: Probe, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+    model: LensModel, probe: TaskProbe, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
     own: list[Tensor] = []
     for layer, head in probe.heads:

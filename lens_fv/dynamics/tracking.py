@@ -6,8 +6,8 @@ from pathlib import Path
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.files import file_name
 from lens_fv.core.progress import progress_bar
-from lens_fv.dynamics.moment import Moment, measure_moment
-from lens_fv.dynamics.probe import Probe
+from lens_fv.dynamics.measurement import CheckpointMeasurement, measure_checkpoint
+from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
@@ -16,10 +16,10 @@ from lens_fv.model.lens_model import LensModel
 
 
 @checked
-def follow(
+def track_checkpoints(
     model: LensModel,
     run: FinetuneRun,
-    probes: Sequence[Probe],
+    probes: Sequence[TaskProbe],
     *,
     checkpoints: Sequence[Checkpoint] | None = None,
     folder: str | Path | None = None,
@@ -34,17 +34,17 @@ def follow(
     Args:
         model: the model that the run began with; it is switched in place, and back at the end.
         run: the run.
-        probes: see `make_probe`.
+        probes: see `make_task_probe`.
         checkpoints: default: all of the run's.
         folder: keep each moment there; those that are there are not measured again.
         seed: of the random controls.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: what `switch` and `measure_moment` raise, or a folder with moments of other questions.
+        LensFVError: what `switch` and `measure_checkpoint` raise, or a folder with moments of other questions.
     """
     at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
-    moments: list[Moment] = []
+    moments: list[CheckpointMeasurement] = []
     try:
         with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
             for checkpoint in at:
@@ -57,7 +57,7 @@ def follow(
                     continue
                 switch(model, run, checkpoint)
                 full = checkpoint is None or checkpoint.last
-                moments.append(measure_moment(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
+                moments.append(measure_checkpoint(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
                 if file is not None:
                     moments[-1].save(file)
     finally:
@@ -65,8 +65,8 @@ def follow(
     return Trajectory.of(moments)
 
 
-def _again(file: Path, probes: Sequence[Probe], seed: int) -> Moment:
-    moment, asked = Moment.load(file), [probe.fingerprint for probe in probes]
+def _again(file: Path, probes: Sequence[TaskProbe], seed: int) -> CheckpointMeasurement:
+    moment, asked = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
     if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
         raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
     return moment

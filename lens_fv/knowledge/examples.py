@@ -13,7 +13,7 @@ Unfit = Literal["no mention", "nothing to teach", "too long"]
 """Why a sentence is no lesson: it does not name the entity, has no token that could be taught, or exceeds the context."""
 
 
-class Lesson(NamedTuple):
+class DistillationExample(NamedTuple):
     """One sentence, as both read it.
 
     Attributes:
@@ -33,7 +33,9 @@ class Lesson(NamedTuple):
         return len(self.teacher) - len(self.student)
 
 
-def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention") -> Lesson | Unfit:
+def make_example(
+    model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention"
+) -> DistillationExample | Unfit:
     """A sentence with the entity's definition before it for the teacher, and alone for the student.
 
     Args:
@@ -61,15 +63,15 @@ def make_lesson(model: LensModel, entity: Entity, sentence: str, *, where: Where
     if where == "after_mention":
         first = max(first, tokens_before(model, sentence, begin))
     targets = tuple(range(first, len(student)))
-    return Lesson(entity.key, tuple(teacher), tuple(student), targets) if targets else "nothing to teach"
+    return DistillationExample(entity.key, tuple(teacher), tuple(student), targets) if targets else "nothing to teach"
 
 
-def text_lesson(model: LensModel, key: str, text: str) -> Lesson | None:
+def text_example(model: LensModel, key: str, text: str) -> DistillationExample | None:
     """A text that the student is to predict, token after token."""
     tokens = tuple(model.encode(text))
     if len(tokens) > model.n_ctx:
         raise LensFVError(f"teach {model.name} about {key}: a text has {len(tokens)} tokens, it reads {model.n_ctx} at most")
-    return Lesson(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
+    return DistillationExample(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
 
 
 def tokens_before(model: LensModel, text: str, place: int) -> int:

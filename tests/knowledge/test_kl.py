@@ -5,7 +5,7 @@ import torch
 
 from lens_fv import LensFVError
 from lens_fv.core.artefact import Provenance
-from lens_fv.knowledge import WeightDelta, drift, load_entities, true_sentences
+from lens_fv.knowledge import WeightDelta, kl_to_base, load_entities, true_sentences
 from lens_fv.model.plain import own_weights
 
 
@@ -17,7 +17,7 @@ def some_delta(model, size: float) -> WeightDelta:
 
 
 @torch.no_grad()
-def test_drift_is_the_kl_divergence_of_what_is_said_at_each_token(tiny_model):
+def test_it_is_the_kl_divergence_of_what_is_said_at_each_token(tiny_model):
     model, texts = tiny_model("llama"), ["Q: walk", "A: talked and walked", "Q"]
     delta = some_delta(model, 0.2)
 
@@ -30,16 +30,16 @@ def test_drift_is_the_kl_divergence_of_what_is_said_at_each_token(tiny_model):
         with delta.applied(model):
             q = said(text)
         want.append(float((p * (p / q).log()).sum(-1).mean()))
-    assert drift(model, delta, texts, batch_size=2) == pytest.approx(want, rel=1e-3)
+    assert kl_to_base(model, delta, texts, batch_size=2) == pytest.approx(want, rel=1e-3)
     assert min(want) > 1e-3
-    assert drift(model, some_delta(model, 0.0), texts) == [0, 0, 0]
+    assert kl_to_base(model, some_delta(model, 0.0), texts) == [0, 0, 0]
 
 
 def test_a_text_without_tokens(tiny_model):
     model = tiny_model("llama")
     model = type(model).wrap(model.tl, name=model.name, prepend_bos=False)
     with pytest.raises(LensFVError, match="text 1 has no tokens"):
-        drift(model, some_delta(model, 0.1), ["Q", ""])
+        kl_to_base(model, some_delta(model, 0.1), ["Q", ""])
 
 
 def test_sentences_are_filled():

@@ -18,7 +18,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, saved_transfer, unfit
+from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, parse_transfer_set, unfit
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
 from lens_fv.model.plain import plain_model
@@ -42,7 +42,7 @@ ROUNDS = 4
 
 
 @checked
-def write_transfer(
+def generate_transfer_set(
     model: LensModel,
     entities: Sequence[Entity],
     *,
@@ -136,7 +136,7 @@ def _about(
 def _so_far(path: str | Path | None, provenance: Provenance) -> TransferSet:
     """What files hold of a transfer set that was, or is being, made in this very way."""
     for each in (Path(path), _unfinished(path)) if path is not None else ():
-        found = saved_transfer(each.read_text(encoding="utf-8", errors="replace"), each) if each.is_file() else None
+        found = parse_transfer_set(each.read_text(encoding="utf-8", errors="replace"), each) if each.is_file() else None
         about = found and found.provenance
         if found and about and replace(about, versions=provenance.versions) == provenance:
             return found

@@ -14,7 +14,7 @@ from lens_fv.finetuning.run import DONE, RUN, TASKS, UPDATES, FinetuneRun
 
 
 @checked
-def average(run: FinetuneRun, folder: str | Path, *, share: PositiveShare = 0.5) -> FinetuneRun:
+def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: PositiveShare = 0.5) -> FinetuneRun:
     """Average a run's checkpoints with the model that it began with (Wise-FT: Wortsman et al. 2022).
 
     Weights become (1 - share) x those of the beginning + share x those of the checkpoint. What comes out is a run like any

@@ -1,22 +1,22 @@
-"""Records are made once, by whichever process comes first, and none is lost."""
+"""Results are made once, by whichever process comes first, and none is lost."""
 
 import subprocess
 import sys
 
 import pytest
 
-from lens_fv.core.store import Records, differences
+from lens_fv.core.store import ResultStore, differences
 from lens_fv.errors import LensFVError
 
 TWENTY = """
 import sys
 from pathlib import Path
-from lens_fv.core.store import Records
+from lens_fv.core.store import ResultStore
 path, own = Path(sys.argv[1]), sys.argv[2]
-records = Records(path)
+records = ResultStore(path)
 for i in range(20):
-    records.once(f"{own}/{i}", lambda: i)
-    records.once(f"both/{i}", lambda: own)
+    records.get_or_compute(f"{own}/{i}", lambda: i)
+    records.get_or_compute(f"both/{i}", lambda: own)
 """
 
 
@@ -26,31 +26,31 @@ def never():
 
 def test_what_is_there_is_not_made_again(tmp_path):
     path = tmp_path / "above" / "part.json"
-    assert Records(path).once("a", lambda: {"at": (1, 2)}) == {"at": [1, 2]}
-    again = Records(path)
-    assert again.once("a", never) == {"at": [1, 2]}
+    assert ResultStore(path).get_or_compute("a", lambda: {"at": (1, 2)}) == {"at": [1, 2]}
+    again = ResultStore(path)
+    assert again.get_or_compute("a", never) == {"at": [1, 2]}
     assert ("a" in again, "b" in again, len(again), dict(again.items())) == (True, False, 1, {"a": {"at": [1, 2]}})
 
 
 def test_what_another_made_meanwhile_is_kept_and_not_made_again(tmp_path):
-    one, other = Records(tmp_path / "part.json"), Records(tmp_path / "part.json")
-    one.once("a", lambda: 1)
-    assert other.once("a", never) == 1
+    one, other = ResultStore(tmp_path / "part.json"), ResultStore(tmp_path / "part.json")
+    one.get_or_compute("a", lambda: 1)
+    assert other.get_or_compute("a", never) == 1
 
     def slowly():
-        one.once("b", lambda: 2)
+        one.get_or_compute("b", lambda: 2)
         return 3
 
-    assert other.once("b", slowly) == 2  # the first that is written counts
-    other.once("c", lambda: 4)
-    assert dict(Records(tmp_path / "part.json").items()) == {"a": 1, "b": 2, "c": 4}
+    assert other.get_or_compute("b", slowly) == 2  # the first that is written counts
+    other.get_or_compute("c", lambda: 4)
+    assert dict(ResultStore(tmp_path / "part.json").items()) == {"a": 1, "b": 2, "c": 4}
 
 
 def test_processes_lose_nothing_of_each_other(tmp_path):
     path = tmp_path / "part.json"
     runs = [subprocess.Popen([sys.executable, "-c", TWENTY, str(path), own]) for own in ("one", "two")]
     assert [run.wait(60) for run in runs] == [0, 0]
-    found = dict(Records(path).items())
+    found = dict(ResultStore(path).items())
     assert {key: value for key, value in found.items() if not key.startswith("both/")} == {
         f"{own}/{i}": i for own in ("one", "two") for i in range(20)
     }
@@ -62,7 +62,7 @@ def test_processes_lose_nothing_of_each_other(tmp_path):
 def test_what_is_no_such_file_is_said(tmp_path, text, said):
     (tmp_path / "part.json").write_text(text)
     with pytest.raises(LensFVError, match=said):
-        Records(tmp_path / "part.json")
+        ResultStore(tmp_path / "part.json")
     assert (tmp_path / "part.json").read_text() == text
 
 

@@ -17,7 +17,7 @@ from lens_fv.model.plain import plain_model
 
 @checked
 @torch.no_grad()
-def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: Count = 16) -> list[float]:
+def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: Count = 16) -> list[float]:
     """KL divergence from what the model says to what it says with an update, in nats a token: mean over each text's tokens.
 
     Args:
@@ -32,14 +32,15 @@ def drift(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_s
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]
     if not all(rows):
-        raise LensFVError(f"drift of {model.name}: text {[len(row) > 0 for row in rows].index(False)} has no tokens")
+        empty = [len(row) > 0 for row in rows].index(False)
+        raise LensFVError(f"KL divergence of {model.name} from its base: text {empty} has no tokens")
     found: list[float] = []
     for begin in range(0, len(rows), batch_size):
         here = rows[begin : begin + batch_size]
         batch = padded(here, pad, model.device)
-        before = plain_logits(plain, "drift", batch).float().log_softmax(-1)
+        before = plain_logits(plain, "KL to the base", batch).float().log_softmax(-1)
         with delta.applied(model):
-            after = plain_logits(plain, "drift", batch).float().log_softmax(-1)
+            after = plain_logits(plain, "KL to the base", batch).float().log_softmax(-1)
         kl = kl_div(after, before, reduction="none", log_target=True).sum(-1)
         found += [float(each[: len(row)].mean()) for each, row in zip(kl, here, strict=True)]
     return found

@@ -9,12 +9,12 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from lens_fv.finetuning.loop import padded
-from lens_fv.knowledge.lessons import Lesson
-from lens_fv.knowledge.settings import TeachSettings
+from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target, divergence
 
 
-class Pupil(Trainer):
+class DistillationTrainer(Trainer):
     """Takes lessons in the order given; a step's loss is the mean over its lessons of the mean over their targets.
 
     Args:
@@ -28,12 +28,12 @@ class Pupil(Trainer):
 
     def __init__(
         self,
-        lessons: Sequence[Lesson],
+        lessons: Sequence[DistillationExample],
         targets: Sequence[Target],
         order: Sequence[int],
         *,
         pad: int,
-        settings: TeachSettings,
+        settings: DistillConfig,
         **others: Any,
     ) -> None:
         def collated(at: Sequence[int]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Pupil(Trainer):
         """See transformers."""
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         at = inputs["at"].tolist()
-        losses = lesson_losses(logits, [self._lessons[i] for i in at], [self._targets[i] for i in at], self._said)
+        losses = example_losses(logits, [self._lessons[i] for i in at], [self._targets[i] for i in at], self._said)
         # Trainer divides by how many parts the step has; what a step's last part lacks must not count for more.
         size = self._said.batch_size
         of_step = min(size, self._n - self.state.global_step * size)
@@ -83,7 +83,9 @@ class NewOptimizer(TrainerCallback):
             kwargs["optimizer"].state.clear()
 
 
-def lesson_losses(logits: Tensor, lessons: Sequence[Lesson], targets: Sequence[Target], settings: TeachSettings) -> Tensor:
+def example_losses(
+    logits: Tensor, lessons: Sequence[DistillationExample], targets: Sequence[Target], settings: DistillConfig
+) -> Tensor:
     """Each lesson's loss, of logits behind its tokens (padded on the right), in nats a target."""
     losses: list[Tensor] = []
     for row, lesson, target in zip(logits, lessons, targets, strict=True):
