@@ -61,13 +61,13 @@ def dynamics(
     drawn = {"counterpart": counterpart, "n_clean": clean, "n_trials": trials, "seed": seed}
     questions = {"heads": heads, "shots": shots, "context": context, "items": items}
     probes = [_asked(lens, each, folder, the_run, **questions, **drawn) for each in asked]
-    path = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
-    file = path.save(folder / "trajectory.safetensors")
+    trajectory = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
+    file = trajectory.save(folder / "trajectory.safetensors")
     # A mixture has no tasks that came before others.
-    metrics = continual_metrics(path, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
-    judged = verdicts(path)
+    metrics = continual_metrics(trajectory, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
+    judged = verdicts(trajectory)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
-    for verdict, cosine in zip(judged, path.similarity()[-1].tolist(), strict=True):
+    for verdict, cosine in zip(judged, trajectory.similarity()[-1].tolist(), strict=True):
         change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
         shares = (f"{share:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
         table.add_row(verdict.task, verdict.judgement, *shares, change, f"{cosine:.3f}")
@@ -76,10 +76,10 @@ def dynamics(
         "model": lens.name,
         "verdicts": [_numbers({**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": v.recovery}) for v in judged],
         "metrics": metrics and _numbers(metrics),
-        "moments": _moments(path),
+        "moments": _moments(trajectory),
         "file": str(file),
     }
-    page = write_dynamics_report(folder, the_run, path, judged)
+    page = write_dynamics_report(folder, the_run, trajectory, judged)
     absent = [v.task for v in judged if v.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
     emit(payload | {"report": str(page)}, as_json, table, *note, f"report: {page}", out=folder / "dynamics.json")

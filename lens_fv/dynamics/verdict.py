@@ -172,8 +172,8 @@ def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> Continu
     if unknown or not trained or not all(stage in measured for stage in stages):
         ends = ", ".join(trajectory.moments[m] for m in trajectory.ends if m) or "none"
         raise LensFVError(
-            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory asks about {', '.join(trajectory.tasks)} at "
-            f"{', '.join(trajectory.moments)}, ends of tasks among them: {ends}; it needs all of these tasks, and the end of each"
+            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory has {', '.join(trajectory.tasks)} at "
+            f"{', '.join(trajectory.moments)}, of which ends of tasks: {ends}; it needs all of these tasks, and the end of each"
         )
     columns = [trajectory.tasks.index(task) for task in trained]
     matrix = trajectory.accuracy[[measured[stage] for stage in stages]][:, columns]

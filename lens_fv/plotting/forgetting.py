@@ -98,8 +98,8 @@ def head_change(trajectory: Trajectory, task: str, moment: int = -1) -> go.Figur
     before, after = trajectory.effects[[0, moment], trajectory.tasks.index(task)]
     if bool(torch.isnan(before).any() or torch.isnan(after).any()):
         raise LensFVError(
-            f"draw the heads of {task} at {trajectory.moments[moment]}: they were not ranked then; probe with a contrast, and choose "
-            "the end of a task"
+            f"draw the heads of {task} at {trajectory.moments[moment]}: they were not ranked then; give the probe a contrast, "
+            "and choose the end of a task"
         )
     panels = {"before": before, "after": after, "difference": after - before}
     furthest = max(float(each.abs().max()) for each in panels.values()) or 1.0
