@@ -111,7 +111,7 @@ def test_every_number_that_is_an_option_has_a_range():
 
 
 @checked
-def score_probes(
+def ask(
     metric: Literal["prob", "logit"] | None = None,
     *,
     kinds: Sequence[Literal["words", "answers"]] = (),
@@ -142,18 +142,18 @@ def score_probes(
 )
 def test_one_line_says_what_it_has_to_be(options, said):
     with pytest.raises(LensFVError) as found:
-        score_probes(**options)
+        ask(**options)
     assert str(found.value) == said
 
 
 def test_what_may_be_passed_is_passed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no type checker at run time
     task = Task("mine", (Pair("hot", ("cold",)),))
-    assert score_probes("prob", kinds=("words",), layer=-1, name="any") == "prob ('words',) zero -1 1.0 any"
-    assert score_probes(None, start=task, layer=[0, 2]).startswith(f"None () {task} [0, 2]")
-    assert score_probes(layer=np.int64(3), scale=np.float32(2)).endswith("zero 3 2.0 None")
-    assert score_probes(start={"one": "zero"}, scale=2).endswith("2 None")
-    assert inspect.signature(score_probes).parameters["scale"].default == 1.0
+    assert ask("prob", kinds=("words",), layer=-1, name="any") == "prob ('words',) zero -1 1.0 any"
+    assert ask(None, start=task, layer=[0, 2]).startswith(f"None () {task} [0, 2]")
+    assert ask(layer=np.int64(3), scale=np.float32(2)).endswith("zero 3 2.0 None")
+    assert ask(start={"one": "zero"}, scale=2).endswith("2 None")
+    assert inspect.signature(ask).parameters["scale"].default == 1.0
 
 
 def test_a_dataclass_is_checked_whenever_one_is_made():

@@ -169,7 +169,7 @@ def test_metrics_of_a_sequence_by_hand(provenance):
     assert math.isnan(absent.in_context)
     assert absent.matrix == found.matrix
     assert math.isnan(continual_metrics(path(provenance, {"a": (0, 0, 0, 0, 0.0)}), ["a"]).general)
-    with pytest.raises(LensFVError, match=r"metrics of a run of a, c: the trajectory asks about a, b, held out at 0, 0-a/1"):
+    with pytest.raises(LensFVError, match=r"metrics of a run of a, c: the trajectory has a, b, held out at 0, 0-a/1"):
         continual_metrics(made, ["a", "c"])
     with pytest.raises(LensFVError, match="metrics of a run of no tasks"):
         continual_metrics(made, [])
@@ -180,6 +180,6 @@ def test_a_moment_within_a_task_does_not_stand_for_its_end(provenance):
     made = path(provenance, {"a": (9, 9, 9, 9, 0.0), "b": (9, 9, 9, 9, 0.0)}, ("0", "0-a/5", "0-a/10", "1-b/5"))
     made.in_context[[1, 3]] = torch.nan
     assert made.ends == [0, 2]
-    with pytest.raises(LensFVError, match=r"at 0, 0-a/5, 0-a/10, 1-b/5, ends of tasks among them: 0-a/10; it needs"):
+    with pytest.raises(LensFVError, match=r"at 0, 0-a/5, 0-a/10, 1-b/5, of which ends of tasks: 0-a/10; it needs"):
         continual_metrics(made, ["a", "b"])
     assert continual_metrics(made, ["a"]).average == pytest.approx(9 / 20)
