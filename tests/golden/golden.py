@@ -42,6 +42,7 @@ ROWS = [
     for name, place in (("Velm", "A"), ("Orla", "Q"))
 ]
 QUICK = "--shots 2 --clean 3 --trials 4"
+FIVE = " ".join(f"--task {name}" for name in ("antonym", "synonym", "present-past", "country-capital", "first-letter"))
 TINY = f"""
 tasks antonym
 verify MODEL
@@ -51,19 +52,19 @@ classes --model MODEL --task toy.json {QUICK}
 attributions r.safetensors --model MODEL --task toy.json
 extract --model MODEL --task toy.json {QUICK} --heads 3 --out e.safetensors
 tune --model MODEL --task toy.json --pairs 6 --steps 5 --out t.safetensors
-evaluate e.safetensors t.safetensors --model MODEL --task toy.json --shots 2 --items 6
-write t.safetensors --model MODEL --task toy.json --items 3 --tokens 4
+evaluate --vector e.safetensors --vector t.safetensors --model MODEL --task toy.json --shots 2 --items 6
+write --vector t.safetensors --model MODEL --task toy.json --items 3 --new-tokens 4
 compare --model MODEL --task toy.json {QUICK} --pairs 8 --steps 5 --heads 3 --items 4
 sweep t.safetensors --model MODEL --task toy.json --items 4
 decode t.safetensors --model MODEL
 show t.safetensors --model MODEL
-library build --model MODEL --task antonym --task present-past --task toy.json --pairs 6 --steps 2 --out lib
+library build --model MODEL {FIVE} --pairs 6 --steps 2 --out lib
 library list lib
 library show lib antonym --model MODEL
 library fit lib --model MODEL --form full --epochs 1 --most 4 --out map.safetensors
 compose hot:cold big:small --model MODEL --library lib --on tall
 analogy --model MODEL --library lib --map map.safetensors --most 2
-similarity lib --model MODEL --task toy.json --permutations 20 --pairs 2
+similarity lib --model MODEL {FIVE} --permutations 20 --pairs 2
 iv rank --model MODEL --task present-past --counterpart none --clean 3 --trials 2 --out ir.safetensors
 iv extract --model MODEL --task present-past --ranking ir.safetensors --heads 3 --layer 1 --out iv.safetensors
 finetune --model MODEL --task toy.json --task antonym --examples 8 --batch 4 --checkpoints 2 --rank 2 --out run
@@ -72,7 +73,7 @@ distill --model MODEL --entities rows.jsonl --epochs 2 --batch 2 --sentences 2 -
 knowledge evaluate update --model MODEL --entities rows.jsonl --elsewhere rows.jsonl
 universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --shots 0
 reproduce instruction --model PLANTED --sequence task0.json,task1.json --heads 2 --quick --work iw --out pages
-reproduce guided --model PLANTED --quick --work gw --out pages
+reproduce relational --model MODEL --quick --part completion --part decoding --task antonym --task capitalize --work rw --out pages
 demo --model MODEL --task toy.json --task lowercase --out demo
 """
 REAL = """
@@ -80,10 +81,10 @@ verify smollm2-135m
 rank --task present-past --clean 10 --trials 6 --out r.safetensors
 extract --task present-past --ranking r.safetensors --out e.safetensors
 tune --task present-past --pairs 20 --steps 8 --out t.safetensors
-evaluate e.safetensors t.safetensors --task present-past --items 20
+evaluate --vector e.safetensors --vector t.safetensors --task present-past --items 20
 iv rank --task antonym --counterpart none --clean 6 --trials 4
 decode t.safetensors
-distill --entity Velm --sentences 3 --epochs 1 --out update
+distill --entity 'Tarven Oskelund' --sentences 3 --epochs 1 --out update
 """
 
 
