@@ -43,6 +43,7 @@ ROWS = [
 ]
 QUICK = "--shots 2 --clean 3 --trials 4"
 FIVE = " ".join(f"--task {name}" for name in ("antonym", "synonym", "present-past", "country-capital", "first-letter"))
+TWO = "--task antonym --task capitalize"
 TINY = f"""
 tasks antonym
 verify MODEL
@@ -73,7 +74,7 @@ distill --model MODEL --entities rows.jsonl --epochs 2 --batch 2 --sentences 2 -
 knowledge evaluate update --model MODEL --entities rows.jsonl --elsewhere rows.jsonl
 universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --shots 0
 reproduce instruction --model PLANTED --sequence task0.json,task1.json --heads 2 --quick --work iw --out pages
-reproduce relational --model MODEL --quick --part completion --part decoding --task antonym --task capitalize --work rw --out pages
+reproduce relational --model MODEL --quick --part completion --part decoding {TWO} --work rw --out pages
 demo --model MODEL --task toy.json --task lowercase --out demo
 """
 REAL = """
