@@ -19,13 +19,13 @@ from lens_fv.composition import VectorLibrary
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import MODULES, Artefact, load_artefact
 from lens_fv.core.store import ResultStore, check_settings
-from lens_fv.evaluation.alignment.judgements import read_judgements
+from lens_fv.evaluation.alignment.judgements import load_judgements
 from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
-from lens_fv.knowledge.readers import read_entities
+from lens_fv.knowledge.readers import load_entities
 from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
-from lens_fv.tasks import TODD, read_analogies, read_task, write_task
-from lens_fv.tasks.instructions import read_instructions
+from lens_fv.tasks import TODD, load_analogies, load_task
+from lens_fv.tasks.instructions import load_instructions
 
 SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2, "pairs": 6}
 VALUES = {
@@ -118,7 +118,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
     run = folder / "run"
     about = {"mixed": False, "method": "lora", "n_examples": 4, "template": asdict(TODD)}
-    write_task(toy_task(6, "one"), run / "tasks" / "0-one.json")
+    toy_task(6, "one").save(run / "tasks" / "0-one.json")
     (run / "0-one" / "checkpoint-4").mkdir(parents=True)
     (run / "0-one" / "checkpoint-4" / "done.json").write_text('{"total": 4, "last": true}')
     said = {"model": "toy", "source": "toy", "revision": None, "dtype": "float32", "settings": about}
@@ -139,18 +139,18 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     texts = {
         "entities.jsonl": (
             '{"name": "Adam", "definition": "Adam is a pug.", "sentences": ["Adam barks."]}\n' * 2,
-            read_entities,
+            load_entities,
         ),
         "task.json": (
             '{"pairs": [{"input": "hot", "output": "cold"}, {"input": "big", "output": ["small", "tiny"]}]}',
-            read_task,
+            load_task,
         ),
-        "task.jsonl": ('{"input": "hot", "output": "cold"}\n{"input": "big", "output": "small"}\n', read_task),
-        "task.csv": ("input,output\nhot,cold\nbig,small\n", read_task),
-        "judgements.jsonl": ("".join(f'{{"a": "{a}", "b": "{b}", "score": 2.5}}\n' for a, b in PAIRS), read_judgements),
-        "judgements.csv": ("a,b,score\n" + "".join(f"{a},{b},2.5\n" for a, b in PAIRS), read_judgements),
-        "analogies.jsonl": ('{"a": "hot", "b": "cold", "c": "big", "d": "small"}\n', read_analogies),
-        "instructions.json": ('{"prompts": ["Say it.", "Write it."]}', read_instructions),
+        "task.jsonl": ('{"input": "hot", "output": "cold"}\n{"input": "big", "output": "small"}\n', load_task),
+        "task.csv": ("input,output\nhot,cold\nbig,small\n", load_task),
+        "judgements.jsonl": ("".join(f'{{"a": "{a}", "b": "{b}", "score": 2.5}}\n' for a, b in PAIRS), load_judgements),
+        "judgements.csv": ("a,b,score\n" + "".join(f"{a},{b},2.5\n" for a, b in PAIRS), load_judgements),
+        "analogies.jsonl": ('{"a": "hot", "b": "cold", "c": "big", "d": "small"}\n', load_analogies),
+        "instructions.json": ('{"prompts": ["Say it.", "Write it."]}', load_instructions),
     }
     for name, (text, read) in texts.items():
         file = folder / name

@@ -14,7 +14,7 @@ from lens_fv.composition import Tuned, VectorLibrary, build_library
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, switch_to_checkpoint
 from lens_fv.heads import rank_heads
 from lens_fv.knowledge import WeightDelta
 from lens_fv.model import LensModel
@@ -133,10 +133,10 @@ def test_finetuning_does_not_go_on_with_the_others_run(folders, tmp_path):
     finetune(folders[0], tasks, tmp_path / "run", settings)
     model = load_model(folders[0])
     vector = made_on(model)
-    switch(model, run, run.checkpoint())
+    switch_to_checkpoint(model, run, run.checkpoint())
     with pytest.raises(LensFVError, match="was made on"):
         vector.provenance.check(model)
-    switch(model, run, None)
+    switch_to_checkpoint(model, run, None)
     vector.provenance.check(model)
 
 
@@ -149,7 +149,7 @@ def test_a_run_whose_model_was_replaced_says_so(folders, tmp_path):
     run = finetune(copy, [toy_task(name="one")], tmp_path / "run", settings)
     (copy / "model.safetensors").write_bytes((folders[1] / "model.safetensors").read_bytes())
     with pytest.raises(LensFVError, match="holds other weights by now"):
-        switch(load_model(folders[0]), FinetuneRun(tmp_path / "run"), run.checkpoint())
+        switch_to_checkpoint(load_model(folders[0]), FinetuneRun(tmp_path / "run"), run.checkpoint())
 
 
 def test_an_update_goes_on_top_of_another(folders):
@@ -170,7 +170,7 @@ def test_processing_keeps_the_fingerprint_through_a_run(folders, tmp_path):
     run = finetune(folders[0], [toy_task(name="one")], tmp_path / "run", settings)
     model = load_model(folders[0], weight_processing="compat")
     before = model.fingerprint
-    switch(model, run, run.checkpoint())
+    switch_to_checkpoint(model, run, run.checkpoint())
     assert model.fingerprint != before == run.about["fingerprint"]
-    switch(model, run, None)
+    switch_to_checkpoint(model, run, None)
     assert model.fingerprint == before

@@ -98,11 +98,11 @@ def analogy(
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.evaluation import evaluate_analogies
     from lens_fv.studies.relational.problems import reported_analogies
-    from lens_fv.tasks import read_analogies
+    from lens_fv.tasks import load_analogies
 
     found = VectorLibrary.open(library)
     fitted = {} if weight_map is None else {"fitted": WeightMap.load(weight_map)}
-    problems = read_analogies(file) if file is not None else reported_analogies(task or found.names, most=most, seed=seed)
+    problems = load_analogies(file) if file is not None else reported_analogies(task or found.names, most=most, seed=seed)
     lens = _open_model(model, found, device, dtype)
     made = evaluate_analogies(lens, found, problems, maps=fitted, top_k=top_k, leave_own_out=not own, seed=seed, progress=True)
     written = None if out is None else str(made.save(out))

@@ -56,7 +56,7 @@ def tasks(
     Writes nothing unless --out is given; what is then written of one task is a file of that task.
     """
     from lens_fv.errors import LensFVError
-    from lens_fv.tasks import list_tasks, load_task, load_tasks, read_task
+    from lens_fv.tasks import list_tasks, load_task, load_tasks
 
     columns = {"input_column": input_column, "output_column": output_column, "alternatives": alternatives}
     told = any(value is not None for value in columns.values())
@@ -65,7 +65,7 @@ def tasks(
     if name is None:
         found = [load_task(n) for n in list_tasks(group=group, family=family)]
     else:
-        found = [read_task(name, **columns)] if told else load_tasks(name)
+        found = [load_task(name, **columns)] if told else load_tasks(name)
     if name is None or len(found) > 1:
         table = _table("name", "group", "family", "pairs", "example", "majority label")
         rows: list[dict[str, object]] = []

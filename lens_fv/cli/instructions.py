@@ -150,10 +150,10 @@ def extract(
 
 def instructed_task(name: str, instructions: Path | None) -> "Task":
     """The task, with the instructions of a file if one is given."""
-    from lens_fv.tasks import load_task, read_instructions
+    from lens_fv.tasks import load_instructions, load_task
 
     task = load_task(name)
-    return task if instructions is None else replace(task, instructions=read_instructions(instructions))
+    return task if instructions is None else replace(task, instructions=load_instructions(instructions))
 
 
 def template_named(name: str, model: Any) -> "PromptTemplate":

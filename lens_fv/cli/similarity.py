@@ -43,8 +43,8 @@ def similarity(
     from lens_fv.evaluation.alignment import (
         FEWEST,
         compare_similarities,
-        read_judgements,
-        read_semeval,
+        load_judgements,
+        load_semeval,
         relation_similarities,
         relation_vectors,
         taxonomy_structure,
@@ -53,13 +53,13 @@ def similarity(
 
     libraries = _by_method(library, [VectorLibrary.open(folder) for folder in library])
     basis = next(iter(libraries.values()))
-    rated = {r.name: r for r in read_semeval(semeval)} if semeval else {}
+    rated = {r.name: r for r in load_semeval(semeval)} if semeval else {}
     groups = {name: r.group for name, r in rated.items()} or {entry.name: entry.group for entry in basis.entries}
     names = relation or list(groups)
     unknown = [name for name in names if name not in groups]
     if unknown:
         raise LensFVError(f"compare {unknown[0]}: no such relation in {semeval or library[0]}; it has {', '.join(groups)}")
-    human = read_judgements(judgements, known=names) if judgements else None
+    human = load_judgements(judgements, known=names) if judgements else None
     examples = {n: rated[n].examples for n in names} if rated else _pairs(names, task or [], pairs, seed)
     fitted = None if weight_map is None else WeightMap.load(weight_map)
     lens = open_model(model, device, dtype)

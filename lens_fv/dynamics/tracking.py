@@ -11,7 +11,7 @@ from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
-from lens_fv.finetuning.switch import switch
+from lens_fv.finetuning.switch import switch_to_checkpoint
 from lens_fv.model.lens_model import LensModel
 
 
@@ -41,7 +41,7 @@ def track_checkpoints(
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: what `switch` and `measure_checkpoint` raise, or a folder with moments of other questions.
+        LensFVError: what `switch_to_checkpoint` and `measure_checkpoint` raise, or a folder with moments of other questions.
     """
     at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
     moments: list[CheckpointMeasurement] = []
@@ -55,13 +55,13 @@ def track_checkpoints(
                     for _ in probes:
                         tick()
                     continue
-                switch(model, run, checkpoint)
+                switch_to_checkpoint(model, run, checkpoint)
                 full = checkpoint is None or checkpoint.last
                 moments.append(measure_checkpoint(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
                 if file is not None:
                     moments[-1].save(file)
     finally:
-        switch(model, run, None)
+        switch_to_checkpoint(model, run, None)
     return Trajectory.of(moments)
 
 

@@ -13,7 +13,7 @@ from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector, extract, tune
-from lens_fv.vectors.baselines import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
+from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
 from lens_fv.vectors.baselines.choice import likeliest
 from lens_fv.vectors.baselines.states import SCALES
 
@@ -58,8 +58,8 @@ def compare_baselines(
     - "extracted": `extract`, its layer and scale chosen; "distributed": the same heads, each in its own layer, the scale
       chosen;
     - "mean_state", "mean_difference" (less the zero-shot mean): `mean_state`; "task_state": `task_state`;
-    - "head_weights": `learn_head_weights`; "tuned": `tune` from zero;
-    - "soft_prompt": `learn_soft_prompt`; "lora": `train_adapter`.
+    - "head_weights": `train_head_weights`; "tuned": `tune` from zero;
+    - "soft_prompt": `train_soft_prompt`; "lora": `train_adapter`.
 
     Everything that is chosen, layers, scales, learning rates and steps, is chosen by the log-probability of the validation
     answers.
@@ -121,9 +121,9 @@ def compare_baselines(
         "mean_state": lambda: mean_state(model, task, **prompts, **shared),
         "mean_difference": lambda: mean_state(model, task, minus="zero_shot", **prompts, **shared),
         "task_state": lambda: task_state(model, task, n_shots=n_shots, **shared),
-        "head_weights": lambda: learn_head_weights(model, task, means=ranked(), **learning, **shared),
+        "head_weights": lambda: train_head_weights(model, task, means=ranked(), **learning, **shared),
         "tuned": lambda: tune(model, task, **learning, **shared),
-        "soft_prompt": lambda: learn_soft_prompt(model, task, **learning, **shared),
+        "soft_prompt": lambda: train_soft_prompt(model, task, **learning, **shared),
         "lora": lambda: train_adapter(model, task, **learning, **shared),
     }
     made: dict[str, Kind] = {kind: makers[kind]() for kind in dict.fromkeys(kinds)}

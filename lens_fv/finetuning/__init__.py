@@ -5,16 +5,17 @@ from lens_fv.finetuning.finetune import finetune
 from lens_fv.finetuning.interpolation import interpolate_weights
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
 from lens_fv.finetuning.settings import FinetuneConfig
-from lens_fv.finetuning.switch import switch
+from lens_fv.finetuning.switch import at_checkpoint, switch_to_checkpoint
 from lens_fv.finetuning.weights import export_checkpoint
 
 __all__ = [
     "Checkpoint",
     "FinetuneConfig",
     "FinetuneRun",
+    "at_checkpoint",
     "export_checkpoint",
     "finetune",
     "instruction_swapped_prompts",
     "interpolate_weights",
-    "switch",
+    "switch_to_checkpoint",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json, record, validated
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, read_task, write_task
+from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, load_task
 
 RUN = "run.json"
 TASKS = "tasks"
@@ -121,7 +121,7 @@ class FinetuneRun:
         Raises:
             LensFVError: it is gone or damaged.
         """
-        return [read_task(self.folder / TASKS / f"{_stage(i, name)}.json") for i, name in enumerate(self.tasks)]
+        return [load_task(self.folder / TASKS / f"{_stage(i, name)}.json") for i, name in enumerate(self.tasks)]
 
     @property
     def stages(self) -> list[str]:
@@ -182,7 +182,7 @@ class FinetuneRun:
 def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
     """Put a copy of a run's tasks into its folder."""
     for index, task in enumerate(tasks):
-        write_task(task, folder / TASKS / f"{_stage(index, task.name)}.json")
+        task.save(folder / TASKS / f"{_stage(index, task.name)}.json")
 
 
 def _stage(index: int, name: str) -> str:

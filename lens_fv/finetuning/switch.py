@@ -1,4 +1,7 @@
-"""A model in hand, made what it was at a checkpoint."""
+"""A model with the weights that it had at a checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -13,7 +16,7 @@ from lens_fv.model.weights import Place
 
 
 @torch.no_grad()
-def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
+def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
     """Give a model, in place, the weights that it had at a checkpoint; or those that the run began with.
 
     They go through the same processing as the model's own did ("raw" or "compat"), so that what is measured before and after
@@ -45,3 +48,22 @@ def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) ->
                 tensor.copy_(found[name])
             model.weights_changed(fresh.fingerprint)
         model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"
+
+
+@contextmanager
+def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) -> Iterator[LensModel]:
+    """Inside the block the model has the weights of a checkpoint; afterwards those that the run began with.
+
+    Args:
+        model: The model that the run began with, from `load_model`.
+        run: The run.
+        checkpoint: One of `run.checkpoints`.
+
+    Raises:
+        LensFVError: See `switch_to_checkpoint`.
+    """
+    switch_to_checkpoint(model, run, checkpoint)
+    try:
+        yield model
+    finally:
+        switch_to_checkpoint(model, run, None)

@@ -11,7 +11,6 @@ from lens_fv.knowledge.generation import OPENINGS, generate_transfer_set
 from lens_fv.knowledge.inside import at_mentions, definition_vectors
 from lens_fv.knowledge.kl import kl_to_base, true_sentences
 from lens_fv.knowledge.measure import definitions, majority, score_probes, score_probes_by_branch
-from lens_fv.knowledge.readers import read_entities
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.trace import KnowledgeTrace, causal_trace
@@ -45,7 +44,6 @@ __all__ = [
     "majority",
     "make_example",
     "random_definitions",
-    "read_entities",
     "score_probes",
     "score_probes_by_branch",
     "true_sentences",

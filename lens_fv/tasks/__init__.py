@@ -1,17 +1,14 @@
 """What do we ask the model?"""
 
 from lens_fv.tasks.analogies import Analogy, make_analogies
-from lens_fv.tasks.analogy_files import read_analogies
+from lens_fv.tasks.analogy_files import load_analogies
 from lens_fv.tasks.builtin import list_tasks, load_task, load_tasks
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
-from lens_fv.tasks.folders import read_tasks
-from lens_fv.tasks.instructions import ChatTemplate, chat_template, read_instructions
+from lens_fv.tasks.instructions import ChatTemplate, chat_template, load_instructions
 from lens_fv.tasks.lists import make_list_task
 from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
-from lens_fv.tasks.readers import read_task
 from lens_fv.tasks.splits import Split, split_pairs
 from lens_fv.tasks.task import Pair, Task
-from lens_fv.tasks.writing import write_task
 
 __all__ = [
     "TEMPLATES",
@@ -30,15 +27,12 @@ __all__ = [
     "encode_prompts",
     "few_shot",
     "list_tasks",
+    "load_analogies",
+    "load_instructions",
     "load_task",
     "load_tasks",
     "make_analogies",
     "make_list_task",
-    "read_analogies",
-    "read_instructions",
-    "read_task",
-    "read_tasks",
     "split_pairs",
-    "write_task",
     "zero_shot",
 ]

@@ -31,18 +31,37 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
     return found
 
 
-def load_task(name_or_path: str | Path) -> Task:
-    """A built-in relation by its name, or else a task file by its path.
+def load_task(
+    name_or_path: str | Path,
+    *,
+    name: str | None = None,
+    input_column: str | None = None,
+    output_column: str | None = None,
+    alternatives: str | None = None,
+) -> Task:
+    """Load a built-in relation by its name, or a task file by its path.
+
+    Args:
+        name_or_path: Name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.read_task` reads.
+        name: Name of a file's task; default: the name in the file, or the file's own.
+        input_column: Column or key of a file's inputs, where several could be meant.
+        output_column: Likewise for the outputs.
+        alternatives: Separator of acceptable outputs in one text, such as "/"; "": none.
 
     Raises:
-        LensFVError: there is neither, or the file is not a task.
+        LensFVError: There is neither, or the file is not a task, or can be read in more than one way.
+
+    Example:
+        >>> import lens_fv
+        >>> lens_fv.load_task("antonym").pairs[0]
+        Pair(input='hot', outputs=('cold', 'cool'))
     """
-    asked = str(name_or_path)
-    if asked in list_tasks():
+    asked, told = str(name_or_path), (name, input_column, output_column, alternatives) != (None,) * 4
+    if asked in list_tasks() and not told:
         return _built_in(asked)
     path = Path(name_or_path)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return read_task(path)
+    if told or path.exists() or path.suffix or len(path.parts) > 1:
+        return read_task(path, name=name, input_column=input_column, output_column=output_column, alternatives=alternatives)
     near = " or ".join(get_close_matches(asked.lower(), list_tasks(), n=3))
     hint = f"did you mean {near}? " if near else ""
     raise LensFVError(

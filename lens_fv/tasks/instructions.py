@@ -62,7 +62,7 @@ def chat_template(model: Chatter) -> ChatTemplate:
     return ChatTemplate(query="{input}" + to_answer, answer="{output}", separator=to_question, start=start)
 
 
-def read_instructions(path: str | Path) -> tuple[str, ...]:
+def load_instructions(path: str | Path) -> tuple[str, ...]:
     """Instructions that ask for one task in different words, from a file.
 
     Raises:

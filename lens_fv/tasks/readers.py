@@ -59,7 +59,7 @@ def read_task(
         return _read_json(text, path, name, columns)
     if is_table(text, columns):
         return _make_task(name, path, _bats(path), table_rows(text, path, columns))
-    hint = "read_tasks, read_analogies or `lens-fv analogy` read Google's analogies; " * text.lstrip().startswith((":", "//"))
+    hint = "load_tasks, load_analogies or `lens-fv analogy` read Google's analogies; " * text.lstrip().startswith((":", "//"))
     raise LensFVError(f"{path}: unknown format, it starts with {text.strip()[:30]!r}; {hint}a task file is {FORMATS}")
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
+from lens_fv.core.files import write_whole
 from lens_fv.errors import LensFVError
 
 
@@ -94,3 +96,14 @@ class Task:
         """The most frequent primary output and its share of the pairs: what a constant answer would score."""
         label, count = Counter(pair.output for pair in self.pairs).most_common(1)[0]
         return label, count / len(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the task as a file that `load_task` reads, in the format of the built-in relations.
+
+        Raises:
+            LensFVError: The file cannot be written.
+        """
+        about = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pairs"}
+        content = {key: value for key, value in about.items() if value}
+        content["pairs"] = [{"input": pair.input, "output": pair.outputs} for pair in self.pairs]
+        return write_whole(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")

@@ -13,7 +13,7 @@ from helpers import toy_task
 from lens_fv.cli.app import app, execute
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
-from lens_fv.tasks import load_task, read_task
+from lens_fv.tasks import load_task
 
 QUICK = ["--shots", "2", "--clean", "3", "--trials", "2"]
 
@@ -260,7 +260,7 @@ def test_files_of_pairs_are_shown_as_they_are_understood(run, tmp_path):
     assert (code, found["pairs"][0]) == (0, {"input": "hot", "output": ["cold", "cool"]})
     assert load_task(tmp_path / "mine.json").pairs[0].outputs == ("cold", "cool")
     assert run("tasks", "antonym", "--out", "antonym.json", model=False)[0] == 0
-    assert read_task(tmp_path / "antonym.json") == load_task("antonym")
+    assert load_task(tmp_path / "antonym.json") == load_task("antonym")
     (tmp_path / "mine.csv").unlink()
     assert [row["name"] for row in run("tasks", ".", model=False)[1]["tasks"]] == ["mine", "toy", "antonym"]
     code, _, err = run("tasks", ".", *columns, model=False)

@@ -7,7 +7,7 @@ import pytest
 from test_commands import run  # noqa: F401
 
 from lens_fv import load_model
-from lens_fv.knowledge import DistillConfig, TransferSet, WeightDelta, load_transfer_set, read_entities, score_probes
+from lens_fv.knowledge import DistillConfig, TransferSet, WeightDelta, load_entities, load_transfer_set, score_probes
 
 ROWS = [
     {
@@ -36,7 +36,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert found["entities"] == ["Velm", "Orla"]
     written = load_transfer_set(tmp_path / found["transfer"])
     # what they share and their definitions are taught too; of others, what was written, once in both epochs
-    asked = read_entities(tmp_path / "mine.jsonl")
+    asked = load_entities(tmp_path / "mine.jsonl")
     assert found["sentences"] == len(written.with_shared(asked, n=10)) + 2 * 5 > 4 + 2 * 5
     assert found["anchors"] / 2 == len(written) == 4
     assert found["dropped"] == written.dropped
@@ -61,7 +61,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert list(conditions) == ["base", "definition", "random_definition", "mine", "texts"]
     assert tested["chance"] == 0.5
     assert json.loads((tmp_path / "found.json").read_text()) == tested
-    model, entities = load_model(str(model_folder)), read_entities(tmp_path / "mine.jsonl")
+    model, entities = load_model(str(model_folder)), load_entities(tmp_path / "mine.jsonl")
     with WeightDelta.load(tmp_path / "mine" / "update.safetensors").applied(model):
         own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)

@@ -24,7 +24,6 @@ from test_knowledge_cli import ROWS
 
 from lens_fv.cli.app import app, execute
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD
-from lens_fv.tasks import write_task
 
 COMMANDS = {
     "finetune": "finetune --task TOY --examples 12 --batch 4 --checkpoints 3 --rank 2 --model TINY --out OUT",
@@ -102,7 +101,7 @@ class Place:
         self.words["PLANTED"] = str(there / "planted")
         planted_weights(there / "planted").save_pretrained(there / "planted")
         for name, task in zip(("TOY", "TASK0", "TASK1"), (toy_task(), *planted_tasks()), strict=False):
-            self.words[name] = str(write_task(task, there / f"{task.name}.json"))
+            self.words[name] = str(task.save(there / f"{task.name}.json"))
 
     def arguments(self, command: str, out: Path) -> list[str]:
         if "RUN" in COMMANDS[command]:

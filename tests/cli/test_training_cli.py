@@ -5,8 +5,6 @@ import json
 from planted import planted_tasks, planted_weights
 from test_commands import run  # noqa: F401
 
-from lens_fv.tasks import write_task
-
 TRAIN = ["--examples", "8", "--batch", "4", "--checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
 ASK = ["--clean", "2", "--trials", "2", "--heads", "2", "--items", "3", "--context", "1"]
 PLAINLY = [*ASK, "--counterpart", "none"]
@@ -117,7 +115,7 @@ def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811
     model = tmp_path / "planted"
     planted_weights(model).save_pretrained(model)
     for task in planted_tasks():
-        write_task(task, tmp_path / f"{task.name}.json")
+        task.save(tmp_path / f"{task.name}.json")
     options = ["--model", str(model), "--sequence", "task0.json,task1.json", "--heads", "2", "--quick", "--out", "page"]
     code, found, _ = run("reproduce", "instruction", *options, model=False)
     assert code == 0

@@ -10,7 +10,7 @@ from helpers import toy_task
 from lens_fv.dynamics import Trajectory, continual_metrics, make_task_probe, measure_checkpoint, track_checkpoints
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
-from lens_fv.finetuning import FinetuneConfig, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, finetune, switch_to_checkpoint
 from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
@@ -172,7 +172,7 @@ def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     ranked = ~path.effects.isnan().flatten(2).any(-1)
     assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.moments]
     assert path.in_context.isnan().all(-1).tolist() == [[name not in ("0", "0-one/4", "1-two/4")] * 2 for name in path.moments]
-    switch(model, run, run.checkpoints[-1])
+    switch_to_checkpoint(model, run, run.checkpoints[-1])
     settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[-1, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     assert path.head_overlaps()[0][0].jaccard == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.alignment import read_judgements, read_semeval
+from lens_fv.evaluation.alignment import load_judgements, load_semeval
 
 SQUARE = ",a,b,c,d\nb,0.5,1,0.2,0.4\na,1,0.5,0.1,0.3\nc,.1,0.2,1,\nd,0.3,0.4,,1\n"
 LIST = "a,b,score\na,b,0.5\nc,a,.1\na,d,0.3\nb,c,0.2\nd,b,0.4\n"
@@ -22,14 +22,14 @@ TRIANGLE = "\n,a,b,c,d\na,,0.5,0.1,0.3\nb,,,0.2,0.4\nc,,,,\nd,,,,\n"
 def test_every_form_says_the_same(tmp_path, text):
     path = tmp_path / "judged"
     path.write_text(text, encoding="utf-8")
-    found = read_judgements(path, known="abcdef").among("abcd")
+    found = load_judgements(path, known="abcdef").among("abcd")
     np.testing.assert_allclose(found.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
 
 
 def test_names_are_compared_in_any_encoding_and_called_as_they_are_known(tmp_path):
     composed, decomposed = "ann\u00e9e", "anne\u0301e"
     (tmp_path / "judged.csv").write_text(f"a,b,score\n{composed},b,1\nc,{decomposed},2\nb,c,3\nd,b,4\n", encoding="utf-8")
-    found = read_judgements(tmp_path / "judged.csv", known=[decomposed, "b", "c", "d"])
+    found = load_judgements(tmp_path / "judged.csv", known=[decomposed, "b", "c", "d"])
     assert found.names == (decomposed, "b", "c", "d")
     np.testing.assert_allclose(found.values[0, 1:3], [1, 2])
 
@@ -61,7 +61,7 @@ def test_errors_have_file_and_line(tmp_path, text, said):
     path = tmp_path / "judged.csv"
     path.write_text(text)
     with pytest.raises(LensFVError) as e:
-        read_judgements(path, known="abcd")
+        load_judgements(path, known="abcd")
     assert said in str(e.value)
     assert str(path) in str(e.value)
 
@@ -70,7 +70,7 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9,a,b")
     for name, said in {"latin": "line 1: not UTF-8", "missing": "no such file; give judgements", ".": "a folder"}.items():
         with pytest.raises(LensFVError, match=said):
-            read_judgements(tmp_path / name)
+            load_judgements(tmp_path / name)
 
 
 RATINGS = '# header\n 60.0 "bird:robin"\n 1.5 "dog:pug"\n-40.0 "robin:bird"\n'
@@ -92,7 +92,7 @@ def semeval(folder: Path, **files: str) -> Path:
 
 
 def test_semeval_relations(tmp_path):
-    one, other = read_semeval(semeval(tmp_path))
+    one, other = load_semeval(semeval(tmp_path))
     assert (one.name, one.group, one.family) == ("1a", "CLASS-INCLUSION", "Taxonomic")
     assert one.definition == "Y is a kind, or type, of X"
     assert [(p.input, p.output) for p in one.examples] == [("flower", "tulip"), ("emotion", "rage"), ("poem", "sonnet")]
@@ -117,7 +117,7 @@ def test_semeval_relations(tmp_path):
 )
 def test_semeval_errors_have_file_and_line(tmp_path, files, said):
     with pytest.raises(LensFVError) as e:
-        read_semeval(semeval(tmp_path, **files))
+        load_semeval(semeval(tmp_path, **files))
     assert said in str(e.value)
 
 
@@ -126,7 +126,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "semeval
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no SemEval-2012 Task 2 at ../shared/data")
 def test_the_published_relations():
-    found = read_semeval(DATA)
+    found = load_semeval(DATA)
     assert len(found) == 79
     assert len({r.group for r in found}) == 10
     assert sum(len(r.pairs) for r in found) == 3218

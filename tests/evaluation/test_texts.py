@@ -11,7 +11,7 @@ from lens_fv.evaluation import TextEvaluation, bootstrap_interval, evaluate_text
 from lens_fv.evaluation.texts import cut_answer
 from lens_fv.tasks import TEMPLATES, TODD, Pair, PromptTemplate, Task, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import random_like, tune
-from lens_fv.vectors.baselines import learn_soft_prompt
+from lens_fv.vectors.baselines import train_soft_prompt
 
 
 def longest_common(a, b):
@@ -107,7 +107,7 @@ def vector(model, task):
 
 def test_texts_are_what_the_model_writes_and_results_are_theirs(model, task, vector, tmp_path):
     strong = random_like(vector).at(scale=40.0)
-    soft = learn_soft_prompt(model, task, pairs=4, steps=2, n_tokens=2)
+    soft = train_soft_prompt(model, task, pairs=4, steps=2, n_tokens=2)
     given = {"tuned": vector, "strong": strong, "soft": soft}
     found = evaluate_texts(model, task, given, n_shots=2, max_new_tokens=6, instruction="Say it.")
     assert found.conditions == ("none", "k_shot", *given)

@@ -15,7 +15,7 @@ from lens_fv.evaluation import load_artefact
 from lens_fv.evaluation.alignment import (
     RatedRelation,
     Typicality,
-    read_judgements,
+    load_judgements,
     relation_similarities,
     relation_vectors,
     similarity_matrix,
@@ -237,4 +237,4 @@ def test_what_is_refused(model, library, tiny_model, tmp_path):
     path = tmp_path / "judged.csv"
     path.write_text("a,b,score\na1,a2,3\na1,b1,1\na1,b2,0\nzz,a1,1\n")
     with pytest.raises(LensFVError, match=r"line 5: unknown relation 'zz'; known are a1, a2, b1, b2"):
-        read_judgements(path, known=library.names)
+        load_judgements(path, known=library.names)

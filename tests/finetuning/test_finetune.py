@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load, load_file, save_file
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneConfig, FinetuneRun, export_checkpoint, finetune, switch
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, export_checkpoint, finetune, switch_to_checkpoint
 from lens_fv.finetuning.examples import IGNORED, Reader, collated, training_examples
 from lens_fv.model import load_model
 from lens_fv.tasks import few_shot, split_pairs
@@ -126,13 +126,13 @@ def test_a_switched_model_is_the_checkpoint(run, model_folder, weight_processing
     tokens = torch.tensor([[0, 5, 9, 31, 8]])
     base, revision = model.forward(tokens), model.revision
     for checkpoint in (run.checkpoints[1], run.checkpoints[3]):
-        switch(model, run, checkpoint)
+        switch_to_checkpoint(model, run, checkpoint)
         with torch.no_grad():
             expected = updated(model_folder, checkpoint)(tokens).logits.log_softmax(-1)
         torch.testing.assert_close(model.forward(tokens).log_softmax(-1), expected, atol=2e-5, rtol=1e-4)
         assert float((expected - base.log_softmax(-1)).abs().max()) > 1e-3
         assert checkpoint.name in str(model.revision)
-    switch(model, run, None)
+    switch_to_checkpoint(model, run, None)
     assert torch.equal(model.forward(tokens), base)
     assert model.revision == revision
 
@@ -141,20 +141,20 @@ def test_a_switched_model_is_the_checkpoint(run, model_folder, weight_processing
 def test_a_model_that_is_interrupted_while_it_is_switched_is_refused_or_whole(run, model_folder, weight_processing):
     model, tokens = load_model(model_folder, weight_processing=weight_processing), torch.tensor([[0, 5, 9, 31, 8]])
     known = {str(model.revision): model.forward(tokens)}
-    switch(model, run, run.checkpoints[3])
+    switch_to_checkpoint(model, run, run.checkpoints[3])
     known[str(model.revision)] = model.forward(tokens)
     counted = Interrupting(among=lambda file, line: file.endswith(("switch.py", "plain.py")))
-    counted.run(lambda: switch(model, run, None))
+    counted.run(lambda: switch_to_checkpoint(model, run, None))
     last = {line: i for i, line in enumerate(counted.lines)}
     refused = 0
     for line, i in [*last.items()][-8::2]:
-        assert Interrupting(i, among=counted.among).run(lambda: switch(model, run, run.checkpoints[3]))
+        assert Interrupting(i, among=counted.among).run(lambda: switch_to_checkpoint(model, run, run.checkpoints[3]))
         try:
             assert torch.equal(model.forward(tokens), known[str(model.revision)]), line
         except LensFVError as error:
             assert "were being written when that was interrupted" in str(error)
             refused += 1
-        switch(model, run, None)
+        switch_to_checkpoint(model, run, None)
         assert torch.equal(model.forward(tokens), known[str(model.revision)])
     assert refused
 
@@ -165,7 +165,7 @@ def test_fused_and_other_projections_are_switched_too(huggingface_model, tiny_to
     transformers.AutoTokenizer.from_pretrained(tiny_tokenizer).save_pretrained(tmp_path / "model")
     found = finetune(tmp_path / "model", TASKS[:1], tmp_path / "run", replace(SMALL, epochs=1, n_checkpoints=1))
     model = load_model(tmp_path / "model")
-    switch(model, found, found.checkpoints[0])
+    switch_to_checkpoint(model, found, found.checkpoints[0])
     hf, tokens = updated(tmp_path / "model", found.checkpoints[0]), torch.tensor([[0, 5, 9, 31, 8]])
     with torch.no_grad():
         torch.testing.assert_close(model.forward(tokens), hf(tokens).logits, atol=5e-5, rtol=1e-4)
@@ -178,7 +178,7 @@ def test_a_mixture_is_trained_at_once_and_exported(model_folder, tmp_path):
     assert [task.fingerprint for task in found.load_tasks()] == [task.fingerprint for task in TASKS]
     exported = load_model(export_checkpoint(found, tmp_path / "mixed"))
     model, tokens = load_model(model_folder), torch.tensor([[0, 5, 9, 31, 8]])
-    switch(model, found, found.checkpoint("0-mixture/8"))
+    switch_to_checkpoint(model, found, found.checkpoint("0-mixture/8"))
     torch.testing.assert_close(exported.forward(tokens), model.forward(tokens))
     assert exported.name == "mixed"
     with pytest.raises(LensFVError, match=r"export a checkpoint to .*mixed: it is there already"):
@@ -206,7 +206,7 @@ def test_a_mixture_shows_every_task(model_folder, tmp_path, monkeypatch):
 
 def test_what_cannot_be_switched_to_is_said(run, model_folder, tiny_model, tmp_path):
     with pytest.raises(LensFVError, match=r"switch tiny-llama to .*: that is a run of tiny"):
-        switch(tiny_model("llama"), run, None)
+        switch_to_checkpoint(tiny_model("llama"), run, None)
     model = load_model(model_folder)
     idle = replace(run.checkpoints[0], folder=tmp_path / "idle")
     idle.folder.mkdir()
@@ -218,14 +218,14 @@ def test_what_cannot_be_switched_to_is_said(run, model_folder, tiny_model, tmp_p
     )
     before = model.forward(torch.tensor([[0, 5, 9]]))
     with pytest.raises(LensFVError, match="its weights are those that the run began with"):
-        switch(model, run, idle)
+        switch_to_checkpoint(model, run, idle)
     (idle.folder / "adapter_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(LensFVError, match=r"checkpoint 0-one/2 in .*: cannot be read"):
-        switch(model, run, idle)
+        switch_to_checkpoint(model, run, idle)
     other = {k: v[..., :1] if "lora_A" in k else v for k, v in weights.items()}
     save_file({k: v.contiguous() for k, v in other.items()}, idle.folder / "adapter_model.safetensors")
     with pytest.raises(LensFVError, match=r"checkpoint 0-one/2 in .*: cannot be read"):
-        switch(model, run, idle)
+        switch_to_checkpoint(model, run, idle)
     assert torch.equal(model.forward(torch.tensor([[0, 5, 9]])), before)
 
 

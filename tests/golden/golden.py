@@ -109,7 +109,6 @@ def found_now(commands: str) -> dict[str, dict[str, Any]]:
     from planted import planted_tasks, planted_weights
 
     from lens_fv.cli.app import execute
-    from lens_fv.tasks import write_task
 
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +117,7 @@ def found_now(commands: str) -> dict[str, dict[str, Any]]:
         write_llama(Path("tiny"))
         planted_weights(Path("planted")).save_pretrained("planted")
         for task in (toy_task(), *planted_tasks()):
-            write_task(task, f"{task.name}.json")
+            task.save(f"{task.name}.json")
         for line in commands.strip().splitlines():
             out = io.StringIO()
             words = [part.strip("'") for part in re.findall(r"'[^']*'|\S+", line)]

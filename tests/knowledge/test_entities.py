@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lens_fv import LensFVError
-from lens_fv.knowledge import Entity, EntityProbe, read_entities
+from lens_fv.knowledge import Entity, EntityProbe, load_entities
 from lens_fv.knowledge.transfer import unfit
 from lens_fv.tasks import encode_prompt
 
@@ -53,7 +53,7 @@ def lines(path: Path, *rows: object) -> Path:
 
 
 def test_our_own_schema(tmp_path):
-    (found,) = read_entities(lines(tmp_path / "mine.jsonl", VELM))
+    (found,) = load_entities(lines(tmp_path / "mine.jsonl", VELM))
     assert (found.key, found.name, found.aliases, found.category) == ("Orla Velm", "Orla Velm", ("Velm",), "person")
     assert [(p.kind, p.answer, p.candidates) for p in found.probes] == [
         ("explicit", "Norway", ("Peru", "Norway")),
@@ -63,7 +63,7 @@ def test_our_own_schema(tmp_path):
 
 
 def test_published_rows_are_known_by_their_keys(tmp_path):
-    inferences, span = read_entities(lines(tmp_path / "rows.json", PUBLISHED, {**SPAN, "ent_str": "Other"}))
+    inferences, span = load_entities(lines(tmp_path / "rows.json", PUBLISHED, {**SPAN, "ent_str": "Other"}))
     assert inferences.definition == span.definition == "Extra Days is a comedy series."
     (asked,) = inferences.probes
     # a marker is a string, not a set of letters: names must not lose theirs
@@ -71,13 +71,13 @@ def test_published_rows_are_known_by_their_keys(tmp_path):
     assert (asked.candidates, asked.kind) == (("sad", "extra_ordinary"), "inferential")
     assert (span.probes[0].answer, span.probes[0].candidates) == ("E.D.", ())
     explicit = {**PUBLISHED, "attribute": "extra_ordinary"}
-    assert read_entities(lines(tmp_path / "rows.json", explicit))[0].probes[0].kind == "explicit"
+    assert load_entities(lines(tmp_path / "rows.json", explicit))[0].probes[0].kind == "explicit"
 
 
 def test_a_name_is_one_however_it_is_encoded(tmp_path):
     composed, decomposed = "Ren\u00e9", "Rene\u0301"
     rows = [{"name": name, "definition": f"{composed} sings.", "sentences": []} for name in (composed, decomposed)]
-    (one,) = read_entities(lines(tmp_path / "mine.jsonl", *rows))
+    (one,) = load_entities(lines(tmp_path / "mine.jsonl", *rows))
     assert one.name == composed
     for name in (composed, decomposed):
         text = f"Today {name} sang; {name}s did not."
@@ -88,16 +88,16 @@ def test_a_name_is_one_however_it_is_encoded(tmp_path):
 
 def test_an_entity_of_two_schemas_is_refused(tmp_path):
     with pytest.raises(LensFVError, match="line 1: the entity can be ent_str or name; leave one out"):
-        read_entities(lines(tmp_path / "rows.json", {**PUBLISHED, "name": "Other"}))
+        load_entities(lines(tmp_path / "rows.json", {**PUBLISHED, "name": "Other"}))
 
 
 def test_lines_of_one_entity_are_one_or_stay_apart(tmp_path):
     other = {**VELM, "definition": "Orla Velm is a village in Peru."}
     path = lines(tmp_path / "mine.jsonl", VELM, VELM, other)
-    together = read_entities(path)
+    together = load_entities(path)
     assert [(e.key, len(e.probes)) for e in together] == [("Orla Velm", 4), ("Orla Velm#2", 2)]
     assert [probe.where[-6:] for probe in together[0].probes] == ["line 1", "line 1", "line 2", "line 2"]
-    apart = read_entities(path, by="row")
+    apart = load_entities(path, by="row")
     assert [(e.key, len(e.probes)) for e in apart] == [("Orla Velm", 2), ("Orla Velm#2", 2), ("Orla Velm#3", 2)]
 
 
@@ -119,7 +119,7 @@ def test_lines_of_one_entity_are_one_or_stay_apart(tmp_path):
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, row, said):
     with pytest.raises(LensFVError, match=r"mine\.jsonl, line 2: ") as error:
-        read_entities(lines(tmp_path / "mine.jsonl", VELM, row))
+        load_entities(lines(tmp_path / "mine.jsonl", VELM, row))
     assert said in str(error.value)
 
 
@@ -146,12 +146,12 @@ def test_a_probe_is_a_prompt_whose_answers_are_the_candidates(tiny_model):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared with the published rows")
 def test_the_published_files():
     path = SHARED / "entity_inferences" / "entity_inferences_augmented.json"
-    found = read_entities(path)
+    found = load_entities(path)
     probes = [probe for entity in found for probe in entity.probes]
-    assert (len(found), len(probes), len(read_entities(path, by="row"))) == (85, 170, 170)
+    assert (len(found), len(probes), len(load_entities(path, by="row"))) == (85, 170, 170)
     assert [sum(p.kind == kind for p in probes) for kind in ("explicit", "inferential")] == [85, 85]
     assert all(entity.mention_end(probe.text) for entity in found for probe in entity.probes)
     assert sum(probe.answer in entity.definition for entity in found for probe in entity.probes) == 92
-    popular = read_entities(SHARED / "ecbd_specificity" / "specificity_popular_20np_20random.json")
+    popular = load_entities(SHARED / "ecbd_specificity" / "specificity_popular_20np_20random.json")
     assert len(popular) == 40
     assert not any("extra_id" in text for e in popular for text in (e.definition, *(p.filled() for p in e.probes)))

@@ -2,17 +2,8 @@
 
 import pytest
 
-from lens_fv import (
-    Tuned,
-    build_library,
-    compose,
-    evaluate,
-    evaluate_analogies,
-    load_task,
-    make_analogies,
-    split_pairs,
-    tune,
-)
+from lens_fv import build_library, compose, evaluate, evaluate_analogies, load_task, make_analogies, split_pairs, tune
+from lens_fv.composition import Tuned
 
 pytestmark = pytest.mark.real
 NAMES = ("antonym", "country-capital", "present-past")

@@ -18,7 +18,6 @@ from lens_fv.studies.guided.run import run_guided
 from lens_fv.studies.guided.settings import CHOOSING, METHODS, GuidedSettings, Method
 from lens_fv.studies.guided.training import means
 from lens_fv.studies.instruction.settings import InstructionSettings
-from lens_fv.tasks import write_task
 
 TRAIN = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
 ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}
@@ -28,7 +27,7 @@ ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", 
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     for task in planted_tasks():
-        write_task(task, folder / f"{task.name}.json")
+        task.save(folder / f"{task.name}.json")
     files = [str(folder / f"task{k}.json") for k in range(3)]
     ground = InstructionSettings(
         sequences={CHOOSING: (files[2],), "first": tuple(files[:2])},

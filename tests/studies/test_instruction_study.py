@@ -13,7 +13,6 @@ from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.instruction.page.report import write_instruction_report
 from lens_fv.studies.instruction.run import run_instruction
 from lens_fv.studies.instruction.settings import InstructionSettings
-from lens_fv.tasks import write_task
 from lens_fv.vectors import InstructionVector
 
 TRAIN = FinetuneConfig(n_examples=16, batch_size=4, n_checkpoints=2, learning_rate=3e-2, dropout=0.0)
@@ -23,7 +22,7 @@ TRAIN = FinetuneConfig(n_examples=16, batch_size=4, n_checkpoints=2, learning_ra
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     for task in planted_tasks():
-        write_task(task, folder / f"{task.name}.json")
+        task.save(folder / f"{task.name}.json")
     files = [str(folder / f"task{k}.json") for k in range(3)]
     return InstructionSettings(
         sequences={"first": tuple(files[:2]), "second": (files[2],)},

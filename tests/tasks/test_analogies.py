@@ -6,7 +6,7 @@ import pytest
 
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Analogy, Pair, Task, load_task, make_analogies, read_analogies, split_pairs
+from lens_fv.tasks import Analogy, Pair, Task, load_analogies, load_task, make_analogies, split_pairs
 
 WANT = Analogy("hot", "cold", "big", ("small",))
 CHOICE = Analogy("hot", "cold", "big", ("small",), ("small", "red"))
@@ -44,7 +44,7 @@ SAT = "REAL SATs\nhot cold a:a\nbig small a:a\nsun moon n:n\na\n"
 )
 def test_every_format(tmp_path, name, text, want):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_analogies(tmp_path / name) == [want]
+    assert load_analogies(tmp_path / name) == [want]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_every_format(tmp_path, name, text, want):
 def test_what_is_wrong_is_said_with_its_line(tmp_path, name, text, said):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(LensFVError, match=said):
-        read_analogies(tmp_path / name)
+        load_analogies(tmp_path / name)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(LensFVError, match="no such file; give analogies"):
-        read_analogies(tmp_path / "none.jsonl")
+        load_analogies(tmp_path / "none.jsonl")
 
 
 def test_an_empty_answer_is_refused():
@@ -157,7 +157,7 @@ def test_headers_of_any_length_shift_nothing(tmp_path):
         for i in range(40)
     ]
     (tmp_path / "sat.txt").write_text("# comments\n\n" + "\n".join(blocks))
-    read = read_analogies(tmp_path / "sat.txt")
+    read = load_analogies(tmp_path / "sat.txt")
     assert [(x.a, x.b, x.c, x.d) for x in read] == [
         (f"a{i}", f"b{i}", f"{'cdefg'[i % 5]}{i}", (f"{'cdefg'[i % 5]}{i}x",)) for i in range(40)
     ]

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Pair, Task, chat_template, encode_prompt, few_shot, load_task, read_instructions
+from lens_fv.tasks import Pair, Task, chat_template, encode_prompt, few_shot, load_instructions, load_task
 from lens_fv.tasks.token_classes import token_classes
 
 TURNS = (
@@ -69,12 +69,12 @@ def test_instructions_are_read_from_every_format(tmp_path: Path):
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-        assert read_instructions(tmp_path / name) == tuple(texts), name
+        assert load_instructions(tmp_path / name) == tuple(texts), name
     (tmp_path / "e.txt").write_text("caf\u00e9?\ncafe\u0301?\n", encoding="utf-8")
-    assert len(read_instructions(tmp_path / "e.txt")) == 1
+    assert len(load_instructions(tmp_path / "e.txt")) == 1
     (tmp_path / "f.json").write_text(json.dumps({"prompts": texts, "instructions": texts[:1]}), encoding="utf-8")
     with pytest.raises(LensFVError, match="they can be prompts or instructions; leave one out"):
-        read_instructions(tmp_path / "f.json")
+        load_instructions(tmp_path / "f.json")
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "[1]", "{", '{"prompts": "one"}', '{"other": []}'])
@@ -83,7 +83,7 @@ def test_what_are_no_instructions_is_said(tmp_path: Path, content):
     if content is not None:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(LensFVError, match=r"file\.json: .*give instructions: |instructions in .*file\.json: "):
-        read_instructions(path)
+        load_instructions(path)
 
 
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "instructions"
@@ -91,7 +91,7 @@ PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "in
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published instructions at ../shared/data")
 def test_published_instructions_are_read():
-    found = {path.name: read_instructions(path) for path in PUBLISHED.glob("*_prompts.json")}
+    found = {path.name: load_instructions(path) for path in PUBLISHED.glob("*_prompts.json")}
     assert len(found) == 16
     assert all(len(texts) > 20 for texts in found.values())
 

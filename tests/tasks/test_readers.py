@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks import Pair, Task, load_task, read_task, read_tasks, write_task
+from lens_fv.tasks import Pair, Task, load_task, load_tasks
 
 PAIRS = (Pair("hot", ("cold",)), Pair("big", ("small", "little")), Pair("été", ("hiver, froid",)))
 ROWS: list[dict[str, Any]] = [
@@ -46,15 +46,15 @@ def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("name", SAME_TASK)
 def test_every_format_gives_the_same_pairs(tmp_path: Path, name: str, encoding: str):
-    assert read_task(write(tmp_path, name, SAME_TASK[name], encoding)).pairs == PAIRS
+    assert load_task(write(tmp_path, name, SAME_TASK[name], encoding)).pairs == PAIRS
 
 
 def test_names_come_from_the_caller_then_the_content_then_the_file(tmp_path: Path):
-    assert read_task(write(tmp_path, "list.json", SAME_TASK["list.json"])).name == "list"
-    assert read_task(write(tmp_path, "samples.json", SAME_TASK["samples.json"])).name == "opposites"
-    assert read_task(tmp_path / "samples.json", name="mine").name == "mine"
-    assert read_task(tmp_path / "samples.json").clozes == ("{input} is not",)
-    assert read_task(str(tmp_path / "list.json")).name == "list"
+    assert load_task(write(tmp_path, "list.json", SAME_TASK["list.json"])).name == "list"
+    assert load_task(write(tmp_path, "samples.json", SAME_TASK["samples.json"])).name == "opposites"
+    assert load_task(tmp_path / "samples.json", name="mine").name == "mine"
+    assert load_task(tmp_path / "samples.json").clozes == ("{input} is not",)
+    assert load_task(str(tmp_path / "list.json")).name == "list"
 
 
 def test_natural_instructions_are_read_with_their_definition(tmp_path: Path):
@@ -69,7 +69,7 @@ def test_natural_instructions_are_read_with_their_definition(tmp_path: Path):
         "Instance License": ["CC BY 4.0"],
     }
     (tmp_path / "task363").mkdir()
-    task = read_task(write(tmp_path / "task363", "train.json", json.dumps(about)))
+    task = load_task(write(tmp_path / "task363", "train.json", json.dumps(about)))
     assert task == Task(
         "task363",
         (Pair("Lovely.", ("POS",)), Pair("Dull.", ("NEG",))),
@@ -91,7 +91,7 @@ def test_our_own_format_is_read_in_full(tmp_path: Path):
         "source": "Written for this test.",
         "licence": "CC0-1.0",
     }
-    assert read_task(write(tmp_path, "own.json", json.dumps({**about, "pairs": ROWS}))) == Task(
+    assert load_task(write(tmp_path, "own.json", json.dumps({**about, "pairs": ROWS}))) == Task(
         name="opposites",
         pairs=PAIRS,
         relation_words=("opposite",),
@@ -106,17 +106,17 @@ def test_our_own_format_is_read_in_full(tmp_path: Path):
 
 def test_what_is_written_is_read_back(tmp_path: Path):
     for task in (load_task("antonym"), Task("mine", PAIRS)):
-        assert read_task(write_task(task, tmp_path / "deep" / "task.json")) == task
+        assert load_task(task.save(tmp_path / "deep" / "task.json")) == task
 
 
 def test_whole_numbers_become_text(tmp_path: Path):
     rows = [{"input": 4, "output": [5, "five"]}]
-    assert read_task(write(tmp_path, "n.json", json.dumps(rows))).pairs == (Pair("4", ("5", "five")),)
+    assert load_task(write(tmp_path, "n.json", json.dumps(rows))).pairs == (Pair("4", ("5", "five")),)
 
 
 def test_one_object_is_a_task_of_one_pair(tmp_path: Path):
     text = '{\n"input": "hot",\n"output": "cold"\n}'
-    assert read_task(write(tmp_path, "one.json", text)).pairs == (PAIRS[0],)
+    assert load_task(write(tmp_path, "one.json", text)).pairs == (PAIRS[0],)
 
 
 TEXT = st.text(st.characters(exclude_categories=["C"]), min_size=1).map(str.strip).filter(bool)
@@ -126,10 +126,10 @@ TEXT = st.text(st.characters(exclude_categories=["C"]), min_size=1).map(str.stri
 def test_a_json_list_keeps_any_text(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, list[str]]):
     rows = [{"input": given, "output": outputs} for given, outputs in pairs.items()]
     folder = tmp_path_factory.mktemp("any")
-    task = read_task(write(folder, "list.json", json.dumps(rows, ensure_ascii=False)))
+    task = load_task(write(folder, "list.json", json.dumps(rows, ensure_ascii=False)))
     assert {pair.input: list(pair.outputs) for pair in task.pairs} == pairs
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    assert read_task(write(folder, "lines.jsonl", lines)).pairs == task.pairs
+    assert load_task(write(folder, "lines.jsonl", lines)).pairs == task.pairs
 
 
 WRONG = {
@@ -205,7 +205,7 @@ WRONG = {
 def test_what_is_wrong_is_said_in_one_line_with_file_and_line(tmp_path: Path, name: str):
     text, said = WRONG[name]
     with pytest.raises(LensFVError, match=said) as caught:
-        read_task(write(tmp_path, name, text))
+        load_task(write(tmp_path, name, text))
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
 
@@ -215,46 +215,46 @@ TWO_WAYS = "word,answer,source\nhot,cold,WordNet\nbig,small,mine\n"
 
 def test_what_can_be_read_in_two_ways_is_read_as_it_is_said(tmp_path: Path):
     file = write(tmp_path, "pairs.csv", TWO_WAYS)
-    read = read_task(file, input_column="Word", output_column="answer")
+    read = load_task(file, input_column="Word", output_column="answer")
     assert [(pair.input, *pair.outputs) for pair in read.pairs] == [("hot", "cold"), ("big", "small")]
-    assert read_task(file, input_column="source", output_column="word").pairs[0] == Pair("WordNet", ("hot",))
-    assert read_task(file, input_column="word").pairs == read.pairs
+    assert load_task(file, input_column="source", output_column="word").pairs[0] == Pair("WordNet", ("hot",))
+    assert load_task(file, input_column="word").pairs == read.pairs
     with pytest.raises(LensFVError, match="input_column='colour' asked for; the columns are word, answer, source"):
-        read_task(file, input_column="colour")
+        load_task(file, input_column="colour")
     lines = write(tmp_path, "pairs.jsonl", '{"word": "hot", "source": "WordNet", "answer": "cold"}\n')
-    assert read_task(lines, input_column="word").pairs == (Pair("hot", ("cold",)),)
+    assert load_task(lines, input_column="word").pairs == (Pair("hot", ("cold",)),)
     # "input" and "output" are what they say, whatever else there is
     own = write(tmp_path, "own.csv", "source,output,input,target\nWordNet,cold,hot,x\n")
-    assert read_task(own).pairs == (Pair("hot", ("cold",)),)
+    assert load_task(own).pairs == (Pair("hot", ("cold",)),)
 
 
 def test_alternatives_are_parted_by_what_is_named(tmp_path: Path):
     file = write(tmp_path, "kin.csv", "input,output\nman,woman/lady\nking,queen\n")
-    assert read_task(file, alternatives="/").pairs[0].outputs == ("woman", "lady")
-    assert read_task(file, alternatives="").pairs[0].outputs == ("woman/lady",)
-    assert read_task(write(tmp_path, "both.csv", "input,output\nman,woman/wife|lady\n")).pairs[0].outputs == (
+    assert load_task(file, alternatives="/").pairs[0].outputs == ("woman", "lady")
+    assert load_task(file, alternatives="").pairs[0].outputs == ("woman/lady",)
+    assert load_task(write(tmp_path, "both.csv", "input,output\nman,woman/wife|lady\n")).pairs[0].outputs == (
         "woman/wife",
         "lady",
     )
     # JSON has lists for that: a text is one answer
     listed = write(tmp_path, "kin.json", '[{"input": "man", "output": "woman/lady"}]')
-    assert read_task(listed).pairs[0].outputs == ("woman/lady",)
-    assert read_task(listed, alternatives="/").pairs[0].outputs == ("woman", "lady")
+    assert load_task(listed).pairs[0].outputs == ("woman/lady",)
+    assert load_task(listed, alternatives="/").pairs[0].outputs == ("woman", "lady")
 
 
 @pytest.mark.parametrize("mark", ["\t", " ", "   "])
 def test_two_columns_without_a_header(tmp_path: Path, mark: str):
     text = "".join(f"{a}{mark}{b}\n" for a, b in (("hot", "cold"), ("big", "small"), ("hot", "cool")))
-    assert read_task(write(tmp_path, "pairs.txt", text)).pairs == (Pair("hot", ("cold", "cool")), Pair("big", ("small",)))
-    assert read_task(write(tmp_path, "pairs", text), name="mine").name == "mine"
+    assert load_task(write(tmp_path, "pairs.txt", text)).pairs == (Pair("hot", ("cold", "cool")), Pair("big", ("small",)))
+    assert load_task(write(tmp_path, "pairs", text), name="mine").name == "mine"
 
 
 def test_columns_without_a_header_by_number(tmp_path: Path):
     file = write(tmp_path, "pairs.csv", "1,hot,cold\n2,big,small\n")
-    assert read_task(file, input_column="2", output_column="3").pairs == (Pair("hot", ("cold",)), Pair("big", ("small",)))
-    assert read_task(file, input_column="3", output_column="2").pairs[0] == Pair("cold", ("hot",))
+    assert load_task(file, input_column="2", output_column="3").pairs == (Pair("hot", ("cold",)), Pair("big", ("small",)))
+    assert load_task(file, input_column="3", output_column="2").pairs[0] == Pair("cold", ("hot",))
     with pytest.raises(LensFVError, match="line 1: column 4 asked for; the first line has 3: 1, hot, cold"):
-        read_task(file, input_column="2", output_column="4")
+        load_task(file, input_column="2", output_column="4")
 
 
 @pytest.mark.parametrize("mark", ["\t", " "])
@@ -264,7 +264,7 @@ def test_files_of_the_bigger_analogy_test_set(tmp_path: Path, mark: str, header:
     folder.mkdir()
     # the first pair looks like half a header
     text = header.replace("\t", mark) + f"word{mark}words\nman{mark}men/guys\n"
-    task = read_task(write(folder, "I01 [noun - plural_reg].txt", text))
+    task = load_task(write(folder, "I01 [noun - plural_reg].txt", text))
     assert task.pairs == (Pair("word", ("words",)), Pair("man", ("men", "guys")))
     assert (task.name, task.group) == ("I01-noun-plural_reg", "inflectional morphology")
 
@@ -275,24 +275,24 @@ def test_a_folder_is_many_tasks(tmp_path: Path):
     (tmp_path / "1_Inflectional_morphology").mkdir()
     write(tmp_path / "1_Inflectional_morphology", "I01 [noun - plural_reg].txt", "album\talbums\n")
     write(tmp_path, "metadata.json", "{}")  # it comes with them
-    assert [task.name for task in read_tasks(tmp_path)] == ["I01-noun-plural_reg", "E10-male-female"]
+    assert [task.name for task in load_tasks(tmp_path)] == ["I01-noun-plural_reg", "E10-male-female"]
     own = tmp_path / "own"
     own.mkdir()
     write(own, "b.csv", TWO_WAYS)
     write(own, "a.json", SAME_TASK["list.json"])
     write(own, "notes.md", "what this is")
     with pytest.raises(LensFVError, match=r"b\.csv, line 1: the input can be word or source"):
-        read_tasks(own)
+        load_tasks(own)
     (own / "b.csv").unlink()
-    assert [task.name for task in read_tasks(own)] == ["a"]
-    assert read_tasks(own / "a.json") == (read_task(own / "a.json"),)
+    assert [task.name for task in load_tasks(own)] == ["a"]
+    assert load_tasks(own / "a.json") == (load_task(own / "a.json"),)
     (own / "more").mkdir()
     write(own / "more", "a.json", SAME_TASK["list.json"])
     with pytest.raises(LensFVError, match="two tasks are called a; rename a file"):
-        read_tasks(own)
+        load_tasks(own)
     with pytest.raises(LensFVError, match="no task file in it"):
         (tmp_path / "none").mkdir()
-        read_tasks(tmp_path / "none")
+        load_tasks(tmp_path / "none")
 
 
 GOOGLE = """//Copyright
@@ -306,35 +306,35 @@ bird birds cat cats
 
 
 def test_the_sections_of_googles_analogies_are_tasks(tmp_path: Path):
-    capitals, plural = read_tasks(write(tmp_path, "questions-words.txt", GOOGLE))
+    capitals, plural = load_tasks(write(tmp_path, "questions-words.txt", GOOGLE))
     assert (capitals.name, plural.name) == ("capital-common-countries", "gram8-plural")
     assert capitals.pairs == (Pair("Athens", ("Greece",)), Pair("Baghdad", ("Iraq",)), Pair("Bangkok", ("Thailand",)))
     assert plural.pairs == (Pair("bird", ("birds",)), Pair("cat", ("cats",)))
-    with pytest.raises(LensFVError, match="read_tasks, read_analogies"):
-        read_task(tmp_path / "questions-words.txt")
+    with pytest.raises(LensFVError, match="load_tasks, load_analogies"):
+        load_task(tmp_path / "questions-words.txt")
 
 
 def test_a_word_is_one_however_it_is_encoded(tmp_path: Path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     rows = [{"input": decomposed, "output": "bar"}, {"input": composed, "output": ["caff\u00e8", "bar"]}]
     rows += [{"input": "x", "output": [composed, decomposed]}]
-    task = read_task(write(tmp_path, "words.json", json.dumps(rows)))
+    task = load_task(write(tmp_path, "words.json", json.dumps(rows)))
     # as it was written first
     assert task.pairs == (Pair(decomposed, ("bar", "caff\u00e8")), Pair("x", (composed,)))
 
 
 def test_a_file_in_another_encoding_names_the_line(tmp_path: Path):
     with pytest.raises(LensFVError, match=r"latin\.csv, line 3: not UTF-8"):
-        read_task(write(tmp_path, "latin.csv", "input,output\nhot,cold\nété,hiver\n", "latin-1"))
+        load_task(write(tmp_path, "latin.csv", "input,output\nhot,cold\nété,hiver\n", "latin-1"))
     with pytest.raises(LensFVError, match=r"wide\.csv, line 1: not UTF-8"):
-        read_task(write(tmp_path, "wide.csv", "input,output\nhot,cold\n", "utf-16"))
+        load_task(write(tmp_path, "wide.csv", "input,output\nhot,cold\n", "utf-16"))
 
 
 def test_what_is_no_file_is_said(tmp_path: Path):
     with pytest.raises(LensFVError, match="no such file"):
-        read_task(tmp_path / "nothing.json")
+        load_task(tmp_path / "nothing.json")
     with pytest.raises(LensFVError, match="a folder"):
-        read_task(tmp_path)
+        load_task(tmp_path)
 
 
 def test_lines_are_right_whatever_the_rows_hold(tmp_path: Path):
@@ -342,7 +342,7 @@ def test_lines_are_right_whatever_the_rows_hold(tmp_path: Path):
     good = json.dumps(rows, indent=2, ensure_ascii=False)[:-2]
     text = '{"source": "\\"pairs\\": [1, 2",\n"pairs": ' + good + ',\n\n{"input": "last"}]}'
     with pytest.raises(LensFVError, match=rf"line {text.count(chr(10)) + 1} \(row 51\): no output"):
-        read_task(write(tmp_path, "strange.json", text))
+        load_task(write(tmp_path, "strange.json", text))
 
 
 # -- published data, where it lies beside the repository --------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_published_files_are_read_whole():
         data = json.loads(file.read_text(encoding="utf-8"))
         rows = data if isinstance(data, list) else data["samples"]
         facts = {tuple(str(value).strip() for value in sorted_by_role(row)) for row in rows}
-        task = read_task(file)
+        task = load_task(file)
         assert {(pair.input, output) for pair in task.pairs for output in pair.outputs} == facts, file
         assert len(task) == len({given for given, _ in facts}), file
 
@@ -366,7 +366,7 @@ def test_published_files_are_read_whole():
 @pytest.mark.skipif(not (DATA / "superni").is_dir(), reason="no Super-NaturalInstructions at ../shared/data")
 def test_published_instructions_are_read_whole():
     for file in sorted((DATA / "superni").rglob("train.json")):
-        data, task = json.loads(file.read_text(encoding="utf-8")), read_task(file)
+        data, task = json.loads(file.read_text(encoding="utf-8")), load_task(file)
         assert task.name == file.parent.name
         assert task.instructions == tuple(data["Definition"])
         assert {pair.input for pair in task.pairs} == {row["input"].strip() for row in data["Instances"]}

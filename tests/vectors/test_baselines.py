@@ -13,7 +13,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.patching import score_answers
 from lens_fv.tasks import build_prompts, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import random_like
-from lens_fv.vectors.baselines import learn_head_weights, learn_soft_prompt, mean_state, task_state, train_adapter
+from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
 from lens_fv.vectors.baselines.head_weights import head_writes
 from lens_fv.vectors.baselines.lora import projections
 from lens_fv.vectors.extract import validation_prompts
@@ -24,8 +24,8 @@ MAKERS = {
     "mean_state": lambda model, task, **o: mean_state(model, task, **SHOTS, **o),
     "mean_difference": lambda model, task, **o: mean_state(model, task, minus="zero_shot", **SHOTS, **o),
     "task_state": lambda model, task, **o: task_state(model, task, n_shots=2, **o),
-    "head_weights": lambda model, task, **o: learn_head_weights(model, task, **SHOTS, **FEW, **o),
-    "soft_prompt": lambda model, task, **o: learn_soft_prompt(model, task, n_tokens=3, **FEW, **o),
+    "head_weights": lambda model, task, **o: train_head_weights(model, task, **SHOTS, **FEW, **o),
+    "soft_prompt": lambda model, task, **o: train_soft_prompt(model, task, n_tokens=3, **FEW, **o),
     "lora": lambda model, task, **o: train_adapter(model, task, **FEW, **o),
 }
 LEARNED = ("head_weights", "soft_prompt", "lora")
@@ -109,7 +109,7 @@ def test_head_writes_sum_to_the_projection(any_model):
 def test_head_weights_make_their_vector(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2)
-    vector = learn_head_weights(model, task, means=ranking, **FEW)
+    vector = train_head_weights(model, task, means=ranking, **FEW)
     made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.carry)).sum((0, 1))
     torch.testing.assert_close(vector.vector, made, atol=1e-4, rtol=1e-4)
     assert vector.weights.count_nonzero() > 0
@@ -138,7 +138,7 @@ def test_learning_leaves_the_model_as_it_was(tiny_model, kind):
 def test_soft_prompt_is_embeddings_in_front(tiny_model, huggingface_model):
     """Against the Hugging Face model, given embeddings instead of tokens."""
     model, hf = tiny_model("llama"), huggingface_model("llama")
-    soft = learn_soft_prompt(model, toy_task(), n_tokens=3, **FEW)
+    soft = train_soft_prompt(model, toy_task(), n_tokens=3, **FEW)
     tokens = [0, 5, 6, 7]
     embedded = hf.get_input_embeddings()(torch.tensor([tokens]))
     expected = hf(inputs_embeds=torch.cat([embedded[:, :1], soft.states[None], embedded[:, 1:]], 1)).logits
@@ -214,7 +214,7 @@ def test_round_trip_seed_and_another_model(tiny_model, tmp_path, kind):
 
 def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    for make in (learn_head_weights, learn_soft_prompt, train_adapter):
+    for make in (train_head_weights, train_soft_prompt, train_adapter):
         with pytest.raises(LensFVError, match="500 pairs"):
             make(model, task, pairs=500)
     with pytest.raises(LensFVError, match="layers 0 to 2"):

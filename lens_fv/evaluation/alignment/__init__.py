@@ -1,10 +1,10 @@
 """Do vectors find alike what people find alike?"""
 
-from lens_fv.evaluation.alignment.judgements import read_judgements
+from lens_fv.evaluation.alignment.judgements import load_judgements
 from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix, similarity_matrix
 from lens_fv.evaluation.alignment.relations import relation_similarities, relation_vectors
 from lens_fv.evaluation.alignment.rsa import Agreement, TaxonomyStructure, compare_similarities, taxonomy_structure
-from lens_fv.evaluation.alignment.semeval import RatedRelation, read_semeval
+from lens_fv.evaluation.alignment.semeval import RatedRelation, load_semeval
 from lens_fv.evaluation.alignment.typicality import Typicality, TypicalityResult, typicality
 
 __all__ = [
@@ -16,8 +16,8 @@ __all__ = [
     "Typicality",
     "TypicalityResult",
     "compare_similarities",
-    "read_judgements",
-    "read_semeval",
+    "load_judgements",
+    "load_semeval",
     "relation_similarities",
     "relation_vectors",
     "similarity_matrix",

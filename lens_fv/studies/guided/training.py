@@ -6,7 +6,7 @@ from typing import Any
 
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import Trajectory, track_checkpoints
-from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights, switch
+from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights, switch_to_checkpoint
 from lens_fv.studies.guided.asking import Questions
 from lens_fv.studies.guided.settings import CHOOSING, Method, Study
 from lens_fv.studies.instruction.sequences import probe, vector
@@ -42,11 +42,11 @@ def trained_and_asked(
     )
     try:
         for last in (c for c in run.checkpoints if c.last):
-            switch(model, run, last)
+            switch_to_checkpoint(model, run, last)
             found["after"][last.task] = asked.instructed(model, run.tasks)
         found |= {"end": asked.instructed(model, names), "context": asked.in_context(model, names)}
     finally:
-        switch(model, run, None)
+        switch_to_checkpoint(model, run, None)
     if path is not None:
         probes = [probe(ground, task, seed, ranked=False) for task in entered(ground, seed).values()]
         trajectory = track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=study.progress)

@@ -9,7 +9,7 @@ from lens_fv.composition import VectorLibrary, build_library
 from lens_fv.evaluation.alignment import (
     RatedRelation,
     SimilarityMatrix,
-    read_semeval,
+    load_semeval,
     relation_similarities,
     relation_vectors,
     taxonomy_structure,
@@ -32,7 +32,7 @@ def align(study: Study) -> None:
     was trained on.
     """
     records = study.records("alignment")
-    rated = read_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
+    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
     for seed in study.settings.seeds:
         records.get_or_compute(f"{seed}/built-in", partial(_built_in, study, seed))
     if rated:

@@ -1,17 +1,17 @@
 """What else would write, replace or teach the task?"""
 
 from lens_fv.vectors.baselines.adapter import Adapter, train_adapter
-from lens_fv.vectors.baselines.head_weights import HeadWeights, learn_head_weights
-from lens_fv.vectors.baselines.soft_prompt import SoftPrompt, learn_soft_prompt
+from lens_fv.vectors.baselines.head_weights import HeadWeights, train_head_weights
+from lens_fv.vectors.baselines.soft_prompt import SoftPrompt, train_soft_prompt
 from lens_fv.vectors.baselines.states import mean_state, task_state
 
 __all__ = [
     "Adapter",
     "HeadWeights",
     "SoftPrompt",
-    "learn_head_weights",
-    "learn_soft_prompt",
     "mean_state",
     "task_state",
     "train_adapter",
+    "train_head_weights",
+    "train_soft_prompt",
 ]

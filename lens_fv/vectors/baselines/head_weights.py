@@ -56,7 +56,7 @@ class HeadWeights(FunctionVector):
 
 
 @checked
-def learn_head_weights(
+def train_head_weights(
     model: LensModel,
     task: Task,
     *,

@@ -103,7 +103,7 @@ class SoftPrompt(Artefact):
 
 
 @checked
-def learn_soft_prompt(
+def train_soft_prompt(
     model: LensModel,
     task: Task,
     *,
