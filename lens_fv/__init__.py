@@ -1,7 +1,7 @@
 """Function vectors, instruction vectors and knowledge updates in language models, on TransformerLens.
 
-`__init__.pyi` lists the names that most work needs; the rest is in the rooms, such as `lens_fv.knowledge`. Names are loaded when they
-are first used: `import lens_fv` imports neither torch nor transformers.
+`__init__.pyi` lists the names that most work needs; the rest is in the rooms, such as `lens_fv.knowledge`. Names are loaded
+when they are first used: `import lens_fv` imports neither torch nor transformers.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false

@@ -136,8 +136,9 @@ def compose(
     )
 
 
+@checked
 def plain_map(
-    model: LensModel, basis: Basis, *, temperature: float = TEMPERATURE, score: Score = "logprob", scale: float = 1.0
+    model: LensModel, basis: Basis, *, temperature: Positive = TEMPERATURE, score: Score = "logprob", scale: Finite = 1.0
 ) -> WeightMap:
     """The map that needs no fitting: softmax(temperature x score)."""
     n = len(basis.names)

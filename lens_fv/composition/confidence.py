@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
+from lens_fv.core.choices import NonNegative, checked
 from lens_fv.errors import LensFVError
 
 FEATURES = ("entropy", "source_gain")
@@ -42,8 +43,9 @@ def composite_features(
     return torch.stack([torch.special.entr(weights).sum(-1), source_gain], -1)
 
 
+@checked
 def fit_confidence(
-    features: Float[Tensor, "composites features"], helped: Bool[Tensor, " composites"], *, l2: float = 1e-2
+    features: Float[Tensor, "composites features"], helped: Bool[Tensor, " composites"], *, l2: NonNegative = 1e-2
 ) -> Confidence:
     """Fit it on composites of which it is known whether they helped.
 

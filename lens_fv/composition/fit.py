@@ -78,6 +78,7 @@ def fit_map(
     return found[form]
 
 
+@checked
 def fit_maps(
     model: LensModel,
     library: VectorLibrary,
@@ -86,11 +87,11 @@ def fit_maps(
     *,
     forms: Sequence[Form] = get_args(Form),
     score: Score = "logprob",
-    epochs: int = 3,
-    learning_rate: float = 0.05,
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
     leave_own_out: bool = True,
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> dict[Form, WeightMap]:
     """`fit_map` in several forms, the analogies scored and opened once for all of them."""

@@ -9,8 +9,11 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from lens_fv.core.choices import Count, Level, NonNegative, Seed, checked
 
-def wilson_interval(successes: int | float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+
+@checked
+def wilson_interval(successes: NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
     """Wilson's interval for a proportion (Wilson 1927). Successes may be shares of one, as of tied choices."""
     z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
     middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))
@@ -30,7 +33,8 @@ def choice_shares(scores: Float[Tensor, "choices conditions"], right: int) -> Fl
     return best[right].float() / best.sum(0)
 
 
-def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+@checked
+def bootstrap_interval(values: Sequence[float], *, level: Level = 0.95, seed: Seed = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of independent values (10,000 resamples)."""
     data = np.asarray(values, dtype=float)
     if np.ptp(data) == 0:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
+from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.errors import LensFVError
 from lens_fv.heads.corruptions import PatchingPrompts
@@ -64,15 +65,16 @@ class CheckpointMeasurement(Artefact):
     majority: Float[Tensor, " tasks"] | None = None
 
 
+@checked
 @torch.no_grad()
 def measure_checkpoint(
     model: LensModel,
     probes: Sequence[TaskProbe],
     *,
     name: str = "0",
-    step: int = 0,
+    step: Natural = 0,
     full: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> CheckpointMeasurement:
     """Put all probes to the model as it is now.

@@ -58,6 +58,7 @@ class Competence(Artefact):
         return super().summary() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
 
 
+@checked
 @torch.no_grad()
 def competence(
     model: LensModel,
@@ -65,10 +66,10 @@ def competence(
     *,
     split: Split | None = None,
     items: Sequence[Pair] | None = None,
-    n_shots: int = 10,
+    n_shots: Natural = 10,
     template: PromptTemplate = TODD,
     instruction: str | Sequence[str] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> Competence:
     """First-token accuracy after demonstrations, and what it has to beat.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
@@ -19,6 +20,7 @@ NEAREST = 16
 WINDOWS = 64
 
 
+@checked
 @torch.no_grad()
 def counterpart_text(
     model: LensModel,
@@ -27,7 +29,7 @@ def counterpart_text(
     *,
     others: Sequence[str] = (),
     text: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> str | None:
     """An uninformative counterpart of an instruction (Davidson et al. 2025).
 

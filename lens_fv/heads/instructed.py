@@ -129,6 +129,7 @@ def rank_instruction_heads(
     )
 
 
+@checked
 def instruction_contrast(
     model: LensModel,
     task: Task,
@@ -136,14 +137,14 @@ def instruction_contrast(
     instructions: Sequence[str] | None = None,
     counterpart: Uninformative = "equiprobable",
     others: Sequence[str] | None = None,
-    noise: float = 3.0,
+    noise: NonNegative = 3.0,
     split: Split | None = None,
-    n_shots: int = 0,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 0,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     queries: Queries = "all",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> tuple[PatchingPrompts, dict[str, Any]]:
     """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.

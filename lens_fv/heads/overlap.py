@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import hypergeom
 
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
 
 
@@ -24,7 +25,8 @@ class Overlap(NamedTuple):
     p: float
 
 
-def head_overlap(one: Collection[tuple[int, int]], other: Collection[tuple[int, int]], n: int) -> Overlap:
+@checked
+def head_overlap(one: Collection[tuple[int, int]], other: Collection[tuple[int, int]], n: Count) -> Overlap:
     """Jaccard index of two sets of heads, beside its chance level.
 
     Args:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.heads.corruptions import Corruption, contrast
 from lens_fv.heads.effects import Unit
 from lens_fv.model.lens_model import LensModel
@@ -34,22 +35,23 @@ class RankingPlan(NamedTuple):
         return f"{prompts}; each of the latter:\n{self.run}"
 
 
+@checked
 def plan_ranking(
     model: LensModel,
     task: Task,
     *,
     split: Split | None = None,
-    n_shots: int = 10,
-    n_clean: int = 100,
-    n_trials: int = 25,
+    n_shots: Natural = 10,
+    n_clean: Count = 100,
+    n_trials: Count = 25,
     corruption: Corruption = "permutation",
     instruction: str | None = None,
     other_instruction: str | None = None,
     unit: Unit = "head",
     template: PromptTemplate = TODD,
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
 ) -> RankingPlan:
     """Make the prompts of `rank_heads`, whose arguments these are, and plan their runs; no prompt is run.
 

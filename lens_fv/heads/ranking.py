@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance, require_shape
-from lens_fv.core.choices import checked
+from lens_fv.core.choices import Count, Seed, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
 from lens_fv.heads.competence import asked_facts
@@ -57,6 +57,7 @@ class HeadRanking(Effects):
         return super().summary() | unedited | asked_facts(self.provenance)
 
 
+@checked
 @torch.no_grad()
 def rank_contrast(
     model: LensModel,
@@ -69,9 +70,9 @@ def rank_contrast(
     source: Source | HeadRanking = "mean",
     mode: Mode = "replace",
     unit: Unit = "head",
-    seed: int = 0,
+    seed: Seed = 0,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
     tick: Callable[[], None] | None = None,

@@ -85,6 +85,7 @@ def evaluate_knowledge(
     return results
 
 
+@checked
 def evaluate_update(
     model: LensModel,
     entities: Sequence[Entity],
@@ -92,7 +93,7 @@ def evaluate_update(
     *,
     elsewhere: Sequence[Entity] = (),
     condition: str = "update",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> KnowledgeResult:
     """One update's part of `evaluate_knowledge`."""
     texts = true_sentences(elsewhere)
@@ -102,7 +103,8 @@ def evaluate_update(
         return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
-def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:
+@checked
+def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, str]:
     """For each entity the definition of another one, no definition twice: as context, or to be distilled, a control.
 
     Raises:

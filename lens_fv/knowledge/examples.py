@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.measure import behind
@@ -33,6 +34,7 @@ class DistillationExample(NamedTuple):
         return len(self.teacher) - len(self.student)
 
 
+@checked
 def make_example(
     model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention"
 ) -> DistillationExample | Unfit:

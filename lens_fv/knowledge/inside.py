@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
 from lens_fv.knowledge.entity import Entity
@@ -95,13 +96,14 @@ def definition_vectors(
     return (with_it - without).unflatten(0, (len(entities), len(texts))).mean(1)
 
 
+@checked
 def at_mentions(
     model: LensModel,
     entities: Sequence[Entity],
     vectors: Float[Tensor, "entities layers d_model"],
-    layer: int,
+    layer: Whole,
     *,
-    scale: float = 1.0,
+    scale: Finite = 1.0,
 ) -> Edit:
     """Entities' vectors added after a layer at the last token of their names in their probes, for `score_probes_by_branch`.
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import Method
@@ -122,6 +123,7 @@ class AnswerScorer:
         return opened
 
 
+@checked
 def score_answers(
     model: LensModel,
     prompts: Sequence[EncodedPrompt],
@@ -137,6 +139,7 @@ def score_answers(
         return scorer.score(branches, keep=False, tick=tick)
 
 
+@checked
 @torch.no_grad()
 def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto") -> AnswerScores:
     """Score the model as it is on prompts of which many begin alike, such as those with the same demonstrations.

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from lens_fv.core.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
@@ -86,6 +87,7 @@ def open_trunk(
 _TRIALS: WeakKeyDictionary[LensModel, dict[str, Trial]] = WeakKeyDictionary()
 
 
+@checked
 def branch_way(model: LensModel, method: Method = "auto") -> Way:
     """How branches run on this model: checked once, then remembered.
 
@@ -112,9 +114,10 @@ def branch_way(model: LensModel, method: Method = "auto") -> Way:
     return model.branch_method  # pyright: ignore[reportReturnType]
 
 
+@checked
 @torch.no_grad()
 @measured
-def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0) -> Check:
+def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0) -> Check:
     """Compare the fast ways with the plain loop on a handful of random edits of two short prompts of different length.
 
     Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with

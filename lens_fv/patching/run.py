@@ -61,13 +61,14 @@ def run_branches(
         return opened.run(branches, readout=readout, keep=False, tick=tick)
 
 
+@checked
 def plan_branches(
     model: LensModel,
     prompts: Sequence[Sequence[int]],
     branches: Sequence[BranchLike],
     *,
     method: Method = "auto",
-    budget: int | None = None,
+    budget: Count | None = None,
 ) -> list[Plan]:
     """How `run_branches` would go about it, without doing it: a plan for each position at which branches leave the prompts."""
     opened = OpenPrompts(model, prompts, method=method, budget=budget)

@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import SCORE_NAMES, HeadComparison, Score
 from lens_fv.plotting.heads import _UNITS
@@ -13,7 +14,8 @@ _PANELS: tuple[tuple[Score, str, str, list[float]], ...] = (
 )
 
 
-def attribution_figure(comparison: HeadComparison, *, top: int = 10) -> go.Figure:
+@checked
+def attribution_figure(comparison: HeadComparison, *, top: Count = 10) -> go.Figure:
     """Every head's exact effect against attribution patching (left) and direct logit attribution (right).
 
     The `top` heads of largest exact effect stand out, the first three by name. On the left both axes have one unit, and a

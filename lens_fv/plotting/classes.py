@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.classes import ClassEffects
 from lens_fv.plotting.theme import figure, plain
@@ -27,7 +28,8 @@ def class_heatmap(effects: ClassEffects) -> go.Figure:
     )
 
 
-def heads_by_class(effects: ClassEffects, n: int = 10) -> go.Figure:
+@checked
+def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
     """The `n` heads of largest mean indirect effect at any token class: heads across, the best first; classes down.
 
     Raises:

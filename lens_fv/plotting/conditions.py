@@ -6,6 +6,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, Result, wilson_interval
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
@@ -27,6 +28,7 @@ _STYLE = {
 _CONTROLS = ("random", "other_relation")
 
 
+@checked
 def condition_bars(
     evaluations: Mapping[str, Evaluation],
     *,

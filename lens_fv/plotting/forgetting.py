@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import torch
 
+from lens_fv.core.choices import Whole, checked
 from lens_fv.core.statistics import wilson_interval
 from lens_fv.dynamics import Trajectory, Verdict
 from lens_fv.errors import LensFVError
@@ -82,7 +83,8 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
     )
 
 
-def head_change(trajectory: Trajectory, task: str, moment: int = -1) -> go.Figure:
+@checked
+def head_change(trajectory: Trajectory, task: str, moment: Whole = -1) -> go.Figure:
     """Every head's mean indirect effect at the beginning, at a moment, and the difference: layers across, heads down.
 
     Args:

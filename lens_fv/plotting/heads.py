@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import Count, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
 from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
@@ -42,7 +43,8 @@ def head_heatmap(ranking: HeadRanking) -> go.Figure:
     )
 
 
-def top_heads(ranking: HeadRanking, n: int = 10) -> go.Figure:
+@checked
+def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     """The `n` heads of largest mean indirect effect with their bootstrap intervals, the largest on top.
 
     Raises:

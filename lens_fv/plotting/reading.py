@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import DecodingEvaluation
 from lens_fv.evaluation.ranks import Of
@@ -10,6 +11,7 @@ from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 _OF = {"words": "relation words", "answers": "test answers"}
 
 
+@checked
 def decoding_scatter(study: DecodingEvaluation, before: str, after: str, *, of: Of = "words") -> go.Figure:
     """Reciprocal rank of each relation's best word before (across) and after (up), both axes logarithmic; one point a relation.
 

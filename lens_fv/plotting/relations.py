@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from lens_fv.core.choices import Positive, checked
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.dots import panel_axes, panel_layout
 from lens_fv.plotting.similarities import by_class, class_axes
@@ -70,6 +71,7 @@ def relation_scatter(
     )
 
 
+@checked
 def transfer_heatmap(
     values: Float[ndarray, "vectors relations"],
     names: Sequence[str],
@@ -77,7 +79,7 @@ def transfer_heatmap(
     *,
     title: str,
     unit: str,
-    limit: float | None = None,
+    limit: Positive | None = None,
 ) -> go.Figure:
     """What the vector of each row does to the relation of each column, by class, on a diverging scale around zero.
 

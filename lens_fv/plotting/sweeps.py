@@ -6,6 +6,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain, tint
 from lens_fv.vectors.sweep import InjectionSweep
@@ -14,6 +15,7 @@ CurveMeasure = Literal["top1", "logprob"]
 _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the answer (nats)"}
 
 
+@checked
 def layer_curve(
     sweeps: Mapping[str, InjectionSweep],
     *,
@@ -63,6 +65,7 @@ def layer_curve(
     )
 
 
+@checked
 def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> go.Figure:
     """What a vector wins over none: layers across, scales up, on a diverging scale around zero; the best cell is marked.
 

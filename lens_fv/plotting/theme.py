@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 
 ThemeName = Literal["light", "dark", "print"]
@@ -28,6 +29,7 @@ _ON_BLACK = ["#8ec9ff", "#2b6aa5", "#22272d", "#ad4636", "#ffab8f"]
 _current: ContextVar[ThemeName] = ContextVar("lens_fv_theme", default="light")
 
 
+@checked
 @contextmanager
 def theme(name: ThemeName) -> Iterator[None]:
     """Figures made inside the block are drawn for a light page, a dark page or a printed one.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
 
+from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair
@@ -90,6 +91,7 @@ def zero_shot(query: Pair, *, template: PromptTemplate = TODD, instruction: str 
     return few_shot(query, (), template=template, instruction=instruction)
 
 
+@checked
 def few_shot(
     query: Pair,
     demonstrations: Sequence[Pair],
@@ -122,16 +124,17 @@ def few_shot(
     )
 
 
+@checked
 def build_prompts(
     queries: Sequence[Pair],
     pool: Sequence[Pair],
     *,
-    n_shots: int,
-    n_prompts: int | None = None,
+    n_shots: Natural,
+    n_prompts: Count | None = None,
     template: PromptTemplate = TODD,
     shuffle: Shuffle = "none",
     instruction: str | Sequence[str | None] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> list[Prompt]:
     """Prompts whose demonstrations are drawn from a pool, never the query itself nor its reverse.
 

@@ -16,11 +16,19 @@ import lens_fv
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation import alignment
+from lens_fv.finetuning import regularizers
 from lens_fv.tasks import Pair, Task
+from lens_fv.vectors import baselines
 
+ROOMS = [name for name in lens_fv.__all__ if inspect.ismodule(getattr(lens_fv, name))]
 NO_OPTIONS = {
     "Checkpoint",
     "Branch.answers",
+    "Confidence",
+    "Entry",
+    "Provenance",
+    "Provenance.of",
     "Edit.check",
     "FinetuneRun.stage_folder",
     "Guide.around",
@@ -33,8 +41,9 @@ NO_OPTIONS = {
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every public function, dataclass and method; what one inherits from lens_fv is its own."""
-    for name in lens_fv.__all__:
-        thing = getattr(lens_fv, name)
+    rooms = [lens_fv, *(getattr(lens_fv, name) for name in ROOMS), baselines, alignment, regularizers]
+    things = {name: getattr(room, name) for room in rooms for name in room.__all__}
+    for name, thing in things.items():
         if inspect.isfunction(thing):
             yield name, thing
         elif inspect.isclass(thing):
