@@ -9,11 +9,11 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_fv.core.choices import Count, Level, NonNegative, Seed, checked
+from lens_fv.core.choices import Count, Level, Natural, NonNegative, Seed, checked
 
 
 @checked
-def wilson_interval(successes: NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: Natural | NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
     """Wilson's interval for a proportion (Wilson 1927). Successes may be shares of one, as of tied choices."""
     z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
     middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))

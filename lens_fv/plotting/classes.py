@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from lens_fv.core.choices import Count, checked
-from lens_fv.errors import LensFVError
 from lens_fv.heads.classes import ClassEffects
 from lens_fv.plotting.theme import figure, plain
 
@@ -35,8 +34,6 @@ def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
     Raises:
         LensFVError: `n` is less than one.
     """
-    if n < 1:
-        raise LensFVError(f"draw the top {n} heads by token class: ask for at least one")
     best = list(dict.fromkeys((e.layer, e.head) for e in effects.top()))[:n]
     return _heatmap(
         effects,

@@ -3,7 +3,6 @@
 import plotly.graph_objects as go
 
 from lens_fv.core.choices import Count, checked
-from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
 from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
 
@@ -50,8 +49,6 @@ def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     Raises:
         LensFVError: `n` is less than one.
     """
-    if n < 1:
-        raise LensFVError(f"draw the top {n} heads: ask for at least one")
     best = ranking.top(n)
     names = [head.name for head in best]
     bars = go.Bar(

@@ -156,8 +156,6 @@ def build_prompts(
     """
     if not queries:
         raise LensFVError("asked for prompts from 0 queries; give at least one pair to ask about")
-    if n_shots < 0 or (n_prompts is not None and n_prompts < 1):
-        raise LensFVError(f"asked for {n_prompts} prompts of {n_shots} shots; give at least 1 prompt and 0 shots")
     asked = queries if n_prompts is None else list(islice(_cycle(queries, seed), n_prompts))
     given = [instruction] if isinstance(instruction, str | None) else list(instruction) or [None]
     prompts: list[Prompt] = []
@@ -192,12 +190,7 @@ def _shuffled(demonstrations: Sequence[Pair], shuffle: Shuffle, rng: random.Rand
     pairs = tuple(demonstrations)
     if shuffle == "none" or not pairs:
         return pairs
-    if shuffle == "permutation":
-        order = rng.sample(range(len(pairs)), len(pairs))
-    elif shuffle == "derangement":
-        order = _derangement(pairs, rng)
-    else:
-        raise LensFVError(f"unknown shuffle {shuffle!r}; use 'none', 'permutation' or 'derangement'")
+    order = rng.sample(range(len(pairs)), len(pairs)) if shuffle == "permutation" else _derangement(pairs, rng)
     return tuple(Pair(pair.input, pairs[other].outputs) for pair, other in zip(pairs, order, strict=True))
 
 

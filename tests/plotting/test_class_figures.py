@@ -44,7 +44,7 @@ def test_top_heads_are_drawn_once_each_from_the_best() -> None:
     assert sorted((float(best[head]) for head in heads), reverse=True) == best.flatten().topk(4).values.tolist()
     expected = torch.stack([effects.mean[head] for head in heads], 1)
     assert torch.equal(torch.tensor(cells.z), expected)
-    with pytest.raises(LensFVError, match="at least one"):
+    with pytest.raises(LensFVError, match="at least 1"):
         heads_by_class(effects, 0)
 
 

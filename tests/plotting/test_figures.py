@@ -65,7 +65,7 @@ def test_top_heads_of_one_trial_have_no_backward_interval(make_ranking: Callable
 
 
 def test_top_heads_refuses_none(ranking: HeadRanking) -> None:
-    with pytest.raises(LensFVError, match="at least one"):
+    with pytest.raises(LensFVError, match="at least 1"):
         top_heads(ranking, 0)
 
 

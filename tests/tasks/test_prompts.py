@@ -130,7 +130,7 @@ def test_what_cannot_be_shuffled_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no type checker at run time
     with pytest.raises(LensFVError, match="derangement of 1 demonstration"):
         few_shot(HOT, [BIG], shuffle="derangement")
-    with pytest.raises(LensFVError, match="unknown shuffle 'labels'"):
+    with pytest.raises(LensFVError, match="has to be 'none', 'permutation' or 'derangement'"):
         few_shot(HOT, [BIG, UP], shuffle="labels")  # pyright: ignore[reportArgumentType]
     assert few_shot(HOT, [BIG], shuffle="permutation").demonstrations == (BIG,)
     assert few_shot(HOT, [], shuffle="derangement") == zero_shot(HOT)
@@ -204,8 +204,8 @@ def test_options_reach_the_prompts():
         ([HOT], {"n_shots": 10}, "asked for 10 shots, the pool has 1 pair, 0 of them usable for the query 'hot'"),
         ([BIG], {"n_shots": 2}, "asked for 2 shots, the pool has 1 pair, 1 of them usable"),
         ([], {"n_shots": 0}, "0 queries"),
-        ([HOT], {"n_shots": -1}, "prompts of -1 shots"),
-        ([HOT], {"n_shots": 0, "n_prompts": 0}, "asked for 0 prompts"),
+        ([HOT], {"n_shots": -1}, "n_shots=-1.: it has to be a whole number at least 0"),
+        ([HOT], {"n_shots": 0, "n_prompts": 0}, "n_prompts=0.: it has to be a whole number at least 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(queries: list[Pair], options: dict[str, int], said: str):
