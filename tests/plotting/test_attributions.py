@@ -49,7 +49,7 @@ def test_equality_is_a_line_where_units_agree() -> None:
 
 def test_top_heads_are_some_and_no_more_than_there_are() -> None:
     for top in (0, 13):
-        with pytest.raises(LensFVError, match="between 1 and all 12|at least 1"):
+        with pytest.raises(LensFVError, match=r"between 1 and all 12|at least 1"):
             attribution_figure(made(), top=top)
     assert len(attribution_figure(made(), top=12).data[1].x) == 0
 
