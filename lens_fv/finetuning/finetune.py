@@ -182,7 +182,7 @@ def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint
         read_tensors(checkpoint / UPDATES)  # without this file, PEFT would load a pickle
         return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
     torch.manual_seed(settings.seed)
-    blocks = n_tasks if settings.orthogonal else 1  # scales with r, so each block has the same strength as a single one
+    blocks = n_tasks if settings.orthogonal else 1  # alpha grows with r, so a block is as strong as a single one
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=blocks * settings.rank,

@@ -38,9 +38,7 @@ class Marks(TrainerCallback):
         """See transformers."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            before = (
-                self._index * self._steps + int(state.global_step) - 1
-            )  # number of updates so far: the first loss comes before any
+            before = self._index * self._steps + int(state.global_step) - 1  # updates before this loss was computed
             raise loss_not_finite("fine-tune", loss, before)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

@@ -104,8 +104,9 @@ class FinetuneRun:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Run description: `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and
-        fingerprint).
+        """Run description from `run.json`.
+
+        Its keys are `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint).
         """
         remedy = "the run has to be made again"
         found = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)

@@ -13,7 +13,7 @@ from lens_fv.tasks import TODD, PromptTemplate
 @checked
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Training settings for fine-tuning. Defaults follow Jiang et al. (2025), except for the number and format of examples.
+    """Training settings for fine-tuning. Defaults follow Jiang et al. (2025), except for the examples.
 
     Attributes:
         method: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of

@@ -55,8 +55,9 @@ class KnowledgeScores:
         return cls(entities, kinds, answers, logprobs, lengths)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one JSON-compatible record per probe: entity, kind, index of the answer, and each candidate's logprob and
-        length.
+        """Return one JSON-compatible record per probe.
+
+        Each has the entity, the kind, the index of the answer, and each candidate's log-probability and length.
         """
         about = zip(self.entities, self.kinds, self.answers, self.logprobs.tolist(), self.lengths.tolist(), strict=True)
         return [
