@@ -154,7 +154,7 @@ def _asked(
 def _effects(
     model: LensModel, contrast: PatchingPrompts | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> Float[Tensor, "layers heads_of_a_layer"]:
-    """Return the effect on the answer's probability of patching each head's mean output into the contrast's corrupted prompts."""
+    """Return the effect on the answer's probability of patching each head's mean output into the corrupted prompts."""
     if contrast is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(contrast.corrupted), *z.shape)

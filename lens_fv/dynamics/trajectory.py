@@ -163,7 +163,11 @@ class Trajectory(Artefact):
         return (found - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1)
 
     def head_similarity(self) -> tuple[Float[Tensor, "moments tasks heads"], Float[Tensor, "moments tasks heads"]]:
-        """Compute the cosine between each head's output and its initial value, for the vector's heads and as many random heads."""
+        """Compute the cosine between each head's output and its initial value.
+
+        Returns:
+            The cosines of the vector's heads, and those of as many random heads.
+        """
         found = torch.cosine_similarity(self.written, self.written[:1], dim=-1)
         n = found.shape[-1] // 2
         return found[..., :n], found[..., n:]
