@@ -39,7 +39,7 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *,
 
     Args:
         encoder: encoder of the model.
-        task: task whose training part is sampled. Without instructions, the prompts have none.
+        task: task to draw training pairs from. Without instructions, the prompts have none.
         settings: training settings, including the number of examples and demonstrations.
         end: token id that ends an answer; None: no end token.
 
@@ -62,8 +62,7 @@ def instruction_swapped_prompts(
         encoder: encoder of the model.
         task: task that provides the inputs.
         others: tasks that provide the instructions; `task` itself is left out.
-        settings: training settings. There are as many prompts as training examples, in the same format but without
-            demonstrations.
+        settings: training settings. The prompts match the training examples in number and format, but have no demonstrations.
 
     Raises:
         LensFVError: no instructions, or a prompt longer than the context.

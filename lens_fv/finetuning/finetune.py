@@ -49,7 +49,7 @@ def finetune(
     """Fine-tune on one task, a sequence of tasks or a mixture of tasks, with transformers' Trainer and PEFT.
 
     The same low-rank updates are trained throughout the sequence, so every checkpoint is a single adapter of the initial model.
-    The optimizer is reset for each task. An interrupted run resumes from its last complete checkpoint and gives the same result
+    The optimiser is reset for each task. An interrupted run resumes from its last complete checkpoint and gives the same result
     as an uninterrupted one.
 
     Args:
@@ -68,8 +68,8 @@ def finetune(
 
     Raises:
         LensFVError: no tasks or duplicate names, a folder that holds another run or is in use by another process, an
-            architecture whose projections PEFT does not know, a loss that is not finite, vectors that are missing or belong to
-            another model, or any error of `load_model`, `training_examples` and `Guide`.
+            architecture unknown to PEFT, a non-finite loss, vectors that are missing or belong to another model, or any error
+            of `load_model`, `training_examples` and `Guide`.
     """
     settings, folder = settings or FinetuneConfig(), Path(folder)
     names = [task.name for task in tasks]
@@ -171,7 +171,7 @@ def _begun(
 
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
-    """Return the model ready to train, with its weights or updates restored from a checkpoint if there is one."""
+    """Return the model ready to train, with its weights or updates restored from the checkpoint, if given."""
     if settings.method == "full":
         if checkpoint is not None:
             load_all(hf_model, checkpoint)

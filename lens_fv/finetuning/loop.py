@@ -30,12 +30,12 @@ def trainer_arguments(
     Args:
         folder: folder for the checkpoints.
         batch_size: number of examples per forward pass.
-        steps: number of optimizer steps.
+        steps: number of optimiser steps.
         save_steps: number of steps between checkpoints; None saves none.
         learning_rate: AdamW learning rate.
         seed: seed of the example order and of dropout.
         device: "cpu", or any other device to let Trainer choose.
-        accumulation: number of batches per optimizer step.
+        accumulation: number of batches per optimiser step.
         schedule: "constant" keeps the learning rate, "linear" decays it to 0.
         weight_decay: AdamW weight decay.
         clip: maximum gradient norm; None disables clipping.

@@ -18,7 +18,7 @@ RESUMING = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 class Marks(TrainerCallback):
-    """Mark complete checkpoints, delete files that are no longer needed, and stop at a loss that is not finite.
+    """Mark complete checkpoints, delete files that are no longer needed, and stop at a non-finite loss.
 
     Args:
         folder: folder of the stage.

@@ -27,7 +27,7 @@ class FinetuneConfig:
         n_shots: number of demonstrations per example.
         mixed: whether to train on all tasks at once, with their examples shuffled together, instead of in sequence.
         n_checkpoints: number of checkpoints per task, or for the mixture; the last one is at the end.
-        guide: regularization terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
+        guide: regularisation terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
             (see `finetune`).
         replay: share of each task's examples replaced by examples of earlier tasks.
         ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017) from the second task on, equal to half of their
@@ -77,5 +77,5 @@ class FinetuneConfig:
 
     @checked
     def steps(self, n_tasks: Count = 1) -> int:
-        """Return the number of optimizer steps for a number of tasks trained together."""
+        """Return the number of optimiser steps for a number of tasks trained together."""
         return self.epochs * -(-n_tasks * self.n_examples // self.batch_size)

@@ -104,7 +104,7 @@ def entity_swapped_anchors(
     continuations when another subject takes the name's place forces it to attend to the name.
 
     Args:
-        entities: entities whose sentences are rewritten.
+        entities: entities in the sentences to rewrite.
         transfer: transfer set, preferably as generated: definitions (`with_definitions`) are long, and in trials adding them to
             the anchors preserved no more than the sentences alone.
         others: subjects to draw from. A sentence gets each subject at most once, until all have been used.

@@ -62,7 +62,7 @@ def distill(
 
     Raises:
         LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process, `until` out of
-            range, a loss that is not finite, no usable sentence, or any error of `plain_model`. Unusable sentences do not raise
+            range, a non-finite loss, no usable sentence, or any error of `plain_model`. Unusable sentences do not raise
             by themselves: `skipped` of the result counts them by reason.
     """
     settings = settings or DistillConfig.usual(len(entities))
@@ -149,7 +149,7 @@ def _anchored(model: LensModel, anchors: Sequence[str]) -> list[DistillationExam
 
 
 def _read(model: LensModel, lessons: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
-    """Compute the model's own distributions, with definitions in context where there are any."""
+    """Compute the model's own distributions, with the definitions in context except for anchors."""
     with progress_bar("reading definitions", len(lessons), show=progress) as tick:
         return teacher_targets(
             plain_model(model),

@@ -77,7 +77,7 @@ class Entity:
 
     Attributes:
         name: name used in sentences.
-        definition: text that the teacher reads; empty if there is nothing to learn.
+        definition: text that the teacher reads; empty for entities that are only probed.
         aliases: alternative names.
         category: category, such as "person".
         probes: probes about the entity.
@@ -119,7 +119,7 @@ class Entity:
         return found.span() if found else None
 
     def renamed(self, text: str, name: str) -> str:
-        """Replace every mention of the entity in a text by another name."""
+        """Replace every mention of the entity in a text by another name, capitalised at the start of the text."""
         begin = 0
         while (place := self.mention(text[begin:])) is not None:
             at, end = begin + place[0], begin + place[1]

@@ -47,8 +47,8 @@ def make_example(
             mentions the entity.
 
     Returns:
-        The example, or the reason why there is none: the sentence does not mention the entity, it has no token to train on, or
-        the definition and the sentence together exceed the context.
+        The example, or the reason why none can be made: the sentence does not mention the entity, it has no token to train on,
+        or the definition and the sentence together exceed the context.
     """
     begin = entity.mention_end(sentence) if where == "after_mention" else 0
     if begin is None:
@@ -57,7 +57,7 @@ def make_example(
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
         return "too long"
-    # After a definition, the first word of a sentence may be tokenized differently than at the beginning of a text.
+    # After a definition, the first word of a sentence may be tokenised differently than at the beginning of a text.
     alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
     first = max(len(student) - alike, 1)
     if where == "after_mention":

@@ -27,7 +27,7 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
         batch_size: number of texts per forward pass.
 
     Raises:
-        LensFVError: a text without tokens, logits that are not finite, or any error of `WeightDelta.applied`.
+        LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.
     """
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]

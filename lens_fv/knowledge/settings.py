@@ -68,8 +68,8 @@ class DistillConfig:
         group_by_length: whether to batch examples of similar length, which saves computation on padding.
         learning_rate: AdamW learning rate at the first step; None takes it from `RATES`.
         schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
-        optimizer: "shared" uses one optimizer for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
-            epochs of one sentence in a row with a new optimizer, then moves to the next; it requires a `batch_size` of 1 and no
+        optimizer: "shared" uses one optimiser for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
+            epochs of one sentence in a row with a new optimiser, then moves to the next; it requires a `batch_size` of 1 and no
             anchors.
         weight_decay: AdamW weight decay, applied to all trained weights.
         clip: maximum norm of a step's gradient over all trained weights; None disables clipping.

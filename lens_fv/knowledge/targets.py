@@ -51,7 +51,7 @@ def teacher_targets(
         tick: callback after each example.
 
     Raises:
-        LensFVError: logits that are not finite.
+        LensFVError: non-finite logits.
     """
     order = sorted(range(len(lessons)), key=lambda i: len(lessons[i].teacher))
     found: dict[int, Target] = {}

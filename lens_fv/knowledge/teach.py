@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 WINDOW = 8
-"""Number of steps whose examples are sorted by length together."""
+"""Window size, in steps, within which examples are sorted by length."""
 
 
 def teach(
@@ -51,7 +51,7 @@ def teach(
         progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: a loss that is not finite, layers that the model does not have, or checkpoints later than the requested
+        LensFVError: a non-finite loss, layers that the model does not have, or checkpoints later than the requested
             end.
     """
     if until is not None and settings.optimizer == "per_sentence":
@@ -77,7 +77,7 @@ def teach(
             for _ in range(done):
                 tick()
             trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
-            trainer.accelerator.free_memory()  # free the optimizer's memory before computing the change
+            trainer.accelerator.free_memory()  # free the optimiser's memory before computing the change
             trainer.optimizer = trainer.lr_scheduler = None
         return change()
 
@@ -85,7 +85,7 @@ def teach(
 def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
     """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
 
-    Anchors are limited to those available. With an optimizer per sentence, all epochs of one sentence come before the next.
+    Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
     """
     own = [i for i, lesson in enumerate(lessons) if lesson.entity]
     if settings.optimizer == "per_sentence":

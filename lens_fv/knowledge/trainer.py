@@ -68,7 +68,7 @@ class DistillationTrainer(Trainer):
 
 
 class NewOptimizer(TrainerCallback):
-    """Reset the optimizer's moments at regular intervals, as if it were created anew.
+    """Reset the optimiser's moments at regular intervals, as if it were created anew.
 
     Args:
         steps: number of steps between resets.

@@ -169,7 +169,7 @@ def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
 
 
 def check_keys(entities: Sequence[Entity]) -> None:
-    """Check that there is at least one entity and that keys are unique.
+    """Check that the list of entities is not empty and that keys are unique.
 
     Raises:
         LensFVError: no entities, or two with the same key.

@@ -1,4 +1,4 @@
-"""Regularization on instruction-swapped prompts, on which a model should not change."""
+"""Regularisation on instruction-swapped prompts, on which a model should not change."""
 
 import inspect
 import random

@@ -1,4 +1,4 @@
-"""Compute a guide's regularization terms around a training step."""
+"""Compute a guide's regularisation terms around a training step."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ Terms = dict[str, Tensor]
 
 
 class Guide(nn.Module):
-    """Add regularization terms to the fine-tuning loss that preserve a vector's computation (Jiang et al. 2024, 2025).
+    """Add regularisation terms to the fine-tuning loss that preserve a vector's computation (Jiang et al. 2024, 2025).
 
-    The teacher is the student without its updates, so there is one model in memory and one additional forward pass per step. If
+    The teacher is the student without its updates, which takes one model in memory and one additional forward pass per step. If
     the teacher is steered and heads are matched, each row needs one more token (`PlainHeads`), or a second pass without
     `heads_gate`. The guide is a module because it may have linear maps to learn (`GuideConfig.linear`).
 
@@ -94,7 +94,7 @@ class Guide(nn.Module):
             done: share of training that is done, from 0 to 1.
 
         Raises:
-            LensFVError: a term that is not finite, a row without a target or with a target as its first token, or gradient
+            LensFVError: a non-finite term, a row without a target or with a target as its first token, or gradient
                 checkpointing turned on in the meantime.
         """
         with self.around(model, inputs, done=done) as terms:

@@ -1,4 +1,4 @@
-"""Settings of guides: which regularization terms are active, and when."""
+"""Settings of guides: which regularisation terms are active, and when."""
 
 import math
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ Teacher = Literal["base", "before"]
 @checked
 @dataclass(frozen=True)
 class GuideConfig:
-    """Regularization terms for fine-tuning; each has its own weight, and a weight of 0 disables it.
+    """Regularisation terms for fine-tuning; each has its own weight, and a weight of 0 disables it.
 
-    Jiang et al. (2024) call the first two terms together instruction-vector-guided training; Jiang et al. (2025) call the last
-    three function-vector-guided training. Where the papers are silent, defaults follow their code.
+    Instruction-vector-guided training (Jiang et al. 2024) uses `intervene` and `distill`; function-vector-guided training (Jiang
+    et al. 2025) uses `distill`, `distill_all` and `heads`. Where the papers are silent, defaults follow their code.
 
     Attributes:
         intervene: factor by which the vector is added to the student at the last prompt token during training. A negative
@@ -46,8 +46,9 @@ class GuideConfig:
         crossed_heads: weight of the squared distance between the matched heads' outputs in student and teacher on these
             prompts, averaged over the head's dimensions and the prompts, and summed over heads.
         n_crossed: number of such prompts per step.
-        where: where the vector is added. "heads" adds each of the vector's heads its mean output; "resid_post" adds the vector
-            after its layer; "attn_out" adds it to the attention output of its layer; None uses the vector's own site.
+        where: where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
+            adds the vector after its layer; "attn_out" adds it to the attention output of its layer; None means
+            "heads" for vectors with site "heads", else "resid_post".
         teacher: "base" is the initial model without any updates; "before" is the model before the current task (learning
             without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights, so its teacher is
             the model before the task. For the first task the two are the same.

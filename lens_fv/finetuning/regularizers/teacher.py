@@ -1,4 +1,4 @@
-"""Teachers for regularization: the model without its updates, or with those it had before the task."""
+"""Teachers for regularisation: the model without its updates, or with those it had before the task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

@@ -41,7 +41,7 @@ def entered(study: Study, seed: int) -> dict[str, Task]:
     """Return the tasks that the starting model performs above the majority baseline, by the whole interval of its accuracy.
 
     Raises:
-        LensFVError: there are none.
+        LensFVError: no task qualifies.
     """
     records = dict(study.records("start").items())
     found = {name: task for name, task in study.tasks.items() if enters(records[f"{seed}/after/{name}"])}

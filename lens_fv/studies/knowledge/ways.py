@@ -122,7 +122,7 @@ def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> 
 
 
 def _few(study: Study, entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
-    """Select the sentences about these entities, fewer if there is only one entity."""
+    """Select the sentences about these entities, fewer for a single entity."""
     n = study.settings.n_alone if len(entities) == 1 else None
     return TransferSet({each.key: transfer.sentences.get(each.key, ())[:n] for each in entities})
 

@@ -43,7 +43,7 @@ class Tried(NamedTuple):
 
     Attributes:
         method: name of the method.
-        settings: settings that differ between candidates; empty if there is only one candidate.
+        settings: settings that differ between candidates; empty for a single candidate.
         learned, held_out: final accuracy on the trained tasks and on all others.
         taken: whether these settings were chosen.
     """

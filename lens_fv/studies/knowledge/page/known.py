@@ -73,7 +73,7 @@ def specific(run: Recorded) -> list[Block]:
 def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
     """Format the changes from the base: accuracy in points, perplexity in percent, and KL.
 
-    The intervals of accuracy and perplexity are over unrelated entities; that of KL is over seeds if there are several.
+    The intervals of accuracy and perplexity are over unrelated entities; that of KL is over seeds, given several.
     """
     accuracy, percent = changed(base, found)
     kl = estimate([each.mean for each in found.drift]) if len(found.drift) > 1 else found.drift[0]

@@ -35,7 +35,7 @@ def write_knowledge_report(studies: Mapping[str, Path], out: Path) -> Path:
         Path of the page.
 
     Raises:
-        LensFVError: no studies, a folder without a study, or an output folder that is not writable.
+        LensFVError: no studies, a folder without a study, or an output folder without write access.
     """
 
     def blocks(runs: Sequence[Recorded]) -> list[Block]:
