@@ -19,8 +19,8 @@ Teacher = Literal["base", "before"]
 class GuideConfig:
     """Regularisation terms for fine-tuning; each has its own weight, and a weight of 0 disables it.
 
-    Instruction-vector-guided training (Jiang et al. 2024) uses `intervene` and `distill`; function-vector-guided training (Jiang
-    et al. 2025) uses `distill`, `distill_all` and `heads`. Where the papers are silent, defaults follow their code.
+    Instruction-vector-guided training (Jiang et al. 2024) uses `intervene` and `distill`; function-vector-guided training
+    (Jiang et al. 2025) uses `distill`, `distill_all` and `heads`. Where the papers are silent, defaults follow their code.
 
     Attributes:
         intervene: factor by which the vector is added to the student at the last prompt token during training. A negative

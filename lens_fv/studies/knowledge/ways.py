@@ -32,17 +32,17 @@ Teacher = Callable[[Sequence[Entity], Path | None], WeightDelta]
 def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed: int) -> Mapping[str, Teacher]:
     """Return the training methods by name.
 
-    "distill": distillation.
-    "definition": fine-tuning on the definition, with the settings that closed most of the gap.
-    "definition_gently": the same, with the best settings among those that changed nothing else.
-    "sentences": fine-tuning on the sentences, with the settings of distillation.
-    "unanchored": distillation without anchors.
-    "anchored_definition": "definition_gently", with entity-swapped definitions as anchors.
-    "other_sentences": distillation of the right definition on sentences written about another entity.
-    "wrong_definition": distillation of another entity's definition.
+    - "distill": distillation.
+    - "definition": fine-tuning on the definition, with the settings that closed most of the gap.
+    - "definition_gently": the same, with the best settings among those that left unrelated probes nearly unchanged.
+    - "sentences": fine-tuning on the sentences, with the settings of distillation.
+    - "unanchored": distillation without anchors.
+    - "anchored_definition": "definition_gently", with entity-swapped definitions as anchors.
+    - "other_sentences": distillation of the right definition on sentences written about another entity.
+    - "wrong_definition": distillation of another entity's definition.
 
-    The last two train on no definitions, since a correct one would state the facts directly. "other_sentences" shares no
-    sentences either, since an entity could get its own sentences back.
+    The last two add no definitions to the sentences, since a correct one would state the facts directly. "other_sentences" shares
+    no sentences either, since an entity could get its own sentences back.
 
     Args:
         study: study to run.
