@@ -41,8 +41,8 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
     - "other_sentences": distillation of the right definition on sentences written about another entity.
     - "wrong_definition": distillation of another entity's definition.
 
-    The last two add no definitions to the sentences, since a correct one would state the facts directly. "other_sentences" shares
-    no sentences either, since an entity could get its own sentences back.
+    The last two add no definitions to the sentences, since a correct one would state the facts directly. "other_sentences"
+    shares no sentences either, since an entity could get its own sentences back.
 
     Args:
         study: study to run.
