@@ -1,4 +1,4 @@
-"""What does fine-tuning do to a task? The same questions at every checkpoint."""
+"""Track tasks and their vectors over fine-tuning, with the same measurements at every checkpoint."""
 
 from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement, measure_checkpoint
 from lens_fv.dynamics.probe import TaskProbe, make_task_probe

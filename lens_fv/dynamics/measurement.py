@@ -1,4 +1,4 @@
-"""What a model can do, and what it looks like inside, at one moment of a fine-tuning run."""
+"""Measure a model's abilities and internal states at one checkpoint of a fine-tuning run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,31 +22,30 @@ from lens_fv.tasks import EncodedPrompt
 from lens_fv.vectors import random_like
 
 ADDED = ("vector", "random", "other")
-"""What is added to instructed prompts: the task's vector of the beginning; of its length, a random one and another task's."""
+"""Vectors added to instructed prompts: the task's initial vector, a random one, and another task's; all of the same norm."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CheckpointMeasurement(Artefact):
-    """All probes at one moment. Not a number stands where a task has fewer items than another.
+    """Results of all probes at one checkpoint. NaN pads tasks with fewer items than others.
 
     Attributes:
-        name: of the checkpoint, or "0".
-        step: steps since the run began.
-        tasks: of the probes.
-        correct: whether greedy decoding writes the answer behind the instruction.
-        instructed: log-probability of the answer there, in nats a token.
-        in_context: as `correct`, with demonstrations; not a number where it was not asked.
-        knowledge: log-probability of the answer in the cloze, in nats a token.
+        name: checkpoint name, or "0" for the initial model.
+        step: number of steps since the start of the run.
+        tasks: task name of each probe.
+        correct: whether greedy decoding produces an acceptable answer after the instruction.
+        instructed: log-probability of the answer after the instruction, in nats per token.
+        in_context: as `correct`, with demonstrations; NaN if not measured.
+        knowledge: log-probability of the answer in the cloze, in nats per token.
         added: as `correct`, with a vector added; see `ADDED`.
-        alignment: cosine of the residual stream, where the vector of the beginning is added, to that vector; not a number of
-            items that were not looked at.
-        written: what each of the probe's heads writes on average where the instruction is read, through the projection of the
-            beginning.
-        written_now: the same through the projection of now.
-        answer_rank: rank of the answer's first token (0 is the likeliest), read off the residual stream after each layer:
+        alignment: cosine between the initial vector and the residual stream at the vector's layer; NaN pads as above.
+        written: mean output of each of the probe's heads at the end of the instructed prompts, through the initial output
+            projections.
+        written_now: the same through the checkpoint's output projections.
+        answer_rank: rank of the answer's first token (0 is the most likely) read off the residual stream after each layer;
             median over items.
-        effects: every head's mean indirect effect now, on the probe's contrast; not a number where heads were not ranked.
-        majority: accuracy that the most frequent answer would have, given to all items; None in files that do not say.
+        effects: mean indirect effect of every head on the probe's contrast at this checkpoint; NaN if heads were not ranked.
+        majority: accuracy of always giving the most frequent answer; None in older files.
     """
 
     name: str
@@ -77,16 +76,16 @@ def measure_checkpoint(
     seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> CheckpointMeasurement:
-    """Put all probes to the model as it is now.
+    """Run all probes on the model in its current state.
 
     Args:
-        model: the model, at any moment.
-        probes: at least one, all with as many heads.
-        name: of the moment.
-        step: since the run began.
-        full: ask in context, too, and rank all heads by the probes that have a contrast.
-        seed: of the random vectors.
-        tick: called after each probe.
+        model: model at any checkpoint.
+        probes: at least one probe, all with the same number of heads.
+        name: checkpoint name.
+        step: number of steps since the start of the run.
+        full: whether to measure in-context accuracy and to rank all heads of probes with a contrast.
+        seed: seed of the random vectors.
+        tick: callback after each probe.
 
     Raises:
         LensFVError: no probes, or probes with different numbers of heads.
@@ -144,7 +143,7 @@ def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *
 def _asked(
     model: LensModel, prompts: Sequence[EncodedPrompt], branches: Sequence[Sequence[Edit]]
 ) -> tuple[Float[Tensor, "items branches"], Float[Tensor, "items branches"]]:
-    """Whether an acceptable answer is written whole, and the primary answer's log-probability a token."""
+    """Return whether an acceptable answer is decoded in full, and the primary answer's log-probability per token."""
     whole = torch.zeros(len(prompts), len(branches))
     primary = torch.empty(len(prompts), len(branches))
     for p, a, ranks, logprobs in AnswerScorer(model, prompts).each(branches, keep=False):
@@ -157,7 +156,7 @@ def _asked(
 def _effects(
     model: LensModel, contrast: PatchingPrompts | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> Float[Tensor, "layers heads_of_a_layer"]:
-    """On the answer's probability, of putting each head's mean output into the contrast's corrupted prompts."""
+    """Return the effect on the answer's probability of patching each head's mean output into the corrupted prompts."""
     if contrast is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(contrast.corrupted), *z.shape)
@@ -180,7 +179,7 @@ def _written(
 def _answer_ranks(
     model: LensModel, states: Float[Tensor, "items layers d_model"], prompts: Sequence[EncodedPrompt]
 ) -> Float[Tensor, " layers"]:
-    """Median rank of the answers' first tokens after each layer (nostalgebraist 2020, "logit lens")."""
+    """Return the median rank of the answers' first tokens after each layer (nostalgebraist 2020, "logit lens")."""
     first = torch.tensor([p.answers[0][0] for p in prompts], device=states.device)
     ranks: list[Tensor] = []
     for layer in range(states.shape[1]):
@@ -190,6 +189,6 @@ def _answer_ranks(
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of different lengths as one tensor, not a number where there is nothing."""
+    """Stack rows of different lengths, padded with NaN."""
     longest = max(row.shape[-1] for row in rows)
     return torch.stack([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=torch.nan) for row in rows])

@@ -1,4 +1,4 @@
-"""One task, asked in the same words at every moment of a fine-tuning run."""
+"""Task probes: fixed sets of prompts for one task, to be scored at every checkpoint."""
 
 import json
 import random
@@ -37,18 +37,19 @@ HeadName = tuple[int, int]
 @checked
 @dataclass(frozen=True)
 class TaskProbe:
-    """What is asked about one task, as token ids, and where the model is looked at.
+    """Prompts that measure one task, as token ids, and the heads to read.
 
     Attributes:
-        task: its name.
-        vector: as it was at the beginning.
-        heads: those of the vector, strongest first; behind them as many others, drawn at random: the control.
-        projections: what each of them writes with, at the beginning.
-        instructed: test items behind the instruction; over the first `n_read` of these prompts heads' outputs are averaged.
-        in_context: the same with demonstrations, one set of them for each of the task's instructions.
-        cloze: the same items without an instruction, as sentences that the answer completes; or, of a task without clozes,
-            as the instructed prompts less the instruction.
-        contrast: prompts that all heads are ranked again by; None: they are not.
+        task: task name.
+        vector: initial vector of the task.
+        heads: the vector's heads, strongest first, followed by as many random other heads as a control.
+        projections: initial output projection of each head.
+        instructed: test items with the instruction. Head outputs are averaged over the first `n_read` of them.
+        in_context: the same prompts with demonstrations, one set for each of the task's instructions.
+        cloze: the same items without an instruction, as sentences that the answer completes; for tasks without clozes,
+            zero-shot prompts without the instruction.
+        contrast: prompts for ranking all heads again; None: heads are not ranked.
+        n_read: number of instructed prompts at which heads and the residual stream are read.
     """
 
     task: str
@@ -63,23 +64,23 @@ class TaskProbe:
 
     @property
     def n_heads(self) -> int:
-        """Of the vector."""
+        """Number of heads of the vector."""
         return len(self.vector.heads)
 
     @property
     def majority(self) -> float:
-        """Share of the test items that the most frequent answer would get right, given to all of them."""
+        """Share of the test items that the most frequent answer gets right."""
         return Counter(answer for p in self.instructed for answer in set(p.answers)).most_common(1)[0][1] / len(self.instructed)
 
     @property
     def prompts(self) -> tuple[EncodedPrompt, ...]:
-        """All of them."""
+        """All prompts of the probe."""
         ranked = self.contrast.corrupted if self.contrast else ()
         return (*self.instructed, *self.in_context, *self.cloze, *ranked)
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of what is asked and of the vector: the same for the same questions."""
+        """Hash of the prompts and the vector, as 16 hexadecimal digits."""
         asked = [self.task, self.heads, self.vector.layer, self.vector.scale, [[p.tokens, p.answers] for p in self.prompts]]
         vector = self.vector.vector.float().cpu().numpy().tobytes()
         return sha256(json.dumps(asked).encode() + vector).hexdigest()[:16]
@@ -100,24 +101,25 @@ def make_task_probe(
     template: PromptTemplate = TODD,
     seed: Seed = 0,
 ) -> TaskProbe:
-    """The questions about a task; made of the model as it is at the beginning.
+    """Build a task's probe from the initial model.
 
     Args:
-        model: the model at the beginning.
-        task: with instructions.
-        vector: of the task, with heads; see `extract_instruction`.
-        contrast: rank all heads again by its corrupted prompts, at the beginning and the ends of tasks; see
+        model: initial model.
+        task: task with instructions.
+        vector: vector of the task, with heads; see `extract_instruction`.
+        contrast: prompts for ranking all heads again, for the initial model and at the end of each task; see
             `instruction_contrast`.
-        split: default: `split_pairs(task, seed=seed)`; its test pairs are asked about.
-        n_shots: demonstrations behind the instruction.
-        n_context: demonstrations of the in-context twin.
-        n_read: test items at which heads and the residual stream are looked at.
-        max_items: test pairs.
-        template: of all but the cloze.
-        seed: of demonstrations, and of the control heads.
+        split: split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
+        n_shots: number of demonstrations in the instructed prompts.
+        n_context: number of demonstrations in the in-context prompts.
+        n_read: number of test items at which heads and the residual stream are read.
+        max_items: maximum number of test pairs.
+        template: prompt template of all prompts but the cloze sentences.
+        seed: seed of the demonstrations and of the control heads.
 
     Raises:
-        LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads.
+        LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads for the
+            control.
     """
     vector.provenance.check(model)
     if not task.instructions:

@@ -1,4 +1,4 @@
-"""The same questions at every moment of a fine-tuning run."""
+"""Run the same measurements at every checkpoint of a fine-tuning run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,22 +26,22 @@ def track_checkpoints(
     seed: Seed = 0,
     progress: bool = False,
 ) -> Trajectory:
-    """Put the same questions to the model at the beginning of a run and at its checkpoints.
+    """Measure the initial model and every checkpoint of a run with the same probes.
 
-    At the beginning and wherever a task ends they are also put in context, and heads are ranked again (if a probe has a
-    contrast); elsewhere not, as that takes more time than all the rest.
+    In-context accuracy and head rankings (for probes with a contrast) are measured only for the initial model and at the end of
+    each task, because they take longer than everything else together.
 
     Args:
-        model: the model that the run began with; it is switched in place, and back at the end.
-        run: the run.
+        model: model that the run started from. It is switched in place and restored at the end.
+        run: fine-tuning run.
         probes: see `make_task_probe`.
-        checkpoints: default: all of the run's.
-        folder: keep each moment there; those that are there are not measured again.
-        seed: of the random controls.
-        progress: draw a progress bar.
+        checkpoints: checkpoints to measure; default: all of the run's.
+        folder: folder for the measurements; those it already holds are not repeated.
+        seed: seed of the random control vectors.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: what `switch_to_checkpoint` and `measure_checkpoint` raise, or a folder with moments of other questions.
+        LensFVError: see `switch` and `measure_checkpoint`; or the folder holds measurements with other probes.
     """
     at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
     moments: list[CheckpointMeasurement] = []

@@ -1,4 +1,4 @@
-"""What became of tasks and of their vectors over a fine-tuning run."""
+"""Trajectories: measurements of tasks and their vectors over a fine-tuning run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +22,14 @@ _ADDED = {f"with_{name}": name for name in ADDED}
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trajectory(Artefact):
-    """Moments of a run, the first one its beginning; see `CheckpointMeasurement` for what was measured at each.
+    """Measurements at successive checkpoints of a run, starting with the initial model; see `CheckpointMeasurement`.
 
     Attributes:
-        moments: names of the checkpoints.
-        steps: since the run began.
-        tasks: that were asked about.
+        moments: checkpoint names.
+        steps: number of steps since the start of the run.
+        tasks: names of the measured tasks.
         correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
-            `CheckpointMeasurement`, with an axis of moments in front.
+            `CheckpointMeasurement`, with the checkpoints as an additional first axis.
         majority: as in `CheckpointMeasurement`.
     """
 
@@ -50,10 +50,10 @@ class Trajectory(Artefact):
 
     @classmethod
     def of(cls, moments: Sequence[CheckpointMeasurement]) -> "Trajectory":
-        """Moments put together.
+        """Combine the measurements of several checkpoints.
 
         Raises:
-            LensFVError: none, or moments of different questions.
+            LensFVError: no measurements, or measurements with different probes.
         """
         asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in moments}
         if len(asked) != 1:
@@ -81,7 +81,7 @@ class Trajectory(Artefact):
 
     @checked
     def items(self, measure: Measure) -> Float[Tensor, "moments tasks items"]:
-        """What was measured, item by item; `accuracy` and those with something added are 0 or 1. NaN: no such item."""
+        """Return a measure for each item; `accuracy` and measures with an added vector are 0 or 1. NaN marks missing items."""
         if measure in _ADDED:
             return self.added[:, :, ADDED.index(_ADDED[measure])]
         return {
@@ -94,15 +94,15 @@ class Trajectory(Artefact):
 
     @checked
     def curve(self, measure: Measure, task: str, *, change: bool = False) -> dict[int, Estimate]:
-        """A measure of one task by step, where it was asked, with bootstrap intervals over items.
+        """Return a measure of one task by step, where it was measured, with bootstrap intervals over items.
 
         Args:
             measure: one of `Measure`.
             task: one of `tasks`.
-            change: since the beginning, item by item.
+            change: whether to subtract each item's initial value.
 
         Raises:
-            LensFVError: a task that was not asked about.
+            LensFVError: a task that was not measured.
         """
         if task not in self.tasks:
             raise LensFVError(f"curve of {task}: the trajectory asks about {', '.join(self.tasks)}")
@@ -113,17 +113,18 @@ class Trajectory(Artefact):
 
     @property
     def accuracy(self) -> Float[Tensor, "moments tasks"]:
-        """Share of items whose answer is written behind the instruction."""
+        """Share of items answered correctly after the instruction."""
         return self.correct.nanmean(-1)
 
     @checked
     def present(self, *, level: Level = 0.95) -> list[bool]:
-        """Whether each task was there at the beginning; one that was not cannot be kept or lost.
+        """Return whether the model could do each task initially; only such tasks can be kept or lost.
 
-        It was if the whole Wilson interval of its accuracy then lies above its `majority`; above 0, where that is not known.
+        A task is present if the lower bound of the Wilson interval of its initial accuracy exceeds its `majority`, or 0 if that
+        is unknown.
 
         Args:
-            level: of the interval.
+            level: confidence level of the interval.
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
         asked = [row[~row.isnan()] for row in self.correct[0]]
@@ -132,9 +133,9 @@ class Trajectory(Artefact):
 
     @property
     def ends(self) -> list[int]:
-        """Indices of the beginning and of the moments at which a stage of the run ends: where tasks were asked in context.
+        """Indices of the initial model and of each stage's end, where tasks were also measured in context.
 
-        A stage that was not followed to its end has none.
+        Stages that were not tracked to their end have no index.
         """
         asked = (~self.in_context.isnan()).flatten(1).any(1).tolist()
         stages = [name.rsplit("/", 1)[0] for name in self.moments]
@@ -143,34 +144,39 @@ class Trajectory(Artefact):
 
     @property
     def vectors(self) -> Float[Tensor, "moments tasks d_model"]:
-        """What the vector's heads sum to, through the projection of the beginning."""
+        """Sum of the outputs of the vector's heads, through the initial output projections."""
         return self._own(self.written).sum(2)
 
     def similarity(self, *, projection_of_now: bool = False) -> Float[Tensor, "moments tasks"]:
-        """Cosine of each vector to what it was at the beginning.
+        """Compute the cosine between each vector and its initial value.
 
         Args:
-            projection_of_now: write with the projection of each moment instead of that of the beginning. The two differ only
-                where training changed it.
+            projection_of_now: whether to use each checkpoint's output projections instead of the initial ones. The results
+                differ only where training changed the projections.
         """
         found = self._own(self.written_now if projection_of_now else self.written).sum(2)
         return torch.cosine_similarity(found, found[:1], dim=-1)
 
     def distance(self) -> Float[Tensor, "moments tasks"]:
-        """Length of what each vector moved by, in lengths of the vector at the beginning."""
+        """Compute the norm of each vector's change, relative to the norm of its initial value."""
         found = self.vectors
         return (found - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1)
 
     def head_similarity(self) -> tuple[Float[Tensor, "moments tasks heads"], Float[Tensor, "moments tasks heads"]]:
-        """Cosine of what each head writes to what it wrote at the beginning: the vector's heads, and as many random ones."""
+        """Compute the cosine between each head's output and its initial value.
+
+        Returns:
+            The cosines of the vector's heads, and those of as many random heads.
+        """
         found = torch.cosine_similarity(self.written, self.written[:1], dim=-1)
         n = found.shape[-1] // 2
         return found[..., :n], found[..., n:]
 
     def head_overlaps(self) -> list[list[Overlap | None]]:
-        """By moment and task: the heads that are strongest now and those that were at the beginning, as many as the vector's.
+        """Compare the strongest heads at each checkpoint with the initial ones, as many as the vector has.
 
-        None where heads were not ranked.
+        Returns:
+            The overlaps by checkpoint and task; None where heads were not ranked.
         """
         n, (layers, heads) = self.written.shape[2] // 2, self.effects.shape[2:]
         top = [

@@ -1,4 +1,4 @@
-"""Is an ability that is gone overwritten, or only no longer called up?"""
+"""Judge whether a lost ability has been overwritten or merely suppressed."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -17,26 +17,26 @@ from lens_fv.heads.significance import holm
 
 Judgement = Literal["absent", "kept", "suppressed", "overwritten", "undecided"]
 MARGIN = 0.5
-"""Nats a token by which knowledge may fall and still count as kept."""
+"""Nats per token by which knowledge may fall and still count as kept."""
 
 
 class Verdict(NamedTuple):
-    """What became of one task, and the evidence.
+    """Judgement on one task, with the evidence.
 
     Attributes:
-        task: its name.
-        judgement: "absent": not shown to be there at the beginning (`Trajectory.present`), so that it is not judged and its
-            p-values are not numbers. "kept": no loss of accuracy shown. Of those that lost some: "suppressed" if the knowledge
-            is kept and the vector of the beginning restores accuracy, "overwritten" if the knowledge fell and the vector
-            restores nothing, else "undecided".
-        before, after: accuracy behind the instruction at the beginning and at the moment.
-        p_lost: that items went wrong rather than right by chance (one-sided exact McNemar test).
-        knowledge: change of the answers' log-probability in the cloze, in nats a token, over items.
-        with_vector, with_random, with_other: accuracy at the moment with the vector of the beginning added; with a random one
-            and with another task's, of its length.
-        p_restored: that it sets items right by chance: the larger p of two tests like the first, against nothing and against
-            the random vector. p-values are corrected for the number of tasks that are judged (Holm).
-        majority: accuracy that the most frequent answer would have; not a number where that is not known.
+        task: task name.
+        judgement: "absent" if the task was not shown to be present initially (`Trajectory.present`), so that it is not judged
+            and its p-values are NaN; "kept" if no loss of accuracy was shown. Among the tasks that lost accuracy, "suppressed"
+            if the knowledge is kept and the initial vector restores accuracy, "overwritten" if the knowledge fell and the
+            vector restores nothing, else "undecided".
+        before, after: accuracy after the instruction, initially and at the judged checkpoint.
+        p_lost: p-value of the loss: whether more items turned wrong than right (one-sided exact McNemar test).
+        knowledge: mean change of the answers' log-probability in the cloze over items, in nats per token.
+        with_vector, with_random, with_other: accuracy at the judged checkpoint with the initial vector added, and with a random
+            vector or another task's vector of the same norm.
+        p_restored: p-value of the recovery: the larger one of two McNemar tests, against no vector and against the random
+            vector. Both p-values are corrected for the number of judged tasks (Holm).
+        majority: accuracy of always giving the most frequent answer; NaN if unknown.
     """
 
     task: str
@@ -53,31 +53,31 @@ class Verdict(NamedTuple):
 
     @property
     def lost(self) -> bool:
-        """Whether it was there and lost accuracy."""
+        """Whether the task was present initially and lost accuracy."""
         return self.judgement not in ("absent", "kept")
 
     @property
     def recovery(self) -> float:
-        """Share of the lost accuracy that the vector brings back; not a number where none was lost, or the task was absent."""
+        """Share of the lost accuracy that the vector restores; NaN if none was lost or the task was absent."""
         lost = self.before - self.after if self.judgement != "absent" else 0.0
         return (self.with_vector - self.after) / lost if lost > 0 else float("nan")
 
 
 @checked
 def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
-    """Judge every task of a trajectory by stated tests.
+    """Judge every task of a trajectory by statistical tests.
 
-    Tasks that were not there at the beginning are "absent": there is nothing that they could keep or lose. Knowledge is kept if
-    the whole bootstrap interval of its mean change lies above minus the margin, and fell if it lies below.
+    Tasks that were not present initially are "absent", since they have nothing to keep or lose. Knowledge counts as kept if the
+    whole bootstrap interval of its mean change lies above minus the margin, and as fallen if it lies below.
 
     Args:
-        trajectory: the trajectory; its first moment is the beginning.
-        moment: index of the one to judge.
+        trajectory: trajectory that starts with the initial model.
+        moment: index of the checkpoint to judge; default: the last one.
         level: significance level of the tests; intervals have confidence 1 - level.
-        margin: nats a token by which knowledge may fall.
+        margin: nats per token by which knowledge may fall and still count as kept.
 
     Raises:
-        LensFVError: no such moment, or the beginning itself.
+        LensFVError: no such checkpoint, or the initial model itself.
     """
     n = len(trajectory.moments)
     if not -n < moment < n or moment == 0:
@@ -128,23 +128,23 @@ def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Ju
 
 
 def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
-    """One-sided exact McNemar test: is `one` right where `other` is wrong more often than the other way round?"""
+    """One-sided exact McNemar test of whether `one` is right and `other` wrong more often than the reverse."""
     better, worse = int((one & ~other).sum()), int((~one & other).sum())
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
 
 
 class ContinualMetrics(NamedTuple):
-    """What a sequence of tasks did, after Jiang et al. (2025).
+    """Continual learning metrics of a task sequence, after Jiang et al. (2025).
 
     Attributes:
-        average: mean over trained tasks of the accuracy right after each was trained ("AP"), whether or not they were there
-            before.
-        final: the same at the end of the run ("FP").
-        forgetting: the first less the second ("Forget").
-        general: mean accuracy of the tasks that were not trained and were there at the beginning (`Trajectory.present`), behind
-            the instruction, at the end ("GP"); not a number where there are none.
-        in_context: the same with demonstrations ("IP").
-        matrix: accuracy of each trained task (columns) after each was trained (rows).
+        average: mean accuracy of the trained tasks, each measured right after its training ("AP"), whether or not the task was
+            present initially.
+        final: mean accuracy of the trained tasks at the end of the run ("FP").
+        forgetting: `average` minus `final` ("Forget").
+        general: mean accuracy after the instruction, at the end, of the tasks that were not trained and were present initially
+            (`Trajectory.present`; "GP"); NaN without such tasks.
+        in_context: the same as `general`, with demonstrations ("IP").
+        matrix: accuracy of each trained task (columns) after the training of each (rows).
     """
 
     average: float
@@ -156,15 +156,15 @@ class ContinualMetrics(NamedTuple):
 
 
 def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
-    """The metrics of continual learning at the end of a run.
+    """Compute continual learning metrics at the end of a run.
 
     Args:
-        trajectory: followed over at least the last checkpoint of every trained task.
-        trained: the run's tasks, in order: `run.tasks`.
+        trajectory: trajectory that includes the last checkpoint of every trained task.
+        trained: the run's tasks in order: `run.tasks`.
 
     Raises:
-        LensFVError: a trained task that was not asked about, or whose end is no moment of the path: one within its training,
-            where tasks are not asked in context, does not stand for it.
+        LensFVError: a trained task was not measured, or the trajectory lacks its last checkpoint. A checkpoint during its
+            training, which has no in-context measurement, cannot replace it.
     """
     unknown = [task for task in trained if task not in trajectory.tasks]
     measured = {trajectory.moments[m].rsplit("/", 1)[0]: m for m in trajectory.ends}

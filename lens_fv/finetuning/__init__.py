@@ -1,4 +1,4 @@
-"""Fine-tuning runs: one task after another, their checkpoints, and what keeps earlier abilities."""
+"""Fine-tuning runs on task sequences, with checkpoints and methods against forgetting."""
 
 from lens_fv.finetuning.examples import instruction_swapped_prompts
 from lens_fv.finetuning.finetune import finetune

@@ -1,4 +1,4 @@
-"""Instructed prompts with their answers, as token ids to train on."""
+"""Training examples: instructed prompts with their answers, as token ids."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Example = dict[str, list[int]]
 
 @dataclass
 class Reader:
-    """Encodes as `LensModel` does, with no model but its tokenizer."""
+    """Encode text like `LensModel`, but with only a tokenizer and no model."""
 
     name: str
     tokenizer: Any
@@ -29,19 +29,19 @@ class Reader:
     prepend_bos: bool
 
     def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return [self.tokenizer.bos_token_id, *ids] if (self.prepend_bos if bos is None else bos) else ids
 
 
 def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *, end: int | None) -> list[Example]:
-    """`input_ids` and `labels` of a task's examples: only the answer's tokens, and the end behind them, are targets.
+    """Make `input_ids` and `labels` of a task's examples; only the answer and the end token after it are targets.
 
     Args:
-        encoder: of the model.
-        task: its training part is drawn from; a task without instructions is asked without.
-        settings: how many, and of what kind.
-        end: the token that ends an answer; None: nothing does.
+        encoder: encoder of the model.
+        task: task to draw training pairs from. Without instructions, the prompts have none.
+        settings: training settings, including the number of examples and demonstrations.
+        end: token id that ends an answer; None: no end token.
 
     Raises:
         LensFVError: too few pairs for the demonstrations, or a prompt longer than the context.
@@ -56,13 +56,13 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *,
 def instruction_swapped_prompts(
     encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneConfig
 ) -> list[list[int]]:
-    """A task's training inputs behind other tasks' instructions, without answers: what `Guide` takes for its term `crossed`.
+    """Put a task's training inputs after other tasks' instructions, without answers, for the `crossed` term of `Guide`.
 
     Args:
-        encoder: of the model.
-        task: whose inputs.
-        others: whose instructions; of the task itself they are left out.
-        settings: as many prompts as there are examples, of the same kind, without demonstrations.
+        encoder: encoder of the model.
+        task: task that provides the inputs.
+        others: tasks that provide the instructions; `task` itself is left out.
+        settings: training settings. The prompts match the training examples in number and format, but have no demonstrations.
 
     Raises:
         LensFVError: no instructions, or a prompt longer than the context.
@@ -100,7 +100,7 @@ def _example(
 
 
 def collated(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Examples as one batch; padding is no target."""
+    """Collate examples into a batch; padding tokens are not targets."""
     batch = padded([each["input_ids"] for each in examples], pad)
     labels = padded([each["labels"] for each in examples], IGNORED)["input_ids"]
     return {**batch, "labels": labels}

@@ -1,4 +1,4 @@
-"""Fine-tune a model on one task after another, and keep what it was at every checkpoint."""
+"""Fine-tune a model on a sequence of tasks and save checkpoints."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,31 +46,30 @@ def finetune(
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> FinetuneRun:
-    """Fine-tune on one task, on several in a sequence, or on a mixture of them, with transformers' Trainer and PEFT.
+    """Fine-tune on one task, a sequence of tasks or a mixture of tasks, with transformers' Trainer and PEFT.
 
-    Low-rank updates stay the same ones over the whole sequence, so that every checkpoint is one adapter of the model that the
-    run began with; the optimiser begins anew with every task. A run that was stopped, at whatever moment, goes on from its
-    last whole checkpoint and ends as if it had not been.
+    The same low-rank updates are trained throughout the sequence, so every checkpoint is a single adapter of the initial model.
+    The optimiser is reset for each task. An interrupted run resumes from its last complete checkpoint and gives the same result
+    as an uninterrupted one.
 
     Args:
-        model: what `load_model` takes.
-        tasks: in the order in which they are trained; names differ.
-        folder: where the run is kept: `run.json` (with the fingerprint of the weights that it begins with), a copy of the
-            tasks, and for each task (or the mixture) a folder of Trainer's checkpoints.
-        settings: default: `FinetuneConfig()`.
-        vectors: by the tasks' names, of the model that the run begins with: what training is guided by (`settings.guide`). The
-            run keeps them.
-        others: whose instructions the guide's crossed prompts have (`GuideConfig.crossed`); default: all built-in tasks that
-            are not trained.
+        model: model name or path for `load_model`.
+        tasks: tasks in training order, with distinct names.
+        folder: folder of the run. It holds `run.json` (with the fingerprint of the initial weights), a copy of the tasks, and a
+            folder of Trainer checkpoints for each task or for the mixture.
+        settings: training settings; default: `FinetuneConfig()`.
+        vectors: vectors of the initial model by task name, which guide the training (`settings.guide`). The run keeps a copy.
+        others: tasks that provide the instructions of the guide's instruction-swapped prompts (`GuideConfig.crossed`); default:
+            all built-in tasks that are not trained.
         device: see `load_model`.
-        dtype: see `load_model`; updates are trained in the same.
+        dtype: see `load_model`; low-rank updates use the same type.
         cache_dir: see `load_model`.
-        progress: draw a progress bar.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: no tasks or two of one name, a folder that holds another run or in which another process
-            works, an architecture that PEFT knows no projections of, a loss that is not finite, vectors that are missing or of
-            another model, or what `load_model`, `training_examples` and `Guide` raise.
+        LensFVError: no tasks or duplicate names, a folder that holds another run or is in use by another process, an
+            architecture unknown to PEFT, a non-finite loss, vectors that are missing or belong to another model, or any error
+            of `load_model`, `training_examples` and `Guide`.
     """
     settings, folder = settings or FinetuneConfig(), Path(folder)
     names = [task.name for task in tasks]
@@ -98,7 +97,7 @@ def _go_on(
     where: str,
     progress: bool,
 ) -> None:
-    """Train what is left of a run, from its last whole checkpoint."""
+    """Train the rest of a run, from its last complete checkpoint."""
     for index in range(len(run.stages)):
         clear_unfinished(run.stage_folder(index))
     done = run.checkpoints
@@ -145,7 +144,7 @@ def _begun(
     dtype: torch.dtype,
     crossed: Sequence[Task],
 ) -> FinetuneRun:
-    """The run in the folder, new or gone on with; one that has no checkpoint yet may be begun otherwise."""
+    """Return the run in the folder, new or resumed. A run without checkpoints may be restarted with other settings."""
     said = {
         "model": place.name,
         "source": place.source,
@@ -159,7 +158,7 @@ def _begun(
     if (folder / RUN).is_file():
         begun = FinetuneRun(folder)
         before, asked = ({**about, "source": None} for about in (begun.about, json.loads(json.dumps(said))))
-        before.setdefault("fingerprint", fingerprint)  # a run of before there was one
+        before.setdefault("fingerprint", fingerprint)  # runs of older versions have none
         other = differences(before, asked)
         if other and begun.checkpoints:
             raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
@@ -172,7 +171,7 @@ def _begun(
 
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
-    """The model with its weights or its updates as they were at a checkpoint, ready to train."""
+    """Return the model ready to train, with its weights or updates restored from the checkpoint, if given."""
     if settings.method == "full":
         if checkpoint is not None:
             load_all(hf_model, checkpoint)
@@ -180,10 +179,10 @@ def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if checkpoint is not None:
-        read_tensors(checkpoint / UPDATES)  # PEFT would take a pickle in its place
+        read_tensors(checkpoint / UPDATES)  # without this file, PEFT would load a pickle
         return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
     torch.manual_seed(settings.seed)
-    blocks = n_tasks if settings.orthogonal else 1  # each as strong as one alone
+    blocks = n_tasks if settings.orthogonal else 1  # alpha grows with r, so a block is as strong as a single one
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=blocks * settings.rank,
@@ -212,7 +211,7 @@ def _trainer(
 ) -> "Trainer":
     from transformers import PrinterCallback, Trainer
 
-    from lens_fv.finetuning.marks import Marks  # which takes transformers' Trainer, and that seconds to import
+    from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
 
     arguments = trainer_arguments(
         folder,

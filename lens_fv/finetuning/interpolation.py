@@ -1,4 +1,4 @@
-"""A run whose every checkpoint is part of the way from its beginning: weights averaged with those before fine-tuning."""
+"""Weight interpolation between a run's checkpoints and the model before fine-tuning (WiSE-FT)."""
 
 import json
 import shutil
@@ -15,18 +15,18 @@ from lens_fv.finetuning.run import DONE, RUN, TASKS, UPDATES, FinetuneRun
 
 @checked
 def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: PositiveShare = 0.5) -> FinetuneRun:
-    """Average a run's checkpoints with the model that it began with (Wise-FT: Wortsman et al. 2022).
+    """Interpolate between a run's checkpoints and the model before fine-tuning (WiSE-FT: Wortsman et al. 2022).
 
-    Weights become (1 - share) x those of the beginning + share x those of the checkpoint. What comes out is a run like any
-    other, to be followed, switched to and exported.
+    The new weights are (1 - share) x the initial weights + share x the checkpoint's weights. The result is an ordinary run,
+    which can be tracked, switched to and exported.
 
     Args:
-        run: of low-rank updates.
-        folder: a new one, for the averaged run.
-        share: of the checkpoint, from 0 to 1; 0 would leave nothing of it.
+        run: run with low-rank updates.
+        folder: new folder for the interpolated run.
+        share: weight of the checkpoint, above 0 and at most 1.
 
     Raises:
-        LensFVError: another share, a folder that is there already, a run of all weights, or one without checkpoints.
+        LensFVError: `share` out of range, an existing folder, a run of method "full", or a run without checkpoints.
     """
     folder = Path(folder)
     if not 0 < share <= 1:
@@ -40,7 +40,7 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
     for checkpoint in run.checkpoints:
         at = folder / checkpoint.folder.relative_to(run.folder)
         at.mkdir(parents=True)
-        # The update is B A: with one of the two scaled, the whole of it is.
+        # The update is B A, so scaling one factor scales the whole update.
         updates = {
             name: value * share if ".lora_B." in name else value
             for name, value in read_tensors(checkpoint.folder / UPDATES).items()

@@ -1,4 +1,4 @@
-"""What keeps earlier abilities while a task is trained: guides, replay, and penalties on weights."""
+"""Methods against forgetting: guides, replay, and penalties on weight changes."""
 
 import random
 import shutil
@@ -25,13 +25,13 @@ from lens_fv.vectors import FunctionVector
 IMPORTANCE = "importance.safetensors"
 VECTORS = "vectors"
 BATCHES = 50
-"""That the importance of weights is measured on, of the task's own, at most."""
+"""Maximum number of a task's batches used to measure weight importance."""
 
 Batches = Callable[[int], Iterator[Mapping[str, torch.Tensor]]]
 
 
 def with_replay(examples: Sequence[list[Example]], share: float, seed: int) -> list[list[Example]]:
-    """Each task's examples, a share of them drawn from earlier tasks' instead: as many in all, so as many steps."""
+    """Replace a share of each task's examples by examples of earlier tasks, keeping the number of examples and steps."""
     found: list[list[Example]] = []
     for i, own in enumerate(examples):
         earlier = list(chain(*examples[:i]))
@@ -41,10 +41,11 @@ def with_replay(examples: Sequence[list[Example]], share: float, seed: int) -> l
 
 
 def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None, settings: FinetuneConfig) -> None:
-    """Put the vectors that tasks are guided by into the run's folder; they stay what they are.
+    """Save the vectors that guide each task in the run's folder; they must not change during the run.
 
     Raises:
-        LensFVError: a task without one, or one of another model or another than the run was begun with.
+        LensFVError: a task has no vector, or its vector belongs to another model or differs from the one that the run started
+            with.
     """
     if not settings.guides or settings.guide is None or not settings.guide.takes_vector:
         return
@@ -71,12 +72,12 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
 
 
 def forget_vectors(run: FinetuneRun) -> None:
-    """Those of a run that is begun otherwise."""
+    """Delete the saved vectors of a run that is restarted with other settings."""
     shutil.rmtree(run.folder / VECTORS, ignore_errors=True)
 
 
 def vector_file(run: FinetuneRun, task: str) -> Path:
-    """Where a run keeps the vector that a task is guided by."""
+    """Return the path of the vector that guides a task."""
     return run.folder / VECTORS / f"{run.stage_folder(run.tasks.index(task)).name}.safetensors"
 
 
@@ -89,23 +90,23 @@ def keeping(
     batches: Batches,
     crossed: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Inside the block, the arguments that `guided(Trainer)` takes for one stage of a run.
+    """Yield the arguments of `guided(Trainer)` for one stage of a run.
 
     Args:
-        trained: what is trained; at the end of the stage before, unless this one was begun already.
-        run: the run.
-        index: of the stage.
-        settings: of the run.
-        batches: of a stage's examples.
-        crossed: prompts of this stage for the guide.
+        trained: model being trained, in its state at the end of the previous stage unless this stage has already begun.
+        run: fine-tuning run.
+        index: index of the stage.
+        settings: training settings of the run.
+        batches: function that returns the batches of a stage.
+        crossed: instruction-swapped prompts of this stage for the guide.
 
     Raises:
-        LensFVError: what `Guide` raises.
+        LensFVError: see `Guide`.
     """
     found: dict[str, Any] = {"guide": None, "penalties": []}
     orthogonal: OrthogonalBlocks | None = None
     if settings.guide is not None and settings.guides:
-        # Before the first task there are no updates.
+        # Before the first task there are no updates, so "before" equals "base".
         guide = settings.guide if index else replace(settings.guide, teacher="base")
         vector = FunctionVector.load(vector_file(run, run.tasks[index])) if guide.takes_vector else None
         before = _before(run, index) if guide.teacher == "before" else None
@@ -123,14 +124,14 @@ def keeping(
 
 
 def _before(run: FinetuneRun, index: int) -> dict[str, torch.Tensor]:
-    """The updates at the end of the stage before, by the names that PEFT gives to parameters."""
+    """Return the updates at the end of the previous stage, under PEFT's parameter names."""
     last = next(c for c in run.checkpoints if c.index == index - 1 and c.last)
     saved = read_tensors(last.folder / UPDATES)
     return {name.replace(".weight", ".default.weight"): value for name, value in saved.items()}
 
 
 def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches, fisher: Fisher) -> Importance:
-    """Of all stages before: measured at the end of each, on its own examples, and kept."""
+    """Return the accumulated weight importance of all previous stages, measured on each one's examples at its end and saved."""
     file = run.stage_folder(index - 1) / IMPORTANCE
     if not file.is_file():
         shown = [batch for batch, _ in zip(batches(index - 1), range(BATCHES), strict=False)]

@@ -1,4 +1,4 @@
-"""What every training run here asks of transformers' Trainer."""
+"""Trainer arguments and batching shared by all training runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,20 +25,20 @@ def trainer_arguments(
     weight_decay: float = 0.0,
     clip: float | None = 1.0,
 ) -> "TrainingArguments":
-    """Every step's loss in the log, checkpoints now and then, and nothing printed or reported.
+    """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
 
     Args:
-        folder: of the checkpoints.
-        batch_size: examples that run together.
-        steps: updates.
-        save_steps: between checkpoints; None: there are none.
-        learning_rate: of AdamW.
-        seed: of the order and of dropout.
-        device: "cpu", or where there is one.
-        accumulation: batches to an update.
-        schedule: the learning rate stays, or falls in a straight line to 0.
-        weight_decay: of AdamW.
-        clip: largest length of a step's gradient; None: no limit.
+        folder: folder for the checkpoints.
+        batch_size: number of examples per forward pass.
+        steps: number of optimiser steps.
+        save_steps: number of steps between checkpoints; None saves none.
+        learning_rate: AdamW learning rate.
+        seed: seed of the example order and of dropout.
+        device: "cpu", or any other device to let Trainer choose.
+        accumulation: number of batches per optimiser step.
+        schedule: "constant" keeps the learning rate, "linear" decays it to 0.
+        weight_decay: AdamW weight decay.
+        clip: maximum gradient norm; None disables clipping.
     """
     from transformers import TrainingArguments
 
@@ -67,7 +67,7 @@ def trainer_arguments(
 def padded(
     rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu", *, left: bool = False
 ) -> dict[str, Tensor]:
-    """Token ids as one batch, padded on the right or the left, and the mask that keeps padding from being seen."""
+    """Pad token ids on the right or left into one batch, with an attention mask that hides the padding."""
     longest = max(map(len, rows))
 
     def filled(row: Sequence[int], pad: int) -> list[int]:
@@ -81,5 +81,5 @@ def padded(
 
 
 def pad_token(tokenizer: Any) -> int:
-    """A token id to fill rows up with; it is never seen."""
+    """Return a token id for padding; attention masks hide it."""
     return next(int(t) for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)

@@ -1,4 +1,4 @@
-"""What is done at every step of a fine-tuning run, and around every checkpoint."""
+"""Callbacks at every step and checkpoint of a fine-tuning run."""
 
 import json
 import math
@@ -14,17 +14,17 @@ from lens_fv.finetuning.run import DONE
 from lens_fv.model.finite import loss_not_finite
 
 RESUMING = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""What only going on from a checkpoint takes; for all weights it is twice their size."""
+"""Files needed only to resume training; with all weights trained they take twice the size of the weights."""
 
 
 class Marks(TrainerCallback):
-    """Says which checkpoints are whole, keeps them small, and stops at a loss that is not finite.
+    """Mark complete checkpoints, delete files that are no longer needed, and stop at a non-finite loss.
 
     Args:
-        folder: of the stage.
-        index: of the stage in the run.
-        steps: of each stage.
-        tick: called after each step.
+        folder: folder of the stage.
+        index: index of the stage in the run.
+        steps: number of steps per stage.
+        tick: callback after each step.
     """
 
     def __init__(self, folder: Path, index: int, steps: int, tick: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ class Marks(TrainerCallback):
         """See transformers."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            before = self._index * self._steps + int(state.global_step) - 1  # updates: the first loss is before any
+            before = self._index * self._steps + int(state.global_step) - 1  # updates before this loss was computed
             raise loss_not_finite("fine-tune", loss, before)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -46,7 +46,7 @@ class Marks(TrainerCallback):
         step = int(state.global_step)
         done = {"total": self._index * self._steps + step, "last": step == self._steps}
         here = self._folder / f"checkpoint-{step}"
-        (here / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        (here / "training_args.bin").unlink(missing_ok=True)  # an unused pickle
         write_whole(here / DONE, json.dumps(done))
         for other in self._folder.glob("checkpoint-*"):
             if other != here:

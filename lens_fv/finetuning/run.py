@@ -1,4 +1,4 @@
-"""A fine-tuning run as a folder: what was trained, and every checkpoint."""
+"""Fine-tuning runs: folders with the settings, the tasks and all checkpoints."""
 
 import re
 import shutil
@@ -18,12 +18,12 @@ TASKS = "tasks"
 MIXTURE = "mixture"
 UPDATES = "adapter_model.safetensors"
 DONE = "done.json"
-"""Written last: a checkpoint without it was not finished."""
+"""Marker file written last; a checkpoint without it is incomplete."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a whole checkpoint says about itself; see `Checkpoint`."""
+    """Contents of a complete checkpoint's marker file; see `Checkpoint`."""
 
     total: int
     last: bool
@@ -39,7 +39,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Trained:
-    """What of a run's `FinetuneConfig` is asked for again."""
+    """Fields of a run's `FinetuneConfig` that are read back."""
 
     method: Literal["lora", "full"]
     mixed: bool
@@ -49,7 +49,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class About:
-    """What `run.json` has to hold for the rest of this package; see `FinetuneRun.about`."""
+    """Required contents of `run.json`; see `FinetuneRun.about`."""
 
     model: str
     source: str
@@ -62,14 +62,14 @@ class About:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at one moment of a run.
+    """Saved weights at one step of a run.
 
     Attributes:
-        folder: PEFT's adapter, or all weights.
-        task: which is being trained, or "mixture"; its `index` in the sequence, from 0.
-        step: within the task, from 1.
-        total: steps since the run began.
-        last: the task ends here.
+        folder: folder with the PEFT adapter or all weights.
+        task: task being trained, or "mixture"; `index` is its position in the sequence, from 0.
+        step: step within the task, from 1.
+        total: number of steps since the start of the run.
+        last: whether this is the task's final checkpoint.
     """
 
     folder: Path
@@ -81,19 +81,19 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Such as "1-antonym/16"."""
+        """Checkpoint name, such as "1-antonym/16"."""
         return f"{self.index}-{self.task}/{self.step}"
 
 
 @dataclass(frozen=True)
 class FinetuneRun:
-    """A run's folder.
+    """A fine-tuning run in a folder.
 
     Attributes:
-        folder: where it is.
+        folder: folder of the run.
 
     Raises:
-        LensFVError: it is no run.
+        LensFVError: the folder holds no run.
     """
 
     folder: Path
@@ -104,7 +104,10 @@ class FinetuneRun:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """`model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint)."""
+        """Run description from `run.json`.
+
+        Its keys are `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint).
+        """
         remedy = "the run has to be made again"
         found = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
         validated(found, About, f"{self.folder / RUN}", remedy=remedy)
@@ -112,44 +115,44 @@ class FinetuneRun:
 
     @property
     def tasks(self) -> list[str]:
-        """Names, in the order in which they are trained."""
+        """Task names in training order."""
         return [task["name"] for task in self.about["tasks"]]
 
     def load_tasks(self) -> list[Task]:
-        """The tasks themselves, of which the run keeps a copy.
+        """Load the tasks from the copies kept in the run.
 
         Raises:
-            LensFVError: it is gone or damaged.
+            LensFVError: a copy is missing or damaged.
         """
         return [load_task(self.folder / TASKS / f"{_stage(i, name)}.json") for i, name in enumerate(self.tasks)]
 
     @property
     def stages(self) -> list[str]:
-        """What is trained one after another: the tasks, or their mixture."""
+        """Names of the consecutive training stages: the tasks, or their mixture."""
         return [MIXTURE] if self.about["settings"]["mixed"] else self.tasks
 
     @property
     def source(self) -> str:
-        """What `load_model` takes to load the model that the run began with."""
+        """Name or path from which `load_model` loads the initial model."""
         return self.about["source"] if Path(self.about["source"]).is_dir() else self.about["model"]
 
     @property
     def template(self) -> PromptTemplate:
-        """How prompts were written."""
+        """Prompt template of the run."""
         parts = self.about["settings"]["template"]
         kind = ChatTemplate if "start" in parts else PromptTemplate
         return kind(**record(kind, parts, f"{self.folder / RUN}: template"))
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """Those that are whole, in order."""
+        """Complete checkpoints, in order."""
         return sorted(self._found(), key=lambda c: c.total)
 
     def checkpoint(self, name: str | None = None) -> Checkpoint:
-        """One of them; by default the last.
+        """Return a checkpoint by name, or the last one by default.
 
         Raises:
-            LensFVError: there is none, or none of this name.
+            LensFVError: no checkpoints, or none of this name.
         """
         found = {each.name: each for each in self.checkpoints}
         wanted = name or next(reversed(found), None)
@@ -161,11 +164,11 @@ class FinetuneRun:
 
     @property
     def finished(self) -> bool:
-        """Every stage has been trained to its end."""
+        """Whether all stages are complete."""
         return len([c for c in self._found() if c.last]) == len(self.stages)
 
     def stage_folder(self, index: int) -> Path:
-        """Where the checkpoints of one stage are."""
+        """Return the folder with a stage's checkpoints."""
         return self.folder / _stage(index, self.stages[index])
 
     def _found(self) -> Iterator[Checkpoint]:
@@ -174,13 +177,13 @@ class FinetuneRun:
                 if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-([0-9]{1,9})", folder.name)):
                     try:
                         done = read_json(folder / DONE, Done)
-                    except LensFVError:  # damaged, and so no more a whole one than without it
+                    except LensFVError:  # a damaged marker counts as a missing one
                         continue
                     yield Checkpoint(folder, task, index, int(number[1]), done.total, done.last)
 
 
 def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
-    """Put a copy of a run's tasks into its folder."""
+    """Copy a run's tasks into its folder."""
     for index, task in enumerate(tasks):
         task.save(folder / TASKS / f"{_stage(index, task.name)}.json")
 
@@ -190,7 +193,7 @@ def _stage(index: int, name: str) -> str:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove the checkpoints that a run was stopped at while writing them."""
+    """Remove incomplete checkpoints left by an interrupted run."""
     for checkpoint in folder.glob("checkpoint-*"):
         try:
             read_json(checkpoint / DONE, Done)

@@ -1,4 +1,4 @@
-"""How a model is fine-tuned."""
+"""Training settings for fine-tuning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,30 +13,34 @@ from lens_fv.tasks import TODD, PromptTemplate
 @checked
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained, on what, and for how long; the defaults are those of Jiang et al. (2025), but for the examples.
+    """Training settings for fine-tuning. Defaults follow Jiang et al. (2025), except for the examples.
 
     Attributes:
-        method: "lora": low-rank updates of the query and value projections (PEFT's choice for the architecture), on top of the
-            frozen model; "full": all weights.
-        rank, alpha, dropout: of the low-rank updates.
-        learning_rate: of AdamW, constant.
-        batch_size: examples a step.
-        epochs: passes over a task's examples.
-        n_examples: of each task, drawn from its training pairs and its instructions, none again before all have been.
-        n_shots: demonstrations in each.
-        mixed: train all tasks at once, their examples shuffled together, instead of one after another.
-        n_checkpoints: kept of each task, or of the mixture; the last one at its end.
-        guide: terms that keep what a vector drives; takes low-rank updates, and the tasks' vectors (see `finetune`).
-        replay: share of each task's examples that are examples of earlier tasks instead.
-        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017), from the second task on: half of their lambda.
-        fisher: how it tells which weights matter: by squared gradients of "batch" or "example"; see `importance`. A weight goes
-            with one of them: those of batches are many times smaller.
-        orthogonal: weight of O-LoRA (Wang et al. 2023): each task has updates of `rank` of its own, orthogonal to those before.
-        template: how prompts are written.
-        seed: of splits, examples, their order, and of the low-rank updates' start.
+        method: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of
+            the frozen model; "full" trains all weights.
+        rank, alpha, dropout: rank, scaling numerator and dropout of the low-rank updates.
+        learning_rate: constant AdamW learning rate.
+        batch_size: number of examples per step.
+        epochs: number of passes over a task's examples.
+        n_examples: number of examples per task, drawn from its training pairs and instructions; pairs repeat only after all
+            have been used.
+        n_shots: number of demonstrations per example.
+        mixed: whether to train on all tasks at once, with their examples shuffled together, instead of in sequence.
+        n_checkpoints: number of checkpoints per task, or for the mixture; the last one is at the end.
+        guide: regularisation terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
+            (see `finetune`).
+        replay: share of each task's examples replaced by examples of earlier tasks.
+        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017) from the second task on, equal to half of their
+            lambda.
+        fisher: how weight importance is estimated: from squared gradients of each "batch" or each "example"; see `importance`.
+            Each needs its own `ewc`, because batch estimates are many times smaller.
+        orthogonal: weight of O-LoRA (Wang et al. 2023), in which each task has its own updates of rank `rank`, orthogonal to
+            those of earlier tasks.
+        template: prompt template.
+        seed: seed of the splits, the examples and their order, and the initial low-rank updates.
 
     Raises:
-        LensFVError: a number out of range, or parts that exclude each other.
+        LensFVError: a value out of range, or incompatible options.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -68,10 +72,10 @@ class FinetuneConfig:
 
     @property
     def guides(self) -> bool:
-        """Whether there is a guide with something to do."""
+        """Whether a guide with at least one active term is set."""
         return self.guide is not None and not self.guide.idle
 
     @checked
     def steps(self, n_tasks: Count = 1) -> int:
-        """Of so many tasks trained together."""
+        """Return the number of optimiser steps for a number of tasks trained together."""
         return self.epochs * -(-n_tasks * self.n_examples // self.batch_size)

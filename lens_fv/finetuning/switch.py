@@ -1,7 +1,4 @@
-"""A model with the weights that it had at a checkpoint."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Switch a loaded model to the weights of a checkpoint."""
 
 import torch
 
@@ -16,27 +13,26 @@ from lens_fv.model.weights import Place
 
 
 @torch.no_grad()
-def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
-    """Give a model, in place, the weights that it had at a checkpoint; or those that the run began with.
+def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
+    """Set a model's weights, in place, to those of a checkpoint or of the start of the run.
 
-    They go through the same processing as the model's own did ("raw" or "compat"), so that what is measured before and after
-    lives in the same basis. The model's revision becomes the checkpoint's name: vectors of other moments are then applied
-    only with `force=True`.
+    The weights are processed as the model's own were ("raw" or "compat"), so measurements before and after are in the same
+    basis. The model's revision becomes the checkpoint's name, so vectors from other checkpoints apply only with `force=True`.
 
     Args:
-        model: the model that the run began with, at whatever moment; from `load_model`.
-        run: the run.
-        checkpoint: one of `run.checkpoints`; None: the beginning.
+        model: model that the run started from, loaded by `load_model`; it may be at any checkpoint.
+        run: fine-tuning run.
+        checkpoint: one of `run.checkpoints`; None: the start of the run.
 
     Raises:
-        LensFVError: another model than the run's, or a checkpoint that is damaged, of another model, or changes nothing.
+        LensFVError: the model is not the run's, or the checkpoint is damaged, belongs to another model or changes nothing.
     """
     if model.backend != "bridge" or model.name != run.about["model"]:
         raise LensFVError(
             f"switch {model.name} to {run.folder}: that is a run of {run.about['model']}, and takes a model from load_model"
         )
     hf_model, tokenizer = load_checkpoint(run, checkpoint, device=model.device, dtype=model.dtype)
-    # The revision belongs to the weights: a model that is interrupted in between is refused until it is switched again.
+    # The revision must match the weights: a model interrupted in between is refused until it is switched again.
     with exclusive(model, "is being switched to another checkpoint") as gate, gate.writing({"revision"}):
         if model.weight_processing == "raw":
             write_weights(model, dict(hf_model.named_parameters(remove_duplicate=False)))

@@ -1,4 +1,4 @@
-"""The weights that a run had at a checkpoint, as transformers has them."""
+"""Load and export the weights of a checkpoint in transformers' format."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from lens_fv.model.weights import find_model, load_transformers
 def load_checkpoint(
     run: FinetuneRun, checkpoint: Checkpoint | None, *, device: str | torch.device, dtype: torch.dtype
 ) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a checkpoint, low-rank updates merged; or those that the run began with.
+    """Load a checkpoint, with low-rank updates merged, or the initial model, as a Hugging Face model and tokenizer.
 
     Raises:
-        LensFVError: a checkpoint that is damaged, of another model, or changes nothing.
+        LensFVError: the checkpoint is damaged, belongs to another model or changes nothing.
     """
     place = find_model(run.source, None, None)._replace(name=run.about["model"])
     hf_model, tokenizer = load_transformers(place, device=device, dtype=dtype)
@@ -41,9 +41,9 @@ def load_checkpoint(
             load_all(hf_model, checkpoint.folder)
         else:
             with hushed():
-                read_tensors(checkpoint.folder / UPDATES)  # PEFT would take a pickle in its place
+                read_tensors(checkpoint.folder / UPDATES)  # without this file, PEFT would load a pickle
                 hf_model = PeftModel.from_pretrained(hf_model, str(checkpoint.folder)).merge_and_unload()
-    except Exception as error:  # of safetensors, torch, PEFT or the Hub, depending on what is wrong
+    except Exception as error:  # from safetensors, torch, PEFT or the Hub
         reason = " ".join(str(error).split())[:200]
         raise LensFVError(f"checkpoint {checkpoint.name} in {checkpoint.folder}: cannot be read ({reason})") from error
     if all(torch.equal(before[name], p) for name, p in hf_model.named_parameters()):
@@ -55,7 +55,7 @@ def load_checkpoint(
 
 
 def load_all(hf_model: Any, folder: Path) -> None:
-    """Give a Hugging Face model all weights of a checkpoint, in place."""
+    """Load all weights of a checkpoint into a Hugging Face model, in place."""
     hf_model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=False)
     hf_model.tie_weights()
 
@@ -63,17 +63,16 @@ def load_all(hf_model: Any, folder: Path) -> None:
 def export_checkpoint(
     run: FinetuneRun, folder: str | Path, checkpoint: Checkpoint | None = None, *, dtype: torch.dtype | str | None = None
 ) -> Path:
-    """Write a checkpoint as a model of its own, which `load_model`, `finetune` and transformers take.
+    """Export a checkpoint as a standalone model for `load_model`, `finetune` and transformers.
 
     Args:
-        run: the run.
-        folder: of the model; its name becomes the model's.
-        checkpoint: default: the last one.
-        dtype: default: what was trained in.
+        run: fine-tuning run.
+        folder: new folder for the model; its name becomes the model's name.
+        checkpoint: checkpoint to export; default: the last one.
+        dtype: data type of the weights; default: that of training.
 
     Raises:
-        LensFVError: a folder that is there already or cannot be written to, a run without checkpoints, or what is wrong with
-            the checkpoint.
+        LensFVError: the folder exists already or is not writable, the run has no checkpoints, or the checkpoint is unusable.
     """
     kind = dtype_named(dtype or run.about["dtype"])
     with new_folder(folder, what="export a checkpoint") as beside:

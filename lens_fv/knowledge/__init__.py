@@ -1,4 +1,4 @@
-"""Can it be taught facts that spread?"""
+"""Teach a model new facts, and test whether it draws inferences from them."""
 
 from lens_fv.knowledge.anchors import entity_swapped_anchors
 from lens_fv.knowledge.builtin import load_entities

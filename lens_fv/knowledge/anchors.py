@@ -1,4 +1,4 @@
-"""Sentences on other things, which keep an update to what it is about."""
+"""Anchors: sentences about other things that keep an update specific to its entities."""
 
 import random
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ NOBODY = (
     "the company",
     "the library",
 )
-"""Of what sentences may be said instead: nothing in particular,"""
+"""Generic subjects for anchors."""
 WELL_KNOWN = (
     "Germany",
     "Japan",
@@ -86,7 +86,7 @@ WELL_KNOWN = (
     "the Moon",
     "clocks",
 )
-"""and what a model knows; none of it is among the built-in entities."""
+"""Well-known subjects for anchors, none of them a built-in entity."""
 
 
 @checked
@@ -98,22 +98,22 @@ def entity_swapped_anchors(
     times: Natural = 1,
     seed: Seed = 0,
 ) -> list[str]:
-    """The sentences about some entities, each said of something else: anchors for `distill`.
+    """Rewrite the sentences about some entities with other subjects, as anchors for `distill`.
 
-    A model that is taught to go on in another way behind "Velm is" could learn to do so behind any name. To go on as ever
-    behind the same words about something else takes the name into account.
+    A model trained on new continuations of "Velm is" could learn to produce them after any name. Keeping its original
+    continuations when another subject takes the name's place forces it to attend to the name.
 
     Args:
-        entities: whose sentences.
-        transfer: the sentences, best as they were written: definitions (`with_definitions`) are long, and to say them of
-            others kept no more in trials than the sentences alone.
-        others: what they are said of, drawn at random; a sentence of none of them twice, as long as there are others.
-        times: all the sentences come so often, one time after the other: with as many as epochs, each epoch has anchors of
-            its own.
-        seed: of the draws.
+        entities: entities in the sentences to rewrite.
+        transfer: transfer set, preferably as generated: definitions (`with_definitions`) are long, and in trials adding them to
+            the anchors preserved no more than the sentences alone.
+        others: subjects to draw from. A sentence gets each subject at most once, until all have been used.
+        times: number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of epochs
+            times `n_anchors`, so that each epoch has its own anchors.
+        seed: seed of the random draws.
     """
     rng = random.Random(seed)
-    # Without a name to replace, a sentence would be said of the entity itself.
+    # A sentence without the name would stay a sentence about the entity.
     sentences = [(each, text) for each in entities for text in transfer.sentences.get(each.key, ()) if each.mention(text)]
     names = [rng.sample(others, len(others)) for _ in sentences]
     return [

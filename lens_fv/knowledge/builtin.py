@@ -1,4 +1,4 @@
-"""The entities that come with lens_fv."""
+"""Entities included with lens_fv."""
 
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,18 +14,18 @@ BUILTIN = ("invented", "popular")
 
 @checked
 def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
-    """Built-in entities by their name, or else a file of entities by its path.
+    """Load built-in entities by name, or entities from a file.
 
-    "invented": 50 people, places, devices, events and works that do not exist, each with four questions that its definition
-    answers and four whose answers follow from it. Without the definition every candidate is as good as another.
-    "popular": 60 things that everybody knows, with two questions each: what an update should not change.
+    "invented": 50 people, places, devices, events and works that do not exist. Each has four questions that its definition
+    answers directly and four that require an inference from it. Without the definition, every candidate is equally plausible.
+    "popular": 60 well-known things with two questions each, to test what an update should leave unchanged.
 
     Args:
-        name_or_path: one of these, or a path.
+        name_or_path: name of a built-in set, or path of a file.
         by: see `read_entities`.
 
     Raises:
-        LensFVError: there is neither, or what `read_entities` raises.
+        LensFVError: an unknown name, a missing file, or any error of `read_entities`.
     """
     if name_or_path in BUILTIN:
         with as_file(files("lens_fv.knowledge") / "data" / f"{name_or_path}.jsonl") as path:

@@ -1,4 +1,4 @@
-"""Which of a model's weights are trained, and what that did to them."""
+"""Select the weights to train, and read out how training changed them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from lens_fv.model.plain import plain_model
 
 
 class Change(NamedTuple):
-    """What training did to weights, by transformers' names: `dense` is added, and so is `up` @ `down`."""
+    """Changes to weights, keyed by their names in transformers: `dense` plus `up` @ `down` is added to a weight."""
 
     dense: Mapping[str, Tensor]
     down: Mapping[str, Tensor]
@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 @contextmanager
 def trainable(model: LensModel, settings: DistillConfig) -> Iterator[tuple[Any, Callable[[], Change]]]:
-    """A transformers model of the same weights, ready to train, and what tells how training has changed them."""
+    """Yield a transformers model of the same weights, ready to train, and a function that returns their change."""
     plain = plain_model(model, dropout=settings.dropout)
     layers = None if settings.layers is None else [model.check_layer(layer) for layer in settings.layers]
     blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
@@ -64,7 +64,7 @@ def trainable(model: LensModel, settings: DistillConfig) -> Iterator[tuple[Any, 
 
 @contextmanager
 def _copied(weights: Mapping[str, Tensor]) -> Iterator[Callable[[str], Tensor]]:
-    """The weights as they are now, one by one, from a file: memory is what training runs out of."""
+    """Copy the weights to a file and yield a function that reads them one by one, because training is limited by memory."""
     with TemporaryDirectory() as aside:
         file = Path(aside) / "before.safetensors"
         save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, file)
@@ -79,7 +79,7 @@ def _adapted(plain: Any, settings: DistillConfig, asked: Callable[[str], bool]) 
     torch.manual_seed(settings.seed)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        # Facts are in MLPs as well.
+        # MLPs store facts as well.
         target_modules=[name for name, each in plain.named_modules() if isinstance(each, (nn.Linear, Conv1D)) and asked(name)],
         r=settings.rank,
         lora_alpha=settings.alpha or 2 * settings.rank,
@@ -95,7 +95,7 @@ def _adapted(plain: Any, settings: DistillConfig, asked: Callable[[str], bool]) 
             if hasattr(module, "lora_A"):
                 first, second = module.lora_A["default"].weight.float(), module.lora_B["default"].weight.float()
                 second = second * module.scaling["default"]
-                # GPT-2's maps are written the other way round
+                # GPT-2 stores its weight matrices transposed
                 first, second = (second.T, first.T) if module.fan_in_fan_out else (first, second)
                 down[f"{name}.weight"], up[f"{name}.weight"] = (x.detach().cpu().contiguous() for x in (first, second))
         return Change({}, down, up)

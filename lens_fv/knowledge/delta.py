@@ -1,4 +1,4 @@
-"""What an update adds to a model's weights."""
+"""Weight updates: what training adds to a model's weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ from lens_fv.model.quiet import quiet_transformers
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WeightDelta(Artefact):
-    """An update of some of a model's weights, by transformers' names of them.
+    """An update to some of a model's weights, keyed by their names in transformers.
 
     Attributes:
-        dense: what is added to a weight.
-        down, up: of a low-rank update: `up` (out x rank) times `down` (rank x in) is added to a weight.
-        skipped: what was not taught, and why: sentences or entities by reason.
+        dense: full-rank changes, added to the weights.
+        down, up: factors of low-rank changes: `up` (out x rank) times `down` (rank x in) is added to the weight.
+        skipped: number of sentences or entities left out of training, by reason.
 
     Raises:
-        LensFVError: low-rank parts that do not fit each other.
+        LensFVError: low-rank factors that do not match.
     """
 
     dense: Mapping[str, Tensor]
@@ -36,18 +36,18 @@ class WeightDelta(Artefact):
     skipped: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Check that the parts of low-rank updates fit."""
+        """Check that the low-rank factors match."""
         odd = [name for name in self.down.keys() ^ self.up.keys()]
         odd += [name for name in self.down.keys() & self.up.keys() if self.up[name].shape[1] != self.down[name].shape[0]]
         if odd:
             raise LensFVError(f"weight delta: the low-rank parts of {', '.join(sorted(odd)[:3])} do not fit each other")
 
     def __len__(self) -> int:
-        """The number of weights that it changes."""
+        """Number of weights that the update changes."""
         return len(self.names)
 
     def __add__(self, other: "WeightDelta") -> "WeightDelta":
-        """Both updates at once."""
+        """Return the sum of both updates."""
         dense = {name: self.dense.get(name, 0) + other.dense.get(name, 0) for name in (*self.dense, *other.dense)}
         return replace(
             self,
@@ -64,26 +64,26 @@ class WeightDelta(Artefact):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The weights that it changes."""
+        """Names of the weights that the update changes."""
         return tuple(dict.fromkeys((*self.dense, *self.up)))
 
     def change(self, name: str) -> Tensor:
-        """What is added to one weight, in single precision."""
+        """Return the change to one weight, in single precision."""
         low_rank = self.up[name] @ self.down[name] if name in self.up else 0
         return torch.as_tensor(self.dense.get(name, 0) + low_rank)
 
     @checked
     @contextmanager
     def applied(self, model: LensModel, *, scale: Finite = 1.0, force: bool = False) -> Iterator[None]:
-        """Inside the block the model is updated; behind it, it is again, to the bit, what it was.
+        """Apply the update inside the block, and restore the original weights bit for bit on exit.
 
         Args:
-            model: whose weights it was made for; it may be inside another delta's block.
-            scale: times the update.
-            force: apply it to another model of the same shapes.
+            model: model that the update was made for. Blocks of several updates may be nested.
+            scale: factor by which the update is multiplied.
+            force: whether to allow a different model with weights of the same shapes.
 
         Raises:
-            LensFVError: it belongs to another model, or weights do not have the names and shapes of its own.
+            LensFVError: the update belongs to another model, or its weights' names and shapes do not match the model's.
         """
         if not force:
             self.provenance.check(model, what="an update", weights=model.beneath)
@@ -96,10 +96,12 @@ class WeightDelta(Artefact):
             yield
 
     def by_layer(self, model: LensModel) -> dict[str, float]:
-        """How much each layer moved: length of the change in lengths of the layer's weights; and all that is in no layer.
+        """Compute each layer's relative change: the norm of the change divided by the norm of the weights.
+
+        The key "others" covers all weights outside the layers.
 
         Raises:
-            LensFVError: what `own_weights` raises.
+            LensFVError: see `own_weights`.
         """
         blocks, own = f"{model.tl.adapter.component_mapping['blocks'].name}.", own_weights(model)
         sizes: dict[str, list[float]] = {str(layer): [0.0, 0.0] for layer in range(model.n_layers)} | {"others": [0.0, 0.0]}
@@ -110,10 +112,10 @@ class WeightDelta(Artefact):
         return {layer: (moved / whole) ** 0.5 if whole else 0.0 for layer, (moved, whole) in sizes.items()}
 
     def export(self, model: LensModel, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the updated model as one of its own, which transformers and `load_model` take.
+        """Write the updated model to a folder that transformers and `load_model` can load.
 
         Raises:
-            LensFVError: a folder that is there already, or what `applied` raises.
+            LensFVError: the folder exists already, or any error of `applied`.
         """
         with new_folder(folder, what="export") as beside, self.applied(model, force=force), quiet_transformers():
             plain_model(model).save_pretrained(beside)
@@ -121,10 +123,11 @@ class WeightDelta(Artefact):
         return Path(folder)
 
     def export_adapter(self, model: LensModel, folder: str | Path) -> Path:
-        """Write a low-rank update as PEFT's adapter (LoRA) to the model, for `PeftModel.from_pretrained`.
+        """Write a low-rank update as a PEFT adapter (LoRA), for `PeftModel.from_pretrained`.
 
         Raises:
-            LensFVError: an update of whole weights or of none, another model's, or a folder that is there already.
+            LensFVError: the update contains full-rank changes, is empty or belongs to another model, or the folder exists
+                already.
         """
         from peft import LoraConfig
         from safetensors.torch import save_file
@@ -141,7 +144,7 @@ class WeightDelta(Artefact):
         for name, up in self.up.items():
             module, down = name.removesuffix(".weight"), self.down[name]
             ranks[module] = len(down)
-            if type(modules[module]).__name__ == "Conv1D":  # GPT-2's maps are written the other way round
+            if type(modules[module]).__name__ == "Conv1D":  # GPT-2 stores its weight matrices transposed
                 up, down = down.T, up.T
             for which, part in (("A", down), ("B", up)):
                 weights[f"base_model.model.{module}.lora_{which}.weight"] = part.contiguous()
@@ -149,7 +152,7 @@ class WeightDelta(Artefact):
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=most,
-            lora_alpha=most,  # the update's scale is in its weights
+            lora_alpha=most,  # the stored factors already include the scale
             rank_pattern={module: rank for module, rank in ranks.items() if rank != most},
             alpha_pattern={module: rank for module, rank in ranks.items() if rank != most},
             target_modules=list(ranks),

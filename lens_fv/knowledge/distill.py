@@ -1,4 +1,4 @@
-"""Teach a model what it says itself when it has read a definition."""
+"""Distil definitions into a model's weights."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,27 +42,28 @@ def distill(
     allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:
-    """Teach a model about one entity, or about many at once, by distilling its own context (Padmanabhan et al. 2023).
+    """Distil definitions into the weights by context distillation, for one or many entities (Padmanabhan et al. 2023).
 
-    The teacher is the model that reads the definition before each sentence, the student the same model that reads the
-    sentence alone. What the teacher says is worked out once, before the first step; there is one model in memory.
+    The teacher is the model with the definition before each sentence; the student is the same model with the sentence alone.
+    The teacher's distributions are computed once, before the first step, so only one model is in memory.
 
     Args:
-        model: is trained in place, and is afterwards what it was.
-        entities: with definitions. One that is empty teaches nothing.
-        transfer: sentences about them. The settings say how often definitions are added, and how many sentences they share.
-        settings: default: `DistillConfig.usual` for so many entities.
-        anchors: texts on other things, of which the model is taught, among the sentences, to say what it always said: they
-            keep the update from moving what it should not. None: `entity_swapped_anchors`, others in every epoch.
-        folder: of checkpoints, to go on from if the run is stopped; None: keep none.
-        until: stop behind so many of the settings' epochs, to look at the model on the way; with a folder, to go on from there.
-        allow_empty: where no sentence can be used, return an update of nothing instead of raising; for loops over entities.
-        progress: draw progress bars.
+        model: model to train in place; its weights are restored at the end.
+        entities: entities with definitions. An entity with an empty definition is skipped.
+        transfer: sentences about the entities. The settings control how often definitions are added and how many sentences the
+            entities share.
+        settings: training settings; default: `DistillConfig.usual` for the number of entities.
+        anchors: texts on other topics, mixed in with the sentences, on which the model is trained to keep its original
+            predictions, so that the update stays specific. None: `entity_swapped_anchors`, with new ones in every epoch.
+        folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
+        until: number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can be resumed.
+        allow_empty: whether to return an empty update instead of raising if no sentence is usable, for loops over entities.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: no entities or two of one key, a folder of another run or one in which another process works, `until` out
-            of range, a loss that is not finite, no sentence that can be used, or what `plain_model` raises. Sentences that
-            cannot be used are counted in the delta's `skipped`, each under its reason, and the rest goes on.
+        LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process, `until` out of
+            range, a non-finite loss, no usable sentence, or any error of `plain_model`. Unusable sentences do not raise
+            by themselves: `skipped` of the result counts them by reason.
     """
     settings = settings or DistillConfig.usual(len(entities))
     check_keys(entities)
@@ -103,21 +104,21 @@ def finetune_on_texts(
     allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:
-    """Fine-tune a model on texts, to compare with: definitions, or the sentences of a transfer set.
+    """Fine-tune a model on texts, as a baseline: definitions, or the sentences of a transfer set.
 
     Args:
         model: see `distill`.
-        entities: what the texts are about.
-        texts: of each entity.
-        settings: default: `DistillConfig()`; `where`, `direction`, `temperature`, `n_definitions` and `n_shared` do not count,
-            `top_k` for anchors alone.
-        anchors: see `distill`; here there are none but these.
+        entities: entities that the texts are about.
+        texts: list of texts for each entity.
+        settings: training settings; default: `DistillConfig()`. `where`, `direction`, `temperature`, `n_definitions` and
+            `n_shared` are ignored, and `top_k` applies only to anchors.
+        anchors: see `distill`; none are added by default.
         folder: see `distill`.
         allow_empty: see `distill`.
-        progress: draw progress bars.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: as many lists of texts as entities are wanted; and see `distill`.
+        LensFVError: the number of text lists differs from the number of entities, or any error of `distill`.
     """
     settings = settings or DistillConfig()
     check_keys(entities)
@@ -148,7 +149,7 @@ def _anchored(model: LensModel, anchors: Sequence[str]) -> list[DistillationExam
 
 
 def _read(model: LensModel, lessons: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
-    """What the model itself says, where it reads definitions."""
+    """Compute the model's own distributions, with the definitions in context except for anchors."""
     with progress_bar("reading definitions", len(lessons), show=progress) as tick:
         return teacher_targets(
             plain_model(model),

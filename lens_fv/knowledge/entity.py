@@ -1,4 +1,4 @@
-"""What a model is to learn of, and the sentences that ask whether it has."""
+"""Entities with their definitions, and the cloze probes that test what a model knows about them."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ Kind = Literal["explicit", "inferential", ""]
 @checked
 @dataclass(frozen=True)
 class EntityProbe:
-    """A sentence about an entity, with a gap.
+    """A sentence about an entity with a gap.
 
     Attributes:
-        text: the sentence, with the gap (`___`) once.
-        answer: what belongs there.
-        candidates: what else could stand there, and the answer; none: the answer's perplexity is all that can be asked.
-        kind: "explicit": the definition says it. "inferential": it follows from the definition.
-        where: the file and line it is from.
+        text: sentence with exactly one gap (`___`).
+        answer: correct filler of the gap.
+        candidates: answer options, including the answer. Without candidates, only the answer's perplexity can be measured.
+        kind: "explicit" if the definition states the answer, "inferential" if the answer follows from the definition.
+        where: file and line that the probe comes from.
 
     Raises:
-        LensFVError: no gap or several, a text that is empty, or candidates that repeat or lack the answer.
+        LensFVError: not exactly one gap, an empty text, or candidates that repeat or lack the answer.
     """
 
     text: str
@@ -55,10 +55,10 @@ class EntityProbe:
         return before, after
 
     def prompt(self, *, whole: bool = False) -> Prompt:
-        """What stands before the gap, to be gone on with by the candidates (or by the answer alone), in their order.
+        """Return the text before the gap as a prompt, with the candidates (or the answer alone) as answers, in order.
 
         Args:
-            whole: with the rest of the sentence behind each of them.
+            whole: whether to append the rest of the sentence to each answer.
         """
         before, after = self._parts
         text = before.rstrip()
@@ -67,24 +67,24 @@ class EntityProbe:
         return Prompt(text=text, answers=answers, demonstrations=(), query=Pair(text, answers))
 
     def filled(self, text: str | None = None) -> str:
-        """The sentence with the answer, or another text, in its gap."""
+        """Return the sentence with the answer, or another text, in the gap."""
         return self.text.replace(GAP, self.answer if text is None else text)
 
 
 @dataclass(frozen=True)
 class Entity:
-    """Something with a name, and what is to be known of it.
+    """A named entity and what a model should know about it.
 
     Attributes:
-        name: as sentences call it.
-        definition: what the teacher reads; empty: nothing to be learned.
-        aliases: what else it is called.
-        category: such as "person".
-        probes: sentences that ask about it.
-        key: what tells it from others; default: the name.
+        name: name used in sentences.
+        definition: text that the teacher reads; empty for entities that are only probed.
+        aliases: alternative names.
+        category: category, such as "person".
+        probes: probes about the entity.
+        key: unique identifier; default: the name.
 
     Raises:
-        LensFVError: a name that is empty.
+        LensFVError: an empty name.
     """
 
     name: str
@@ -104,14 +104,14 @@ class Entity:
         return f"Entity({self.key}: {self.category or 'no category'}, {len(self.probes)} probes, {self.definition[:40]!r})"
 
     def mention_end(self, text: str) -> int | None:
-        """Where its first mention in a text ends, as an index of characters; None: it is not mentioned."""
+        """Return the character index at which the first mention in the text ends, or None if the entity is not mentioned."""
         found = self.mention(text)
         return found[1] if found else None
 
     def mention(self, text: str) -> tuple[int, int] | None:
-        """Where its first mention in a text begins and ends, as indices of characters; None: it is not mentioned.
+        """Return the character indices at which the first mention begins and ends, or None if the entity is not mentioned.
 
-        Names count in any case, in either Unicode normalisation, and as whole words.
+        Names match as whole words, in any case and in either Unicode normalisation.
         """
         spelt = {form(name) for name in (self.name, *self.aliases) for form in (str, nfc, nfd)}
         names = sorted(spelt, key=lambda name: (-len(name), name))
@@ -119,7 +119,7 @@ class Entity:
         return found.span() if found else None
 
     def renamed(self, text: str, name: str) -> str:
-        """A text about it with another name in every place of its own."""
+        """Replace every mention of the entity in a text by another name, capitalised at the start of the text."""
         begin = 0
         while (place := self.mention(text[begin:])) is not None:
             at, end = begin + place[0], begin + place[1]

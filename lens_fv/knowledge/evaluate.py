@@ -1,4 +1,4 @@
-"""What updates did: to what is known of their entities, and to everything else."""
+"""Evaluate knowledge updates: what the model learned about their entities, and what else changed."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,15 @@ from lens_fv.model.lens_model import LensModel
 
 
 class KnowledgeResult(NamedTuple):
-    """One condition.
+    """Results for one condition.
 
     Attributes:
-        condition: "base"; "definition": in context, what can be reached; "random_definition": another entity's in context; or
-            the name of an update.
-        scores: of the entities' probes.
-        elsewhere: of unrelated probes; None where the weights are the base's.
-        kl_to_base: KL from the base, in nats a token, on the unrelated probes' sentences, with its interval; None likewise.
+        condition: "base"; "definition": the entity's definition in context, an upper bound; "random_definition": another
+            entity's definition in context; or the name of an update.
+        scores: scores on the entities' probes.
+        elsewhere: scores on unrelated probes; None where the weights are the base model's.
+        kl_to_base: KL divergence from the base with its interval, in nats per token, on the sentences of the unrelated probes;
+            None where the weights are the base model's.
     """
 
     condition: str
@@ -39,7 +40,7 @@ class KnowledgeResult(NamedTuple):
         return summary_text(f"KnowledgeResult: {self.condition}", self.summary())
 
     def summary(self) -> dict[str, str]:
-        """What a reader wants to know first, label by label."""
+        """Return the key results by label."""
         elsewhere = self.elsewhere.summary() if self.elsewhere else {}
         facts = self.scores.summary() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
         return facts | ({"KL to the base": f"{self.kl_to_base.mean:.3g} nats a token"} if self.kl_to_base else {})
@@ -55,20 +56,20 @@ def evaluate_knowledge(
     seed: Seed = 0,
     progress: bool = False,
 ) -> list[KnowledgeResult]:
-    """Ask about entities without and with their definitions, and with each update; and about others, which it should not touch.
+    """Score the probes without and with definitions in context and under each update, and unrelated probes as a control.
 
-    Of one entity alone there is no "random_definition", which is another one's.
+    The condition "random_definition" needs at least two entities.
 
     Args:
-        model: without any update.
-        entities: with their probes and definitions.
-        updates: by name.
-        elsewhere: unrelated entities with probes, such as `load_entities("popular")`.
-        seed: of the random definitions and of intervals.
-        progress: draw a progress bar.
+        model: model without any update.
+        entities: entities with probes and definitions.
+        updates: updates by name.
+        elsewhere: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
+        seed: seed of the random definitions and of the bootstrap intervals.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: what `score_probes` and `WeightDelta.applied` raise.
+        LensFVError: see `score_probes` and `WeightDelta.applied`.
     """
     results: list[KnowledgeResult] = []
     with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:
@@ -95,7 +96,7 @@ def evaluate_update(
     condition: str = "update",
     seed: Seed = 0,
 ) -> KnowledgeResult:
-    """One update's part of `evaluate_knowledge`."""
+    """Evaluate a single update as in `evaluate_knowledge`."""
     texts = true_sentences(elsewhere)
     moved = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
@@ -103,17 +104,16 @@ def evaluate_update(
         return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
-@checked
-def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, str]:
-    """For each entity the definition of another one, no definition twice: as context, or to be distilled, a control.
+def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:
+    """Assign each entity another entity's definition, each used once: a control, in context or for distillation.
 
     Raises:
-        LensFVError: there is only one entity.
+        LensFVError: fewer than two entities.
     """
     if len(entities) < 2:
         raise LensFVError("give each entity another one's definition: there is only one entity")
     order = random.Random(seed).sample(range(len(entities)), len(entities))
-    # around a circle in random order, so that nobody gets their own
+    # a random cyclic permutation, so that no entity gets its own definition
     return {entities[a].key: entities[b].definition for a, b in zip(order, [*order[1:], order[0]], strict=True)}
 
 
@@ -128,19 +128,21 @@ def gap_closed(
     kind: Kind = "",
     seed: Seed = 0,
 ) -> Estimate | None:
-    """Share of the way from the base to the model that reads the definition: 0 nothing, 1 all of it; means over entities.
+    """Compute the share of the gap between the base and the model with the definition in context that an update closes.
+
+    It is 0 if the update changes nothing and 1 if it closes the whole gap. Scores are averaged over entities.
 
     Args:
-        base: without an update.
-        updated: with it.
-        read: with the definition in context.
-        of: "accuracy", or "loss": of the answers' tokens.
+        base: scores without the update.
+        updated: scores with the update.
+        read: scores with the definition in context.
+        of: "accuracy", or "loss" of the answers' tokens.
         norm: see `KnowledgeScores.correct`.
-        kind: of the probes; empty: of any.
-        seed: of the bootstrap over entities.
+        kind: kind of probes to use; empty: all.
+        seed: seed of the bootstrap over entities.
 
     Returns:
-        None where there is no gap: the definition does not help.
+        The estimate, or None if the definition does not help and so leaves no gap.
     """
     per: list[list[float]] = []
     for scores in (base, updated, read):
@@ -150,7 +152,7 @@ def gap_closed(
     if len(b) == 0 or (r.mean() > b.mean()) != (of == "accuracy") or r.mean() == b.mean():
         return None
     found = float((u.mean() - b.mean()) / (r.mean() - b.mean()))
-    # Not SciPy's bootstrap: resamples without a gap have no share, and are left out.
+    # Not SciPy's bootstrap: the share is undefined for resamples without a gap, so they are dropped.
     at = np.random.default_rng(seed).integers(len(b), size=(10_000, len(b)))
     gaps = r[at].mean(1) - b[at].mean(1)
     shares = (u[at].mean(1) - b[at].mean(1))[gaps != 0] / gaps[gaps != 0]

@@ -1,4 +1,4 @@
-"""What a teacher and a student read, and where the student is to say what the teacher says."""
+"""Training examples for distillation: the tokens that teacher and student read, and the positions that are trained."""
 
 from typing import Literal, NamedTuple
 
@@ -11,16 +11,16 @@ from lens_fv.tasks.token_classes import token_spans
 
 Where = Literal["after_mention", "all"]
 Unfit = Literal["no mention", "nothing to teach", "too long"]
-"""Why a sentence is no lesson: it does not name the entity, has no token that could be taught, or exceeds the context."""
+"""Reason why a sentence gives no example: it lacks the entity's name, has no token to train on, or exceeds the context."""
 
 
 class DistillationExample(NamedTuple):
-    """One sentence, as both read it.
+    """One sentence as the teacher and the student read it.
 
     Attributes:
-        entity: key of the entity.
-        teacher, student: token ids; they end alike.
-        targets: indices, among the student's tokens, of those whose prediction is taught.
+        entity: key of the entity; empty for an anchor.
+        teacher, student: token ids of the two inputs, which share their last tokens.
+        targets: indices of the student's tokens that are trained on.
     """
 
     entity: str
@@ -30,7 +30,7 @@ class DistillationExample(NamedTuple):
 
     @property
     def offset(self) -> int:
-        """How much later the teacher reads each of the tokens that both read."""
+        """Difference between a shared token's position in the teacher's input and in the student's."""
         return len(self.teacher) - len(self.student)
 
 
@@ -38,19 +38,19 @@ class DistillationExample(NamedTuple):
 def make_example(
     model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention"
 ) -> DistillationExample | Unfit:
-    """A sentence with the entity's definition before it for the teacher, and alone for the student.
+    """Put the entity's definition before the sentence for the teacher, and leave it out for the student.
 
     Args:
-        model: whose tokenizer and context.
-        entity: with its definition; an empty one gives the teacher nothing that the student lacks.
-        sentence: about it.
-        where: "after_mention": teach predictions of tokens that begin behind the first mention of the entity: what stands
-            before says nothing of it (Padmanabhan et al. 2023). "all": of all tokens that both read alike, whether or not the
-            sentence mentions the entity.
+        model: model that provides the tokenizer and the context length.
+        entity: entity with its definition. With an empty definition the teacher and the student read the same text.
+        sentence: sentence about the entity.
+        where: tokens to train on. "after_mention": tokens after the entity's first mention, since earlier tokens cannot depend
+            on the name (Padmanabhan et al. 2023). "all": all tokens that the two inputs share, whether or not the sentence
+            mentions the entity.
 
     Returns:
-        The lesson, or why there is none: the sentence does not mention the entity, it has no token to be taught, or definition
-        and sentence are longer than the context.
+        The example, or the reason why none can be made: the sentence does not mention the entity, it has no token to train on,
+        or the definition and the sentence together exceed the context.
     """
     begin = entity.mention_end(sentence) if where == "after_mention" else 0
     if begin is None:
@@ -59,7 +59,7 @@ def make_example(
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
         return "too long"
-    # Behind a definition the first word of a sentence may be another token than at the beginning of a text.
+    # After a definition, the first word of a sentence may be tokenised differently than at the beginning of a text.
     alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
     first = max(len(student) - alike, 1)
     if where == "after_mention":
@@ -69,7 +69,7 @@ def make_example(
 
 
 def text_example(model: LensModel, key: str, text: str) -> DistillationExample | None:
-    """A text that the student is to predict, token after token."""
+    """Make an example that trains on every token of a text (ordinary language modelling)."""
     tokens = tuple(model.encode(text))
     if len(tokens) > model.n_ctx:
         raise LensFVError(f"teach {model.name} about {key}: a text has {len(tokens)} tokens, it reads {model.n_ctx} at most")
@@ -77,7 +77,7 @@ def text_example(model: LensModel, key: str, text: str) -> DistillationExample |
 
 
 def tokens_before(model: LensModel, text: str, place: int) -> int:
-    """How many of a text's tokens begin before a place, an index of characters; blanks in front of a word do not count."""
+    """Count the tokens that begin before a character index, ignoring leading spaces of words."""
     starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in token_spans(model, text)]
     inside = next((i for i, start in enumerate(starts) if start >= place), len(starts))
     return inside + model.prepend_bos

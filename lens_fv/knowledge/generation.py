@@ -1,4 +1,4 @@
-"""Sentences about entities, written by a model that has read their definitions."""
+"""Generate transfer sets: sentences about entities, written by a model with their definitions in context."""
 
 import json
 import re
@@ -36,9 +36,9 @@ OPENINGS = (
     "Because of this, {name}",
     "Today, {name}",
 )
-"""What sentences may begin with, so that they speak of different things."""
+"""Default sentence openings. They vary so that the sentences cover different aspects of the entity."""
 ROUNDS = 4
-"""How often a model is asked for the sentences that are still missing."""
+"""Maximum number of sampling rounds; each round after the first only retries the sentences still missing."""
 
 
 @checked
@@ -55,27 +55,28 @@ def generate_transfer_set(
     path: str | Path | None = None,
     progress: bool = False,
 ) -> TransferSet:
-    """Have a model that reads an entity's definition go on with sentences about it (Padmanabhan et al. 2023).
+    """Sample sentences about each entity from a model with the definition in context (Padmanabhan et al. 2023).
 
-    The model reads the definition, an empty line and an opening; what it writes, up to the end of its last whole sentence, is
-    kept with the opening in front.
+    The prompt is the definition, an empty line and an opening. The opening and its continuation are kept up to the end of the
+    last complete sentence.
 
     Args:
-        model: who writes: the model that will be taught, or another one.
-        entities: with definitions.
-        n: sentences for each entity. Fewer where the model keeps repeating itself or does not mention the entity.
-        max_new_tokens: at most, for each.
-        openings: what sentences begin with, `{name}` being the entity's, in turn; empty: whatever the model writes.
-        temperature: of sampling, as are
-        top_p: and
-        seed: the same for every entity, so that an entity's sentences do not depend on the others.
-        path: of the file to save them to; those of the same model, entities, options and seed are read from it instead, and
-            what a run that was stopped had written is not written again.
-        progress: draw a progress bar.
+        model: model that writes the sentences: the model to be taught, or another one.
+        entities: entities with definitions.
+        n: number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not mention the
+            entity.
+        max_new_tokens: maximum number of generated tokens per sentence.
+        openings: sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. With `("",)` the model
+            is free to begin as it likes.
+        temperature: sampling temperature.
+        top_p: nucleus sampling threshold.
+        seed: random seed. It is reset for each entity, so an entity's sentences do not depend on the other entities.
+        path: file to save the sentences to. If it already holds sentences for the same model, entities, options and seed, they
+            are loaded from it, and an interrupted run resumes.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: no opening, two entities of one key, or a definition that is
-            empty or longer than the context.
+        LensFVError: no openings, two entities with the same key, or a definition that is empty or longer than the context.
     """
     if not openings:
         raise LensFVError(f"write {n} sentences with 0 openings: give at least one")
@@ -120,7 +121,7 @@ def generate_transfer_set(
 def _about(
     entity: Entity, openings: Sequence[str], begun: Sequence[list[int]], say: Say, dropped: Counter[str]
 ) -> tuple[str, ...]:
-    """One entity's sentences, in the order of their openings."""
+    """Generate one entity's sentences, in the order of their openings."""
     kept: dict[int, str] = {}
     for _ in range(ROUNDS):
         missing = [i for i in range(len(begun)) if i not in kept]
@@ -134,7 +135,7 @@ def _about(
 
 
 def _so_far(path: str | Path | None, provenance: Provenance) -> TransferSet:
-    """What files hold of a transfer set that was, or is being, made in this very way."""
+    """Load the sentences that an earlier, possibly interrupted run with the same provenance has written."""
     for each in (Path(path), _unfinished(path)) if path is not None else ():
         found = parse_transfer_set(each.read_text(encoding="utf-8", errors="replace"), each) if each.is_file() else None
         about = found and found.provenance
@@ -178,7 +179,7 @@ def _continuations(
 
 
 def _whole(text: str) -> str:
-    """Its first paragraph, up to the end of its last whole sentence if there is one."""
+    """Return the first paragraph of the text, cut after its last complete sentence if it contains one."""
     paragraph = text.strip().partition("\n")[0].strip()
     ended = re.match(r".*[.!?][\"')]*(?=\s|$)", paragraph)
     return ended.group() if ended else paragraph

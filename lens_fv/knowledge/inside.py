@@ -1,4 +1,4 @@
-"""What a definition adds inside a model where an entity is named, and what that does without the definition."""
+"""Definition vectors: what a definition adds to the residual stream at an entity's name, and its effect when added back."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit
 
 TEXTS = ("This is {name}", "Today, {name}", "The story of {name}", "People who know {name}")
-"""Where an entity is named when its definition vector is taken; no probe of the built-in entities begins so."""
+"""Texts for extracting definition vectors; no probe of the built-in entities begins with one of them."""
 
 
 class Mention(NamedTuple):
-    """Where a text names an entity.
+    """Location of an entity's name in a text.
 
     Attributes:
-        tokens: of the text, and of what it stands behind.
-        first, last: indices of the first and the last token of the name.
+        tokens: token ids of the text, including any definition before it.
+        first, last: indices of the name's first and last token.
     """
 
     tokens: tuple[int, ...]
@@ -34,10 +34,10 @@ class Mention(NamedTuple):
 
 
 def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str = "") -> Mention:
-    """The tokens of the first mention of an entity in a text, which may stand behind a definition.
+    """Locate the tokens of an entity's first mention in a text, optionally after a definition.
 
     Raises:
-        LensFVError: it is not mentioned.
+        LensFVError: the text does not mention the entity.
     """
     place = entity.mention(text)
     if place is None:
@@ -48,7 +48,7 @@ def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str
 
 
 def probe_mentions(model: LensModel, entities: Sequence[Entity], context: Mapping[str, str] | None = None) -> list[Mention]:
-    """Where probes name their entities, in the order of `probe_prompts`.
+    """Locate the entities' names in their probes, in the order of `probe_prompts`.
 
     Raises:
         LensFVError: see `find_mention`.
@@ -68,19 +68,19 @@ def definition_vectors(
     texts: Sequence[str] = TEXTS,
     context: Mapping[str, str] | None = None,
 ) -> Float[Tensor, "entities layers d_model"]:
-    """What reading a definition adds to the residual stream at the last token of an entity's name, after each layer.
+    """Compute what a definition in context adds to the residual stream at the name's last token, after each layer.
 
-    A difference of means over texts that name the entity, with and without the definition in front: for knowledge what a
-    function vector is for a task.
+    The vector is the difference of means over texts that name the entity, with and without the definition in front. It is to an
+    entity's knowledge what a function vector is to a task.
 
     Args:
-        model: the model.
-        entities: with definitions.
-        texts: with `{name}`, and nothing behind it that matters.
-        context: what is read, by the entity's key; default: the definitions.
+        model: model to read from.
+        entities: entities with definitions.
+        texts: texts with a `{name}` placeholder; only the part up to the name is used.
+        context: context by entity key; default: the definitions.
 
     Raises:
-        LensFVError: no texts, or what `find_mention` raises.
+        LensFVError: no texts, or any error of `find_mention`.
     """
     if not texts:
         raise LensFVError(f"definition vectors of {len(entities)} entities: no text names them")
@@ -105,10 +105,13 @@ def at_mentions(
     *,
     scale: Finite = 1.0,
 ) -> Edit:
-    """Entities' vectors added after a layer at the last token of their names in their probes, for `score_probes_by_branch`.
+    """Make an edit that adds each entity's vector after a layer, at the last token of its name in each of its probes.
+
+    The edit is an input for `score_probes_by_branch`.
 
     Raises:
-        LensFVError: no such layer, vectors of other entities, or a probe that does not name its entity.
+        LensFVError: the layer does not exist, the number of vectors differs from the number of entities, or a probe does not
+            name its entity.
     """
     layer = model.check_layer(layer)
     if len(vectors) != len(entities):

@@ -1,4 +1,4 @@
-"""What an update changes where it should change nothing."""
+"""Measure unintended changes: how far an update moves predictions on unrelated text."""
 
 from collections.abc import Sequence
 
@@ -18,16 +18,16 @@ from lens_fv.model.plain import plain_model
 @checked
 @torch.no_grad()
 def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: Count = 16) -> list[float]:
-    """KL divergence from what the model says to what it says with an update, in nats a token: mean over each text's tokens.
+    """Compute the KL divergence of the updated model from the base, in nats per token, averaged over each text's tokens.
 
     Args:
-        model: without the update.
-        delta: the update.
-        texts: such as `true_sentences(load_entities("popular"))`; each at least one token long.
-        batch_size: texts that run together.
+        model: model without the update.
+        delta: update to evaluate.
+        texts: texts of at least one token each, such as `true_sentences(load_entities("popular"))`.
+        batch_size: number of texts per forward pass.
 
     Raises:
-        LensFVError: a text without tokens, logits that are not finite, or what `WeightDelta.applied` raises.
+        LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.
     """
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]
@@ -47,5 +47,5 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
 
 
 def true_sentences(entities: Sequence[Entity]) -> list[str]:
-    """The sentences of their probes, with the answers in the gaps."""
+    """Return the sentences of the entities' probes with the gaps filled by the answers."""
     return [probe.filled() for entity in entities for probe in entity.probes]

@@ -1,4 +1,4 @@
-"""Does a model know what follows from an entity's definition?"""
+"""Score entity probes: test whether a model knows what follows from an entity's definition."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from lens_fv.patching import AnswerScorer, Edit
 from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 JOIN = " "
-"""Between a definition and the sentence behind it, everywhere."""
+"""Separator between a definition and the sentence after it."""
 
 
 def score_probes(
@@ -26,17 +26,17 @@ def score_probes(
     whole: bool = False,
     progress: bool = False,
 ) -> KnowledgeScores:
-    """Ask a model every probe of some entities: each candidate is read by itself behind what stands before the gap.
+    """Score all probes of some entities, reading each candidate separately after the text before the gap.
 
     Args:
-        model: the model.
-        entities: with their probes.
-        context: what it reads before a probe, by the entity's key: `definitions(entities)` for what it could learn at best.
-        whole: score the rest of the sentence with each candidate.
-        progress: draw a progress bar.
+        model: model to score.
+        entities: entities with probes.
+        context: text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
+        whole: whether to score the rest of the sentence along with each candidate.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: there are no probes, a candidate has no tokens, or a prompt is longer than the context.
+        LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.
     """
     return score_probes_by_branch(model, entities, [()], context=context, whole=whole, progress=progress)[0]
 
@@ -50,9 +50,9 @@ def score_probes_by_branch(
     whole: bool = False,
     progress: bool = False,
 ) -> list[KnowledgeScores]:
-    """`score_probes`, with the edits of each branch: their values and positions are for all probes, or one for each.
+    """Run `score_probes` under the edits of each branch; edit values and positions are shared or one per probe.
 
-    The order of probes is that of `probe_prompts`.
+    Probes are in the order of `probe_prompts`.
     """
     encoded = probe_prompts(model, entities, context=context, whole=whole)
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
@@ -75,7 +75,7 @@ def score_probes_by_branch(
 def probe_prompts(
     model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, whole: bool = False
 ) -> list[EncodedPrompt]:
-    """What stands before each probe's gap, entity after entity, with the candidates as answers; see `score_probes`."""
+    """Encode the text before each probe's gap, entity by entity, with the candidates as answers; see `score_probes`."""
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     if not asked:
         raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
@@ -87,19 +87,19 @@ def probe_prompts(
 
 
 def behind(definition: str, text: str) -> str:
-    """A text behind a definition, or alone where that is empty."""
+    """Put the definition before the text, or return the text alone if the definition is empty."""
     return f"{definition}{JOIN}{text}" if definition else text
 
 
 def definitions(entities: Sequence[Entity]) -> dict[str, str]:
-    """Each entity's definition by its key: as context, what a model that has read it makes of the probes."""
+    """Return each entity's definition by key, as context for the upper bound."""
     return {entity.key: entity.definition for entity in entities}
 
 
 def majority(entities: Sequence[Entity]) -> float:
-    """Accuracy of the most frequent answer of each question: of probes that share their candidates and their kind.
+    """Compute the accuracy of always giving a question's most frequent answer.
 
-    A question that is asked once counts as chance.
+    Probes with the same candidates and kind count as one question. A question with a single probe scores at chance.
     """
     groups: dict[tuple[frozenset[str], str], Counter[str]] = {}
     for entity in entities:

@@ -1,4 +1,4 @@
-"""Files of entities and their probes: whichever schema, one `Entity`; and if not, the line that is wrong."""
+"""Read files of entities and probes in several schemas, with errors that name the offending line."""
 
 import json
 import re
@@ -20,11 +20,11 @@ SCHEMAS = (
 
 
 class Row(NamedTuple):
-    """A line of a file.
+    """One line of a file.
 
     Attributes:
-        entity: of the line, with the line's probes.
-        sentences: about it, if the line has some: the transfer set of Padmanabhan et al. (2023).
+        entity: entity with the line's probes.
+        sentences: sentences about the entity, if the line has any (the transfer set of Padmanabhan et al. 2023).
     """
 
     entity: Entity
@@ -35,17 +35,17 @@ class Row(NamedTuple):
 def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
     """Read entities with their definitions and probes from JSON lines.
 
-    Our own schema: `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates", "kind"}]}`, with
-    `___` in a probe's text. Rows of Entity Inferences (a probe with candidates; explicit where the answer is the attribute)
-    and of ECBD (a span of a sentence, without candidates) are known by their keys (Onoe et al. 2022, 2023).
+    Our schema is `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates", "kind"}]}`, with
+    `___` in a probe's text. Rows of Entity Inferences (probes with candidates; explicit if the answer is the attribute) and of
+    ECBD (a span of a sentence, without candidates) are recognised by their keys (Onoe et al. 2022, 2023).
 
     Args:
-        path: a UTF-8 file with one object a line, whatever its ending.
-        by: "entity": lines with the same name and definition are one entity, with all of their probes, so that an update is
-            made once. "row": every line is an entity of its own, as in the code of Padmanabhan et al. (2023).
+        path: UTF-8 file with one object per line; any file extension works.
+        by: "entity" merges lines with the same name and definition into one entity with all their probes, so that one update
+            covers them. "row" makes every line a separate entity, as in the code of Padmanabhan et al. (2023).
 
     Raises:
-        LensFVError: the file cannot be read; the message names the line and what is wrong.
+        LensFVError: the file cannot be read; the message names the line and the problem.
     """
     found: dict[tuple[str, ...], Entity] = {}
     for where, row in read_rows(path):
@@ -56,7 +56,7 @@ def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") 
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    """The lines of such a file, and where they stand; see `read_entities`."""
+    """Yield the lines of an entity file with their locations; see `read_entities`."""
     path = Path(path)
     for where, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
         if not isinstance(item, dict):
@@ -96,7 +96,7 @@ def _row(row: Mapping[str, Any], where: str) -> Row:
 
 
 def _published_row(row: Mapping[str, Any], where: str) -> Row:
-    """Of Entity Inferences or ECBD. Their markers are whole strings: names must not lose letters that markers have too."""
+    """Parse a row of Entity Inferences or ECBD, removing only complete markers so that names keep all their letters."""
     definition = row.get("context") or row["definition"].replace(HOLE, _unmarked(row["def_target"]))
     probes: list[EntityProbe] = []
     for asked in row["probe_sentences"].values():
@@ -116,7 +116,7 @@ def _unmarked(text: str) -> str:
 
 
 def _with_keys(entities: Any) -> Iterator[Entity]:
-    """Keys that differ where names do not."""
+    """Make keys unique where entities share a name."""
     seen: dict[str, int] = {}
     for entity in entities:
         name = nfc(entity.name)

@@ -1,4 +1,4 @@
-"""What a model makes of probes: which candidates it takes, and how surprised it is by the answers."""
+"""Scores on entity probes: accuracy over candidates, and loss and perplexity of the answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ Norm = Literal["mean", "sum"]
 @checked
 @dataclass(frozen=True, repr=False)
 class KnowledgeScores:
-    """What a model makes of probes.
+    """A model's scores on entity probes.
 
     Attributes:
-        entities, kinds: the key of each probe's entity, and its kind.
-        answers: where the answer stands among the candidates.
-        logprobs: of each candidate, summed over its tokens, in nats; -inf where there are fewer.
-        lengths: tokens of each candidate; 0 where there are fewer.
+        entities, kinds: entity key and kind of each probe.
+        answers: index of the answer among the candidates.
+        logprobs: log-probability of each candidate, summed over its tokens, in nats; -inf where a probe has fewer candidates.
+        lengths: number of tokens of each candidate; 0 where a probe has fewer candidates.
     """
 
     entities: tuple[str, ...]
@@ -38,14 +38,14 @@ class KnowledgeScores:
         return summary_text("KnowledgeScores", self.summary())
 
     def summary(self) -> dict[str, str]:
-        """What a reader wants to know first, label by label."""
+        """Return the key results by label."""
         asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
         found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}
         return asked | {what: f"{e.mean:.3g} [{e.low:.3g}, {e.high:.3g}]" for what, e in found.items() if e}
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":
-        """Scores from what `rows` gave."""
+        """Restore scores from the output of `rows`."""
         most = max(len(row["logprobs"]) for row in rows)
         logprobs, lengths = torch.full((len(rows), most), -torch.inf), torch.zeros(len(rows), most, dtype=torch.long)
         for i, row in enumerate(rows):
@@ -55,7 +55,10 @@ class KnowledgeScores:
         return cls(entities, kinds, answers, logprobs, lengths)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Probe by probe, as JSON has it: entity, kind, which candidate is the answer, each one's logprobs and lengths."""
+        """Return one JSON-compatible record per probe.
+
+        Each has the entity, the kind, the index of the answer, and each candidate's log-probability and length.
+        """
         about = zip(self.entities, self.kinds, self.answers, self.logprobs.tolist(), self.lengths.tolist(), strict=True)
         return [
             {
@@ -70,11 +73,12 @@ class KnowledgeScores:
 
     @checked
     def correct(self, *, norm: Norm = "mean", kind: Kind = "") -> dict[str, list[float]]:
-        """Whether the answer is the likeliest candidate (1 or 0; 1/k if k tie), for each entity's probes.
+        """Return each entity's probe scores: 1 if the answer is the most likely candidate, 1/k if k candidates tie, else 0.
 
         Args:
-            norm: "mean": log-probability a token. "sum": of the whole candidate, as Onoe et al. (2022) score it.
-            kind: of the probes; empty: of any.
+            norm: "mean" ranks candidates by log-probability per token, "sum" by that of the whole candidate, as Onoe et al.
+                (2022) do.
+            kind: kind of probes to use; empty: all.
         """
         scores = self.logprobs / self.lengths.clamp(min=1) if norm == "mean" else self.logprobs
         right = torch.cat([choice_shares(row[:, None], answer) for row, answer in zip(scores, self.answers, strict=True)])
@@ -82,15 +86,15 @@ class KnowledgeScores:
 
     @checked
     def span_loss(self, *, kind: Kind = "") -> dict[str, list[float]]:
-        """Mean negative log-probability of an answer's tokens, in nats a token, for each entity's probes."""
+        """Return the mean negative log-probability of the answers' tokens, in nats per token, for each entity's probes."""
         at = torch.tensor(self.answers)[:, None]
         return self._by_entity((-self.logprobs.gather(1, at) / self.lengths.gather(1, at))[:, 0], kind)
 
     @checked
     def accuracy(self, *, norm: Norm = "mean", kind: Kind = "", seed: Seed = 0) -> Estimate | None:
-        """Share of probes whose answer is the likeliest candidate, mean over entities, with a bootstrap interval over them.
+        """Compute accuracy, averaged over entities, with a bootstrap interval over entities.
 
-        None where no probe has candidates.
+        A probe is correct if its answer is the most likely candidate. The result is None if no probe has candidates.
         """
         return _over_entities(self.correct(norm=norm, kind=kind), seed)
 
@@ -98,12 +102,13 @@ class KnowledgeScores:
     def perplexity(
         self, *, kind: Kind = "", over: Literal["entities", "probes"] = "entities", seed: Seed = 0
     ) -> Estimate | None:
-        """Of the answers' spans: the exponential of the mean over probes of the mean loss a token (Onoe et al. 2023).
+        """Compute the answers' perplexity: exp of the mean over probes of the mean loss per token (Onoe et al. 2023).
 
         Args:
-            kind: of the probes; empty: of any.
-            over: "entities": every entity counts once, and the interval is over them. "probes": every probe.
-            seed: of the bootstrap.
+            kind: kind of probes to use; empty: all.
+            over: "entities" weights every entity equally, with the interval over entities; "probes" weights every probe
+                equally.
+            seed: seed of the bootstrap.
         """
         losses = self.span_loss(kind=kind)
         if over == "probes":
@@ -116,7 +121,7 @@ class KnowledgeScores:
 
     @property
     def chance(self) -> float:
-        """Accuracy of choosing any candidate, over probes that have some; not a number where none has."""
+        """Chance accuracy over the probes that have several candidates; NaN if none has."""
         counts = (self.lengths > 0).sum(1)
         return float((1 / counts[counts > 1]).mean())
 

@@ -1,4 +1,4 @@
-"""How a model is taught."""
+"""Training settings for distillation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from lens_fv.knowledge.examples import Where
 from lens_fv.knowledge.targets import Direction
 
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
-"""Learning rates by method, chosen with all else on ten invented entities that no study reports on."""
+"""Default learning rates by method, chosen with the other defaults on ten invented entities that no study reports on."""
 ALONE: Mapping[str, Any] = {"epochs": 3, "learning_rate": 2e-3, "n_anchors": 1}
-"""What low-rank updates take to distil one entity,"""
+"""Low-rank defaults for distilling a single entity."""
 TOGETHER: Mapping[str, Any] = {
     "epochs": 3,
     "rank": 32,
@@ -23,7 +23,7 @@ TOGETHER: Mapping[str, Any] = {
     "n_shared": 10,
     "n_anchors": 1,
 }
-"""and several, which have to be told apart."""
+"""Low-rank defaults for distilling several entities, which the model must learn to tell apart."""
 RELEASED: Mapping[str, Any] = {
     "method": "full",
     "epochs": 5,
@@ -41,43 +41,47 @@ RELEASED: Mapping[str, Any] = {
     "temperature": 2.0,
     "top_k": None,
 }
-"""What the code does that Padmanabhan et al. (2023) released, on Entity Inferences; on ECBD its learning rate is 3e-6."""
+"""Settings of the code released by Padmanabhan et al. (2023) for Entity Inferences; for ECBD its learning rate is 3e-6."""
 
 
 @checked
 @dataclass(frozen=True)
 class DistillConfig:
-    """How a model is taught; `usual` says what distillation takes for one entity, and for many at once.
+    """Training settings for distillation; `usual` gives the defaults for one entity or for many at once.
 
-    A step's loss is the mean over its sentences of the mean over each one's tokens, so that a token of a short sentence counts
-    for more than one of a long sentence.
+    The loss of a step averages over each sentence's tokens first and over sentences second, so a token of a short sentence has
+    more weight than one of a long sentence.
 
     Attributes:
-        method: "lora": low-rank updates of all linear maps of blocks, by PEFT. "full": all weights, or those of `layers`.
-        layers: whose weights; None: all, with embeddings if the method is "full".
-        rank, alpha: of low-rank updates; alpha None: twice the rank.
-        epochs: how often each sentence is taught.
-        n_definitions: how often its definition is among an entity's sentences; see `TransferSet.with_definitions`.
-        n_shared: sentences of the others that each of several entities is taught too; see `TransferSet.with_shared`.
-        n_anchors: taught beside each sentence: an epoch takes the next ones, none of them twice, and after the last the first.
-        batch_size: sentences and anchors a step.
-        at_once: of these, sentences that run together; it changes memory and speed, not the result.
-        group_by_length: steps take lessons of about one length, as padding costs what tokens do.
-        learning_rate: of AdamW at the first step. None: `RATES` has it.
-        schedule: "linear": it falls in a straight line, to 0 after the last step; "constant": it stays.
-        optimizer: "shared": one for the whole run, sentences in random order in every epoch. "per_sentence": all epochs of one
-            sentence after another, in a new optimizer, then the next sentence's; takes a `batch_size` of 1 and no anchors.
-        weight_decay: of AdamW, on all weights that are trained.
-        clip: largest length of a step's gradient, over all that is trained; a longer one is scaled down to it. None: no limit.
-        dropout: train with the dropout of the model's configuration; the teacher has none.
-        where: which tokens of a sentence; see `make_example`.
-        direction, temperature: of the loss; see `divergence`.
-        top_k: tokens kept of each of the teacher's distributions; None: all of them.
-        n_checkpoints: of a run with a folder.
-        seed: of the order, and of what low-rank updates begin with.
+        method: "lora" trains low-rank updates of all linear maps of the blocks (PEFT). "full" trains all weights, or those of
+            `layers`.
+        layers: layers to train; None trains all, including the embeddings if the method is "full".
+        rank, alpha: rank and scaling numerator of the low-rank updates; alpha None means twice the rank.
+        epochs: number of passes over the sentences.
+        n_definitions: number of times an entity's definition is added to its sentences; see `TransferSet.with_definitions`.
+        n_shared: number of other entities' sentences that are rewritten for each entity; see `TransferSet.with_shared`.
+        n_anchors: number of anchors per sentence. Each epoch takes the next anchors in order and none twice, starting over once
+            all have been used.
+        batch_size: number of sentences and anchors per step.
+        at_once: maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed, not the
+            result.
+        group_by_length: whether to batch examples of similar length, which saves computation on padding.
+        learning_rate: AdamW learning rate at the first step; None takes it from `RATES`.
+        schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
+        optimizer: "shared" uses one optimiser for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
+            epochs of one sentence in a row with a new optimiser, then moves to the next; it requires a `batch_size` of 1 and no
+            anchors.
+        weight_decay: AdamW weight decay, applied to all trained weights.
+        clip: maximum norm of a step's gradient over all trained weights; None disables clipping.
+        dropout: whether to train with the dropout of the model's configuration. The teacher never uses dropout.
+        where: tokens to train on; see `make_example`.
+        direction, temperature: direction and temperature of the loss; see `divergence`.
+        top_k: number of tokens kept from each teacher distribution; None keeps all.
+        n_checkpoints: number of checkpoints, if the run has a folder.
+        seed: seed of the order of the sentences and of the initial low-rank updates.
 
     Raises:
-        LensFVError: a number that is out of range.
+        LensFVError: a value out of range.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -115,30 +119,31 @@ class DistillConfig:
 
     @property
     def rate(self) -> float:
-        """The learning rate at the first step."""
+        """Learning rate at the first step."""
         return RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     @classmethod
     @checked
     def usual(cls, n_entities: Count, **others: Any) -> "DistillConfig":
-        """Those to distil so many entities at once: several are taught more about each.
+        """Return the default settings for a number of entities; several entities get more training signal each.
 
         Args:
-            n_entities: how many.
-            **others: settings of one's own.
+            n_entities: number of entities distilled together.
+            **others: settings that override the defaults.
         """
         low_rank = others.get("method", "lora") == "lora"
         return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})
 
     @classmethod
     def released(cls, **others: Any) -> "DistillConfig":
-        """Those of the code that Padmanabhan et al. (2023) released, for one entity or many.
+        """Return the settings of the code released by Padmanabhan et al. (2023), for one entity or many.
 
-        All weights; five steps in a row on each sentence, with an AdamW of its own at a constant rate of 1e-4 (that of Entity
-        Inferences; for ECBD give `learning_rate=3e-6`); temperature 2; all tokens; weight decay and dropout, no clipping. Their
-        code takes 5 sentences of each entity. What it does otherwise still is on the documentation's page on protocols.
+        It trains all weights and takes five consecutive steps on each sentence, each sentence with its own AdamW at a constant
+        rate of 1e-4 (the rate for Entity Inferences; for ECBD pass `learning_rate=3e-6`). It uses temperature 2, all tokens,
+        weight decay and dropout, and no clipping. Their code takes 5 sentences per entity. The documentation's page on
+        protocols lists the remaining differences.
 
         Args:
-            **others: settings of one's own.
+            **others: settings that override these.
         """
         return cls(**{**RELEASED, **others})

@@ -1,4 +1,4 @@
-"""What a student is to say: a teacher's distributions, worked out once, or the tokens of a text."""
+"""Training targets: a teacher's distributions, computed once, or the tokens of a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.model.finite import plain_logits
 
 ROWS = 512
-"""Tokens that the teacher reads at once, about."""
+"""Approximate number of tokens per forward pass of the teacher."""
 
 
 class Target(NamedTuple):
-    """Distributions over next tokens, one for each of a lesson's targets.
+    """Next-token distributions at the targets of one example.
 
     Attributes:
-        logprobs: of some tokens, or of all; with `rest`, of the rest together in a last column.
-        tokens: which tokens the columns are; None: all, in order.
-        rest: whether the last column stands for all tokens that are not in `tokens`.
+        logprobs: log-probabilities of some or all tokens; with `rest`, the last column holds the total of all other tokens.
+        tokens: token id of each column; None if the columns are the whole vocabulary in order.
+        rest: whether the last column stands for all tokens not in `tokens`.
     """
 
     logprobs: Float[Tensor, "targets columns"]
@@ -40,18 +40,18 @@ def teacher_targets(
     top_k: int | None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Target]:
-    """What a model that reads the definitions says at each lesson's targets.
+    """Compute the teacher's distributions at each example's targets, with the definitions in context.
 
     Args:
-        plain: a transformers model in eval mode, without dropout.
-        lessons: what it reads.
-        pad: token id of padding.
-        temperature: of its distributions.
-        top_k: keep this many likeliest tokens, and what the rest weighs together; None: all tokens.
-        tick: called after each lesson.
+        plain: transformers model in eval mode, without dropout.
+        lessons: examples that the teacher reads.
+        pad: padding token id.
+        temperature: softmax temperature of the distributions.
+        top_k: number of most likely tokens to keep, with the rest summed into one value; None keeps all tokens.
+        tick: callback after each example.
 
     Raises:
-        LensFVError: logits that are not finite.
+        LensFVError: non-finite logits.
     """
     order = sorted(range(len(lessons)), key=lambda i: len(lessons[i].teacher))
     found: dict[int, Target] = {}
@@ -59,7 +59,7 @@ def teacher_targets(
         longest = len(lessons[order[-1]].teacher)
         batch, order = order[-max(1, ROWS // longest) :], order[: -max(1, ROWS // longest)]
         taught = [[t + lessons[i].offset - 1 for t in lessons[i].targets] for i in batch]
-        first = min(at[0] for at in taught)  # before it stand definitions, of which nothing is asked
+        first = min(at[0] for at in taught)  # the tokens before it are definitions, which have no targets
         texts = padded([lessons[i].teacher for i in batch], pad, plain.device)
         logits = plain_logits(plain, "what the teacher says", texts, logits_to_keep=longest - first)
         for row, i, at in zip(logits, batch, taught, strict=True):
@@ -69,7 +69,7 @@ def teacher_targets(
 
 
 def token_targets(lessons: Sequence[DistillationExample]) -> list[Target]:
-    """The lessons' own tokens: to say them is what fine-tuning on a text teaches."""
+    """Return the examples' own tokens as targets, as in ordinary fine-tuning on text."""
     tokens = [torch.tensor([each.student[t] for t in each.targets])[:, None] for each in lessons]
     return [Target(torch.zeros(each.shape), each, rest=False) for each in tokens]
 
@@ -77,11 +77,12 @@ def token_targets(lessons: Sequence[DistillationExample]) -> list[Target]:
 def divergence(
     logits: Float[Tensor, "targets vocab"], target: Target, *, direction: Direction, temperature: float
 ) -> Float[Tensor, " targets"]:
-    """How far a student's distributions are from the targets, in nats, times the square of the temperature.
+    """Compute the divergence between the student's distributions and the targets, in nats, times the squared temperature.
 
-    That factor keeps gradients of one size at all temperatures (Hinton et al. 2015). With P the teacher and Q the student:
-    "forward" KL(P || Q), as Padmanabhan et al. (2023) have it; "reverse" KL(Q || P); "jsd" half of each, to their mean. Of
-    tokens that were not kept, only their sum counts: never more than the divergence of the whole distributions.
+    The factor keeps gradients at the same scale for all temperatures (Hinton et al. 2015). With P the teacher and Q the
+    student, "forward" is KL(P || Q), as in Padmanabhan et al. (2023), "reverse" is KL(Q || P), and "jsd" is the mean of the
+    divergences of P and Q from their average. Tokens that were not kept enter only through their sum, so the result never
+    exceeds the divergence of the full distributions.
     """
     q = (logits.float() / temperature).log_softmax(-1)
     p = target.logprobs.to(q.device)
@@ -100,6 +101,6 @@ def _kept(logprobs: Float[Tensor, "targets vocab"], top_k: int | None) -> Target
 
 
 def _with_rest(kept: Float[Tensor, "targets kept"]) -> Float[Tensor, "targets columns"]:
-    """And what all other tokens weigh together: never less than single precision can tell from 0."""
+    """Append the log of the remaining probability mass, clamped to the smallest value that single precision resolves."""
     rest = (-torch.expm1(kept.logsumexp(-1, keepdim=True).clamp(max=-1e-7))).log()
     return torch.cat([kept, rest], -1)

@@ -1,4 +1,4 @@
-"""Give a model's weights what takes it to its targets, and take it out again."""
+"""Train a model on distillation targets, and restore its weights afterwards."""
 
 import random
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 WINDOW = 8
-"""Steps whose lessons are sorted by length together."""
+"""Window size, in steps, within which examples are sorted by length."""
 
 
 def teach(
@@ -37,27 +37,28 @@ def teach(
     what: str = "teaching",
     progress: bool = False,
 ) -> Change:
-    """Train a model's own weights to say what the targets are, with transformers' Trainer, and put the weights back.
+    """Train a model towards its targets with transformers' Trainer, and restore its weights afterwards.
 
     Args:
-        model: is trained in place: nothing else may use it meanwhile. Whatever happens, it is afterwards what it was.
-        lessons: what is read.
-        targets: what is to be said, of each lesson.
-        settings: how.
-        folder: of checkpoints, to go on from where a run was stopped; None: keep none.
-        until: stop behind so many epochs.
-        what: of the progress bar.
-        progress: draw it.
+        model: model to train in place. Nothing else may use it during training. Its weights are restored even if training
+            fails.
+        lessons: examples to train on.
+        targets: targets of each example.
+        settings: training settings.
+        folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
+        until: number of epochs after which to stop.
+        what: label of the progress bar.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: a loss that is not finite, layers that the model does not have, or checkpoints from behind where it should
-            stop.
+        LensFVError: a non-finite loss, layers that the model does not have, or checkpoints later than the requested
+            end.
     """
     if until is not None and settings.optimizer == "per_sentence":
         raise LensFVError(f"stop teaching after {until} epochs: with an optimizer per sentence there are none of all sentences")
     if not lessons:
         return Change({}, {}, {})
-    from lens_fv.finetuning.marks import Marks  # which takes transformers' Trainer, and that seconds to import
+    from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
 
     order = teaching_order(lessons, settings)
     steps = -(-len(order) * (until or settings.epochs) // (settings.epochs * settings.batch_size))
@@ -76,15 +77,15 @@ def teach(
             for _ in range(done):
                 tick()
             trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
-            trainer.accelerator.free_memory()  # the optimizer's, before the change takes some
+            trainer.accelerator.free_memory()  # free the optimiser's memory before computing the change
             trainer.optimizer = trainer.lr_scheduler = None
         return change()
 
 
 def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
-    """Indices of lessons, every time that they are taught: each epoch has all that are of entities, and as many anchors.
+    """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
 
-    With an optimizer per sentence all epochs of one come before the next.
+    Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
     """
     own = [i for i, lesson in enumerate(lessons) if lesson.entity]
     if settings.optimizer == "per_sentence":
@@ -97,13 +98,13 @@ def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConf
     if settings.group_by_length:
         size, n = settings.batch_size, len(own) + n
         for begin in range(0, len(order), n or 1):
-            steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # those that are of this epoch alone
+            steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # steps that lie entirely within this epoch
             order[steps] = _alike(order[steps], lessons, size, rng)
     return order
 
 
 def _alike(order: Sequence[int], lessons: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
-    """So many steps after another sorted by length and cut anew, in any order."""
+    """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
     windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
     by_length = [i for each in windows for i in sorted(each, key=lambda i: len(lessons[i].student))]
     steps = [by_length[i : i + size] for i in range(0, len(order), size)]

@@ -1,4 +1,4 @@
-"""Causal tracing: which states, where an entity is named and where the answer is asked for, carry what is known of it."""
+"""Causal tracing: which states at the entity's name and at the end of the prompt carry knowledge about the entity."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from lens_fv.patching import AnswerScorer, Edit
 from lens_fv.tasks import EncodedPrompt
 
 PLACES = ("mention", "last")
-"""Where states are restored: at the last token of the name, and at the last token before the gap."""
+"""Positions at which states are restored: the last token of the name, and the last token before the gap."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class KnowledgeTrace(Artefact):
-    """Log-probabilities of answers, in nats, while the entity's name is drowned in noise and one state is restored.
+    """Answer log-probabilities, in nats, with noise on the entity's name and one state restored.
 
     Attributes:
-        entities: the key of each probe's.
-        clean, noisy: without noise; with it, and nothing restored.
-        resid: with the residual stream restored after a layer, at each of `PLACES`.
-        heads: with one head's output restored there.
+        entities: entity key of each probe.
+        clean, noisy: log-probabilities without noise, and with noise and nothing restored.
+        resid: log-probabilities with the residual stream after one layer restored, at each of `PLACES`.
+        heads: log-probabilities with one head's output restored, at each of `PLACES`.
     """
 
     entities: tuple[str, ...]
@@ -42,12 +42,12 @@ class KnowledgeTrace(Artefact):
 
     @property
     def layer_effects(self) -> Float[Tensor, "probes places layers"]:
-        """What restoring the residual stream gives back, in nats."""
+        """Log-probability recovered by restoring the residual stream, in nats."""
         return self.resid - self.noisy[:, None, None]
 
     @property
     def head_effects(self) -> Float[Tensor, "probes places layers heads"]:
-        """What restoring a head gives back, in nats."""
+        """Log-probability recovered by restoring one head's output, in nats."""
         return self.heads - self.noisy[:, None, None, None]
 
     def summary(self) -> dict[str, str]:
@@ -72,21 +72,21 @@ def causal_trace(
     seed: Seed = 0,
     progress: bool = False,
 ) -> KnowledgeTrace:
-    """Drown the name of each probe's entity in noise, and restore one state after another (Meng et al. 2022, "ROME").
+    """Add noise to the entity's name in each probe, then restore one state at a time (Meng et al. 2022, "ROME").
 
-    Noise is added to the embeddings of the name's tokens. What is restored is of the same model's run without noise, so run
-    it on a model with an update (`WeightDelta.applied`) to see what carries the new knowledge there.
+    The noise is added to the embeddings of the name's tokens. Restored states come from the same model's clean run. To trace
+    new knowledge, apply the update first (`WeightDelta.applied`).
 
     Args:
-        model: the model.
-        entities: with probes that name them; candidates do not count.
-        context: what it reads before a probe; see `score_probes`. Only the name in the probe is drowned.
-        noise: its standard deviation, in standard deviations of the names' embeddings.
-        seed: of the noise.
-        progress: draw a progress bar.
+        model: model to trace.
+        entities: entities with probes that name them; candidates are ignored.
+        context: text to put before each probe; see `score_probes`. Only the name in the probe is corrupted.
+        noise: standard deviation of the noise, in units of the standard deviation of the names' embeddings.
+        seed: seed of the noise.
+        progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: what `score_probes` and `find_mention` raise.
+        LensFVError: see `score_probes` and `find_mention`.
     """
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     right = [probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked]
@@ -134,10 +134,10 @@ def causal_trace(
 
 
 def _stacked(noise: Sequence[Sequence[Edit]], shown: Sequence[Sequence[int]]) -> list[Edit]:
-    """Edits of one token for each prompt as edits of all prompts: the first tokens of all names, the second ones, ..."""
+    """Turn each prompt's single-token edits into edits of all prompts at once: all first name tokens, all second ones, ..."""
     found: list[Edit] = []
     for i in range(max(map(len, shown))):
-        # a name with fewer tokens gets nothing more at its last one
+        # a shorter name gets zero noise at its last token instead
         values = [own[i].value if i < len(own) else torch.zeros_like(own[0].value) for own in noise]
         places = tuple(at[min(i, len(at) - 1)] for at in shown)
         found.append(Edit(0, torch.stack(values), site="resid_pre", mode="add", position=places))

@@ -1,4 +1,4 @@
-"""transformers' Trainer with a teacher's distributions for labels."""
+"""A transformers Trainer that uses a teacher's distributions as labels."""
 
 from collections.abc import Sequence, Sized
 from typing import Any, cast
@@ -15,15 +15,15 @@ from lens_fv.knowledge.targets import Target, divergence
 
 
 class DistillationTrainer(Trainer):
-    """Takes lessons in the order given; a step's loss is the mean over its lessons of the mean over their targets.
+    """Train on examples in the given order; a step's loss averages over targets within an example, then over examples.
 
     Args:
-        lessons: what is read.
-        targets: what is to be said, of each lesson.
-        order: indices of lessons, every time that they are taught; the learning rate falls over all of it.
-        pad: token id of padding.
-        settings: of the loss.
-        **others: see transformers.
+        lessons: examples to train on.
+        targets: targets of each example.
+        order: example indices in training order, over all epochs. The learning rate schedule spans this whole order.
+        pad: padding token id.
+        settings: settings of the loss.
+        **others: arguments of transformers' Trainer.
     """
 
     def __init__(
@@ -39,21 +39,21 @@ class DistillationTrainer(Trainer):
         def collated(at: Sequence[int]) -> dict[str, Any]:
             return {**padded([lessons[i].student for i in at], pad), "at": torch.tensor(at)}
 
-        # behind its last step Trainer would take one more if there were something to take
+        # with examples left over, Trainer would take one more step after the last
         taught = order[: others["args"].max_steps * settings.batch_size]
         super().__init__(train_dataset=cast(Any, taught), data_collator=collated, **others)
         self._lessons, self._targets, self._said, self._n = lessons, targets, settings, len(order)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """In order: it was shuffled before, and going on from a checkpoint finds its place."""
+        """Keep the given order: it is shuffled already, and resuming from a checkpoint relies on it."""
         return SequentialSampler(cast(Sized, self.train_dataset if train_dataset is None else train_dataset))
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """All: as torch's AdamW has it. Trainer would spare biases and norms."""
+        """Apply weight decay to all parameters, as torch's AdamW does. Trainer would exempt biases and norms."""
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
-        """See transformers. Where a run stops on the way makes no difference."""
+        """See transformers. The schedule spans the whole order, even if the run stops early."""
         return super().create_scheduler(-(-self._n // self._said.batch_size), optimizer)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
@@ -61,17 +61,17 @@ class DistillationTrainer(Trainer):
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         at = inputs["at"].tolist()
         losses = example_losses(logits, [self._lessons[i] for i in at], [self._targets[i] for i in at], self._said)
-        # Trainer divides by how many parts the step has; what a step's last part lacks must not count for more.
+        # Trainer divides by the number of micro-batches per step; examples of a short last one must not get more weight.
         size = self._said.batch_size
         of_step = min(size, self._n - self.state.global_step * size)
         return losses.sum() / of_step * getattr(self, "current_gradient_accumulation_steps", 1)
 
 
 class NewOptimizer(TrainerCallback):
-    """Has the optimizer forget all moments after every so many steps, as if it were a new one.
+    """Reset the optimiser's moments at regular intervals, as if it were created anew.
 
     Args:
-        steps: of each.
+        steps: number of steps between resets.
     """
 
     def __init__(self, steps: int) -> None:
@@ -86,7 +86,7 @@ class NewOptimizer(TrainerCallback):
 def example_losses(
     logits: Tensor, lessons: Sequence[DistillationExample], targets: Sequence[Target], settings: DistillConfig
 ) -> Tensor:
-    """Each lesson's loss, of logits behind its tokens (padded on the right), in nats a target."""
+    """Compute each example's mean loss over its targets, in nats per target, from logits of right-padded inputs."""
     losses: list[Tensor] = []
     for row, lesson, target in zip(logits, lessons, targets, strict=True):
         behind = row[[t - 1 for t in lesson.targets]]  # a token is predicted from the one before it

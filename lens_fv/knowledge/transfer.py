@@ -1,4 +1,4 @@
-"""Sentences about entities on which a model is taught."""
+"""Transfer sets: sentences about entities that a model is trained on."""
 
 import dataclasses
 import json
@@ -26,12 +26,12 @@ DROPPED = ("empty", "no mention", "duplicate")
 
 @dataclass(frozen=True, repr=False)
 class TransferSet:
-    """Sentences by the key of the entity that they are about.
+    """Training sentences, keyed by the entity they are about.
 
     Attributes:
-        sentences: by entity, in the order in which they were written.
-        dropped: how many were left out: "empty", "no mention" of the entity, "duplicate".
-        provenance: of the model that wrote them; None: they are from a file.
+        sentences: sentences by entity key, in the order in which they were generated.
+        dropped: number of rejected sentences by reason: "empty", "no mention" (of the entity), "duplicate".
+        provenance: provenance of generated sentences; None if they come from a file.
     """
 
     sentences: Mapping[str, tuple[str, ...]]
@@ -45,24 +45,24 @@ class TransferSet:
         return summary_text(KIND, self.summary())
 
     def summary(self) -> dict[str, str]:
-        """What a reader wants to know first, label by label."""
+        """Return the key facts by label."""
         written = f"{self.provenance.model}, seed {self.provenance.seed}" if self.provenance else "a file"
         dropped = ", ".join(f"{n} {what}" for what, n in self.dropped.items() if n) or "none"
         return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": written, "dropped": dropped}
 
     @checked
     def with_definitions(self, entities: Sequence[Entity], *, times: Natural = 1) -> "TransferSet":
-        """The same, and each entity's definition among its sentences, so many times.
+        """Add each entity's definition to its sentences, a given number of times.
 
-        What a model writes need not hold all of a definition. To say the definition behind the definition is to copy it: a
-        teacher that does so is sure of every word.
+        Generated sentences need not cover the whole definition. Given the definition in context, the teacher predicts its
+        repetition by copying, with near certainty for every word.
 
         Args:
-            entities: whose definitions; those that do not mention their entity are left out.
-            times: how often.
+            entities: entities with their definitions. Definitions that do not mention their entity are left out.
+            times: number of copies of each definition.
 
         Raises:
-            LensFVError: `times` is below 0.
+            LensFVError: `times` is negative.
         """
         if times < 0:
             raise LensFVError(f"teach definitions {times} times: 0 or more")
@@ -74,18 +74,18 @@ class TransferSet:
 
     @checked
     def with_shared(self, entities: Sequence[Entity], *, n: Natural, seed: Seed = 0) -> "TransferSet":
-        """The same, and of the sentences about all other entities so many said of each one too.
+        """Rewrite sentences about the other entities for each entity, and add up to `n` of them to its sentences.
 
-        Of entities that are taught at once the same sentence is to be gone on with in different ways: what tells them apart
-        is taught.
+        When entities are taught together, the same words then need different continuations, so the model must attend to the
+        entity's name.
 
         Args:
-            entities: who shares; one alone has nothing to be given.
-            n: how many each gets, or as many as there are.
-            seed: of the draw.
+            entities: entities that share sentences. A single entity gets none.
+            n: maximum number of shared sentences per entity.
+            seed: seed of the random draw.
 
         Raises:
-            LensFVError: `n` is below 0.
+            LensFVError: `n` is negative.
         """
         if n < 0:
             raise LensFVError(f"share {n} sentences: 0 or more")
@@ -103,27 +103,27 @@ class TransferSet:
         return dataclasses.replace(self, sentences=found)
 
     def save(self, path: str | Path) -> Path:
-        """Write to `path` (JSON). The file appears whole or not at all.
+        """Write the transfer set to `path` as JSON, atomically.
 
         Raises:
-            LensFVError: the folder cannot be written to.
+            LensFVError: the folder is not writable.
         """
         return write_whole(Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False))
 
 
 @checked
 def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
-    """Read sentences from a file: one that `TransferSet.save` wrote, or JSON lines of entities that come with sentences.
+    """Load sentences from a file saved by `TransferSet.save`, or from JSON lines of entities with sentences.
 
-    JSON lines are those of `read_entities`, with a list "sentences" in each; rows of Entity Inferences bring their own.
-    Sentences that do not mention their entity, and those that are there already, are dropped and counted.
+    JSON lines follow the format of `read_entities` with an extra list "sentences"; rows of Entity Inferences have their own.
+    Sentences that do not mention their entity and duplicates are dropped and counted.
 
     Args:
-        path: of the file.
-        where: the tokens that are to be taught: "all" keeps sentences that do not mention their entity.
+        path: file to read.
+        where: tokens to be trained on; "all" keeps sentences that do not mention their entity.
 
     Raises:
-        LensFVError: neither, or there is no sentence in it.
+        LensFVError: the file has neither format, or contains no usable sentence.
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
@@ -146,10 +146,10 @@ def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> Tr
 
 
 def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
-    """What `TransferSet.save` wrote; None: it is something else.
+    """Parse the output of `TransferSet.save`; return None for any other format.
 
     Raises:
-        LensFVError: it is damaged.
+        LensFVError: the file is damaged.
     """
     where = f"read saved sentences in {path}"
     if KIND not in text or not text.rstrip().endswith("}"):
@@ -169,10 +169,10 @@ def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
 
 
 def check_keys(entities: Sequence[Entity]) -> None:
-    """Complain about entities that cannot be told apart.
+    """Check that the list of entities is not empty and that keys are unique.
 
     Raises:
-        LensFVError: none at all, or two of one key.
+        LensFVError: no entities, or two with the same key.
     """
     twice = [key for key, times in Counter(entity.key for entity in entities).items() if times > 1]
     if twice or not entities:
@@ -182,10 +182,10 @@ def check_keys(entities: Sequence[Entity]) -> None:
 
 
 def unfit(sentence: str, entity: Entity, kept: Collection[str], where: Where = "after_mention") -> str:
-    """Why a sentence is not to be kept; empty: it is."""
+    """Return why a sentence is unusable, or an empty string if it is usable."""
     end = entity.mention_end(sentence) if where == "after_mention" else 0
     if end is None:
         return "no mention" if sentence.strip() else "empty"
-    if not re.search(r"\w", sentence[end:]):  # nothing to be taught
+    if not re.search(r"\w", sentence[end:]):  # no words to train on
         return "empty"
     return "duplicate" if nfc(sentence) in map(nfc, kept) else ""

@@ -1,4 +1,4 @@
-"""Keep what a vector drives while something else is learned."""
+"""Regularizers that preserve what a vector drives while a model learns something else."""
 
 from lens_fv.finetuning.regularizers.guide import Guide
 from lens_fv.finetuning.regularizers.settings import PRESETS, GuideConfig

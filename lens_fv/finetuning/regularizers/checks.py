@@ -1,4 +1,4 @@
-"""What cannot be guided, said before it is begun."""
+"""Early checks for models, vectors and options that cannot be guided."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lens_fv.vectors import FunctionVector
 
 
 def check_updates(model: nn.Module) -> None:
-    """Refuse a model whose updates cannot be turned off."""
+    """Reject a model with updates that cannot be turned off."""
     if not hasattr(model, "disable_adapter"):
         raise LensFVError(
             f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
@@ -19,9 +19,9 @@ def check_updates(model: nn.Module) -> None:
 
 
 def check_vector(vector: FunctionVector, config: Any, d_head: int) -> None:
-    """Refuse a vector of a model of another size, or of other weights than those that are trained.
+    """Reject a vector from a model of another shape or with processed weights.
 
-    Names are not compared: the model may be a tuned one, or come from a folder of its own.
+    Names are not compared: the model may be fine-tuned or come from a local folder.
     """
     made = vector.provenance
     own = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, d_head)
@@ -37,7 +37,10 @@ def check_vector(vector: FunctionVector, config: Any, d_head: int) -> None:
 
 
 def check_checkpointing(model: nn.Module, settings: GuideConfig) -> None:
-    """Refuse it where terms need hooks; also before each step, for trainers turn it on when they begin."""
+    """Reject gradient checkpointing if terms need hooks.
+
+    The check also runs before each step, because trainers turn checkpointing on when they start.
+    """
     if not (settings.intervene or settings.heads or settings.crossed_heads):
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):

@@ -1,4 +1,4 @@
-"""Prompts other than those that are learned from, on which a model is to stay what it is."""
+"""Regularisation on instruction-swapped prompts, on which a model should not change."""
 
 import inspect
 import random
@@ -18,16 +18,16 @@ from lens_fv.finetuning.regularizers.settings import GuideConfig
 
 
 class Crossed:
-    """How far a student is from its teacher behind a few prompts a step; neither is steered.
+    """Measure how far the student moves from its teacher on a few prompts per step, both unsteered.
 
-    Made of the inputs that are learned from, behind other instructions, such prompts need no data of other tasks: what is to
-    be kept is that the instruction decides.
+    The prompts combine training inputs with other tasks' instructions, so they need no data of other tasks. The aim is that the
+    instruction keeps deciding what the model does.
 
     Args:
-        prompts: token ids.
-        settings: how many a step, which terms, and of the divergence.
-        places: of the model.
-        heads: whose outputs are compared.
+        prompts: token ids of the prompts.
+        settings: guide settings, including the number of prompts per step.
+        places: hook locations of the model.
+        heads: heads to compare.
 
     Raises:
         LensFVError: no prompts, or an empty one.
@@ -42,12 +42,12 @@ class Crossed:
         self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 
     def taught(self, model: nn.Module, inputs: Mapping[str, Tensor], done: float) -> Callable[[nn.Module], dict[str, Tensor]]:
-        """Ask the teacher, as which `model` acts now, about the next prompts.
+        """Run the teacher, the state `model` is in now, on the next prompts.
 
-        Which ones depends on the step and its batch alone, so a run that goes on draws the same.
+        The choice of prompts depends only on the step and its batch, so a resumed run draws the same ones.
 
         Returns:
-            What asks the student about the same, and makes the terms of it, each with its weight.
+            A function that runs the student on the same prompts and returns the weighted terms.
         """
         ids = inputs["input_ids"]
         rng = random.Random(f"{done}/{int(ids.sum())}")
@@ -73,7 +73,7 @@ class Crossed:
         return found
 
     def _said(self, model: nn.Module, batch: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor | None, Mapping[Head, Tensor]]:
-        """Logits behind each prompt, if they are asked for, and what heads put out there."""
+        """Return the logits at each prompt's last token, if needed, and the head outputs there."""
         logits: Tensor | None = None
         with self._places.reading(self._heads, at, then_stop=not self._settings.crossed) as heads, suppress(Enough):
             logits = _logits_at(model, batch, at)
@@ -81,7 +81,7 @@ class Crossed:
 
 
 def _logits_at(model: nn.Module, batch: Mapping[str, Tensor], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-    """At one token of each row; of the others none where that can be: the unembedding is a fifth of a small model's work."""
+    """Compute the logits at one token per row, skipping others if possible: unembedding is a fifth of a small model's work."""
     rows = torch.arange(len(at), device=at.device)
     if not any(_chooses(kind) for kind in {type(module) for module in model.modules()}):
         return model(**batch).logits[rows, at]
@@ -91,5 +91,5 @@ def _logits_at(model: nn.Module, batch: Mapping[str, Tensor], at: Int[Tensor, " 
 
 @cache
 def _chooses(kind: type[nn.Module]) -> bool:
-    """Whether a module can be told which tokens' logits to work out."""
+    """Whether a module can restrict logits to some tokens."""
     return "logits_to_keep" in inspect.signature(kind.forward).parameters

@@ -1,4 +1,4 @@
-"""The terms of a guide, worked out around a step of training."""
+"""Compute a guide's regularisation terms around a training step."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,29 +20,29 @@ from lens_fv.patching import Edit
 from lens_fv.vectors import FunctionVector
 
 IGNORED = -100
-"""The label of a token that is no target (PyTorch's cross entropy)."""
+"""Label of tokens that are not targets (PyTorch's cross entropy)."""
 log = logging.getLogger(__name__)
 
 Terms = dict[str, Tensor]
 
 
 class Guide(nn.Module):
-    """Adds to the loss of fine-tuning what keeps a vector's computation (Jiang et al. 2024, 2025).
+    """Add regularisation terms to the fine-tuning loss that preserve a vector's computation (Jiang et al. 2024, 2025).
 
-    The teacher is the student without its updates: one model in memory, and one forward pass more a step; where it is steered
-    and heads are matched, one token more of each row as well (`PlainHeads`), or without `heads_gate` a second pass. A module,
-    for it may have linear maps to learn (`GuideConfig.linear`).
+    The teacher is the student without its updates, which takes one model in memory and one additional forward pass per step. If
+    the teacher is steered and heads are matched, each row needs one more token (`PlainHeads`), or a second pass without
+    `heads_gate`. The guide is a module because it may have linear maps to learn (`GuideConfig.linear`).
 
     Args:
-        model: what is trained: a PEFT model.
-        vector: of the model without updates; None: only for terms that need none (`steer` 0, all heads, no intervention).
-        settings: which terms.
-        before: values of the trained parameters by name, for the teacher "before"; default: what they are now.
-        crossed: token ids of prompts, for the terms `crossed` and `crossed_heads`.
+        model: PEFT model being trained.
+        vector: vector of the model without updates; None only if no term needs it (`steer` 0, all heads, no intervention).
+        settings: terms and their weights.
+        before: values of the trained parameters by name, for the teacher "before"; default: their current values.
+        crossed: token ids of the prompts for the terms `crossed` and `crossed_heads`.
 
     Raises:
-        LensFVError: a model without updates that can be turned off, a vector of another model or without the heads that are
-            asked for, no crossed prompts for their term, or gradient checkpointing where terms need hooks.
+        LensFVError: a model without updates that can be turned off, a vector of another model or without the required heads, no
+            prompts for the `crossed` terms, or gradient checkpointing with terms that need hooks.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Guide(nn.Module):
                 self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self._d_head, device=device))
 
     def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float = 0.0) -> Tensor:
-        """Cross entropy and all terms, for a loop of one's own.
+        """Compute the cross entropy plus all terms, for custom training loops.
 
         Args:
-            model: the one that the guide was made for.
-            inputs: `input_ids`, `attention_mask` and `labels`, whose first target in each row is the answer's first token.
-            done: how much of the training is done, from 0 to 1.
+            model: model that the guide was made for.
+            inputs: `input_ids`, `attention_mask` and `labels`. The first target in each row is the answer's first token.
+            done: share of training that is done, from 0 to 1.
 
         Raises:
-            LensFVError: a term that is not finite, a row without a target or whose first token is one, or gradient
-                checkpointing that was turned on meanwhile.
+            LensFVError: a non-finite term, a row without a target or with a target as its first token, or gradient
+                checkpointing turned on in the meantime.
         """
         with self.around(model, inputs, done=done) as terms:
             outputs = model(**inputs)
@@ -103,10 +103,10 @@ class Guide(nn.Module):
 
     @contextmanager
     def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float) -> Iterator[Callable[[Tensor], Terms]]:
-        """Let the teacher run; inside the block the student's forward pass is guided.
+        """Run the teacher, then guide the student's forward pass inside the block.
 
         Yields:
-            What makes the terms, each with its weight, of the student's logits.
+            A function from the student's logits to the weighted terms.
         """
         s = self.settings
         if s.idle or done < s.begins:
@@ -165,7 +165,7 @@ class Guide(nn.Module):
         return divergence_of_logits(teacher, student, s.direction, temperature=s.temperature)
 
     def _opens(self, name: str, value: Tensor, gate: float) -> Tensor:
-        """The value, or 0 where it does not pass its gate."""
+        """Return the value, or 0 if it does not exceed its gate."""
         is_open = value.detach() > gate
         self.opened[name] = self.opened.get(name, 0) + int(is_open)
         return value * is_open
@@ -178,14 +178,14 @@ class Guide(nn.Module):
         return list(vector.heads)
 
     def report(self) -> None:
-        """Say which terms never did anything: their gates did not open."""
+        """Warn about terms with a gate that never opened."""
         for name, count in self.opened.items():
             if self.seen and not count:
                 log.warning("guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.seen)
 
 
 def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
-    """The index of the token before each row's first target.
+    """Return the position before each row's first target.
 
     Raises:
         LensFVError: a row without targets, or one that begins with a target.

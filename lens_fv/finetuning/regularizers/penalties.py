@@ -1,4 +1,4 @@
-"""Penalties on where updates may go: older ways to keep what was learned before."""
+"""Penalties on weight changes: established methods against forgetting."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from lens_fv.model.measuring import eval_mode
 
 Fisher = Literal["batch", "example"]
 Importance = dict[str, tuple[Tensor, Tensor]]
-"""By parameter: how much each number matters (Fisher information), and what it was."""
+"""By parameter name: the Fisher information of each entry, and the parameter's value at that time."""
 
 
 def importance(
@@ -22,18 +22,21 @@ def importance(
     *,
     fisher: Fisher = "batch",
 ) -> Importance:
-    """The diagonal of the empirical Fisher information of what is trained, and its values now (Kirkpatrick et al. 2017).
+    """Compute the diagonal of the empirical Fisher information of the trained parameters (Kirkpatrick et al. 2017).
 
-    The mean of the squared gradient of the loss of the answers, which is in nats a token. A gradient of a batch is a mean of
-    gradients of examples: were these independent, its square would be that of an example divided by the size of the batch. So
-    the weight of `elastic` belongs to one kind of information, and to one batch size if that kind is "batch".
+    It is the mean squared gradient of the answers' loss, which is in nats per token. A batch gradient is a mean of example
+    gradients; if these were independent, its square would be that of an example divided by the batch size. The weight of
+    `elastic` is therefore specific to the kind of information, and for "batch" also to the batch size.
 
     Args:
-        model: with the parameters that are trained.
+        model: model with trainable parameters.
         batches: `input_ids`, `attention_mask`, `labels`.
-        before: of tasks before: their information is added.
-        fisher: squares of the gradients of whole batches, one backward pass for each; or of every "example" by itself, which is
-            the information's definition, and takes as many passes as there are examples.
+        before: importance of earlier tasks, which is added.
+        fisher: "batch" squares the gradients of whole batches, with one backward pass per batch; "example" squares those of
+            single examples, which matches the definition but needs one pass per example.
+
+    Returns:
+        For each parameter, its information and its current value.
 
     Raises:
         LensFVError: no batches.
@@ -61,9 +64,9 @@ def _rows(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def elastic(model: nn.Module, kept: Importance, weight: float) -> Callable[[], Tensor]:
-    """Elastic weight consolidation: weight x the sum of importance x squared change (Kirkpatrick et al. 2017).
+    """Elastic weight consolidation: weight x sum of (importance x squared change) (Kirkpatrick et al. 2017).
 
-    Their penalty is half of lambda times that sum, so `weight` is lambda / 2; it is added to a loss in nats a token.
+    Their penalty is half of lambda times that sum, so `weight` is lambda / 2. It is added to a loss in nats per token.
     """
     trained = dict(model.named_parameters())
     known = [(trained[name], f.to(trained[name]), was.to(trained[name])) for name, (f, was) in kept.items()]
@@ -75,19 +78,19 @@ def elastic(model: nn.Module, kept: Importance, weight: float) -> Callable[[], T
 
 
 class OrthogonalBlocks:
-    """Low-rank updates in blocks, one a task: the one that is trained keeps orthogonal to those before (Wang et al. 2023).
+    """Low-rank updates with one block per task; the trained block is kept orthogonal to earlier ones (Wang et al. 2023).
 
-    One adapter holds all blocks, rows of A and columns of B; only the block of the task at hand gets gradients. A block whose
-    B is still zero does nothing.
+    A single adapter holds all blocks as rows of A and columns of B. Only the current task's block receives gradients. A block
+    has no effect while its B is zero.
 
     Args:
-        model: a PEFT model whose rank is a multiple of `rank`.
-        rank: of each block.
-        index: of the block to train.
-        weight: of the sum of |A_before A_now^T|.
+        model: PEFT model with a rank that is a multiple of `rank`.
+        rank: rank of each block.
+        index: index of the block to train.
+        weight: weight of the penalty, the sum of |A_before A_now^T|.
 
     Raises:
-        LensFVError: a model without low-rank updates, or of fewer blocks.
+        LensFVError: a model without low-rank updates, or with too few blocks.
     """
 
     def __init__(self, model: nn.Module, rank: int, index: int, weight: float) -> None:
@@ -101,14 +104,14 @@ class OrthogonalBlocks:
             self._hooks.append(p.register_hook(self._masked(rows=".lora_A." in name)))
 
     def __call__(self) -> Tensor:
-        """The penalty."""
+        """Return the penalty."""
         if not self._first:
             return self._down[0].new_zeros(())
         apart = [(p[: self._first].detach() @ p[self._first : self._end].T).abs().sum() for p in self._down]
         return self._weight * torch.stack(apart).sum()
 
     def close(self) -> None:
-        """Let all blocks have gradients again."""
+        """Remove the gradient masks, so that all blocks receive gradients again."""
         for hook in self._hooks:
             hook.remove()
 

@@ -1,4 +1,4 @@
-"""Where heads write in a transformers model, with PEFT around it or without: to read there, and to add something."""
+"""Hook locations in a transformers model, with or without PEFT: read head outputs and add vectors."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,24 +14,24 @@ from lens_fv.model.exclusive import exclusive
 from lens_fv.patching import Edit
 
 PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?\.(?:o_proj|out_proj|c_proj|dense)")
-"""The output projection of a block's attention, as transformers' models name it."""
+"""Name pattern of the attention output projection in transformers' models."""
 
 Head = tuple[int, int]
 
 
 class Enough(Exception):
-    """All that was to be read is read."""
+    """Raised to end a forward pass once everything needed has been read."""
 
 
 class Places:
-    """The output projections of a model's attention, and its blocks, by layer.
+    """A model's attention output projections and blocks, by layer.
 
     Args:
-        model: of transformers, or PEFT's around one.
-        n_heads: query heads of a layer.
+        model: transformers model, optionally wrapped by PEFT.
+        n_heads: number of query heads per layer.
 
     Raises:
-        LensFVError: it has no such projections.
+        LensFVError: no such projections were found.
     """
 
     def __init__(self, model: nn.Module, n_heads: int) -> None:
@@ -48,7 +48,7 @@ class Places:
 
     @property
     def d_head(self) -> int:
-        """Numbers that a head puts out.
+        """Dimension of a head's output.
 
         Raises:
             LensFVError: layers differ.
@@ -71,12 +71,12 @@ class Places:
     def reading(
         self, heads: Sequence[Head], at: Int[Tensor, " rows"], *, then_stop: bool = False
     ) -> Iterator[dict[Head, Tensor]]:
-        """Inside the block, forward passes leave each head's output, "rows d_head", at each row's position.
+        """Record the heads' outputs, "rows d_head", at each row's position during forward passes inside the block.
 
         Args:
-            heads: which.
-            at: the position of each row.
-            then_stop: leave a pass by `Enough` when all are read: what comes behind would be for nothing.
+            heads: heads to read.
+            at: position in each row.
+            then_stop: whether to end the pass by `Enough` once all heads are read, which skips the remaining layers.
         """
         found: dict[Head, Tensor] = {}
         d_head, last = self.d_head, max((layer for layer, _ in heads), default=None)
@@ -100,7 +100,7 @@ class Places:
 
     @contextmanager
     def adding(self, edits: Sequence[Edit], strength: float, at: Int[Tensor, " rows"]) -> Iterator[None]:
-        """Inside the block, forward passes carry the edits' values, so many times, at each row's position."""
+        """Add the edits' values times a factor at each row's position during forward passes inside the block."""
         with exclusive(self.model, "has something added to it") as gate:
             for edit in edits if strength else ():
                 add = _adder(edit, strength, at)
@@ -142,5 +142,5 @@ def _on_output(add: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 def _width(projection: Any) -> int:
-    """Of its inputs; transformers' own Conv1D keeps its weight the other way round."""
+    """Return the input dimension; transformers' Conv1D stores its weight transposed."""
     return int(projection.in_features if hasattr(projection, "in_features") else projection.weight.shape[0])

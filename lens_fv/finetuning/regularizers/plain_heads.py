@@ -1,4 +1,4 @@
-"""What heads put out where nothing steers them, at the price of one token beside a steered pass."""
+"""Unsteered head outputs, at the cost of one token per row in addition to a steered pass."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from lens_fv.model.cache import cache_argument
 
 
 class PlainHeads:
-    """Heads' outputs at the last prompt tokens, not steered, where a steered pass over the same rows was made already.
+    """Read unsteered head outputs at the last prompt tokens after a steered pass over the same rows.
 
-    Steering begins at the last prompt token, so the keys and values of what stands before are those of a plain pass. That
-    token runs once more behind them: one token a row instead of a pass, equal to it but for rounding.
+    Steering starts at the last prompt token, so the keys and values before it equal those of an unsteered pass. Running that
+    token once more on top of them costs one token per row instead of a full pass, and gives the same result up to rounding.
 
-    Whether it is equal is the model's affair (positions may be told by columns, a short window may have moved on, keys may not
-    be kept at all). So the first batch, and every longer one, is read by a pass as well, and where the two differ, all that
-    follow are read by a pass.
+    Whether this holds depends on the model: positions may be counted by columns, a short attention window may have moved on, or
+    keys may not be cached at all. The first batch and every longer one are therefore checked against a full pass. If the two
+    differ, all later batches use a full pass.
 
     Args:
-        places: of the model.
-        heads: which.
-        exact: a pass reads all that it is given, to the bit as any other pass over the same does; otherwise nothing behind the
-            last prompt token, which is quicker and rounded in another way.
+        places: hook locations of the model.
+        heads: heads to read.
+        exact: whether passes read the whole input, which makes them equal bit for bit to any other pass over it. Otherwise they
+            stop after the last prompt token, which is faster but rounds differently.
     """
 
     def __init__(self, places: Places, heads: Sequence[Head], *, exact: bool) -> None:
@@ -35,17 +35,17 @@ class PlainHeads:
         self._checked, self._holds = 0, True
 
     def could(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
-        """Whether a pass over these rows should leave its keys and values behind; rows padded on the left are left alone."""
+        """Return whether a pass over these rows should keep its keys and values; left-padded rows are excluded."""
         mask = inputs.get("attention_mask")
         return self._holds and _takes_positions(model) and (mask is None or bool(mask[:, 0].all()))
 
     def by_a_pass(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]) -> dict[Head, Tensor]:
-        """Outputs, "rows d_head" by head.
+        """Read the outputs by a full pass, as "rows d_head" tensors by head.
 
         Args:
-            model: what teaches, as it teaches.
+            model: model in its teacher state.
             inputs: `input_ids`, `attention_mask`.
-            at: last prompt token of each row.
+            at: position of the last prompt token of each row.
         """
         end = None if self._exact else int(at.max()) + 1
         with self._places.reading(self._heads, at, then_stop=True) as found, suppress(Enough):
@@ -53,14 +53,14 @@ class PlainHeads:
         return found
 
     def behind(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"], kept: Any) -> dict[Head, Tensor]:
-        """The same.
+        """Read the same outputs after a steered pass, reusing its keys and values where possible.
 
         Args:
             model: see `by_a_pass`.
             inputs: see `by_a_pass`.
             at: see `by_a_pass`.
-            kept: keys and values that a pass over the inputs left, which was steered from the last prompt tokens on; they are
-                no good for anything else afterwards. None: there are none.
+            kept: keys and values from a pass over the inputs that was steered from the last prompt tokens on; they are modified
+                and must not be reused. None: not available.
         """
         if kept is None:
             return self.by_a_pass(model, inputs, at)
@@ -69,7 +69,7 @@ class PlainHeads:
             return found
         sure, self._checked = self.by_a_pass(model, inputs, at), length
         self._holds = all(_near(found[head], sure[head]) for head in sure)
-        # What is quicker also now, so that a run that goes on reads what one without a break did.
+        # Use the faster result for this batch too, so that resumed and uninterrupted runs read the same values.
         return found if self._holds else sure
 
     def _by_a_token(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Tensor, kept: Any) -> dict[Head, Tensor]:
@@ -88,10 +88,10 @@ def _takes_positions(model: Any) -> bool:
 
 
 def _inner(model: Any) -> Any:
-    """The model without PEFT around it."""
+    """Return the model without its PEFT wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    """As near as can be asked of numbers of this precision; what is wrong is further off by far."""
+    """Compare up to the precision of the data type; genuine errors are far larger."""
     return bool((one - other).norm() <= torch.finfo(one.dtype).eps ** 0.5 * other.norm())

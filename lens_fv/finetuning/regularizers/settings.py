@@ -1,4 +1,4 @@
-"""What a guide asks of training, and when."""
+"""Settings of guides: which regularisation terms are active, and when."""
 
 import math
 from collections.abc import Mapping
@@ -17,43 +17,45 @@ Teacher = Literal["base", "before"]
 @checked
 @dataclass(frozen=True)
 class GuideConfig:
-    """Terms that are added to the loss of fine-tuning; each has a weight of its own, and a weight of 0 leaves it out.
+    """Regularisation terms for fine-tuning; each has its own weight, and a weight of 0 disables it.
 
-    Jiang et al. (2024) call the first two terms together instruction-vector-guided training, Jiang et al. (2025) the last three
-    function-vector-guided training. Where their papers are silent the defaults are those of their code.
+    Instruction-vector-guided training (Jiang et al. 2024) uses `intervene` and `distill`; function-vector-guided training
+    (Jiang et al. 2025) uses `distill`, `distill_all` and `heads`. Where the papers are silent, defaults follow their code.
 
     Attributes:
-        intervene: how strongly the vector is added to the student at the last prompt token while it learns; negative: it is
-            taken away, so that the updates need not rebuild what it does. 0: not at all.
-        flat: share of the steps at whose beginning the intervention is whole, and at whose end there is none; it fades between.
-        stairs: in so many equal steps.
-        distill: weight of the divergence from the teacher at the last prompt token: the model without its updates, the vector
-            added `steer` times.
-        distill_all: weight of the same at all tokens, summed over each row.
-        steer: how strongly the vector is added to the teacher; 0: plain divergence from the model without updates.
-        direction: "reverse" KL(student || teacher), as in their code; "forward" KL(teacher || student), as most read the paper.
-        temperature: of both distributions.
-        distill_gate: a divergence that is no larger counts as 0.
-        heads: weight of the squared distance of each head's output at the last prompt token from the teacher's, without the
-            vector; mean over the head's numbers and the rows, sum over heads.
-        matched: the vector's heads, or all there are.
-        heads_gate: a head's distance that is no larger counts as 0.
-        linear: pass the student's outputs through a linear map of each head's own, which is learned too and begins as the
-            identity.
-        crossed: weight of the divergence from the teacher, not steered, at the last token of prompts that the guide is given
-            beside the batch: inputs behind other instructions (`instruction_swapped_prompts`).
-        crossed_heads: weight of the squared distance of the matched heads' outputs from the teacher's there; mean over the
-            head's numbers and the prompts, sum over heads.
-        n_crossed: such prompts a step.
-        where: "heads": each of the vector's heads gets its mean output added; "resid_post", "attn_out": the vector is added
-            behind its layer, or to what the attention of its layer writes; None: where the vector says.
-        teacher: the "base" model, the first one, without any updates; or the model as it was "before" the task (learning
-            without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights before the next, so
-            its teacher is the model before. For the first task both are the same.
-        begins: share of the steps before which the guide does nothing, and costs nothing.
+        intervene: factor by which the vector is added to the student at the last prompt token during training. A negative
+            factor subtracts the vector, so that the updates need not rebuild its effect. 0: no intervention.
+        flat: share of the steps at the start with the full intervention, and share at the end without any; it decays in
+            between.
+        stairs: number of equal steps in which the intervention decays.
+        distill: weight of the divergence from the teacher at the last prompt token. The teacher is the model without its
+            updates, with `steer` times the vector added.
+        distill_all: weight of the same divergence at all tokens, summed over each row.
+        steer: factor by which the vector is added to the teacher. 0: plain divergence from the model without updates.
+        direction: "reverse" is KL(student || teacher), as in their code; "forward" is KL(teacher || student), the usual reading
+            of the paper.
+        temperature: softmax temperature of both distributions.
+        distill_gate: threshold up to which a divergence counts as 0.
+        heads: weight of the squared distance between each head's outputs in the student and in the unsteered teacher at the
+            last prompt token, averaged over the head's dimensions and the rows, and summed over heads.
+        matched: heads to match: those of the "vector", or "all".
+        heads_gate: threshold up to which a head's distance counts as 0.
+        linear: whether to map each head's output in the student by its own learned linear map, initialised to the identity.
+        crossed: weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
+            tasks' instructions (`instruction_swapped_prompts`).
+        crossed_heads: weight of the squared distance between the matched heads' outputs in student and teacher on these
+            prompts, averaged over the head's dimensions and the prompts, and summed over heads.
+        n_crossed: number of such prompts per step.
+        where: where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
+            adds the vector after its layer; "attn_out" adds it to the attention output of its layer; None means
+            "heads" for vectors with site "heads", else "resid_post".
+        teacher: "base" is the initial model without any updates; "before" is the model before the current task (learning
+            without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights, so its teacher is
+            the model before the task. For the first task the two are the same.
+        begins: share of the steps before the guide starts. Until then it has no effect and no cost.
 
     Raises:
-        LensFVError: a number that makes no sense.
+        LensFVError: a value out of range.
     """
 
     intervene: Finite = 0.0
@@ -82,27 +84,27 @@ class GuideConfig:
 
     @property
     def idle(self) -> bool:
-        """There is nothing to do: training is what it would be without a guide."""
+        """Whether all terms are disabled, so that training proceeds as without a guide."""
         return not (self.intervene or self.distill or self.distill_all or self.heads or self.crosses)
 
     @property
     def crosses(self) -> bool:
-        """Whether a term is about crossed prompts."""
+        """Whether a term uses instruction-swapped prompts."""
         return bool(self.crossed or self.crossed_heads)
 
     @property
     def takes_vector(self) -> bool:
-        """Whether a term is about a vector."""
+        """Whether a term uses a vector."""
         steered = self.intervene or (self.steer and (self.distill or self.distill_all))
         return bool(steered or ((self.heads or self.crossed_heads) and self.matched == "vector"))
 
     def strength(self, done: float) -> float:
-        """Of the intervention when so much of the training is done, from 0 to 1 (Jiang et al. 2024)."""
+        """Return the intervention's factor at a share of training from 0 to 1 (Jiang et al. 2024)."""
         if done < self.flat:
             return self.intervene
         if done >= 1 - self.flat:
             return 0.0
-        # In whole stairs: in floating point the ceiling comes one stair early here and there.
+        # Rounding first keeps floating-point error from moving the ceiling up by one step.
         stair = math.ceil(round((done - self.flat) * self.stairs / (1 - 2 * self.flat), 9))
         return self.intervene * (1 - stair / self.stairs)
 
@@ -119,5 +121,6 @@ PRESETS: Mapping[str, GuideConfig] = {
     "crossed-heads": GuideConfig(crossed_heads=10.0),
     "crossed-kl": GuideConfig(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
 }
-"""Guides by name: those of the two papers, as in their code (weights of "fv": its third sequence's), what they are compared
-to, and our own."""
+"""Guides by name: those of the two papers with the settings of their code ("fv" has the weights of its third sequence),
+baselines, and our own.
+"""

@@ -1,4 +1,4 @@
-"""What is taught: by the same model without its updates, or as it was before."""
+"""Teachers for regularisation: the model without its updates, or with those it had before the task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,14 +20,14 @@ from lens_fv.patching import Edit
 
 
 class Teacher:
-    """The model itself, its updates turned off; it has no dropout, and nothing of it is kept in memory twice.
+    """The model itself with its updates turned off and without dropout, so no second copy is kept in memory.
 
     Args:
-        settings: what is asked of it.
-        places: of the model.
-        edits: what steers it.
-        matched: heads that are read.
-        before: values that the trained parameters have while it teaches; None: updates are turned off.
+        settings: guide settings.
+        places: hook locations of the model.
+        edits: edits that steer the teacher.
+        matched: heads to read.
+        before: values of the trained parameters while the model acts as teacher; None: updates are turned off.
     """
 
     def __init__(
@@ -45,26 +45,26 @@ class Teacher:
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]
     ) -> tuple[Tensor | None, dict[Head, Tensor]]:
-        """Its logits, steered, and the heads' outputs, not steered; inside a block of `teaching`.
+        """Return the steered logits and the unsteered head outputs; call it inside a `teaching` block.
 
-        Logits are "rows tokens vocab", or "rows vocab" of the last prompt tokens where these will do.
+        Logits are "rows tokens vocab", or "rows vocab" at the last prompt tokens where these suffice.
 
         Args:
-            model: a PEFT model.
+            model: PEFT model.
             inputs: see `Guide.loss`.
-            at: last prompt token of each row.
+            at: position of the last prompt token of each row.
         """
         s = self._settings
-        # All that the student reads, though nothing is asked behind the prompts: fewer tokens would be rounded in another way,
-        # and an unchanged model has to be its teacher to the bit. A steered one never is.
+        # The teacher reads the student's whole input, although only the prompts matter: shorter inputs round differently,
+        # and an unchanged model must match its teacher bit for bit. (A steered teacher never matches.)
         whole = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
         if not (s.distill or s.distill_all):
             return None, self._plain.by_a_pass(model, whole, at) if self._matched else {}
         asked = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
         if s.distill_all or not self._edits:
             asked = whole
-        own = [] if self._edits else self._matched  # one pass will do for both
-        # Without a gate a difference in rounding would be a term.
+        own = [] if self._edits else self._matched  # without steering, one pass gives both logits and head outputs
+        # Without a gate, rounding differences would enter the loss.
         keeps = bool(self._edits and self._matched and s.heads_gate) and self._plain.could(model, asked)
         with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
             found = model(**asked, **({"use_cache": True} if keeps else {}))
@@ -76,7 +76,7 @@ class Teacher:
 
     @contextmanager
     def teaching(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block the model is its own teacher, without gradients."""
+        """Turn the model into its own teacher inside the block, without gradients."""
         with exclusive(model, "is its own teacher for a while") as gate:
             gate.afterwards(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
             eval_mode(gate, modules_of(model))
@@ -97,7 +97,7 @@ def _turned_off(gate: Gate, model: Any) -> Any:
 
 
 def _swap(gate: Gate, model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give some parameters other values; nothing is copied."""
+    """Replace the values of some parameters without copying."""
     named = dict(model.named_parameters())
     for name, value in values.items():
         gate.afterwards(partial(setattr, named[name], "data", named[name].data))

@@ -1,4 +1,4 @@
-"""Guidance in transformers' Trainer, and in those that are made of it."""
+"""Guided training with transformers' Trainer and its subclasses."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,13 +16,14 @@ T = TypeVar("T")
 
 
 def guided(trainer: type[T]) -> type[T]:
-    """A Trainer class, such as transformers' or TRL's SFTTrainer, that takes a guide (and penalties) as one more argument.
+    """Extend a Trainer class, such as transformers' own or TRL's SFTTrainer, by the arguments `guide` and `penalties`.
 
     `guided(Trainer)(model=model, args=args, train_dataset=examples, guide=guide)`. Evaluation is not guided. Linear maps are
-    trained with the model and kept in its checkpoints. `penalties` are more terms of the loss, each a function of nothing.
+    trained with the model and saved in its checkpoints. `penalties` are additional loss terms, each a function without
+    arguments.
 
     Args:
-        trainer: transformers' Trainer or made of it.
+        trainer: transformers' Trainer or a subclass.
     """
     base: Any = trainer
 
@@ -44,7 +45,7 @@ def guided(trainer: type[T]) -> type[T]:
             with nullcontext() if guide is None else guide.around(own, inputs, done=done) as terms:
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
             added = [*(terms(outputs.logits).values() if terms else ()), *(penalty() for penalty in self.penalties)]
-            # Trainer divides a loss by the number of batches of a step, unless that is already a mean over the whole step.
+            # Trainer divides the loss by the number of batches per step, unless it is already a mean over the whole step.
             whole = num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
             share = 1 / getattr(self, "current_gradient_accumulation_steps", 1) if whole else 1.0
             loss = loss + share * sum(added)
@@ -61,7 +62,7 @@ def guided(trainer: type[T]) -> type[T]:
                 and not any(maps[0] is each for group in made.param_groups for each in group["params"])
             ):
                 made.add_param_group({"params": maps, "weight_decay": 0.0})
-                # Trainer clears the gradients of its model alone.
+                # Trainer clears only the gradients of its own model.
                 made.register_step_post_hook(lambda *_: guide.zero_grad())
             return made
 

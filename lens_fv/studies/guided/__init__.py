@@ -1,1 +1,1 @@
-"""Guided fine-tuning, put to the test."""
+"""Study of guided fine-tuning."""

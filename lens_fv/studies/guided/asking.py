@@ -1,4 +1,4 @@
-"""The same questions to every model: which tasks does it still do, behind an instruction and with demonstrations?"""
+"""Evaluate models on the same prompts: which tasks they perform after an instruction, without and with demonstrations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -11,19 +11,19 @@ from lens_fv.patching import score_alike, score_answers
 from lens_fv.tasks import EncodedPrompt, Task, build_prompts, encode_prompts, few_shot, split_pairs
 
 Right = dict[str, list[float]]
-"""By task, for each item, 1 where greedy decoding writes an acceptable answer."""
+"""Scores by task: for each item, 1 if greedy decoding produces an acceptable answer, else 0."""
 
 
 class Questions:
-    """Prompts of many tasks.
+    """Evaluation prompts for several tasks.
 
     Args:
-        model: whose tokens they are.
-        tasks: with instructions.
-        part: of each task's split.
-        max_items: of each task.
-        n_context: demonstrations of the in-context twins, one set of them for each instruction.
-        seed: of splits and demonstrations.
+        model: model that provides the tokenizer.
+        tasks: tasks with instructions.
+        part: part of each task's split to use.
+        max_items: maximum number of items per task.
+        n_context: number of demonstrations in the in-context prompts, which use one set per instruction.
+        seed: seed of the splits and the demonstrations.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Questions:
 
     @torch.no_grad()
     def instructed(self, model: LensModel, tasks: Sequence[str]) -> Right:
-        """What is right behind instructions."""
+        """Score the prompts with an instruction."""
         return _by_task(self._instructed, tasks, lambda prompts: score_answers(model, prompts, [[]]).full)
 
     @torch.no_grad()
     def in_context(self, model: LensModel, tasks: Sequence[str]) -> Right:
-        """What is right behind an instruction and demonstrations."""
+        """Score the prompts with an instruction and demonstrations."""
         return _by_task(self._in_context, tasks, lambda prompts: score_alike(model, prompts).full)
 
 

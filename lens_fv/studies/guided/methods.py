@@ -1,4 +1,4 @@
-"""Every way to train, on every sequence: what is learned, and what is lost."""
+"""Train every sequence by every method, and compare learning and forgetting."""
 
 import re
 import shutil
@@ -20,13 +20,13 @@ CONTROLS: Mapping[str, tuple[str, Literal["random vectors", "other heads"]]] = {
     "random": ("fv", "random vectors"),
     "other-heads": ("crossed-heads", "other heads"),
 }
-"""Of which guide, and what it is guided by instead."""
+"""Control methods: the guide each is based on, and what replaces its vectors or heads."""
 REPEATS = 5
-"""Of each step that is timed."""
+"""Number of repetitions of each timed step."""
 
 
 def choose(study: Study) -> None:
-    """Try every method's settings on the sequence to choose by, with the first seed: a record is one of them."""
+    """Try every method's candidate settings on the tuning sequence with the first seed, with one record per candidate."""
     seed, asked = study.settings.ground.seeds[0], {}
     for name, each in study.settings.methods.items():
         for i, method in enumerate(each):
@@ -35,9 +35,9 @@ def choose(study: Study) -> None:
 
 
 def chosen(study: Study) -> dict[str, Method]:
-    """Of every method the settings that keep most: by the mean of what is right of tasks learned and of tasks held out.
+    """Return each method's best settings: those with the highest mean of accuracy on learned and on held-out tasks.
 
-    Both behind instructions at the end of the sequence, on validation pairs.
+    Both are measured after the instruction at the end of the sequence, on validation pairs.
     """
     records = dict(study.records("choosing").items())
     found: dict[str, Method] = {}
@@ -47,21 +47,21 @@ def chosen(study: Study) -> dict[str, Method]:
 
 
 def best(tried: Sequence[tuple[float, float]]) -> int:
-    """Which of what was tried keeps most; see `kept`."""
+    """Return the index of the best candidate; see `kept` for the scores."""
     return max(range(len(tried)), key=lambda i: sum(tried[i]))
 
 
 def kept(record: Mapping[str, Any]) -> tuple[float, float]:
-    """What is right at the end of a run, of tasks learned and of all others."""
+    """Return a run's final accuracy on the trained tasks and on all others."""
     end, trained = record["end"], record["trained"]
     learned = [np.mean(right) for name, right in end.items() if name in trained]
     return float(np.mean(learned)), float(np.mean([np.mean(right) for name, right in end.items() if name not in trained]))
 
 
 def compare_methods(study: Study) -> None:
-    """Train every sequence that is reported with every method and seed: a record is one run.
+    """Train every reported sequence by every method and seed, with one record per run.
 
-    Of the first sequence, with the first seed, FOLDER/trajectories/METHOD.safetensors follows the tasks' vectors.
+    For the first sequence and seed, the tasks' vectors are tracked in FOLDER/trajectories/METHOD.safetensors.
     """
     s, methods, asked = study.settings, chosen(study), {}
     for seed, name, method in product(s.ground.seeds, s.reported, methods):
@@ -73,7 +73,7 @@ def compare_methods(study: Study) -> None:
 
 
 def ablate(study: Study) -> None:
-    """Change one thing of a method, on the first sequence with the first seed: a record is a change."""
+    """Change one setting of a method at a time, on the first sequence with the first seed, with one record per change."""
     s, taken, asked = study.settings, chosen(study), {}
     changed = {name: taken[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in taken}
     for of in (name for name in ("fv", "crossed-heads") if name in taken):
@@ -90,12 +90,12 @@ def ablate(study: Study) -> None:
 
 
 def method_of(ablation: str) -> str:
-    """What an ablation changes one thing of, by its name: "METHOD, WHAT"."""
+    """Return the method that an ablation modifies, from its name "METHOD, WHAT"."""
     return ablation.partition(",")[0]
 
 
 def measure_costs(study: Study) -> None:
-    """Time and memory of a step, of every method whose steps are not those of plain low-rank fine-tuning."""
+    """Measure time and memory per step, for every method with steps that differ from plain low-rank fine-tuning."""
     ground, names = study.ground, [name for name in study.settings.methods if name in BENCHED]
     subject = Subject(ground.load(ground.start(study.settings.ground.seeds[0])), ())
     rows = study.settings.ground.training.batch_size
@@ -108,7 +108,7 @@ def measure_costs(study: Study) -> None:
 
 
 def _record(study: Study, part: str, asked: Mapping[str, Callable[[], Any]]) -> None:
-    """Make what a part of the study does not have yet; of runs nothing is kept behind it."""
+    """Compute the missing records of a part, and delete its fine-tuning runs afterwards."""
     records = study.records(part)
     with progress_bar(part, len(asked), show=study.progress) as tick:
         for key, make in asked.items():

@@ -1,4 +1,4 @@
-"""How much the study does, which ways to keep abilities it compares, and where it keeps what it has so far."""
+"""Settings of the study, the methods it compares, and the folder with its results."""
 
 import json
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
 IV, CROSSED, CROSSED_HEADS, CROSSED_KL = (PRESETS[name] for name in ("iv", "crossed", "crossed-heads", "crossed-kl"))
 FV = replace(PRESETS["fv"], teacher="base")
-"""What was measured: the preset's own teacher is the model before each task."""
+"""Variant used in the study: the preset's own teacher is the model before each task."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train.
+    """A training method.
 
     Attributes:
-        training: what it changes in the settings of plain low-rank fine-tuning.
-        share: of the fine-tuned weights in an average with the beginning's, behind training.
-        control: guide by random vectors of the same lengths, or by other heads of the same layers.
-        n_heads: of the vectors; None: the study's.
-        depth: where vectors are added, as a share of the layers; None: where validation pairs say.
+        training: settings that differ from plain low-rank fine-tuning.
+        share: weight of the fine-tuned model when its weights are averaged with the initial ones after training.
+        control: control to use as guide: random vectors of the same norms, or other heads of the same layers.
+        n_heads: number of heads of the vectors; None: the study's default.
+        depth: layer at which vectors are added, as a share of the depth; None: chosen on validation pairs.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -40,11 +40,11 @@ class Method:
     depth: float | None = None
 
     def settings(self, usual: FinetuneConfig, seed: int) -> FinetuneConfig:
-        """Of its training."""
+        """Return the training settings of the method."""
         return replace(usual, **self.training, mixed=False, seed=seed)
 
     def guided(self, **changes: Any) -> "Method":
-        """With a guide that is changed like this."""
+        """Return the method with some settings of its guide changed."""
         return replace(self, training={**self.training, "guide": replace(self.training["guide"], **changes)})
 
 
@@ -70,7 +70,7 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
         Method({"guide": replace(CROSSED_KL, crossed=20.0, n_crossed=4, begins=0.5)}),
     ),
 }
-"""By name, what is tried on the sequence that settings are chosen by; "average" is of the runs of "lora"."""
+"""Candidate settings by method, to be tried on the tuning sequence; "average" uses the runs of "lora"."""
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "iv, adding": ("iv", {"intervene": 1.0}),
     "iv, no intervention": ("iv", {"intervene": 0.0}),
@@ -95,21 +95,21 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "crossed-kl, 4 prompts": ("crossed-kl", {"n_crossed": 4}),
     "kl, second half": ("kl", {"begins": 0.5}),
 }
-"""By name, of which guide, and what is different."""
+"""Ablations by name: the method that each modifies, and the changed settings."""
 
 
 @dataclass(frozen=True)
 class GuidedSettings:
-    """What is run.
+    """Settings of the study.
 
     Attributes:
-        ground: sequences, seeds, the mixture that is taught first, plain training and vectors; the sequence `CHOOSING` is the
-            one that settings are chosen by, the others are reported.
+        ground: sequences, seeds, the mixture that is taught first, plain training and vectors. Settings are chosen on the
+            sequence `CHOOSING`; the others are reported.
         methods: see `METHODS`.
-        ablations: see `ABLATIONS`; on the first sequence, with the first seed.
-        head_counts: numbers of heads to compare, of "fv" and "crossed-heads".
-        depths: of the layer that "fv" adds vectors to, to compare.
-        epochs: passes over a task's examples, to compare: what learns more slowly may only need more.
+        ablations: see `ABLATIONS`; run on the first sequence with the first seed.
+        head_counts: numbers of heads to compare, for "fv" and "crossed-heads".
+        depths: depths of the layer at which "fv" adds vectors, to compare.
+        epochs: numbers of passes over a task's examples to compare, since slower learning may only need more of them.
     """
 
     ground: InstructionSettings = field(
@@ -128,22 +128,23 @@ class GuidedSettings:
 
     @property
     def said(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as JSON-compatible values."""
         return json.loads(json.dumps(asdict(self)))
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """Names of the sequences that are reported."""
+        """Names of the reported sequences."""
         return tuple(name for name in self.ground.sequences if name != CHOOSING)
 
     @classmethod
     def chosen(cls, *, quick: bool = False, first_seed: int = 0, n_seeds: int | None = None) -> "GuidedSettings":
-        """The settings, chosen by a few things.
+        """Return the settings for a few high-level options.
 
         Args:
-            quick: for a first look: one seed and sequence, the first settings of few methods, few examples and items.
-            first_seed: the others count on from it.
-            n_seeds: default: three, or one.
+            quick: whether to run a small version: one seed and one reported sequence, the first settings of a few methods, few
+                examples and items.
+            first_seed: first seed; the others follow it.
+            n_seeds: number of seeds; default: three, or one if `quick`.
         """
         usual = cls()
         seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
@@ -162,17 +163,17 @@ class GuidedSettings:
 
 
 class Study:
-    """One model's run, in a folder of its own.
+    """The study of one model, in its own folder.
 
     Args:
-        model: what `load_model` takes.
-        folder: where runs, vectors and records are kept. What is there is not made again.
-        settings: what is run. More seeds may follow those that the folder was run with.
+        model: model name or path for `load_model`.
+        folder: folder for runs, vectors and records. Results already there are not computed again.
+        settings: settings of the study. A later run may add seeds.
         device, dtype: see `load_model`.
-        progress: draw progress bars.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings, of another model or of weights of another type.
+        LensFVError: the folder holds a run with other settings, another model or another data type.
     """
 
     def __init__(
@@ -193,5 +194,5 @@ class Study:
         self.ground = Ground(model, self.folder / "ground", settings.ground, device=device, dtype=dtype, progress=progress)
 
     def records(self, part: str) -> ResultStore:
-        """What a part of the study has so far."""
+        """Return the stored results of a part of the study."""
         return ResultStore(self.folder / f"{part}.json")

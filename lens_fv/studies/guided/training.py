@@ -1,4 +1,4 @@
-"""One run of a study: a sequence is trained, and its tasks are asked about."""
+"""Run one training sequence and evaluate its tasks."""
 
 import shutil
 from pathlib import Path
@@ -18,20 +18,20 @@ from lens_fv.vectors import FunctionVector, other_heads, random_like
 def trained_and_asked(
     study: Study, method: Method, sequence: str, seed: int, name: str, path: Path | None = None
 ) -> dict[str, Any]:
-    """Train a sequence, and ask about its tasks after each, and about all tasks at the end.
+    """Train a sequence, and evaluate its tasks after each of them and all tasks at the end.
 
     Args:
-        study: the study.
-        method: how it is trained.
-        sequence: which, by its name.
-        seed: which.
-        name: of the run's folder, which is removed in the end.
-        path: where a trajectory is written, if one is wanted.
+        study: study to run.
+        method: training method.
+        sequence: name of the sequence.
+        seed: seed of the run.
+        name: name of the run's folder, which is deleted at the end.
+        path: file for the trajectory; None: vectors are not tracked.
 
     Returns:
-        "trained": the tasks in order; "after": by task, what is right of the trained ones then; "end": of all tasks;
-        "context": the same with demonstrations; "followed": see `means`, if a trajectory is wanted. What it was at the
-        beginning is a record of its own.
+        "trained": the tasks in order; "after": by task, the scores on the sequence's tasks after its training; "end": final
+        scores on all tasks; "context": the same with demonstrations; "followed": see `means`, if a trajectory is written.
+        Scores of the initial model are a separate record.
     """
     ground, folder = study.ground, study.folder / "runs" / file_name(name)
     run = _train(study, method, sequence, seed, folder)
@@ -57,7 +57,7 @@ def trained_and_asked(
 
 
 def means(trajectory: Trajectory) -> dict[str, list[list[float]]]:
-    """By measure, by moment, of each task: its items' mean; of "vectors" and "heads" cosines to the beginning."""
+    """Return each measure's mean over items, by checkpoint and task; "vectors" and "heads" are cosines to the initial ones."""
     measured = {
         "accuracy": trajectory.accuracy,
         "with_vector": trajectory.items("with_vector").nanmean(-1),
@@ -70,7 +70,7 @@ def means(trajectory: Trajectory) -> dict[str, list[list[float]]]:
 
 
 def _names(study: Study, sequence: str, seed: int) -> list[str]:
-    """Tasks that are asked about: those of the sequence, and all that the model follows at the beginning."""
+    """Return the tasks to evaluate: those of the sequence, and all that the starting model performs."""
     trained = [task.name for task in study.ground.sequence(sequence)]
     return list(dict.fromkeys([*trained, *entered(study.ground, seed)]))
 
@@ -94,9 +94,9 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
     if settings.guide is not None and settings.guide.takes_vector:
         vectors = {task.name: _vector(study, method, task, seed) for task in ground.sequence(sequence)}
     crosses = settings.guide is not None and settings.guide.crosses
-    # none that is asked about
+    # tasks that are not evaluated
     others = [load_task(name) for name in list_tasks() if name not in ground.tasks] if crosses else ()
-    # What is trained plainly is there still when it is averaged.
+    # The runs of plain fine-tuning are still there when they are averaged.
     own = folder / "run" if method.training else study.folder / "runs" / file_name(f"{seed}-{sequence}")
     run = finetune(
         ground.start(seed),

@@ -1,1 +1,1 @@
-"""What fine-tuning does to instructed tasks, from a mixture that teaches them to verdicts on those that are lost."""
+"""Study of instructed tasks under fine-tuning, from teaching a mixture of tasks to verdicts on the lost ones."""

@@ -1,4 +1,4 @@
-"""What instruction vectors do at the beginning: beside function vectors, in the untaught model, by every counterpart."""
+"""Effects of instruction vectors before the sequences: against function vectors, in the untaught model, by counterpart."""
 
 from functools import partial
 from typing import Any
@@ -14,14 +14,15 @@ from lens_fv.tasks import Task
 from lens_fv.vectors import InstructionVector, extract, sweep_injection
 
 N_SHOTS = 5
-"""Demonstrations that function vectors are made of."""
+"""Number of demonstrations in the prompts that function vectors are extracted from."""
 
 
 def inject(study: Study) -> None:
-    """Add vectors to test prompts without instructions; a record is one task's and seed's.
+    """Add vectors to test prompts without instructions, with one record per task and seed.
 
-    "taught": in the model that the vectors are of: the instruction vector, the function vector of the same task, and both.
-    "untaught": the instruction vector in the model as it came. "overlap": of the two vectors' heads.
+    "taught": in the model that the vectors come from, the instruction vector, the function vector of the same task, and both;
+    its record includes "overlap", the overlap between the two vectors' heads. "untaught": the instruction vector in the
+    original model.
     """
     records = study.records("injection")
     for seed in study.settings.seeds:
@@ -53,7 +54,7 @@ def _untaught(study: Study, task: Task, instruction: InstructionVector, seed: in
 
 
 def compare_counterparts(study: Study) -> None:
-    """Rank heads against every counterpart, with the first seed; a record is one task's vector and what it does."""
+    """Rank heads against every counterpart with the first seed, with one record per task and counterpart."""
     seed, records = study.settings.seeds[0], study.records("counterparts")
     tasks, kinds = entered(study, seed), study.settings.counterparts
     with progress_bar("counterparts", len(kinds) * len(tasks), show=study.progress) as tick:

@@ -1,4 +1,4 @@
-"""The study of instructed tasks from end to end."""
+"""Run the study of instructed tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,19 +29,19 @@ def run_instruction(
     dtype: torch.dtype | str | None = None,
     progress: bool = False,
 ) -> Study:
-    """Run the study, or go on with it: what the folder holds is not made again.
+    """Run the study, or resume it: results already in the folder are not computed again.
 
     Args:
-        model: what `load_model` takes.
-        folder: where runs, vectors, moments and records are kept.
-        settings: what is run.
-        parts: some of `PARTS`, in their order.
+        model: model name or path for `load_model`.
+        folder: folder for runs, vectors, measurements and records.
+        settings: settings of the study.
+        parts: names from `PARTS` to run, in their order there.
         device: see `load_model`.
         dtype: see `load_model`.
-        progress: draw progress bars.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
+        LensFVError: an unknown part, a folder with a run of other settings, or any error of the parts.
     """
     return run_parts(
         lambda: Study(model, folder, settings or InstructionSettings(), device=device, dtype=dtype, progress=progress),

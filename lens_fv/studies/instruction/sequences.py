@@ -1,4 +1,4 @@
-"""What fine-tuning on one sequence of tasks after another does to all of them."""
+"""Effects of fine-tuning on task sequences."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from lens_fv.vectors import InstructionVector, extract_instruction, sweep_inject
 
 
 def follow_sequences(study: Study) -> None:
-    """Train every sequence with every seed, and follow it: FOLDER/SEED-SEQUENCE/trajectory.safetensors."""
+    """Train every sequence with every seed, track its checkpoints, and save FOLDER/SEED-SEQUENCE/trajectory.safetensors."""
     for seed in study.settings.seeds:
         for name in study.settings.sequences:
             folder = study.folder / f"{seed}-{file_name(name)}"
@@ -32,7 +32,7 @@ def follow_sequences(study: Study) -> None:
 
 
 def _ranking(study: Study, task: Task, seed: int, counterpart: Uninformative) -> HeadRanking:
-    """Of a task's heads at the beginning; kept."""
+    """Rank a task's heads in the initial model; the ranking is cached."""
     s = study.settings
     return rank_instruction_heads(
         study.load(study.start(seed)),
@@ -50,7 +50,7 @@ def _ranking(study: Study, task: Task, seed: int, counterpart: Uninformative) ->
 def vector(
     study: Study, task: Task, seed: int, counterpart: Uninformative | None = None, *, n_heads: int | None = None
 ) -> InstructionVector:
-    """A task's vector at the beginning, where and as strong as it makes validation answers likeliest; kept."""
+    """Return a task's vector in the initial model, at the layer and scale with the most likely validation answers; cached."""
     s, against = study.settings, counterpart or study.settings.counterpart
     kind = against if n_heads is None else f"{against}-{n_heads}"
     file = study.folder / f"vectors-{seed}" / kind / f"{file_name(task.name)}.safetensors"
@@ -65,7 +65,7 @@ def vector(
 
 
 def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
-    """The questions about a task, all heads ranked again or not."""
+    """Build a task's probe, optionally with prompts for ranking all heads again."""
     s, model = study.settings, study.load(study.start(seed))
     contrast: PatchingPrompts | None = None
     if ranked:

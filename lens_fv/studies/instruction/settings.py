@@ -1,4 +1,4 @@
-"""How much the study does, and where it keeps what it has so far."""
+"""Settings of the study, and the folder with its results."""
 
 import json
 import re
@@ -22,27 +22,27 @@ SEQUENCES: Mapping[str, tuple[str, ...]] = {
     "facts": ("country-capital", "person-occupation", "country-demonym"),
     "mixed": ("antonym", "element-symbol", "adjective-comparative"),
 }
-"""Word forms, facts, and some of each; every sequence's tasks are held out from the others."""
+"""Sequences of word forms, of facts, and of both mixed; each sequence's tasks are held-out tasks for the others."""
 MIXTURE = FinetuneConfig(mixed=True, n_examples=120, learning_rate=1e-3, n_checkpoints=2)
 TRAINING = FinetuneConfig(n_examples=320, batch_size=8, learning_rate=1e-3, n_checkpoints=2)
 
 
 @dataclass(frozen=True)
 class InstructionSettings:
-    """What is run.
+    """Settings of the study.
 
     Attributes:
-        sequences: by name, tasks in the order in which they are trained: built-in ones, or files.
-        seeds: of splits, examples, updates and prompts.
-        mixture: how the model is first taught all tasks at once; None: it is taken as it is.
-        training: how it is trained on the sequences. The seed and `mixed` of both are the study's.
+        sequences: tasks in training order by sequence name: built-in tasks or files.
+        seeds: seeds of the splits, the examples, the updates and the prompts.
+        mixture: settings for first teaching the model all tasks at once; None: the model is used as it is.
+        training: settings for training the sequences. The study sets the seed and `mixed` of both.
         counterpart: see `rank_instruction_heads`.
-        n_heads, n_clean, n_trials: of the vectors; see `extract_instruction` and `rank_instruction_heads`.
-        scales: at which vectors are tried on validation pairs.
-        n_shots: demonstrations behind the instruction.
-        n_context: demonstrations of the in-context questions.
-        max_items: test pairs of each task at most.
-        counterparts: to compare, with the first seed.
+        n_heads, n_clean, n_trials: settings of the vectors; see `extract_instruction` and `rank_instruction_heads`.
+        scales: scales of the vectors to try on validation pairs.
+        n_shots: number of demonstrations in the instructed prompts.
+        n_context: number of demonstrations in the in-context prompts.
+        max_items: maximum number of test pairs per task.
+        counterparts: counterparts to compare, with the first seed.
     """
 
     sequences: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SEQUENCES))
@@ -61,12 +61,12 @@ class InstructionSettings:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Of all sequences, each once."""
+        """Tasks of all sequences, without duplicates."""
         return tuple(dict.fromkeys(task for sequence in self.sequences.values() for task in sequence))
 
     @property
     def said(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as JSON-compatible values."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
@@ -79,14 +79,14 @@ class InstructionSettings:
         first_seed: int = 0,
         n_seeds: int | None = None,
     ) -> "InstructionSettings":
-        """The settings, chosen by a few things.
+        """Return the settings for a few high-level options.
 
         Args:
-            quick: for a first look: one seed, the first sequence, few examples, items and trials.
-            sequences: default: `SEQUENCES`.
-            n_heads: of every vector.
-            first_seed: the others count on from it.
-            n_seeds: default: three, or one.
+            quick: whether to run a small version: one seed, the first sequence, few examples, items and trials.
+            sequences: task sequences; default: `SEQUENCES`.
+            n_heads: number of heads per vector.
+            first_seed: first seed; the others follow it.
+            n_seeds: number of seeds; default: three, or one if `quick`.
         """
         given = {_name(each): tuple(each) for each in sequences} if sequences else dict(SEQUENCES)
         seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
@@ -106,22 +106,22 @@ class InstructionSettings:
 
 
 def _name(sequence: Sequence[str]) -> str:
-    """Of a sequence, good for a file."""
+    """Return a sequence's name, safe for file names."""
     return "-".join(re.sub(r"[^\w.-]+", "-", Path(task).stem) for task in sequence)
 
 
 class Study:
-    """One model's run, in a folder of its own.
+    """The study of one model, in its own folder.
 
     Args:
-        model: what `load_model` takes.
-        folder: where runs, vectors, moments and records are kept. What is there is not made again.
-        settings: what is run. More seeds may follow those that the folder was run with.
+        model: model name or path for `load_model`.
+        folder: folder for runs, vectors, measurements and records. Results already there are not computed again.
+        settings: settings of the study. A later run may add seeds.
         device, dtype: see `load_model`.
-        progress: draw progress bars.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings, of another model or of weights of another type.
+        LensFVError: the folder holds a run with other settings, another model or another data type.
     """
 
     def __init__(
@@ -142,30 +142,30 @@ class Study:
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
-        """By name, as in the sequences."""
+        """Tasks of all sequences, by name."""
         found = {name: load_task(name) for name in self.settings.tasks}
         return {task.name: task for task in found.values()}
 
     def sequence(self, name: str) -> list[Task]:
-        """The tasks of a sequence."""
+        """Return the tasks of a sequence."""
         return [load_task(task) for task in self.settings.sequences[name]]
 
     def records(self, part: str) -> ResultStore:
-        """What a part of the study has so far."""
+        """Return the stored results of a part of the study."""
         return ResultStore(self.folder / f"{part}.json")
 
     def start(self, seed: int) -> str | Path:
-        """Where sequences begin: the model that was taught the mixture."""
+        """Return the model that sequences start from: the one taught the mixture, or the original model without a mixture."""
         return self.folder / f"{Path(self.model).name}-mixture-{seed}" if self.settings.mixture else self.model
 
     def load(self, model: str | Path) -> LensModel:
-        """A model; the last one stays in memory.
+        """Load a model, keeping only the last one in memory.
 
         Raises:
-            LensFVError: the folder holds a run of other weights under the model's name.
+            LensFVError: the folder holds a run with other weights under the model's name.
         """
         if self._loaded is None or self._loaded[0] != str(model):
-            self._loaded = None  # let the other one go first
+            self._loaded = None  # free the other model first
             self._loaded = str(model), load_model(model, **self.place)
             if str(model) == str(self.model):
                 check_settings(self.folder / "weights.json", {"fingerprint": self._loaded[1].fingerprint})

@@ -1,4 +1,4 @@
-"""Something to forget: the model is taught a mixture of the tasks, and those enter that it then follows."""
+"""Teach the model a mixture of the tasks, and select the tasks that it then performs."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from lens_fv.tasks import Task
 
 
 def teach(study: Study) -> None:
-    """Make every seed's starting model, and ask it and the untaught one about validation pairs of every task."""
+    """Train each seed's starting model, and score it and the original model on every task's validation pairs."""
     records, s = study.records("start"), study.settings
     for seed in s.seeds:
         taught = study.start(seed)
@@ -38,10 +38,10 @@ def _followed(study: Study, model: str | Path, task: Task, seed: int) -> dict[st
 
 
 def entered(study: Study, seed: int) -> dict[str, Task]:
-    """Tasks that the starting model follows: the whole interval of its accuracy is above what one same answer would score.
+    """Return the tasks that the starting model performs above the majority baseline, by the whole interval of its accuracy.
 
     Raises:
-        LensFVError: it follows none.
+        LensFVError: no task qualifies.
     """
     records = dict(study.records("start").items())
     found = {name: task for name, task in study.tasks.items() if enters(records[f"{seed}/after/{name}"])}
@@ -54,6 +54,6 @@ def entered(study: Study, seed: int) -> dict[str, Task]:
 
 
 def enters(record: dict[str, Any]) -> bool:
-    """Whether a task of this record enters the study."""
+    """Whether the task of this record enters the study."""
     right = record["right"]
     return wilson_interval(sum(right), len(right))[0] > record["majority"]

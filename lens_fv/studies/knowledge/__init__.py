@@ -1,1 +1,1 @@
-"""Is what a model reads of an entity learned, and what else moves?"""
+"""Study of knowledge updates: does distilling a definition teach the facts, and what else changes?"""

@@ -1,4 +1,4 @@
-"""What an update of the study's own entities changed inside the model, and what a definition vector does without one."""
+"""Internal analyses: how an update changes the model, and what definition vectors do without an update."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,9 +29,9 @@ from lens_fv.vectors import extract_instruction, sweep_injection
 
 
 def follow_update(study: Study) -> None:
-    """Look at the model on the way of the first update: FOLDER/trajectory.safetensors.
+    """Measure the model at several epochs of the first update, and save FOLDER/trajectory.safetensors.
 
-    A record is a number of epochs: what is known then, and how much every layer has moved.
+    Each number of epochs has a record with the knowledge scores and the change of every layer.
     """
     records, s, file = study.records("steps"), study.settings, study.folder / "trajectory.safetensors"
     if file.is_file():
@@ -49,7 +49,7 @@ def follow_update(study: Study) -> None:
 
 
 def trace_update(study: Study) -> None:
-    """Trace what carries the knowledge: without the update, with it, and behind the definition; see `KnowledgeTrace`."""
+    """Trace knowledge without the update, with it, and with the definition in context; see `KnowledgeTrace`."""
     few = [_one_probe(entity) for entity in study.sources[OWN][: study.settings.n_traced]]
     delta = first_update(study, study.settings.ways["distill"][1].epochs)
 
@@ -69,7 +69,7 @@ def trace_update(study: Study) -> None:
 
 
 def inject_definitions(study: Study) -> None:
-    """Add definition vectors: at every layer for the entities to choose by, at the best one for those reported on."""
+    """Add definition vectors: at every layer for the tuning entities, and at the best layer for the reported ones."""
     records, model = study.records("vectors"), study.model
     chosen, entities = study.chosen_by, study.sources[OWN]
     scores = cache(partial(_at_every_layer, study, chosen))
@@ -84,12 +84,12 @@ def inject_definitions(study: Study) -> None:
 
 
 def answer_logprobs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Log-probability a token of each probe's answer, in nats, where it was the only candidate."""
+    """Return the log-probability per token of each probe's answer, in nats, from probes scored without other candidates."""
     return [row["logprobs"][0] / row["lengths"][0] for row in rows]
 
 
 def _at_every_layer(study: Study, entities: Sequence[Entity]) -> list[KnowledgeScores]:
-    """Answers alone, with definition vectors added after each layer, and at last without them."""
+    """Score the answers alone with definition vectors added after each layer, and last without vectors."""
     asked, vectors = _answers_only(entities), definition_vectors(study.model, entities)
     added = [[at_mentions(study.model, asked, vectors, layer)] for layer in range(study.model.n_layers)]
     return score_probes_by_branch(study.model, asked, [*added, ()])
@@ -101,7 +101,7 @@ def _with_vectors(study: Study, entities: Sequence[Entity], layer: int, context:
 
 
 def _answers_only(entities: Sequence[Entity]) -> list[Entity]:
-    """The same probes without other candidates."""
+    """Return the same probes without other candidates."""
     return [replace(e, probes=tuple(replace(p, candidates=()) for p in e.probes)) for e in entities]
 
 
@@ -123,7 +123,7 @@ def _moment(study: Study, probes: list[TaskProbe], delta: WeightDelta | None, ep
 
 
 def _probe(study: Study, name: str, seed: int) -> TaskProbe:
-    """Questions about a task that the update has nothing to do with, and its instruction vector, made once and kept."""
+    """Build a probe of a task unrelated to the update, with its instruction vector; the head ranking is cached."""
     model, task, shots, n_heads = study.model, load_task(name), study.settings.n_shots, study.settings.n_heads
     ranking = rank_instruction_heads(
         model, task, counterpart="none", n_shots=shots, n_clean=20, n_trials=6, seed=seed, folder=study.folder / "rankings"

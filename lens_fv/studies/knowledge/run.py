@@ -1,4 +1,4 @@
-"""The study of knowledge updates from end to end."""
+"""Run the study of knowledge updates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,16 +27,16 @@ def run_knowledge(
     parts: Sequence[str] = tuple(PARTS),
     progress: bool = False,
 ) -> Study:
-    """Run the study, or go on with it: what the folder holds is not made again.
+    """Run the study, or resume it: results already in the folder are not computed again.
 
     Args:
-        model: the model.
-        folder: where sentences, updates and records are kept.
-        settings: what is run.
-        parts: some of `PARTS`, in their order.
-        progress: draw progress bars.
+        model: model to study.
+        folder: folder for sentences, updates and records.
+        settings: settings of the study.
+        parts: names from `PARTS` to run, in their order there.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
+        LensFVError: an unknown part, a folder with a run of other settings, or any error of the parts.
     """
     return run_parts(lambda: Study(model, folder, settings or KnowledgeSettings(), progress=progress), PARTS, parts)

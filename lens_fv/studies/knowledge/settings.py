@@ -1,4 +1,4 @@
-"""How much the study does, and where it keeps what it has so far."""
+"""Settings of the study, and the folder with its results."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lens_fv.studies.parts import note_versions
 
 OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
-"""The first of the entities that settings were chosen by."""
+"""Index of the first entity used to choose the settings."""
 WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
     "distill": (DistillConfig.usual(1), DistillConfig.usual(2)),
     "definition": (
@@ -27,32 +27,35 @@ WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
     ),
     "sentences": (DistillConfig.usual(1), DistillConfig.usual(2)),
 }
-"""How one entity alone is taught, and how several are, by each way: chosen on ten entities that are not reported on.
+"""Settings by training method, for a single entity and for several, chosen on ten entities that are not reported on.
 
-Sentences are taught as they are distilled.
+Fine-tuning on the sentences uses the settings of distillation.
 """
 
 
 @dataclass(frozen=True)
 class KnowledgeSettings:
-    """What is run.
+    """Settings of the study.
 
     Attributes:
-        seeds: of sentences, their order and draws. What is compared with everything has all of them, the rest the first.
-        entities, elsewhere: what is taught, and what should not be touched; see `load_entities`.
-        outside: a file of other entities, such as Entity Inferences.
-        most_outside: of these, so many are taught in every way; more of them are there to be taught at once.
-        every: each so manieth entity was there to choose settings by; only the others are reported on.
-        keep_every: of those, each so manieth is.
-        n_sentences: that the model writes about each entity.
-        n_alone: of its sentences one alone is taught.
-        ways: to teach, by name: how one entity alone is taught, and how several at once; see `teachers`.
-        at_once: entities of an update in what is compared in all ways; the inside of the model is looked at with the first one.
-        numbers: of entities taught at once, to compare.
-        elsewhere_step: an update of one entity is measured on every so manieth of what should not be touched, in turn.
-        n_traced: entities whose probes are traced.
-        tasks: of other things, whose instruction vectors, of `n_heads` heads, are followed behind `n_shots` demonstrations.
-        moments: epochs behind which the first update is looked at; its last one is added.
+        seeds: seeds of the sentences, their order and the random draws. The main comparison uses all of them, the other parts
+            only the first.
+        entities, elsewhere: entities to teach, and unrelated ones that should not change; see `load_entities`.
+        outside: file of further entities, such as Entity Inferences.
+        most_outside: number of outside entities taught by every method. Further ones only fill the largest updates.
+        every: one in `every` entities was used to choose settings. Only the others are reported.
+        keep_every: one in `keep_every` of the reported entities is used.
+        n_sentences: number of sentences that the model writes about each entity.
+        n_alone: number of those sentences used when an entity is taught alone.
+        ways: settings by training method, for one entity and for several at once; see `teachers`.
+        at_once: number of entities per update in the main comparison. The internal analyses use the first of these updates.
+        numbers: numbers of entities taught at once, for the comparison by number.
+        elsewhere_step: updates of a single entity are each evaluated on one in `elsewhere_step` of the unrelated entities, in
+            turn.
+        n_traced: number of entities with traced probes.
+        tasks: unrelated tasks to track by their instruction vectors of `n_heads` heads, in prompts with `n_shots`
+            demonstrations.
+        moments: epochs after which the first update is measured, in addition to its last epoch.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -76,12 +79,12 @@ class KnowledgeSettings:
 
     @property
     def said(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as JSON-compatible values."""
         return json.loads(json.dumps(asdict(self)))
 
     @property
     def looked_at(self) -> list[int]:
-        """The moments, the last one among them."""
+        """Epochs after which the first update is measured, including the last one."""
         return sorted({*(n for n in self.moments if n < self.ways["distill"][1].epochs), self.ways["distill"][1].epochs})
 
     @classmethod
@@ -93,13 +96,13 @@ class KnowledgeSettings:
         first_seed: int = 0,
         n_seeds: int | None = None,
     ) -> "KnowledgeSettings":
-        """The settings, chosen by a few things.
+        """Return the settings for a few high-level options.
 
         Args:
-            quick: for a first look: one seed, every fifth of the entities that are reported on, few sentences.
-            outside: see above.
-            first_seed: the others count on from it.
-            n_seeds: default: three, or one.
+            quick: whether to run a small version: one seed, one in five of the reported entities, few sentences.
+            outside: file of further entities.
+            first_seed: first seed; the others follow it.
+            n_seeds: number of seeds; default: three, or one if `quick`.
         """
         seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
         if not quick:
@@ -120,33 +123,33 @@ class KnowledgeSettings:
 
 
 class Study:
-    """One model's run, in a folder of its own.
+    """The study of one model, in its own folder.
 
     Args:
-        model: the model.
-        folder: where sentences, updates and records are kept. What is there is not made again.
-        settings: what is run. More seeds may follow those that the folder was run with.
-        progress: draw progress bars.
+        model: model to study.
+        folder: folder for sentences, updates and records. Results already there are not computed again.
+        settings: settings of the study. A later run may add seeds.
+        progress: whether to show progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings, of another model or of weights of another type, or `outside` is
-            no file of entities.
+        LensFVError: the folder holds a run with other settings, another model or another data type, or `outside` is not a file
+            of entities.
     """
 
     def __init__(self, model: LensModel, folder: str | Path, settings: KnowledgeSettings, *, progress: bool = False) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, **settings.said}
-        about["outside"] = settings.outside and Path(settings.outside).name  # wherever it lies
+        about["outside"] = settings.outside and Path(settings.outside).name  # the file may move between runs
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, model.dtype)
 
     def records(self, part: str) -> ResultStore:
-        """What a part of the study has so far."""
+        """Return the stored results of a part of the study."""
         return ResultStore(self.folder / f"{part}.json")
 
     @cached_property
     def sources(self) -> dict[str, tuple[Entity, ...]]:
-        """Entities that are reported on."""
+        """Reported entities by source."""
         s = self.settings
         reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.every != CHOSEN_BY]
         found = {OWN: tuple(reported[:: s.keep_every])}
@@ -159,7 +162,7 @@ class Study:
 
     @cached_property
     def everything(self) -> dict[str, tuple[Entity, ...]]:
-        """These, and as many more from outside as the largest number of entities at once asks for."""
+        """The reported entities, plus as many further outside entities as the largest update needs."""
         s, n = self.settings, sum(map(len, self.sources.values()))
         return self.sources | ({MORE: self._outside[s.most_outside :][: max(s.numbers) - n]} if n < max(s.numbers) else {})
 
@@ -169,16 +172,16 @@ class Study:
 
     @cached_property
     def chosen_by(self) -> tuple[Entity, ...]:
-        """Entities by which settings are chosen."""
+        """Entities used to choose settings."""
         return load_entities(self.settings.entities)[CHOSEN_BY :: self.settings.every]
 
     @cached_property
     def elsewhere(self) -> tuple[Entity, ...]:
-        """What no update should touch."""
+        """Unrelated entities that no update should affect."""
         return load_entities(self.settings.elsewhere)
 
     def sentences(self, source: str, seed: int) -> TransferSet:
-        """What the model writes about a source's entities; kept."""
+        """Generate the model's sentences about a source's entities, or load them if they exist."""
         path = self.folder / f"sentences-{source}-{seed}.json"
         n, entities = self.settings.n_sentences, self.everything[source]
         return generate_transfer_set(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)

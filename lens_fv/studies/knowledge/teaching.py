@@ -1,4 +1,4 @@
-"""What the model knows without and with definitions, and after it was taught about one entity or several at once."""
+"""Knowledge without updates, with definitions in context, and after teaching one or several entities."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from lens_fv.studies.knowledge.ways import CONTROLS, COUNTED, Teacher, distilled
 
 
 def measure_base(study: Study) -> None:
-    """Every source without any update: a record is a condition."""
+    """Measure every source without any update, with one record per condition."""
     records = study.records("base")
     for source, entities in study.everything.items():
         if entities and f"{source}/base" not in records:
@@ -25,7 +25,7 @@ def measure_base(study: Study) -> None:
 
 
 def compare_ways(study: Study) -> None:
-    """Teach every source's entities, a few at once, in every way: a record is a source, a seed and a way."""
+    """Teach each source's entities in groups by every method, with one record per source, seed and method."""
     records, s = study.records("ways"), study.settings
     asked = [(source, seed, way) for seed in s.seeds for source in study.sources for way in s.ways]
     asked += [(OWN, s.seeds[0], way) for way in CONTROLS]
@@ -41,7 +41,10 @@ def compare_ways(study: Study) -> None:
 
 
 def count_entities(study: Study) -> None:
-    """Teach one entity alone, and more and more at once in two ways, with the first seed: a record is a number and a way."""
+    """Teach one entity and growing numbers of entities with the first seed, with one record per number and method.
+
+    Several entities at once are taught only by the methods in `COUNTED`.
+    """
     records, s, everything = study.records("numbers"), study.settings, [e for es in study.everything.values() for e in es]
     transfer = merged([study.sentences(source, s.seeds[0]) for source, entities in study.everything.items() if entities])
     ways = teachers(study, everything, transfer, s.seeds[0])
@@ -55,9 +58,9 @@ def count_entities(study: Study) -> None:
 
 
 def first_update(study: Study, epochs: int) -> WeightDelta:
-    """The first distillation of a few of the study's own entities, as it is behind so many epochs.
+    """Load the first distillation of several own entities, as it is after a number of epochs.
 
-    Made once, with all others that are looked at on its way, and kept: FOLDER/updates/EPOCHS.safetensors.
+    On the first call it is computed and saved for all measured epochs as FOLDER/updates/EPOCHS.safetensors.
     """
     seed, folder = study.settings.seeds[0], study.folder / "updates"
     for n in study.settings.looked_at:
@@ -69,12 +72,12 @@ def first_update(study: Study, epochs: int) -> WeightDelta:
 
 
 def merged(sets: Sequence[TransferSet]) -> TransferSet:
-    """All sentences of several sets."""
+    """Merge several transfer sets into one."""
     return TransferSet({key: texts for each in sets for key, texts in each.sentences.items()})
 
 
 def said(result: KnowledgeResult) -> dict[str, Any]:
-    """A result as JSON has it."""
+    """Convert a result to JSON-compatible values."""
     return {
         "scores": result.scores.rows(),
         "elsewhere": result.elsewhere.rows() if result.elsewhere else None,
@@ -83,16 +86,16 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
 
 
 def _first_kept(study: Study, teach: Teacher, entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
-    """The first update is there already, or is made to be kept."""
+    """Load the first update, computing and saving it if necessary, or teach the entities of another one."""
     first = tuple(entities) == study.first_few
     return first_update(study, study.settings.ways["distill"][1].epochs) if first else teach(entities, folder)
 
 
 def _record(study: Study, records: ResultStore, key: str, teach: Teacher, groups: Sequence[Sequence[Entity]]) -> None:
-    """Teach groups of entities, each by an update of its own, and write down what is known then.
+    """Teach each group of entities by a separate update and record the results.
 
-    What is stopped goes on with the next group, and in an update of several entities from its last checkpoint. An update of one
-    entity is measured on some of what it should not touch, the next one on others.
+    An interrupted run resumes with the next group, and within an update of several entities from its last checkpoint. Updates
+    of a single entity are each evaluated on a different subset of the unrelated entities.
     """
     unfinished, step = study.folder / "unfinished" / key.replace("/", "-"), study.settings.elsewhere_step
 
@@ -116,5 +119,5 @@ def _record(study: Study, records: ResultStore, key: str, teach: Teacher, groups
 
     records.get_or_compute(key, all_known)
     shutil.rmtree(unfinished, ignore_errors=True)
-    with suppress(OSError):  # others are in it, or it was not needed
+    with suppress(OSError):  # not empty, or never created
         unfinished.parent.rmdir()

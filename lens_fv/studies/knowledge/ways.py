@@ -1,4 +1,4 @@
-"""Ways to teach a model about one entity, or about several at once."""
+"""Methods to teach a model about one entity or about several at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,31 +19,36 @@ from lens_fv.knowledge import (
 from lens_fv.studies.knowledge.settings import Study
 
 CONTROLS = ("unanchored", "anchored_definition", "other_sentences", "wrong_definition")
-"""Ways that are tried on the study's own entities with the first seed; all others have settings of their own."""
+"""Control methods, run only on the study's own entities with the first seed; all other methods have their own settings."""
 COUNTED = ("distill", "definition")
-"""Ways in which more and more entities are taught at once; one entity alone is taught in every way but the controls."""
+"""Methods used for growing numbers of entities; a single entity is taught by every method except the controls."""
 CHECKPOINTS = 2
-"""Of a distillation, to go on from: in the middle and at the end."""
+"""Number of checkpoints of a distillation: one in the middle and one at the end."""
 
 Teacher = Callable[[Sequence[Entity], Path | None], WeightDelta]
-"""From entities, and a folder of checkpoints if they are worth keeping, to an update."""
+"""Function from entities, and an optional folder for checkpoints, to an update."""
 
 
 def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed: int) -> Mapping[str, Teacher]:
-    """Ways to teach, by name.
+    """Return the training methods by name.
 
-    "distill"; "definition" and "sentences": fine-tuning on these texts, with the settings that taught most;
-    "definition_gently": with those that taught most of those that moved nothing else;
-    "unanchored": distillation without anchors; "anchored_definition": gently, with the definition said of others for anchors;
-    "other_sentences": the right definition, and sentences that were written about another entity; "wrong_definition": another
-    entity's definition. For these two no definition is among the sentences: it would say what is right.
-    With the former nothing is shared: an entity would get its own sentences back.
+    - "distill": distillation.
+    - "definition": fine-tuning on the definition, with the settings that closed most of the gap.
+    - "definition_gently": the same, with the best settings among those that left unrelated probes nearly unchanged.
+    - "sentences": fine-tuning on the sentences, with the settings of distillation.
+    - "unanchored": distillation without anchors.
+    - "anchored_definition": "definition_gently", with entity-swapped definitions as anchors.
+    - "other_sentences": distillation of the right definition on sentences written about another entity.
+    - "wrong_definition": distillation of another entity's definition.
+
+    The last two add no definitions to the sentences, since a correct one would state the facts directly. "other_sentences"
+    shares no sentences either, since an entity could get its own sentences back.
 
     Args:
-        study: the study.
-        known: all entities of a source; those taught are among them.
+        study: study to run.
+        known: all entities of a source, including those to teach.
         transfer: sentences about them.
-        seed: of the order and of anchors.
+        seed: seed of the order and of the anchors.
     """
 
     def mistaken(entities: Sequence[Entity], folder: Path | None) -> WeightDelta:
@@ -83,19 +88,19 @@ def distilled(
     until: int | None = None,
     **changes: Any,
 ) -> WeightDelta:
-    """An update by distillation.
+    """Compute an update by distillation.
 
     Args:
-        study: the study.
-        entities: what is taught.
+        study: study to run.
+        entities: entities to teach.
         transfer: sentences about them.
-        seed: of the order and of anchors.
-        folder: of checkpoints; see `distill`.
+        seed: seed of the order and of the anchors.
+        folder: folder for checkpoints; see `distill`.
         until: see `distill`.
-        **changes: to the settings.
+        **changes: settings to override.
     """
     settings = replace(_settings(study, "distill", entities, seed), **changes)
-    # An entity without a sentence that can be used is one that was taught nothing: its probes are asked all the same.
+    # Entities without usable sentences count as taught nothing; their probes are still scored.
     place: dict[str, Any] = {"folder": folder, "until": until, "allow_empty": True}
     place["progress"] = study.progress and len(entities) > 1
     return distill(study.model, entities, _few(study, entities, transfer), settings, **place)
@@ -117,13 +122,13 @@ def _settings(study: Study, way: str, entities: Sequence[Entity], seed: int) -> 
 
 
 def _few(study: Study, entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
-    """As many sentences about these entities as are taught: fewer about one alone."""
+    """Select the sentences about these entities, fewer for a single entity."""
     n = study.settings.n_alone if len(entities) == 1 else None
     return TransferSet({each.key: transfer.sentences.get(each.key, ())[:n] for each in entities})
 
 
 def _exchanged(entities: Sequence[Entity], transfer: TransferSet) -> TransferSet:
-    """To each entity the sentences that were written about the next one, with its own name in them."""
+    """Give each entity the sentences written about the next one, with its own name substituted."""
     found: dict[str, tuple[str, ...]] = {}
     for entity, other in zip(entities, [*entities[1:], entities[0]], strict=True):
         found[entity.key] = tuple(other.renamed(text, entity.name) for text in transfer.sentences.get(other.key, ()))

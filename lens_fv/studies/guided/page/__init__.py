@@ -1,1 +1,1 @@
-"""The study's page."""
+"""Report of the study of guided fine-tuning."""

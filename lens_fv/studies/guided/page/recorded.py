@@ -1,4 +1,4 @@
-"""A study of guided fine-tuning as it lies in its folder."""
+"""Recorded results of the study of guided fine-tuning."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,15 +14,15 @@ from lens_fv.studies.page.recorded import RecordedStudy
 
 
 class Metrics(NamedTuple):
-    """Of continual learning, after Jiang et al. (2025): shares of items whose answer is written.
+    """Continual learning metrics, after Jiang et al. (2025); accuracies are shares of items answered correctly.
 
     Attributes:
-        average: of trained tasks, each right after it was trained ("AP").
-        final: of trained tasks at the end ("FP").
-        forgetting: the first less the second ("Forget").
-        general: of tasks that were not trained, at the end ("GP").
-        in_context: the same with demonstrations ("IP").
-        lost: of tasks that were not trained, what they had at the beginning less the end.
+        average: accuracy of the trained tasks, each right after its training ("AP").
+        final: accuracy of the trained tasks at the end ("FP").
+        forgetting: `average` minus `final` ("Forget").
+        general: accuracy of the tasks that were not trained, at the end ("GP").
+        in_context: the same as `general`, with demonstrations ("IP").
+        lost: initial accuracy of the tasks that were not trained, minus `general`.
     """
 
     average: float
@@ -35,17 +35,17 @@ class Metrics(NamedTuple):
 
 METRICS = Metrics._fields
 Followed = Mapping[str, NDArray[np.float64]]
-"""By measure, "moments tasks"; see `training.means`."""
+"""Values by measure, "moments tasks"; see `training.means`."""
 
 
 class Tried(NamedTuple):
-    """Settings of a method, on the sequence to choose by.
+    """Candidate settings of a method, with results on the tuning sequence.
 
     Attributes:
-        method: its name.
-        settings: what is set; "" if nothing else was tried.
-        learned, held_out: share right at the end, of tasks learned and of all others.
-        taken: what was tried with it keeps less.
+        method: name of the method.
+        settings: settings that differ between candidates; empty for a single candidate.
+        learned, held_out: final accuracy on the trained tasks and on all others.
+        taken: whether these settings were chosen.
     """
 
     method: str
@@ -56,23 +56,23 @@ class Tried(NamedTuple):
 
 
 SAME_STEPS = {"replay": "lora", "average": "lora", **{name: of for name, (of, _) in CONTROLS.items()}}
-"""Methods whose steps are those of another."""
+"""Methods with the same steps, and so the same costs, as another method."""
 
 
 class Recorded(RecordedStudy):
-    """What one model's folder holds; its settings are `GuidedSettings`, and the model."""
+    """Results in one model's folder; its settings are `GuidedSettings` and the model."""
 
     study = "guided"
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The settings that the page lists: those of methods stand by what they were chosen by, ablations by what they did."""
+        """Settings listed on the page, without those of methods and ablations, which appear next to their results."""
         settings = {key: value for key, value in super().shown.items() if key not in ("methods", "ablations")}
         return {"seeds": settings.pop("seeds"), **settings.pop("ground"), **settings}
 
     @cached_property
     def runs(self) -> dict[str, dict[str, Metrics]]:
-        """By method, by seed and sequence."""
+        """Metrics by method, and by seed and sequence."""
         found: dict[str, dict[str, Metrics]] = {}
         for key, record in self.part("methods").items():
             seed, sequence, method = key.split("/", 2)
@@ -81,11 +81,11 @@ class Recorded(RecordedStudy):
 
     @cached_property
     def ablations(self) -> dict[str, Metrics]:
-        """By what was changed, of the first sequence with the first seed."""
+        """Metrics by ablation, for the first sequence and seed."""
         return {name: self._metrics(record, self.first) for name, record in self.part("ablations").items()}
 
     def beside(self, name: str) -> tuple[Estimate, Estimate] | None:
-        """An ablation less its method, over the items that both were asked: of tasks when learned, and of tasks held out."""
+        """Return an ablation's difference from its method, after learning and on held-out tasks, over items that both have."""
         now, was = self.part("ablations")[name], self.part("methods").get(f"{self.first}/{method_of(name)}")
         if was is None:
             return None
@@ -96,23 +96,23 @@ class Recorded(RecordedStudy):
 
     @property
     def first(self) -> str:
-        """The first seed and sequence that is reported."""
+        """The first seed and reported sequence."""
         sequences = [name for name in self.settings["ground"]["sequences"] if name != "choosing"]
         return f"{self.settings['seeds'][0]}/{sequences[0]}"
 
     def mean(self, method: str, metric: str) -> Estimate:
-        """Over runs: sequences and seeds."""
+        """Return a metric's mean over runs, that is, over sequences and seeds."""
         return estimate([getattr(each, metric) for each in self.runs[method].values()])
 
     def difference(self, method: str, other: str, metric: str) -> Estimate | None:
-        """Of two methods over the runs that both have."""
+        """Return the mean difference between two methods over their common runs."""
         both = [key for key in self.runs[method] if key in self.runs.get(other, {})]
         values = [getattr(self.runs[method][key], metric) - getattr(self.runs[other][key], metric) for key in both]
         return estimate(values) if values else None
 
     @property
     def followed(self) -> dict[str, Followed]:
-        """By method, of the first sequence with the first seed."""
+        """Tracked measures by method, for the first sequence and seed."""
         records = {key.rpartition("/")[2]: record for key, record in self.part("methods").items() if "followed" in record}
         return {
             method: {name: np.array(values) for name, values in record["followed"].items()}
@@ -121,14 +121,14 @@ class Recorded(RecordedStudy):
 
     @property
     def costs(self) -> dict[str, tuple[float, float]]:
-        """Time and memory of a step by method, beside a step of plain low-rank fine-tuning."""
+        """Time and memory per step by method, relative to plain low-rank fine-tuning."""
         found = {step["method"]: (step["time_ratio"], step["memory_ratio"]) for step in self.part("costs").get("steps", ())}
         same = {name: found.get(of, found.get("lora")) for name, of in SAME_STEPS.items()}
         return found | {name: cost for name, cost in same.items() if cost}
 
     @property
     def tried(self) -> list[Tried]:
-        """What settings were chosen by."""
+        """Results that the settings were chosen by."""
         records = self.part("choosing")
         found: list[Tried] = []
         for name, each in self.settings["methods"].items():
@@ -139,7 +139,7 @@ class Recorded(RecordedStudy):
 
     @property
     def command(self) -> str | None:
-        """The command that runs the same; None: its options cannot say it."""
+        """Command that reproduces the run, or None if its options cannot express the settings."""
         seeds = self.settings["seeds"]
         for quick in (False, True):
             said = GuidedSettings.chosen(quick=quick, first_seed=seeds[0], n_seeds=len(seeds)).said
@@ -159,7 +159,7 @@ class Recorded(RecordedStudy):
 
 
 def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of several settings, what is not the same in all of them."""
+    """Describe the values that differ between several settings."""
     flat = [dict(_flat(each)) for each in settings]
     keys = [key for key in flat[0] if len({str(each.get(key)) for each in flat}) > 1]
     return [", ".join(f"{key} {each.get(key)}" for key in keys) for each in flat]
@@ -178,5 +178,5 @@ def _less(items: list[float], others: list[float]) -> NDArray[np.float64]:
 
 
 def _mean(items: list[list[float]]) -> float:
-    """Over tasks of their shares."""
+    """Average over tasks of the tasks' mean scores."""
     return float(np.mean([np.mean(each) for each in items])) if items else float("nan")

@@ -1,4 +1,4 @@
-"""The page's sections: what every method keeps, whether the aim is met, what each part of a guide does."""
+"""Report sections: what each method keeps, whether the target is met, and what each part of a guide contributes."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ PLAIN, KL = "lora", "kl"
 
 
 def aims(run: Recorded) -> list[Block]:
-    """Whether a guide loses at most half of what plain fine-tuning does, learns as well, and beats plain divergence."""
+    """Report whether guides lose at most half as much as plain fine-tuning, learn as well, and beat plain divergence."""
     if PLAIN not in run.runs or KL not in run.runs:
         return []
     said: list[str] = []
@@ -37,7 +37,7 @@ def aims(run: Recorded) -> list[Block]:
 
 
 def methods(run: Recorded) -> list[Block]:
-    """Every method's metrics, beside plain fine-tuning."""
+    """Report every method's metrics, and the differences from plain fine-tuning."""
     if not run.runs:
         return []
     costs = {name: [f"{ratio:.2f}x" for ratio in both] for name, both in run.costs.items()}
@@ -74,7 +74,7 @@ def methods(run: Recorded) -> list[Block]:
 
 
 def choosing(run: Recorded) -> list[Block]:
-    """What the settings were chosen by."""
+    """Report the results that settings were chosen by."""
     rows: list[list[object]] = [[*each[:-1], "yes" if each.taken else ""] for each in run.tried]
     about = (
         "### How settings were chosen\n\nOne sequence, the first seed, validation pairs: what is right at its end. The "
@@ -84,7 +84,7 @@ def choosing(run: Recorded) -> list[Block]:
 
 
 def trajectories(run: Recorded) -> list[Block]:
-    """What became of the vectors of tasks, by method."""
+    """Report the changes of the tasks' vectors by method."""
     rows = [_at(name, found, -1) for name, found in run.followed.items()]
     rows[:0] = [_at("(the beginning)", found, 0) for found in list(run.followed.values())[:1]]
     header = ["method", "accuracy", "with the vector", "knowledge", "vectors' cosine", "heads' cosine", "change of alignment"]
@@ -103,7 +103,7 @@ def _at(name: str, found: Followed, moment: int) -> list[object]:
 
 
 def _side_by_side(run: Recorded) -> list[Block]:
-    """The guides' trajectories beside those of plain fine-tuning and plain divergence."""
+    """Plot the guides' trajectories together with those of plain fine-tuning and plain divergence."""
     shown = {name: found for name, found in run.followed.items() if name in (PLAIN, KL, *GUIDES)}
     drawn = {"accuracy": "accuracy behind the instruction", "vectors": "cosine of vectors to the beginning"}
     blocks: list[Block] = []
@@ -119,7 +119,7 @@ def _side_by_side(run: Recorded) -> list[Block]:
 
 
 def ablations(run: Recorded) -> list[Block]:
-    """What each part of a guide does."""
+    """Report what each part of a guide contributes."""
     if not run.ablations:
         return []
     rows: list[list[object]] = []

@@ -1,1 +1,1 @@
-"""The page on the study of instructed tasks."""
+"""Report of the study of instructed tasks."""

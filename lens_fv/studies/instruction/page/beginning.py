@@ -1,4 +1,4 @@
-"""The page's sections on the model before sequences begin: what it follows, and what vectors do in it."""
+"""Report sections on the starting model: which tasks it performs, and the effects of vectors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ ADDED = {
 
 
 def start(run: Recorded) -> list[Block]:
-    """What the model followed before the mixture and after it, and which tasks entered."""
+    """Report accuracy before and after the mixture, and which tasks entered."""
     records = run.part("start")
     if not records:
         return []
@@ -50,7 +50,7 @@ def _accuracy(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def injection(run: Recorded) -> list[Block]:
-    """Vectors added to prompts without instructions."""
+    """Report the effect of vectors in prompts without instructions."""
     records = run.part("injection")
     if not records:
         return []
@@ -74,7 +74,7 @@ def injection(run: Recorded) -> list[Block]:
 
 
 def counterparts(run: Recorded) -> list[Block]:
-    """What heads are ranked against."""
+    """Report the effect of the counterpart that heads are ranked against."""
     records = run.part("counterparts")
     if not records:
         return []
@@ -95,7 +95,7 @@ def counterparts(run: Recorded) -> list[Block]:
 
 
 def _by_condition(records: Mapping[str, Any], when: str) -> dict[str, Estimate]:
-    """Mean over tasks of means over seeds."""
+    """Average over each task's seeds first and over tasks second."""
     found: dict[str, dict[str, list[float]]] = {}
     for key, record in records.items():
         _, kind, task = key.split("/", 2)

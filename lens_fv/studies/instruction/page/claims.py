@@ -1,4 +1,4 @@
-"""The page's section on what is claimed about lost tasks."""
+"""Report section on the claims about lost tasks."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from lens_fv.studies.page.markdown import Block, interval, table, verdict
 
 
 def claims(run: Recorded) -> list[Block]:
-    """What the numbers say about each claim, for and against."""
+    """Report the evidence for and against each claim."""
     lost = lost_tasks(run)
     if not run.followed:
         return []
@@ -61,7 +61,7 @@ _ADDED = {"with_vector": "the task's vector", "with_random": "a random vector", 
 
 
 def _so(claim: str, lost: Sequence[Lost], one: Callable[[Lost], float], other: Callable[[Lost], float]) -> str:
-    """Whether one number is above another, lost task by lost task."""
+    """Report whether one quantity exceeds another, paired by lost task."""
     found = pooled(lost, lambda each: one(each) - other(each))
     return f"{claim} (difference {interval(found, signed=True)}): {verdict(found)}." if found else f"{claim}: not measured."
 
@@ -86,7 +86,7 @@ def _vector(lost: Lost) -> float:
 
 
 def _heads(which: int, lost: Lost) -> float:
-    """Of the vector's heads (0), or of random ones (1)."""
+    """Return the mean similarity of the vector's heads (0), or of random ones (1)."""
     return float(lost.run.path.head_similarity()[which][-1, lost.at].mean())
 
 
@@ -97,15 +97,15 @@ def _share(name: str, lost: Lost) -> float:
 
 
 def _correlations(runs: Sequence[tuple[Followed, Tensor]]) -> Estimate | None:
-    """Of a similarity with accuracy, both as changes since the beginning; mean over runs.
+    """Correlate a similarity with accuracy, both as changes from the initial model; mean over runs.
 
-    Over later moments and the tasks that were there at the beginning.
+    The correlation is over later checkpoints and the tasks that were present initially.
     """
     found: list[float] = []
     for run, similarity in runs:
         there = run.path.present()
         changes = [(x[1:] - x[:1])[:, there].flatten().numpy() for x in (similarity, run.path.accuracy)]
-        if len(changes[0]) and all(np.ptp(change) > 0 for change in changes):  # what does not change goes with nothing
+        if len(changes[0]) and all(np.ptp(change) > 0 for change in changes):  # constants have no correlation
             rank: Any = spearmanr(changes[0], changes[1])
             found.append(float(rank.statistic))
     return estimate(found) if found else None

@@ -1,4 +1,4 @@
-"""The page's section on what was lost, and its figures."""
+"""Report section on forgetting, with its figures."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import NONE, Block, Picture, table
 
 GENERAL = 3
-"""Where general performance stands among the metrics."""
+"""Index of general performance among the metrics."""
 JUDGEMENTS = get_args(Judgement)
 
 
 def forgetting(run: Recorded) -> list[Block]:
-    """The metrics of continual learning, and who was lost."""
+    """Report the continual learning metrics and the lost tasks."""
     if not run.followed:
         return []
     names = ("average", "final", "forgetting", "general", "in_context")

@@ -1,4 +1,4 @@
-"""Tasks that lost accuracy in a run, and means over them."""
+"""Tasks that lost accuracy in a run, and averages over them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from lens_fv.studies.instruction.page.recorded import Followed, Recorded
 
 
 class Lost(NamedTuple):
-    """One task of one run that lost accuracy there.
+    """A task that lost accuracy in a run.
 
     Attributes:
-        run: the run.
-        task: its name.
-        at: its index.
-        verdict: what became of it.
+        run: tracked run.
+        task: task name.
+        at: index of the task in the trajectory.
+        verdict: judgement on the task at the end of the run.
     """
 
     run: Followed
@@ -27,7 +27,7 @@ class Lost(NamedTuple):
 
 
 def lost_tasks(run: Recorded) -> list[Lost]:
-    """Of all sequences and seeds."""
+    """Collect the lost tasks of all sequences and seeds."""
     return [
         Lost(each, verdict.task, at, verdict)
         for each in run.followed
@@ -37,7 +37,7 @@ def lost_tasks(run: Recorded) -> list[Lost]:
 
 
 def pooled(lost: Sequence[Lost], value: Callable[[Lost], float]) -> Estimate | None:
-    """Mean over tasks of sequences, of each the mean over its seeds, with an interval over these."""
+    """Average a value over each task's seeds first and over the sequences' tasks second, with an interval over tasks."""
     by_unit: dict[tuple[str, str], list[float]] = {}
     for each in lost:
         found = value(each)

@@ -1,4 +1,4 @@
-"""A study of instructed tasks as it lies in its folder."""
+"""Recorded results of the study of instructed tasks."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,13 +12,13 @@ from lens_fv.studies.page.recorded import RecordedStudy
 
 
 class Followed(NamedTuple):
-    """One sequence with one seed.
+    """One tracked run: a sequence with a seed.
 
     Attributes:
-        seed, sequence: which.
-        trained: its tasks, in order.
-        path: what became of all tasks.
-        verdicts: at its end.
+        seed, sequence: seed and name of the sequence.
+        trained: tasks of the sequence, in order.
+        path: trajectory of all tasks.
+        verdicts: judgements at the end of the run.
     """
 
     seed: int
@@ -29,25 +29,25 @@ class Followed(NamedTuple):
 
     @property
     def metrics(self) -> ContinualMetrics | None:
-        """Of continual learning; None if a trained task did not enter the study."""
+        """Continual learning metrics; None if a trained task did not enter the study."""
         return continual_metrics(self.path, self.trained) if set(self.trained) <= set(self.path.tasks) else None
 
     @property
     def general_before(self) -> float:
-        """Accuracy at the beginning on the tasks that GP is a mean over: what it is to be compared to."""
+        """Initial accuracy on the tasks that GP averages over, for comparison with GP."""
         present = self.path.present()
         others = [at for at, task in enumerate(self.path.tasks) if task not in self.trained and present[at]]
         return float(self.path.accuracy[0, others].mean())
 
 
 class Recorded(RecordedStudy):
-    """What one model's folder holds; its settings are `InstructionSettings`, and the model."""
+    """Results in one model's folder; its settings are `InstructionSettings` and the model."""
 
     study = "instruction"
 
     @cached_property
     def followed(self) -> list[Followed]:
-        """Sequences that were followed to their end."""
+        """Runs that were tracked to their end."""
         return list(self._followed())
 
     def _followed(self) -> Iterator[Followed]:
@@ -61,7 +61,7 @@ class Recorded(RecordedStudy):
 
     @property
     def command(self) -> str | None:
-        """The command that runs the same; None: its options cannot say it."""
+        """Command that reproduces the run, or None if its options cannot express the settings."""
         s = self.settings
         for quick in (False, True):
             for sequences in (None, list(s["sequences"].values())):

@@ -1,4 +1,4 @@
-"""The study as a page in Markdown, with figures and tables beside it."""
+"""Write the study as a Markdown page with figures and tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ pairs. What is measured, and by which tests a task counts as lost, suppressed or
 
 
 def write_instruction_report(studies: Mapping[str, Path], out: Path) -> Path:
-    """Write what the studies have so far: the page OUT/instruction.md, and figures and tables (CSV) in OUT/instruction.
+    """Write the results so far to the page OUT/instruction.md, with figures and tables (CSV) in OUT/instruction.
 
-    A part that was not run leaves its section out.
+    Sections of parts that were not run are left out.
 
     Args:
-        studies: each model's folder, by the model's name.
-        out: where to write.
+        studies: study folder by model name.
+        out: output folder.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        LensFVError: no studies, no study in a folder, or a folder that cannot be written to.
+        LensFVError: no studies, a folder without a study, or an output folder without write access.
     """
 
     def blocks(runs: Sequence[Recorded]) -> list[Block]:

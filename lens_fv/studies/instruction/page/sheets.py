@@ -1,4 +1,4 @@
-"""The page's numbers one by one."""
+"""Detailed result tables of the report."""
 
 from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.studies.instruction.page.recorded import Recorded
@@ -6,7 +6,7 @@ from lens_fv.studies.page.markdown import Sheet
 
 
 def verdicts_sheet(run: Recorded) -> Sheet:
-    """Every task of every run, judged."""
+    """Return the verdict on every task of every run."""
     header = [
         "sequence",
         "seed",
@@ -44,7 +44,7 @@ def verdicts_sheet(run: Recorded) -> Sheet:
 
 
 def moments_sheet(run: Recorded) -> Sheet:
-    """Every measure at every moment."""
+    """Return every measure at every checkpoint."""
     header = ["sequence", "seed", "moment", "step", "task", "measure", "mean", "low", "high", "items"]
     rows = [
         [each.sequence, each.seed, each.path.moments[each.path.steps.index(step)], step, task, measure, *found]

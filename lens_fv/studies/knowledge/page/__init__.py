@@ -1,1 +1,1 @@
-"""The study of knowledge updates as a page."""
+"""Report of the study of knowledge updates."""

@@ -1,4 +1,4 @@
-"""The page's section on what was aimed at."""
+"""Report section on the targets of the study."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ from lens_fv.studies.knowledge.settings import OWN
 from lens_fv.studies.page.markdown import Block, interval, points, verdict
 
 MOST_POINTS, MOST_PERPLEXITY, LEAST_GAP = 1.0, 2.0, 0.6
-"""What is aimed at: specificity in points of accuracy and percent of perplexity; and the gap closed."""
+"""Targets: maximum loss of unrelated accuracy (points), maximum rise of unrelated perplexity (%), minimum share of the gap."""
 
 
 def aims(run: Recorded) -> list[Block]:
-    """Whether what was aimed at was reached: by updates of several entities, and of one."""
+    """Report whether the targets were met by updates of several entities and of one."""
     lines: list[str] = []
     for source in run.sources:
         said = f"{source_name(run, source)}, {run.settings['at_once']} at once"

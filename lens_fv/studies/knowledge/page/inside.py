@@ -1,4 +1,4 @@
-"""The page's sections on what changed inside the model."""
+"""Report sections on internal changes."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ AT = {"mention": "at the end of the name", "last": "before the gap"}
 
 
 def steps(run: Recorded) -> list[Block]:
-    """What is known on the way, how far each layer moved, and what became of other tasks' vectors."""
+    """Report knowledge and layer changes over the course of an update, and its effect on other tasks' vectors."""
     records = run.part("steps")
     if not records:
         return []
@@ -76,7 +76,7 @@ def _others(run: Recorded) -> list[Block]:
 
 
 def traces(run: Recorded) -> list[Block]:
-    """Which states carry what is known."""
+    """Report which states carry the knowledge."""
     found = {name: KnowledgeTrace.load(file) for name in TRACED if (file := run.folder / f"trace-{name}.safetensors").is_file()}
     if not found:
         return []
@@ -102,7 +102,7 @@ def traces(run: Recorded) -> list[Block]:
 
 
 def vectors(run: Recorded) -> list[Block]:
-    """What definition vectors do."""
+    """Report the effect of definition vectors."""
     records = run.part("vectors")
     if "layer" not in records:
         return []
@@ -135,7 +135,7 @@ def vectors(run: Recorded) -> list[Block]:
 
 
 def _by_layer(effects: Tensor) -> dict[float, Estimate]:
-    """Of a table with a row a probe and a column a layer."""
+    """Average a "probes layers" tensor over probes, by layer."""
     return {float(layer): estimate(column) for layer, column in enumerate(effects.T.tolist())}
 
 

@@ -1,4 +1,4 @@
-"""The page's sections on what is known, and on what else moved."""
+"""Report sections on the knowledge gained, and on unrelated changes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ READ = {"base": "base", "definition": "definition in context", "random_definitio
 
 
 def known(run: Recorded) -> list[Block]:
-    """What is known in every condition, source by source."""
+    """Report knowledge in every condition, by source."""
     blocks: list[Block] = []
     drawn: dict[str, dict[str, dict[str, Estimate]]] = {}
     for source in run.sources:
@@ -53,7 +53,7 @@ def known(run: Recorded) -> list[Block]:
 
 
 def specific(run: Recorded) -> list[Block]:
-    """What updates do to unrelated probes."""
+    """Report the effect of updates on unrelated probes."""
     if not run.sources or not run.part("ways"):
         return []
     base = run.unrelated
@@ -71,14 +71,17 @@ def specific(run: Recorded) -> list[Block]:
 
 
 def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
-    """Accuracy in points, perplexity in percent and KL, against the base, with intervals over unrelated things."""
+    """Format the changes from the base: accuracy in points, perplexity in percent, and KL.
+
+    The intervals of accuracy and perplexity are over unrelated entities; that of KL is over seeds, given several.
+    """
     accuracy, percent = changed(base, found)
     kl = estimate([each.mean for each in found.drift]) if len(found.drift) > 1 else found.drift[0]
     return points(accuracy), interval(percent, digits=1, signed=True), interval(kl, digits=3)
 
 
 def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate]:
-    """Accuracy less the base's, as a share, and perplexity above it, in percent: paired by unrelated things."""
+    """Return the differences from the base in accuracy (as a share) and perplexity (in percent), paired by unrelated entity."""
     assert found.elsewhere is not None
     after = found.elsewhere
     accuracy, loss = paired(base.correct(), after.correct()), paired(base.span_loss(), after.span_loss())
@@ -87,17 +90,17 @@ def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate
 
 
 def source_name(run: Recorded, source: str) -> str:
-    """Whose entities they are."""
+    """Return the display name of a source."""
     return "entities from outside" if source == OUTSIDE else f"{run.settings['entities'].rpartition('/')[2]} entities"
 
 
 def paired(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Estimate:
-    """What was added, mean over the probes of each entity of the latter."""
+    """Estimate the mean change per entity, over the entities in `after`."""
     return estimate([float(np.mean(each) - np.mean(before[key])) for key, each in after.items()])
 
 
 def numbers(run: Recorded) -> list[Block]:
-    """One entity alone, and more and more at once: what is learned of the same ones, and what else moves."""
+    """Report knowledge gained and unrelated changes by the number of entities per update, on the same entities."""
     found = run.numbers
     if not found:
         return []

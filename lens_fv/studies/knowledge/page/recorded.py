@@ -1,4 +1,4 @@
-"""A study of knowledge updates as it lies in its folder."""
+"""Recorded results of the study of knowledge updates."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,13 +12,13 @@ from lens_fv.studies.page.recorded import RecordedStudy
 
 
 class Condition(NamedTuple):
-    """One way to know, pooled over seeds: every entity counts once, with the probes of all of them.
+    """Results of one condition, pooled over seeds; each entity counts once, with its probes from all seeds.
 
     Attributes:
-        scores: of the entities' probes.
-        elsewhere: of unrelated probes; None where the weights are the base's.
-        drift: KL to the base, each seed's mean.
-        seeds: how many.
+        scores: scores on the entities' probes.
+        elsewhere: scores on unrelated probes; None where the weights are the base model's.
+        drift: mean KL divergence from the base, for each seed.
+        seeds: number of seeds.
     """
 
     scores: KnowledgeScores
@@ -28,13 +28,13 @@ class Condition(NamedTuple):
 
 
 class Recorded(RecordedStudy):
-    """What one model's folder holds; its settings are `KnowledgeSettings`, and the model."""
+    """Results in one model's folder; its settings are `KnowledgeSettings` and the model."""
 
     study = "knowledge"
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The settings that the page lists: of each way to teach, what differs."""
+        """Settings listed on the page, with only the main ones of each training method."""
         settings = super().shown
         for way, each in settings.pop("ways").items():
             for name, said in zip(("one alone", "several"), each, strict=True):
@@ -46,15 +46,15 @@ class Recorded(RecordedStudy):
 
     @cached_property
     def sources(self) -> list[str]:
-        """Of entities, that were taught in every way."""
+        """Sources of entities that were taught by every method."""
         return [name for name in (OWN, OUTSIDE) if f"{name}/base" in self.part("base")]
 
     def base(self, source: str, condition: str = "base") -> KnowledgeScores:
-        """What is known without an update: "base", "definition" or "random_definition"."""
+        """Return the scores without an update: "base", "definition" or "random_definition"."""
         return KnowledgeScores.of_rows(self.part("base")[f"{source}/{condition}"]["scores"])
 
     def conditions(self, source: str) -> dict[str, Condition]:
-        """The ways to teach that were run, each with its seeds."""
+        """Return the results by training method, pooled over seeds."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for key, record in self.part("ways").items():
             of, _, way = key.split("/")
@@ -64,7 +64,7 @@ class Recorded(RecordedStudy):
 
     @property
     def numbers(self) -> dict[tuple[int, str], Condition]:
-        """By entities taught at once and way, with the first seed; none if that part was not run."""
+        """Results by number of entities at once and method, for the first seed; empty if that part was not run."""
         first, at_once = self.settings["seeds"][0], self.settings["at_once"]
         found = {tuple(key.split("/")): record for key, record in self.part("numbers").items()}
         for way in self.settings["ways"] if found else ():
@@ -74,18 +74,18 @@ class Recorded(RecordedStudy):
         return {(int(n), way): pooled([found[n, way]]) for n, way in order}
 
     def everything(self, condition: str) -> KnowledgeScores:
-        """The same of all entities, also those that are there to be taught at once."""
+        """Return the scores of a condition for all entities, including those only taught in the largest updates."""
         found = self.part("base").items()
         return KnowledgeScores.of_rows([row for key, r in found if key.endswith(f"/{condition}") for row in r["scores"]])
 
     @property
     def unrelated(self) -> KnowledgeScores:
-        """The unrelated probes, without an update."""
+        """Scores on the unrelated probes without an update."""
         return KnowledgeScores.of_rows(self.part("base")[f"{self.sources[0]}/base"]["elsewhere"])
 
     @property
     def command(self) -> str | None:
-        """The command that runs the same; None: its options cannot say it."""
+        """Command that reproduces the run, or None if its options cannot express the settings."""
         s = self.settings
         for quick in (False, True):
             given = KnowledgeSettings.chosen(
@@ -99,7 +99,7 @@ class Recorded(RecordedStudy):
 
 
 def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
-    """Records of one way, of several seeds or several groups of entities."""
+    """Pool the records of one method over seeds or groups of entities."""
     elsewhere = [row for record in records for row in record["elsewhere"] or ()]
     scores = KnowledgeScores.of_rows([row for record in records for row in record["scores"]])
     return Condition(
@@ -111,7 +111,7 @@ def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
 
 
 def closed(base: KnowledgeScores, updated: KnowledgeScores, read: KnowledgeScores, *, of: Any, norm: Norm = "mean") -> Any:
-    """`gap_closed` of the entities that the update is about, which may be some of them."""
+    """Compute `gap_closed` on the entities that the update is about, which may be a subset."""
     asked = set(updated.entities)
 
     def some(scores: KnowledgeScores) -> KnowledgeScores:

@@ -1,4 +1,4 @@
-"""The study as a page in Markdown, with figures beside it."""
+"""Write the study as a Markdown page with figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,19 +23,19 @@ gap, and "gently" those that did so of all that kept accuracy elsewhere within 1
 
 
 def write_knowledge_report(studies: Mapping[str, Path], out: Path) -> Path:
-    """Write what the studies have so far: the page OUT/knowledge.md, and figures in OUT/knowledge.
+    """Write the results so far to the page OUT/knowledge.md, with figures in OUT/knowledge.
 
-    A part that was not run leaves its section out.
+    Sections of parts that were not run are left out.
 
     Args:
-        studies: each model's folder, by the model's name.
-        out: where to write.
+        studies: study folder by model name.
+        out: output folder.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        LensFVError: no studies, no study in a folder, or a folder that cannot be written to.
+        LensFVError: no studies, a folder without a study, or an output folder without write access.
     """
 
     def blocks(runs: Sequence[Recorded]) -> list[Block]:
