@@ -101,7 +101,7 @@ class Artefact:
         """Read a file that `save` wrote.
 
         Raises:
-            LensFVError: the file is missing, not an artefact file, damaged (wrong checksum), of another kind, or of a newer format.
+            LensFVError: the file is missing, no artefact file, damaged (wrong checksum), of another kind, or of a newer format.
         """
         loaded = load_artefact(path)
         if not isinstance(loaded, cls):

@@ -169,7 +169,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
 
 @measured
 def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "trials d_model"]:
-    """For each token, the direction in the normalised final state that raises its logit above the mean, times the norm's gain."""
+    """Per token, the direction in the normalised final state that raises its logit above the mean, times the norm's gain."""
     norm, unembedding = model.tl.ln_final, model.tl.W_U
     gain = next((w for name in ("weight", "w") if isinstance(w := getattr(norm, name, None), Tensor)), None)
     directions = (unembedding[:, answers] - unembedding.mean(1, keepdim=True)).T.float()

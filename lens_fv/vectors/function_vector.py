@@ -36,7 +36,7 @@ class FunctionVector(Artefact):
             for models with a norm after attention).
         heads: (layer, head) of the source heads, strongest first; empty for a vector tuned from scratch.
         head_outputs: Mean outputs of these heads.
-        scale: Factor applied to `vector` on injection.
+        scale: Factor applied to `vector` (or to `head_outputs`) on injection.
     """
 
     vector: Float[Tensor, " d_model"]
