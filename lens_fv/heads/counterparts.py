@@ -90,7 +90,7 @@ def _as_likely(model: LensModel, ids: Sequence[int], kept: set[int], rng: random
         distance[[own, *special]] = torch.inf
         near = distance.topk(NEAREST, largest=False).indices.tolist()
         rng.shuffle(near)
-        # Skip tokens that would turn into others when the text is encoded again.
+        # Prefer tokens that survive a round trip through the tokenizer.
         made.append(next((t for t in near if model.encode(_text(model, [*made, t]), bos=False) == [*made, t]), near[0]))
     return _text(model, made)
 

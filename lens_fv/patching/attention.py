@@ -82,7 +82,7 @@ class Tree:
         share, flat = (
             heads // groups,
             heads // groups * rows * w,
-        )  # query heads that share keys, and the number of their queries
+        )  # query heads per key head, and their queries
         if self.layer < len(self.keys_values):
             past_k, past_v = self.keys_values[self.layer]
         else:

@@ -42,7 +42,7 @@ class Stack(NamedTuple):
     scales: Bool[Tensor, "n 1 1"]
 
     def apply(self, x: Tensor, width: int, lead: int, packing: Packing | None) -> Tensor:
-        """Return an edited copy of `x`, (prompts, tokens, [heads,] width) or packed: `lead` tokens, then rows of `width` tokens."""
+        """Edit a copy of `x`, (prompts, tokens, [heads,] width) or packed, with rows of `width` tokens after `lead` others."""
         at = lead + self.rows[:, None] * width + self.offsets
         prompts = torch.arange(self.offsets.shape[1], device=x.device)
         where = packing.places(prompts, at) if packing else (prompts, at)

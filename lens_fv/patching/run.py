@@ -226,7 +226,7 @@ class OpenPrompts:
         return prefixes, suffixes, placed(self._shared, [len(p) for p in self.prompts], group.starts)
 
     def _require_finite(self, group: Group, chunk: Sequence[int], states: Tensor, tokens: Tensor, made: Tensor) -> None:
-        """Raise `LensFVError` for the first prompt and branch with states or a readout that are not finite, and trace the origin."""
+        """Raise `LensFVError` for the first prompt and branch with non-finite states or readout, and trace the origin."""
         there = tokens >= 0
         there[..., 0] = True  # the last prompt token is always read; padding can hold any value
         wrong = (there & ~measurable(states)).any(-1)

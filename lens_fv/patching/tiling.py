@@ -78,7 +78,7 @@ class Tiling:
 
     def _all_rows(self, leaf: Tensor, dim: int, kind: Kind, front: int) -> Tensor:
         """A recorded argument, tiled for `front` tokens and all possible rows."""
-        # Arguments that depend on positions are the same for all suffixes; only the first is sure to be complete.
+        # Arguments by position are the same for all suffixes; arguments by index are correct only for the first.
         which = self._suffixes if kind == "token" else [0] * self._rows
         rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
         tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
