@@ -65,7 +65,7 @@ class ClassEffects(Artefact):
 
     @property
     def mean(self) -> Float[Tensor, "layers heads classes"]:
-        """The average indirect effects."""
+        """Mean indirect effects over trials."""
         return self.effects.mean(0)
 
     def of(self, token_class: str) -> Float[Tensor, "trials layers heads"]:

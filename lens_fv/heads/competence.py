@@ -150,7 +150,7 @@ def choose_queries(
         task: Task the pairs belong to.
         items: Pairs to choose from.
         queries: "all" or "answered".
-        split: Split whose training part supplies the demonstrations.
+        split: Split of the task's pairs; demonstrations come from its training part.
         n_shots: Number of demonstrations; see `competence`.
         template: Prompt template.
         instruction: Text before each prompt; see `competence`.

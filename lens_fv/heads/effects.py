@@ -55,7 +55,7 @@ class Effects(Artefact):
 
     @property
     def mean(self) -> Float[Tensor, "layers units"]:
-        """The average effect of each head."""
+        """Mean effect of each head over samples."""
         return self.effects.mean(0)
 
     @checked

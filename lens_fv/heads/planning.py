@@ -29,7 +29,7 @@ class RankingPlan(NamedTuple):
     run: Plan
 
     def __str__(self) -> str:
-        """Two lines."""
+        """The plan in two lines."""
         prompts = f"{self.clean} clean and {self.corrupted} corrupted prompts of up to {self.longest} tokens"
         return f"{prompts}; each of the latter:\n{self.run}"
 

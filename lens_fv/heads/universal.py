@@ -57,7 +57,7 @@ class UniversalHeads(Effects):
     metric: Metric
 
     def __post_init__(self) -> None:
-        """Check that tasks and effects belong together."""
+        """Check that tasks and effects match."""
         super().__post_init__()
         require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 3))
         require_shape("universal heads' majority", self.majority, (len(self.tasks),))

@@ -79,10 +79,7 @@ class Tree:
         n, w, lead = self.prefix, self.width, self.lead
         batch, heads, tokens, d_head = q.shape
         groups, rows = k.shape[1], (tokens - lead) // w
-        share, flat = (
-            heads // groups,
-            heads // groups * rows * w,
-        )  # query heads per key head, and their queries
+        share, flat = heads // groups, heads // groups * rows * w  # query heads per key head, and their queries
         if self.layer < len(self.keys_values):
             past_k, past_v = self.keys_values[self.layer]
         else:

@@ -21,7 +21,7 @@ from lens_fv.patching.trunk import lay_out
 
 
 class BatchedTrunk:
-    """A batch of prompts that branches leave at one position each; see `lens_fv.patching.trunk.Trunk`."""
+    """A batch of prompts from which branches start at one position each; see `lens_fv.patching.trunk.Trunk`."""
 
     def __init__(
         self,

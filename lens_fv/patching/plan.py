@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         return self.fixed_bytes + self.rows_per_pass * self.row_bytes
 
     def __str__(self) -> str:
-        """One line."""
+        """The plan in one line."""
         mib = 2**20
         return (
             f"{self.rows} rows of {self.row_tokens} tokens behind {self.prompts} x {self.prefix_tokens}, method {self.method}: "

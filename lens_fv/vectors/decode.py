@@ -17,7 +17,7 @@ from lens_fv.tasks import TODD, Pair, PromptTemplate, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector
 
 NEUTRAL = ("it", "this", "that", "something")
-"""Inputs that belong to no relation."""
+"""Neutral inputs, which belong to no relation."""
 
 
 class Decoded(NamedTuple):

@@ -91,7 +91,7 @@ class InjectionSweep(Artefact):
         return torch.from_numpy(found)
 
     def cells(self) -> list[SweepCell]:
-        """Every layer and scale, layer by layer."""
+        """One cell per layer and scale, ordered by layer."""
         numbers = [self.mean("top1"), *self.interval("top1"), self.mean("full"), self.mean(), *self.interval()]
         rows = torch.stack([x.double() for x in numbers], -1).flatten(0, 1).tolist()
         places = [(layer, scale) for layer in self.layers for scale in self.scales]

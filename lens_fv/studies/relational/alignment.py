@@ -26,7 +26,7 @@ N_SHOTS = 5
 
 
 def align(study: Study) -> None:
-    """Compare vectors with human typicality within SemEval-2012's relations, and with classes, groups and families of relations.
+    """Compare vectors with human typicality within SemEval-2012's relations, and with classes, groups and families.
 
     SemEval's vectors use the first seed. They are made from some rated pairs and correlated over others, so no reported pair
     was used in training.

@@ -44,7 +44,7 @@ class SoftPrompt(Artefact):
 
     @property
     def start(self) -> int:
-        """The position of its first state."""
+        """Position of the first state in a prompt."""
         return int(self.provenance.prepend_bos)
 
     def lengthened(self, tokens: Sequence[int]) -> tuple[int, ...]:

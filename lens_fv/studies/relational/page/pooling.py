@@ -84,7 +84,7 @@ def measured(row: Record, measure: str) -> Any:
 
 
 def tuning_scores(records: Record, what: str, measure: str) -> Scores:
-    """Scores ("top1", "gain", ...) by value of a varied quantity ("pairs", "layer" or "start"); its values are the conditions."""
+    """Scores ("top1", "gain", ...) for each value of a varied quantity ("pairs", "layer" or "start") as a condition."""
     return Scores.of(
         (value, name, seed, row[measure])
         for key, found in records.items()
