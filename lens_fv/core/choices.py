@@ -111,7 +111,7 @@ class _Rule(NamedTuple):
     Attributes:
         words: Accepted strings.
         ranges: Accepted ranges of numbers.
-        inside: Rule for the elements of a collection or the values of a mapping; None if collections are not accepted.
+        inside: Rule for the elements of a collection or the values of a mapping; None if no such rule applies.
         types: Other accepted types; their content is not checked.
     """
 

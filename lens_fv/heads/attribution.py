@@ -51,8 +51,8 @@ def compare_attributions(
         progress: Show a progress bar.
 
     Raises:
-        LensFVError: the model, task or prompts are not the ranking's, or the ranking is not of mean outputs that replace one
-            head at a time.
+        LensFVError: the model, task or prompts are not the ranking's, or the ranking is not one of mean outputs that replace one
+            head at a time, measured by "prob" or "logprob" on prompts without noise.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
     mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)

@@ -93,7 +93,7 @@ class HeadComparison(Artefact):
         depends on the prompts. Resampled means are noisier than the means themselves, so the interval is biased towards zero.
 
         Args:
-            score: Which score.
+            score: Score to correlate; see `HeadComparison`.
             coefficient: Spearman's rho or Kendall's tau (tau-b, which accounts for ties).
             level: Level of the interval.
             resamples: Number of bootstrap resamples.

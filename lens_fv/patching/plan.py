@@ -21,8 +21,8 @@ class Plan(NamedTuple):
         method: Method by which branches run.
         prompts, prefix_tokens, row_tokens: Number of prompts, and of tokens in the shared prefix and in each row.
         rows, rows_per_pass, passes: Number of rows, of rows per pass, and of passes.
-        fixed_bytes: Memory for the prompts' own activations, keys and values, and logits.
-        row_bytes: Memory for the activations of one more row.
+        fixed_bytes: Memory for the prompts' own activations, keys and values.
+        row_bytes: Memory for the activations and logits of one more row.
         budget: Limit for both together, in bytes.
     """
 

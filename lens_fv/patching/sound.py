@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The largest difference."""
+        """Largest absolute difference in probability."""
         return largest_difference(self.got, self.want)
 
 

@@ -51,7 +51,7 @@ def run_parts(begin: Callable[[], S], known: Mapping[str, Callable[[S], None]], 
     """Run parts of a study in sequence.
 
     Args:
-        begin: Creates the study; called once the part names have been checked.
+        begin: Creates the study; called after the part names are checked.
         known: All parts, in the order in which they run.
         parts: Names of the parts to run.
 

@@ -100,7 +100,7 @@ def tune_many(
     seed: Seed = 0,
     progress: bool = False,
 ) -> list[FunctionVector]:
-    """Fine-tune the vectors of many relations in the same passes, with the same results as `tune` for each one.
+    """Fine-tune the vectors of many relations in the same passes; each equals the result of `tune` with the same layers.
 
     Args:
         model: Model, which stays frozen.

@@ -81,7 +81,7 @@ def bench_guided(
 ) -> GuidedBench:
     """Time a step of AdamW on random rows, with PEFT's rank 8 on queries and values, for plain training and other methods.
 
-    The learning rate is 0, which leaves the arithmetic and the weights unchanged.
+    The learning rate is 0: the arithmetic is that of training, but the weights do not change.
 
     Args:
         subject: Model to train.

@@ -33,8 +33,8 @@ class RelationalSettings:
     Attributes:
         relations: Relations to study; default: all built-in ones.
         few: Relations on which pairs, layers, starts and kinds of vectors are varied.
-        seeds: Seeds of splits, prompts and random draws. Completion, decoding and human alignment run for all seeds; the rest
-            uses only the first, and its vectors are the basis of composites.
+        seeds: Seeds of splits, prompts and random draws. Completion, decoding and the comparison with built-in groups and
+            families run for all seeds; the rest uses only the first, and its vectors are the basis of composites.
         n_heads, n_shots, n_clean, n_trials: Options of the extraction; see `extract` and `rank_heads`.
         pairs, steps: Number of training pairs and of Adam steps for tuning.
         max_validation: Maximum number of validation pairs per relation for choosing layers and steps.

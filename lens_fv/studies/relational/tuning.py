@@ -39,8 +39,8 @@ def variations(study: Study) -> Iterator[Variation]:
 def vary(study: Study) -> None:
     """Tune and test vectors under every variation, with the first seed, for relations with enough pairs for all variations.
 
-    The record of a variation holds, for each relation, first-token accuracy and mean log-probability without and with the
-    vector.
+    The record of a variation holds, for each relation, first-token accuracy without and with the vector, the mean
+    log-probability with it and its gain, the best step and the norm.
     """
     records, ways, seed = study.records("tuning"), list(variations(study)), study.settings.seeds[0]
     with progress_bar("ways to tune", len(ways), show=study.progress) as tick:
