@@ -51,8 +51,8 @@ def compare_attributions(
         progress: Show a progress bar.
 
     Raises:
-        LensFVError: the model, task or prompts are not the ranking's, or the ranking is not one of mean outputs that replace one
-            head at a time, measured by "prob" or "logprob" on prompts without noise.
+        LensFVError: the model, task or prompts are not the ranking's, or the ranking does not replace one head at a time by its
+            mean output, measured by "prob" or "logprob" on prompts without noise.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
     mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
