@@ -1,1 +1,1 @@
-"""What every room stands on: artefacts and where they came from, the store of results, files, intervals, display, progress."""
+"""Shared foundations: artefacts and their provenance, the result store, files, intervals, display and progress bars."""

@@ -1,6 +1,6 @@
-"""Artefacts: frozen dataclasses of tensors and plain values, with their provenance, saved and read.
+"""Artefacts: frozen dataclasses of tensors and plain values that carry their provenance and can be saved and loaded.
 
-Files are safetensors with a JSON header: never pickle, written beside and renamed.
+Files are safetensors with a JSON header, never pickle. They are written under a temporary name and then renamed.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ MODULES = {
     "WeightDelta": "lens_fv.knowledge.delta",
     "WeightMap": "lens_fv.composition.weights",
 }
-"""Where each kind of artefact is: a file of any kind is read whatever was imported before."""
+"""The module that defines each kind of artefact, so that a file of any kind loads whatever was imported before."""
 A = TypeVar("A", bound="Artefact")
 
 
@@ -59,12 +59,12 @@ class Artefact:
         Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:
-        """What a reader wants to know first, label by label."""
+        """The key facts as labels and values."""
         p = self.provenance
         return {"model": p.model, "task": p.task, "method": p.method, "seed": str(p.seed), "basis": p.weight_processing}
 
     def heatmap_data(self) -> Tensor | None:
-        """A (layers, heads) picture of it, if it has one."""
+        """Values for a (layers, heads) heat map, or None."""
         return None
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Artefact:
         return summary_html(type(self).__name__, self.summary(), self.heatmap_data())
 
     def save(self, path: str | Path) -> Path:
-        """Write to `path` (safetensors). The file appears whole or not at all.
+        """Write to `path` (safetensors). The write is atomic: the file appears complete or not at all.
 
         Raises:
             LensFVError: the folder cannot be written to.
@@ -101,7 +101,7 @@ class Artefact:
         """Read a file that `save` wrote.
 
         Raises:
-            LensFVError: no such file, not one of ours, damaged (its checksum says so), of another kind, or of a newer format.
+            LensFVError: the file is missing, no artefact file, damaged (wrong checksum), of another kind, or of a newer format.
         """
         loaded = load_artefact(path)
         if not isinstance(loaded, cls):
@@ -110,7 +110,7 @@ class Artefact:
 
 
 def load_artefact(path: str | Path) -> Artefact:
-    """Read any artefact; see `Artefact.load`."""
+    """Read an artefact of any kind; see `Artefact.load`."""
     where = f"load {path}"
     header, tensors = read_artefact_file(Path(path))
     if header.kind not in Artefact.kinds and header.kind in MODULES:
@@ -124,7 +124,7 @@ def load_artefact(path: str | Path) -> Artefact:
         return kind(provenance=provenance, **values)
     except LensFVError:
         raise
-    except Exception as e:  # of whatever it asks of values that do not fit each other
+    except Exception as e:  # raised by the kind's own checks of its values
         raise LensFVError(f"{where}: its values do not make a {header.kind} ({e}); make it again") from e
 
 

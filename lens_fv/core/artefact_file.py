@@ -1,4 +1,4 @@
-"""Files of artefacts: safetensors with a JSON header and a checksum, of which nothing is believed that was not checked."""
+"""Artefact files: safetensors with a JSON header and a checksum. Nothing in them is trusted before it is checked."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ from lens_fv.core.json_files import parse_json, record, validated
 from lens_fv.errors import LensFVError
 
 FORMAT = 2
-"""1 had no checksum."""
+"""Version of the file format. Version 1 had no checksum."""
 DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
-"""What is computed with; files can hold more, such as float8."""
+"""Accepted tensor types. Safetensors files can hold others, such as float8."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself; see `Artefact.save`."""
+    """The JSON header of an artefact file; see `Artefact.save`."""
 
     kind: str
     format: Literal[1, 2]
@@ -38,22 +38,22 @@ class Header:
 
 
 def write_artefact_file(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write a header's fields and tensors, with the checksum of both.
+    """Write header fields and tensors, with a checksum over both.
 
     Raises:
         LensFVError: the folder cannot be written to.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header: dict[str, Any] = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read
+    header: dict[str, Any] = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be after reading
     header["checksum"] = _checksum(header, whole)
     return write_whole(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
 
 
 def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """The header and the tensors of a file.
+    """Read the header and the tensors of an artefact file.
 
     Raises:
-        LensFVError: no such file, another program's, one that is damaged, or one of a newer format.
+        LensFVError: the file is missing, comes from another program, is damaged, or has a newer format.
     """
     where = f"load {path}"
     try:
@@ -64,7 +64,7 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except LensFVError:
         raise
-    except Exception as e:  # of safetensors or torch, depending on what is wrong
+    except Exception as e:  # raised by safetensors or torch, depending on the fault
         raise LensFVError(f"{where}: not a whole safetensors file ({e}); make it again") from e
     if text is None:
         raise LensFVError(f"{where}: no lens_fv header; another program's file?")
@@ -79,25 +79,25 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, by name.
+    """Read all tensors of a safetensors file, by name.
 
     Raises:
-        LensFVError: no such file, or one that is not whole.
+        LensFVError: the file is missing or incomplete.
     """
     try:
         return load_file(path)
-    except Exception as e:  # of safetensors, torch or the system
+    except Exception as e:  # raised by safetensors, torch or the operating system
         raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
 
 
 def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """The arguments of an artefact, each of the type, and tensors of the shape, that its annotation says.
+    """The constructor arguments of an artefact, checked against the types and tensor shapes of its annotations.
 
     Raises:
-        LensFVError: a field that is missing, unknown or something else.
+        LensFVError: a field is missing, unknown, or has the wrong type or shape.
     """
     tensors: dict[str, Any] = dict(found)
-    for name, keys in header.named.items():  # tensors by name in one field
+    for name, keys in header.named.items():  # fields that map names to tensors
         if lost := [key for key in keys if f"{name}/{key}" not in tensors]:
             raise LensFVError(f"{where}: its tensor {name}/{lost[0]} is missing; make it again")
         tensors[name] = {key: found[f"{name}/{key}"] for key in keys}
@@ -129,7 +129,7 @@ def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], wher
 
 
 def _check_tensor(tensor: Tensor, wanted: type[AbstractArray] | None, sizes: dict[str, int], where: str) -> None:
-    """Compare with what jaxtyping has of an annotation: types, and names of dimensions, which have one size each."""
+    """Check dtype and dimensions against a jaxtyping annotation; each named dimension must have one size throughout."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     dims = wanted.dim_str.split() if wanted else []
     fits = wanted is None or (len(dims) == tensor.ndim and dtype in wanted.dtypes)
@@ -140,18 +140,18 @@ def _check_tensor(tensor: Tensor, wanted: type[AbstractArray] | None, sizes: dic
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of everything in a file: damage shows, forgery does not."""
+    """SHA-256 of everything in a file. It detects damage, not forgery."""
     said = {name: value for name, value in header.items() if name != "checksum"}
     found = sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # of one number, torch would keep any stride
+        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # for one element, contiguous() keeps any stride
         found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
 def as_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Convert JSON lists back into tuples, at every level."""
     if isinstance(value, list):
         return tuple(as_tuples(v) for v in value)
     return {k: as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""What options may be: the choices and ranges that signatures state, checked when a value is passed."""
+"""Validation of options: the choices and ranges stated in a signature are checked when a value is passed."""
 
 import inspect
 import operator
@@ -16,22 +16,22 @@ from annotated_types import Ge, Interval
 from lens_fv.errors import LensFVError
 
 Whole = Annotated[int, Interval()]
-"""Any whole number, such as a layer, which may be counted from the end."""
+"""Any integer, such as a layer index, which may count from the end."""
 Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
-"""NumPy's generator takes no larger one."""
+"""Seed of a random generator; the upper limit is NumPy's."""
 Finite = Annotated[float, Interval(gt=-inf, lt=inf)]
 NonNegative = Annotated[float, Interval(ge=0, lt=inf)]
 Positive = Annotated[float, Interval(gt=0, lt=inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-"""From none to all."""
+"""A fraction from 0 to 1."""
 PartialShare = Annotated[float, Interval(ge=0, lt=1)]
-"""Less than all."""
+"""A fraction from 0 up to, but not including, 1."""
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
-"""More than none."""
+"""A fraction above 0, up to 1."""
 Level = Annotated[float, Interval(gt=0, lt=1)]
-"""Of an interval or a test."""
+"""Level of a confidence interval or significance test."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNIONS = (UnionType, get_origin(Count | None))
@@ -44,14 +44,14 @@ _BOUNDS = {
 
 
 def checked(thing: F) -> F:
-    """A function or dataclass that refuses values outside the choices and ranges in its own signature.
+    """Make a function or dataclass reject values outside the choices and ranges in its signature.
 
-    Annotations are read once: `Literal`, the numbers of this module (`Annotated` with bounds of annotated-types), and unions,
-    collections and mappings of them. All else is left to the function. Put it above all other decorators but `classmethod` and
-    the like, so that the message is the same with and without a type checker.
+    Annotations are read once. The decorator checks `Literal`, the number types of this module (`Annotated` with bounds from
+    annotated-types), and unions, collections and mappings of them; everything else is left to the function. Place it above all
+    other decorators except `classmethod` and the like, so that the message is the same with and without a type checker.
 
     Raises:
-        LensFVError: when called: a value is none of the choices (the nearest is named), or out of range.
+        LensFVError: on a call, if a value is not among the choices (the message names the nearest) or is out of range.
 
     Example:
         >>> @checked
@@ -68,7 +68,7 @@ def checked(thing: F) -> F:
 
 
 def nearest(value: object, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not known: the one that was meant, if one is near."""
+    """The end of an error message about an unknown name: a suggestion if a known name is close, otherwise empty."""
     near = get_close_matches(str(value).lower(), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -90,7 +90,7 @@ def _checking(function: Any, name: str) -> Any:
 
 
 class _Range(NamedTuple):
-    """Numbers between bounds."""
+    """A number type and its bounds."""
 
     kind: type
     bounds: dict[str, float]
@@ -106,13 +106,13 @@ class _Range(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """What a parameter may be.
+    """The values a parameter accepts.
 
     Attributes:
-        words: its choices.
-        ranges: its numbers.
-        inside: the same of what a collection or mapping holds; None: it may be none.
-        types: what else it may be, which is not looked into.
+        words: Accepted strings.
+        ranges: Accepted ranges of numbers.
+        inside: Rule for the elements of a collection or the values of a mapping; None if no such rule applies.
+        types: Other accepted types; their content is not checked.
     """
 
     words: tuple[str, ...] = ()
@@ -122,11 +122,11 @@ class _Rule(NamedTuple):
 
     @property
     def limits(self) -> bool:
-        """Whether there is anything to check."""
+        """Whether this rule restricts anything."""
         return bool(self.words or self.ranges or (self.inside and self.inside.limits))
 
     def wrong(self, value: Any) -> str:
-        """What is wrong with a value; nothing if it may be passed."""
+        """Describe what is wrong with a value; empty if it is accepted."""
         if isinstance(value, str):
             fine = value in self.words or str in self.types
         elif isinstance(value, Real):
@@ -136,7 +136,7 @@ class _Rule(NamedTuple):
             return next(filter(None, map(self.inside.wrong, inside)), "")
         elif value is None:
             fine = NoneType in self.types
-        else:  # an array, say, is for the function to read
+        else:  # an array, for example, is left to the function
             fine = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
         return "" if fine else f"it has to be {self._said()}{nearest(value, self.words)}"
 

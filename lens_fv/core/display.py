@@ -1,4 +1,4 @@
-"""How an artefact shows itself: one screen of text in a terminal, a small card in a notebook."""
+"""Display of artefacts: one screen of text in a terminal, a small card in a notebook."""
 
 from collections.abc import Mapping
 from html import escape
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def summary_text(title: str, facts: Mapping[str, str]) -> str:
-    """Label and value, line by line."""
+    """A title, then one line per label and value."""
     width = max(map(len, facts), default=0)
     return "\n".join([title, *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
 
 
 def summary_html(title: str, facts: Mapping[str, str], grid: Tensor | None = None) -> str:
-    """The same as a table; `grid`, (layers, heads), becomes a small zero-centred heat map: red above zero, blue below."""
+    """An HTML table; `grid`, (layers, heads), becomes a small heat map centred on zero: red above, blue below."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
         for label, value in facts.items()

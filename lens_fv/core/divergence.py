@@ -1,4 +1,4 @@
-"""How far one distribution over tokens is from another."""
+"""Divergences between distributions over tokens."""
 
 import math
 from typing import Any, Literal
@@ -9,21 +9,21 @@ from torch import Tensor
 
 Direction = Literal["forward", "reverse", "jsd"]
 BLOCK = 2**21
-"""Logits worked on at once: what a block takes stays in a processor's cache."""
+"""Number of logits per block, so that a block fits into the processor's cache."""
 
 
 def divergence(
     teacher: Float[Tensor, "... tokens"], student: Float[Tensor, "... tokens"], direction: Direction = "forward"
 ) -> Float[Tensor, "..."]:
-    """Of log-probabilities, in nats.
+    """Divergence between two distributions given as log-probabilities, in nats.
 
-    With P the teacher and Q the student: "forward" KL(P || Q), "reverse" KL(Q || P), "jsd" (Jensen-Shannon) half of each, to
-    their mean.
+    With teacher P, student Q and M = (P + Q) / 2: "forward" is KL(P || Q), "reverse" is KL(Q || P), and "jsd" is the
+    Jensen-Shannon divergence, (KL(P || M) + KL(Q || M)) / 2.
 
     Args:
-        teacher: log-probabilities.
-        student: of the same tokens.
-        direction: which.
+        teacher: Log-probabilities.
+        student: Log-probabilities of the same tokens.
+        direction: Which divergence.
     """
     if direction == "forward":
         return _kl(teacher, student)
@@ -44,24 +44,26 @@ def divergence_of_logits(
     *,
     temperature: float = 1.0,
 ) -> Float[Tensor, " rows"]:
-    """The same of logits, whose gradient flows into the student's; in single precision at least.
+    """Divergence between two distributions given as logits, computed in single precision or better.
+
+    The gradient flows into the student's logits only.
 
     Args:
-        teacher: logits.
-        student: of the same tokens.
-        direction: see `divergence`.
-        temperature: of both distributions.
+        teacher: Logits.
+        student: Logits of the same tokens.
+        direction: See `divergence`.
+        temperature: Softmax temperature of both distributions.
     """
     return _OfLogits.apply(student, teacher.detach(), direction, temperature)  # pyright: ignore[reportReturnType]
 
 
 class _OfLogits(torch.autograd.Function):
-    """Block after block of rows, the gradient at once, so that no more memory is held than the gradient takes."""
+    """Works block by block and computes the gradient in the forward pass, to hold no more memory than the gradient needs."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, direction: Direction, temperature: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = max(1, BLOCK // student.shape[-1])
-        # In single precision: what a step scales up later must not have vanished before, as it may in half.
+        # Single precision: in half precision a small gradient may underflow before a later step scales it up.
         found, gradient = [], torch.empty_like(student, dtype=torch.promote_types(student.dtype, torch.float32))
         for rows, taught, slope in zip(student.split(size), teacher.split(size), gradient.split(size), strict=True):
             with torch.enable_grad():
@@ -80,5 +82,5 @@ class _OfLogits(torch.autograd.Function):
 
 
 def in_single(x: Tensor) -> Tensor:
-    """In single precision at least."""
+    """Convert to single precision, unless the type is wider already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

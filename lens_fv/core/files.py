@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what they may be called."""
+"""Atomic writing of files and folders, locks, and safe file names."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 from lens_fv.errors import LensFVError
 
 MOST_NAME = 100
-"""Bytes of a name that become part of a file's, which can have 255."""
+"""Maximum length of a name within a file name, in bytes; file systems allow 255 in total."""
 
 
 def file_name(name: str) -> str:
-    """A name of a task, a model or a checkpoint as (part of) one file's or folder's name: what every path is made with.
+    """Turn the name of a task, model or checkpoint into (part of) a file or folder name; every path is built with it.
 
-    Plain names stay as they are. Of others, letters, digits, `_`, `.` and `-` stay, and a hash is added, so that two names
-    never become one.
+    Plain names are unchanged. In other names every character except letters, digits, `_`, `.` and `-` is replaced, and a
+    hash is added so that two names never coincide.
 
     Example:
         >>> file_name("present-past"), file_name("../../escaped")
@@ -34,15 +34,15 @@ def file_name(name: str) -> str:
 
 
 def inside(folder: Path, name: str, *, what: str) -> Path:
-    """The path of a file that something in `folder` names: one that lies there.
+    """Resolve a file name read from a file in `folder`; only files of that folder are accepted.
 
     Args:
-        folder: where it has to be.
-        name: as it was read.
-        what: names it, for the message: "the library's index".
+        folder: Folder that has to contain the file.
+        name: Name as it was read.
+        what: What the name was read from, for the message: "the library's index".
 
     Raises:
-        LensFVError: the name is a path, of another folder or of none.
+        LensFVError: the name is empty or contains a path.
     """
     if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or Path(name).name != name:
         raise LensFVError(f"{what} in {folder} names the file {ascii(name)[:80]}: only files of the same folder are read")
@@ -50,11 +50,11 @@ def inside(folder: Path, name: str, *, what: str) -> Path:
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
-    """Write a file beside its place and rename it into it.
+    """Write a file atomically: under a temporary name in the same folder, then renamed.
 
     Args:
-        path: its place; folders are made.
-        content: text (UTF-8), bytes, or a function that writes to the path it is given.
+        path: Path of the file; missing folders are created.
+        content: Text (UTF-8), bytes, or a function that writes to the path it is given.
 
     Raises:
         LensFVError: the folder or the file cannot be written to.
@@ -64,32 +64,32 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(beside)
-            beside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+            beside.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
         else:
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
     except Exception as e:
-        # besides what a disk refuses: a name with a NUL, or text that no file can hold
+        # ValueError: a name with a NUL, or text that cannot be encoded
         trouble = str(e) if isinstance(e, ValueError) else disk_trouble(e)
         if trouble is None:
             raise
         raise LensFVError(f"write {path}: {trouble}; choose a folder that can be written to") from e
     finally:
-        with contextlib.suppress(OSError, ValueError):  # its folder may be what is wrong
+        with contextlib.suppress(OSError, ValueError):  # the folder itself may be the problem
             beside.unlink(missing_ok=True)
     return path
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
-    """A folder to fill, beside its place; it is renamed into it at the end of the block, or removed if that fails.
+    """Yield a temporary folder to fill. It is renamed to `folder` when the block ends, or removed if the block fails.
 
     Args:
-        folder: its place; the folders above it are made.
-        what: is done, for errors: "export".
+        folder: Final path; missing parent folders are created.
+        what: The operation, for error messages: "export".
 
     Raises:
-        LensFVError: it is there already, or its place cannot be written to.
+        LensFVError: the folder exists already or cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
@@ -97,7 +97,7 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        beside.chmod(0o777 & ~_umask())  # as any folder; temporary ones are their owner's alone
+        beside.chmod(0o777 & ~_umask())  # usual permissions; temporary folders are private to their owner
     except OSError as e:
         raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
     try:
@@ -110,9 +110,9 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Inside the block no other process writes the file that does so inside such a block; it waits.
+    """Lock a file for writing: other processes that enter such a block for it wait.
 
-    Where the file system has no locks, or nothing can be written, nobody waits.
+    Without effect if the file system has no locks or is read-only.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with contextlib.suppress(OSError, NotImplementedError):
@@ -126,14 +126,14 @@ def one_writer(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(folder: str | Path, *, what: str) -> Iterator[None]:
-    """A folder in which nobody else works during the block: what two processes write there would be mixed up.
+    """Lock a folder during the block, so that two processes never mix their files in it.
 
     Args:
-        folder: is made if it is not there.
-        what: is done, for errors: "fine-tune".
+        folder: Folder to lock; created if missing.
+        what: The operation, for error messages: "fine-tune".
 
     Raises:
-        LensFVError: another process works there.
+        LensFVError: another process holds the folder.
     """
     lock = FileLock(Path(folder) / ".lock", timeout=0)
     try:
@@ -142,7 +142,7 @@ def held(folder: str | Path, *, what: str) -> Iterator[None]:
     except Timeout:
         raise LensFVError(f"{what} in {folder}: another process works there; wait for it, or choose another folder") from None
     except (OSError, NotImplementedError):
-        pass  # nothing can be written there, as whoever tries will be told; or the file system has no locks
+        pass  # the folder is read-only, which a later write will report, or the file system has no locks
     try:
         yield
     finally:
@@ -157,14 +157,14 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def on_disk(what: str, *, otherwise: str) -> Iterator[None]:
-    """What a full disk, or one that cannot be written to, makes libraries raise in the block becomes an error of one line.
+    """Turn errors that a full or read-only disk causes in the block into a one-line error.
 
     Args:
-        what: is done, for the error: "fine-tune in mine".
-        otherwise: what the user can do.
+        what: The operation, for the message: "fine-tune in mine".
+        otherwise: What the user can do about it.
 
     Raises:
-        LensFVError: the disk is what is wrong.
+        LensFVError: the disk is full or cannot be written.
     """
     try:
         yield
@@ -175,7 +175,7 @@ def on_disk(what: str, *, otherwise: str) -> Iterator[None]:
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """What the disk said, if that is what an error is about: libraries that write weights have errors of their own for it."""
+    """The operating system's message if a disk caused the error, else None; libraries wrap such errors in their own."""
     said = " ".join(str(error).split())
     if isinstance(error, OSError):
         return error.strerror or said

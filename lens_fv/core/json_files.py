@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read within bounds, and validated against the types it should have."""
+"""Reading of untrusted JSON: size and depth are limited, and values are validated against the expected types."""
 
 import json
 import re
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 28
 MOST_NESTED = 64
 MOST_DIGITS = 19
-"""Of a whole number: what 64 bits hold."""
+"""Maximum number of digits of an integer, enough for 64 bits."""
 
 
 def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "make it again") -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Args:
-        path: of the file.
-        kind: the type it has to have, such as `dict[str, Any]`, as pydantic checks it; tuples are lists in the file.
-        what: what is read, for the message, such as "the settings of a run".
-        remedy: what to do if it cannot be read.
+        path: Path of the file.
+        kind: Expected type, such as `dict[str, Any]`, checked by pydantic; tuples are lists in the file.
+        what: Description of the content for the message, such as "the settings of a run".
+        remedy: What to do if the file cannot be read.
 
     Raises:
-        LensFVError: no such file, one of more than 256 MB, not UTF-8, or what `parse_json` and `validated` raise.
+        LensFVError: the file is missing, exceeds 256 MB or is not UTF-8, or `parse_json` or `validated` raises.
     """
     where = f"read {what + ' in ' if what else ''}{path}"
     try:
@@ -47,16 +47,16 @@ def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "mak
 
 
 def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
-    """The value of a JSON text. NaN and infinities, which Python writes, are read.
+    """Parse a JSON text. NaN and infinities, which Python writes, are accepted.
 
     Args:
-        text: the text.
-        where: what is read and from where, for the message.
-        remedy: what to do about it.
+        text: JSON text.
+        where: Description of the content and its source, for the message.
+        remedy: What to do if the text cannot be read.
 
     Raises:
-        LensFVError: not JSON, a key twice in one object, more than 64 levels, a whole number that 64 bits do not hold, or half
-            of a surrogate pair, which no file can hold as text.
+        LensFVError: the text is not JSON, repeats a key within an object, nests deeper than 64 levels, or holds an integer
+            beyond 64 bits or an unpaired surrogate, which no file can store as text.
     """
     numbers = _bounded if re.search(rf"\d{{{MOST_DIGITS}}}", text) else None
     try:
@@ -76,10 +76,10 @@ def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
 
 
 def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again") -> Any:
-    """A value that came from JSON as the type it has to have: lists as tuples where it says so, nothing else converted.
+    """Validate a value read from JSON; lists become tuples where the type asks for it, and nothing else is converted.
 
     Raises:
-        LensFVError: it has another type; the message says at which place.
+        LensFVError: the value has another type; the message gives the place.
     """
     if kind is Any or (kind is dict and isinstance(value, dict)):
         return value
@@ -98,10 +98,10 @@ def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again
 
 
 def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "make it again") -> dict[str, Any]:
-    """The arguments of a dataclass, each validated by its annotation.
+    """The arguments of a dataclass, each validated against its annotation.
 
     Raises:
-        LensFVError: a field that is missing, unknown, or of another type.
+        LensFVError: a field is missing, unknown, or has the wrong type.
     """
     known = {field.name: field for field in fields(kind)}
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]

@@ -1,4 +1,4 @@
-"""How far a long run is: a bar in a terminal or a notebook, log lines elsewhere, or nothing."""
+"""Progress of long runs: a bar in a terminal or notebook, log lines elsewhere, or nothing."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -11,17 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SHARE = 0.1
 LONGEST, SHORTEST = 30.0, 2.0
-"""Seconds between log lines: one after a tenth of the work, or after half a minute, but none for what is soon done."""
+"""Maximum and minimum seconds between log lines. In between, a line is due after each tenth of the work."""
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[], None], None, None]:
-    """Yields a function that moves the bar on by one step.
+    """Yield a function that advances the bar by one step.
 
-    The bar goes to standard error, so that a command's output stays clean, and disappears when done; in a notebook it stands
-    below the cell until then. Where standard error is no terminal, lines go to the log, at most every 2 seconds. Nothing is
-    shown with `show=False`.
+    The bar goes to standard error, so that a command's output stays clean, and disappears when done. In a notebook it
+    appears below the cell. If standard error is not a terminal, lines go to the log, at most every 2 seconds. With
+    `show=False` nothing is shown.
     """
     console = Console(stderr=True)
     if not show:
@@ -45,7 +45,7 @@ def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[],
 
 
 def _in_log(what: str, total: int) -> Callable[[], None]:
-    """Counts steps, and says so now and then."""
+    """Count steps and log the count from time to time."""
     done, said = 0, 0
     begun = last = monotonic()
 
@@ -69,7 +69,7 @@ def _time(seconds: float) -> str:
 
 @contextmanager
 def _in_notebook(what: str, total: int) -> Generator[Callable[[], None], None, None]:
-    """A bar below the cell, as HTML: Rich's own needs ipywidgets, without which it warns and draws nothing."""
+    """An HTML bar below the cell. Rich's own needs ipywidgets; without it Rich warns and draws nothing."""
     from html import escape
 
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports,reportUnknownVariableType]

@@ -1,4 +1,4 @@
-"""Where a result came from, and whether it can be applied to a model."""
+"""Provenance: where a result came from, and whether it can be applied to a model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from lens_fv.errors import LensFVError
 
 @runtime_checkable
 class ModelFacts(Protocol):
-    """What provenance records of a model: a `LensModel` has it."""
+    """The properties of a model that provenance records; `LensModel` provides them."""
 
     name: str
     revision: str | None
@@ -28,12 +28,12 @@ class ModelFacts(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Data type of the weights."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all weights."""
+        """Hash over all weights."""
         ...
 
 
@@ -42,17 +42,17 @@ class Provenance:
     """Where an artefact came from.
 
     Attributes:
-        model, revision: which weights.
-        weight_processing: "raw" or "compat": the basis that residual-stream vectors are written in.
-        dtype: of the weights at the time.
-        prepend_bos: whether prompts began with the beginning-of-sequence token.
+        model, revision: Name and revision of the weights.
+        weight_processing: Basis of residual-stream vectors: "raw" or "compat".
+        dtype: Data type of the weights when the artefact was made.
+        prepend_bos: Whether prompts began with the beginning-of-sequence token.
         shape: (layers, heads, d_model, d_head) of the model.
-        task, task_hash: the task and the fingerprint of its content.
-        prompts_hash: fingerprint of the token ids that were run.
-        seed, method, options: how it was made.
-        versions: of lens_fv, torch, transformers and transformer-lens; "matmul" is torch's precision of float32 products, where
-            it is not the highest.
-        fingerprint: of the model's weights (`LensModel.fingerprint`); None in files of before there was one.
+        task, task_hash: Name of the task and fingerprint of its content.
+        prompts_hash: Fingerprint of the token ids that were run.
+        seed, method, options: How the artefact was made.
+        versions: Versions of lens_fv, torch, transformers and transformer-lens; "matmul" is torch's precision of float32
+            products if it is not the highest.
+        fingerprint: Fingerprint of the model's weights (`LensModel.fingerprint`); None in older files.
     """
 
     model: str
@@ -101,14 +101,14 @@ class Provenance:
         )
 
     def check(self, model: ModelFacts, *, what: str = "a vector", weights: str | None = None) -> None:
-        """Raise `LensFVError` unless what was made on one model can be applied to `model`.
+        """Raise `LensFVError` unless an artefact with this provenance can be applied to `model`.
 
-        Weights of another type cannot be compared: then names and sizes have to do.
+        Fingerprints of weights in different data types cannot be compared; then only names and sizes are checked.
 
         Args:
-            model: the model.
-            what: is applied, for the message.
-            weights: the fingerprint to compare with; default: the model's as it is now.
+            model: Model to apply it to.
+            what: Name of the artefact, for the message.
+            weights: Fingerprint to compare with; default: that of the model's current weights.
         """
         its_weights = None if self.fingerprint is None or self.dtype != _dtype(model) else weights or model.fingerprint
         for how, mine, its in (
@@ -124,7 +124,7 @@ class Provenance:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and those it stands on; see `Provenance.versions`."""
+    """Versions of this package and its main dependencies; see `Provenance.versions`."""
     matmul = torch.get_float32_matmul_precision()
     found = {"lens-fv": __version__} | {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
     return found if matmul == "highest" else found | {"matmul": matmul}

@@ -1,4 +1,4 @@
-"""Intervals: is it more than chance?"""
+"""Estimates and confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,8 @@ from torch import Tensor
 
 from lens_fv.core.choices import Count, Level, Natural, NonNegative, Seed, checked
 
-
-@checked
-def wilson_interval(successes: Natural | NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927). Successes may be shares of one, as of tied choices."""
+def wilson_interval(successes: int | float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a proportion (Wilson 1927). Successes may be fractional, as with tied choices."""
     z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
     middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))
     low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
@@ -22,7 +20,7 @@ def wilson_interval(successes: Natural | NonNegative, n: Count, *, level: Level 
 
 
 def choice_shares(scores: Float[Tensor, "choices conditions"], right: int) -> Float[Tensor, " conditions"]:
-    """What the right choice scores: 1 if it is the best, 1/k if it is one of k that tie for the best, else 0.
+    """Score of the correct choice: 1 if it is the best, 1/k if k choices including it tie for the best, else 0.
 
     Example:
         >>> import torch
@@ -44,12 +42,12 @@ def bootstrap_interval(values: Sequence[float], *, level: Level = 0.95, seed: Se
 
 
 class Estimate(NamedTuple):
-    """A mean and how sure it is.
+    """A mean with its confidence interval.
 
     Attributes:
-        mean: of independent values.
-        low, high: its bootstrap interval.
-        n: values.
+        mean: Mean of independent values.
+        low, high: Ends of its bootstrap interval.
+        n: Number of values.
     """
 
     mean: float
@@ -59,21 +57,21 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Estimate:
-    """The mean of independent values, at least one, with its bootstrap interval."""
+    """The mean of one or more independent values, with its bootstrap interval."""
     return Estimate(float(np.mean(values)), *bootstrap_interval(values, level=level, seed=seed), len(values))
 
 
 def bootstrap_means(
     values: Float[np.ndarray, "samples ..."], *, level: float, resamples: int, seed: int, batch: int | None = 200
 ) -> Float[np.ndarray, "2 ..."]:
-    """Percentile bootstrap of the mean over samples: lower and upper end at every place; a single sample is its own interval.
+    """Percentile bootstrap of the mean over samples: lower and upper end, elementwise; a single sample is its own interval.
 
     Args:
-        values: independent samples.
-        level: of confidence.
-        resamples: how many.
-        seed: of them.
-        batch: resamples held at once; None: all.
+        values: Independent samples.
+        level: Confidence level.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+        batch: Number of resamples held in memory at once; None: all.
     """
     if len(values) < 2:
         return np.stack([values[0], values[0]])

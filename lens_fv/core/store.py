@@ -1,4 +1,4 @@
-"""The result store: what was made in the same way is loaded, not computed again. Artefacts are files, values stand by key."""
+"""The result store: results made in the same way are loaded, not recomputed. Artefacts are files; values have keys."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,10 +16,10 @@ A = TypeVar("A", bound=Artefact)
 
 
 def artefact_path(folder: str | Path, kind: type[Artefact], provenance: Provenance) -> Path:
-    """The file of a kind of artefact with this provenance, other versions of the software aside.
+    """Path of an artefact with this kind and provenance; software versions are ignored.
 
-    Another model (by its name or its weights), task, seed, prompt or option is another name: such files stay beside each
-    other, none is taken for another and none is overwritten.
+    Results of a different model (name or weights), task, seed, prompt or option get a different file name, so none is
+    mistaken for another or overwritten.
     """
     said = {name: value for name, value in asdict(provenance).items() if name != "versions"}
     key = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
@@ -27,10 +27,10 @@ def artefact_path(folder: str | Path, kind: type[Artefact], provenance: Provenan
 
 
 def load_or_compute(folder: str | Path | None, kind: type[A], provenance: Provenance, make: Callable[[], A]) -> A:
-    """The artefact that `folder` keeps, or else what `make` makes, which is then kept; without a folder just made.
+    """Load the artefact from `folder`, or make it and save it there; without a folder, make it and save nothing.
 
     Raises:
-        LensFVError: the file is damaged (delete it), or cannot be written.
+        LensFVError: the file is damaged (delete it) or cannot be written.
     """
     if folder is None:
         return make()
@@ -45,16 +45,16 @@ def load_or_compute(folder: str | Path | None, kind: type[A], provenance: Proven
 def check_settings(
     path: Path, settings: Mapping[str, Any], *, may_grow: str | None = None, may_change: Collection[str] = ()
 ) -> None:
-    """Write down what a run is made with; or see that it goes on with what it was begun with.
+    """Record the settings of a new run, or check that a resumed run uses the settings it was started with.
 
     Args:
-        path: of the file that holds the settings, in the run's folder.
-        settings: of JSON's kinds.
-        may_grow: the one that is a list to which more may be added.
-        may_change: those that do not matter.
+        path: Settings file in the run's folder.
+        settings: Settings, as JSON values.
+        may_grow: Name of a list setting that may gain elements at its end.
+        may_change: Names of settings that may differ.
 
     Raises:
-        LensFVError: the run was begun with others.
+        LensFVError: the run was started with other settings.
     """
     said = json.loads(json.dumps(settings))
     before = {key: value for key, value in ResultStore(path).items() if key not in may_change}
@@ -66,7 +66,7 @@ def check_settings(
 
 
 def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What is not the same in two settings of JSON's kinds: each by its path, such as "guide.heads 1.0 (asked: 2.0)"."""
+    """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (asked: 2.0)"."""
     found: list[str] = []
     for key in dict.fromkeys([*before, *asked]):
         was, now = before.get(key), asked.get(key)
@@ -78,12 +78,12 @@ def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 
 
 class ResultStore:
-    """Values by key in one JSON file, a line for each, which is whole after every one of them.
+    """Values by key in one JSON file, one line each. The file is complete after every addition.
 
-    Several processes may add to one file: none loses what another made.
+    Several processes may add to one file without losing each other's values.
 
     Raises:
-        LensFVError: the file is no such file.
+        LensFVError: the file is not a result store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,11 +91,11 @@ class ResultStore:
         self._found = self._read()
 
     def get_or_compute(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of a key; made, and written, if there is none yet."""
+        """The value of a key; computed and written if it is not stored yet."""
         if key not in self._found:
             self._found |= self._read()
         if key not in self._found:
-            # Through JSON, so that a value made now is the same as one read later.
+            # Through JSON, so that a new value equals the one read later.
             made = json.loads(json.dumps(make()))
             with one_writer(self._path):
                 self._found |= self._read()
@@ -115,7 +115,7 @@ class ResultStore:
         return len(self._found)
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Keys and values, in the order in which they were made."""
+        """Keys and values, in the order in which they were added."""
         yield from self._found.items()
 
 
@@ -125,7 +125,7 @@ def _brief(value: Any) -> str:
 
 
 def _lines(found: Mapping[str, Any]) -> str:
-    """JSON that says by its lines which values are new."""
+    """JSON with one line per value, so that a diff shows which are new."""
 
     def said(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)

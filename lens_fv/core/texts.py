@@ -1,4 +1,4 @@
-"""Text files that users write: read, or the line that is wrong."""
+"""Reading of text files written by users; errors name the offending line."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ from lens_fv.errors import LensFVError
 
 
 def nfc(text: str) -> str:
-    """What a text is compared by: its canonical composition (NFC), so that "é" is one text however it is encoded."""
+    """Canonical composition (NFC) of a text, used in comparisons: "é" is one text however it is encoded."""
     return unicodedata.normalize("NFC", text)
 
 
 def nfd(text: str) -> str:
-    """Its canonical decomposition: letters and their marks, one by one."""
+    """Canonical decomposition (NFD) of a text: letters and their marks as separate characters."""
     return unicodedata.normalize("NFD", text)
 
 
 def read_text(path: Path, wanted: str) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark.
+    """Read a UTF-8 file, with or without a byte-order mark.
 
     Args:
-        path: of the file.
-        wanted: what should be in it, for the message.
+        path: Path of the file.
+        wanted: Expected content, for the message.
 
     Raises:
-        LensFVError: no such file, one that cannot be read, that is not UTF-8, or that is empty.
+        LensFVError: the file is missing, unreadable, not UTF-8, or empty.
     """
     if not path.is_file():
         raise LensFVError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give {wanted}")
@@ -46,12 +46,12 @@ def read_text(path: Path, wanted: str) -> str:
 
 
 def json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """The value of each line that is not empty, and where it stands: file and line.
+    """Yield the location (file and line) and the value of each non-empty line.
 
     Raises:
-        LensFVError: a line that is not JSON.
+        LensFVError: a line is not JSON.
     """
-    # Not splitlines(): it also splits at characters that JSON allows inside a text, such as U+2028.
+    # Not splitlines(), which also splits at characters that JSON allows inside a string, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"

@@ -1,4 +1,4 @@
-"""Which attention heads carry it?"""
+"""Which attention heads carry a task: head rankings by causal mediation, their statistics, and cheaper approximations."""
 
 from lens_fv.heads.attribution import compare_attributions
 from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects

@@ -1,4 +1,4 @@
-"""Guesses at every head's indirect effect, each from one pass: attribution patching and direct logit attribution."""
+"""First-order estimates of every head's indirect effect: attribution patching and direct logit attribution."""
 
 from typing import Any, NamedTuple, cast
 
@@ -27,32 +27,32 @@ def compare_attributions(
     template: PromptTemplate = TODD,
     progress: bool = False,
 ) -> HeadComparison:
-    """Set attribution patching and direct logit attribution beside the exact effects of a ranking.
+    """Compare attribution patching and direct logit attribution with the exact effects of a ranking.
 
-    All three are about one replacement: on the ranking's own corrupted prompts, at the last token, a head's output z gives way
-    to its mean over the ranking's clean prompts.
+    All three scores describe the same intervention: on the ranking's corrupted prompts, at the last token, a head's output z
+    is replaced by its mean over the ranking's clean prompts.
 
-    Attribution patching (Nanda 2023; Kramár et al. 2024) is its effect on the ranking's metric to first order, the gradient at
-    the corrupted prompt times (mean z - z). TransformerLens' `attribution_patch` compares pairs of prompts of one length; the
-    gradients underneath it, `cache_activation_and_gradient`, take any source, the mean as well.
+    Attribution patching (Nanda 2023; Kramár et al. 2024) is the first-order effect on the ranking's metric: the gradient at
+    the corrupted prompt times (mean z - z). TransformerLens' `attribution_patch` compares pairs of prompts of equal length;
+    the gradient function underneath it, `cache_activation_and_gradient`, works with any source, including the mean.
 
-    Direct logit attribution (Elhage et al. 2021; Wang et al. 2023) is what (mean z - z) writes along the unembedding of the
-    answer's first token, less the mean unembedding, with the final norm's scale held at the corrupted prompt's. The tool of
-    that name in TransformerLens asks for processed weights; its steps are taken here with the final norm's gain beside them,
-    which gives the same on any weights. A norm behind attention (Gemma 3) counts with the gain it had on the clean prompts
-    (`HeadRanking.carry`). A soft cap on logits is left out.
+    Direct logit attribution (Elhage et al. 2021; Wang et al. 2023) projects what (mean z - z) writes onto the unembedding of
+    the answer's first token minus the mean unembedding, with the final norm's scale fixed at its value on the corrupted
+    prompt. TransformerLens' own tool requires processed weights; here the final norm's gain is applied explicitly, which gives
+    the same result on any weights. A norm after attention (Gemma 3) enters with its gain on the clean prompts
+    (`HeadRanking.carry`). A soft cap on logits is ignored.
 
     Args:
-        model: the model that was ranked.
-        task: the task it was ranked on.
-        ranking: what `rank_heads` returned.
-        split: as given to `rank_heads`.
-        template: as given to `rank_heads`.
-        progress: draw a progress bar.
+        model: Model that was ranked.
+        task: Task that was ranked.
+        ranking: Result of `rank_heads`.
+        split: As given to `rank_heads`.
+        template: As given to `rank_heads`.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: another model or task than the ranking's, other prompts, or a ranking of something else than mean outputs
-            put in one head's place at a time.
+        LensFVError: the model, task or prompts are not the ranking's, or the ranking does not replace one head at a time by its
+            mean output, measured by "prob" or "logprob" on prompts without noise.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
     mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
@@ -77,7 +77,7 @@ def compare_attributions(
 def _ranked_prompts(
     model: LensModel, task: Task, ranking: HeadRanking, split: Split | None, template: PromptTemplate
 ) -> tuple[list[EncodedPrompt], Provenance]:
-    """The corrupted prompts of a ranking, made again, and the provenance of what is measured on them."""
+    """Rebuild a ranking's corrupted prompts, with the provenance of measurements on them."""
     was = ranking.provenance
     for what, theirs, ours in (
         ("model", was.model, model.name),
@@ -126,7 +126,7 @@ def _ranked_prompts(
 
 
 class _Linear(NamedTuple):
-    """What a prompt's metric depends on to first order, at the last token."""
+    """First-order ingredients of a prompt's metric at the last token."""
 
     z: Float[Tensor, "layers heads d_head"]
     gradient: Float[Tensor, "layers heads d_head"]
@@ -138,7 +138,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
 
     scale: list[Tensor] = []
 
-    # The parameters are frozen: without a leaf there would be no gradients.
+    # All parameters are frozen, so gradients need a leaf tensor.
     def leaf(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         return x.detach().requires_grad_()
 
@@ -150,7 +150,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
         return logprob.exp() if metric == "prob" else logprob
 
     sites = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
-    # Backward hooks fire where the way goes on to something asked for, hence a place before the first head.
+    # A backward hook fires only if gradients flow on to an earlier site, hence one before the first head.
     names = ["blocks.0.hook_resid_pre", *sites]
     tokens = torch.tensor([prompt.tokens], device=model.device)
     if not {*names, "hook_embed", "ln_final.hook_scale"} <= model.hook_names:
@@ -169,7 +169,7 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
 
 @measured
 def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "trials d_model"]:
-    """What of a normalised final state raises a token's logit over the mean logit: its unembedding behind the norm's gain."""
+    """Per token, the direction in the normalised final state that raises its logit above the mean, times the norm's gain."""
     norm, unembedding = model.tl.ln_final, model.tl.W_U
     gain = next((w for name in ("weight", "w") if isinstance(w := getattr(norm, name, None), Tensor)), None)
     directions = (unembedding[:, answers] - unembedding.mean(1, keepdim=True)).T.float()

@@ -1,4 +1,4 @@
-"""Which heads matter at which tokens: indirect effects by token class."""
+"""Indirect effects of heads by token class: which heads matter at which tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class ClassEffect(NamedTuple):
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class ClassEffects(Artefact):
-    """Every head's indirect effect on a task at every token class, trial by trial (Todd et al. 2024).
+    """Indirect effect of every head on a task, per token class and trial (Todd et al. 2024).
 
     Attributes:
-        effects: metric with the head's mean clean outputs put in at all tokens of a class, minus the metric without.
-        baseline: the metric of the corrupted prompts, unedited.
-        classes: the token classes, in the order of the last axis.
+        effects: Metric with the head's mean clean outputs patched in at all tokens of a class, minus the unpatched metric.
+        baseline: Metric of the unedited corrupted prompts.
+        classes: Token classes, in the order of the last axis.
         metric: "prob" or "logprob" of the answer's first token.
     """
 
@@ -65,14 +65,14 @@ class ClassEffects(Artefact):
 
     @property
     def mean(self) -> Float[Tensor, "layers heads classes"]:
-        """The average indirect effects."""
+        """Mean indirect effects over trials."""
         return self.effects.mean(0)
 
     def of(self, token_class: str) -> Float[Tensor, "trials layers heads"]:
         """The effects at one class.
 
         Raises:
-            LensFVError: it was not measured.
+            LensFVError: the class was not measured.
         """
         if token_class not in self.classes:
             raise LensFVError(f"effects at token class {token_class!r}: measured were {', '.join(self.classes)}")
@@ -80,13 +80,13 @@ class ClassEffects(Artefact):
 
     @checked
     def interval(self, *, level: Level = 0.95, resamples: Count = 2000) -> Float[Tensor, "2 layers heads classes"]:
-        """Percentile bootstrap over trials: lower and upper end."""
+        """Percentile bootstrap interval over trials: lower and upper end."""
         values, seed = self.effects.numpy(force=True), self.provenance.seed
         return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=seed, batch=50))
 
     @checked
     def top(self, n: Count | None = None, *, token_class: str | None = None) -> list[ClassEffect]:
-        """The `n` (all, by default) largest mean effects, from the largest; of one class only, if asked for."""
+        """The `n` largest mean effects (default: all) in descending order, optionally of one token class."""
         if token_class is not None:
             self.of(token_class)
         mean, (low, high) = self.mean, self.interval()
@@ -132,30 +132,30 @@ def class_effects(
     method: Method = "auto",
     progress: bool = False,
 ) -> ClassEffects:
-    """Causal mediation by token class (Todd et al. 2024): what a head does there, as far as the answer goes.
+    """Measure every head's indirect effect on the answer at every token class (Todd et al. 2024).
 
-    For every head and class: the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
-    its mean over clean prompts at the same slot (see `TokenClasses`); the indirect effect is what that does to the answer's
-    first token. Prompts are those of `rank_heads`, whose effects are the ones of "query_predictive".
+    For every head and class, the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
+    its mean over clean prompts at the same slot (see `TokenClasses`). The indirect effect is the resulting change in the
+    metric of the answer's first token. The prompts are those of `rank_heads`, which measures the class "query_predictive".
 
     Args:
-        model: the model.
-        task: the task; demonstrations come from its training split, queries from its validation split.
-        classes: default: those that the prompts have tokens of, which is all ten in the paper's template.
-        split: default: `split_pairs(task, seed=seed)`.
-        n_shots: demonstrations a prompt.
-        n_clean: clean prompts to average over.
-        n_trials: corrupted prompts to test on.
+        model: Model to measure.
+        task: Task; demonstrations come from its training split, queries from its validation split.
+        classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        n_shots: Number of demonstrations per prompt.
+        n_clean: Number of clean prompts to average over.
+        n_trials: Number of corrupted prompts to test on.
         metric: "prob" as in the paper, or "logprob".
-        shuffle: how labels are corrupted, see `rank_heads`.
-        template: how prompts are written.
-        seed: of prompts and bootstrap.
-        method: see `run_branches`.
-        progress: draw a progress bar.
+        shuffle: How labels are corrupted; see `rank_heads`.
+        template: Prompt template.
+        seed: Seed of prompts and bootstrap.
+        method: See `run_branches`.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: a model without heads, no such class or none of its tokens in a prompt, too few pairs, or a prompt longer
-            than the context.
+        LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
+            prompt exceeds the context.
     """
     if not model.attention_layers:
         raise LensFVError(f"class effects in {model.name}: it {model.no_heads()}")
@@ -214,7 +214,7 @@ def class_effects(
 
 
 def _names(where: Sequence[TokenClasses], asked: Sequence[str] | None) -> tuple[TokenClass, ...]:
-    """The classes asked for, or all that there are tokens of, in the paper's order."""
+    """The requested classes, or by default all that occur in the prompts, in the paper's order."""
     there = {name for found in where for name in found.classes}
     if asked is not None:
         for name in asked:

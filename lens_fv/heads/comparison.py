@@ -1,4 +1,4 @@
-"""How well cheap scores of heads stand in for the exact effect."""
+"""How well cheap head scores approximate the exact indirect effect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ class Overlap(NamedTuple):
     """How many of the exact top `k` heads are among a score's top `k`.
 
     Attributes:
-        k: how many are taken of each.
-        shared: heads in both.
-        chance: heads in both on average if the score ranked at random.
-        p_value: the probability that a score at random shares as many or more (hypergeometric).
+        k: Number of heads taken from each ranking.
+        shared: Number of heads in both.
+        chance: Expected number of shared heads under a random ranking.
+        p_value: Probability that a random ranking shares at least as many (hypergeometric).
     """
 
     k: int
@@ -51,14 +51,14 @@ class Overlap(NamedTuple):
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadComparison(Artefact):
-    """Two cheap scores of every head beside its exact indirect effect, trial by trial, for the same replacement.
+    """Two cheap scores of every head and its exact indirect effect, per trial, for the same intervention.
 
     Attributes:
-        exact: the metric with the head's mean clean output put in, minus the metric without (`HeadRanking.effects`).
-        attribution: attribution patching, the same to first order; in units of the metric.
-        direct: direct logit attribution, what the replacement adds to the logit of the answer's first token (over the mean
-            logit) without passing through later layers.
-        metric: "prob" or "logprob" of the answer's first token: what `exact` and `attribution` measure.
+        exact: Metric with the head's mean clean output patched in, minus the unpatched metric (`HeadRanking.effects`).
+        attribution: Attribution patching: the first-order approximation of `exact`, in units of the metric.
+        direct: Direct logit attribution: what the replacement adds to the logit of the answer's first token (relative to the
+            mean logit) without passing through later layers.
+        metric: Metric of `exact` and `attribution`: "prob" or "logprob" of the answer's first token.
     """
 
     exact: Float[Tensor, "trials layers heads"]
@@ -77,7 +77,7 @@ class HeadComparison(Artefact):
         """A score averaged over trials.
 
         Raises:
-            LensFVError: there is no such score.
+            LensFVError: the score is unknown.
         """
         if score not in SCORE_NAMES:
             raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
@@ -89,17 +89,17 @@ class HeadComparison(Artefact):
     ) -> Correlation:
         """Rank correlation of a score with the exact effect over all heads, both averaged over trials.
 
-        The interval is a percentile bootstrap over trials, drawn for both together: it says how much the correlation owes to
-        the prompts. Resampled means are noisier than the means themselves, so it leans towards zero.
+        The interval is a percentile bootstrap over trials, resampled jointly for both, and shows how much the correlation
+        depends on the prompts. Resampled means are noisier than the means themselves, so the interval is biased towards zero.
 
         Args:
-            score: which score.
-            coefficient: Spearman's rho or Kendall's tau (b: ties are allowed for).
-            level: of the interval.
-            resamples: of the bootstrap.
+            score: Score to correlate; see `HeadComparison`.
+            coefficient: Spearman's rho or Kendall's tau (tau-b, which accounts for ties).
+            level: Level of the interval.
+            resamples: Number of bootstrap resamples.
 
         Raises:
-            LensFVError: there is no such score or coefficient.
+            LensFVError: the score or coefficient is unknown.
         """
         if coefficient not in _COEFFICIENTS:
             raise LensFVError(f"correlate by {coefficient!r}: choose one of {', '.join(_COEFFICIENTS)}")
@@ -126,10 +126,10 @@ class HeadComparison(Artefact):
 
     @checked
     def overlap(self, score: Score, k: Whole = 10) -> Overlap:
-        """How many of the `k` heads of largest exact effect are among the `k` of largest score.
+        """Count how many of the `k` heads with the largest exact effect are among the `k` with the largest score.
 
         Raises:
-            LensFVError: there is no such score, or `k` is not between 1 and the number of heads.
+            LensFVError: the score is unknown, or `k` is not between 1 and the number of heads.
         """
         best = [self.mean(s).flatten() for s in ("exact", score)]
         n = len(best[0])

@@ -1,4 +1,4 @@
-"""Does the model do the task at all, and which queries does it answer?"""
+"""Whether a model can do a task at all, and which queries it answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,12 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Competence(Artefact):
-    """What a model gets right after demonstrations.
+    """First-token accuracy of a model after demonstrations.
 
     Attributes:
-        right: for each item whether the likeliest first token begins an acceptable answer.
-        majority: the most that one and the same first token would score on these items: no less than what the majority
-            label does.
+        right: For each item, whether the likeliest first token begins an acceptable answer.
+        majority: Accuracy of the best constant first token on these items, at least that of the majority label.
     """
 
     right: Bool[Tensor, " items"]
@@ -38,7 +37,7 @@ class Competence(Artefact):
 
     @property
     def accuracy(self) -> float:
-        """Share of the items that are right."""
+        """Fraction of items answered correctly."""
         return float(self.right.double().mean())
 
     @property
@@ -72,21 +71,21 @@ def competence(
     seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> Competence:
-    """First-token accuracy after demonstrations, and what it has to beat.
+    """Measure first-token accuracy after demonstrations, and the majority baseline it has to beat.
 
-    Todd et al. (2024) compare with the share of the majority label. First tokens are what is counted here, so the
-    commonest first token is what a model that knows no more could always say.
+    Todd et al. (2024) compare with the frequency of the majority label. Because only first tokens are scored here, the
+    baseline is the most common first token: the best that a constant answer can do.
 
     Args:
-        model: the model.
-        task: the task.
-        split: default: `split_pairs(task, seed=seed)`; demonstrations come from its training part.
-        items: pairs to ask about; default: its validation part, so that the test part stays unseen by choices.
-        n_shots: demonstrations a prompt.
-        template: how prompts are written.
-        instruction: in front of them; prompts take turns with several.
-        seed: of split and demonstrations.
-        folder: keep the result there; one that was made in the same way is loaded, not made again.
+        model: Model to measure.
+        task: Task to measure.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`. Demonstrations come from its training part.
+        items: Pairs to query; default: the validation part, so that no choice depends on the test part.
+        n_shots: Number of demonstrations per prompt.
+        template: Prompt template.
+        instruction: Text before each prompt; several instructions alternate over prompts.
+        seed: Seed of split and demonstrations.
+        folder: Folder to store the result in; a stored result of the same settings is loaded instead of recomputed.
     """
     split = split or split_pairs(task, seed=seed)
     queries = split.validation if items is None else items
@@ -111,19 +110,19 @@ def competence(
 
 
 class Asked(NamedTuple):
-    """The queries that a measurement asks.
+    """The queries of a measurement.
 
     Attributes:
-        kept: their indices among the items.
-        noted: what provenance says of the choice: nothing where all items are asked; else `queries`, `n_queries` (kept) and
-            `n_items` (there were).
+        kept: Indices of the chosen items.
+        noted: Record of the choice for the provenance: empty if all items are used; otherwise `queries`, `n_queries` (number
+            kept) and `n_items` (number available).
     """
 
     kept: tuple[int, ...]
     noted: dict[str, Any]
 
     def of(self, items: Sequence[T]) -> tuple[T, ...]:
-        """Those of the items, or of anything else that there is one of for each item."""
+        """Select the chosen entries of `items`, or of any other sequence with one entry per item."""
         return tuple(items[i] for i in self.kept)
 
 
@@ -141,23 +140,23 @@ def choose_queries(
     seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> Asked:
-    """Which of a task's pairs to ask about: all, or those that the model answers after demonstrations.
+    """Choose which of a task's pairs to query: all, or those that the model answers after demonstrations.
 
     A query counts as answered if greedy decoding after the demonstrations begins with the first token of an acceptable
-    answer: `competence`. That is the first-token rule by which the code of Todd et al. (2024) filters the queries of
-    mean outputs, effects and evaluations; their pairs have one answer each.
+    answer (see `competence`). The code of Todd et al. (2024) filters the queries of mean outputs, effects and evaluations by
+    the same first-token rule; their pairs have one answer each.
 
     Args:
-        model: the model.
-        task: the task.
-        items: pairs to choose from.
+        model: Model to measure.
+        task: Task the pairs belong to.
+        items: Pairs to choose from.
         queries: "all" or "answered".
-        split: demonstrations come from its training part.
-        n_shots: see `competence`, also for all that follows.
-        template: how prompts are written.
-        instruction: in front of them.
-        seed: of the demonstrations.
-        folder: keep what is measured there.
+        split: Split of the task's pairs; demonstrations come from its training part.
+        n_shots: Number of demonstrations; see `competence`.
+        template: Prompt template.
+        instruction: Text before each prompt; see `competence`.
+        seed: Seed of the demonstrations.
+        folder: Folder to store the measured competence in.
 
     Raises:
         LensFVError: the model answers none of the queries.
@@ -176,6 +175,6 @@ def choose_queries(
 
 
 def asked_facts(provenance: Provenance) -> dict[str, str]:
-    """How many queries were kept, if not all: a line for `Artefact.summary`."""
+    """A line for `Artefact.summary` with the number of queries kept; empty if all were used."""
     said = provenance.options
     return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}

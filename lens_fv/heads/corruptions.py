@@ -1,4 +1,4 @@
-"""Clean prompts, and prompts that take from the model what the clean ones tell it about the task."""
+"""Clean prompts and their corrupted versions, which withhold information about the task."""
 
 import random
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ Corruption = Literal["permutation", "derangement", "zero_shot", "instruction", "
 
 
 class PatchingPrompts(NamedTuple):
-    """What a head ranking runs.
+    """The prompts of a head ranking.
 
     Attributes:
-        clean: prompts that heads' outputs are taken from.
-        corrupted: prompts they are put into.
-        queries: the pairs that those ask about.
-        partners: for each corrupted prompt the index of a random clean one, of another query where there is one.
-        edits: for each corrupted prompt what else is changed in it: the noise, if that is the corruption.
+        clean: Prompts from which head outputs are taken.
+        corrupted: Prompts into which they are patched.
+        queries: Query pair of each corrupted prompt.
+        partners: For each corrupted prompt, the index of a random clean one, with another query if possible.
+        edits: Further edits of each corrupted prompt: the noise, if that is the corruption.
     """
 
     clean: list[EncodedPrompt]
@@ -49,25 +49,25 @@ def contrast(
     noise: float = 3.0,
     seed: int = 0,
 ) -> PatchingPrompts:
-    """Clean and corrupted prompts: queries from the validation split, demonstrations from the training split.
+    """Build clean and corrupted prompts, with queries from the validation split and demonstrations from the training split.
 
     Args:
-        model: reads the prompts.
-        split: of the task.
+        model: Model that reads the prompts.
+        split: Split of the task's pairs.
         corruption: "permutation" or "derangement" of the demonstrations' labels (see `few_shot`); "zero_shot": without the
-            demonstrations; "instruction": with another instruction or none; "noise": Gaussian noise on the embeddings of
-            the demonstrations' tokens (as on the subject's in Meng et al. 2022), where the first block reads them.
-        n_shots: demonstrations a prompt.
-        n_clean: clean prompts.
-        n_trials: corrupted prompts.
-        template: how prompts are written.
-        instruction: stands in front of the clean prompts, and of the corrupted ones unless the instruction is the corruption.
-        other_instruction: stands there then; None: nothing does.
-        noise: its standard deviation, in standard deviations of those embeddings (over all their numbers).
-        seed: of everything drawn; the corrupted prompts' is one more.
+            demonstrations; "instruction": with another instruction or none; "noise": Gaussian noise added to the embeddings of
+            the demonstrations' tokens at the input of the first block (Meng et al. 2022 do so for the subject's tokens).
+        n_shots: Number of demonstrations per prompt.
+        n_clean: Number of clean prompts.
+        n_trials: Number of corrupted prompts.
+        template: Prompt template.
+        instruction: Text before the clean prompts, and before the corrupted ones unless the corruption is "instruction".
+        other_instruction: Text before the corrupted prompts for the corruption "instruction"; None: no text.
+        noise: Standard deviation of the noise, in units of the standard deviation of those embeddings (over all entries).
+        seed: Seed of all random draws; the corrupted prompts use `seed` + 1.
 
     Raises:
-        LensFVError: a corruption that would change nothing, or prompts that cannot be made.
+        LensFVError: the corruption would change nothing, or the prompts cannot be built.
     """
     if n_trials < 1 or n_clean < 1:
         raise LensFVError(f"rank heads on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
@@ -112,7 +112,7 @@ def contrast(
 
 
 def draw_partners(clean: Sequence[Prompt], corrupted: Sequence[Prompt], seed: int) -> list[int]:
-    """For each corrupted prompt a clean one at random, of another query where there is one."""
+    """Draw a random clean prompt for each corrupted one, with another query if possible."""
     rng = random.Random(f"{seed}/partners")
     others = [[i for i, c in enumerate(clean) if c.query != t.query] or range(len(clean)) for t in corrupted]
     return [rng.choice(o) for o in others]
@@ -121,14 +121,14 @@ def draw_partners(clean: Sequence[Prompt], corrupted: Sequence[Prompt], seed: in
 def noise_on(
     model: LensModel, prompts: list[EncodedPrompt], shown: list[list[int]], multiple: float, seed: int
 ) -> list[list[Edit]]:
-    """Edits that add Gaussian noise to the embeddings of some of each prompt's tokens.
+    """Edits that add Gaussian noise to the embeddings of selected tokens of each prompt.
 
     Args:
-        model: the model.
-        prompts: the prompts.
-        shown: indices of those tokens, prompt by prompt.
-        multiple: its standard deviation, in standard deviations of these embeddings (over all their numbers).
-        seed: of the noise.
+        model: Model that reads the prompts.
+        prompts: Prompts to edit.
+        shown: For each prompt, the indices of the selected tokens.
+        multiple: Standard deviation of the noise, in units of the standard deviation of these embeddings (over all entries).
+        seed: Seed of the noise.
     """
     embedded: list[Tensor] = []
 

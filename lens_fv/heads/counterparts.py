@@ -1,4 +1,4 @@
-"""What stands where an instruction stood: texts like it that do not ask for its task."""
+"""Uninformative counterparts: texts that resemble an instruction but do not state its task."""
 
 import random
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from lens_fv.model.lens_model import LensModel
 
 Counterpart = Literal["none", "other", "real_text", "half", "equiprobable"]
 NEAREST = 16
-"""Tokens of nearest log-probability, among which one is drawn."""
+"""Number of tokens nearest in log-probability from which one is drawn."""
 WINDOWS = 64
 
 
@@ -31,20 +31,21 @@ def counterpart_text(
     text: str | None = None,
     seed: Seed = 0,
 ) -> str | None:
-    """An uninformative counterpart of an instruction (Davidson et al. 2025).
+    """Make an uninformative counterpart of an instruction (Davidson et al. 2025).
 
     Args:
-        model: whose tokens and likelihoods are matched.
-        instruction: the instruction.
-        kind: "none": nothing at all; "other": another task's instruction; "real_text": as many tokens of running text, those
-            whose mean log-probability is nearest; "equiprobable": random tokens, each about as likely in its place as the
-            instruction's own was in its; "half": the same for a random half of its tokens, the others kept.
-        others: instructions of other tasks, to draw from.
-        text: running text to choose from; default: some English prose that comes with lens_fv.
-        seed: of every draw.
+        model: Model that supplies tokens and log-probabilities.
+        instruction: The instruction.
+        kind: "none": no text; "other": another task's instruction; "real_text": a passage of running text with the same
+            number of tokens and the nearest mean log-probability; "equiprobable": random tokens, each about as likely in its
+            context as the instruction's token at that position; "half": the same for a random half of the tokens, with the
+            others kept.
+        others: Instructions of other tasks to draw from.
+        text: Running text to choose from; default: English prose that comes with lens_fv.
+        seed: Seed of all random draws.
 
     Raises:
-        LensFVError: no such kind, no other instruction, or a text that is too short.
+        LensFVError: the kind is unknown, no other instruction is given, or the text is too short.
     """
     if kind not in get_args(Counterpart):
         raise LensFVError(f"counterpart {kind!r} of an instruction: choose from {', '.join(get_args(Counterpart))}")
@@ -65,7 +66,7 @@ def counterpart_text(
 
 @cache
 def plain_text() -> str:
-    """Some English prose about nothing in particular, written for lens_fv (CC0)."""
+    """English prose on no particular subject, written for lens_fv (CC0)."""
     return " ".join((files("lens_fv.heads") / "plain_text.txt").read_text(encoding="utf-8").split())
 
 
@@ -91,7 +92,7 @@ def _as_likely(model: LensModel, ids: Sequence[int], kept: set[int], rng: random
         distance[[own, *special]] = torch.inf
         near = distance.topk(NEAREST, largest=False).indices.tolist()
         rng.shuffle(near)
-        # A token that the tokenizer would not write like this becomes others when the prompt is encoded.
+        # Prefer tokens that survive a round trip through the tokenizer.
         made.append(next((t for t in near if model.encode(_text(model, [*made, t]), bos=False) == [*made, t]), near[0]))
     return _text(model, made)
 
@@ -101,14 +102,14 @@ def _text(model: LensModel, ids: Sequence[int]) -> str:
 
 
 def _begin(model: LensModel) -> list[int]:
-    """What stands before a text; a model without a beginning-of-sequence token gets any token, as it has to read something."""
+    """The token before a text: beginning of sequence, else end of sequence, else token 0, since a model needs some input."""
     tokenizer = model.tokenizer
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [0 if begin is None else int(begin)]
 
 
 def _logprobs(model: LensModel, texts: Sequence[Sequence[int]]) -> Float[Tensor, "texts tokens"]:
-    """Of each token behind those before it; all texts have as many tokens."""
+    """Log-probability of each token given those before it; all texts have the same number of tokens."""
     rows = torch.tensor([list(ids) for ids in texts], device=model.device)
     begin = rows.new_tensor(_begin(model)).expand(len(rows), 1)
     logits = model.forward(torch.cat([begin, rows[:, :-1]], 1)).float()

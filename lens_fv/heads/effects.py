@@ -1,4 +1,4 @@
-"""Effects of all heads, sample by sample: their order, its certainty."""
+"""Effects of all heads per sample: their order and its uncertainty."""
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ Unit = Literal["head", "group"]
 
 
 class HeadEffect(NamedTuple):
-    """One head's (or key/value group's) mean effect with its interval."""
+    """Mean effect of one head (or key/value group) with its interval."""
 
     layer: int
     head: int
@@ -38,8 +38,8 @@ class Effects(Artefact):
     """Effects of every head on independent samples: the trials of one task, or the means of several tasks.
 
     Attributes:
-        effects: one number a sample and a head, or a group of query heads that share their keys and values.
-        unit: "head" or "group": what the last axis counts.
+        effects: One effect per sample and unit. A unit is a head, or a group of query heads that share keys and values.
+        unit: Unit of the last axis: "head" or "group".
     """
 
     effects: Float[Tensor, "samples layers units"]
@@ -55,27 +55,27 @@ class Effects(Artefact):
 
     @property
     def mean(self) -> Float[Tensor, "layers units"]:
-        """The average effect of each head."""
+        """Mean effect of each head over samples."""
         return self.effects.mean(0)
 
     @checked
     def interval(self, *, level: Level = 0.95, resamples: Count = 2000) -> Float[Tensor, "2 layers units"]:
-        """Percentile bootstrap over samples: lower and upper end per head, each by itself."""
+        """Percentile bootstrap interval over samples: lower and upper end, separately per head."""
         values = self.effects.numpy(force=True)
         return torch.from_numpy(bootstrap_means(values, level=level, resamples=resamples, seed=self.provenance.seed))
 
     @checked
     def top(self, n: Count | None = None) -> list[HeadEffect]:
-        """The `n` heads (all, by default) of largest mean effect, from the largest."""
+        """The `n` heads (default: all) with the largest mean effect, in descending order."""
         found = (self.mean, *self.interval())
         return [HeadEffect(layer, unit, *(float(x[layer, unit]) for x in found)) for layer, unit in self._order(n)]
 
     @checked
     def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
-        """Layer and query head of the `n` strongest: of groups, all heads of each.
+        """(layer, query head) of the `n` strongest heads, or of all heads in the `n` strongest groups.
 
         Raises:
-            LensFVError: more than there are.
+            LensFVError: `n` exceeds the number of heads or groups.
         """
         total = self.mean.numel()
         if not 1 <= n <= total:
@@ -85,9 +85,9 @@ class Effects(Artefact):
 
     @checked
     def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
-        """Two-sided sign-flip p-values of every head, corrected for their number; see `lens_fv.heads.significance`.
+        """Two-sided sign-flip p-values of every head, corrected for multiple tests; see `lens_fv.heads.significance`.
 
-        Samples must be independent: trials that ask the same query again, for want of validation pairs, are less so.
+        The samples are assumed independent. Trials that repeat a query, for lack of validation pairs, are less so.
         """
         p = torch.ones(self.mean.shape, dtype=torch.float64)
         p[self._live] = torch.from_numpy(p_values(self._tests(), correction=correction, seed=self.provenance.seed))
@@ -95,14 +95,14 @@ class Effects(Artefact):
 
     @checked
     def significant(self, *, level: Level = 0.05, correction: Correction = "holm") -> list[HeadEffect]:
-        """The heads whose mean effect, positive or negative, differs from zero; from the largest effect.
+        """The heads with a mean effect that differs significantly from zero, in either direction, largest effect first.
 
         Args:
-            level: error rate: of a single false head among all for "holm" and "max", the share of false ones for "bh".
-            correction: see `p_values`.
+            level: Error rate: the family-wise error rate for "holm" and "max", the false discovery rate for "bh".
+            correction: See `p_values`.
 
         Raises:
-            LensFVError: so few samples that no effect, however large, could pass.
+            LensFVError: with so few samples no effect, however large, could be significant.
         """
         tests = int(self._live.sum())
         least = least_p(len(self.effects), tests, correction)
@@ -117,7 +117,7 @@ class Effects(Artefact):
 
     @checked
     def reliability(self, *, k: Count = 10, n_splits: Count = 500) -> Reliability:
-        """How well random halves of the samples agree on the order of heads; see `Reliability`."""
+        """Agreement of random halves of the samples on the order of heads; see `Reliability`."""
         return split_half(self._tests(), k=k, n_splits=n_splits, seed=self.provenance.seed)
 
     def heatmap_data(self) -> Tensor:
@@ -136,7 +136,7 @@ class Effects(Artefact):
 
     @property
     def _live(self) -> Bool[Tensor, "layers units"]:
-        """Where there are heads at all: layers of hybrid models without attention have none, and no effect whatever."""
+        """Mask of the units that exist: in hybrid models, layers without attention have no heads and no effects."""
         return (self.effects != 0).any(0)
 
     def _tests(self) -> Float[np.ndarray, "samples tests"]:

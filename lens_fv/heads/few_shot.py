@@ -1,4 +1,4 @@
-"""Which heads carry a task that demonstrations show."""
+"""Head rankings for tasks shown by demonstrations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -47,41 +47,42 @@ def rank_heads(
 ) -> HeadRanking:
     """Rank all attention heads by causal mediation (Todd et al. 2024).
 
-    For every head: its mean output over clean few-shot prompts is put in its place at the last token of prompts whose
-    labels are shuffled; the indirect effect is what that does to the answer's first token. Exact, for all heads at once.
+    For every head, its mean output over clean few-shot prompts replaces its output at the last token of prompts with
+    shuffled labels. The indirect effect is the resulting change in the metric of the answer's first token. Effects are exact
+    and computed for all heads at once.
 
     Args:
-        model: the model.
-        task: the task; demonstrations come from its training split, queries from its validation split.
-        split: default: `split_pairs(task, seed=seed)`.
-        n_shots: demonstrations a prompt.
-        n_clean: clean prompts to average over.
-        n_trials: corrupted prompts to test on.
-        queries: "all" of the validation split, or those "answered" after as many demonstrations (Todd et al. 2024), in clean
-            and corrupted prompts alike; see `choose_queries`. Provenance has both counts.
-        metric: of the primary answer's first token: "prob" (Todd et al. 2024), "logprob", "logit", or "logit_diff": its logit
-            minus that of the strongest wrong alternative: the token that the corrupted prompt, no head patched, makes the
-            likeliest of all that begin no acceptable answer; the same for all heads.
-        against: name that alternative: an answer to compare with at every query, or one by the query's input.
-        source: what is put in: "mean" over the clean prompts, "zero", "resample" (what the head says in one other clean
-            prompt, drawn anew for every trial), the means of another task's ranking, or `head_means` of any other prompts.
-        mode: "replace" the head's output by it (Todd et al. 2024) or "add" it (instruction vectors: Jiang et al. 2024).
-        corruption: what the corrupted prompts lack; see `contrast`, also for `instruction`, `other_instruction`, `noise`.
-        instruction: in front of clean (and, but for the corruption "instruction", corrupted) prompts.
-        other_instruction: in front of the corrupted prompts of the corruption "instruction"; default: nothing.
-        noise: standard deviation for the corruption "noise", in standard deviations of the embeddings.
-        unit: "head", or "group": all query heads that share their keys and values, patched together.
-        template: how prompts are written.
-        seed: of prompts, draws and bootstrap.
-        method: see `run_branches`.
-        budget: see `run_branches`; `plan_ranking` says what there is to spend it on.
-        folder: keep the ranking there; one that was made in the same way is loaded, not made again.
-        progress: draw a progress bar.
-        tick: called after each of the `n_clean` + `n_trials` prompts, for a bar of one's own.
+        model: Model to rank.
+        task: Task; demonstrations come from its training split, queries from its validation split.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        n_shots: Number of demonstrations per prompt.
+        n_clean: Number of clean prompts to average over.
+        n_trials: Number of corrupted prompts to test on.
+        queries: Validation pairs used as queries in clean and corrupted prompts: "all", or those "answered" correctly after
+            `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`. Provenance records both counts.
+        metric: Measure of the primary answer's first token: "prob" (Todd et al. 2024), "logprob", "logit", or "logit_diff",
+            its logit minus that of the strongest wrong alternative. That is the likeliest token on the unpatched corrupted
+            prompt that begins no acceptable answer; it is the same for all heads.
+        against: The alternative for "logit_diff": one answer for all queries, or a mapping from query input to answer.
+        source: Output to patch in: "mean" over the clean prompts, "zero", "resample" (the head's output on one other clean
+            prompt, drawn for each trial), the means of another task's ranking, or `head_means` of any other prompts.
+        mode: "replace" the head's output (Todd et al. 2024) or "add" to it (instruction vectors: Jiang et al. 2024).
+        corruption: How the corrupted prompts differ from clean ones; see `contrast`.
+        instruction: Text before the clean prompts, and before the corrupted ones unless the corruption is "instruction".
+        other_instruction: Text before the corrupted prompts for the corruption "instruction"; default: none.
+        noise: Standard deviation for the corruption "noise", in standard deviations of the embeddings.
+        unit: Unit to patch: "head", or "group" (all query heads that share keys and values, patched together).
+        template: Prompt template.
+        seed: Seed of prompts, random draws and bootstrap.
+        method: See `run_branches`.
+        budget: See `run_branches`; `plan_ranking` shows what a run needs.
+        folder: Folder to store the ranking in; a stored ranking of the same settings is loaded instead of recomputed.
+        progress: Show a progress bar.
+        tick: Called after each of the `n_clean` + `n_trials` prompts, for a custom progress bar.
 
     Raises:
-        LensFVError: a model without heads, too few pairs, a prompt longer than the context, a corruption that changes nothing,
-            no query that is answered, no head that changes anything, or a budget smaller than one row.
+        LensFVError: the model has no heads, the task has too few pairs, a prompt exceeds the context, the corruption changes
+            nothing, no query is answered, no head has any effect, or the budget is smaller than one row.
     """
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")

@@ -1,4 +1,4 @@
-"""What every head does to every corrupted prompt's answer, one branch a head."""
+"""Indirect effect of every head on every corrupted prompt, with one branch per head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -33,27 +33,27 @@ def indirect_effects(
     budget: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
-    """Each head's effect on each corrupted prompt's first answer token, and the metric with no head patched.
+    """Each head's effect on the first answer token of each corrupted prompt, and the metric with no head patched.
 
-    Layers without attention heads have no effect.
+    Effects are zero in layers without attention heads.
 
     Args:
-        model: the model.
-        made: the corrupted prompts.
-        outputs: what is put in, trial by trial.
-        metric: see `measure`.
-        wrong: for each trial the token that "logit_diff" compares with; None, as for any of them: the strongest wrong one.
-        mode: replace or add.
-        unit: head or group.
-        method: see `run_branches`.
-        budget: see `run_branches`.
-        tick: called after each trial.
+        model: Model to measure.
+        made: Prompts, clean and corrupted.
+        outputs: Head outputs to patch in, per trial.
+        metric: See `measure`.
+        wrong: For each trial, the token that "logit_diff" compares with. None, overall or for a trial: the strongest wrong one.
+        mode: "replace" or "add".
+        unit: "head" or "group".
+        method: See `run_branches`.
+        budget: See `run_branches`.
+        tick: Called after each trial.
 
     Raises:
-        LensFVError: no head changes anything.
+        LensFVError: no head has any effect.
     """
     units = model.n_heads if unit == "head" else model.n_kv_heads
-    size = model.n_heads // units  # query heads that share keys and values stand side by side
+    size = model.n_heads // units  # query heads that share keys and values are adjacent
     layers = list(model.attention_layers)
     places = [[(layer, first + i) for i in range(size)] for layer in layers for first in range(0, model.n_heads, size)]
     rows: list[Tensor] = []
@@ -63,7 +63,7 @@ def indirect_effects(
         branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in patches]
         opened = OpenPrompts(model, [prompt.tokens], shared=noise, method=method, budget=budget)
         values = measure(opened, branches, metric, prompt, other).cpu()
-        # Rows that are not edited at all still differ in rounding.
+        # Even unedited rows differ by rounding.
         rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * values[0].abs()
         fired |= bool(((values - values[0]).abs() > rounding).any())
         rows.append(values @ torch.tensor([1.0, -1.0]) if metric == "logit_diff" else values[:, 0])
@@ -82,10 +82,10 @@ def indirect_effects(
 def alternatives(
     model: LensModel, queries: Sequence[Pair], against: str | Mapping[str, str], template: PromptTemplate
 ) -> list[int]:
-    """The first token of the answer that each query's own is compared with.
+    """For each query, the first token of the wrong answer that its own answer is compared with.
 
     Raises:
-        LensFVError: a query without one, or one that begins like an acceptable answer.
+        LensFVError: a query has no such answer, or the answer begins like an acceptable one.
     """
     tokens: list[int] = []
     for query in queries:

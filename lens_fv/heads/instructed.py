@@ -1,4 +1,4 @@
-"""Which heads carry a task that an instruction asks for."""
+"""Head rankings for tasks stated by an instruction."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,40 +60,40 @@ def rank_instruction_heads(
     progress: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> HeadRanking:
-    """Rank all attention heads by what they carry of an instruction (Davidson et al. 2025; Jiang et al. 2024).
+    """Rank all attention heads by how much of an instruction they carry (Davidson et al. 2025; Jiang et al. 2024).
 
-    For every head: its mean output over prompts with the instruction is put in its place at the last token of prompts with
-    an uninformative counterpart; the effect is what that does to the answer's first token. Prompts take turns with the
-    instructions.
+    For every head, its mean output over prompts with the instruction replaces its output at the last token of prompts with
+    an uninformative counterpart. The effect is the resulting change in the metric of the answer's first token. Several
+    instructions alternate over prompts.
 
     Args:
-        model: the model.
-        task: queries come from its validation split, demonstrations (if any) from its training split.
-        instructions: default: the task's own.
-        counterpart: see `counterpart_text`; or Gaussian noise on the embeddings of the instruction's or of the query's tokens,
-            where the first block reads them.
-        others: for the counterpart "other"; default: those of the other built-in relations.
-        noise: its standard deviation, in standard deviations of those embeddings.
-        split: default: `split_pairs(task, seed=seed)`.
-        n_shots: demonstrations, in clean and corrupted prompts alike.
-        n_clean: see `rank_heads`, also for all that follows.
-        n_trials: corrupted prompts.
-        queries: "all" of the validation split, or those "answered" when asked with the instructions (and `n_shots`
-            demonstrations); see `choose_queries`. Provenance has both counts.
-        metric: of the answer's first token.
-        source: what is put in.
-        mode: replace or add.
-        unit: head or group.
-        template: how prompts are written.
-        seed: of everything drawn.
-        method: of the engine.
-        budget: of its memory.
-        folder: keep the ranking there.
-        progress: draw a progress bar.
-        tick: called after each prompt.
+        model: Model to rank.
+        task: Task; queries come from its validation split, demonstrations (if any) from its training split.
+        instructions: Instructions; default: the task's own.
+        counterpart: Uninformative counterpart: see `counterpart_text`, or Gaussian noise added to the embeddings of the
+            instruction's or the query's tokens at the input of the first block.
+        others: Instructions for the counterpart "other"; default: those of the other built-in relations.
+        noise: Standard deviation of the noise, in standard deviations of those embeddings.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        n_shots: Number of demonstrations in clean and corrupted prompts.
+        n_clean: Number of clean prompts to average over; this and the following are as in `rank_heads`.
+        n_trials: Number of corrupted prompts.
+        queries: Validation pairs used as queries: "all", or those "answered" correctly with the instructions (and `n_shots`
+            demonstrations); see `choose_queries`. Provenance records both counts.
+        metric: Measure of the answer's first token.
+        source: Output to patch in.
+        mode: "replace" or "add".
+        unit: "head" or "group".
+        template: Prompt template.
+        seed: Seed of all random draws.
+        method: Method of the engine; see `run_branches`.
+        budget: Memory budget of the engine; see `run_branches`.
+        folder: Folder to store the ranking in.
+        progress: Show a progress bar.
+        tick: Called after each prompt.
 
     Raises:
-        LensFVError: no instruction, no query that is answered, or what `counterpart_text` and `rank_heads` raise.
+        LensFVError: no instruction is given, no query is answered, or `counterpart_text` or `rank_heads` raises.
     """
     made, about = instruction_contrast(
         model,
@@ -147,12 +147,13 @@ def instruction_contrast(
     seed: Seed = 0,
     folder: str | Path | None = None,
 ) -> tuple[PatchingPrompts, dict[str, Any]]:
-    """Prompts with a task's instructions, and prompts with uninformative counterparts; and what is to be noted about them.
+    """Build prompts with a task's instructions and with uninformative counterparts, and the options to record about them.
 
-    See `rank_instruction_heads`, which ranks by them. `rank_contrast` does so where they are needed for more than that.
+    `rank_instruction_heads` ranks heads by these prompts. To use the prompts for other purposes too, build them here and
+    pass them to `rank_contrast`.
 
     Raises:
-        LensFVError: no instruction, or what `counterpart_text`, `choose_queries` and `build_prompts` raise.
+        LensFVError: no instruction is given, or `counterpart_text`, `choose_queries` or `build_prompts` raises.
     """
     given = tuple(instructions if instructions is not None else task.instructions)
     if not given:
@@ -204,7 +205,7 @@ def instruction_contrast(
 
 
 def _noisy_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, counterpart: Uninformative) -> list[int]:
-    """The tokens whose embeddings get noise."""
+    """Indices of the tokens that receive noise."""
     found = token_classes(model, prompt, template=template)
     if counterpart == "noise_on_query":
         return [i for i, name in enumerate(found.classes) if name == "query_demonstration"]
@@ -214,11 +215,11 @@ def _noisy_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, co
 def _counterparts(
     model: LensModel, task: Task, given: Sequence[str], kind: Uninformative, others: Sequence[str] | None, seed: int
 ) -> list[str | None] | None:
-    """What stands where each instruction stood; nothing else does if it is noise that takes it away."""
+    """The counterpart of each instruction; None if the counterpart is noise, which changes no text."""
     if kind == "noise_on_instruction" or kind == "noise_on_query":
         return None
     if others is None and kind == "other":
-        # What asks for the same pairs under another name is no other task.
+        # A task with the same pairs under another name does not count as another task.
         tasks = (load_task(name) for name in list_tasks() if name != task.name)
         others = [other.instructions[0] for other in tasks if other.fingerprint != task.fingerprint]
     return [counterpart_text(model, text, kind, others=others or (), seed=seed + i) for i, text in enumerate(given)]

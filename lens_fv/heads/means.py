@@ -1,4 +1,4 @@
-"""What heads say on average: their mean outputs over clean prompts."""
+"""Mean outputs of heads over clean prompts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from lens_fv.model.lens_model import LensModel
 
 Keeper = Callable[[Tensor, Any], Tensor]
 TOKENS = 1024
-"""In one batch: what a small machine holds, and a large one does not wait for."""
+"""Number of tokens per batch: few enough for a small machine, enough to keep a large one busy."""
 
 
 class HeadMeans(NamedTuple):
     """Averages over prompts at the last token.
 
     Attributes:
-        z: each head's output before the output projection; 0 in layers without attention heads.
-        carry: what the residual stream receives of attention's output, channel by channel: 1 everywhere, but for models
-            with a norm behind attention (Gemma 2 and 3), where it is that norm's gain as met on these prompts.
-        resid_norm: length of the residual stream after each layer.
+        z: Each head's output before the output projection; 0 in layers without attention heads.
+        carry: Gain per channel from attention's output to the residual stream: 1, except in models with a norm after
+            attention (Gemma 2 and 3), where it is that norm's gain on these prompts.
+        resid_norm: Norm of the residual stream after each layer.
     """
 
     z: Float[Tensor, "layers heads d_head"]
@@ -39,10 +39,10 @@ def head_means(model: LensModel, prompts: Sequence[Sequence[int]], *, progress: 
 def head_outputs(
     model: LensModel, prompts: Sequence[Sequence[int]], *, tick: Callable[[], None] = lambda: None
 ) -> tuple[HeadMeans, Float[Tensor, "prompts layers heads d_head"]]:
-    """`head_means`, and every prompt's own head outputs; `tick` is called after each prompt."""
+    """`head_means` and the head outputs of every single prompt; `tick` is called after each prompt."""
     seen = last_tokens(model, prompts, tick=tick)
-    # `carry` is the least-squares gain from what the heads sum to onto what the residual stream gets, which is exact
-    # where the gain is constant and needs no knowledge of the norm.
+    # `carry` is the least-squares gain from the sum of the heads to what the residual stream receives. It is exact
+    # where the gain is constant, and needs no knowledge of the norm.
     carry = torch.zeros(model.n_layers, model.d_model, device=model.device)
     for layer in model.attention_layers:
         summed = model.head_write(layer, seen.z[:, layer], include_bias=True).float()
@@ -56,20 +56,20 @@ def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Te
 
 
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
-    """Mean length of the residual stream after each layer, at the last token of `prompts`.
+    """Mean norm of the residual stream after each layer, at the last token of `prompts`.
 
-    The unit for learning rates, norms and scales: it differs a hundredfold between models.
+    It is the unit of learning rates, norms and scales, because it differs a hundredfold between models.
     """
     return resid_states(model, prompts).norm(dim=-1).mean(0).cpu()
 
 
 class LastTokens(NamedTuple):
-    """What goes on at the last token of every prompt, in single precision.
+    """Activations at the last token of every prompt, in single precision.
 
     Attributes:
-        z: each head's output before the output projection; 0 in layers without attention heads.
-        attn_out: what attention writes to the residual stream.
-        resid: the residual stream after each layer.
+        z: Each head's output before the output projection; 0 in layers without attention heads.
+        attn_out: Attention's contribution to the residual stream.
+        resid: Residual stream after each layer.
     """
 
     z: Float[Tensor, "prompts layers heads d_head"]
@@ -80,9 +80,9 @@ class LastTokens(NamedTuple):
 def last_tokens(
     model: LensModel, prompts: Sequence[Sequence[int]], *, heads: bool = True, tick: Callable[[], None] = lambda: None
 ) -> LastTokens:
-    """Run prompts (token ids) and keep their last tokens; with `heads=False` only the residual stream is kept.
+    """Run prompts (token ids) and return the activations at their last tokens; `heads=False` keeps only the residual stream.
 
-    Prompts of about the same length go together, and are filled up on the right, where in a causal decoder nothing looks.
+    Prompts of similar length form a batch. They are padded on the right, which a causal decoder never attends to.
     """
     n, layers = len(prompts), model.n_layers
     z = torch.zeros(n, layers, model.n_heads, model.d_head, device=model.device)
@@ -109,7 +109,7 @@ def _keeper(kept: Float[Tensor, "prompts layers width"], layer: int, rows: list[
 
 
 def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[int]]:
-    """Indices of prompts that go together: of about the same length, and none across the border of `rotary_border`."""
+    """Group prompt indices into batches of similar length that do not cross the border of `rotary_border`."""
     batches: list[list[int]] = []
     for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
         crosses = border is not None and batches and len(prompts[batches[-1][0]]) <= border < len(prompts[row])

@@ -1,4 +1,4 @@
-"""What an answer's first token is worth under every branch."""
+"""Metrics of an answer's first token under every branch."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -23,12 +23,12 @@ def measure(
     """The metric of one prompt's primary answer under every branch.
 
     Args:
-        opened: that prompt.
-        branches: the first is the prompt as it is compared with; all ask about the answer's first token.
-        metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff": its logit, then the wrong answer's.
-            Logits are unembedded for these tokens alone.
-        prompt: the same prompt with its answers.
-        wrong: the token that "logit_diff" compares with; None: the likeliest in the first branch that begins no acceptable
+        opened: The opened prompt.
+        branches: Branches; the first is the reference. Each scores the answer's first token.
+        metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff", which returns two columns: the
+            answer's logit and the wrong answer's. Only these tokens are unembedded for logits.
+        prompt: The same prompt with its answers.
+        wrong: Token that "logit_diff" compares with; None: the likeliest token of the first branch that begins no acceptable
             answer.
     """
     if metric in ("prob", "logprob"):

@@ -1,4 +1,4 @@
-"""What ranking heads will take, before it is begun."""
+"""The cost of a head ranking, before it runs."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 
 
 class RankingPlan(NamedTuple):
-    """How `rank_heads` would go about a task.
+    """How `rank_heads` would run a task.
 
     Attributes:
-        clean, corrupted: prompts of either kind; each is one run.
-        longest: tokens of the longest corrupted one.
-        run: the plan of that one.
+        clean, corrupted: Number of prompts of each kind; each prompt is one run.
+        longest: Number of tokens of the longest corrupted prompt.
+        run: Plan for that prompt.
     """
 
     clean: int
@@ -30,7 +30,7 @@ class RankingPlan(NamedTuple):
     run: Plan
 
     def __str__(self) -> str:
-        """Two lines."""
+        """The plan in two lines."""
         prompts = f"{self.clean} clean and {self.corrupted} corrupted prompts of up to {self.longest} tokens"
         return f"{prompts}; each of the latter:\n{self.run}"
 
@@ -53,15 +53,15 @@ def plan_ranking(
     method: Method = "auto",
     budget: Count | None = None,
 ) -> RankingPlan:
-    """Make the prompts of `rank_heads`, whose arguments these are, and plan their runs; no prompt is run.
+    """Build the prompts of `rank_heads` and plan their runs without running them; arguments are those of `rank_heads`.
 
     Raises:
-        LensFVError: prompts that cannot be made, or a budget smaller than one row.
+        LensFVError: the prompts cannot be built, or the budget is smaller than one row.
     """
     made = contrast(
         model,
         split or split_pairs(task, seed=seed),
-        "permutation" if corruption == "noise" else corruption,  # noise is on prompts of the same length
+        "permutation" if corruption == "noise" else corruption,  # noise leaves the prompts' length unchanged
         n_shots=n_shots,
         n_clean=n_clean,
         n_trials=n_trials,

@@ -1,4 +1,4 @@
-"""Every head's indirect effect, trial by trial, and how it is measured."""
+"""Head rankings: every head's indirect effect per trial, and its measurement."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ from lens_fv.tasks import Task
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadRanking(Effects):
-    """Every head's indirect effect on a task, trial by trial.
+    """Indirect effect of every head on a task, per trial.
 
     Attributes:
-        effects: metric with the head patched, minus the metric without, per corrupted prompt.
-        baseline: the metric of the corrupted prompts, no head patched.
-        z, carry, resid_norm: see `HeadMeans`, over the clean prompts: what `extract` makes a vector from.
-        metric: what was measured of the answer's first token; see `rank_heads`.
+        effects: Metric with the head patched minus the unpatched metric, per corrupted prompt.
+        baseline: Unpatched metric of the corrupted prompts.
+        z, carry, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
+        metric: Measure of the answer's first token; see `rank_heads`.
     """
 
     baseline: Float[Tensor, " trials"]
@@ -77,27 +77,27 @@ def rank_contrast(
     progress: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> HeadRanking:
-    """Measure every head's effect on the corrupted prompts of a contrast: the common end of all ways to rank.
+    """Rank heads on given clean and corrupted prompts: the final step shared by all rankings.
 
     Args:
-        model: the model.
-        task: what the prompts ask for.
-        made: the prompts.
-        options: what else provenance says about them; those that are None are left out.
-        metric: see `rank_heads`, also for all that follows.
-        wrong: see `indirect_effects`.
-        source: what is put in.
-        mode: replace or add.
-        unit: head or group.
-        seed: that the prompts were drawn with.
-        method: of the engine.
-        budget: of its memory.
-        folder: keep the ranking there.
-        progress: draw a progress bar.
-        tick: called after each prompt.
+        model: Model to rank.
+        task: Task of the prompts.
+        made: Clean and corrupted prompts.
+        options: Further options to record in the provenance; those that are None are omitted.
+        metric: Measure of the answer's first token; this and the following are as in `rank_heads`.
+        wrong: See `indirect_effects`.
+        source: Output to patch in.
+        mode: "replace" or "add".
+        unit: "head" or "group".
+        seed: Seed the prompts were drawn with.
+        method: Method of the engine; see `run_branches`.
+        budget: Memory budget of the engine; see `run_branches`.
+        folder: Folder to store the ranking in.
+        progress: Show a progress bar.
+        tick: Called after each prompt.
 
     Raises:
-        LensFVError: a ranking of another model as source, no head that changes anything, or too small a budget.
+        LensFVError: the source is a ranking of another model, no head has any effect, or the budget is too small.
     """
     if isinstance(source, HeadRanking):
         source.provenance.check(model)

@@ -1,4 +1,4 @@
-"""Would other trials give the same ranking?"""
+"""Split-half reliability of head rankings: would other trials give the same ranking?"""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from lens_fv.errors import LensFVError
 
 
 class Reliability(NamedTuple):
-    """How well the mean effects of one half of the samples repeat in the other half, on average over random halves.
+    """Agreement of the mean effects of two halves of the samples, averaged over random halvings.
 
     Attributes:
-        spearman: rank correlation of the two halves over all heads.
-        corrected: the same for all samples rather than half of them (Spearman-Brown: 2 r / (1 + |r|)).
-        overlap: share of the `k` strongest heads of one half that are among the `k` strongest of the other.
-        chance: the overlap of two random sets of `k` heads.
-        k: how many heads `overlap` counts.
+        spearman: Rank correlation of the two halves over all heads.
+        corrected: The correlation extrapolated to all samples (Spearman-Brown: 2 r / (1 + |r|)).
+        overlap: Fraction of the `k` strongest heads of one half that are among the `k` strongest of the other.
+        chance: Expected overlap of two random sets of `k` heads.
+        k: Number of heads that `overlap` compares.
     """
 
     spearman: float
@@ -31,13 +31,13 @@ def split_half(values: Float[np.ndarray, "samples tests"], *, k: int = 10, n_spl
     """Split-half reliability of the order of mean effects.
 
     Args:
-        values: independent samples (trials, tasks) of every test (head); of an odd number one is left out of each split.
-        k: size of the top that is compared.
-        n_splits: random halvings to average over.
-        seed: of the halvings.
+        values: Independent samples (trials, tasks) of every test (head). If their number is odd, each split omits one.
+        k: Number of top heads to compare.
+        n_splits: Number of random halvings to average over.
+        seed: Seed of the halvings.
 
     Raises:
-        LensFVError: fewer than four samples, or a `k` that is no size of a part of the tests.
+        LensFVError: there are fewer than four samples, or `k` is not a possible size of a proper subset of the tests.
     """
     n, tests = values.shape
     if n < 4:

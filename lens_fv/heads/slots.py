@@ -1,4 +1,4 @@
-"""What heads say on average at every place of a few-shot prompt."""
+"""Mean head outputs at every slot of a few-shot prompt."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def slot_means(
 ) -> dict[Place, Float[Tensor, "layers heads d_head"]]:
     """Mean head outputs (before the output projection) at every slot of few-shot prompts.
 
-    The tokens of a word are averaged first, then the prompts that have the slot (Todd et al. 2024).
+    Outputs are averaged first over the tokens of a word, then over the prompts that have the slot (Todd et al. 2024).
     """
     total: dict[Place, Tensor] = {}
     counts: dict[Place, int] = defaultdict(int)

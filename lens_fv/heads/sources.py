@@ -1,4 +1,4 @@
-"""What is put in a head's place."""
+"""Sources of the head outputs that are patched in."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -12,7 +12,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.heads.means import HeadMeans
 
 Source = Literal["mean", "zero", "resample"] | HeadMeans
-"""The clean mean (Todd et al. 2024), nothing, what the head says in one other clean prompt, or `HeadMeans` of other prompts."""
+"""The clean mean (Todd et al. 2024), zero, the head's output on one other clean prompt, or `HeadMeans` of other prompts."""
 
 
 def source_outputs(
@@ -21,16 +21,16 @@ def source_outputs(
     each: Float[Tensor, "clean layers heads d_head"],
     partners: Sequence[int],
 ) -> Float[Tensor, "trials layers heads d_head"]:
-    """Each trial's head outputs to patch with.
+    """Head outputs to patch in, per trial.
 
     Args:
-        source: see `Source`.
-        means: over the clean prompts.
-        each: the clean prompts' own head outputs.
-        partners: the clean prompt that each trial resamples from.
+        source: See `Source`.
+        means: Means over the clean prompts.
+        each: Head outputs of each clean prompt.
+        partners: Index of the clean prompt that each trial resamples from.
 
     Raises:
-        LensFVError: head outputs of a model of another shape.
+        LensFVError: the given head outputs come from a model of another shape.
     """
     if source == "resample":
         return each[list(partners)]
@@ -41,7 +41,7 @@ def source_outputs(
 
 
 def source_name(source: Source) -> str:
-    """The source as provenance records it: given head outputs by a digest."""
+    """The source as recorded in provenance; given head outputs are identified by a digest."""
     if isinstance(source, str):
         return source
     return f"given {sha256(source.z.float().cpu().numpy().tobytes()).hexdigest()[:16]}"

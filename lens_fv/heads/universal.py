@@ -1,4 +1,4 @@
-"""Heads that carry many tasks: effects averaged over all tasks that the model does."""
+"""Universal heads: effects averaged over all tasks that the model can do."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
 
 
 class TaskRow(NamedTuple):
-    """Why a task was kept: its accuracy after demonstrations with its 95 % interval, and what it had to beat."""
+    """A task's accuracy after demonstrations with its 95 % interval, the majority baseline, and whether the task was kept."""
 
     task: str
     kept: bool
@@ -41,14 +41,14 @@ class TaskRow(NamedTuple):
 class UniversalHeads(Effects):
     """Head effects averaged over tasks (Todd et al. 2024).
 
-    Its samples are tasks: intervals, p-values and reliability ask whether other tasks of the kind would show the same.
+    Samples are tasks, so intervals, p-values and reliability describe generalisation to other tasks of this kind.
 
     Attributes:
-        effects: mean indirect effect of every head on every kept task.
-        tasks: names of all tasks that were tried.
-        accuracy: of each of them with the ends of its interval; see `Competence`.
-        majority: what it had to be above; see `Competence`.
-        metric: see `rank_heads`.
+        effects: Mean indirect effect of every head on every kept task.
+        tasks: Names of all tasks that were tried.
+        accuracy: Accuracy of each task with the ends of its interval; see `Competence`.
+        majority: Majority baseline that the accuracy had to exceed; see `Competence`.
+        metric: See `rank_heads`.
     """
 
     tasks: tuple[str, ...]
@@ -57,7 +57,7 @@ class UniversalHeads(Effects):
     metric: Metric
 
     def __post_init__(self) -> None:
-        """Check that tasks and effects belong together."""
+        """Check that tasks and effects match."""
         super().__post_init__()
         require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 3))
         require_shape("universal heads' majority", self.majority, (len(self.tasks),))
@@ -66,23 +66,23 @@ class UniversalHeads(Effects):
 
     @property
     def rows(self) -> list[TaskRow]:
-        """Every task with both numbers, kept or dropped."""
+        """Every task, kept or dropped, with its accuracy and baseline."""
         numbers = zip(self.tasks, self.accuracy.tolist(), self.majority.tolist(), strict=True)
         return [TaskRow(task, found > majority, found, low, high, majority) for task, (found, low, high), majority in numbers]
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The tasks that the model does: those of `effects`, in their order."""
+        """The tasks that the model can do, in the order of `effects`."""
         return tuple(row.task for row in self.rows if row.kept)
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """The tasks that it does no better than a constant answer."""
+        """The tasks on which the model is no better than a constant answer."""
         return tuple(row.task for row in self.rows if not row.kept)
 
     @checked
     def interval(self, *, level: Level = 0.95, resamples: Natural = 0) -> Float[Tensor, "2 layers units"]:  # noqa: ARG002
-        """Student's t interval over tasks: a bootstrap of so few would be too narrow."""
+        """Student's t interval over tasks; a bootstrap over so few samples would be too narrow."""
         n = len(self.effects)
         if n < 2:
             return self.effects.repeat(2, 1, 1)
@@ -119,34 +119,34 @@ def universal_heads(
     progress: bool = False,
     **options: Any,
 ) -> UniversalHeads:
-    """Rank heads on every task that the model does better than a constant answer, and average (Todd et al. 2024).
+    """Rank heads on every task where the model beats a constant answer, and average over tasks (Todd et al. 2024).
 
     Args:
-        model: the model.
-        tasks: the tasks; each is split by `split_pairs(task, seed=seed)`, and asked on validation pairs.
-        n_shots: demonstrations a prompt, of accuracy as of ranking.
-        n_clean: clean prompts a task.
-        n_trials: corrupted prompts a task.
-        queries: of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`. Provenance has
-            both counts, summed over the kept tasks.
-        max_items: validation pairs that accuracy is measured on.
-        template: how prompts are written.
-        instruction: see `rank_heads`.
-        seed: of splits and of everything drawn.
-        folder: keep every task's accuracy and ranking there. What is there, made in the same way, is not made again: a run
-            that was stopped goes on where it was, and one with other settings keeps its own files beside the first's.
-        progress: draw a progress bar.
-        options: of `rank_heads`: metric, source, mode, corruption, unit and so on.
+        model: Model to rank.
+        tasks: Tasks; each is split by `split_pairs(task, seed=seed)` and queried on validation pairs.
+        n_shots: Number of demonstrations per prompt, for accuracy and ranking.
+        n_clean: Number of clean prompts per task.
+        n_trials: Number of corrupted prompts per task.
+        queries: Queries of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`.
+            Provenance records both counts, summed over the kept tasks.
+        max_items: Maximum number of validation pairs for measuring accuracy.
+        template: Prompt template.
+        instruction: See `rank_heads`.
+        seed: Seed of splits and all random draws.
+        folder: Folder to store every task's accuracy and ranking in. Stored results of the same settings are loaded, so an
+            interrupted run resumes; runs with other settings add their own files.
+        progress: Show a progress bar.
+        options: Further options of `rank_heads`: metric, source, mode, corruption, unit and so on.
 
     Raises:
-        LensFVError: no task, two of one name, none that the model does, or what `rank_heads` raises.
+        LensFVError: no task is given, two have the same name, the model can do none of them, or `rank_heads` raises.
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
         raise LensFVError(f"universal heads of {len(names)} tasks of {len(set(names))} names: give tasks of different names")
     shared: dict[str, Any] = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
     splits = [split_pairs(task, seed=seed) for task in tasks]
-    for split in splits:  # complain before anything runs
+    for split in splits:  # fail before anything runs
         build_prompts(split.validation, split.train, n_shots=n_shots)
     found: list[Competence] = []
     rankings: list[HeadRanking] = []
@@ -193,7 +193,7 @@ def _digest(hashes: Sequence[str]) -> str:
 
 @contextmanager
 def _share(tick: Callable[[], None], steps: int) -> Generator[Callable[[], None], None, None]:
-    """A task's part of the bar: what it does not use, because it was loaded or dropped, it is given at the end."""
+    """A task's share of the progress bar; steps not used, because the task was loaded or dropped, are added at the end."""
     left = iter(range(steps))
 
     def step() -> None:

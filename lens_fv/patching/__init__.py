@@ -1,4 +1,4 @@
-"""What changes if one part is changed?"""
+"""Activation patching: the engine that runs many counterfactual edits of the same prompts."""
 
 from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_alike, score_answers
 from lens_fv.patching.check import branch_way, check_engine

@@ -1,4 +1,4 @@
-"""How likely the right answers become under each branch."""
+"""Scores of acceptable answers under each branch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from lens_fv.patching.run import OpenPrompts
 from lens_fv.tasks import EncodedPrompt
 
 LONG = 32
-"""Tokens above which a prompt counts as long."""
+"""Mean number of tokens above which prompts count as long."""
 
 
 class AnswerScores(NamedTuple):
-    """What every branch makes of every prompt's acceptable answers; the best of them counts.
+    """Scores of every prompt under every branch; the best acceptable answer counts.
 
     Attributes:
-        top1, top3: an acceptable answer's first token is the likeliest, or among the three likeliest. Of equally likely tokens
-            the one with the lowest id counts as likelier, because greedy decoding takes it (see `token_ranks`).
-        full: every token of an acceptable answer is the likeliest one, given those before it: what greedy decoding writes.
-        logprob: log-probability of the whole answer, in nats.
+        top1, top3: Whether an acceptable answer's first token is the likeliest, or among the three likeliest. Among equally
+            likely tokens the lowest id ranks first, because greedy decoding takes it (see `token_ranks`).
+        full: Whether greedy decoding produces an acceptable answer: each of its tokens is the likeliest given those before it.
+        logprob: Log-probability of the whole answer, in nats.
     """
 
     top1: Bool[Tensor, "prompts branches"]
@@ -37,12 +37,12 @@ class AnswerScores(NamedTuple):
 
 
 class ScoredAnswer(NamedTuple):
-    """What every branch makes of one answer.
+    """Scores of one answer under every branch.
 
     Attributes:
-        prompt, answer: which: their indices.
-        ranks: of each of its tokens; 0 is the one that greedy decoding writes (see `token_ranks`).
-        logprobs: of each, in nats.
+        prompt, answer: Indices of the prompt and of the answer among its acceptable ones.
+        ranks: Rank of each token; 0 is the token of greedy decoding (see `token_ranks`).
+        logprobs: Log-probability of each token, in nats.
     """
 
     prompt: int
@@ -52,13 +52,13 @@ class ScoredAnswer(NamedTuple):
 
 
 class AnswerScorer:
-    """Prompts, opened once, on which branches can be scored again and again.
+    """Prompts that are opened once and scored under branches any number of times.
 
     Args:
-        model: the model.
-        prompts: encoded prompts with their acceptable answers.
-        method: see `run_branches`.
-        batch_size: prompts that run together.
+        model: Model to run.
+        prompts: Encoded prompts with their acceptable answers.
+        method: See `run_branches`.
+        batch_size: Number of prompts per batch.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class AnswerScorer:
     ) -> None:
         self.model, self._prompts = model, prompts
         self._method: Method = method
-        # Prompts with as many answers of like length together: what is padded is computed for nothing. In long prompts the
-        # prompt is what is padded most.
+        # Group prompts with equally many answers of similar length, to waste little on padding. In long prompts the prompt
+        # itself causes most of the padding.
         long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
 
         def alike(i: int) -> tuple[int, int, int]:
@@ -90,10 +90,10 @@ class AnswerScorer:
         """Score all branches on all prompts.
 
         Args:
-            branches: the edits of counterfactual runs, with values and positions for all prompts or one a prompt; none: the
-                plain model.
-            keep: keep the opened prompts in memory for the next call.
-            tick: called after each batch.
+            branches: For each branch, its edits, with one value and position for all prompts or one per prompt. A branch
+                without edits is the plain model.
+            keep: Keep the opened prompts in memory for the next call.
+            tick: Called after each batch.
         """
         return _best((len(self._prompts), len(branches)), self.each(branches, keep=keep, tick=tick))
 
@@ -101,7 +101,7 @@ class AnswerScorer:
     def each(
         self, branches: Sequence[Sequence[Edit]], *, keep: bool = True, tick: Callable[[], None] = lambda: None
     ) -> Iterator[ScoredAnswer]:
-        """What all branches make of every answer by itself, in no order of prompts; see `score`."""
+        """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score`."""
         for i, batch in enumerate(self._batches):
             answers = [self._prompts[p].answers for p in batch]
             most = max(map(len, answers))
@@ -111,7 +111,7 @@ class AnswerScorer:
             opened = self._opened.get(i) or self._open(i, batch, keep)
             found = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
             for p, each, by_answer in zip(batch, answers, found.unflatten(1, (most, len(branches))), strict=True):
-                for a, answer in enumerate(each):  # prompts with fewer answers than others have padding
+                for a, answer in enumerate(each):  # prompts with fewer answers are padded
                     ranks, logprobs = by_answer[a, :, : len(answer)].unbind(-1)
                     yield ScoredAnswer(p, a, ranks, logprobs)
             tick()
@@ -133,7 +133,7 @@ def score_answers(
     what: str = "scoring",
     progress: bool = False,
 ) -> AnswerScores:
-    """Score all branches on all prompts, once; see `AnswerScorer`."""
+    """Score all branches on all prompts once; see `AnswerScorer`."""
     scorer = AnswerScorer(model, prompts, method=method)
     with progress_bar(what, len(scorer), show=progress) as tick:
         return scorer.score(branches, keep=False, tick=tick)
@@ -142,9 +142,9 @@ def score_answers(
 @checked
 @torch.no_grad()
 def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto") -> AnswerScores:
-    """Score the model as it is on prompts of which many begin alike, such as those with the same demonstrations.
+    """Score the plain model on prompts with common beginnings, such as the same demonstrations.
 
-    What they have in common runs once. The same as `score_answers(model, prompts, [[]])`.
+    Each common beginning runs once. The result equals `score_answers(model, prompts, [[]])`.
     """
     return _best((len(prompts), 1), _each_alike(model, prompts, method))
 
@@ -172,11 +172,11 @@ def _best(shape: tuple[int, int], answers: Iterator[ScoredAnswer]) -> AnswerScor
 
 
 def _begin_alike(prompts: Sequence[EncodedPrompt]) -> list[tuple[int, list[int]]]:
-    """Groups of prompts, and how many tokens each group's begin with alike: at least half of every prompt's."""
+    """Group prompts by common beginning, with its length in tokens: at least half of every prompt in the group."""
     groups: list[tuple[int, list[int]]] = []
     for p in sorted(range(len(prompts)), key=lambda p: prompts[p].tokens):
         tokens = prompts[p].tokens
-        most = len(tokens) - 1  # a branch begins with a token of its own
+        most = len(tokens) - 1  # a branch needs at least one token of its own
         if groups:
             before, group = groups[-1]
             pairs = zip(tokens[:most], prompts[group[0]].tokens[:before])

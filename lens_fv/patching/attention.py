@@ -1,8 +1,8 @@
-"""Attention of a tree: every row sees the prompt before it and itself, no other row.
+"""Tree attention: every row attends to the shared prefix and to itself, but to no other row.
 
-A mask says the same, at the price of scores between all rows that it then throws away. Here rows attend to the prefix, whose
-keys and values all of them share, and each to its own few tokens. It takes the place of the attention function that
-transformers' modules look up by name, so that projections, norms, rotations and TransformerLens' hooks stay the model's own.
+A mask has the same effect, but computes scores between all rows only to discard them. Here all rows share the prefix's keys
+and values, and each row also attends to its own few tokens. This function replaces the attention function that transformers'
+modules look up by name, so projections, norms, rotations and TransformerLens' hooks remain the model's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,17 +29,17 @@ NAME = "lens_fv_tree"
 
 @dataclass
 class Tree:
-    """The tokens of one pass: `lead` of the prefix (all or none), then rows of `width` tokens.
+    """The tokens of one pass: `lead` prefix tokens (all or none), then rows of `width` tokens.
 
     Attributes:
-        lead: prefix tokens run in this pass; 0 if their keys and values are known.
-        prefix: how many there are.
-        width: tokens a row.
-        keep: keep the prefix's keys and values.
-        packing: of the tokens.
-        keys_values: those of the prefix, a pair a layer.
-        layer: the layer that is running.
-        rows: how many rows run in it.
+        lead: Number of prefix tokens run in this pass; 0 if their keys and values are known.
+        prefix: Total number of prefix tokens.
+        width: Number of tokens per row.
+        keep: Whether to keep the prefix's keys and values.
+        packing: Packing of the tokens.
+        keys_values: Keys and values of the prefix, one pair per layer.
+        layer: Index of the running layer.
+        rows: Number of rows in that layer.
     """
 
     lead: int
@@ -60,10 +60,10 @@ class Tree:
         scaling: float,
         softcap: float | None,
     ) -> Float[Tensor, "batch packed heads d_head"]:
-        """`attend` for tokens that are packed."""
+        """`attend` for packed tokens."""
         end = self.lead + self.rows * self.width
         q, k, v = (self.packing.unpack(x, 0, end, dim=2) for x in (q, k, v))
-        # Some modules go on with `view`, which takes no other order in memory.
+        # Some modules then call `view`, which needs contiguous memory.
         return self.packing.pack(self.attend(q, k, v, mask, scaling, softcap)).contiguous()
 
     def attend(
@@ -75,18 +75,18 @@ class Tree:
         scaling: float,
         softcap: float | None,
     ) -> Float[Tensor, "prompts tokens heads d_head"]:
-        """The outputs of all heads; `mask` is the model's own (additive) for prefix and one row."""
+        """Outputs of all heads; `mask` is the model's own (additive) mask for the prefix and one row."""
         n, w, lead = self.prefix, self.width, self.lead
         batch, heads, tokens, d_head = q.shape
         groups, rows = k.shape[1], (tokens - lead) // w
-        share, flat = heads // groups, heads // groups * rows * w  # query heads, and their queries, that share keys
+        share, flat = heads // groups, heads // groups * rows * w  # query heads per key head, and their queries
         if self.layer < len(self.keys_values):
             past_k, past_v = self.keys_values[self.layer]
         else:
             past_k, past_v = k[:, :, :n], v[:, :, :n]
             if self.keep:
                 self.keys_values.append((past_k.clone(), past_v.clone()))
-        if rows == 1 and not lead:  # nothing to keep apart
+        if rows == 1 and not lead:  # a single row needs no separation
             k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
             return _plain(q, k, v, mask[:, :, n:], scaling, softcap).transpose(1, 2)
         rq = q[:, :, lead:].reshape(batch, groups, share, rows, w, d_head)
@@ -134,7 +134,7 @@ def _tree_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    # Arguments that are not known here may change the result; the check against the plain loop would then show it.
+    # Unknown arguments may change the result; the check against the plain loop would then fail.
     by = query.shape[-1] ** -0.5 if scaling is None else scaling
     tree = _current.get()
     assert tree is not None
@@ -154,10 +154,10 @@ def _own_projections(bridge: Any, module: Any) -> bool:
 
 @contextmanager
 def tree_attention(model: LensModel, tree: Tree) -> Iterator[None]:
-    """Let the model's attention modules run a tree, by transformers' own forward instead of TransformerLens' copy of it.
+    """Make the model's attention modules run a tree, through transformers' own forward instead of TransformerLens' copy.
 
     Raises:
-        LensFVError: transformers does not run attention with the projections that TransformerLens runs.
+        LensFVError: transformers' attention does not use the projections that TransformerLens uses.
     """
     bridges = [block.attn for block in model.tl.blocks]
     native = [bridge.original_component for bridge in bridges]
@@ -175,7 +175,7 @@ def tree_attention(model: LensModel, tree: Tree) -> Iterator[None]:
 
 
 def _through(bridge: Any, module: Any) -> Callable[..., Any]:
-    """The attention module's own forward, with the hook that TransformerLens puts behind it."""
+    """The attention module's own forward, followed by TransformerLens' hook on its output."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         out, *rest = module(*args, **kwargs)

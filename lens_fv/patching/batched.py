@@ -1,8 +1,8 @@
-"""Rows in the batch: for models whose state cannot be shared between rows.
+"""The "batched" method: one batch row per branch, for models that cannot share state between rows.
 
-Positions by index (ALiBi in MPT), recurrent and hybrid layers keep a state that belongs to one sequence. There the prefix runs
-once through the model's own cache, which is then repeated for every row. No layer is skipped and no state is shared, but a row
-still costs its own tokens only.
+Positions by index (ALiBi in MPT) and recurrent or hybrid layers keep state that belongs to one sequence. For these models the
+prefix runs once through the model's own cache, which is then copied for every row. No layer is skipped and no state is shared,
+but each row still costs only its own tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from lens_fv.patching.trunk import lay_out
 
 
 class BatchedTrunk:
-    """A batch of prompts that branches leave at one position each; see `lens_fv.patching.trunk.Trunk`."""
+    """A batch of prompts from which branches start at one position each; see `lens_fv.patching.trunk.Trunk`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BatchedTrunk:
                 raise LensFVError(f"branch {model.name}: it keeps its past in a {type(self._cache).__name__}")
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
-        """Final residual-stream states of every row."""
+        """Return the final residual-stream states of every row."""
         model, n, width, prompts = self.model, self._prefix, self.width, len(self._tokens)
         seen: list[Tensor] = []
 
@@ -59,7 +59,7 @@ class BatchedTrunk:
         hooks = [(place, _editor(edits, prompts, width, 0)) for place, edits in stacks.items()]
         cache = deepcopy(self._cache)
         if cache is not None:
-            # Not batch_repeat_interleave, which leaves recurrent states as they are.
+            # Not batch_repeat_interleave, which does not repeat recurrent states.
             cache.reorder_cache(torch.arange(prompts, device=model.device).repeat_interleave(len(rows)))
         at = torch.tensor([row.suffix for row in rows], device=model.device)[:, None] * width
         columns = (n + at + torch.arange(width, device=model.device)).flatten()

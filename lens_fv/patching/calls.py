@@ -1,9 +1,9 @@
-"""How a model calls its blocks: asked, not known.
+"""How a model calls its blocks, found by experiment.
 
-Masks, windows and position embeddings differ between architectures and between layers. Rather than know them, run the model
-with blocks that note their arguments and pass their input on; and find out by asking with several sizes which dimension of
-which argument counts the tokens that are run (queries) and which all tokens there are (keys), and by asking with other tokens
-which arguments are made of them (Gemma 4 embeds them once more for each layer).
+Masks, windows and position embeddings differ between architectures and layers. Instead of encoding this knowledge, we run the
+model with blocks that record their arguments and pass their input on. Runs with different sizes show which dimension of an
+argument counts the tokens being run (queries) and which counts all tokens (keys). Runs with other tokens show which arguments
+depend on the tokens (Gemma 4 embeds them again for each layer).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +25,17 @@ from lens_fv.patching.plan import is_out_of_memory
 
 Kind = Literal["fixed", "query", "key", "token"]
 Layout = list[list[tuple[Kind, ...]]]
-"""Layer by layer, tensor by tensor, dimension by dimension; "token" is a "query" whose content depends on the tokens."""
+"""Kind of each dimension, by layer and tensor; "token" is a "query" dimension with content that depends on the tokens."""
 
 
 class Call(NamedTuple):
-    """The arguments of one block, its hidden states left out."""
+    """The arguments of one block, without its hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def map(self, change: Callable[[Any], Any]) -> "Call":
-        """The call with every leaf of its (nested) arguments changed."""
+        """Apply a function to every leaf of the (nested) arguments."""
 
         def go(value: Any) -> Any:
             if isinstance(value, tuple | list):
@@ -47,7 +47,7 @@ class Call(NamedTuple):
         return Call(go(self.args), go(self.kwargs))
 
     def tensors(self) -> list[Tensor]:
-        """The tensors among its leaves, in the order in which `map` meets them."""
+        """The tensors among the leaves, in the order of `map`."""
         found: list[Tensor] = []
         self.map(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
         return found
@@ -60,10 +60,10 @@ def record_calls(
     positions: Int[Tensor, "prompts tokens"],
     cache: DynamicCache,
 ) -> tuple[list[Call], Float[Tensor, "prompts tokens d_model"]]:
-    """The arguments with which the model would call every block for these tokens, and the first block's input.
+    """Record the arguments with which the model would call every block for these tokens, and the first block's input.
 
     Raises:
-        LensFVError: the model does not call its blocks one after the other.
+        LensFVError: the model does not call its blocks in sequence.
     """
     blocks = list(model.tl.blocks)
     calls: list[Call] = []
@@ -77,14 +77,14 @@ def record_calls(
         calls.append(Call(tuple(rest), kwargs))
         return (x,) if wrapped else x
 
-    for as_tuple in (False, True):  # some models take `block(...)[0]`, which strips a bare tensor of its batch
+    for as_tuple in (False, True):  # some models take `block(...)[0]`, which removes the batch dimension of a bare tensor
         wrapped = as_tuple
         calls.clear()
         hidden.clear()
         try:
             with measuring(model), torch.no_grad(), forwards_replaced(model, blocks, [note] * len(blocks)):
                 run_body(model.tl.original_model.base_model, tokens, seen, positions, cache)
-        except Exception as e:  # a model that unpacks what a block returns may fail over a bare tensor in any way it likes
+        except Exception as e:  # a model that unpacks a block's result may raise anything for a bare tensor
             if is_out_of_memory(e):
                 raise
             failure = e
@@ -97,10 +97,10 @@ _LAYOUTS: WeakKeyDictionary[LensModel, Layout] = WeakKeyDictionary()
 
 
 def call_layout(model: LensModel) -> Layout:
-    """Which dimensions of the blocks' tensor arguments count queries, and which keys; found once a model.
+    """Find which dimensions of the blocks' tensor arguments count queries and which count keys; done once per model.
 
     Raises:
-        LensFVError: a size that is neither fixed nor the number of either.
+        LensFVError: a size is neither fixed nor the number of queries or keys.
     """
     if model not in _LAYOUTS:
         asked = ((0, 7, 0), (0, 9, 0), (4, 7, 0), (0, 7, 1))
@@ -110,7 +110,7 @@ def call_layout(model: LensModel) -> Layout:
 
 
 def _tensors(model: LensModel, past: int, new: int, token: int) -> list[list[Tensor]]:
-    """Layer by layer, the block's tensor arguments for that token again and again."""
+    """Tensor arguments of the block in each layer, for a text that repeats one token."""
     cache = DynamicCache()
     for layer in range(model.n_layers if past else 0):
         cache.update(torch.zeros(1, 1, past, 1), torch.zeros(1, 1, past, 1), layer)
@@ -122,7 +122,7 @@ def _tensors(model: LensModel, past: int, new: int, token: int) -> list[list[Ten
 
 
 def _kinds(model: LensModel, plain: Tensor, more: Tensor, later: Tensor, other: Tensor) -> tuple[Kind, ...]:
-    """From one tensor for 7 tokens, for 9, for 7 behind 4, and for 7 others."""
+    """Infer the kinds from one argument for 7 tokens, for 9 tokens, for 7 tokens after 4, and for 7 other tokens."""
     query: Kind = "query" if torch.equal(plain, other) else "token"
     kinds: dict[tuple[int, int], Kind] = {(0, 0): "fixed", (2, 0): query, (2, 4): "key"}
     grown = [(b - a, c - a) for a, b, c in zip(plain.shape, more.shape, later.shape, strict=True)]
@@ -134,9 +134,9 @@ def _kinds(model: LensModel, plain: Tensor, more: Tensor, later: Tensor, other: 
 
 @contextmanager
 def forwards_replaced(model: LensModel, modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Give modules of a model another forward for a while."""
+    """Temporarily replace the forwards of a model's modules."""
     with exclusive(model, "has other forwards for a while") as gate:
-        # Into the instance's own dictionary: a bridge component passes plain assignments on to the module it wraps.
+        # Write to the instance's own dictionary: a bridge component forwards plain assignments to the module it wraps.
         for module, forward in zip(modules, forwards, strict=True):
             gate.put(vars(module), "forward", forward)
         yield

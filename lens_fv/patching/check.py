@@ -1,4 +1,4 @@
-"""Which way branches run on a model: tried against the plain loop, not looked up by name."""
+"""Choice of the method for a model, by comparison with the plain loop rather than by architecture name."""
 
 import logging
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ Way = Literal["rows", "masked", "batched", "loop"]
 Method = Literal["auto"] | Way
 AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk | PartedTrunk
 WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
-"""From the fastest; the loop is what is left."""
+"""Fast methods, fastest first; the loop is the fallback."""
 
 log = logging.getLogger("lens_fv")
 
 
 class Trial(NamedTuple):
-    """How one way did against the loop: its largest difference in probability, or why it does not run."""
+    """Comparison of one method with the loop: its largest difference in probability, or why it does not run."""
 
     way: Way
     max_abs_error: float | None
@@ -40,13 +40,13 @@ class Trial(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Which way branches run on a model, and why not a faster one.
+    """The method chosen for a model, and why no faster one was chosen.
 
     Attributes:
-        method: the way.
-        max_abs_error: its largest difference in probability to the loop; None for the loop itself.
-        reason: in words, with what happened to the ways that were tried before.
-        trials: every way that was tried.
+        method: Chosen method.
+        max_abs_error: Largest difference in probability from the loop; None for the loop itself.
+        reason: Explanation, including the outcome of the methods tried before.
+        trials: All methods that were tried.
     """
 
     method: Way
@@ -62,7 +62,7 @@ def open_trunk(
     suffixes: Sequence[Sequence[Sequence[int]]],
     shared: Placed = (),
 ) -> AnyTrunk:
-    """Prompts that branches leave where the prefixes end, to be run this way; see `Trunk`."""
+    """Open prompts with one method, for branches that start where the prefixes end; see `Trunk`."""
     if way == "loop":
         return LoopTrunk(model, prefixes, suffixes, shared)
     if model.rotary_border is not None:
@@ -74,7 +74,7 @@ def open_trunk(
 
             return PartedTrunk(prefixes, suffixes, shared, border=model.rotary_border, make=one_side)
         if way == "batched" and sides == {True} and max(map(len, prefixes)) <= model.rotary_border:
-            return LoopTrunk(model, prefixes, suffixes, shared)  # a prefix that runs by itself is a short text
+            return LoopTrunk(model, prefixes, suffixes, shared)  # a prefix run by itself counts as a short text
     if model.backend == "hooked":
         if way != "batched":
             raise LensFVError(f"branch {model.name} by {way!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'")
@@ -89,14 +89,14 @@ _TRIALS: WeakKeyDictionary[LensModel, dict[str, Trial]] = WeakKeyDictionary()
 
 @checked
 def branch_way(model: LensModel, method: Method = "auto") -> Way:
-    """How branches run on this model: checked once, then remembered.
+    """The method by which branches run on this model; checked once, then remembered.
 
     Args:
-        model: the model.
-        method: "auto": the fastest way that equals the plain loop. A way that is named has to equal it as well.
+        model: Model to run.
+        method: "auto" for the fastest method that agrees with the plain loop, or a method, which must also agree.
 
     Raises:
-        LensFVError: what `require_sound` raises, or a way that does not run on this model or differs from the loop.
+        LensFVError: `require_sound` raises, or the method does not run on this model or differs from the loop.
     """
     require_sound(model)
     if method not in ("auto", "loop"):
@@ -117,31 +117,32 @@ def branch_way(model: LensModel, method: Method = "auto") -> Way:
 @checked
 @torch.no_grad()
 @measured
-def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0) -> Check:
-    """Compare the fast ways with the plain loop on a handful of random edits of two short prompts of different length.
+def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0) -> Check:
+    """Compare the fast methods with the plain loop on a few random edits of two short prompts of different length.
 
-    Heads, residual stream, attention and MLP outputs are replaced, added to and scaled, at the last token and before it, with
-    answers of several tokens, on a prompt longer than a short attention window. The first way whose largest difference in
-    probability is within `model.tolerance` is taken; running out of memory is raised as it is, for it says nothing about a way.
+    Heads, the residual stream, attention outputs and MLP outputs are replaced, added to and scaled, at the last token and
+    before it, with answers of several tokens, on a prompt longer than a short attention window. The first method with a largest
+    difference in probability within `model.tolerance` is chosen. Out-of-memory errors are raised unchanged, because they say
+    nothing about a method.
 
     Args:
-        model: the model.
-        ways: to try, in this order.
-        seed: of prompts and edits.
+        model: Model to check.
+        ways: Methods to try, in this order.
+        seed: Seed of prompts and edits.
     """
     rng = torch.Generator().manual_seed(seed)
-    # Longer than a short attention window, so that a window that is cut wrongly shows.
+    # Longer than a short attention window, so that a wrongly cut window is detected.
     window = model.window
     length = 12 if window is None or window > 256 else min(window + 5, model.n_ctx - 4)
     prompts, answers = [_tokens(model, length, rng), _tokens(model, 5, rng)], [_tokens(model, 2, rng), _tokens(model, 1, rng)]
     lengths = [len(p) for p in prompts]
     trials: list[Trial] = []
     cases: list[_Case] = []
-    for early in (1, 3):  # where the branches leave the prompts, from their end
+    for early in (1, 3):  # where branches start, in tokens from the prompt's end
         starts = tuple(n - early for n in lengths)
         prefixes = [p[:s] for p, s in zip(prompts, starts, strict=True)]
         suffixes = [[[*p[s:], *a], p[s:]] for p, s, a in zip(prompts, starts, answers, strict=True)]
-        suffixes[1].reverse()  # a longer answer may come behind a shorter one
+        suffixes[1].reverse()  # a longer answer may follow a shorter one
         rows = [Row(i % 2, placed(b.edits, lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
@@ -151,10 +152,10 @@ def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0
         try:
             for case, right in zip(cases, want, strict=True):
                 trunk = open_trunk(way, model, *case.prompts)
-                for _ in range(2):  # once with the prefix, once behind it
+                for _ in range(2):  # once with the prefix, once with its cached keys and values
                     error = max(error, largest_difference(_probabilities(model, trunk.run(case.rows), case), right))
-        except Exception as e:  # whatever an unknown architecture throws, another way still answers
-            if is_out_of_memory(e):  # says nothing about the way
+        except Exception as e:  # an unknown architecture may raise anything; another method may still work
+            if is_out_of_memory(e):  # says nothing about the method
                 raise
             trials.append(Trial(way, None, str(e) if isinstance(e, LensFVError) else f"{type(e).__name__}: {e}"))
         else:
@@ -167,7 +168,7 @@ def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0
 
 
 class _Case(NamedTuple):
-    """Rows to try, and the prompts they leave."""
+    """Rows to try, with the prompts they branch from."""
 
     rows: list[Row]
     prefixes: list[list[int]]
@@ -191,8 +192,8 @@ def _reason(way: Way, trials: list[Trial]) -> str:
 
 
 def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch]:
-    """Edits of every kind in the first, middle and last layer, from `early` tokens before the end on."""
-    layers = model.attention_layers or tuple(range(model.n_layers))  # hybrids have heads in some layers only
+    """Edits of every kind in the first, middle and last layer, starting `early` tokens before the end."""
+    layers = model.attention_layers or tuple(range(model.n_layers))  # hybrid models have heads in some layers only
     first, middle, last = layers[0], layers[(len(layers) - 1) // 2], layers[-1]
 
     def edit(layer: int, head: int | None = None, site: Site = "resid_post", mode: Mode = "add", position: int = -1) -> Edit:
@@ -212,7 +213,7 @@ def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch
 
 
 def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
-    """Of all tokens, at each token that is no padding."""
+    """Next-token probabilities at every token that is not padding."""
     sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
     real = torch.arange(states.shape[2]) < sizes[..., None]
     return model.unembed(states[real.to(states.device)]).softmax(-1)

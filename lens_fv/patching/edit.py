@@ -1,4 +1,4 @@
-"""Changes to a forward pass, and the counterfactual runs they make."""
+"""Edits of a forward pass, and branches: the counterfactual runs they define."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,17 +21,18 @@ Position = Whole | tuple[int, ...]
 @checked
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change at one place of one forward pass.
+    """An edit of one activation in a forward pass.
 
     Attributes:
-        layer: the layer it happens in.
-        value: what is put there: `d_head` numbers for a head, `d_model` elsewhere; or one such row a prompt. A factor may
-            also be a single number.
-        head: the query head whose output (`hook_z`, before the output projection) is edited; None: see `site`.
-        site: where no head is named: the residual stream before or after the layer, or what its attention or MLP writes
-            (`hook_resid_pre`, `hook_resid_post`, `hook_attn_out`, `hook_mlp_out`). Before layer 0 is the embedding.
+        layer: Layer of the activation.
+        value: New value, summand or factor: `d_head` numbers for a head and `d_model` otherwise, or one such row per prompt. A
+            factor may also be a single number.
+        head: Query head to edit at its output (`hook_z`, before the output projection); None: see `site`.
+        site: Place of the edit if no head is given: the residual stream before or after the layer, or the output of its
+            attention or MLP (`hook_resid_pre`, `hook_resid_post`, `hook_attn_out`, `hook_mlp_out`). Before layer 0 it is
+            the embedding.
         mode: "replace", "add", or "scale" (multiply by the value).
-        position: index into the prompt, negative from its end; one for all prompts or one a prompt.
+        position: Index into the prompt, counted from its end if negative; one for all prompts or one per prompt.
     """
 
     layer: Whole
@@ -48,19 +49,19 @@ class Edit:
 
     @property
     def entry(self) -> int:
-        """The first block that runs differently."""
+        """Index of the first block that the edit affects."""
         return self.layer + (self.head is None and self.site == "resid_post")
 
     def of_prompts(self, which: Sequence[int]) -> "Edit":
-        """The same edit of some of the prompts only, in this order."""
+        """The same edit for a selection of prompts, in the given order."""
         if self.value.ndim < 2 and isinstance(self.position, int):
-            return self  # which is what branches that share an edit are known by
+            return self  # identity shows which branches share an edit
         value = self.value[list(which)] if self.value.ndim == 2 else self.value
         position = self.position if isinstance(self.position, int) else tuple(self.position[i] for i in which)
         return replace(self, value=value, position=position)
 
     def check(self, model: LensModel, n_prompts: int) -> None:
-        """Raise `LensFVError` if the model has no such place, or the value does not fit it or the number of prompts."""
+        """Raise `LensFVError` if the model has no such place, or the value does not fit the place or the number of prompts."""
         model.check_layer(self.layer)
         if self.layer < 0:
             raise LensFVError(f"edit at layer {self.layer} of {model.name}: count layers from 0 to {model.n_layers - 1}")
@@ -87,10 +88,10 @@ class Branch:
     """One counterfactual run of every prompt.
 
     Attributes:
-        edits: all in the same forward pass, in this order; none: the model as it is.
-        tokens: the answer asked about, behind the prompt: all but its last token are teacher-forced. One for all prompts, or
-            one a prompt.
-        start: the position from which the branch runs on its own; default: its first edit's, or the last prompt token's.
+        edits: Edits of the same forward pass, applied in this order; empty for the unedited model.
+        tokens: Answer to score after the prompt; all tokens but its last are teacher-forced. One for all prompts, or one per
+            prompt.
+        start: Position from which the branch runs separately; default: that of its first edit, or the last prompt token.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -99,14 +100,14 @@ class Branch:
 
     @classmethod
     def of(cls, branch: "BranchLike") -> "Branch":
-        """The branch itself, or one that makes these edits."""
+        """Return a branch unchanged, or make one from a list of edits."""
         return branch if isinstance(branch, Branch) else cls(tuple(branch))
 
     def answers(self, n_prompts: int) -> tuple[tuple[int, ...], ...]:
-        """The answer's tokens, prompt by prompt.
+        """The answer's tokens for each prompt.
 
         Raises:
-            LensFVError: there are answers for another number of prompts.
+            LensFVError: the number of answers differs from the number of prompts.
         """
         if not self.tokens or isinstance(self.tokens[0], int):
             return (self.tokens,) * n_prompts  # pyright: ignore[reportReturnType]
@@ -115,10 +116,10 @@ class Branch:
         return self.tokens  # pyright: ignore[reportReturnType]
 
     def starts(self, lengths: Sequence[int]) -> tuple[int, ...]:
-        """Where the branch leaves each prompt.
+        """The position in each prompt at which the branch starts.
 
         Raises:
-            LensFVError: a position beyond its prompt, or a start behind the first edit.
+            LensFVError: a position lies outside its prompt, or the start comes after the first edit.
         """
         first = [length - 1 for length in lengths]
         for edit in self.edits:
@@ -136,17 +137,17 @@ BranchLike = Branch | Sequence[Edit]
 
 
 def placed(edits: Sequence[Edit], lengths: Sequence[int], starts: Sequence[int]) -> tuple[tuple[Edit, tuple[int, ...]], ...]:
-    """Edits with their distance from where branches start, prompt by prompt."""
+    """Edits with their distance from the start of the branch, for each prompt."""
     where = [positions(edit.position, lengths, f"edit at {edit.place}") for edit in edits]
     offsets = [tuple(at - start for at, start in zip(each, starts, strict=True)) for each in where]
     return tuple(zip(edits, offsets, strict=True))
 
 
 def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[int, ...]:
-    """A position as an index into each prompt, from 0.
+    """Convert a position into a non-negative index into each prompt.
 
     Raises:
-        LensFVError: it lies outside a prompt, or there is none for some prompt.
+        LensFVError: the position lies outside a prompt, or is missing for some prompt.
     """
     each = (position,) * len(lengths) if isinstance(position, int) else position
     if len(each) != len(lengths):
@@ -158,7 +159,7 @@ def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[in
 
 
 def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int) -> None:
-    """Raise `LensFVError` for the first edit that does not fit the model, or whose value is not finite or too large for it."""
+    """Raise `LensFVError` for the first edit that does not fit the model, or has a value that is not finite or too large."""
     edits = {id(edit): edit for branch in branches for edit in branch.edits}.values()
     for edit in edits:
         edit.check(model, n_prompts)
@@ -174,6 +175,6 @@ def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int)
 
 
 def _fits(model: LensModel, values: Sequence[Tensor]) -> Bool[Tensor, " numbers"]:
-    """Which numbers the model can hold, and a norm square."""
+    """Which numbers the model's data type can represent, and a norm can square without overflow."""
     held = torch.cat([value.detach().reshape(-1) for value in values]).to(model.dtype)
     return (held if held.dtype == torch.float64 else held.float()).square().isfinite()

@@ -1,4 +1,4 @@
-"""Rows in the batch of a `HookedTransformer` (TransformerLens 3), behind TransformerLens' own cache of keys and values."""
+"""Branches of a `HookedTransformer` (TransformerLens 3), run as batch rows on top of its own key/value cache."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from lens_fv.patching.rows import Placed, Row, Stack, Stacks, stack_edits
 
 
 class HookedTrunk:
-    """Prompts that branches leave at one position each; see `lens_fv.patching.trunk.Trunk`.
+    """Prompts from which branches start at one position each; see `lens_fv.patching.trunk.Trunk`.
 
-    Prompt by prompt, so that none is padded in front: where that leaves positions differs between models.
+    Prompts run one at a time without padding on the left, because models differ in the positions they then assign.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class HookedTrunk:
             self._caches.append(cache)
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
-        """Final residual-stream states of every row."""
+        """Return the final residual-stream states of every row."""
         stacks = stack_edits(rows, self.model.device)
         return torch.stack([self._one_prompt(p, rows, stacks) for p in range(len(self._suffixes))])
 
@@ -61,7 +61,7 @@ class HookedTrunk:
         return seen[-1]
 
     def _run(self, tokens: Tensor, cache: Any) -> None:
-        # All real: left to itself, TransformerLens takes a token that is also the padding token for padding.
+        # No padding: by default TransformerLens would treat every token with the padding id as padding.
         mask = torch.ones_like(tokens)
         self.model.tl(tokens, past_kv_cache=cache, attention_mask=mask, return_type=None)
 
@@ -77,7 +77,7 @@ class HookedTrunk:
 
 
 def _editor(edits: Stacks, prompt: int, width: int, lead: int) -> Callable[..., Tensor]:
-    """Edits of one of the prompts on (rows, tokens, ...), as if the rows stood behind one another."""
+    """Hook that edits one prompt's (rows, tokens, ...), by treating the rows as one sequence."""
     own = Stacks(_of_prompt(stack, prompt) for stack in edits)
 
     def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001

@@ -1,6 +1,6 @@
-"""The plain loop: one branch, one prompt, one full forward pass with TransformerLens' own hooks.
+"""The plain loop: one full forward pass with TransformerLens' own hooks per branch and prompt.
 
-Slow and obviously right: the oracle that the fast ways are checked against, and the way out for models they cannot run.
+Slow but evidently correct: the reference for the fast methods, and the fallback for models they cannot run.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from lens_fv.patching.rows import Placed, Row
 
 
 class LoopTrunk:
-    """Prompts whose branches are run one forward at a time; see `lens_fv.patching.trunk.Trunk`."""
+    """Prompts with branches that run one forward pass at a time; see `lens_fv.patching.trunk.Trunk`."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class LoopTrunk:
         self.width = max(len(suffix) for variants in suffixes for suffix in variants)
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:  # noqa: ARG002
-        """Final residual-stream states of every row."""
+        """Return the final residual-stream states of every row."""
         return torch.stack([torch.stack([self._one(p, row) for row in rows]) for p in range(len(self._prefixes))])
 
     def one_pass(self, p: int, row: Row) -> tuple[Int[Tensor, "1 pos"], list[Hook]]:
-        """The tokens of one prompt's branch, and the hooks that edit it."""
+        """The tokens of a branch on one prompt, and the hooks that apply its edits."""
         start = len(self._prefixes[p])
         tokens = torch.tensor([[*self._prefixes[p], *self._suffixes[p][row.suffix]]], device=self.model.device)
         edits = (*self._shared, *row.edits)

@@ -1,7 +1,7 @@
-"""Tokens of several prompts without the padding between them.
+"""Packing: tokens of several prompts without the padding between them.
 
-Norms, projections and MLPs treat every token by itself: only attention asks which prompt a token belongs to. So blocks run all
-prompts' tokens as if they were one prompt's, and padding exists in attention alone.
+Norms, projections and MLPs treat every token separately; only attention depends on which prompt a token belongs to. So blocks
+run the tokens of all prompts as if they formed one prompt, and padding exists only inside attention.
 """
 
 import torch
@@ -10,26 +10,26 @@ from torch import Tensor
 
 
 class Packing:
-    """An order of the real tokens in which those of a pass's first rows come first.
+    """An order of the real tokens that puts those of a pass's first rows first.
 
     Args:
-        real: which of the tokens are no padding. If all are, nothing is packed, and "packed" is "prompts tokens ...".
+        real: Mask of the tokens that are not padding. Without padding nothing is packed, and "packed" is "prompts tokens ...".
     """
 
     def __init__(self, real: Bool[Tensor, "prompts tokens"]) -> None:
         self._prompts, self._tokens = real.shape
         self._whole = bool(real.all())
         by_token = real.T.flatten()
-        self._real = by_token.nonzero()[:, 0]  # token after token, and within a token prompt after prompt
+        self._real = by_token.nonzero()[:, 0]  # sorted by token index, then by prompt
         self._slots = (by_token.cumsum(0) - 1).reshape(self._tokens, self._prompts)
         self._ends = [0, *(self._slots[:, -1] + 1).tolist()]
 
     def size(self, tokens: int) -> int:
-        """How long the first tokens are when packed."""
+        """Packed length of the first `tokens` tokens of all prompts."""
         return tokens if self._whole else self._ends[tokens]
 
     def pack(self, x: Tensor, begin: int = 0) -> Tensor:
-        """Tokens `begin` and following, "prompts tokens ..." (or the same for all prompts), as "1 packed ..."."""
+        """Pack the tokens from `begin` on, "prompts tokens ..." (or the same for all prompts), into "1 packed ..."."""
         if self._whole:
             return x
         x = x.expand(self._prompts, *x.shape[1:])
@@ -38,13 +38,13 @@ class Packing:
         return x.flatten(0, 1).index_select(0, prompt * x.shape[1] + token)[None]
 
     def unpack(self, x: Tensor, begin: int, end: int, dim: int = 1) -> Tensor:
-        """Tokens `begin` to `end`, "prompts tokens ...", of all that are packed along a dimension; padding is arbitrary."""
+        """Unpack tokens `begin` to `end` along a dimension into "prompts tokens ..."; the values of padding are arbitrary."""
         if self._whole:
             return x.narrow(dim, begin, end - begin)
-        slots = self._slots[begin:end].T.clamp(min=self._ends[begin])  # padding looks like the token before it
+        slots = self._slots[begin:end].T.clamp(min=self._ends[begin])  # padding repeats the token before it
         found = x.index_select(dim, slots.flatten()).squeeze(0).unflatten(dim - 1, slots.shape)
         return found.movedim(dim - 1, 0)
 
     def places(self, prompts: Int[Tensor, " prompts"], tokens: Int[Tensor, "#n #prompts"]) -> tuple[Tensor, Tensor]:
-        """Indices of real tokens in what is packed."""
+        """Indices of real tokens in the packed tensor."""
         return (prompts, tokens) if self._whole else (torch.zeros_like(prompts), self._slots[tokens, prompts])

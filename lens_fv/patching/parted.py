@@ -1,4 +1,4 @@
-"""Prompts and answers on both sides of a length at which a model's rotary embeddings change: each side by itself."""
+"""Separate runs of short and long texts, for models with rotary embeddings that change at a certain length."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ Tokens = Sequence[int]
 
 
 class PartedTrunk:
-    """A batch of prompts that branches leave at one position each (see `Trunk`), as several trunks.
+    """A batch of prompts from which branches start at one position each (see `Trunk`), split into several trunks.
 
-    In each, all texts are as long as the border (`rotary_border`) or longer than it, whole: the prompt with what is forced
-    after it. A prompt whose answers lie on both sides is in two.
+    In each trunk, either no text or every text is longer than the border (`rotary_border`), where a text is the prompt and the
+    forced answer tokens. A prompt with answers on both sides of the border is in two trunks.
 
     Args:
-        prefixes, suffixes, shared: see `Trunk`.
-        border: the largest length of a short text.
-        make: makes a trunk of some prompts, some suffixes of each and the edits that these share.
+        prefixes, suffixes, shared: See `Trunk`.
+        border: Maximum length of a short text.
+        make: Makes a trunk from selected prompts, their selected suffixes and the shared edits.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PartedTrunk:
                 self._parts.append((which, {a: i for i, a in enumerate(here)}, trunk))
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:
-        """Final residual-stream states of every row. Gradients flow into the edits' values."""
+        """Return the final residual-stream states of every row. Gradients flow into the edits' values."""
         made: list[tuple[list[int], list[int], Tensor]] = []
         for which, variants, trunk in self._parts:
             at = [i for i, row in enumerate(rows) if row.suffix in variants]
@@ -64,7 +64,7 @@ class PartedTrunk:
 
 
 def longer(prefixes: Sequence[Tokens], suffixes: Sequence[Sequence[Tokens]], border: int) -> list[tuple[bool, ...]]:
-    """Which of each prompt's texts are longer than that."""
+    """For each prompt, which of its texts are longer than `border`."""
     return [
         tuple(len(prefix) + len(suffix) > border for suffix in variants)
         for prefix, variants in zip(prefixes, suffixes, strict=True)

@@ -1,4 +1,4 @@
-"""How many rows fit into memory, estimated before they run."""
+"""Estimates of how many rows fit into memory, made before they run."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 
 MOST_TOKENS = 512
-"""Row tokens a pass, where memory allows more: masks and scores between rows grow with their square."""
+"""Maximum number of row tokens per pass, because masks and scores between rows grow with its square."""
 SHARE = 0.5
-"""Of the free memory that activations may take by default."""
+"""Default fraction of the free memory that activations may take."""
 
 
 class Plan(NamedTuple):
-    """How a run goes about its rows, and what it is expected to take.
+    """How a run is divided into passes, and the memory it is expected to take.
 
     Attributes:
-        method: the way branches run.
-        prompts, prefix_tokens, row_tokens: the size of the batch, of what is shared and of each row.
-        rows, rows_per_pass, passes: how many there are, and how they are cut.
-        fixed_bytes: activations of the prompts themselves, keys and values and logits.
-        row_bytes: activations that one more row adds.
-        budget: bytes that both may take.
+        method: Method by which branches run.
+        prompts, prefix_tokens, row_tokens: Number of prompts, and of tokens in the shared prefix and in each row.
+        rows, rows_per_pass, passes: Number of rows, of rows per pass, and of passes.
+        fixed_bytes: Memory for the prompts' own activations, keys and values.
+        row_bytes: Memory for the activations and logits of one more row.
+        budget: Limit for both together, in bytes.
     """
 
     method: str
@@ -39,11 +39,11 @@ class Plan(NamedTuple):
 
     @property
     def peak_bytes(self) -> int:
-        """What the largest pass is expected to take beyond the weights."""
+        """Expected memory of the largest pass, without the weights."""
         return self.fixed_bytes + self.rows_per_pass * self.row_bytes
 
     def __str__(self) -> str:
-        """One line."""
+        """The plan in one line."""
         mib = 2**20
         return (
             f"{self.rows} rows of {self.row_tokens} tokens behind {self.prompts} x {self.prefix_tokens}, method {self.method}: "
@@ -63,7 +63,7 @@ def make_plan(
     rows: int,
     budget: int | None,
 ) -> Plan:
-    """Estimate a run's memory and cut its rows to a budget in bytes.
+    """Estimate a run's memory and divide its rows to fit a budget in bytes.
 
     Raises:
         LensFVError: the budget is smaller than the prompts and one row.
@@ -71,9 +71,9 @@ def make_plan(
     if budget is None:
         budget = int(SHARE * _free(model.device))
     size = torch.empty((), dtype=model.dtype).element_size()
-    # A token in a layer at its widest: what enters, attention's or the MLP's inner states with their copies, what leaves.
+    # Peak per token in a layer: its input, the inner states of attention or the MLP with their copies, and its output.
     token = size * (4 * model.d_model + 4 * max(model.d_mlp, model.n_heads * model.d_head))
-    kept = 2 * size * model.n_layers * model.n_kv_heads * model.d_head  # keys and values of a token in all layers
+    kept = 2 * size * model.n_layers * model.n_kv_heads * model.d_head  # keys and values of one token in all layers
     logits = 4 * 4 * 4096
     scores = 3 * 4 * model.n_heads
     lead = prefix + variants * width
@@ -106,5 +106,5 @@ def _free(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whatever device."""
+    """Whether the error is a failed allocation, on any device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""From final residual-stream states to what a metric needs, and no more of the vocabulary than that."""
+"""Readouts: from final residual-stream states to what a metric needs, computing no more logits than necessary."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,21 +11,21 @@ from torch.nn.functional import cross_entropy
 from lens_fv.model.lens_model import LensModel
 
 MOST_LOGITS = 2**25
-"""Logits held at once: 128 MiB in single precision."""
+"""Maximum number of logits held at once: 128 MiB in single precision."""
 COLUMNS = 4096
-"""Logits of a row worked on at once where only their sum is asked for: a block stays in the processor's cache."""
+"""Number of logits per row and block when only their sum is needed, so that a block stays in the processor's cache."""
 
 
 @runtime_checkable
 class Readout(Protocol):
-    """What becomes of final states, chunk by chunk of branches.
+    """A function of final states, applied to chunks of branches.
 
-    `states` are those at the last prompt token and behind each answer token that was forced; `tokens` the answer's, all of
-    them, -1 where an answer is shorter than others.
+    `states` are the states at the last prompt token and at each forced answer token. `tokens` are all tokens of the
+    answer, padded with -1 if other answers are longer.
     """
 
     def __call__(self, model: LensModel, states: Float[Tensor, "prompts branches answer d_model"], tokens: Tensor) -> Tensor:
-        """Something with the leading dimensions prompts and branches."""
+        """Return a tensor with the leading dimensions prompts and branches."""
         ...
 
 
@@ -34,7 +34,7 @@ def final_states(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],  # noqa: ARG001
 ) -> Float[Tensor, "prompts branches answer d_model"]:
-    """The states themselves."""
+    """Return the states unchanged."""
     return states
 
 
@@ -43,17 +43,17 @@ def answer_logprobs(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer"]:
-    """Log-probability of each answer token, in nats; 0 where there is none. Differentiable."""
+    """Log-probability of each answer token, in nats; 0 for padding. Differentiable."""
     there = tokens >= 0
     found = states.new_zeros(tokens.shape, dtype=torch.float32)
     return found.masked_scatter(there, token_logprobs(model, states[there], tokens[there]))
 
 
 class AnswerLogits(NamedTuple):
-    """A readout of some columns of the logits alone, at the last prompt token.
+    """A readout of selected logits at the last prompt token.
 
     Attributes:
-        columns: token ids, for each prompt as many.
+        columns: Token ids, the same number for each prompt.
     """
 
     columns: Int[Tensor, "prompts columns"]
@@ -64,7 +64,7 @@ class AnswerLogits(NamedTuple):
         states: Float[Tensor, "prompts branches answer d_model"],
         tokens: Tensor,  # noqa: ARG002
     ) -> Float[Tensor, "prompts branches columns"]:
-        """Their logits."""
+        """Return the logits of these tokens."""
         x = model.final_norm(states[:, :, 0])
         return torch.stack([model.logits_of(x[p], ids) for p, ids in enumerate(self.columns.to(x.device))])
 
@@ -74,7 +74,7 @@ def answer_ranks(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer 2"]:
-    """Rank (`token_ranks`) and log-probability of each answer token; both 0 where there is none."""
+    """Rank (`token_ranks`) and log-probability of each answer token; both 0 for padding."""
     there = tokens >= 0
     ids, parts = tokens[there], [states.new_zeros(0, 2, dtype=torch.float32)]
     for at, logits in logit_blocks(model, states[there]):
@@ -85,11 +85,10 @@ def answer_ranks(
 
 
 def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The rank of one token a row: how many tokens greedy decoding would write before it, so that 0 is the one it writes.
+    """Rank of one token per row: the number of tokens that greedy decoding prefers to it, so that 0 is the one it chooses.
 
-    These are the tokens with a greater logit and, of those with an equal one, those with a lower id: `torch.argmax`, by which
-    greedy decoding goes, takes the first. In half precision logits are often equal. A token whose logit is not a number ranks
-    last.
+    Preferred are tokens with a larger logit and, among equal logits, those with a lower id, because greedy decoding uses
+    `torch.argmax`, which takes the first. Equal logits are common in half precision. A token with a NaN logit ranks last.
 
     Example:
         >>> token_ranks(torch.tensor([[1.0, 3.0, 3.0, 0.0]] * 3), torch.tensor([1, 2, 0])).tolist()
@@ -97,7 +96,7 @@ def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"
     """
     own = logits.gather(1, tokens[:, None])
     equal = logits == own
-    behind = (logits < own).sum(1, dtype=torch.int32)  # twice as fast as the default
+    behind = (logits < own).sum(1, dtype=torch.int32)  # int32: twice as fast as the default
     if bool((equal.sum(1, dtype=torch.int32) > 1).any()):
         behind = behind + (equal & (torch.arange(logits.shape[1], device=logits.device) > tokens[:, None])).sum(1)
     return logits.shape[1] - 1 - behind.long()
@@ -106,13 +105,13 @@ def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"
 def token_logprobs(
     model: LensModel, resid: Float[Tensor, "*rows d_model"], tokens: Int[Tensor, "*rows"]
 ) -> Float[Tensor, "*rows"]:
-    """Log-probability of one token a row. Differentiable."""
+    """Log-probability of one token per row. Differentiable."""
     ids, flat = tokens.reshape(-1), resid.reshape(-1, resid.shape[-1])
     if torch.is_grad_enabled() and resid.requires_grad:
         losses = [cross_entropy(logits, ids[at], reduction="none") for at, logits in logit_blocks(model, flat)]
         return -torch.cat(losses).reshape(tokens.shape)
     x = model.final_norm(flat)
-    # A running sum of exponentials, block after block of the vocabulary: the logits never leave the cache.
+    # A running sum of exponentials over blocks of the vocabulary, so that the logits stay in the cache.
     top = torch.full((len(x), 1), -torch.inf, device=x.device)
     total, own = torch.zeros_like(top), torch.zeros_like(top)
     for begin in range(0, model.d_vocab, COLUMNS):
@@ -127,7 +126,7 @@ def token_logprobs(
 
 
 def logit_blocks(model: LensModel, resid: Float[Tensor, "*rows d_model"]) -> Iterator[tuple[slice, Tensor]]:
-    """Logits of rows in blocks, in single precision, with the slice of (flattened) rows that each block covers."""
+    """Yield logits in blocks of rows, in single precision, each with its slice of the (flattened) rows."""
     flat = resid.reshape(-1, resid.shape[-1])
     size = max(1, MOST_LOGITS // model.d_vocab)
     for start in range(0, len(flat), size):

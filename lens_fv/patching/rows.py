@@ -1,4 +1,4 @@
-"""The edits of many rows, stacked so that one indexed write makes all that a hook point needs."""
+"""Edits of many rows, stacked so that one indexed write applies all edits at a hook point."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from lens_fv.patching.edit import Edit
 from lens_fv.patching.packing import Packing
 
 Placed = tuple[tuple[Edit, tuple[int, ...]], ...]
-"""Edits with the token they happen at, prompt by prompt, counted from where branches leave the prompt."""
+"""Edits with their token in each prompt, counted from the start of the branch."""
 
 
 class Row(NamedTuple):
-    """One branch in a pass: which of the prompts' suffixes it runs, and what is changed in it.
+    """One branch in a pass.
 
     Attributes:
-        suffix: which one.
-        edits: what is changed, each with the token of the suffix it happens at.
+        suffix: Index of the suffix that the branch runs.
+        edits: Edits, each with its token in the suffix.
     """
 
     suffix: int
     edits: Placed
 
     def entry(self, n_layers: int) -> int:
-        """The first block that the row runs on its own."""
+        """Index of the first block in which the row differs from the trunk."""
         return min((edit.entry for edit, _ in self.edits), default=n_layers)
 
 
 class Stack(NamedTuple):
-    """Edits at one hook point that touch no place twice."""
+    """Edits at one hook point, none of which overlap."""
 
     rows: Int[Tensor, " n"]
     offsets: Int[Tensor, "n prompts"]
@@ -42,7 +42,7 @@ class Stack(NamedTuple):
     scales: Bool[Tensor, "n 1 1"]
 
     def apply(self, x: Tensor, width: int, lead: int, packing: Packing | None) -> Tensor:
-        """A copy of `x`, (prompts, tokens, [heads,] width) or packed, edited in rows of `width` tokens behind `lead` others."""
+        """Edit a copy of `x`, (prompts, tokens, [heads,] width) or packed, with rows of `width` tokens after `lead` others."""
         at = lead + self.rows[:, None] * width + self.offsets
         prompts = torch.arange(self.offsets.shape[1], device=x.device)
         where = packing.places(prompts, at) if packing else (prompts, at)
@@ -68,7 +68,7 @@ def stack_edits(rows: Sequence[Row], device: torch.device) -> dict[str, Stacks]:
     for index, row in enumerate(rows):
         met: Counter[tuple[str, int | None, int, int]] = Counter()
         for edit, offsets in row.edits:
-            # An indexed write keeps one of two values for a place: what a row edits once more goes to a later write.
+            # An indexed write keeps only one value per place, so repeated edits of a place go to a later write.
             keys = [(edit.place, edit.head, prompt, offset) for prompt, offset in enumerate(offsets)]
             turn = max(met[key] for key in keys)
             for key in keys:

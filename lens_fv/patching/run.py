@@ -1,4 +1,4 @@
-"""The way into the engine: open prompts, run branches on them, read them out."""
+"""The engine's entry point: open prompts, run branches on them, and apply a readout."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,28 +33,28 @@ def run_branches(
     budget: Count | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Run every branch on every prompt and read out what is asked for: the only way into the engine.
+    """Run every branch on every prompt and apply a readout to the final states.
 
     Args:
-        model: the model.
-        prompts: token ids, one list a prompt; lengths may differ.
-        branches: counterfactual runs, or plain lists of edits; one without edits is the model as it is.
-        shared: edits made in every branch, at positions before any branch starts: noise on the prompts, say.
-        readout: what becomes of the final states; see `lens_fv.patching.readout`. Default: the states themselves, at the last
-            prompt token and behind each forced answer token.
+        model: Model to run.
+        prompts: Token ids, one list per prompt; lengths may differ.
+        branches: Counterfactual runs, or lists of edits; an empty list is the unedited model.
+        shared: Edits of every branch at positions before any branch starts, such as noise on the prompts.
+        readout: Function of the final states; see `lens_fv.patching.readout`. Default: the states themselves, at the last
+            prompt token and at each forced answer token.
         method: "rows" (one pass, the model's attention over a tree), "masked" (one pass, TransformerLens' attention under a
-            mask), "batched" (a copy of the prompt's state a row), "loop" (a forward pass a branch) or "auto": the first of
-            them that has been checked against the loop on this model, which happens once.
-        budget: bytes that activations may take; default: what is free. Rows run in chunks that fit.
-        progress: draw a progress bar over rows.
+            mask), "batched" (a copy of the prompt's state per row), "loop" (one forward pass per branch) or "auto": the first
+            of these that agrees with the loop on this model. The check runs once per model.
+        budget: Memory for activations, in bytes; default: half of the free memory. Rows run in chunks that fit.
+        progress: Show a progress bar over rows.
 
     Returns:
-        What the readout makes, "prompts branches ...".
+        Result of the readout, "prompts branches ...".
 
     Raises:
-        LensFVError: an edit that does not fit the model or lies beyond a prompt, a value that is not finite, a prompt that is
-            empty or longer than the model's context, a budget smaller than one row, or states or readouts that are not finite:
-            the message names the first hook point, layer and prompt where that arises.
+        LensFVError: an edit does not fit the model or lies outside a prompt, a value is not finite, a prompt is empty or
+            exceeds the model's context, the budget is smaller than one row, or states or readouts are not finite. In the last
+            case the message names the first hook point, layer and prompt affected.
     """
     opened = OpenPrompts(model, prompts, shared=shared, method=method, budget=budget)
     with progress_bar("branches", len(branches), show=progress) as tick:
@@ -70,20 +70,20 @@ def plan_branches(
     method: Method = "auto",
     budget: Count | None = None,
 ) -> list[Plan]:
-    """How `run_branches` would go about it, without doing it: a plan for each position at which branches leave the prompts."""
+    """Plan a call of `run_branches` without running it: one plan for each position at which branches start."""
     opened = OpenPrompts(model, prompts, method=method, budget=budget)
     return [opened.plan(group) for group in opened.groups(branches)]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Branches that leave the prompts at the same position, so that they share a trunk.
+    """Branches that start at the same position and therefore share a trunk.
 
     Attributes:
-        starts: that position, prompt by prompt.
-        answers: the different answers asked about: for each, its tokens prompt by prompt.
-        indices: which of the branches these are.
-        rows: the branches, in the same order.
+        starts: That position in each prompt.
+        answers: Distinct answers to score; for each, its tokens in each prompt.
+        indices: Indices of these branches.
+        rows: The branches as rows, in the same order.
     """
 
     starts: tuple[int, ...]
@@ -93,7 +93,7 @@ class Group:
 
 
 class OpenPrompts:
-    """Prompts on which branches can be run again and again; see `run_branches`."""
+    """Prompts on which branches can be run repeatedly; see `run_branches`."""
 
     def __init__(
         self,
@@ -113,11 +113,11 @@ class OpenPrompts:
 
     @property
     def way(self) -> Way:
-        """How branches run here."""
+        """The method by which branches run."""
         return branch_way(self.model, self._method)
 
     def groups(self, branches: Sequence[BranchLike]) -> list[Group]:
-        """The branches, checked and sorted by where they leave the prompts."""
+        """Check the branches and group them by starting position."""
         model, lengths = self.model, [len(p) for p in self.prompts]
         made = [Branch.of(branch) for branch in branches]
         check_branches(model, [*made, Branch(self._shared)], len(lengths))
@@ -129,7 +129,7 @@ class OpenPrompts:
         earliest = [min(each) for each in zip(*starts, strict=True)]
         for edit in self._shared:
             where = positions(edit.position, lengths, f"shared edit at {edit.place}")
-            for at, first in zip(where, earliest, strict=False):  # no branches, no starts
+            for at, first in zip(where, earliest, strict=False):  # without branches there are no starts
                 if at >= first:
                     raise LensFVError(f"shared edit at {edit.place}, position {at}: a branch starts at {first}; edit before it")
         groups: list[Group] = []
@@ -149,7 +149,7 @@ class OpenPrompts:
         keep: bool = True,
         tick: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """See `run_branches`; with `load_or_compute`, what the prompts themselves take to run is kept for the next call."""
+        """See `run_branches`. With `keep`, the prompts' own computation is kept in memory for the next call."""
         groups = self.groups(branches)
         if not groups:
             raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")
@@ -160,10 +160,10 @@ class OpenPrompts:
         return torch.cat([part for _, part in parts], 1)[:, order.argsort()]
 
     def plan(self, group: Group) -> Plan:
-        """How many of the group's rows fit into a pass.
+        """Plan how many of the group's rows fit into a pass.
 
         Raises:
-            LensFVError: not one does.
+            LensFVError: not even one row fits.
         """
         ends = [len(p) - start for p, start in zip(self.prompts, group.starts, strict=True)]
         width = max(end + max(len(a) - 1, 0) for each in group.answers for end, a in zip(ends, each, strict=True))
@@ -181,14 +181,14 @@ class OpenPrompts:
     def _run_group(
         self, group: Group, longest: int, readout: Readout, keep: bool, tick: Callable[[], None]
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Chunk by chunk: which branches, and what the readout made of them."""
+        """Yield the indices of the branches in each chunk, and the result of the readout for them."""
         size = self.plan(group).rows_per_pass
         trunk = self._trunk(group, keep)
         tokens = _padded(group.answers, longest, self.model.device)  # (prompts, answers, tokens)
         lengths = torch.tensor([len(p) for p in self.prompts])
-        last = lengths - 1 - torch.tensor(group.starts)  # the last prompt token, in the suffix
+        last = lengths - 1 - torch.tensor(group.starts)  # index of the last prompt token in the suffix
         at = (last[:, None] + torch.arange(tokens.shape[-1])).clamp(max=trunk.width - 1).to(self.model.device)
-        # By layer: a pass starts where its first row leaves the trunk, and rows share as few layers as they can.
+        # Sort by entry layer: a pass starts where its first row leaves the trunk, so similar rows go together.
         todo = sorted(range(len(group.rows)), key=lambda i: group.rows[i].entry(self.model.n_layers))
         while todo:
             chunk = todo[:size]
@@ -220,16 +220,16 @@ class OpenPrompts:
         return self._trunks[key]
 
     def _parts(self, group: Group) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]], Placed]:
-        """Prefixes, suffixes and shared edits: the prompts cut where the group's branches leave them."""
+        """Prefixes, suffixes and shared edits: the prompts cut at the start of the group's branches."""
         prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
         ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
         suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
         return prefixes, suffixes, placed(self._shared, [len(p) for p in self.prompts], group.starts)
 
     def _require_finite(self, group: Group, chunk: Sequence[int], states: Tensor, tokens: Tensor, made: Tensor) -> None:
-        """Raise `LensFVError` for the first prompt and branch whose states or readout are not finite, tracing where."""
+        """Raise `LensFVError` for the first prompt and branch with non-finite states or readout, and trace the origin."""
         there = tokens >= 0
-        there[..., 0] = True  # the last prompt token is always read; padding may hold anything
+        there[..., 0] = True  # the last prompt token is always read; padding can hold any value
         wrong = (there & ~measurable(states)).any(-1)
         if not wrong.any() and all_finite(made):
             return
@@ -246,6 +246,6 @@ class OpenPrompts:
 
 
 def _padded(answers: Sequence[Sequence[Sequence[int]]], size: int, device: torch.device) -> Tensor:
-    """Answers, then prompts, as "prompts answers tokens", -1 behind the shorter ones."""
+    """Convert answers by prompt into "prompts answers tokens", with shorter ones padded by -1."""
     rows = [[[*a, *[-1] * (size - len(a))] for a in each] for each in answers]
     return torch.tensor(rows, device=device).transpose(0, 1)

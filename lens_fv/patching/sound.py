@@ -1,4 +1,4 @@
-"""What the engine takes for granted of a model: asked of two short passes the first time that it is used."""
+"""The engine's assumptions about a model, checked with two short passes at its first use."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from lens_fv.patching.calls import forwards_replaced
 
 
 class Comparison(NamedTuple):
-    """Two ways to the same probabilities.
+    """Two computations that must give the same probabilities.
 
     Attributes:
-        check: what should hold.
-        fault: what is wrong where it does not.
-        got, want: probabilities of all tokens, both ways.
+        check: Property that should hold.
+        fault: Description of the fault if it does not.
+        got, want: Probabilities of all tokens from both computations.
     """
 
     check: str
@@ -31,12 +31,12 @@ class Comparison(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The largest difference."""
+        """Largest absolute difference in probability."""
         return largest_difference(self.got, self.want)
 
 
 def largest_difference(got: Tensor, want: Tensor) -> float:
-    """Of two tensors of one shape, in double precision; infinite where one of them is not a number."""
+    """Largest absolute difference of two tensors of one shape, in double precision; infinite if either contains NaN."""
     found = float((got.double() - want.double()).abs().max())
     return found if found == found else float("inf")
 
@@ -47,13 +47,13 @@ def comparisons(
     last: Float[Tensor, "batch pos d_model"],
     logits: Float[Tensor, "batch pos vocab"],
 ) -> Iterator[Comparison]:
-    """What must hold of every model, whichever way branches run.
+    """Yield the comparisons that must hold for every model, whichever method runs its branches.
 
     Args:
-        model: the model.
-        tokens: what was run.
-        last: the residual stream after the last layer.
-        logits: of the same pass.
+        model: Model to check.
+        tokens: Tokens that were run.
+        last: Residual stream after the last layer.
+        logits: Logits of the same pass.
     """
     want = logits.softmax(-1)
     if model.backend == "bridge" and model.weight_processing == "raw":
@@ -80,8 +80,8 @@ def require_sound(model: LensModel) -> None:
     """Check a model once, at its first use.
 
     Raises:
-        LensFVError: logits that are not finite, hooks that do not fire, an attention that is not transformers' own, or logits
-            that do not come from the last state by norm and unembedding alone, as in models with more layers in their head.
+        LensFVError: logits are not finite, hooks do not fire, attention differs from transformers' own, or logits do not follow
+            from the last state by norm and unembedding alone, as in models with more layers in their head.
     """
     if model in _SOUND:
         return
@@ -101,7 +101,7 @@ def require_sound(model: LensModel) -> None:
 
 
 def _with_own_attention(model: LensModel, tokens: Tensor) -> Tensor:
-    """Logits with transformers' attention modules in place of what TransformerLens makes of them."""
+    """Logits with transformers' own attention modules in place of TransformerLens' versions."""
     bridges = [block.attn for block in model.tl.blocks if getattr(getattr(block, "attn", None), "original_component", None)]
     with forwards_replaced(model, bridges, [bridge.original_component.__call__ for bridge in bridges]):
         return model.tl(tokens.to(model.device), return_type="logits")

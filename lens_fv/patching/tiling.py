@@ -1,4 +1,4 @@
-"""Block arguments for one row, turned into those for many."""
+"""Conversion of block arguments for one row into arguments for many rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,17 +16,17 @@ from lens_fv.patching.packing import Packing
 class Tiling:
     """The arguments of one pass: `lead` prefix tokens (all or none), then rows of `width` tokens.
 
-    Layers share most of their arguments, and what fewer rows need is the front of what more rows need: so each is tiled once,
-    for all rows, and cut.
+    Layers share most of their arguments, and the arguments for fewer rows are the beginning of those for more rows. So each
+    argument is tiled once for all rows and then cut.
 
     Args:
-        suffixes: for each row that there may be, which of the recorded suffixes it runs.
-        width: tokens a row.
-        prefix: prefix tokens in all.
-        lead: those that run in this pass.
-        cache: what the blocks find in place of the cache they were recorded with.
-        packing: for the blocks' tokens; None: make masks that keep the rows apart, over tokens that are not packed. Else the
-            mask for prefix and one row stays as it is.
+        suffixes: For each possible row, the index of the recorded suffix that it runs.
+        width: Number of tokens per row.
+        prefix: Total number of prefix tokens.
+        lead: Number of prefix tokens in this pass.
+        cache: Cache passed to the blocks in place of the recorded one.
+        packing: Packing of the blocks' tokens, which leaves the mask for the prefix and one row unchanged. None: no packing,
+            and masks that separate the rows.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Tiling:
         """A block's arguments for the lead and the first `rows` rows.
 
         Raises:
-            LensFVError: the block takes no mask, so rows could not be told apart.
+            LensFVError: the block takes no mask, so rows cannot be separated.
         """
         kinds = iter(layout)
         if not any({"query", "key"} <= set(dims) for dims in layout):
@@ -77,8 +77,8 @@ class Tiling:
         return leaf
 
     def _all_rows(self, leaf: Tensor, dim: int, kind: Kind, front: int) -> Tensor:
-        """What `front` tokens and every row there may be take of a recorded argument."""
-        # What goes by place is the same in all suffixes; what does not, by index, is right in the first alone.
+        """A recorded argument, tiled for `front` tokens and all possible rows."""
+        # Arguments by position are the same for all suffixes; arguments by index are correct only for the first.
         which = self._suffixes if kind == "token" else [0] * self._rows
         rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
         tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
@@ -92,18 +92,18 @@ class Tiling:
         return self._packing.pack(leaf) if dim else self._packing.pack(leaf[None])[0]
 
     def _once(self, leaf: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        if id(leaf) not in self._made:  # the recorded calls keep their tensors alive, so an id names one of them
+        if id(leaf) not in self._made:  # ids are unique, because the recorded calls keep their tensors alive
             self._made[id(leaf)] = make()
         return self._made[id(leaf)]
 
     def _mask(self, one_row: Tensor) -> Tensor:
         n, rows, width = self._prefix, self._rows, self._width
         outer = one_row.shape[:-2]
-        # What the model itself writes where a token must not look: at the first token, for the last.
+        # The model's own value for a masked pair: the first token as query, the last as key.
         blocked = one_row[..., :1, -1:] if n + width > 1 else _blocked(one_row.dtype)
         apart = one_row.new_zeros(*outer, rows * width, rows * width).copy_(blocked).reshape(*outer, rows, width, rows, width)
         each = torch.arange(rows, device=one_row.device)
-        apart[..., each, :, each, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row sees itself
+        apart[..., each, :, each, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row attends to itself
         suffix = torch.cat([one_row[..., n:, :n].tile(rows, 1), apart.reshape(*outer, rows * width, rows * width)], -1)
         if not self._lead:
             return suffix

@@ -1,9 +1,9 @@
 """The engine: one forward pass, many edits.
 
-In a causal decoder an edit changes nothing before its position. So the prompts' tokens before it (the *prefix*) run once, and
-every edit becomes one more copy of the tokens from there on (a *row*), which sees the prefix and itself and no other row.
-Rows join the walk through the layers where their first edit is: below it they equal the unedited run, the *trunk*. Prefix,
-trunk and rows walk together, so that a layer's weights are read once. It is the same arithmetic as one forward pass an edit,
+In a causal decoder an edit changes nothing before its position. So the tokens before it (the *prefix*) run once, and each edit
+adds a copy of the tokens from there on (a *row*), which attends to the prefix and itself but to no other row. A row joins the
+pass at the layer of its first edit, because below that it equals the unedited run (the *trunk*). Prefix, trunk and rows go
+through the layers together, so that a layer's weights are read once. The arithmetic is that of one forward pass per edit; it is
 not an approximation.
 """
 
@@ -26,17 +26,17 @@ from lens_fv.patching.tiling import Tiling
 
 
 class Trunk:
-    """A batch of prompts that branches leave at one position each.
+    """A batch of prompts from which branches start at one position each.
 
     Args:
-        model: a bridge whose blocks can be called one by one (see `lens_fv.patching.check`).
-        prefixes: token ids before that position, one list a prompt.
-        suffixes: for each prompt, the token ids from there on, in as many variants as there are answers to force.
-        shared: edits that all branches have in common, in the prefixes (so at negative tokens).
-        native: attend by `lens_fv.patching.attention`; else by a mask, through TransformerLens' own attention.
+        model: A bridge with blocks that can be called one by one (see `lens_fv.patching.check`).
+        prefixes: Token ids before that position, one list per prompt.
+        suffixes: For each prompt, the token ids from that position on, one variant per answer to force.
+        shared: Edits common to all branches. They lie in the prefixes, so their token offsets are negative.
+        native: Use the attention of `lens_fv.patching.attention`; otherwise TransformerLens' own attention under a mask.
 
     Raises:
-        LensFVError: blocks that cannot be called one by one, or whose attention goes by more than the mask.
+        LensFVError: blocks cannot be called one by one, or their attention depends on more than the mask.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Trunk:
         *,
         native: bool,
     ) -> None:
-        # GPT-Neo's attention cuts its windows by index: the check, on few rows, may stay within them.
+        # GPT-Neo's attention cuts its windows by index, which the check may miss because it runs few rows.
         if not native and any(mask.dtype == torch.bool and mask.ndim == 4 for mask in model.tl.blocks.buffers()):
             raise LensFVError(f"branch {model.name}: its attention has a mask of its own, in which rows are later tokens")
         self.model, self._native = model, native
@@ -65,18 +65,18 @@ class Trunk:
         self._layout = call_layout(model)
         self._seen = seen[:, : self._prefix].to(model.device)
         self._prefix_embedded = embedded[:, : self._prefix]
-        self._states: list[Tensor] = [embedded[:, self._prefix :]]  # the trunk's, layer by layer
-        self._keys_values: list[tuple[Tensor, Tensor]] = []  # the prefix's
+        self._states: list[Tensor] = [embedded[:, self._prefix :]]  # the trunk's states by layer
+        self._keys_values: list[tuple[Tensor, Tensor]] = []  # of the prefix, by layer
 
     def run(self, rows: Sequence[Row], *, keep: bool = True) -> Float[Tensor, "prompts rows width d_model"]:
-        """Final residual-stream states of every row. Gradients flow into the edits' values.
+        """Return the final residual-stream states of every row. Gradients flow into the edits' values.
 
         Args:
-            rows: what to run.
-            keep: make further runs cheaper, at the price of the prefix's keys and values.
+            rows: Rows to run.
+            keep: Keep the prefix's keys and values in memory, which makes further runs cheaper.
         """
         if torch.is_grad_enabled() and not self._keys_values:
-            with torch.no_grad():  # what no edit reaches needs no graph
+            with torch.no_grad():  # no edit reaches this part, so it needs no graph
                 self._walk([], keep=True)
         entries = [row.entry(self.model.n_layers) for row in rows]
         order = sorted(range(len(rows)), key=entries.__getitem__)
@@ -109,14 +109,14 @@ class Trunk:
         places = stacks.keys() | shared.keys()
 
         def edited(place: str, x: Tensor) -> Tensor:
-            # A row's first edit is where it joins, so rows that are edited in a layer are under way in it.
+            # A row joins at its first edit, so rows that are edited in this layer have already joined.
             x = shared[place].apply(x, 0, lead, packing) if place in shared else x
             return stacks[place].apply(x, width, lead, packing) if place in stacks else x
 
         def hook(place: str) -> Hook:
             return place, lambda x, hook: edited(place, x)  # noqa: ARG005
 
-        # Put on once for all layers: TransformerLens looks up every name it knows each time that hooks come and go.
+        # Add the hooks once for all layers: TransformerLens looks up all its names whenever hooks are added or removed.
         inside = [hook(place) for place in places if "resid" not in place]
         with model.hooks(inside), tree_attention(model, tree) if self._native else nullcontext():
             for layer in range(start, layers + 1):
@@ -140,19 +140,19 @@ class Trunk:
         return packing.unpack(x, lead + n_trunk * width, end)
 
     def _packing(self, rows: Sequence[Row], lead: int) -> Packing:
-        """Of the tokens of a pass."""
+        """The packing of a pass's tokens."""
         real = [self._seen[:, :lead], *(self._real[:, row.suffix] for row in rows)]
         real = torch.cat(real, 1)
         return Packing(real if self._native else torch.ones_like(real))
 
     def _leaving(self, layer: int, rows: Sequence[Row]) -> Tensor:
-        """The trunk's states where rows leave it."""
+        """The trunk's states at the layer where rows leave it."""
         suffixes = torch.tensor([row.suffix for row in rows], device=self.model.device)
         state = self._states[layer].reshape(len(self._states[0]), self._variants, self.width, -1)
         return state[:, suffixes].flatten(1, 2)
 
     def _cache(self) -> DynamicCache:
-        """The prefix's keys and values in a fresh cache: blocks append to the one they get."""
+        """The prefix's keys and values in a new cache, because blocks append to the cache they receive."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(self._keys_values):
             cache.update(keys, values, layer)
@@ -166,7 +166,7 @@ def _pairs(cache: DynamicCache) -> list[tuple[Any, Any]]:
 def lay_out(
     prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]], n: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, which of them are real, and their positions: prefixes padded in front, then suffixes padded behind."""
+    """Token ids, the mask of real tokens, and positions: prefixes padded on the left, then suffixes padded on the right."""
     size = n + width * len(suffixes[0])
     tokens = torch.zeros(len(prefixes), size, dtype=torch.long)
     seen = torch.ones(len(prefixes), size, dtype=torch.bool)
@@ -175,8 +175,8 @@ def lay_out(
         tokens[i, n - len(prefix) : n] = torch.tensor(prefix, dtype=torch.long)
         seen[i, : n - len(prefix)] = False
         positions[i, n - len(prefix) : n] = torch.arange(len(prefix))
-        # All variants have the positions of the longest: rows are called with those of the first, whichever they run. Padding
-        # repeats the last one: one more might lie outside the model's context.
+        # All variants get the positions of the longest, because every row is called with those of the first variant.
+        # Padding repeats the last position, because a further one might lie outside the model's context.
         places = len(prefix) + torch.arange(width).clamp(max=max(0, *(len(suffix) - 1 for suffix in variants)))
         for a, suffix in enumerate(variants):
             begin = n + a * width

@@ -1,4 +1,4 @@
-"""Can this model be trusted to do what its hooks say?"""
+"""Verification that a model's hooks and the engine work correctly on it."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from lens_fv.patching.sound import comparisons, largest_difference
 
 
 class Finding(NamedTuple):
-    """One check: what was asked, whether it held, and what was seen."""
+    """One check: its name, whether it passed, and details."""
 
     check: str
     passed: bool
@@ -31,22 +31,27 @@ class Finding(NamedTuple):
 @torch.no_grad()
 @measured
 def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
-    """Check a model before believing what is measured on it: silent wrong numbers are the usual failure.
+    """Check a model before trusting measurements on it, because the usual failure is silently wrong numbers.
 
-    There are heads; hooks fire in every layer; all numbers are finite, also in a prompt as tasks have them; logits under hooks
-    equal those without, and those of transformers' attention where TransformerLens has written its own; the unembedding of the
-    last state is the model's own; greedy text with a cache is the text without one, and transformers' own; a head replaced by
-    itself changes nothing and by something else changes the answer; branches equal the plain loop.
+    The checks are:
+
+    - The model has heads, and hooks fire in every layer.
+    - All numbers are finite, also for a prompt like those of tasks.
+    - Logits with hooks equal those without, and those of transformers' attention if TransformerLens has its own version.
+    - Unembedding the last state gives the model's own logits.
+    - Greedy decoding with a cache gives the same text as without one, and as transformers.
+    - Replacing a head's output by itself changes nothing; replacing it by something else changes the answer.
+    - Branches equal the plain loop.
 
     Args:
-        model: the model.
-        seed: of the random tokens that are run.
+        model: Model to check.
+        seed: Seed of the random tokens that are run.
 
     Returns:
-        The findings. The last one names the way in which branches run (see `run_branches`) and why it is not a faster one. It
-        passes where a faster way cannot run (every `HookedTransformer`), and fails where every one that ran disagreed with the
-        loop, because the model then differs from what its architecture promises. Hooks that do not fire and numbers that are
-        not finite end the checks: nothing after them would mean anything.
+        The findings. The last one names the method by which branches run (see `run_branches`) and why it is not a faster one.
+        It passes if the faster methods cannot run (every `HookedTransformer`). It fails if every faster method that ran
+        disagreed with the loop, because the model then does not behave as its architecture promises. If hooks do not fire or
+        numbers are not finite, the checks end there, because later ones would be meaningless.
     """
     rng = torch.Generator().manual_seed(seed)
     prompt = torch.randint(model.d_vocab, (12,), generator=rng).tolist()
@@ -92,7 +97,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
     findings += _texts(model, prompt)
     engine = check_engine(model, seed=seed)
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
-    if heads and all(each.error <= tolerance for each in compared):  # else branches do not run
+    if heads and all(each.error <= tolerance for each in compared):  # otherwise branches cannot run
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
@@ -110,7 +115,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
 
 
 def _finite(model: LensModel, tokens: Tensor) -> Finding:
-    """Of random tokens, and of a prompt with the first token that prompts have: there states are largest."""
+    """Check for random tokens, and for a prompt with the usual first token, where states are largest."""
     prompt = model.encode("Q: hot\nA: cold\n\nQ: big\nA:")[: model.n_ctx]
     try:
         for each in (tokens, torch.tensor([prompt])):
@@ -121,13 +126,13 @@ def _finite(model: LensModel, tokens: Tensor) -> Finding:
 
 
 def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:
-    """Whether 20 greedy tokens are those that one whole pass for each of them gives."""
-    if model.backend != "bridge":  # runs one whole pass for each token
+    """Check 20 greedily decoded tokens against one full pass per token."""
+    if model.backend != "bridge":  # already runs one full pass per token
         return
     check, sampling = "greedy text with the cache is the text without it", Sampling(min(20, model.n_ctx - len(prompt)))
     try:
         cached, without = (generate_tokens(model, [prompt], sampling, use_cache=use)[0] for use in (True, False))
-    except Exception as e:  # a layer that runs only with a cache, or only without, may fail in any way it likes
+    except Exception as e:  # a layer that runs only with a cache, or only without one, may raise anything
         if is_out_of_memory(e):
             raise
         yield Finding(check, False, f"{type(e).__name__}: {e}")
@@ -141,7 +146,7 @@ def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:
 
 
 def _same_text(model: LensModel, check: str, prompt: list[int], got: list[int], want: list[int]) -> Finding:
-    """Where two texts part, both tokens may be the likeliest but for rounding; anything else is a fault."""
+    """Compare two texts. They may diverge only where rounding decides between two likeliest tokens."""
     first = next((i for i, pair in enumerate(zip(got, want, strict=False)) if pair[0] != pair[1]), None)
     if first is None:
         return Finding(check, len(got) == len(want), f"{len(got)} tokens" + f", not {len(want)}" * (len(got) != len(want)))

@@ -1,1 +1,1 @@
-"""Whole runs: what a command does from end to end."""
+"""Studies: complete runs from model to report."""

@@ -1,4 +1,4 @@
-"""The demonstration: which heads carry a few relations, and what their function vectors do."""
+"""The demonstration: head rankings and function vectors of a few relations."""
 
 import json
 import time
@@ -21,14 +21,14 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demonstration and write it to the folder `out`.
 
-    Writes `report.html` (self-contained), `report.json` (every number), `figures/`, and per relation the head ranking and
-    the vectors under `artefacts/`, each as soon as it is there.
+    Writes `report.html` (self-contained), `report.json` (every number) and `figures/`, and saves each relation's head ranking
+    and vectors under `artefacts/` as soon as they are computed.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
 
     Raises:
-        LensFVError: an unknown task, or a folder that cannot be written to.
+        LensFVError: a task is unknown, or the folder cannot be written.
     """
     settings, out = settings or DemoSettings(), Path(out)
     begin = time.perf_counter()

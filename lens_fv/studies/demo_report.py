@@ -1,4 +1,4 @@
-"""The demonstration as a page to look at."""
+"""The HTML report of the demonstration."""
 
 from collections.abc import Mapping
 from html import escape

@@ -1,4 +1,4 @@
-"""A followed fine-tuning run as a page to look at."""
+"""The HTML report of a tracked fine-tuning run."""
 
 from collections.abc import Sequence
 from html import escape
@@ -23,16 +23,16 @@ from lens_fv.plotting import (
 
 
 def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, judged: Sequence[Verdict]) -> Path:
-    """Write `report.html`, and every figure by itself in `figures/`, to the folder `out`.
+    """Write `report.html`, and each figure separately in `figures/`, to the folder `out`.
 
     Args:
-        out: the folder.
-        run: the run.
-        trajectory: what was followed.
-        judged: the verdicts at its end.
+        out: Output folder.
+        run: Fine-tuning run.
+        trajectory: Measurements at the run's checkpoints.
+        judged: Verdicts at the end of the run.
 
     Raises:
-        LensFVError: a folder that cannot be written to.
+        LensFVError: the folder cannot be written.
     """
     figures: dict[str, Figure] = {
         "recovery": recovery_bars(judged),

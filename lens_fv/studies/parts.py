@@ -1,4 +1,4 @@
-"""Parts of a study, by name."""
+"""Named parts of a study."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -17,14 +17,14 @@ S = TypeVar("S")
 
 
 def note_versions(folder: Path, dtype: torch.dtype | str | None) -> None:
-    """Write down, once, what a study is made with: FOLDER/versions.json.
+    """Record the software versions and data type of a study once, in FOLDER/versions.json.
 
     Args:
-        folder: of the study.
-        dtype: of the weights, as `load_model` takes it.
+        folder: Folder of the study.
+        dtype: Data type of the weights, as for `load_model`.
 
     Raises:
-        LensFVError: the study was begun with weights of another type.
+        LensFVError: the study was started with weights of another data type.
     """
     records = ResultStore(folder / "versions.json")
     for name, value in versions().items():
@@ -35,10 +35,10 @@ def note_versions(folder: Path, dtype: torch.dtype | str | None) -> None:
 
 
 def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
-    """Complain about a part that a study does not have.
+    """Check the names of parts.
 
     Raises:
-        LensFVError: one of them.
+        LensFVError: the study has no part of this name.
     """
     unknown = [part for part in parts if part not in known]
     if unknown:
@@ -48,15 +48,15 @@ def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
 
 
 def run_parts(begin: Callable[[], S], known: Mapping[str, Callable[[S], None]], parts: Sequence[str]) -> S:
-    """Run parts of a study one after another.
+    """Run parts of a study in sequence.
 
     Args:
-        begin: makes the study, if it has all of the parts.
-        known: the parts that there are, in the order in which they run.
-        parts: some of them.
+        begin: Creates the study; called after the part names are checked.
+        known: All parts, in the order in which they run.
+        parts: Names of the parts to run.
 
     Raises:
-        LensFVError: no such part, or what the study and its parts raise.
+        LensFVError: a part is unknown, or the study or one of its parts raises.
     """
     check_parts(parts, known)
     study = begin()

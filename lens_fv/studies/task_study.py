@@ -1,4 +1,4 @@
-"""One relation from end to end: its heads, its vector, what tuning makes of it."""
+"""The full analysis of one relation: head ranking, extracted vector and tuned vector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import Decoded, FunctionVector, InjectionSweep, decode, extract, sweep_injection, tune
 
 DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
-"""Morphology, world knowledge and lexical semantics: what a small model knows something of."""
+"""Relations from morphology, world knowledge and lexical semantics that a small model partly knows."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demonstration does; fewer prompts than `rank_heads`' own defaults, to be done in minutes.
+    """Settings of the demonstration; fewer prompts than the defaults of `rank_heads`, so that it takes minutes.
 
-    `layers`, as shares of the depth, are what tuning chooses from.
+    `layers` are the candidate layers for tuning, as fractions of the depth.
     """
 
     tasks: tuple[str, ...] = DEMO_TASKS
@@ -35,7 +35,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class TaskStudy:
-    """What was found about one relation."""
+    """Results for one relation."""
 
     task: Task
     split: Split
@@ -52,7 +52,7 @@ class TaskStudy:
 
 
 def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:
-    """Rank, extract, tune and decode for one relation; nothing here sees its test split."""
+    """Rank heads and extract, tune and decode vectors for one relation, without using its test split."""
     s = settings
     split = split_pairs(task, seed=s.seed)
     ranking = rank_heads(

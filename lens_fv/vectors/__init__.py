@@ -1,4 +1,4 @@
-"""What does the task look like inside?"""
+"""Tasks as vectors: function and instruction vectors, their tuning, injection sweeps, decoding and arithmetic."""
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.vectors.arithmetic import combine, interpolate

@@ -1,4 +1,4 @@
-"""Sums, differences and mixtures of vectors, which remember what they are made of."""
+"""Sums, differences and mixtures of vectors; the result records its terms."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,27 +14,27 @@ from lens_fv.vectors.function_vector import FunctionVector
 
 METHOD = "combined"
 NAMED = 4
-"""Terms that the name of a combination spells out."""
+"""Maximum number of terms that the name of a combination spells out."""
 
 
 @checked
 def combine(
     vectors: Sequence[FunctionVector], weights: Sequence[Finite | int], *, layer: Whole | None = None
 ) -> FunctionVector:
-    """The weighted sum of vectors, their scales applied (Todd et al. 2024 compose tasks so).
+    """Weighted sum of vectors, with their scales applied (task composition in Todd et al. 2024).
 
-    `a + b`, `a - b`, `-a`, `2 * a` and `a / 2` are short for it. The provenance's `options["terms"]` lists every vector with
-    its weight, task, task_hash, method, seed and layer; combinations of combinations list the vectors at the bottom.
+    `a + b`, `a - b`, `-a`, `2 * a` and `a / 2` are shorthands. The provenance's `options["terms"]` lists every vector with its
+    weight, task, task_hash, method, seed and layer; nested combinations are expanded into their original vectors.
 
     Args:
-        vectors: of one model in one basis.
-        weights: one a vector.
-        layer: where the sum is added; needed if the vectors are added at several. Its `resid_norm` is the mean of the
-            vectors' at that layer, or of all if none is.
+        vectors: Vectors of one model in one basis.
+        weights: One weight per vector.
+        layer: Layer at which the sum is added; required if the vectors' layers differ. `resid_norm` of the sum is the mean
+            over the vectors at that layer, or over all if none is.
 
     Raises:
-        LensFVError: no vectors, another number of weights, one that is not finite, vectors of several models, bases or (without
-            `layer`) layers, or one that is injected at its heads.
+        LensFVError: there are no vectors, the number of weights differs, a weight is not finite, the vectors differ in model,
+            basis or (without `layer`) layer, or one is injected at its heads.
     """
     if not vectors or len(vectors) != len(weights):
         raise LensFVError(f"combine {len(vectors)} vectors with weights {list(weights)}: give one weight a vector")
@@ -64,7 +64,7 @@ def combine(
 
 @checked
 def interpolate(a: FunctionVector, b: FunctionVector, t: Finite | Whole) -> FunctionVector:
-    """The vector on the line from `a` (t = 0) to `b` (t = 1).
+    """The vector on the line from `a` (t = 0) to `b` (t = 1): (1 - t) a + t b.
 
     Raises:
         LensFVError: see `combine`.
@@ -104,5 +104,5 @@ def _provenance(parts: Sequence[Provenance], terms: Sequence[dict[str, Any]]) ->
 
 
 def _joint(hashes: Sequence[str]) -> str:
-    """One fingerprint for several; what they have in common, if that is all."""
+    """One fingerprint for several hashes: the hash itself if all are equal."""
     return hashes[0] if len(set(hashes)) == 1 else sha256(" ".join(hashes).encode()).hexdigest()[:16]

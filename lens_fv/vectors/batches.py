@@ -1,4 +1,4 @@
-"""Prompts that run together, each with vectors of its own."""
+"""Batches of prompts in which each prompt gets its own vectors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ BATCH = 64
 
 
 class Batch(NamedTuple):
-    """Prompts, opened, with their primary answers, and the owner of each: which vectors are added to it."""
+    """Opened prompts with their primary answers and owners; the owner decides which vectors a prompt gets."""
 
     opened: OpenPrompts
     answers: tuple[tuple[int, ...], ...]
@@ -31,20 +31,20 @@ class Batch(NamedTuple):
         *,
         plain: bool = False,
     ) -> Tensor:
-        """What a readout makes of the answers, "prompts branches ...", each prompt with its own owner's vectors.
+        """Apply a readout to the answers, "prompts branches ...", each prompt with its owner's vectors.
 
         Args:
-            layers: after which each branch's vector is added, at the last prompt token.
-            vectors: to be added. Gradients flow into them.
-            readout: see `run_branches`; by default log-probabilities of the answers' tokens.
-            plain: begin with one more branch that adds nothing.
+            layers: For each branch, the layer after which its vector is added, at the last prompt token.
+            vectors: Vectors to add. Gradients flow into them.
+            readout: See `run_branches`; default: log-probabilities of the answers' tokens.
+            plain: Whether to put a branch without a vector first.
         """
         own = vectors[list(self.owners)]
         edits = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]
         return self.opened.run([Branch(each, tokens=self.answers) for each in [()] * plain + edits], readout=readout)
 
     def lengths(self, device: torch.device) -> Float[Tensor, "prompts 1"]:
-        """Tokens of each answer."""
+        """Number of tokens of each answer."""
         return torch.tensor([[float(len(answer))] for answer in self.answers], device=device)
 
     def losses(self, layers: Sequence[int], vectors: Float[Tensor, "owners branches d_model"]) -> Tensor:
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 def open_batches(
     model: LensModel, prompts: Sequence[tuple[int, EncodedPrompt]], *, size: int = BATCH, method: Method = "auto"
 ) -> list[Batch]:
-    """Prompts, each with the index of its owner; answers of like length together, so that little is padding."""
+    """Open prompts, given with their owner's index, in batches of similar answer length, which keeps padding low."""
     items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
     parts = [items[at : at + size] for at in range(0, len(items), size)]
     return [

@@ -1,4 +1,4 @@
-"""Read a vector as words."""
+"""Decoding of vectors into tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,18 +17,19 @@ from lens_fv.tasks import TODD, Pair, PromptTemplate, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector
 
 NEUTRAL = ("it", "this", "that", "something")
-"""Inputs that belong to no relation."""
+"""Neutral inputs, which belong to no relation."""
 
 
 class Decoded(NamedTuple):
-    """A vector through the final norm and the unembedding.
+    """A vector decoded into tokens.
 
     Decoding is no proxy for steering: vectors that steer well can decode to nothing readable.
 
     Attributes:
-        tokens: the likeliest tokens with their probabilities; read through the model, those that gain most, with gains in nats.
-        ranks: for each word asked about, the rank (1 is the likeliest) of its first token, with a leading space.
-        vocabulary: the number of tokens ranked.
+        tokens: Likeliest tokens with their probabilities; decoded through the model, the tokens that gain most, with their
+            gains in nats.
+        ranks: For each requested word, the rank (1 is the likeliest) of its first token, with a leading space.
+        vocabulary: Number of tokens ranked.
     """
 
     tokens: list[tuple[str, float]]
@@ -50,12 +51,13 @@ def decode(
     """Decode a vector into tokens.
 
     Args:
-        vector: the vector.
-        model: the model it was made on.
-        k: how many tokens.
-        words: words whose rank is wanted: the relation's words, or its answers.
-        through: through the layers behind it instead of straight: see `vocabulary_effect`.
-        force: decode it though the provenance does not match.
+        vector: Vector to decode.
+        model: Model it was made on.
+        k: Number of tokens to return.
+        words: Words to rank, such as the relation's words or its answers.
+        through: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the final
+            norm and the unembedding.
+        force: Decode even if the provenance does not match.
 
     Raises:
         LensFVError: the vector belongs to another model.
@@ -64,7 +66,7 @@ def decode(
         vector.provenance.check(model)
     logits = (vocabulary_effect if through else vocabulary_logits)(model, [vector])[0]
     values = logits if through else logits.softmax(-1)
-    top = logits.argsort(descending=True, stable=True)[:k]  # of equal ones the lowest id first, as in `token_ranks`
+    top = logits.argsort(descending=True, stable=True)[:k]  # ties: lowest id first, as in `token_ranks`
     tokens = [(model.decode(i), p) for i, p in zip(top.tolist(), values[top].tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
@@ -72,15 +74,15 @@ def decode(
 
 
 def first_token(model: LensModel, word: str) -> int:
-    """The first token of a word behind a blank."""
+    """First token of a word with a leading space."""
     return model.encode(f" {word}", bos=False)[0]
 
 
 def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Float[Tensor, "vectors vocab"]:
-    """Vectors, their scales applied, through the final norm and the unembedding.
+    """Logits of vectors, with their scales applied, through the final norm and the unembedding.
 
     Raises:
-        LensFVError: a vector too long for the final norm.
+        LensFVError: a vector is too long for the final norm.
     """
     rows = torch.stack([vector.vector.to(model.device, model.dtype) * vector.scale for vector in vectors])
     if not bool((fits := measurable(rows)).all()):
@@ -93,30 +95,30 @@ def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Fl
 def vocabulary_effect(
     model: LensModel, vectors: Sequence[FunctionVector], *, inputs: Sequence[str] = NEUTRAL, template: PromptTemplate = TODD
 ) -> Float[Tensor, "vectors vocab"]:
-    """What vectors, added where they belong, do to the next token's log-probabilities, in nats: through all layers behind them.
+    """Change in the next token's log-probabilities, in nats, when vectors are added at their layers, through all later layers.
 
-    A mean over zero-shot prompts whose input says nothing, so that what comes out is the vector's and not an answer's.
+    The change is averaged over zero-shot prompts with neutral inputs, so that it reflects the vector and not an answer.
 
     Args:
-        model: the model.
-        vectors: of the model.
-        inputs: that say nothing.
-        template: of the prompts.
+        model: Model to run.
+        vectors: Vectors of that model.
+        inputs: Neutral inputs.
+        template: Prompt template.
     """
     prompts = [model.encode(zero_shot(Pair(word, (word,)), template=template).text) for word in inputs]
     states = run_branches(model, prompts, [[], *(vector.edits() for vector in vectors)], readout=final_states)[:, :, 0]
     gains = torch.zeros(len(vectors), model.d_vocab, device=model.device)
-    for row in states:  # a prompt at a time: all vocabularies at once would be large
+    for row in states:  # one prompt at a time, to save memory
         logprobs = model.unembed(row).float().log_softmax(-1)
         gains += (logprobs[1:] - logprobs[:1]) / len(prompts)
     return gains
 
 
 def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> Int[Tensor, "tokens vectors"]:
-    """The rank of some tokens in the whole vocabulary: 1 is the one that greedy decoding would write; see `token_ranks`.
+    """Rank of tokens in the whole vocabulary, where 1 is the token of greedy decoding; see `token_ranks`.
 
     Raises:
-        LensFVError: logits that are not finite.
+        LensFVError: the logits are not finite.
     """
     if not all_finite(logits.amax(-1)):
         raise LensFVError("rank tokens by logits that are not finite; look at the vectors and their scales, and run verify")

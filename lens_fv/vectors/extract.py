@@ -1,4 +1,4 @@
-"""From the strongest heads to one vector."""
+"""Extraction of a function vector from the strongest heads."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection
 
 MOST_VALIDATION = 40
-"""Validation pairs that a choice is made on: more cost time and rarely change it."""
+"""Maximum number of validation pairs for a choice; more cost time and rarely change it."""
 
 
 @checked
@@ -32,23 +32,23 @@ def extract(
     template: PromptTemplate = TODD,
     bias_per_head: bool = False,
 ) -> FunctionVector:
-    """The sum of what the top heads write into the residual stream on average (Todd et al. 2024).
+    """Extract a function vector: the sum of the top heads' mean contributions to the residual stream (Todd et al. 2024).
 
     Args:
-        model: the model that was ranked.
-        task: the task that was ranked.
-        ranking: from `rank_heads`.
-        n_heads: how many heads; of a ranking by key/value group, how many groups.
-        layer: where it is added; default: the layer at which it makes the validation split's answers likeliest.
-        site: see `FunctionVector`.
-        split: default: that of the ranking (`split_pairs(task, seed=ranking.provenance.seed)`).
-        queries: that the layer is picked on: "all" of the validation split, or those "answered" after the ranking's
-            demonstrations; see `choose_queries`. Default: those of the ranking. Nothing is asked where the layer is given.
-        template: of the zero-shot prompts that the layer is picked on.
-        bias_per_head: add the output projection's bias once a head, as the paper's code does; for parity only.
+        model: Model that was ranked.
+        task: Task that was ranked.
+        ranking: Ranking from `rank_heads`.
+        n_heads: Number of heads, or of groups if the ranking is by key/value group.
+        layer: Layer at which the vector is added; default: the layer that makes the validation answers likeliest.
+        site: See `FunctionVector`.
+        split: Split of the task's pairs; default: that of the ranking (`split_pairs(task, seed=ranking.provenance.seed)`).
+        queries: Validation pairs for choosing the layer: "all", or those "answered" correctly after the ranking's
+            demonstrations; see `choose_queries`. Default: as in the ranking. Unused if `layer` is given.
+        template: Template of the zero-shot prompts for choosing the layer.
+        bias_per_head: Add the output projection's bias once per head, as the paper's code does; only for parity with it.
 
     Raises:
-        LensFVError: more heads than there are, a ranking of another model, or no query that is answered.
+        LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model, or no query is answered.
     """
     ranking.provenance.check(model)
     heads = ranking.heads(n_heads)
@@ -108,7 +108,7 @@ def extract(
 
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
-    """Zero-shot prompts for (at most 40 of) the validation pairs, with the primary answer alone: what choices are made on."""
+    """Zero-shot prompts for at most 40 validation pairs, with primary answers only, on which layers and the like are chosen."""
     pairs: Sequence[Pair] = split.validation[:MOST_VALIDATION]
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     return [EncodedPrompt(prompt.tokens, prompt.answers[:1]) for prompt in encoded]

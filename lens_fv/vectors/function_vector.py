@@ -1,4 +1,4 @@
-"""A task as a direction: the function vector."""
+"""The function vector: a task as a direction in the residual stream."""
 
 import random
 from collections.abc import Iterator
@@ -25,18 +25,18 @@ V = TypeVar("V", bound="FunctionVector")
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class FunctionVector(Artefact):
-    """What a task looks like inside (Todd et al. 2024), extracted from heads or fine-tuned.
+    """A function vector (Todd et al. 2024), extracted from heads or fine-tuned.
 
     Attributes:
-        vector: in the residual stream's basis.
-        layer: added to the residual stream after this layer, at the last prompt token.
-        resid_norm: the residual stream's typical length there: the unit for norms and scales.
-        site: "resid_post" (the vector is added at `layer`), "state" (it replaces the residual stream there) or "heads" (each
-            of `heads` gets its mean output put in its own layer; needs no vector, and is exact for models with a norm behind
-            attention).
-        heads: (layer, head) of the heads it came from, strongest first; empty for a vector tuned from nothing.
-        head_outputs: their mean outputs.
-        scale: what `vector` is multiplied with when it is applied.
+        vector: Direction in the residual stream's basis.
+        layer: Layer after which the vector is added, at the last prompt token.
+        resid_norm: Typical norm of the residual stream there: the unit of norms and scales.
+        site: Where the vector is injected: "resid_post" (added at `layer`), "state" (replaces the residual stream there) or
+            "heads" (the mean output of each of `heads` is patched into its own layer, which does not use `vector` and is exact
+            for models with a norm after attention).
+        heads: (layer, head) of the source heads, strongest first; empty for a vector tuned from scratch.
+        head_outputs: Mean outputs of these heads.
+        scale: Factor applied to `vector` (or to `head_outputs`) on injection.
     """
 
     vector: Float[Tensor, " d_model"]
@@ -59,12 +59,12 @@ class FunctionVector(Artefact):
 
     @property
     def norm(self) -> float:
-        """Its length, in units of the residual stream's at its layer."""
+        """Norm of the vector, in units of the residual stream's at its layer."""
         return float(self.vector.norm()) / self.resid_norm
 
     @checked
     def at(self: V, *, layer: Whole | None = None, site: Site | None = None, scale: Finite | None = None) -> V:
-        """The same vector applied elsewhere or otherwise. `resid_norm` stays the unit of the layer it was made at."""
+        """The same vector with another layer, site or scale. `resid_norm` keeps the value of the original layer."""
         return replace(
             self,
             layer=self.layer if layer is None else layer,
@@ -73,7 +73,7 @@ class FunctionVector(Artefact):
         )
 
     def edits(self) -> list[Edit]:
-        """What applying it means to the engine."""
+        """The edits that apply the vector."""
         if self.site == "heads":
             values = self.head_outputs * self.scale
             return [Edit(layer, z, head=head) for (layer, head), z in zip(self.heads, values, strict=True)]
@@ -84,24 +84,24 @@ class FunctionVector(Artefact):
     def applied(
         self, model: LensModel, *, scale: Finite | None = None, position: Whole = -1, force: bool = False
     ) -> Iterator[None]:
-        """Inside the block, every forward pass of the model carries the vector at `position` (default: the last token).
+        """Inject the vector at `position` (default: the last token) in every forward pass inside the block.
 
-        Positions count each row's own tokens: in a padded batch the last is the last that the attention mask lets be seen,
-        whichever side the padding is on. Lists of texts that TransformerLens pads are treated the same. Tokens without a mask
-        are all text, but for those at a row's ends that have the padding token's id, if that stands for nothing else.
+        Positions count each row's own tokens: in a padded batch the last token is the last one visible in the attention mask,
+        on whichever side the padding is. The same holds for lists of texts that TransformerLens pads. Without a mask all tokens
+        count as text, except padding-token ids at the ends of a row if that id has no other use.
 
-        In `model.generate` the last token is each new one in turn, as in Todd et al.'s code; any other position is one of the
+        In `model.generate`, the last token is each new one in turn, as in Todd et al.'s code; any other position refers to the
         prompt.
 
         Args:
-            model: the model it was made on.
-            scale: default: its own.
-            position: index into each row's text, from its end if negative.
-            force: apply it though the provenance does not match.
+            model: Model the vector was made on.
+            scale: Scale of the injection; default: the vector's own.
+            position: Index into each row's text, counted from its end if negative.
+            force: Apply the vector even if the provenance does not match.
 
         Raises:
-            LensFVError: the vector belongs to another model or another weight processing; in a pass: a row without such a
-                token, or several rows that end in what may be padding or text, without a mask.
+            LensFVError: the vector belongs to another model or weight processing; in a forward pass, if a row has no token at
+                `position`, or if several rows without a mask end in tokens that may be padding or text.
         """
         if not force:
             self.provenance.check(model)
@@ -110,7 +110,7 @@ class FunctionVector(Artefact):
             yield
 
     def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
-        """A vector made from this one, for the same place in the residual stream and without its heads."""
+        """A new vector for the same place in the residual stream, derived from this one but without its heads."""
         provenance: Provenance = replace(self.provenance, method=method, options={**self.provenance.options, **options})
         site: Site = "state" if self.site == "state" else "resid_post"
         return FunctionVector(
@@ -152,12 +152,12 @@ class FunctionVector(Artefact):
 
 @checked
 def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) -> FunctionVector:
-    """A random direction of the same length, for the same place: the first control.
+    """Control: a random direction with the same norm, injected at the same place.
 
     Args:
-        vector: that is imitated.
-        seed: of the draw.
-        heads: keep its heads too, with random outputs of the lengths of theirs.
+        vector: Vector to imitate.
+        seed: Seed of the random draw.
+        heads: Keep the heads too, with random outputs of the same norms.
     """
     rng = torch.Generator().manual_seed(seed)
     drawn = _draw(vector.vector, rng) * vector.scale
@@ -169,14 +169,14 @@ def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) 
 
 @checked
 def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
-    """The same outputs at other heads, drawn at random, as many in each layer: the control for which heads they are.
+    """Control for the choice of heads: the same outputs at other random heads, with the same number per layer.
 
     Args:
-        vector: with heads.
-        seed: of the draw.
+        vector: Vector with heads.
+        seed: Seed of the random draw.
 
     Raises:
-        LensFVError: it has no heads, or so many of one layer that there are not as many others.
+        LensFVError: the vector has no heads, or a layer has too few other heads.
     """
     rng, n_heads = random.Random(seed), vector.provenance.shape[1]
     drawn: dict[int, list[int]] = {}
@@ -194,13 +194,13 @@ def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
 
 
 def _draw(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Random rows, as long as these."""
+    """Random rows with the norms of these."""
     draw = torch.randn(like.shape, generator=rng)
     return draw * like.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
 
 
 def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) -> FunctionVector:
-    from lens_fv.vectors.arithmetic import combine  # which needs vectors first
+    from lens_fv.vectors.arithmetic import combine  # imported late: it imports this module
 
     return combine(vectors, weights)
 
@@ -210,7 +210,7 @@ def _hook(model: LensModel, running: Passes, edit: Edit, position: int) -> Hook:
         x = x.clone()
         if model.generation is None:
             where = running.places(position, x.shape)
-        else:  # rows of one length, and a vector on every new token
+        else:  # generation: rows of one length, the vector on every new token
             where = (slice(None), token_span(model.generation, position, x.shape[1]))
         where = where if edit.head is None else (*where, edit.head)
         value = edit.value.to(x)

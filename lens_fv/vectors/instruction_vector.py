@@ -1,4 +1,4 @@
-"""An instruction as a direction."""
+"""The instruction vector: an instruction as a direction in the residual stream."""
 
 from dataclasses import dataclass, fields
 
@@ -15,14 +15,14 @@ from lens_fv.vectors.function_vector import FunctionVector, Site
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class InstructionVector(FunctionVector):
-    """What heads write where an instruction is to be followed (Jiang et al. 2024, "Instruction Vector").
+    """A function vector extracted from prompts with an instruction (Jiang et al. 2024, "Instruction Vector").
 
-    Not to be taken for the residual states behind an instruction's last token, which others call by the same name
-    (arXiv 2602.07930).
+    Others use the same name for the residual states after an instruction's last token (arXiv 2602.07930), which is a
+    different quantity.
 
     Attributes:
-        instructions: that were read.
-        counterpart: what stood in their place when the heads were ranked; see `rank_instruction_heads`.
+        instructions: Instructions in the prompts.
+        counterpart: Uninformative counterpart used to rank the heads; see `rank_instruction_heads`.
     """
 
     instructions: tuple[str, ...] = ()
@@ -46,21 +46,22 @@ def extract_instruction(
     queries: Queries | None = None,
     template: PromptTemplate = TODD,
 ) -> InstructionVector:
-    """The sum of what the top heads write on average where the instruction is read (Jiang et al. 2024).
+    """Extract an instruction vector: the sum of the top heads' mean outputs on instructed prompts (Jiang et al. 2024).
 
     Args:
-        model: the model that was ranked.
-        task: the task that was ranked.
-        ranking: from `rank_instruction_heads`.
-        n_heads: see `extract`, also for all that follows.
-        layer: where it is added; default: where it makes validation answers likeliest behind prompts without instruction.
-        site: of the injection.
-        split: of the task.
-        queries: that the layer is picked on; "answered" means asked with the instructions.
-        template: of the prompts that the layer is picked on.
+        model: Model that was ranked.
+        task: Task that was ranked.
+        ranking: Ranking from `rank_instruction_heads`.
+        n_heads: Number of heads; this and the following are as in `extract`.
+        layer: Layer at which the vector is added; default: the one that makes validation answers likeliest after prompts
+            without an instruction.
+        site: Where the vector is injected.
+        split: Split of the task's pairs.
+        queries: Validation pairs for choosing the layer; "answered" means answered with the instructions.
+        template: Template of the prompts for choosing the layer.
 
     Raises:
-        LensFVError: a ranking by something else than instructions, or what `extract` raises.
+        LensFVError: the ranking is not by instructions, or `extract` raises.
     """
     options = ranking.provenance.options
     if "instructions" not in options:

@@ -1,4 +1,4 @@
-"""Where, and how strongly, should a vector go in? Every layer at every scale."""
+"""Injection sweeps: the effect of a vector at every layer and scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ Part = Literal["validation", "test"]
 
 
 class SweepCell(NamedTuple):
-    """One layer and scale, with 95 % intervals.
+    """Results at one layer and scale, with 95 % intervals.
 
     Attributes:
-        top1: share of items whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson's interval.
-        full: share of items for which greedy decoding writes an acceptable answer to its end.
-        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
-            bootstrap.
+        top1: Fraction of items where the likeliest first token begins an acceptable answer; `low`, `high`: Wilson's interval.
+        full: Fraction of items where greedy decoding produces a complete acceptable answer.
+        logprob_per_answer: Mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`,
+            `logprob_high`: bootstrap interval.
     """
 
     layer: int
@@ -45,15 +45,15 @@ class SweepCell(NamedTuple):
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class InjectionSweep(Artefact):
-    """What a vector does to zero-shot prompts at every layer and scale.
+    """Effect of a vector on zero-shot prompts at every layer and scale.
 
     Attributes:
-        layers: the residual stream's layers that it was added after; the vector's own alone where it goes to its heads.
-        scales: what it was multiplied with.
-        site: see `FunctionVector`.
-        part: the part of the split that was asked.
-        top1, full, logprob: see `AnswerScores`.
-        plain_top1, plain_full, plain_logprob: the same without the vector.
+        layers: Layers after which the vector was added; only the vector's own layer for the site "heads".
+        scales: Factors applied to the vector.
+        site: See `FunctionVector`.
+        part: Part of the split used as queries.
+        top1, full, logprob: See `AnswerScores`.
+        plain_top1, plain_full, plain_logprob: The same without the vector.
     """
 
     layers: tuple[int, ...]
@@ -68,12 +68,12 @@ class InjectionSweep(Artefact):
     plain_logprob: Float[Tensor, " items"]
 
     def __post_init__(self) -> None:
-        """Check that there is a number for every item, layer and scale."""
+        """Check that every item, layer and scale has a value."""
         require_shape("sweep's log-probabilities", self.logprob, (len(self.plain_logprob), len(self.layers), len(self.scales)))
 
     @checked
     def mean(self, measure: Measure = "logprob") -> Float[Tensor, "layers scales"]:
-        """The average over items: an accuracy, or a log-probability in nats."""
+        """Mean over items: an accuracy, or a log-probability in nats."""
         values: Tensor = getattr(self, measure)
         return values.double().mean(0)
 
@@ -81,7 +81,7 @@ class InjectionSweep(Artefact):
     def interval(
         self, measure: Measure = "logprob", *, level: Level = 0.95, resamples: Count = 2000
     ) -> Float[Tensor, "2 layers scales"]:
-        """Lower and upper end per cell: Wilson's for an accuracy, percentile bootstrap over items for a log-probability."""
+        """Interval per cell: Wilson's for an accuracy, percentile bootstrap over items for a log-probability."""
         values: Tensor = getattr(self, measure)
         n = len(values)
         if measure != "logprob":
@@ -91,7 +91,7 @@ class InjectionSweep(Artefact):
         return torch.from_numpy(found)
 
     def cells(self) -> list[SweepCell]:
-        """Every layer and scale, layer by layer."""
+        """One cell per layer and scale, ordered by layer."""
         numbers = [self.mean("top1"), *self.interval("top1"), self.mean("full"), self.mean(), *self.interval()]
         rows = torch.stack([x.double() for x in numbers], -1).flatten(0, 1).tolist()
         places = [(layer, scale) for layer in self.layers for scale in self.scales]
@@ -99,15 +99,15 @@ class InjectionSweep(Artefact):
 
     @checked
     def best(self, measure: Measure = "logprob") -> SweepCell:
-        """The cell of largest mean; among equal accuracies the one of largest log-probability.
+        """The cell with the largest mean; ties in accuracy are broken by log-probability.
 
-        `vector.at(layer=best.layer, scale=best.scale)` is the vector there.
+        `vector.at(layer=best.layer, scale=best.scale)` returns the vector for that cell.
         """
         column = "logprob_per_answer" if measure == "logprob" else measure
         return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.logprob_per_answer))
 
     def heatmap_data(self) -> Tensor:
-        """Mean log-probability won over no vector, (layers, scales)."""
+        """Mean gain in log-probability over the plain model, (layers, scales)."""
         return (self.mean() - self.plain_logprob.double().mean()).float()
 
     def summary(self) -> dict[str, str]:
@@ -139,24 +139,24 @@ def sweep_injection(
     force: bool = False,
     progress: bool = False,
 ) -> InjectionSweep:
-    """Inject a vector at every layer and scale, all of them as branches of the same prompts.
+    """Inject a vector at every layer and scale, all as branches of the same prompts.
 
     Args:
-        model: the model.
-        task: the task.
-        vector: the vector. One that goes to its heads has no layer to choose: its scale alone is swept.
-        layers: of the residual stream; default: all.
-        scales: what the vector is multiplied with, instead of its own scale.
-        split: default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
-        part: which pairs are asked about. What is chosen by a sweep of the test split must not be reported on it.
-        max_items: ask about so many pairs only; more cost time and rarely change a choice.
-        template: of the zero-shot prompts.
-        force: sweep it though its provenance does not match.
-        progress: draw a progress bar.
+        model: Model to run.
+        task: Task to query.
+        vector: Vector to inject. With the site "heads" its layers are fixed, and only the scale is swept.
+        layers: Layers of the residual stream; default: all.
+        scales: Factors applied to the vector in place of its own scale.
+        split: Split of the task's pairs; default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
+        part: Part of the split used as queries. Do not report test results for a choice made by a sweep of the test part.
+        max_items: Maximum number of pairs; more cost time and rarely change a choice.
+        template: Template of the zero-shot prompts.
+        force: Run the sweep even if the provenance does not match.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: no layers, scales or items, no such layer, layers for a vector that goes to its heads, or a vector of
-            another model.
+        LensFVError: layers, scales or items are empty, a layer does not exist, layers are given for a vector with the site
+            "heads", or the vector belongs to another model.
     """
     if not force:
         vector.provenance.check(model)

@@ -1,4 +1,4 @@
-"""Vectors of many relations, and several candidates of each, trained side by side as rows of the same passes."""
+"""Joint training of vectors: many relations and several candidates for each, as rows of the same passes."""
 
 import math
 from collections import defaultdict
@@ -18,11 +18,11 @@ from lens_fv.vectors.batches import Batch, open_batches
 
 CHECK_EVERY = 5
 PATIENCE = 15
-"""Steps without a better validation score after which a relation's training stops."""
+"""Number of steps without a better validation score after which training of a relation stops."""
 
 
 class Candidate(NamedTuple):
-    """Where a vector is added, and how fast it learns (see `tune`)."""
+    """The layer of a vector and its learning rate (see `tune`)."""
 
     layer: int
     learning_rate: float
@@ -30,15 +30,15 @@ class Candidate(NamedTuple):
 
 @dataclass
 class TuningRun:
-    """What one relation's vector is trained on, and how far it has come.
+    """Training data and state of one relation's vector.
 
     Attributes:
-        name: of the relation.
-        train, held_out: prompts to train on, and to choose on.
-        units: typical length of the residual stream after each layer.
-        starts: a vector a candidate.
-        alive: the candidates that go on.
-        logprob, candidate, step, vector: the best found on the held-out prompts.
+        name: Name of the relation.
+        train, held_out: Prompts for training and for selection.
+        units: Typical norm of the residual stream after each layer.
+        starts: Initial vector of each candidate.
+        alive: Candidates still in training.
+        logprob, candidate, step, vector: The best result so far on the held-out prompts.
     """
 
     name: str
@@ -63,20 +63,20 @@ def train(
     l2_to_start: bool,
     progress: bool,
 ) -> None:
-    """Train all candidates of all courses at once and leave in each course the best that it met.
+    """Train all candidates of all runs jointly, and store the best vector found in each run.
 
-    Full batch, Adam with a cosine schedule; the better half of a course's candidates goes on after a quarter and after half of
-    the steps, by their held-out log-probability.
+    Training uses the full batch and Adam with a cosine schedule. After a quarter and after half of the steps, only the better
+    half of each run's candidates continues, by held-out log-probability.
 
     Raises:
-        LensFVError: a loss that is not finite.
+        LensFVError: a loss is not finite.
     """
     device, layers = model.device, [c.layer for c in candidates]
     starts = torch.stack([course.starts for course in courses]).to(device)
     norms = torch.stack([course.units[layers] for course in courses]).to(device)[..., None]
     rates = torch.tensor([c.learning_rate for c in candidates], device=device)[None, :, None]
     anchors = starts if l2_to_start else torch.zeros_like(starts)
-    # Adam's steps do not depend on the gradient's scale: in these units one learning rate serves all.
+    # Adam's steps do not depend on the gradient's scale, so in these units one learning rate fits all.
     moved = torch.nn.Parameter(torch.zeros_like(starts))
     unit = rates * norms / math.sqrt(model.d_model)
     optimiser = torch.optim.Adam([moved], lr=1.0)
@@ -100,7 +100,7 @@ def train(
                     for alive, batches in classes.training.items()
                     for batch in batches
                 ]
-                # No two vectors meet in a row, so the sum trains each on its own loss.
+                # Each row holds one vector, so the gradient of the sum trains each vector on its own loss.
                 total = torch.stack([loss.sum() for loss in losses]).sum()
                 total = total + l2 * ((vectors - anchors) / norms).square().sum()
             if not torch.isfinite(total):
@@ -116,7 +116,7 @@ def train(
 def _choose(
     classes: "_Classes", courses: Sequence[TuningRun], layers: Sequence[int], vectors: Tensor, step: int, *, halve: bool
 ) -> None:
-    """Note every course's best candidate so far; drop the worse half if it is time, and courses that no longer get better."""
+    """Record every run's best candidate; drop the worse half if `halve`, and runs that no longer improve."""
     for alive, batches in classes.validation.items():
         found: dict[int, list[Tensor]] = defaultdict(list)
         for batch in batches:
@@ -136,7 +136,7 @@ def _choose(
 
 
 class _Classes:
-    """The prompts of all courses, opened together with those of the courses that have the same candidates left."""
+    """The prompts of all runs, opened in groups of runs that have the same candidates left."""
 
     def __init__(self, model: LensModel, courses: Sequence[TuningRun]) -> None:
         self._model, self._courses = model, courses
@@ -151,18 +151,18 @@ class _Classes:
         return open_batches(self._model, [(i, prompt) for i in members for prompt in getattr(self._courses[i], part)])
 
     def regrouped(self) -> "_Classes":
-        """Itself, or anew if courses have lost candidates."""
+        """This object, or a new one if runs have lost candidates."""
         now = {i: tuple(sorted(self._courses[i].alive)) for members in self.groups.values() for i in members}
         same = all(now[i] == alive for alive, members in self.groups.items() for i in members)
         return self if same else _Classes(self._model, self._courses)
 
     def sizes(self, batch: Batch) -> Float[Tensor, "prompts 1"]:
-        """How many prompts the course of each has."""
+        """For each prompt, the number of prompts in its run."""
         sizes = [len(self._courses[owner].train) for owner in batch.owners]
         return torch.tensor(sizes, device=self._model.device, dtype=torch.float32)[:, None]
 
     def not_finite(self, losses: Sequence[Tensor]) -> set[str]:
-        """The courses whose loss is not finite."""
+        """Names of the runs with a loss that is not finite."""
         batches = [batch for group in self.training.values() for batch in group]
         return {
             self._courses[owner].name

@@ -1,4 +1,4 @@
-"""Fine-tune the vector, not the model."""
+"""Fine-tuning of vectors; the model stays frozen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -42,29 +42,29 @@ def tune(
 ) -> FunctionVector:
     """Fine-tune a function vector on a few pairs; the model stays frozen (Kang, Wu and Lu 2026).
 
-    Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, the vector added to the
-    residual stream after a layer at the last prompt token. Full batch, Adam, cosine schedule. All combinations of layer and
-    learning rate are trained side by side, the better half going on after a quarter and after half of the steps; the one,
-    and the step, that make the *validation* answers likeliest are kept.
+    Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, with the vector added to the
+    residual stream after a layer at the last prompt token, by full-batch Adam with a cosine schedule. All combinations of
+    layer and learning rate are trained together; only the better half continues after a quarter and after half of the steps.
+    The combination and step with the likeliest *validation* answers are kept.
 
     Args:
-        model: the model.
-        task: the task.
-        start: a vector to start from, "zero", or "random".
-        pairs: training pairs.
-        layer: one or several to choose from; default: at 0.3 and 0.5 of the depth, and the start's own.
-        learning_rate: one or several, in units of the residual stream's typical length at the layer over sqrt(d_model).
-        steps: of Adam.
-        l2: weight of the squared distance (in units of the residual stream's typical length) to zero or to the start.
-        l2_to: which of the two.
-        start_norm: length of a random start, in units of the residual stream's typical length.
-        split: default: `split_pairs(task, seed=seed, n_train=pairs)`.
-        template: how prompts are written.
-        seed: of the split and of a random start.
-        progress: draw a progress bar.
+        model: Model, which stays frozen.
+        task: Task to learn.
+        start: Initial value: a vector, "zero" or "random".
+        pairs: Number of training pairs.
+        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and that of `start`.
+        learning_rate: One rate or several, in units of the residual stream's typical norm at the layer over sqrt(d_model).
+        steps: Number of Adam steps.
+        l2: Weight of the squared distance to zero or to the start, in units of the residual stream's typical norm.
+        l2_to: Reference of that distance: "zero" or "start".
+        start_norm: Norm of a random start, in units of the residual stream's typical norm.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed, n_train=pairs)`.
+        template: Prompt template.
+        seed: Seed of the split and of a random start.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: too few pairs, a start of another model, no such layer, or a loss that is not finite.
+        LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
     """
     given = {} if split is None else {task.name: split}
     options = {"pairs": pairs, "layer": layer, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
@@ -100,26 +100,26 @@ def tune_many(
     seed: Seed = 0,
     progress: bool = False,
 ) -> list[FunctionVector]:
-    """Fine-tune the vectors of many relations in the same passes; each is what `tune` would have made of it alone.
+    """Fine-tune the vectors of many relations in the same passes; each equals the result of `tune` with the same layers.
 
     Args:
-        model: the model.
-        tasks: the tasks.
-        start: one for all, or by the tasks' names.
-        pairs: training pairs of each task.
-        layer: one or several to choose from; default: at 0.3 and 0.5 of the depth, and those of all starts.
-        learning_rate: see `tune`.
-        steps: see `tune`.
-        l2: see `tune`.
-        l2_to: see `tune`.
-        start_norm: see `tune`.
-        splits: by the tasks' names; default: as in `tune`.
-        template: how prompts are written.
-        seed: of the splits and of random starts.
-        progress: draw a progress bar.
+        model: Model, which stays frozen.
+        tasks: Tasks to learn.
+        start: One initial value for all tasks, or a mapping by task name; see `tune`.
+        pairs: Number of training pairs per task.
+        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
+        learning_rate: See `tune`.
+        steps: See `tune`.
+        l2: See `tune`.
+        l2_to: See `tune`.
+        start_norm: See `tune`.
+        splits: Splits by task name; default: as in `tune`.
+        template: Prompt template.
+        seed: Seed of the splits and of random starts.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: no tasks or two of one name, and what `tune` raises.
+        LensFVError: no task is given, two have the same name, or `tune` raises.
     """
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):

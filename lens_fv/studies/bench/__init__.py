@@ -1,7 +1,7 @@
-"""How fast, how exact and how large is the engine, on this machine?
+"""Benchmarks of the engine's speed, accuracy and memory on this machine.
 
-Every measurement stands beside the plain way of doing the same, timed in turn with it, and beside the arithmetic floor: the
-operations that cannot be avoided, at the rate of a matrix product timed in the same run.
+Every measurement is compared with a plain implementation, timed in alternation with it, and with the arithmetic floor: the
+time of the unavoidable operations at the rate of a matrix product timed in the same run.
 """
 
 from lens_fv.studies.bench.engine import EngineBench, bench_compose, bench_engine, bench_sweep

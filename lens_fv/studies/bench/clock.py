@@ -1,4 +1,4 @@
-"""Time, memory, and the floor under them."""
+"""Measurement of time and memory, and the arithmetic floor."""
 
 import contextlib
 import ctypes
@@ -19,11 +19,12 @@ MATRIX = 2048
 
 
 class Clock:
-    """Times runs in turn with one another and with a matrix product, so that all meet the same machine.
+    """Times runs in alternation with each other and with a matrix product, so that all see the same machine load.
 
     Attributes:
-        seconds: median time of each run.
-        rate: floating-point operations a second in a product of two square matrices of `MATRIX` rows, of the model's type.
+        seconds: Median time of each run, in seconds.
+        rate: Floating-point operations per second in a product of two square matrices with `MATRIX` rows, in the model's data
+            type.
     """
 
     def __init__(self, model: LensModel) -> None:
@@ -33,7 +34,7 @@ class Clock:
         self.rate = 0.0
 
     def race(self, runs: Mapping[str, Callable[[], Any]], repeats: int, tick: Callable[[], None]) -> dict[str, float]:
-        """Run each of them `repeats` times, in turn, and note the medians."""
+        """Run each function `repeats` times, in alternation, and record the median times."""
         everyone = {**runs, "product": lambda: self._factors[0] @ self._factors[1]}
         for run in everyone.values():  # the first call pays for checks and allocations
             run()
@@ -47,7 +48,7 @@ class Clock:
         return self.seconds
 
     def time(self, run: Callable[[], Any]) -> float:
-        """Seconds that one run takes."""
+        """Time of one run, in seconds."""
         self._wait()
         begin = time.perf_counter()
         run()
@@ -60,18 +61,18 @@ class Clock:
 
 
 def body_weights(model: LensModel) -> int:
-    """Weights of all layers that take part in matrix products."""
+    """Number of weights in all layers that take part in matrix products."""
     return sum(p.numel() for block in model.tl.blocks for p in block.parameters() if p.ndim >= 2)
 
 
 def floor_operations(model: LensModel, *, tokens: int, rows: int, unembedded: int) -> float:
-    """Operations of tokens through the whole body, rows through half of it (their average), and some unembedded."""
+    """Operations for tokens through all layers, rows through half of them (the average), and some unembeddings."""
     body = body_weights(model)
     return 2 * (tokens * body + rows * body / 2 + unembedded * model.d_model * model.d_vocab)
 
 
 def plain_forward(model: LensModel, prompt: tuple[int, ...]) -> Callable[[], Tensor]:
-    """One forward of a prompt that unembeds its last token alone."""
+    """A forward pass of a prompt that unembeds only its last token."""
     tokens = torch.tensor([prompt], device=model.device)
     last: list[Tensor] = []
 
@@ -87,14 +88,14 @@ def plain_forward(model: LensModel, prompt: tuple[int, ...]) -> Callable[[], Ten
 
 
 def _give_back() -> None:
-    """Return what earlier runs have freed to the system, where the C library can: else it would count as this run's."""
+    """Return memory freed by earlier runs to the system if the C library can; otherwise it would count towards this run."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory(model: LensModel, run: Callable[[], Any]) -> float:
-    """Bytes at the highest point of a run: what the accelerator's allocator says, or the process' resident size."""
+    """Peak memory of a run in bytes, by the accelerator's allocator or the process's resident size."""
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         run()

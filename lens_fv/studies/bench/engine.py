@@ -1,4 +1,4 @@
-"""Many edits of one prompt: the engine against the plain TransformerLens loop."""
+"""Many edits of one prompt: the engine compared with a plain TransformerLens loop."""
 
 import random
 import statistics
@@ -15,22 +15,22 @@ from lens_fv.studies.bench.subject import Subject
 
 @dataclass(frozen=True)
 class EngineBench:
-    """What `bench_engine` and `bench_sweep` measured. Times are medians, in seconds.
+    """Results of `bench_engine`, `bench_sweep` and `bench_compose`. Times are medians, in seconds.
 
     Attributes:
-        model, device, dtype, threads, prompt_tokens: what it ran on.
-        method: the way in which branches run.
-        edits: how many.
-        plain_forward_s: one forward of the prompt, unembedding its last token.
-        engine_s: all edits by the engine, from the token ids to the answer's log-probability.
-        loop_s: the same by one TransformerLens forward an edit, `loop_sample` of which were timed and scaled up.
+        model, device, dtype, threads, prompt_tokens: Model, hardware and prompt length of the benchmark.
+        method: Method by which branches run.
+        edits: Number of edits.
+        plain_forward_s: Time of one forward pass of the prompt that unembeds its last token.
+        engine_s: Time of all edits in the engine, from token ids to the answer's log-probability.
+        loop_s: Time of all edits with one TransformerLens forward pass per edit, extrapolated from `loop_sample` edits.
         speedup_vs_loop: loop_s / engine_s.
         plain_forwards: engine_s / plain_forward_s.
-        max_abs_error: largest difference in probability (over the whole vocabulary) on the sampled edits.
-        floor_s: what the arithmetic alone takes at the matrix product's rate.
+        max_abs_error: Largest difference in probability (over the whole vocabulary) on the sampled edits.
+        floor_s: Time of the arithmetic alone, at the matrix product's rate.
         floor_fraction: floor_s / engine_s.
-        product_gflops: that rate, in 1e9 operations a second.
-        peak_memory_ratio: peak memory of the engine / that of the plain forward, weights included in both.
+        product_gflops: Rate of the matrix product, in 1e9 operations per second.
+        peak_memory_ratio: Peak memory of the engine / that of the plain forward pass, both including weights.
     """
 
     model: str
@@ -53,7 +53,7 @@ class EngineBench:
     peak_memory_ratio: float
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All fields as plain values."""
         return asdict(self)
 
 
@@ -71,11 +71,11 @@ def bench_engine(
     """Patch every head at the last token of a prompt.
 
     Args:
-        subject: the model and the prompt.
-        sample: edits that the loop is timed on.
-        repeats: runs of the engine and of the plain forward, in turn; the median counts.
-        seed: of the edits' random values and of the sample.
-        tick: called `repeats` + `sample` times.
+        subject: Model and prompt.
+        sample: Number of edits on which the loop is timed.
+        repeats: Number of alternating runs of the engine and of the plain forward pass; the median counts.
+        seed: Seed of the edits' random values and of the sample.
+        tick: Called `repeats` + `sample` times.
     """
     return _bench(subject, head_edits(subject, seed), sample, repeats, seed, tick)
 
@@ -109,7 +109,7 @@ def bench_compose(
     """Score a basis of random vectors on one prompt, all at one layer (default: the middle); see `bench_engine`.
 
     Raises:
-        LensFVError: no such layer.
+        LensFVError: the layer does not exist.
     """
     model, rng = subject.model, torch.Generator().manual_seed(seed)
     at = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
@@ -118,7 +118,7 @@ def bench_compose(
 
 
 def head_edits(subject: Subject, seed: int) -> list[Edit]:
-    """A random output in place of each head's in turn."""
+    """One edit per head that replaces its output by a random one."""
     model, rng = subject.model, torch.Generator().manual_seed(seed)
     heads = [(layer, head) for layer in model.attention_layers for head in range(model.n_heads)]
     values = torch.randn(len(heads), model.d_head, generator=rng).to(model.device)
@@ -136,7 +136,7 @@ def _bench(
         return run_branches(model, [prompt], branches, readout=answer_logprobs)
 
     plain = plain_forward(model, prompt)
-    for first in (plain, engine):  # what is allocated once and for all is no peak
+    for first in (plain, engine):  # one-time allocations must not count as a peak
         first()
     peaks = peak_memory(model, plain), peak_memory(model, engine)
     seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
@@ -169,7 +169,7 @@ def _bench(
 
 
 def _plain_patch(subject: Subject, edit: Edit) -> torch.Tensor:
-    """The last token's logits under one edit, as a TransformerLens user would get them."""
+    """The last token's logits under one edit, computed as a TransformerLens user would."""
 
     def change(x: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
         if edit.head is not None:

@@ -1,4 +1,4 @@
-"""A step of training that keeps abilities beside a plain low-rank one: time and memory."""
+"""Time and memory of regularised training steps, compared with a plain low-rank step."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -21,20 +21,20 @@ from lens_fv.vectors import FunctionVector
 
 PLAIN = "lora"
 METHODS = (*PRESETS, "ewc", "o-lora", "full")
-"""What is known besides plain low-rank fine-tuning: guides, penalties on weights (`guidance.penalties`), and all weights."""
+"""Methods other than plain low-rank fine-tuning: guides, penalties on weights, and training of all weights."""
 RANK = 8
 N_HEADS = 10
 ANSWER = 3
-"""Tokens of each row that are targets."""
+"""Number of target tokens per row."""
 
 
 class Step(NamedTuple):
-    """One way to train.
+    """Cost of a training step with one method.
 
     Attributes:
-        method: one of `METHODS`, or "lora" for plain low-rank fine-tuning.
-        seconds, time_ratio: median of a step, and beside a plain one.
-        bytes, memory_ratio: the peak of a step, weights included, and beside a plain one.
+        method: One of `METHODS`, or "lora" for plain low-rank fine-tuning.
+        seconds, time_ratio: Median time of a step, and its ratio to that of a plain step.
+        bytes, memory_ratio: Peak memory of a step, weights included, and its ratio to that of a plain step.
     """
 
     method: str
@@ -46,13 +46,13 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class GuidedBench:
-    """What `bench_guided` measured.
+    """Results of `bench_guided`.
 
     Attributes:
-        model, device, dtype, threads: what it ran on.
-        rows, tokens: of the batch.
-        steps: a method each, the plain one first.
-        product_gflops: the rate of a matrix product, in 1e9 operations a second.
+        model, device, dtype, threads: Model and hardware of the benchmark.
+        rows, tokens: Number of rows in the batch and of tokens per row.
+        steps: One step per method, the plain one first.
+        product_gflops: Rate of a matrix product, in 1e9 operations per second.
     """
 
     model: str
@@ -65,7 +65,7 @@ class GuidedBench:
     product_gflops: float
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All fields as plain values."""
         return asdict(self) | {"steps": [step._asdict() for step in self.steps]}
 
 
@@ -79,21 +79,21 @@ def bench_guided(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> GuidedBench:
-    """Train random rows by a step of AdamW, with PEFT's rank 8 on queries and values: plainly, and in other ways.
+    """Time a step of AdamW on random rows, with PEFT's rank 8 on queries and values, for plain training and other methods.
 
-    The learning rate is 0: the arithmetic is the same, and the weights stay what they are.
+    The learning rate is 0: the arithmetic is that of training, but the weights do not change.
 
     Args:
-        subject: the model.
-        methods: of `METHODS`.
-        rows: of the batch.
-        tokens: of each row; the last three are targets.
-        repeats: runs that the median is taken of.
-        seed: of tokens, heads and vectors.
-        tick: called `repeats` times.
+        subject: Model to train.
+        methods: Methods to compare, from `METHODS`.
+        rows: Number of rows in the batch.
+        tokens: Number of tokens per row; the last three are targets.
+        repeats: Number of runs for the median.
+        seed: Seed of tokens, heads and vectors.
+        tick: Called `repeats` times.
 
     Raises:
-        LensFVError: a method that is not known.
+        LensFVError: a method is unknown.
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
@@ -106,12 +106,12 @@ def bench_guided(
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     vector = _vector(model, rng, seed)
     prompts = torch.randint(1, model.d_vocab, (100, tokens - ANSWER), generator=rng).tolist()
-    # "full" last: its optimiser's state stays in memory from its first step on
+    # "full" comes last, because its optimiser's state stays in memory after its first step
     names = sorted({PLAIN, *methods}, key=(PLAIN, *METHODS).index)
     runs = {name: _step(model, name, vector, prompts, batch) for name in names}
     peaks: dict[str, float] = {}
     for name, run in runs.items():
-        run()  # the first call pays for allocations
+        run()  # the first call includes one-time allocations
         peaks[name] = peak_memory(model, run)
     seconds = clock.race(runs, repeats, tick)
     found = tuple(
@@ -124,7 +124,7 @@ def bench_guided(
 def _step(
     model: LensModel, name: str, vector: FunctionVector, prompts: Sequence[Sequence[int]], batch: Mapping[str, Tensor]
 ) -> Callable[[], None]:
-    """A step of training in one way, on a copy of its own that shares the model's weights."""
+    """A training step with one method, on its own copy that shares the model's weights."""
     from peft import LoraConfig, get_peft_model
 
     trained: Any = plain_model(model)
@@ -156,7 +156,7 @@ def _step(
 
 
 def _vector(model: LensModel, rng: torch.Generator, seed: int) -> FunctionVector:
-    """Random, of random heads: speed does not depend on what it does."""
+    """A random vector with random heads; speed does not depend on its effect."""
     places = [(layer, head) for layer in model.attention_layers for head in range(model.n_heads)]
     heads = tuple(random.Random(seed).sample(places, min(N_HEADS, len(places))))
     provenance = Provenance.of(model, task="bench", task_hash="", prompts=[], seed=seed, method="random", options={})

@@ -1,4 +1,4 @@
-"""How memory and time grow with the prompt."""
+"""Growth of memory and time with prompt length."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +13,13 @@ from lens_fv.studies.bench.subject import Subject
 
 
 class Growth(NamedTuple):
-    """All heads of one prompt beside one plain forward of it.
+    """Patching all heads of one prompt, compared with one plain forward pass.
 
     Attributes:
-        prompt_tokens: its length.
-        plain_forward_s, engine_s, plain_forwards: medians in seconds, and their ratio.
-        plain_bytes, engine_bytes, memory_ratio: peaks, weights included, and their ratio.
-        planned_bytes: what the plan expected beyond the weights.
+        prompt_tokens: Length of the prompt.
+        plain_forward_s, engine_s, plain_forwards: Median times in seconds, and their ratio.
+        plain_bytes, engine_bytes, memory_ratio: Peak memory, weights included, and its ratio.
+        planned_bytes: Memory that the plan expected, without the weights.
     """
 
     prompt_tokens: int
@@ -34,13 +34,13 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True)
 class MemoryBench:
-    """What `bench_memory` measured.
+    """Results of `bench_memory`.
 
     Attributes:
-        model, device, dtype, threads: what it ran on.
-        edits: one for every head.
-        growth: prompt by prompt, from the shortest.
-        product_gflops: the rate of a matrix product, in 1e9 operations a second.
+        model, device, dtype, threads: Model and hardware of the benchmark.
+        edits: Number of edits, one per head.
+        growth: Results per prompt, shortest first.
+        product_gflops: Rate of a matrix product, in 1e9 operations per second.
     """
 
     model: str
@@ -52,7 +52,7 @@ class MemoryBench:
     product_gflops: float
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All fields as plain values."""
         return asdict(self) | {"growth": [g._asdict() for g in self.growth]}
 
 
@@ -68,11 +68,11 @@ def bench_memory(
     """Patch every head of prompts of growing length.
 
     Args:
-        subject: the model.
-        prompts: token ids.
-        repeats: runs that the median is taken of.
-        seed: of the edits' random values.
-        tick: called `repeats` times a prompt.
+        subject: Model to run.
+        prompts: Token ids of the prompts.
+        repeats: Number of runs for the median.
+        seed: Seed of the edits' random values.
+        tick: Called `repeats` times per prompt.
     """
     model, clock = subject.model, Clock(subject.model)
     branches = [Branch((edit,), tokens=(0,)) for edit in head_edits(subject, seed)]

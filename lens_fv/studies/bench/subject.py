@@ -1,4 +1,4 @@
-"""What is measured: a model, and token ids of any length to run on it."""
+"""The subject of a benchmark: a model and token ids to run on it."""
 
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
                    "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
 }  # fmt: skip
-"""Llama shapes that can be built with random weights: speed does not depend on what a model knows."""
+"""Llama shapes that can be built with random weights, since speed does not depend on a model's knowledge."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Subject:
     """A model and a prompt for it.
 
     Attributes:
-        model: the model.
-        prompt: token ids.
+        model: Model to run.
+        prompt: Token ids of the prompt.
     """
 
     model: LensModel
     prompt: tuple[int, ...]
 
     def summary(self) -> dict[str, Any]:
-        """What it ran on, for the report."""
+        """Model, hardware and prompt length, for the report."""
         model = self.model
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
         return {
@@ -57,19 +57,19 @@ def open_subject(
     dtype: str | None = None,
     seed: int = 0,
 ) -> Subject:
-    """Load a model with a few-shot prompt, or build a random one.
+    """Load a model with a few-shot prompt, or build one with random weights.
 
     Args:
-        name: of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
-        task: its pairs make the prompt; None: random tokens.
-        n_shots: demonstrations of the prompt.
-        n_tokens: length of a prompt of random tokens; default: 10 a demonstration.
-        device: see `load_model`.
-        dtype: see `load_model`.
-        seed: of weights, prompt and random tokens.
+        name: Name of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
+        task: Task for the few-shot prompt; None: random tokens.
+        n_shots: Number of demonstrations in the prompt.
+        n_tokens: Length of a prompt of random tokens; default: 10 per demonstration.
+        device: See `load_model`.
+        dtype: See `load_model`.
+        seed: Seed of weights, prompt and random tokens.
 
     Raises:
-        LensFVError: no such shape, or a prompt that does not fit the model.
+        LensFVError: the shape is unknown, or the prompt does not fit the model.
     """
     random_weights = name.startswith("random:")
     model = _random_model(name, device, dtype, seed) if random_weights else load_model(name, device=device, dtype=dtype)
@@ -98,7 +98,7 @@ def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -
     config = LlamaConfig(**shape, max_position_embeddings=8192, dtype=getattr(torch, dtype or "float32"))
     with target:
         hf = LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype or "float32")).eval()
-    with tempfile.TemporaryDirectory() as folder:  # TransformerLens loads the tokenizer once more
+    with tempfile.TemporaryDirectory() as folder:  # TransformerLens loads the tokenizer again
         fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<bos>": 0}, unk_token="<bos>")))
         fast.bos_token = fast.eos_token = fast.pad_token = "<bos>"
         fast.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Teaching one entity by distillation beside plain fine-tuning on the same sentences: time and memory."""
+"""Time and memory of teaching one entity by distillation, compared with fine-tuning on the same sentences."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ PLAIN = "fine-tuned"
 
 
 class Way(NamedTuple):
-    """One way to teach.
+    """Cost of one way to teach.
 
     Attributes:
         name: "distilled", "fine-tuned" (the same low-rank updates on the same sentences) or "fine-tuned, all weights".
-        seconds, time_ratio: median over entities, from sentences to the update; and beside plain fine-tuning.
-        bytes, memory_ratio: the peak with the first entity, weights included, and beside plain fine-tuning.
+        seconds, time_ratio: Median time over entities, from sentences to the update, and its ratio to plain fine-tuning.
+        bytes, memory_ratio: Peak memory for the first entity, weights included, and its ratio to plain fine-tuning.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class TeachBench:
-    """What `bench_teach` measured.
+    """Results of `bench_teach`.
 
     Attributes:
-        model, device, dtype, threads: what it ran on.
-        entities: how many, each taught alone.
-        sentences: an entity's, the definition among them; the mean.
-        writing_s: seconds in which the model wrote an entity's; the median.
-        ways: to teach.
+        model, device, dtype, threads: Model and hardware of the benchmark.
+        entities: Number of entities taught, each on its own.
+        sentences: Mean number of sentences per entity, including the repeated definition.
+        writing_s: Median time in which the model writes an entity's sentences, in seconds.
+        ways: Cost of each way to teach.
     """
 
     model: str
@@ -52,7 +52,7 @@ class TeachBench:
     ways: tuple[Way, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All fields as plain values."""
         return asdict(self) | {"ways": [way._asdict() for way in self.ways]}
 
 
@@ -64,17 +64,17 @@ def bench_teach(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> TeachBench:
-    """Let a model write sentences about one entity after another, and teach it each alone, in three ways.
+    """Let a model write sentences about each entity, and teach each entity separately in three ways.
 
     Args:
-        subject: the model.
-        entities: what is taught.
-        sentences: that the model writes about each; its definition comes to them twice.
-        seed: of sentences, anchors and the order.
-        tick: called after each entity.
+        subject: Model to teach.
+        entities: Entities to teach.
+        sentences: Number of sentences that the model writes per entity; the definition is added twice.
+        seed: Seed of sentences, anchors and their order.
+        tick: Called after each entity.
 
     Raises:
-        LensFVError: no entity of which the model wrote a sentence; or what `generate_transfer_set` and `distill` raise.
+        LensFVError: the model wrote no sentence about any entity, or `generate_transfer_set` or `distill` raises.
     """
     model, clock = subject.model, Clock(subject.model)
     writing: list[float] = []
@@ -88,7 +88,7 @@ def bench_teach(
         )
         if found[0].sentences.get(entity.key):
             ways = _ways(model, entity, found[0], seed)
-            if not counts:  # apart from the times, in which nobody should watch; this also pays for what a first call costs
+            if not counts:  # not in the timed runs, which memory tracking would disturb; absorbs one-time costs too
                 peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
             counts.append(len(found[0].sentences[entity.key]) + DistillConfig.usual(1).n_definitions)
             for name, teach in ways.items():
@@ -109,7 +109,7 @@ def bench_teach(
 
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
     settings = DistillConfig.usual(1, seed=seed)
-    full = DistillConfig(method="full", epochs=settings.epochs, seed=seed)  # as many steps
+    full = DistillConfig(method="full", epochs=settings.epochs, seed=seed)  # the same number of epochs
     texts = [written.with_definitions([entity], times=settings.n_definitions).sentences[entity.key]]
     return {
         "distilled": lambda: distill(model, [entity], written, settings),

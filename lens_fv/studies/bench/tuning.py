@@ -1,4 +1,4 @@
-"""Tuning one vector: steps through the layers above it, for the tokens behind it, against full forward and backward passes."""
+"""Tuning of vectors: the engine's partial passes compared with full forward and backward passes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,20 +18,21 @@ from lens_fv.vectors.batches import open_batches
 
 @dataclass(frozen=True)
 class TuneBench:
-    """What `bench_tune` measured. Times in seconds, for all steps.
+    """Results of `bench_tune`. Times are in seconds, for all steps.
 
     Attributes:
-        model, device, dtype, threads: what it ran on.
-        method: the way in which branches run.
-        pairs, steps, layer: what was tuned.
-        vectors: how many, side by side.
-        engine_s: opening the prompts and all steps, by the engine.
-        full_s: the same steps, each a forward and backward pass of a vector's whole batch through TransformerLens; of several
-            vectors one is timed and counted for all.
+        model, device, dtype, threads: Model and hardware of the benchmark.
+        method: Method by which branches run.
+        pairs, steps, layer: Number of pairs and of steps, and the layer of the vector.
+        vectors: Number of vectors tuned together.
+        engine_s: Time for opening the prompts and for all steps in the engine.
+        full_s: Time of the same steps as full forward and backward passes of a vector's batch through TransformerLens. With
+            several vectors, one is timed and multiplied by their number.
         speedup: full_s / engine_s.
-        relative_difference: length of the difference of the two vectors / length of the vector from full passes.
-        floor_s: what the arithmetic of the engine's steps takes at the matrix product's rate.
+        relative_difference: Norm of the difference of the two vectors / norm of the vector from full passes.
+        floor_s: Time of the arithmetic of the engine's steps at the matrix product's rate.
         floor_fraction: floor_s / engine_s.
+        product_gflops: Rate of the matrix product, in 1e9 operations per second.
     """
 
     model: str
@@ -52,7 +53,7 @@ class TuneBench:
     product_gflops: float
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All fields as plain values."""
         return asdict(self)
 
 
@@ -68,18 +69,18 @@ def bench_tune(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> TuneBench:
-    """Tune a vector from zero by Adam with a cosine schedule, once by the engine and once by full passes.
+    """Tune a vector from zero by Adam with a cosine schedule, once with the engine and once with full passes.
 
     Args:
-        subject: the model.
-        task: its zero-shot prompts are trained on; None: random ones of 8 tokens with answers of 2.
-        pairs: how many.
-        steps: of Adam.
-        layer: after which the vector is added; default: the middle.
-        learning_rate: of Adam.
-        vectors: tuned side by side by the engine, each on its own pairs (other splits of the task).
-        seed: of the split or of the random prompts.
-        tick: called after each step: 2 x `steps` times.
+        subject: Model to run.
+        task: Task for the zero-shot training prompts; None: random prompts of 8 tokens with answers of 2 tokens.
+        pairs: Number of training pairs.
+        steps: Number of Adam steps.
+        layer: Layer after which the vector is added; default: the middle.
+        learning_rate: Learning rate of Adam.
+        vectors: Number of vectors that the engine tunes together, each on its own pairs (other splits of the task).
+        seed: Seed of the split or of the random prompts.
+        tick: Called after each step, 2 x `steps` times.
     """
     model = subject.model
     layer = model.n_layers // 2 if layer is None else model.check_layer(layer)
@@ -99,10 +100,10 @@ def bench_tune(
     def full() -> None:
         found["full"] = _fit(model, _full_loss(model, courses[0], layer), 1, steps, learning_rate, tick)[0]
 
-    branch_way(model)  # checked once a model, not once a vector
+    branch_way(model)  # check once per model, outside the timed runs
     engine_s, full_s = clock.time(engine), clock.time(full) * vectors
     difference = (found["engine"] - found["full"]).norm() / found["full"].norm()
-    # A step runs the suffix through the layers above, forwards and (as much again, weights being frozen) backwards.
+    # A step runs the suffix through the layers above, forward and backward; with frozen weights both cost the same.
     tokens = sum(len(p.answers[0]) for prompts in courses for p in prompts)
     body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
     opening = 2 * sum(len(p.tokens) for prompts in courses for p in prompts) * body_weights(model)
@@ -155,7 +156,7 @@ def _fit(
 
 
 def _full_loss(model: LensModel, prompts: Sequence[EncodedPrompt], layer: int) -> Callable[[Tensor], Tensor]:
-    """The tuning loss by one TransformerLens forward of all prompts with their answers, padded behind."""
+    """The tuning loss from one TransformerLens forward pass of all prompts with their answers, padded on the right."""
     texts = [(*p.tokens, *p.answers[0][:-1]) for p in prompts]
     width = max(map(len, texts))
     tokens = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts])

@@ -1,1 +1,1 @@
-"""The claims about fine-tuned and composite function vectors, put to the test on every built-in relation."""
+"""A test of the claims about fine-tuned and composite function vectors on every built-in relation."""

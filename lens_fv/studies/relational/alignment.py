@@ -1,4 +1,4 @@
-"""Do vectors agree with people: on how typical a pair is, and on which relations are of a kind?"""
+"""Agreement of vectors with human judgements: typicality of pairs and classes of relations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,16 +20,16 @@ from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 
 N_EXAMPLES = 5
-"""Pairs of a relation that its composite is read off."""
+"""Number of pairs from which a relation's composite is computed."""
 N_SHOTS = 5
-"""Of SemEval's relations, which have about 40 pairs each."""
+"""Number of demonstrations for SemEval's relations, which have about 40 pairs each."""
 
 
 def align(study: Study) -> None:
-    """Within SemEval-2012's relations, typicality; between relations, its classes and the built-in groups and families.
+    """Compare vectors with human typicality within SemEval-2012's relations, and with classes, groups and families.
 
-    SemEval's vectors, of the first seed, are made from some rated pairs and correlated over others: no pair that is reported
-    was trained on.
+    SemEval's vectors use the first seed. They are made from some rated pairs and correlated over others, so no reported pair
+    was used in training.
     """
     records = study.records("alignment")
     rated = load_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
@@ -93,7 +93,7 @@ def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[st
 
 
 def _of(relation: RatedRelation, pairs: Sequence[Pair], examples: Sequence[Pair]) -> RatedRelation:
-    """A relation with some of its rated pairs alone, others for examples."""
+    """A relation restricted to some of its rated pairs, with others as examples."""
     ratings = dict(zip(relation.pairs, relation.typicality, strict=True))
     return replace(relation, examples=tuple(examples), pairs=tuple(pairs), typicality=tuple(ratings[pair] for pair in pairs))
 

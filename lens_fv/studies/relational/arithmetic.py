@@ -1,4 +1,4 @@
-"""Do vectors add up? Lists of words, as Todd et al. (2024) composed them."""
+"""Vector arithmetic on tasks over lists of words, following Todd et al. (2024)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ LISTED = ("antonym", "country-capital", "present-past")
 
 
 def add_up(study: Study) -> None:
-    """Predict the vector of "the last word's output" from three others; a record is one relation's, by tuned or extracted."""
+    """Predict the vector of "the last word's output" from three others; one record per relation and vector type."""
     records, tasks, seed = study.records("lists"), study.some(LISTED), study.settings.seeds[0]
     with progress_bar("lists", 2 * len(tasks), show=study.progress) as tick:
         for name in tasks:

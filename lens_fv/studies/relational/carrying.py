@@ -1,4 +1,4 @@
-"""Where models with a norm behind attention need a vector to be put."""
+"""Where to inject a vector in models with a norm after attention."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,10 +15,10 @@ from lens_fv.vectors import extract
 
 
 def carry(study: Study) -> None:
-    """Extracted vectors with and without the norm behind attention, and at their heads; a record is a relation's.
+    """Compare extracted vectors with and without the norm after attention, and at their heads; one record per relation.
 
-    "naive" sums what the heads' projection writes, as if it went into the residual stream as it is; "carried" passes the sum
-    through the norm's linear part on its way, as it is in the model; "heads" puts each head's mean output into its own layer.
+    "naive" sums the heads' projected outputs as if they entered the residual stream unchanged. "carried" passes the sum
+    through the linear part of the norm, as the model does. "heads" patches each head's mean output into its own layer.
     """
     records, tasks, seed = study.records("carrying"), study.some(study.settings.few), study.settings.seeds[0]
     with progress_bar("carrying norms", len(tasks), show=study.progress) as tick:

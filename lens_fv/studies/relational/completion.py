@@ -1,4 +1,4 @@
-"""Do tuned vectors complete relations better than extracted ones, and than chance?"""
+"""Relation completion with tuned and extracted vectors, compared with controls."""
 
 from functools import partial
 from typing import Any
@@ -13,15 +13,15 @@ from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
 
 FEW_ITEMS = 5
-"""Test pairs on which every relation's vector is tried."""
+"""Number of test pairs per relation in the transfer of vectors between relations."""
 
 
 def complete(study: Study) -> None:
     """Evaluate the vectors of every relation and seed on test pairs.
 
-    Conditions beside those of `evaluate`: "extracted" (the layer chosen on validation pairs), "heads" (the same heads, each in
-    its own layer), "extracted_matched" (at the tuned vector's layer and length), "tuned", and with the first seed "shuffled"
-    (tuned on wrong answers).
+    Conditions in addition to those of `evaluate`: "extracted" (layer chosen on validation pairs), "heads" (the same heads,
+    each in its own layer), "extracted_matched" (at the tuned vector's layer, with its norm), "tuned", and for the first seed
+    "shuffled" (tuned on wrong answers).
     """
     records = study.records("completion")
     study.library("shuffled", study.settings.seeds[0])
@@ -51,16 +51,17 @@ def _completion(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
 
 
 def matched(vector: FunctionVector, like: FunctionVector) -> FunctionVector:
-    """A vector at another one's layer, with its length."""
+    """A vector moved to another vector's layer and scaled to its norm."""
     length = float(vector.vector.norm())
     return vector.at(layer=like.layer, scale=float(like.vector.norm()) * like.scale / length if length else 0.0)
 
 
 @torch.no_grad()
 def transfer(study: Study) -> None:
-    """Try every relation's tuned vector on every relation.
+    """Evaluate every relation's tuned vector on every relation.
 
-    A record is one relation's: by vector, in the order of the relations, first-token accuracy and gain in log-probability.
+    The record of a relation holds, for each vector in the order of the relations, first-token accuracy and gain in
+    log-probability.
     """
     records, seed = study.records("transfer"), study.settings.seeds[0]
     library = study.library("tuned", seed)

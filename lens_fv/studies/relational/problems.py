@@ -1,4 +1,4 @@
-"""Which analogies a study of the built-in relations learns from, and which it reports on."""
+"""Analogies of the built-in relations, for learning maps and for reporting."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ HELD_OUT_EVERY = 5
 
 
 def training_analogies(names: Sequence[str], *, most: int = 12, seed: int = 0) -> tuple[list[Analogy], list[Analogy]]:
-    """Analogies of built-in relations to learn from, and others, of every fifth relation, to choose by.
+    """Analogies of built-in relations for training, and those of every fifth relation for selection.
 
-    A:B are training pairs, C:D validation pairs. No test pair is among them.
+    A:B are training pairs and C:D are validation pairs; test pairs are not used.
 
     Args:
-        names: of relations; those that are not built in are left out.
-        most: analogies of each at most.
-        seed: of splits and draws.
+        names: Names of relations; those that are not built in are ignored.
+        most: Maximum number of analogies per relation.
+        seed: Seed of splits and random draws.
 
     Raises:
-        LensFVError: fewer than five built-in relations.
+        LensFVError: there are fewer than five built-in relations.
     """
     known = [name for name in names if name in list_tasks()]
     if len(known) < HELD_OUT_EVERY:
@@ -37,13 +37,13 @@ def training_analogies(names: Sequence[str], *, most: int = 12, seed: int = 0) -
 
 
 def reported_analogies(names: Sequence[str], *, most: int = 10, n_choices: int = 2, seed: int = 0) -> list[Analogy]:
-    """Analogies to report on: A:B are training pairs, C:D test pairs, wrong choices other test answers.
+    """Analogies for reporting: A:B are training pairs, C:D are test pairs, and wrong choices are other test answers.
 
     Args:
-        names: of relations, or files of pairs.
-        most: analogies of each at most.
-        n_choices: see `make_analogies`.
-        seed: of splits and draws.
+        names: Names of relations, or files of pairs.
+        most: Maximum number of analogies per relation.
+        n_choices: See `make_analogies`.
+        seed: Seed of splits and random draws.
     """
     made: list[Analogy] = []
     for name in names:
@@ -54,12 +54,12 @@ def reported_analogies(names: Sequence[str], *, most: int = 10, n_choices: int =
 
 
 def several_sources(analogies: Sequence[Analogy], n: int, *, seed: int = 0) -> list[list[Pair]]:
-    """For each analogy its own A:B and n - 1 more training pairs of its relation, none of C or of an acceptable answer.
+    """For each analogy, its A:B and n - 1 more training pairs of its relation that contain neither C nor an acceptable answer.
 
     Args:
-        analogies: of built-in relations.
-        n: source pairs of each; fewer if there are too few.
-        seed: of the splits.
+        analogies: Analogies of built-in relations.
+        n: Number of source pairs per analogy; fewer if the relation has too few.
+        seed: Seed of the splits.
     """
     known = {a.relation: split_pairs(load_task(a.relation), seed=seed).train for a in analogies}
     return [

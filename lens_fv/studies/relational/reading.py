@@ -1,4 +1,4 @@
-"""Do vectors decode into their relation's words?"""
+"""Decoding of vectors into their relation's words."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,12 +14,12 @@ HOW: Mapping[str, Mapping[str, Any]] = {
     "through": {"through": True},
     "through, centred": {"through": True, "centred": True},
 }
-"""Ways to read vectors: straight or through the layers behind them, all of it or what sets a relation apart."""
+"""Decoding options: directly or through the later layers, with the whole vector or only what distinguishes a relation."""
 MEASURES: tuple[Measure, ...] = ("median_rank", "best_reciprocal", "hit10")
 
 
 def decode(study: Study) -> None:
-    """Ranks of relation words and answers in what extracted and tuned vectors decode to; a record is a seed's."""
+    """Rank relation words and answers in the decoding of extracted and tuned vectors; one record per seed and option."""
     records = study.records("decoding")
     for seed in study.settings.seeds:
         for how, options in HOW.items():

@@ -1,4 +1,4 @@
-"""The study of relations from end to end."""
+"""The complete study of relations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,16 +35,16 @@ def run_relational(
     parts: Sequence[str] = tuple(PARTS),
     progress: bool = False,
 ) -> Study:
-    """Run the study, or go on with it: what the folder holds is not made again.
+    """Run or resume the study; results already in the folder are not recomputed.
 
     Args:
-        model: the model.
-        folder: where vectors and records are kept.
-        settings: what is run.
-        parts: some of `PARTS`, in their order.
-        progress: draw progress bars.
+        model: Model to study.
+        folder: Folder for vectors and records.
+        settings: Settings of the study.
+        parts: Names of parts from `PARTS`, which run in the order of `PARTS`.
+        progress: Show progress bars.
 
     Raises:
-        LensFVError: no such part, a folder with a run of other settings, or what the parts raise.
+        LensFVError: a part is unknown, the folder holds a run with other settings, or a part raises.
     """
     return run_parts(lambda: Study(model, folder, settings or RelationalSettings(), progress=progress), PARTS, parts)

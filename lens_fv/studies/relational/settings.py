@@ -1,4 +1,4 @@
-"""How much the study does, and where it keeps what it has so far."""
+"""Settings of the study, and the folder with its results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,27 +23,27 @@ FEW = (
     "capitalize",
     "english-french",
 )
-"""Relations of every group, each with at least 40 training pairs: what is varied is varied on these."""
+"""Relations from every group, each with at least 40 training pairs, on which options are varied."""
 
 
 @dataclass(frozen=True)
 class RelationalSettings:
-    """What is run.
+    """Settings of the study of relations.
 
     Attributes:
-        relations: default: all built-in ones.
-        few: those on which pairs, layers, starts and kinds are varied.
-        seeds: of splits, prompts and draws. Completion, decoding and human alignment are run for all of them; the rest for the
-            first, whose vectors are the basis of composites.
-        n_heads, n_shots, n_clean, n_trials: of the extraction; see `extract` and `rank_heads`.
-        pairs, steps: of the tuning.
-        max_validation: validation pairs of each relation at most, to choose layers and steps on.
-        max_items: test pairs of each relation at most.
-        n_pairs: numbers of training pairs to compare.
-        depths: of the layer, as shares, to compare.
-        n_analogies: of each relation, to learn a map from and to report on.
-        semeval: folder of SemEval-2012 Task 2; without it there is no comparison with human typicality.
-        rated_every: each so manieth of its relations is taken.
+        relations: Relations to study; default: all built-in ones.
+        few: Relations on which pairs, layers, starts and kinds of vectors are varied.
+        seeds: Seeds of splits, prompts and random draws. Completion, decoding and the comparison with built-in groups and
+            families run for all seeds; the rest uses only the first, and its vectors are the basis of composites.
+        n_heads, n_shots, n_clean, n_trials: Options of the extraction; see `extract` and `rank_heads`.
+        pairs, steps: Number of training pairs and of Adam steps for tuning.
+        max_validation: Maximum number of validation pairs per relation for choosing layers and steps.
+        max_items: Maximum number of test pairs per relation.
+        n_pairs: Numbers of training pairs to compare.
+        depths: Layers to compare, as fractions of the depth.
+        n_analogies: Number of analogies per relation for learning a map, and for reporting.
+        semeval: Folder of SemEval-2012 Task 2; None omits the comparison with human typicality.
+        rated_every: Stride through SemEval's relations; 2 uses every second one.
     """
 
     relations: tuple[str, ...] = field(default_factory=lambda: tuple(list_tasks()))
@@ -73,14 +73,14 @@ class RelationalSettings:
         n_seeds: int | None = None,
         semeval: str | None = None,
     ) -> "RelationalSettings":
-        """The settings, chosen by a few things.
+        """Settings from a few main options.
 
         Args:
-            quick: for a first look: `FEW` relations, one seed, few prompts, pairs, steps and analogies.
-            relations: default: all built-in ones, or `FEW`.
-            first_seed: the others count on from it.
-            n_seeds: default: three, or one.
-            semeval: see above.
+            quick: Quick first run: `FEW` relations, one seed, and few prompts, pairs, steps and analogies.
+            relations: Relations to study; default: all built-in ones, or `FEW` if `quick`.
+            first_seed: First seed; further seeds count up from it.
+            n_seeds: Number of seeds; default: 3, or 1 if `quick`.
+            semeval: Folder of SemEval-2012 Task 2.
         """
         names = tuple(relations or (FEW if quick else list_tasks()))
         n = n_seeds or (1 if quick else 3)
@@ -98,27 +98,27 @@ QUICK: Mapping[str, Any] = {
     "depths": (0.3, 0.5, 0.7),
     "n_analogies": (4, 3),
 }
-"""What a first look does less of."""
+"""Reduced settings of a quick run."""
 
 
 class Study:
-    """One model's run, in a folder of its own.
+    """The study of one model, in its own folder.
 
     Args:
-        model: the model.
-        folder: where vectors and records are kept. What is there is not made again.
-        settings: what is run. More seeds may follow those that the folder was run with.
-        progress: draw progress bars.
+        model: Model to study.
+        folder: Folder for vectors and records; results already there are not recomputed.
+        settings: Settings of the study. A resumed run may add seeds after those of the first run.
+        progress: Show progress bars.
 
     Raises:
-        LensFVError: the folder holds a run of other settings, or of other weights.
+        LensFVError: the folder holds a run with other settings or other weights.
     """
 
     def __init__(self, model: LensModel, folder: str | Path, settings: RelationalSettings, *, progress: bool = False) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self._libraries: dict[tuple[Method, int], VectorLibrary] = {}
         about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, **asdict(settings)}
-        about["semeval"] = settings.semeval and Path(settings.semeval).name  # wherever it lies
+        about["semeval"] = settings.semeval and Path(settings.semeval).name  # wherever the folder is
         check_settings(self.folder / "study.json", about, may_grow="seeds")
         note_versions(self.folder, model.dtype)
 
@@ -128,15 +128,15 @@ class Study:
         return {name: load_task(name) for name in self.settings.relations}
 
     def some(self, names: Sequence[str]) -> dict[str, Task]:
-        """Those of the relations that have these names."""
+        """The relations with these names."""
         return {name: self.tasks[name] for name in names if name in self.tasks}
 
     def records(self, part: str) -> ResultStore:
-        """What a part of the study has so far."""
+        """The records of a part so far."""
         return ResultStore(self.folder / f"{part}.json")
 
     def library(self, method: Method, seed: int) -> VectorLibrary:
-        """The relations' vectors: tuned ones at the middle layer, extracted ones each at its own best."""
+        """The relations' vectors: tuned ones at the middle layer, extracted ones each at its best layer."""
         if (method, seed) in self._libraries:
             return self._libraries[method, seed]
         recipe = self.extracted() if method == "extracted" else self.tuned(shuffled=method == "shuffled")
@@ -145,11 +145,11 @@ class Study:
         return self._libraries.setdefault((method, seed), made)
 
     def extracted(self, layer: int | None = None) -> Extracted:
-        """How the study extracts vectors."""
+        """The study's recipe for extracted vectors."""
         s = self.settings
         return Extracted(layer, s.n_heads, s.n_shots, s.n_clean, s.n_trials, s.max_validation)
 
     def tuned(self, *, shuffled: bool = False) -> Tuned:
-        """How the study tunes vectors."""
+        """The study's recipe for tuned vectors."""
         s = self.settings
         return Tuned(pairs=s.pairs, steps=s.steps, shuffled=shuffled, max_validation=s.max_validation)

@@ -1,4 +1,4 @@
-"""Do composites solve analogies of relations that are new to them?"""
+"""Composite vectors on analogies of held-out relations."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Analogy
 
 FOLDS = 3
-"""Every relation is held out once: its analogies are solved by maps that were learned on the others'."""
+"""Number of folds. Every relation is held out once, and its analogies are solved by maps learned on other folds."""
 
 
 def solve(study: Study) -> None:
-    """Fit maps on two thirds of the relations, and solve analogies of the last third and of the training relations' test pairs.
+    """Fit maps on two thirds of the relations; solve analogies of the other third and of the training relations' test pairs.
 
-    A record is a fold's, or a variant's: per analogy what is needed to pool the folds.
+    Each fold and each variant has one record, with the values per analogy that are needed to pool the folds.
     """
     records = study.records("analogies")
     for fold in range(FOLDS):
@@ -46,7 +46,7 @@ def _basis(study: Study) -> VectorLibrary:
 
 
 def _maps(study: Study, fold: int) -> dict[str, WeightMap]:
-    """The fold's fitted maps, made once."""
+    """The fold's fitted maps, computed once."""
     seed, paths = study.settings.seeds[0], {form: study.folder / "maps" / f"{form}-{fold}.safetensors" for form in FORMS}
     if not all(path.is_file() for path in paths.values()):
         train, chosen_on = training_analogies(_trained(study, fold), most=study.settings.n_analogies[0], seed=seed)
@@ -77,7 +77,7 @@ def _solved(study: Study, fold: int, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
-    """What pooling the folds takes: everything, analogy by analogy."""
+    """The values per analogy that are needed to pool the folds."""
     features = composite_features(found.weights, found.source_gain)
     return {
         "conditions": found.conditions,
@@ -89,7 +89,7 @@ def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
 
 
 def _variants(study: Study, problems: Sequence[Analogy]) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Other means: few weights, more pairs, fewer vectors, untuned ones, probabilities. Options, made when they are needed."""
+    """Options of the variants, built on demand: few weights, more pairs, fewer vectors, untuned vectors, probabilities."""
     seed = study.settings.seeds[0]
     return {
         **{f"top {k}": partial(dict, top_k=k) for k in (1, 3, 10)},
@@ -105,14 +105,14 @@ def _variants(study: Study, problems: Sequence[Analogy]) -> dict[str, Callable[[
 
 
 def _part(study: Study, share: int) -> VectorLibrary:
-    """Some of the basis, at random."""
+    """A random part of the basis: one vector in `share`, at least two."""
     tuned = _basis(study)
     names = random.Random(study.settings.seeds[0]).sample(tuned.names, len(tuned))
     return tuned.filter(names[: max(2, len(names) // share)])
 
 
 def _untuned(study: Study) -> dict[str, Any]:
-    """Extracted vectors at the tuned ones' layer, as they are and as long as those."""
+    """Extracted vectors at the tuned vectors' layer, unchanged and scaled to their mean norm."""
     tuned = _basis(study)
     untuned = study.library("extracted", study.settings.seeds[0]).at(tuned[tuned.names[0]].layer)
     rows, ours = untuned.basis(study.model), tuned.basis(study.model)
@@ -126,11 +126,11 @@ def _varied(study: Study, problems: Sequence[Analogy], options: Callable[[], dic
 
 
 PROBABILITY = 10.0
-"""Temperature for probabilities as scores, which lie between 0 and 1."""
+"""Temperature for scores that are probabilities, between 0 and 1."""
 
 
 def confidence(features: Tensor, helped: Tensor, fold: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """How likely each composite is to help, learned on the other folds; and the area under its curve."""
+    """Probability that each composite helps, learned on the other folds, with its area under the ROC curve and p-value."""
     found = torch.zeros(len(helped))
     for at in fold.unique().tolist():
         own = fold == at

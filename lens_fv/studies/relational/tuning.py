@@ -1,4 +1,4 @@
-"""What tuning depends on: how many pairs, which layer, which start. And what else the same pairs can be made into."""
+"""The effect of pairs, layer and start on tuning, and a comparison with other kinds of vectors from the same pairs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -14,12 +14,12 @@ from lens_fv.vectors.tune import Start
 
 
 class Variation(NamedTuple):
-    """One way to tune.
+    """One variation of tuning.
 
     Attributes:
-        what: is varied: "pairs", "layer" or "start".
-        value: what it is.
-        pairs, layer: see `tune`.
+        what: Quantity that is varied: "pairs", "layer" or "start".
+        value: Its value.
+        pairs, layer: See `tune`.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Variation(NamedTuple):
 
 
 def variations(study: Study) -> Iterator[Variation]:
-    """Everything is varied alone, around the middle layer and the study's number of pairs."""
+    """Yield variations of one quantity at a time, around the middle layer and the study's number of pairs."""
     s, last, middle = study.settings, study.model.n_layers - 1, middle_layer(study.model)
     yield from (Variation("pairs", n, n, middle) for n in s.n_pairs)
     yield from (Variation("layer", depth, s.pairs, round(depth * last)) for depth in s.depths)
@@ -37,9 +37,10 @@ def variations(study: Study) -> Iterator[Variation]:
 
 
 def vary(study: Study) -> None:
-    """Tune some relations' vectors in every way, with the first seed, and test them: relations with pairs enough for all ways.
+    """Tune and test vectors under every variation, with the first seed, for relations with enough pairs for all variations.
 
-    A record is one way: for each relation, first-token accuracy and mean log-probability without and with the vector.
+    The record of a variation holds, for each relation, first-token accuracy without and with the vector, the mean
+    log-probability with it and its gain, the best step and the norm.
     """
     records, ways, seed = study.records("tuning"), list(variations(study)), study.settings.seeds[0]
     with progress_bar("ways to tune", len(ways), show=study.progress) as tick:
@@ -73,7 +74,7 @@ def _made(
 ) -> Sequence[FunctionVector]:
     s = study.settings
     if (way.pairs, way.layer) == (s.pairs, middle_layer(study.model)) and way.value not in ("random", "extracted"):
-        # What everything is varied around is in the library.
+        # The default setting is already in the library.
         return [study.library("tuned", seed)[name] for name in tasks]
     return tune_many(
         study.model,
@@ -94,7 +95,7 @@ def _start(study: Study, value: str, name: str, layer: int, seed: int) -> Start:
 
 
 def compare(study: Study) -> None:
-    """Other kinds of vectors, soft prompts and adapters from the same pairs, of the first seed; a record is a relation's."""
+    """Compare other vectors, soft prompts and adapters from the same pairs, with the first seed; one record per relation."""
     s, records, tasks = study.settings, study.records("kinds"), study.some(study.settings.few)
     seed = s.seeds[0]
     with progress_bar("other kinds", len(tasks), show=study.progress) as tick:

@@ -1,4 +1,4 @@
-"""What else would write, replace or teach the task?"""
+"""Baselines: mean and task states, learned head weights, soft prompts and low-rank adapters."""
 
 from lens_fv.vectors.baselines.adapter import Adapter, train_adapter
 from lens_fv.vectors.baselines.head_weights import HeadWeights, train_head_weights

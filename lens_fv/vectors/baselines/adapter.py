@@ -1,4 +1,4 @@
-"""The model changed rather than its states: a low-rank update of attention's queries and values."""
+"""Low-rank adapters of attention's queries and values, which change the model's weights instead of its states."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ from lens_fv.vectors.extract import validation_prompts
 class Adapter(Artefact):
     """Low-rank updates of the query and value projections of every layer with attention (LoRA: Hu et al. 2022).
 
-    The weights change by `up @ down`, layer by layer; PEFT trains and applies them.
+    The weights of each layer change by `up @ down`; PEFT trains and applies the update.
 
     Attributes:
-        layers: which layers.
-        q_down, q_up, v_down, v_up: of the queries and the values.
+        layers: Layers with an update.
+        q_down, q_up, v_down, v_up: Factors of the updates of queries and values.
     """
 
     layers: tuple[int, ...]
@@ -39,7 +39,7 @@ class Adapter(Artefact):
     v_up: Float[Tensor, "layers d_v rank"]
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
+        """Check that the factors fit together."""
         n, rank, _ = self.q_down.shape
         for name, up, down in (("queries", self.q_up, self.q_down), ("values", self.v_up, self.v_down)):
             require_shape(f"adapter of the {name}, down", down, (len(self.layers), rank, down.shape[-1]))
@@ -47,10 +47,10 @@ class Adapter(Artefact):
 
     @contextmanager
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
-        """Inside the block PEFT's layers stand in the model; behind it the model is, bit for bit, what it was.
+        """Insert PEFT's layers into the model inside the block; afterwards the model is restored bit for bit.
 
         Raises:
-            LensFVError: it belongs to another model, or the model's projections are out of reach.
+            LensFVError: the adapter belongs to another model, or the model's projections are not accessible.
         """
         if not force:
             self.provenance.check(model)
@@ -72,7 +72,7 @@ class Adapter(Artefact):
         force: bool = False,
         progress: bool = False,
     ) -> AnswerScores:
-        """What the model makes of prompts' answers while it is applied: one branch."""
+        """Score prompts' answers with the adapter applied: one branch."""
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
 
@@ -97,27 +97,27 @@ def train_adapter(
     seed: Seed = 0,
     progress: bool = False,
 ) -> Adapter:
-    """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself stays as it is.
+    """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
-    Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, as `tune` does. The step that
-    makes the *validation* answers likeliest is kept.
+    Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does. The step with
+    the likeliest *validation* answers is kept.
 
     Args:
-        model: the model.
-        task: the task.
-        rank: of each update.
-        alpha: updates count `alpha / rank` times; what is kept holds that factor.
-        pairs: training pairs.
-        learning_rate: of Adam.
-        steps: of Adam.
-        split: default: `split_pairs(task, seed=seed)`.
-        template: how prompts are written.
-        seed: of the split and of the start.
-        progress: draw a progress bar.
+        model: Model, which stays frozen.
+        task: Task to learn.
+        rank: Rank of each update.
+        alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
+        pairs: Number of training pairs.
+        learning_rate: Learning rate of Adam.
+        steps: Number of Adam steps.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        seed: Seed of the split and of the initial values.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: too few pairs, a model whose query and value projections are out of reach, or a loss that
-            is not finite.
+        LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
+            finite.
     """
     split = split or split_pairs(task, seed=seed)
     if pairs > len(split.train):
@@ -139,7 +139,7 @@ def train_adapter(
     def score() -> Tensor:
         return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
 
-    with torch.random.fork_rng():  # PEFT draws the start from torch's own generator
+    with torch.random.fork_rng():  # PEFT draws initial values from torch's global generator
         torch.manual_seed(seed)
         with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
             weights = [weight for part in parts.values() for weight in part]
@@ -178,7 +178,7 @@ def train_adapter(
 
 
 def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
-    """Prompts of one length with answers of one length together: they run as a batch without padding."""
+    """Group prompts by prompt and answer length, so that each group runs without padding."""
     groups: dict[tuple[int, int], list[EncodedPrompt]] = defaultdict(list)
     for prompt in prompts:
         groups[len(prompt.tokens), len(prompt.answers[0])].append(prompt)

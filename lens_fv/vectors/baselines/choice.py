@@ -1,4 +1,4 @@
-"""One of several vectors: the one that the validation split likes best."""
+"""Choice among vectors by validation log-probability."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ def likeliest(
     what: str = "choosing",
     progress: bool = False,
 ) -> FunctionVector:
-    """The vector that makes the validation pairs' answers likeliest, all of them branches of the same zero-shot prompts."""
+    """The vector that makes validation answers likeliest; all candidates run as branches of the same zero-shot prompts."""
     prompts = validation_prompts(model, split, template)
     scores = score_answers(model, prompts, [c.edits() for c in candidates], what=what, progress=progress)
     means = scores.logprob.mean(0)

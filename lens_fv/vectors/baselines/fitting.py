@@ -1,4 +1,4 @@
-"""Adam on a few pairs, chosen on others: what all learned kinds have in common."""
+"""The fitting loop shared by the learned baselines: Adam on training pairs, selection on validation pairs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ CHECK_EVERY = 5
 
 
 class Fit(NamedTuple):
-    """The best that training met.
+    """The best result of training.
 
     Attributes:
-        step: of Adam; 0 is the start.
-        candidate: which of those trained side by side.
-        logprob: of the validation answers, in nats.
-        values: what the parameters were.
+        step: Adam step; 0 is the start.
+        candidate: Index among the candidates trained together.
+        logprob: Log-probability of the validation answers, in nats.
+        values: Values of the parameters at that step.
     """
 
     step: int
@@ -32,7 +32,7 @@ class Fit(NamedTuple):
 
     @property
     def options(self) -> dict[str, int | float]:
-        """What provenance records of it."""
+        """The options to record in the provenance."""
         return {"best_step": self.step, "validation_logprob": self.logprob}
 
 
@@ -49,16 +49,16 @@ def fit(
     """Minimise a loss by full-batch Adam with a cosine schedule, and keep the values that score best.
 
     Args:
-        parameters: what is trained.
-        loss: of the training pairs.
-        score: mean log-probability of the validation pairs' answers, for each candidate; asked at every fifth step.
-        learning_rate: of Adam.
-        steps: of Adam.
-        what: is trained: for the error and the progress bar.
-        progress: draw a progress bar.
+        parameters: Parameters to train.
+        loss: Returns the loss of the training pairs.
+        score: Returns each candidate's mean log-probability of the validation answers; called every fifth step.
+        learning_rate: Learning rate of Adam.
+        steps: Number of Adam steps.
+        what: Name of the trained object, for the error and the progress bar.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: a loss or all scores that are not finite.
+        LensFVError: a loss is not finite, or no score is.
     """
     optimiser = torch.optim.Adam(list(parameters), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))

@@ -1,4 +1,4 @@
-"""How much of each head? Learned, rather than read off a ranking."""
+"""A weighted sum of all heads' mean outputs, with learned weights in place of a ranking."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,22 +25,22 @@ from lens_fv.vectors.tune import DEPTHS, LEARNING_RATES
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadWeights(FunctionVector):
-    """A weighted sum of what all heads write on average, the weights learned (Saglam et al. 2025).
+    """A weighted sum of all heads' mean outputs, with learned weights (Saglam et al. 2025).
 
     Attributes:
-        weights: one a head; `vector` is their sum over the heads' mean outputs behind the output projection.
+        weights: One weight per head; `vector` is the weighted sum of the heads' mean outputs after the output projection.
     """
 
     weights: Float[Tensor, "layers heads"] = field(default_factory=lambda: torch.empty(0, 0))
 
     def __post_init__(self) -> None:
-        """Check shapes beside those of a function vector."""
+        """Check shapes in addition to those of a function vector."""
         super().__post_init__()
         require_shape("head weights", self.weights, self.provenance.shape[:2])
 
     @checked
     def top(self, k: Count = 5) -> list[tuple[int, int, float]]:
-        """The heads of largest weight, either sign: layer, head, weight."""
+        """The `k` heads with the largest absolute weight: (layer, head, weight)."""
         flat = self.weights.flatten()
         order: list[int] = flat.abs().argsort(descending=True)[:k].tolist()
         heads = self.weights.shape[1]
@@ -72,31 +72,32 @@ def train_head_weights(
     seed: Seed = 0,
     progress: bool = False,
 ) -> HeadWeights:
-    """Learn one weight a head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
+    """Learn one weight per head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
 
-    Minimises the mean negative log-probability of the answers' tokens behind zero-shot prompts, as `tune` does, but over as
-    many numbers as there are heads. All weights start at zero; all combinations of layer and learning rate are trained side by
-    side, and the one, and the step, that make the *validation* answers likeliest are kept.
+    Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does, but with only
+    one parameter per head. All weights start at zero. All combinations of layer and learning rate are trained together, and
+    the combination and step with the likeliest *validation* answers are kept.
 
     Args:
-        model: the model.
-        task: the task.
-        means: the heads' mean outputs, or a ranking that holds them; default: those over clean few-shot prompts made from
-            training pairs.
-        pairs: training pairs.
-        layer: one or several to choose from; default: at 0.3 and 0.5 of the depth.
-        learning_rate: one or several: the length of the first step's vector, about, in units of the residual stream's typical
-            length at the layer.
-        steps: of Adam.
-        n_shots: demonstrations a prompt, where means are made.
-        n_prompts: few-shot prompts, where means are made.
-        split: default: `split_pairs(task, seed=seed)`.
-        template: how prompts are written.
-        seed: of the split and of the prompts.
-        progress: draw a progress bar.
+        model: Model, which stays frozen.
+        task: Task to learn.
+        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
+            pairs.
+        pairs: Number of training pairs.
+        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
+        learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
+            the residual stream's typical norm at the layer.
+        steps: Number of Adam steps.
+        n_shots: Number of demonstrations per prompt if means are computed.
+        n_prompts: Number of few-shot prompts if means are computed.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        seed: Seed of the split and of the prompts.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: a model without heads, too few pairs, no such layer, means of another model, or a loss that is not finite.
+        LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
+            or a loss is not finite.
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
@@ -117,7 +118,7 @@ def train_head_weights(
     rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)
     candidates = [(at, rate) for at in layers for rate in rates]
     at = [layer for layer, _ in candidates]
-    # A first step moves all weights alike, up or down: this makes its vector as long as the learning rate says.
+    # Adam's first step moves all weights by the same amount, up or down; this scales its vector to the learning rate.
     flat = writes.flatten(0, 1)
     unit = torch.tensor([rate * float(units[where]) for where, rate in candidates], device=device)[:, None] / flat.norm()
     moved = Parameter(torch.zeros(len(candidates), len(flat), device=device))
@@ -162,7 +163,7 @@ def train_head_weights(
 def head_writes(
     model: LensModel, z: Float[Tensor, "layers heads d_head"], carry: Float[Tensor, "layers d_model"]
 ) -> Float[Tensor, "layers heads d_model"]:
-    """What each head alone writes into the residual stream; 0 in layers without attention heads."""
+    """Each head's own contribution to the residual stream; 0 in layers without attention heads."""
     written = torch.zeros(model.n_layers, model.n_heads, model.d_model, device=model.device)
     for layer in model.attention_layers:
         alone = torch.zeros(model.n_heads, model.n_heads, model.d_head, device=model.device)

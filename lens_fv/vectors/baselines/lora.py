@@ -1,4 +1,4 @@
-"""PEFT's low-rank layers inside a TransformerLens model, put in and taken out."""
+"""Insertion and removal of PEFT's low-rank layers in a TransformerLens model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ PARTS = ("q", "v")
 
 
 class Update(NamedTuple):
-    """What PEFT trains of one projection."""
+    """The two matrices that PEFT trains for one projection."""
 
     down: nn.Parameter
     up: nn.Parameter
@@ -27,13 +27,13 @@ class Update(NamedTuple):
 
 @contextmanager
 def adapted(model: LensModel, config: LoraConfig) -> Iterator[dict[tuple[int, str], Update]]:
-    """Inside the block PEFT's layers stand around the query and value projections; gives their matrices by layer and part.
+    """Wrap the query and value projections in PEFT's layers inside the block; yields their matrices by layer and part.
 
     Raises:
-        LensFVError: the model's projections are out of reach.
+        LensFVError: the model's projections are not accessible.
     """
     wrappers = projections(model)
-    # One adapter a projection: bridges pass names on to what they wrap, which PEFT's search of a whole model trips over.
+    # One adapter per projection: bridges forward names to the modules they wrap, which breaks PEFT's search of a whole model.
     one = replace(config, target_modules=[WRAPPED])
     with exclusive(model, "has an adapter in it") as gate:
         gate.put(vars(gate), "adapted", True)
@@ -41,7 +41,7 @@ def adapted(model: LensModel, config: LoraConfig) -> Iterator[dict[tuple[int, st
             gate.afterwards(partial(parameter.requires_grad_, parameter.requires_grad))
         layers: dict[tuple[int, str], Any] = {}
         for place, wrapper in wrappers.items():
-            gate.keep(wrapper._modules, WRAPPED)  # where PEFT puts its layer
+            gate.keep(wrapper._modules, WRAPPED)  # where PEFT inserts its layer
             gate.keep(vars(wrapper), "peft_config")
             LoraModel(wrapper, one, OWN_ADAPTER)
             layers[place] = wrapper.get_submodule(WRAPPED)
@@ -54,7 +54,7 @@ def projections(model: LensModel) -> dict[tuple[int, str], nn.Module]:
     """TransformerLens' wrappers of the linear maps to queries ("q") and values ("v"), by layer and part.
 
     Raises:
-        LensFVError: the model does not keep them as linear maps of the same shape in all layers.
+        LensFVError: the model does not have them as linear maps of the same shape in all layers.
     """
     found = {(at, part): getattr(model.tl.blocks[at].attn, part, None) for at in model.attention_layers for part in PARTS}
     wrappers = {place: wrapper for place, wrapper in found.items() if isinstance(wrapper, nn.Module)}

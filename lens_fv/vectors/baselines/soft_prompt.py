@@ -1,4 +1,4 @@
-"""Tokens that no tokenizer knows: a prompt found by gradient."""
+"""Soft prompts: learned states in front of a prompt."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,13 +27,13 @@ PLACE = "blocks.0.hook_resid_pre"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SoftPrompt(Artefact):
-    """Learned states in front of a prompt, where the embeddings of tokens would be (Lester et al. 2021).
+    """Learned states in front of a prompt, in place of token embeddings (Lester et al. 2021).
 
-    They stand behind the beginning-of-sequence token if the model is given one, else in front of all. To the engine they are
-    tokens whose states before the first layer are replaced; so they hold the position's embedding where a model adds one.
+    They follow the beginning-of-sequence token if prompts have one, and otherwise come first. The engine replaces the states
+    of placeholder tokens before the first layer, so in models with position embeddings the learned states include them.
 
     Attributes:
-        states: the residual stream before the first layer.
+        states: States of the residual stream before the first layer.
     """
 
     states: Float[Tensor, "tokens d_model"]
@@ -44,15 +44,15 @@ class SoftPrompt(Artefact):
 
     @property
     def start(self) -> int:
-        """The position of its first state."""
+        """Position of the first state in a prompt."""
         return int(self.provenance.prepend_bos)
 
     def lengthened(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """A prompt with room for the states: any tokens will do, so the prompt's own last one is repeated."""
+        """A prompt with placeholder tokens for the states. Any token works; the prompt's own last one is repeated."""
         return _lengthened(tokens, len(self.states), self.start)
 
     def edits(self) -> list[Edit]:
-        """What it means to the engine, on `lengthened` prompts."""
+        """The edits that apply the states to `lengthened` prompts."""
         return _edits(self.states, self.start)
 
     @torch.no_grad()
@@ -65,10 +65,10 @@ class SoftPrompt(Artefact):
         force: bool = False,
         progress: bool = False,
     ) -> AnswerScores:
-        """What it makes of prompts' answers: one branch.
+        """Score prompts' answers with the soft prompt: one branch.
 
         Raises:
-            LensFVError: it belongs to another model, or a prompt grows longer than the context.
+            LensFVError: the soft prompt belongs to another model, or a prompt with it exceeds the context.
         """
         if not force:
             self.provenance.check(model)
@@ -77,10 +77,10 @@ class SoftPrompt(Artefact):
 
     @contextmanager
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
-        """Inside the block, `model.generate` writes after the states, and a forward pass over `lengthened` token ids sees them.
+        """Apply the states inside the block, to `model.generate` and to forward passes over `lengthened` token ids.
 
-        A pass over fewer tokens than there are states is left as it is. In a padded batch they stand in front of each row's
-        own text, by the attention mask (see `FunctionVector.applied`).
+        A pass over fewer tokens than states is not changed. In a padded batch, the attention mask determines where each row's
+        text begins, and the states come before it (see `FunctionVector.applied`).
         """
         if not force:
             self.provenance.check(model)
@@ -116,25 +116,25 @@ def train_soft_prompt(
     seed: Seed = 0,
     progress: bool = False,
 ) -> SoftPrompt:
-    """Learn a soft prompt on a few pairs, the model frozen (prompt tuning: Lester et al. 2021).
+    """Learn a soft prompt on a few pairs with the model frozen (prompt tuning: Lester et al. 2021).
 
-    Minimises the mean negative log-probability of the answers' tokens, as `tune` does, from the embeddings of random tokens.
-    Learning rates are trained side by side; the one, and the step, that make the *validation* answers likeliest are kept.
+    Minimises the mean negative log-probability of the answers' tokens, as `tune` does, starting from the embeddings of random
+    tokens. All learning rates are trained together; the rate and step with the likeliest *validation* answers are kept.
 
     Args:
-        model: the model.
-        task: the task.
-        n_tokens: how many states.
-        pairs: training pairs.
-        learning_rate: one or several, in units of an embedding's length over sqrt(d_model).
-        steps: of Adam.
-        split: default: `split_pairs(task, seed=seed)`.
-        template: how prompts are written.
-        seed: of the split and of the tokens that it starts from.
-        progress: draw a progress bar.
+        model: Model, which stays frozen.
+        task: Task to learn.
+        n_tokens: Number of states.
+        pairs: Number of training pairs.
+        learning_rate: One rate or several, in units of an embedding's norm over sqrt(d_model).
+        steps: Number of Adam steps.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        seed: Seed of the split and of the initial tokens.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: too few pairs, a prompt that grows longer than the context, or a loss that is not finite.
+        LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
     """
     split = split or split_pairs(task, seed=seed)
     if pairs > len(split.train):
@@ -194,7 +194,7 @@ def _edits(states: Tensor, start: int) -> list[Edit]:
 
 @torch.no_grad()
 def _embedded(model: LensModel, n_tokens: int, prompt: EncodedPrompt, seed: int) -> Float[Tensor, "tokens d_model"]:
-    """Random tokens as they enter the first layer, behind what the prompt begins with."""
+    """States of random tokens at the input of the first layer, after the prompt's beginning."""
     draw = torch.randint(model.d_vocab, (n_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
     at, seen = int(model.prepend_bos), []
 

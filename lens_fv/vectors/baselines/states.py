@@ -1,4 +1,4 @@
-"""Whole states instead of heads: the mean one added, one of them put in."""
+"""Whole residual states as baselines: a mean state to add, and a task state to patch in."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -36,22 +36,23 @@ def mean_state(
 ) -> FunctionVector:
     """The mean last-token state of clean few-shot prompts, added after a layer (the baseline of Todd et al. 2024).
 
+    The layer and scale that make the *validation* answers likeliest are chosen; the scale becomes part of the vector.
+
     Args:
-        model: the model.
-        task: the task; demonstrations and queries are training pairs.
-        minus: what is taken off: "nothing", or the mean state of the same queries' "zero_shot" prompts.
-        layer: one or several to choose from; default: all.
-        scale: one or several to choose from. Layer and scale are those that make the *validation* answers likeliest; the
-            scale is part of the vector then.
-        n_shots: demonstrations a prompt.
-        n_prompts: few-shot prompts to average over.
-        split: default: `split_pairs(task, seed=seed)`.
-        template: how prompts are written.
-        seed: of the split and of the prompts.
-        progress: draw a progress bar.
+        model: Model to run.
+        task: Task; demonstrations and queries are training pairs.
+        minus: What to subtract: "nothing", or the mean state of the same queries' "zero_shot" prompts.
+        layer: One layer, or several to choose from; default: all.
+        scale: One scale, or several to choose from.
+        n_shots: Number of demonstrations per prompt.
+        n_prompts: Number of few-shot prompts to average over.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        seed: Seed of the split and of the prompts.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: too few pairs, no such layer, or no scale.
+        LensFVError: the task has too few pairs, a layer does not exist, or no scale is given.
     """
     split = split or split_pairs(task, seed=seed)
     options = {"n_shots": n_shots, "n_prompts": n_prompts}
@@ -84,24 +85,24 @@ def task_state(
     seed: Seed = 0,
     progress: bool = False,
 ) -> FunctionVector:
-    """The state of one few-shot prompt with a dummy query, put in the place of a zero-shot prompt's (Hendel et al. 2023).
+    """The state of a few-shot prompt with a dummy query, which replaces a zero-shot prompt's state (Hendel et al. 2023).
 
-    Its site is "state": the residual stream after the layer is replaced, so that nothing of the prompt is left there but what
-    later layers read from earlier tokens.
+    Its site is "state": the residual stream after the layer is replaced, so later layers see the prompt only through its
+    earlier tokens.
 
     Args:
-        model: the model.
-        task: the task; demonstrations and the dummy query are training pairs.
-        layer: one or several to choose from, by the log-probability of the *validation* answers; default: all.
-        n_shots: demonstrations a prompt.
-        n_prompts: prompts that the state is averaged over; the paper takes a single one.
-        split: default: `split_pairs(task, seed=seed)`.
-        template: how prompts are written.
-        seed: of the split and of the prompts.
-        progress: draw a progress bar.
+        model: Model to run.
+        task: Task; demonstrations and the dummy query are training pairs.
+        layer: One layer, or several to choose from by the log-probability of the *validation* answers; default: all.
+        n_shots: Number of demonstrations per prompt.
+        n_prompts: Number of prompts to average the state over; the paper uses one.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        seed: Seed of the split and of the prompts.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: too few pairs, or no such layer.
+        LensFVError: the task has too few pairs, or a layer does not exist.
     """
     split = split or split_pairs(task, seed=seed)
     options = {"n_shots": n_shots, "n_prompts": n_prompts}

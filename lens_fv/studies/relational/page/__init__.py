@@ -1,1 +1,1 @@
-"""The study on a page: numbers over relations, tables, figures, and the words around them."""
+"""The study's page: statistics over relations, tables, figures and text."""

@@ -1,4 +1,4 @@
-"""The page's first section: which claims hold."""
+"""The page's first section: the verdict on each claim."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,13 +18,13 @@ FULL = ("full", "temperature")
 
 
 class Tested(NamedTuple):
-    """One difference that a claim says is above 0.
+    """A difference that a claim predicts to be positive.
 
     Attributes:
-        claim: which.
-        difference: in words.
-        measured: of a run; None where it was not.
-        say: with its interval.
+        claim: The claim.
+        difference: The difference, in words.
+        measured: Returns the difference in a run; None if it was not measured.
+        say: Formats the difference with its interval.
     """
 
     claim: str
@@ -34,7 +34,7 @@ class Tested(NamedTuple):
 
 
 def claims(runs: Sequence[Recorded]) -> list[Block]:
-    """Each claim as a difference that it says is above 0, on every model."""
+    """Every claim on every model, tested as a difference that should be positive."""
     rows: list[list[object]] = []
     for each in TESTED:
         found = [each.measured(run) for run in runs]

@@ -1,4 +1,4 @@
-"""The page's sections on what vectors are: transfer, decoding, agreement with people."""
+"""The page's sections on transfer, decoding and agreement with people."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -20,7 +20,7 @@ Record = Mapping[str, Any]
 
 
 def transfer(runs: Sequence[Recorded]) -> list[Block]:
-    """Every vector on every relation."""
+    """The section on transfer: every vector on every relation."""
     rows: list[list[object]] = []
     sheet: list[list[object]] = []
     pictures: list[Block] = []
@@ -66,7 +66,7 @@ def transfer(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def decoding(runs: Sequence[Recorded]) -> list[Block]:
-    """Do vectors decode into their relation's words?"""
+    """The section on decoding vectors into their relation's words."""
     blocks: list[Block] = []
     sheet: list[list[object]] = []
     for run, records in having(runs, "decoding"):
@@ -88,7 +88,7 @@ def decoding(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def _ranks(name: str, records: Record) -> Iterator[list[object]]:
-    """Seed by seed."""
+    """Rows of ranks, one seed after another."""
     for key, found in records.items():
         seed, how = key.split("/", 1)
         for row in [*found["results"], *({**d, "condition": "tuned - extracted"} for d in found["differences"])]:
@@ -104,7 +104,7 @@ MEASURES = {
 
 
 def alignment(runs: Sequence[Recorded]) -> list[Block]:
-    """Typicality as people rate it, and taxonomies as people made them."""
+    """The section on agreement with people: rated typicality and taxonomies of relations."""
     runs_with = having(runs, "alignment")
     blocks = [*_typicality(runs_with), *_structure(runs_with)]
     return ["## Agreement with people", *blocks] if blocks else []

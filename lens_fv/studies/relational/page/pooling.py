@@ -1,4 +1,4 @@
-"""From records to numbers: means over relations of means over repetitions, with intervals over relations."""
+"""Statistics of records: means over repetitions, then over relations, with intervals over relations."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lens_fv.core.statistics import Estimate, estimate
 
 Record = Mapping[str, Any]
 _ONCE = {"logprob_per_answer": "mean_logprob"}
-"""What records of before call a measure."""
+"""Names of measures in older records."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Scores:
     """One measure of every condition on every relation.
 
     Attributes:
-        values: by condition, relation and repetition (a seed, an analogy).
+        values: Values by condition, relation and repetition (a seed or an analogy).
     """
 
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str, str, float]]) -> "Scores":
-        """From rows of condition, relation, repetition and value."""
+        """Make scores from rows of condition, relation, repetition and value."""
         values: dict[str, dict[str, dict[str, float]]] = {}
         for condition, relation, repetition, value in rows:
             values.setdefault(condition, {}).setdefault(relation, {})[repetition] = value
@@ -33,20 +33,20 @@ class Scores:
 
     @property
     def conditions(self) -> list[str]:
-        """In the order in which they were recorded."""
+        """Conditions, in the order in which they were recorded."""
         return list(self.values)
 
     @property
     def relations(self) -> list[str]:
-        """Those of any condition."""
+        """Relations of all conditions."""
         return list(dict.fromkeys(name for found in self.values.values() for name in found))
 
     def by_relation(self, condition: str) -> dict[str, float]:
-        """Of each relation, the mean over repetitions."""
+        """Mean over repetitions for each relation."""
         return {name: float(np.mean(list(found.values()))) for name, found in self.values.get(condition, {}).items()}
 
     def differences(self, one: str, other: str) -> dict[str, float]:
-        """Of each relation, the mean difference over the repetitions that both conditions have."""
+        """Mean difference for each relation, over the repetitions that both conditions share."""
         ones, others, found = self.values.get(one, {}), self.values.get(other, {}), dict[str, float]()
         for name in ones:
             both = [key for key in ones[name] if key in others.get(name, {})]
@@ -55,11 +55,11 @@ class Scores:
         return found
 
     def mean(self, condition: str, among: Collection[str] | None = None) -> Estimate | None:
-        """Over relations, or some of them; None: none of them was measured."""
+        """Mean over relations, or over those in `among`; None if none was measured."""
         return _pooled(self.by_relation(condition), among)
 
     def difference(self, one: str, other: str, among: Collection[str] | None = None) -> Estimate | None:
-        """Of two conditions, relation by relation."""
+        """Mean difference of two conditions, paired by relation."""
         return _pooled(self.differences(one, other), among)
 
 
@@ -69,7 +69,7 @@ def _pooled(values: Mapping[str, float], among: Collection[str] | None) -> Estim
 
 
 def result_scores(records: Record, measure: str) -> Scores:
-    """Of the parts completion, kinds and carrying: "top1", "full" or "logprob_per_answer"."""
+    """Scores of the parts completion, kinds and carrying; the measure is "top1", "full" or "logprob_per_answer"."""
     return Scores.of(
         (row["condition"], name, seed, measured(row, measure))
         for key, rows in records.items()
@@ -79,12 +79,12 @@ def result_scores(records: Record, measure: str) -> Scores:
 
 
 def measured(row: Record, measure: str) -> Any:
-    """A measure of a row, also under the name that it once had."""
+    """A measure of a row, also under its former name."""
     return row[measure] if measure in row else row[_ONCE[measure]]
 
 
 def tuning_scores(records: Record, what: str, measure: str) -> Scores:
-    """Of all ways in which one thing was varied ("pairs", "layer" or "start"), which are the conditions: "top1", "gain", ..."""
+    """Scores ("top1", "gain", ...) for each value of a varied quantity ("pairs", "layer" or "start") as a condition."""
     return Scores.of(
         (value, name, seed, row[measure])
         for key, found in records.items()
@@ -106,13 +106,14 @@ def typicality_scores(records: Record) -> Scores:
 
 
 def analogy_scores(records: Record, part: str, measure: str, *, far: bool | None = None) -> Scores:
-    """Of all folds together; an analogy is a repetition.
+    """Scores on analogies, pooled over folds; each analogy is a repetition.
 
     Args:
-        records: of the part analogies.
-        part: "relations" (that no map has seen), "pairs" (new ones of relations that maps have seen), or "variants/" and one.
+        records: Records of the part analogies.
+        part: "relations" (held out from the maps), "pairs" (new pairs of the maps' training relations), or "variants/"
+            followed by a variant.
         measure: "top1", "full", "logprob", "choice" or "calibrated".
-        far: only analogies whose A and C are far apart, or near.
+        far: Restrict to analogies with A and C far apart (True) or near each other (False); None: all.
     """
     return Scores.of(
         (condition, name, f"{fold}/{i}", value)
@@ -124,5 +125,5 @@ def analogy_scores(records: Record, part: str, measure: str, *, far: bool | None
 
 
 def folds(records: Record, part: str) -> list[tuple[str, Record]]:
-    """The folds of a part that there are, in their order."""
+    """The recorded folds of a part, in order."""
     return [(fold, value) for key, value in sorted(records.items()) for fold, own in [key.split("/", 1)] if own == part]

@@ -1,4 +1,4 @@
-"""A study of relations as it lies in its folder."""
+"""A study of relations, read from its folder."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lens_fv.tasks import load_task
 
 
 class Recorded(RecordedStudy):
-    """What one model's folder holds; its settings are `RelationalSettings`, and the model's name and revision."""
+    """The content of one model's folder; the settings are `RelationalSettings` with the model's name and revision."""
 
     study = "relational"
 
@@ -21,7 +21,7 @@ class Recorded(RecordedStudy):
 
     @property
     def relations(self) -> list[str]:
-        """In the order of their groups and families."""
+        """Relations, ordered by group and family."""
         return sorted(self._tasks, key=lambda name: (*self._tasks[name], name))
 
     @property
@@ -36,12 +36,12 @@ class Recorded(RecordedStudy):
 
 
 def having(runs: Sequence[Recorded], part: str) -> list[tuple[Recorded, dict[str, Any]]]:
-    """The runs that have records of a part, with these."""
+    """The runs with records of a part, paired with these records."""
     return [(run, records) for run in runs for records in [run.part(part)] if records]
 
 
 def command(runs: Sequence[Recorded]) -> str | None:
-    """The command that runs the same; None: its options cannot say it."""
+    """The command that repeats the runs; None if its options cannot express them."""
     s = {key: value for key, value in runs[0].settings.items() if key not in ("model", "revision")}
     if any({**run.settings, "model": 0, "revision": 0} != {**s, "model": 0, "revision": 0} for run in runs):
         return None

@@ -1,4 +1,4 @@
-"""The study as a page in Markdown, with figures and tables beside it."""
+"""The study's page in Markdown, with figures and tables in a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,20 +18,20 @@ SECTIONS = (claims, completion, tuning, kinds, lists, transfer, carrying, decodi
 
 
 def write_relational_report(studies: Mapping[str, Path], out: Path) -> Path:
-    """Write what the studies have so far: the page OUT/relational.md, and figures and tables (CSV) in OUT/relational.
+    """Write the results so far: the page OUT/relational.md, and figures and tables (CSV) in OUT/relational.
 
-    A part that was not run leaves its section out. Figures are SVG, or PNG where that is too large; without kaleido and Chrome
-    they are HTML.
+    Sections of parts that were not run are omitted. Figures are SVG, or PNG if the SVG is too large; without kaleido and
+    Chrome they are HTML.
 
     Args:
-        studies: each model's folder, by the model's name.
-        out: where to write.
+        studies: Folder of each model's study, by model name.
+        out: Output folder.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        LensFVError: no studies, no study in a folder, or a folder that cannot be written to.
+        LensFVError: no study is given, a folder holds no study, or the output folder cannot be written.
     """
 
     def blocks(runs: Sequence[Recorded]) -> list[Block]:
@@ -69,5 +69,5 @@ def _are(names: Sequence[str]) -> str:
 def _setting(value: object) -> object:
     if isinstance(value, list):
         return f"{len(value)}" if value and isinstance(value[0], str) else ", ".join(f"{x:g}" for x in value)
-    # Where a data set lies on somebody's disk says nothing.
+    # The path of a data set on the user's disk is irrelevant.
     return "given" if isinstance(value, str) else value

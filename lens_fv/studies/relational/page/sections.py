@@ -1,4 +1,4 @@
-"""The page's section on what vectors do to every relation."""
+"""The page's section on completing every relation with vectors."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from lens_fv.studies.relational.page.recorded import Recorded, having
 from lens_fv.studies.relational.page.words import COMPLETION, CONDITIONS, labelled
 
 CLAIM = 0.20
-"""By how much tuned vectors are claimed to beat extracted ones, as a share of test pairs."""
+"""Claimed advantage of tuned over extracted vectors, as a fraction of test pairs."""
 
 
 def completion(runs: Sequence[Recorded]) -> list[Block]:
-    """Tuned vectors beside extracted ones and controls."""
+    """The section on completion: tuned vectors compared with extracted ones and controls."""
     found = {run.name: (run, result_scores(records, "top1")) for run, records in having(runs, "completion")}
     if not found:
         return []
@@ -56,7 +56,7 @@ def completion(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def beats(what: str, differences: dict[str, Estimate | None]) -> str:
-    """Whether a claimed difference was found, model by model."""
+    """A sentence per model on whether a claimed difference was found."""
     known = {name: d for name, d in differences.items() if d is not None}
     said = [f"{name}: {'met' if d.mean >= CLAIM else 'not met'}, {points(d)} points" for name, d in known.items()]
     on_all = all(d.mean >= CLAIM for d in known.values()) if known else False
@@ -66,7 +66,7 @@ def beats(what: str, differences: dict[str, Estimate | None]) -> str:
 
 
 def per_relation(runs: Sequence[Recorded]) -> list[Block]:
-    """Every relation's accuracies, folded."""
+    """Accuracies of every relation, in a collapsed table."""
     blocks: list[Block] = []
     for run, records in having(runs, "completion"):
         top1 = result_scores(records, "top1")

@@ -41,7 +41,7 @@ VARIANTS = {
 
 
 def analogies(runs: Sequence[Recorded]) -> list[Block]:
-    """Composites beside what solves analogies without them."""
+    """The section on analogies: composites compared with other ways to solve them."""
     runs_with = having(runs, "analogies")
     if not runs_with:
         return []
@@ -123,7 +123,7 @@ def _variants(name: str, records: Mapping[str, Any]) -> list[Block]:
 
 
 def variant_scores(records: Mapping[str, Any], measure: str) -> Scores:
-    """Held-out relations by composites of all kinds, as conditions beside the plain composite."""
+    """Scores of all composite variants on held-out relations, as conditions next to the plain composite."""
     whole, tried = analogy_scores(records, "relations", measure).values.get("composite", {}), _tried(records)
     found: dict[str, Mapping[str, Mapping[str, float]]] = {
         "composite": {name: values for name, values in whole.items() if name in tried}
@@ -134,7 +134,7 @@ def variant_scores(records: Mapping[str, Any], measure: str) -> Scores:
 
 
 def _tried(records: Mapping[str, Any]) -> set[str]:
-    """Relations on which variants were tried."""
+    """Relations on which variants were evaluated."""
     return {name for key, found in records.items() if key.split("/")[1] == "variants" for name in found["relations"]}
 
 

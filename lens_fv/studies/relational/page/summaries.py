@@ -1,4 +1,4 @@
-"""What is no mean over relations: foresight, transfer, structure, ranks of words."""
+"""Summaries other than means over relations: prediction of success, transfer, structure and ranks of words."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from lens_fv.studies.relational.solving import confidence
 
 
 class Foreseen(NamedTuple):
-    """Whether it is known beforehand which composites help.
+    """How well it can be predicted which composites help.
 
     Attributes:
-        helped: share of analogies whose answer the composite makes likelier than the one-shot prompt does.
-        auc: of the confidence that was learned on the other folds; 0.5 is chance.
-        p: of Mann and Whitney's test.
-        n: analogies.
+        helped: Fraction of analogies where the answer is likelier with the composite than with the one-shot prompt.
+        auc: Area under the ROC curve of the confidence learned on the other folds; 0.5 is chance.
+        p: p-value of the Mann-Whitney test.
+        n: Number of analogies.
     """
 
     helped: float
@@ -30,7 +30,7 @@ class Foreseen(NamedTuple):
 
 
 def foreseen(records: Record) -> Foreseen | str:
-    """Of held-out relations, all folds; or in words, why there is no such number."""
+    """Prediction of success on held-out relations over all folds, or the reason why it cannot be computed."""
     features, helped, fold = list[list[float]](), list[bool](), list[int]()
     for i, (_, found) in enumerate(folds(records, "relations")):
         composite, one_shot = (found["conditions"].index(name) for name in ("composite", "one_shot"))
@@ -47,14 +47,14 @@ def foreseen(records: Record) -> Foreseen | str:
 
 
 class Transfer(NamedTuple):
-    """What a relation's own vector does to it, and what the others' do.
+    """Effect on a relation of its own vector and of the other relations' vectors.
 
     Attributes:
-        own: of the relation's own vector.
-        others: mean of all others.
-        best: of the best other.
-        related: of the best other of the relation's family; None where it has none.
-        wins: no other vector is better than its own.
+        own: Value with the relation's own vector.
+        others: Mean over all other vectors.
+        best: Value with the best other vector.
+        related: Value with the best other vector of the same family; None if the family has no other.
+        wins: Whether no other vector is better than the relation's own.
     """
 
     own: float
@@ -65,7 +65,7 @@ class Transfer(NamedTuple):
 
 
 def transfers(records: Record, relations: Sequence[str], families: Mapping[str, str], measure: str) -> dict[str, Transfer]:
-    """Of each relation that was tried; `relations`: the vectors, in the order of the records' rows."""
+    """Transfer for each evaluated relation; `relations` names the vectors in the order of the records' rows."""
     found: dict[str, Transfer] = {}
     for name, record in records.items():
         row = dict(zip(relations, record[measure], strict=True))
@@ -81,10 +81,10 @@ class Structure(NamedTuple):
     """Whether relations of the same class have similar vectors, over seeds.
 
     Attributes:
-        auc: mean over seeds; 0.5 is chance.
-        p: the largest of any seed.
-        n: relations.
-        seeds: how many.
+        auc: Mean over seeds of the area under the ROC curve; 0.5 is chance.
+        p: Largest p-value of any seed.
+        n: Number of relations.
+        seeds: Number of seeds.
     """
 
     auc: float
@@ -94,7 +94,7 @@ class Structure(NamedTuple):
 
 
 def structures(records: Record) -> dict[tuple[str, str], Structure]:
-    """By level of the taxonomy ("group", "family", "SemEval class") and kind of vector."""
+    """Structure by level of the taxonomy ("group", "family", "SemEval class") and kind of vector."""
     found = defaultdict[tuple[str, str], list[Record]](list)
     for record in records.values():
         levels = {"SemEval class": record["classes"]} if "classes" in record else record
@@ -108,13 +108,13 @@ def structures(records: Record) -> dict[tuple[str, str], Structure]:
 
 
 class Decoded(NamedTuple):
-    """Ranks of words in what vectors decode to, over seeds.
+    """Ranks of words in the decoding of vectors, over seeds.
 
     Attributes:
-        extracted, tuned: means over relations and seeds.
-        difference: tuned less extracted; the interval reaches over those of all seeds, each over relations.
-        p: the largest of any seed.
-        n: relations.
+        extracted, tuned: Means over relations and seeds.
+        difference: Tuned minus extracted. Each seed has an interval over relations; this one spans them all.
+        p: Largest p-value of any seed.
+        n: Number of relations.
     """
 
     extracted: float
@@ -125,7 +125,7 @@ class Decoded(NamedTuple):
 
 
 def decoded(records: Record, how: str, of: str, measure: str) -> Decoded | None:
-    """Read in one way; None: it was not measured."""
+    """Ranks for one decoding option, set of words and measure; None if not measured."""
     seeds = [found for key, found in records.items() if key.split("/", 1)[1] == how]
 
     def rows(kind: str) -> list[Record]:

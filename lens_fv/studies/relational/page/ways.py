@@ -1,4 +1,4 @@
-"""The page's sections on what was tried on some relations: ways to tune, other kinds, lists, carried norms."""
+"""The page's sections on experiments with some relations: tuning, other kinds of vectors, lists, norms after attention."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from lens_fv.studies.relational.page.words import BASELINES, CARRYING, LISTS, TU
 
 
 def tuning(runs: Sequence[Recorded]) -> list[Block]:
-    """Pairs, layers and starts."""
+    """The section on tuning: pairs, layers and starts."""
     runs_with = having(runs, "tuning")
     blocks: list[Block] = []
     for what, title in (("pairs", "training pairs"), ("layer", "layer, as a share of the depth"), ("start", "start")):
@@ -34,7 +34,7 @@ def tuning(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def kinds(runs: Sequence[Recorded]) -> list[Block]:
-    """Other things made from the same pairs."""
+    """The section on other kinds of vectors, prompts and adapters from the same pairs."""
     runs_with = having(runs, "kinds")
     top1 = {run.name: result_scores(records, "top1") for run, records in runs_with}
     conditions = list(dict.fromkeys(c for scores in top1.values() for c in scores.conditions))
@@ -56,7 +56,7 @@ def kinds(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def lists(runs: Sequence[Recorded]) -> list[Block]:
-    """The vector of a composed task, predicted from its parts."""
+    """The section on predicting the vector of a composed task from its parts."""
     runs_with = having(runs, "lists")
     found = {
         f"{run.name}, {method}": result_scores(
@@ -74,7 +74,7 @@ def lists(runs: Sequence[Recorded]) -> list[Block]:
 
 
 def carrying(runs: Sequence[Recorded], *, alone: str = "present-past") -> list[Block]:
-    """Where vectors have to be put in models with a norm behind attention."""
+    """The section on where to inject vectors in models with a norm after attention."""
     runs_with = having(runs, "carrying")
     top1 = {run.name: result_scores(records, "top1") for run, records in runs_with}
     conditions = list(dict.fromkeys(c for scores in top1.values() for c in scores.conditions))

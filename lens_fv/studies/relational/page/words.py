@@ -1,4 +1,4 @@
-"""What the page says whatever was found, and how it names conditions."""
+"""The page's fixed texts and its names for conditions."""
 
 from collections.abc import Mapping
 
@@ -128,5 +128,5 @@ CONDITIONS: Mapping[str, str] = {
 
 
 def labelled(condition: str) -> str:
-    """A condition in words."""
+    """The name of a condition in words."""
     return CONDITIONS.get(condition, condition)
