@@ -1,4 +1,4 @@
-"""A task as a file that `read_task` reads back."""
+"""Writing a task to a file that `read_task` reads."""
 
 import json
 from dataclasses import fields
