@@ -23,7 +23,7 @@ def interval_dots(
         panels: estimates by panel, series and category. Series and categories may be missing; they are drawn in order of first
             occurrence, from the top.
         title: title of the figure.
-        axis: title of the measurement axis; default: the panel's name, if panels differ.
+        axis: title of the measurement axis; default: none, for panels with different measures in their names.
         limits: limits of the measurement axis in all panels.
 
     Raises:
