@@ -23,7 +23,9 @@ Library = Annotated[Path, typer.Option("--library", help="Library folder (see `l
 Map = Annotated[Path | None, typer.Option("--map", help="Map file written by `library fit`; default: softmax of 3 x score.")]
 OwnModel = Annotated[
     str | None,
-    typer.Option("--model", help="Default model (see `lens-fv models`), folder or Hub name; default: the library's own model."),
+    typer.Option(
+        "--model", help="Model: a default one (see `lens-fv models`), a folder or a Hub name; default: the library's own."
+    ),
 ]
 TopK = Annotated[
     int | None, typer.Option("--top-k", min=1, help="Maximum number of relations with nonzero weight; default: all.")
@@ -88,7 +90,9 @@ def analogy(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", help="Relation to build analogies from, using its test pairs; repeatable; default: all."),
+        typer.Option(
+            "--task", help="Relation to build analogies from, using its test pairs; repeatable; default: all in the library."
+        ),
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Maximum number of analogies per relation.")] = 10,
     model: OwnModel = None,

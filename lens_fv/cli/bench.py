@@ -17,7 +17,12 @@ Model = Annotated[
     str, typer.Option("--model", help="Model, or random:SHAPE for random weights (smollm2-135m, llama-3.2-1b, llama-3-8b).")
 ]
 Tokens = Annotated[
-    int | None, typer.Option("--tokens", min=2, help="Number of random tokens to run on; default: a prompt of the task.")
+    int | None,
+    typer.Option(
+        "--tokens",
+        min=2,
+        help="Number of random tokens to run on; default: a prompt of the task, or random tokens of similar length.",
+    ),
 ]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Number of runs; the median is reported.")]
 Out = Annotated[Path | None, typer.Option("--out", help="File for the JSON object; default: not written.")]
@@ -85,7 +90,7 @@ def compose(
     model: Model = DEFAULT_MODEL,
     task: TaskName = "antonym",
     vectors: Annotated[int, typer.Option(min=1, help="Number of vectors in the basis, with random directions.")] = 100,
-    layer: Annotated[int | None, typer.Option(help="Layer at which vectors are added; default: the middle one.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer after which vectors are added; default: the middle one.")] = None,
     tokens: Tokens = None,
     sample: Sample = 12,
     repeats: Repeats = 5,

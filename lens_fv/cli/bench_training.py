@@ -15,7 +15,7 @@ def tune(
     task: TaskName = "present-past",
     pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs.")] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps.")] = 40,
-    layer: Annotated[int | None, typer.Option(help="Layer at which the vector is added; default: the middle one.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer after which the vector is added; default: the middle one.")] = None,
     vectors: Annotated[int, typer.Option(min=1, help="Number of vectors tuned in parallel, each on its own pairs.")] = 1,
     as_json: AsJson = False,
     seed: Seed = 0,

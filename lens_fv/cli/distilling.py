@@ -42,7 +42,7 @@ def distill(
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
         typer.Option(
-            help="Training target: predictions of a reader of the definition (distillation), or plain text as a baseline."
+            help="Training target: predictions given the definition (distillation), or as baselines the texts themselves."
         ),
     ] = "reading",
     preset: Annotated[
@@ -107,7 +107,7 @@ def distill(
     dtype: Dtype = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the update.")] = Path("knowledge-update"),
 ) -> None:
-    """Distil entities' definitions into a model: it learns to predict what it predicts with them in context.
+    """Distil entities' definitions into a model, so that it predicts as it does with them in context.
 
     Writes to the folder --out: update.safetensors (the change of the weights) and, unless --transfer is given,
     transfer.json (the sentences). Run it again with the same options to resume.

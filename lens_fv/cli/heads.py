@@ -21,10 +21,14 @@ Queries = Annotated[
     Literal["all", "answered"],
     typer.Option(help="Queries: all, or those the model answers after --shots demonstrations (Todd et al. 2024)."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Output file.")]
-Metric = Annotated[Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Measure of the answer's first token.")]
-Against = Annotated[str | None, typer.Option(help="Wrong answer for logit_diff; default: the one with the highest logit.")]
-Source = Annotated[str, typer.Option(help="Patched-in value: mean, zero, resample, or a ranking file to take its means.")]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write; the default is named above.")]
+Metric = Annotated[
+    Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Effect metric, on the answer's first token.")
+]
+Against = Annotated[
+    str | None, typer.Option(help="Wrong answer for logit_diff; default: the likeliest wrong token of the corrupted prompt.")
+]
+Source = Annotated[str, typer.Option(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
 Mode = Annotated[
     Literal["replace", "add"], typer.Option(help="How the value is patched: replace the head's output, or add to it.")
 ]

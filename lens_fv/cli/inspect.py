@@ -97,7 +97,9 @@ def tasks(
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="Default model (see `lens-fv models`), folder or Hub name.")] = "smollm2-135m",
+    name: Annotated[
+        str, typer.Argument(help="Model: a default one (see `lens-fv models`), a folder or a Hub name.")
+    ] = "smollm2-135m",
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,

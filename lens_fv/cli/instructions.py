@@ -25,7 +25,7 @@ Instructions = Annotated[
 Demonstrations = Annotated[int, typer.Option("--shots", min=0, help="Number of demonstrations after the instruction.")]
 Against = Annotated[
     Literal["none", "other", "real_text", "half", "equiprobable", "noise_on_instruction", "noise_on_query"],
-    typer.Option("--counterpart", help="Uninformative counterpart that takes the instruction's place."),
+    typer.Option("--counterpart", help="Counterpart prompts: what takes the instruction's place."),
 ]
 Template = Annotated[
     Literal["todd", "arrow", "input-output", "natural", "chat"],
@@ -46,7 +46,9 @@ def rank(
     clean: Clean = 100,
     trials: Trials = 25,
     queries: Annotated[AskedAll, typer.Option(help=f"{ASKED}.")] = "all",
-    metric: Annotated[Literal["prob", "logprob", "logit"], typer.Option(help="Measure of the answer's first token.")] = "prob",
+    metric: Annotated[
+        Literal["prob", "logprob", "logit"], typer.Option(help="Effect metric, on the answer's first token.")
+    ] = "prob",
     mode: Annotated[
         Literal["replace", "add"], typer.Option(help="How the value is patched: replace the head's output, or add to it.")
     ] = "replace",
@@ -113,7 +115,7 @@ def extract(
     counterpart: Against = "equiprobable",
     heads: Heads = 10,
     layer: Annotated[
-        int | None, typer.Option(help="Layer at which the vector is added; default: chosen on the validation split.")
+        int | None, typer.Option(help="Layer after which the vector is added; default: chosen on the validation split.")
     ] = None,
     shots: Demonstrations = 0,
     clean: Clean = 100,

@@ -49,7 +49,7 @@ def build(
             help="How vectors are made: tuned on pairs, extracted from heads, or (control) tuned on shuffled answers."
         ),
     ] = "tuned",
-    layer: Annotated[int | None, typer.Option(help="Layer at which all vectors are added; default: the middle one.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer after which all vectors are added; default: the middle one.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs per relation, for tuned vectors.")] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps, for tuned vectors.")] = 40,
     heads: Annotated[int, typer.Option(min=1, help="Number of strongest heads, for extracted vectors.")] = 10,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lens_fv.vectors import FunctionVector
 
 SeedOption = partial(typer.Option, "--seed", min=0, max=2**32 - 1)
-ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
-TaskName = Annotated[str, typer.Option("--task", help="A built-in relation (see `lens-fv tasks`) or a file of pairs.")]
+ModelName = Annotated[str, typer.Option("--model", help="Model: a default one (see `lens-fv models`), a folder or a Hub name.")]
+TaskName = Annotated[str, typer.Option("--task", help="Task: a built-in relation (see `lens-fv tasks`) or a file of pairs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a single JSON object to standard output, and nothing else.")]
 Seed = Annotated[int, SeedOption(help="Seed for splits, prompts and random draws.")]
 Device = Annotated[str | None, typer.Option("--device", help="Device: cpu, cuda, cuda:1 or mps; default: cuda if available.")]

@@ -34,7 +34,7 @@ def classes(
     shots: Shots = 5,
     clean: Clean = 25,
     trials: Trials = 3,
-    metric: Annotated[Literal["prob", "logprob"], typer.Option(help="Measure of the answer's first token.")] = "prob",
+    metric: Annotated[Literal["prob", "logprob"], typer.Option(help="Effect metric, on the answer's first token.")] = "prob",
     top: Top = 10,
     as_json: AsJson = False,
     seed: Seed = 0,

@@ -37,7 +37,7 @@ def extract(
     ranking: Ranking = None,
     heads: Heads = 10,
     layer: Annotated[
-        int | None, typer.Option(help="Layer at which the vector is added; default: chosen on the validation split.")
+        int | None, typer.Option(help="Layer after which the vector is added; default: chosen on the validation split.")
     ] = None,
     site: Annotated[
         Literal["resid_post", "heads"],
