@@ -56,7 +56,7 @@ def learn_shape(
     decays: Sequence[float] = DECAYS,
     seed: int = 0,
 ) -> Shape:
-    """Learn the matrix and bias whose weights, inferred from one pair, explain another pair of its relation.
+    """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
     Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam from
     temperature x identity and zero bias. Over all weight decays and steps, the result that is best on `test` is kept, or the

@@ -47,7 +47,7 @@ def compose_lists(
 
     Args:
         model: the model.
-        task: task whose inputs fill the lists; see `make_list_task`.
+        task: task that provides the inputs for the lists; see `make_list_task`.
         make: function that makes vectors for four tasks, all at one layer, from the training and validation parts of
             `split_pairs(task, seed=seed)`; default: `tune_many` at the middle layer.
         length: number of words per list.

@@ -62,7 +62,7 @@ def eval_mode(gate: Gate, modules: Iterable[nn.Module]) -> None:
 def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> None:
     """Raise `LensFVError` if a module has an adapter or parametrized weights, so that it computes with hidden weights.
 
-    lens_fv's own adapters are allowed, because they wrap the query and value projections, whose weights are not read.
+    lens_fv's own adapters are allowed, because they wrap the query and value projections, and those weights are not read.
 
     Args:
         model: model to check.

@@ -141,7 +141,7 @@ def _stemmed(row: Mapping[str, Any]) -> Analogy:
 
 
 def _chosen(pairs: Sequence[Sequence[str]], right: int) -> Analogy:
-    """Make the analogy whose first pair is A:B and whose correct choice is one of the other pairs."""
+    """Make an analogy with the first pair as A:B, the others as choices, and number `right` as the correct one."""
     (a, b), *choices = pairs
     c, d = choices[right]
     return Analogy(a, b, c, (d,), tuple(choice[1] for choice in choices), tuple(choice[0] for choice in choices))

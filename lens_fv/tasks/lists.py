@@ -26,7 +26,7 @@ def make_list_task(
     first_output + last_copy - first_copy`.
 
     Args:
-        task: task whose inputs fill the lists.
+        task: task that provides the inputs for the lists.
         item: position of the queried item; "middle" needs an odd length.
         answer: "output": the task's outputs for the item; "copy": the item itself.
         length: number of items per list, all different.

@@ -88,8 +88,8 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
     instead; as GPT-2 encodes a final pair of line breaks as one token, the second one became structural.)
 
     Args:
-        model: model whose tokenizer is used. If it has no offset mapping, characters are located by encoding every prefix of
-            the text.
+        model: model that provides the tokenizer. If it has no offset mapping, characters are located by encoding every
+            prefix of the text.
         prompt: prompt to classify.
         template: template that the prompt was written with.
 
