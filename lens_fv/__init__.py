@@ -1,11 +1,11 @@
 """Function vectors, instruction vectors and knowledge updates in language models, on TransformerLens.
 
-`__init__.pyi` lists the names that most work needs; the rest is in the rooms, such as `lens_fv.knowledge`. Names are loaded
-when they are first used: `import lens_fv` imports neither torch nor transformers.
+The public names are listed in `__init__.pyi` and loaded on first use, so `import lens_fv` imports neither torch nor
+transformers.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
-# lazy_loader has no types; what is loaded has those of `__init__.pyi`.
+# lazy_loader is untyped; the names it loads have their types in `__init__.pyi`.
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""The one exception that lens_fv raises on purpose."""
+"""The one exception that lens_fv raises deliberately."""
 
 
 class LensFVError(Exception):
-    """Something the user can act on.
+    """An error that the user can act on.
 
-    A message says what was asked, what was found (names, shapes) and what to do about it, in one line: the command line
+    The one-line message states the request, what was found (names, shapes) and what to do about it. The command line
     prints exactly that line and exits with code 2.
     """

@@ -1,10 +1,10 @@
-"""Let me run it: the command line, a thin skin over the library."""
+"""Command line: a thin layer over the library."""
 
 import sys
 
 
 def main() -> None:
-    """The command `lens-fv`."""
+    """Run the command `lens-fv`."""
     try:
         from lens_fv.cli.app import run_app
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Commands that mix known relations: compose, analogy."""
+"""Commands for composite vectors: compose, analogy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,27 +18,36 @@ if TYPE_CHECKING:
     from lens_fv.model import LensModel
 
 PROMPT = "one_shot"
-"""What composites are compared with: A:B as a demonstration."""
-Library = Annotated[Path, typer.Option("--library", help="A library's folder (see `lens-fv library build`).")]
-Map = Annotated[Path | None, typer.Option("--map", help="A map that `library fit` wrote; default: softmax of 3 x score.")]
-OwnModel = Annotated[str | None, typer.Option("--model", help="Default: the one that the library's vectors are of.")]
-TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Give weight to so many relations at most.")]
+"""Condition that composites are compared with: A:B as a demonstration."""
+Library = Annotated[Path, typer.Option("--library", help="Library folder (see `lens-fv library build`).")]
+Map = Annotated[Path | None, typer.Option("--map", help="Map file written by `library fit`; default: softmax of 3 x score.")]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Model: a default one (see `lens-fv models`), a folder or a Hub name; default: the library's own."
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", min=1, help="Maximum number of relations with nonzero weight; default: all.")
+]
 
 
 def compose(
-    pair: Annotated[list[str], typer.Argument(help="One or more pairs A:B of the relation that is sought.")],
+    pair: Annotated[list[str], typer.Argument(help="One or more pairs A:B of the relation to compose.")],
     library: Library,
     model: OwnModel = None,
-    on: Annotated[list[str] | None, typer.Option("--on", help="Complete this word with it; several times.")] = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="Word to complete with the composite vector; repeatable.")
+    ] = None,
     weight_map: Map = None,
     top_k: TopK = None,
     as_json: AsJson = False,
     seed: Seed = 0,  # noqa: ARG001
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The vector's file; default: composite.safetensors.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Vector file to write; default: composite.safetensors.")] = None,
 ) -> None:
-    """Mix the vector of the relation between A and B from those of known relations.
+    """Compose a vector for the relation between A and B from the vectors of known relations.
 
     Writes the vector to --out (default: composite.safetensors).
     """
@@ -76,22 +85,29 @@ def compose(
 
 def analogy(
     library: Library,
-    file: Annotated[Path | None, typer.Option("--file", help="JSON lines, CSV, Google's analogies, or SAT-style text.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", help="Make them of this relation's test pairs; several times. Default: all.")
+    file: Annotated[
+        Path | None, typer.Option("--file", help="File of analogies: JSON lines, CSV, Google's format or SAT-style text.")
     ] = None,
-    most: Annotated[int, typer.Option(min=1, help="Analogies of each relation at most.")] = 10,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", help="Relation to build analogies from, using its test pairs; repeatable; default: all in the library."
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Maximum number of analogies per relation.")] = 10,
     model: OwnModel = None,
     weight_map: Map = None,
     top_k: TopK = None,
-    own: Annotated[bool, typer.Option("--own", help="Let a relation's own vector take part; else it counts as new.")] = False,
+    own: Annotated[
+        bool, typer.Option("--own", help="Keep each relation's own vector in the mixture; default: leave it out.")
+    ] = False,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the evaluation, item by item, to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the item-by-item evaluation; default: not written.")] = None,
 ) -> None:
-    """Solve analogies A:B::C:? by composites, beside their controls: all of them, and relation by relation.
+    """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation.
 
     Writes nothing unless --out is given.
     """
@@ -139,7 +155,7 @@ def analogy(
 
 
 def _open_model(name: str | None, library: "VectorLibrary", device: str | None, dtype: str | None) -> "LensModel":
-    """The model that was asked for, or else the library's own."""
+    """Load the requested model, or by default the library's own."""
     from lens_fv.errors import LensFVError
 
     own = sorted({entry.model for entry in library.entries})
@@ -172,7 +188,7 @@ def _table(results: "Sequence[AnalogyResult]", title: str) -> Table:
 
 
 def _relations(made: "AnalogyEvaluation", relations: "Mapping[str, Tensor]", conditions: Sequence[str]) -> Table:
-    """First-token accuracy of each relation, and how far the composite is from the prompt."""
+    """Make the table of first-token accuracy per relation, with the composite's difference from the prompt."""
     title = f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("relation", "n", *conditions, "difference", "95 %"):

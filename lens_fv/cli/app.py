@@ -1,4 +1,4 @@
-"""The command `lens-fv`: its subcommands, and how errors leave it."""
+"""The command `lens-fv`: its subcommands and error handling."""
 
 import logging
 import re
@@ -37,12 +37,12 @@ from lens_fv.core.choices import nearest
 from lens_fv.core.files import disk_trouble
 from lens_fv.errors import LensFVError
 
-# Typer has a Click of its own in some versions, and not in others.
+# Some versions of Typer bundle their own Click.
 ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 PRECISIONS = ("highest", "high", "medium")
 app = typer.Typer(
     name="lens-fv",
-    help="Function vectors in language models: which heads carry a task, and what do their vectors do?",
+    help="Function vectors, instruction vectors and knowledge updates in language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -97,14 +97,14 @@ def _say_version(asked: bool) -> bool:
 @app.callback()
 def _root(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     matmul: Annotated[
         str | None,
         typer.Option(
             envvar="LENS_FV_MATMUL",
-            help="Precision of float32 products: highest (torch's default), high or medium. medium is twice as fast on some "
-            "processors; see the performance page for what it costs there.",
+            help="Precision of float32 matrix products: highest (torch's default), high or medium. medium is twice as fast on "
+            "some processors; the performance page gives the loss of accuracy.",
         ),
     ] = None,
 ) -> None:
@@ -119,35 +119,35 @@ def _root(
 def execute(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0; 1 for a check that failed; 2 for what the user can mend, with one line on standard error; 130 for an interrupt, with one
-    line that says what was kept; 141 where nobody reads standard output any more.
+    0 for success; 1 for a failed check; 2 for a user error, with a one-line explanation on standard error; 130 for an
+    interrupt, with one line about what was kept; 141 when the reader of standard output has gone.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
     with Interrupts() as interrupts:
         try:
             code = app(args=arguments, standalone_mode=False)
-            write_out("")  # what is still buffered, such as help
+            write_out("")  # flush buffered output such as help
         except BaseException as error:
             stopped = interrupts.leave()
             if not interrupts.seen:
                 return _leave(error)
             tell(stopped)
             return INTERRUPTED
-        if interrupts.seen and code == INTERRUPTED:  # Typer has made an exit of it
+        if interrupts.seen and code == INTERRUPTED:  # Typer turned it into an exit
             tell(interrupts.leave())
         return code if isinstance(code, int) else 0
 
 
 def _leave(error: BaseException) -> int:
-    """Say in one line what is wrong, and the exit code; what is a fault of lens_fv's own is raised on."""
+    """Report the error in one line and return the exit code; re-raise errors that are bugs in lens_fv."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, OutputUnread):
         return UNREAD
     if isinstance(error, ClickException):
         said = str(error.format_message())  # pyright: ignore[reportAttributeAccessIssue] - `ClickException` is Any to it
-        if "\n" in said:  # the help of a group that was given no command
+        if "\n" in said:  # help of a group called without a command
             sys.stderr.write(f"{said}\n")
         else:
             tell(_with_nearest(said))
@@ -162,7 +162,7 @@ def _leave(error: BaseException) -> int:
 
 
 def _with_nearest(message: str) -> str:
-    """What Click says of a wrong choice, with the nearest one."""
+    """Add the nearest valid choice to Click's message about an invalid one."""
     message = message.replace("Value error, ", "")
     wrong = re.search(r"'([^']*)' is not one of (.*)", message)
     near = nearest(wrong[1], re.findall("'([^']*)'", wrong[2])) if wrong else ""
@@ -170,7 +170,7 @@ def _with_nearest(message: str) -> str:
 
 
 def run_app() -> None:
-    """Run and leave."""
+    """Run the command line and exit with its code."""
     code = execute()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to interrupt
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing left to interrupt
     sys.exit(code)

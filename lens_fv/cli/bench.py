@@ -14,12 +14,21 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(help="Measure speed, exactness and memory on this machine.", no_args_is_help=True)
 Model = Annotated[
-    str, typer.Option("--model", help="A model, or random:SHAPE for random weights (smollm2-135m, llama-3.2-1b, llama-3-8b).")
+    str, typer.Option("--model", help="Model, or random:SHAPE for random weights (smollm2-135m, llama-3.2-1b, llama-3-8b).")
 ]
-Tokens = Annotated[int | None, typer.Option("--tokens", min=2, help="Run on random tokens, so many, instead of a task's.")]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs; the median counts.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Also write the JSON object to this file.")]
-Sample = Annotated[int, typer.Option("--sample", min=1, help="Edits that the plain loop is timed on, then scaled to all.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens",
+        min=2,
+        help="Number of random tokens to run on; default: a prompt of the task, or random tokens of similar length.",
+    ),
+]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Number of runs; the median is reported.")]
+Out = Annotated[Path | None, typer.Option("--out", help="File for the JSON object; default: not written.")]
+Sample = Annotated[
+    int, typer.Option("--sample", min=1, help="Number of edits on which the plain loop is timed, extrapolated to all.")
+]
 
 
 @bench.command()
@@ -36,7 +45,7 @@ def engine(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Patch every head of one few-shot prompt: the engine against the plain TransformerLens loop.
+    """Time patching every head of a few-shot prompt: the engine against a plain TransformerLens loop.
 
     Writes nothing unless --out is given.
     """
@@ -63,7 +72,7 @@ def sweep(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Add a vector at every layer and five scales: the engine against one forward a cell.
+    """Time adding a vector at every layer and five scales: the engine against one forward pass per cell.
 
     Writes nothing unless --out is given.
     """
@@ -80,8 +89,8 @@ def sweep(
 def compose(
     model: Model = DEFAULT_MODEL,
     task: TaskName = "antonym",
-    vectors: Annotated[int, typer.Option(min=1, help="Of the basis, with random directions.")] = 100,
-    layer: Annotated[int | None, typer.Option(help="Where they are added; default: the middle.")] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="Number of vectors in the basis, with random directions.")] = 100,
+    layer: Annotated[int | None, typer.Option(help="Layer after which vectors are added; default: the middle one.")] = None,
     tokens: Tokens = None,
     sample: Sample = 12,
     repeats: Repeats = 5,
@@ -91,7 +100,7 @@ def compose(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Score the vectors of a basis on one pair, as composites do: the engine against one forward a vector.
+    """Time scoring a basis of vectors on one pair: the engine against one forward pass per vector.
 
     Writes nothing unless --out is given.
     """
@@ -108,7 +117,9 @@ def compose(
 def memory(
     model: Model = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    shots: Annotated[list[int] | None, typer.Option(help="Demonstrations; several times; default: 5, 10, 20, 40, 60.")] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option(help="Number of demonstrations; repeatable; default: 5, 10, 20, 40, 60.")
+    ] = None,
     repeats: Repeats = 3,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -116,7 +127,7 @@ def memory(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Patch every head of prompts of growing length: peak memory and time beside one plain forward.
+    """Measure memory and time of patching every head as prompts grow, relative to one plain forward pass.
 
     Writes nothing unless --out is given.
     """
@@ -162,7 +173,7 @@ def memory(
 def open_(
     model: str, task: str, shots: int, tokens: int | None, device: str | None, dtype: str | None, seed: int
 ) -> "tuple[Subject, Task | None]":
-    """The model with a prompt, and the task; None with random weights."""
+    """Open the model with a prompt, and the task (None with random weights)."""
     from lens_fv.studies.bench import open_subject
     from lens_fv.tasks import load_task
 
@@ -172,7 +183,7 @@ def open_(
 
 
 def emit_values(found: dict[str, Any], as_json: bool, out: Path | None) -> None:
-    """Show values by their names, a line each, or print them as JSON."""
+    """Print named values one per line, or as JSON."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found.items():
         table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))

@@ -1,4 +1,4 @@
-"""The commands `lens-fv bench tune`, `guided` and `teach`: what training costs on this machine."""
+"""The commands `lens-fv bench tune`, `guided` and `teach`: cost of training on this machine."""
 
 from typing import Annotated
 
@@ -13,17 +13,17 @@ from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Seed, Task
 def tune(
     model: Model = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
-    layer: Annotated[int | None, typer.Option(help="Where the vector is added; default: the middle.")] = None,
-    vectors: Annotated[int, typer.Option(min=1, help="Tuned side by side, each on pairs of its own.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps.")] = 40,
+    layer: Annotated[int | None, typer.Option(help="Layer after which the vector is added; default: the middle one.")] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="Number of vectors tuned in parallel, each on its own pairs.")] = 1,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Tune a vector, or several side by side: steps through the layers above it against full forward and backward passes.
+    """Time tuning of one or more vectors: steps through the layers above against full forward and backward passes.
 
     Writes nothing unless --out is given.
     """
@@ -40,10 +40,10 @@ def guided(
     model: Model = DEFAULT_MODEL,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Several times: a preset of guides, ewc, o-lora or full. Default: iv, fv, kl, crossed, crossed-kl."),
+        typer.Option(help="Method: a guide preset, ewc, o-lora or full; repeatable; default: iv, fv, kl, crossed, crossed-kl."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Of the batch.")] = 8,
-    tokens: Annotated[int, typer.Option(min=5, help="Of each row.")] = 32,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows per batch.")] = 8,
+    tokens: Annotated[int, typer.Option(min=5, help="Number of tokens per row.")] = 32,
     repeats: Repeats = 5,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -51,7 +51,7 @@ def guided(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Train a batch by low-rank updates, plainly and in ways that keep abilities: time and peak memory of a step.
+    """Measure time and peak memory of a training step: plain low-rank updates against regularized ones.
 
     Writes nothing unless --out is given.
     """
@@ -72,15 +72,15 @@ def guided(
 def teach(
     model: Model = DEFAULT_MODEL,
     entities: Entities = "invented",
-    number: Annotated[int, typer.Option(min=1, help="The first so many of them, each taught alone.")] = 3,
-    sentences: Annotated[int, typer.Option(min=1, help="That the model writes about each.")] = 5,
+    number: Annotated[int, typer.Option(min=1, help="Number of entities to teach, each alone, from the first on.")] = 3,
+    sentences: Annotated[int, typer.Option(min=1, help="Number of sentences written about each entity.")] = 5,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Teach one entity by distillation, and by plain fine-tuning on the same sentences: time and peak memory.
+    """Measure time and peak memory of teaching an entity: distillation against plain fine-tuning.
 
     Writes nothing unless --out is given.
     """

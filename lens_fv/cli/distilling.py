@@ -1,4 +1,4 @@
-"""The command that teaches a model about entities: distill."""
+"""The command that distils knowledge of entities into a model: distill."""
 
 import shutil
 from functools import partial
@@ -19,84 +19,98 @@ def distill(
     entities: Entities = "invented",
     entity: Names = None,
     transfer: Annotated[
-        Path | None, typer.Option(help="A file of sentences about them; default: the model writes its own.")
+        Path | None, typer.Option(help="File of sentences about the entities; default: the model writes its own.")
     ] = None,
     sentences: Annotated[
         int | None,
-        typer.Option(min=1, help="That the model writes about each entity; default: 10, for one entity or released 5."),
+        typer.Option(
+            min=1, help="Number of sentences written about each entity; default: 10, or 5 for one entity or --preset released."
+        ),
     ] = None,
     definitions: Annotated[
         int | None,
-        typer.Option(min=0, help="How often each definition is among the sentences; default: 2, to distil several 5."),
+        typer.Option(
+            min=0, help="Number of copies of each definition among the sentences; default: 2, or 5 to distil several entities."
+        ),
     ] = None,
     shared: Annotated[
         int | None,
-        typer.Option(min=0, help="To distil several: sentences of the others that each is taught too; default: 10."),
+        typer.Option(
+            min=0, help="Number of the other entities' sentences added for each, when distilling several; default: 10."
+        ),
     ] = None,
     teach: Annotated[
         Literal["reading", "definition", "sentences"],
-        typer.Option(help="What a reader of the definition says (distillation); or, to compare, one of these texts."),
+        typer.Option(
+            help="Training target: predictions given the definition (distillation), or as baselines the texts themselves."
+        ),
     ] = "reading",
     preset: Annotated[
         Literal["usual", "released"],
-        typer.Option(help="Defaults of all below, and of --definitions and --shared: ours, or those of the paper's code."),
+        typer.Option(
+            help="Defaults of --definitions, --shared and all options below: ours, or those of the paper's released code."
+        ),
     ] = "usual",
     anchors: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Beside each sentence so many said of others, where nothing is to change; default: 1, to fine-tune 2.",
+            help="Number of anchors per sentence: the same sentence about another subject, where nothing may change; "
+            "default: 1, or 2 to fine-tune.",
         ),
     ] = None,
     method: Annotated[
-        Literal["lora", "full"] | None, typer.Option(help="Low-rank updates (PEFT; default), or all weights (released).")
+        Literal["lora", "full"] | None,
+        typer.Option(help="Trained parameters: low-rank updates (PEFT; default), or all weights (released)."),
     ] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="Only this layer's weights; several times; default: all.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Layer to train; repeatable; default: all.")] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the low-rank updates; default: 8, to distil several entities 32.")
+        int | None, typer.Option(min=1, help="Rank of the low-rank updates; default: 8, or 32 to distil several entities.")
     ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Initial learning rate of AdamW, which falls to 0; default: to distil one entity 2e-3, several 1e-3, else "
-            "5e-4, full 3e-5.",
+            help="Initial learning rate of AdamW, which decays to 0; default: 2e-3 to distil one entity, 1e-3 to distil "
+            "several, otherwise 5e-4, or 3e-5 for full.",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each sentence is taught; default: to distil 3, else 5.")
+        int | None, typer.Option(min=1, help="Number of passes over the sentences; default: 3 to distil, otherwise 5.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Sentences a step; default: 2, to distil several entities 8.")
+        int | None, typer.Option(min=1, help="Number of sentences per step; default: 2, or 8 to distil several entities.")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(min=0, help="Largest length of a step's gradient, 0: no limit; default: 1, released: 0.")
+        float | None, typer.Option(min=0, help="Maximum gradient norm, 0: no limit; default: 1, released: 0.")
     ] = None,
     where: Annotated[
         Literal["after_mention", "all"] | None,
-        typer.Option(help="Which tokens of a sentence: after the mention (default), or all (released)."),
+        typer.Option(help="Trained tokens of a sentence: after the entity's mention (default), or all (released)."),
     ] = None,
     direction: Annotated[
         Literal["forward", "reverse", "jsd"],
-        typer.Option(help="Of the divergence: of the student from the teacher, ..."),
+        typer.Option(help="Direction of the divergence: forward KL (teacher to student), reverse KL or Jensen-Shannon."),
     ] = "forward",
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="Temperature of both distributions; default: 1, released: 2.")
+        float | None, typer.Option(min=0, help="Softmax temperature of teacher and student; default: 1, released: 2.")
     ] = None,
     top_k: Annotated[
         int | None,
-        typer.Option(min=0, help="Tokens kept of each of the teacher's distributions, 0: all; default: 256, released: 0."),
+        typer.Option(
+            min=0, help="Number of likeliest tokens kept per teacher distribution, 0: all; default: 256, released: 0."
+        ),
     ] = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("knowledge-update"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the update.")] = Path("knowledge-update"),
 ) -> None:
-    """Teach a model about entities what it says itself when it has read their definitions.
+    """Distil entities' definitions into a model, so that it predicts as it does with them in context.
 
-    Writes to the folder --out: update.safetensors (what is added to the weights) and, unless --transfer is given,
-    transfer.json (the sentences). Run it again with the same options to go on where it was stopped.
+    Writes to the folder --out: update.safetensors (the change of the weights) and, unless --transfer is given,
+    transfer.json (the sentences). Run it again with the same options to resume.
     """
     from lens_fv.knowledge import (
         DistillConfig,
@@ -121,7 +135,7 @@ def distill(
         "where": where,
         "temperature": temperature,
     }
-    # 0 stands for what the settings call None
+    # 0 on the command line is None in the settings
     switches = {name: value or None for name, value in (("top_k", top_k), ("clip", clip)) if value is not None}
     usual = partial(DistillConfig.usual, len(asked)) if teach == "reading" else DistillConfig
     settings = (DistillConfig.released if preset == "released" else usual)(

@@ -1,4 +1,4 @@
-"""The command that follows a fine-tuning run: dynamics."""
+"""The command that tracks a fine-tuning run: dynamics."""
 
 import math
 from pathlib import Path
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from lens_fv.tasks import Task
 
 SCALES = (1.0, 2.0, 4.0)
-"""At which instruction vectors are tried on validation pairs."""
+"""Scales at which instruction vectors are tried on validation pairs."""
 
 
 def dynamics(
-    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote.")],
+    run: Annotated[Path, typer.Argument(help="Run folder written by `finetune`.")],
     task: Annotated[
-        list[str] | None, typer.Option(help="A relation or a file of pairs to ask about beside those that were trained.")
+        list[str] | None, typer.Option(help="Relation or file of pairs to probe in addition to the trained tasks; repeatable.")
     ] = None,
     counterpart: Against = "equiprobable",
     heads: Heads = 10,
     clean: Clean = 40,
     trials: Trials = 12,
-    shots: Annotated[int, typer.Option(min=0, help="Demonstrations behind the instruction.")] = 0,
-    context: Annotated[int, typer.Option(min=1, help="Demonstrations of the in-context questions.")] = 5,
-    items: Annotated[int, typer.Option(min=1, help="Test pairs of each task at most.")] = 40,
+    shots: Annotated[int, typer.Option(min=0, help="Number of demonstrations after the instruction.")] = 0,
+    context: Annotated[int, typer.Option(min=1, help="Number of demonstrations in the in-context probes.")] = 5,
+    items: Annotated[int, typer.Option(min=1, help="Maximum number of test pairs per task.")] = 40,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: RUN/dynamics.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report; default: RUN/dynamics.")] = None,
 ) -> None:
-    """Ask the same questions at every checkpoint of a run: abilities, vectors, and what the old vectors bring back.
+    """Measure every checkpoint of a run: task accuracy, vectors, and what the original vectors restore.
 
-    Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's vector and
-    every moment. Run it again to go on where it was stopped.
+    Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's
+    vector and every measurement. Run it again to resume.
     """
     from lens_fv.dynamics import continual_metrics, track_checkpoints, verdicts
     from lens_fv.finetuning import FinetuneRun
@@ -63,7 +63,7 @@ def dynamics(
     probes = [_asked(lens, each, folder, the_run, **questions, **drawn) for each in asked]
     trajectory = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
-    # A mixture has no tasks that came before others.
+    # In a mixture no task comes before another.
     metrics = continual_metrics(trajectory, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
     judged = verdicts(trajectory)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
@@ -98,7 +98,7 @@ def _asked(
     seed: int,
     **drawn: Any,
 ) -> "TaskProbe":
-    """The questions about a task, with its vector at the beginning; the ranking and the vector are kept."""
+    """Make the probe of a task from its vector before training; saves the ranking and the vector."""
     from lens_fv.dynamics import make_task_probe
     from lens_fv.heads import instruction_contrast, rank_contrast
     from lens_fv.vectors import extract_instruction, sweep_injection
@@ -123,7 +123,7 @@ def _asked(
 
 
 def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
-    """Every task at every moment, in numbers; what has items with its interval."""
+    """Return one row per checkpoint and task; measures averaged over items have intervals."""
     from lens_fv.dynamics.trajectory import MEASURES
 
     own, control = trajectory.head_similarity()
@@ -150,5 +150,5 @@ def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no "not a number"."""
+    """Replace NaN by None, because JSON has no NaN."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Commands that find heads: rank, universal."""
+"""Commands that rank heads: rank, universal."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,31 +15,45 @@ if TYPE_CHECKING:
 
     from lens_fv.heads.effects import Effects
 
-Clean = Annotated[int, typer.Option("--clean", min=1, help="Clean prompts to average head outputs over.")]
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Corrupted prompts to measure effects on.")]
+Clean = Annotated[int, typer.Option("--clean", min=1, help="Number of clean prompts over which head outputs are averaged.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Number of corrupted prompts on which effects are measured.")]
 Queries = Annotated[
     Literal["all", "answered"],
-    typer.Option(help="All queries, or those that the model answers after --shots demonstrations (Todd et al. 2024)."),
+    typer.Option(help="Queries: all, or those the model answers after --shots demonstrations (Todd et al. 2024)."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="File to write.")]
-Metric = Annotated[Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Of the answer's first token.")]
-Against = Annotated[str | None, typer.Option(help="The wrong answer of logit_diff; default: the strongest.")]
-Source = Annotated[str, typer.Option(help="What is put in: mean, zero, resample, or a ranking's file for its means.")]
-Mode = Annotated[Literal["replace", "add"], typer.Option(help="Put it in the head's place, or add it.")]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write; the default is named above.")]
+Metric = Annotated[
+    Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Effect metric, on the answer's first token.")
+]
+Against = Annotated[
+    str | None, typer.Option(help="Wrong answer for logit_diff; default: the likeliest wrong token of the corrupted prompt.")
+]
+Source = Annotated[str, typer.Option(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
+Mode = Annotated[
+    Literal["replace", "add"], typer.Option(help="How the value is patched: replace the head's output, or add to it.")
+]
 Corruption = Annotated[
     Literal["permutation", "derangement", "zero_shot", "instruction", "noise"],
-    typer.Option(help="Of labels; or without demonstrations, with another instruction or none, with noise on embeddings."),
+    typer.Option(
+        help="How prompts are corrupted: labels permuted or deranged, no demonstrations, another instruction, or noise."
+    ),
 ]
-Instruction = Annotated[str | None, typer.Option(help="Put in front of the prompts.")]
-OtherInstruction = Annotated[str | None, typer.Option(help="In its place where the instruction is corrupted; default: none.")]
-Noise = Annotated[float, typer.Option(min=0, help="In standard deviations of the embeddings.")]
-Unit = Annotated[Literal["head", "group"], typer.Option(help="Single heads, or all heads that share keys and values.")]
+Instruction = Annotated[str | None, typer.Option(help="Instruction placed before every prompt; default: none.")]
+OtherInstruction = Annotated[
+    str | None, typer.Option(help="Instruction used in corrupted prompts (--corruption instruction); default: none.")
+]
+Noise = Annotated[float, typer.Option(min=0, help="Noise level in standard deviations of the embeddings.")]
+Unit = Annotated[
+    Literal["head", "group"], typer.Option(help="Unit to patch: single heads, or groups of heads that share keys and values.")
+]
 Correction = Annotated[
     Literal["holm", "bh", "max", "none"],
-    typer.Option(help="Of p-values for the number of heads: Holm, false discovery rate, largest statistic."),
+    typer.Option(help="Correction of p-values for the number of heads: Holm, Benjamini-Hochberg, maximum statistic or none."),
 ]
-Budget = Annotated[float | None, typer.Option(min=0, help="MiB that activations may take; default: half of what is free.")]
-Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
+Budget = Annotated[
+    float | None, typer.Option(min=0, help="Memory budget for activations in MiB; default: half of the free memory.")
+]
+Top = Annotated[int, typer.Option(min=1, help="Number of heads to print.")]
 
 
 def rank(
@@ -61,7 +75,7 @@ def rank(
     correction: Correction = "holm",
     top: Top = 10,
     budget: Budget = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and stop; writes nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost and stop; writes nothing.")] = False,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -136,7 +150,7 @@ def universal(
     model: ModelName = DEFAULT_MODEL,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A relation or a file of pairs; may be given several times. Default: all relations."),
+        typer.Option(help="Relation or file of pairs; repeatable; default: all built-in relations."),
     ] = None,
     shots: Shots = 10,
     clean: Clean = 100,
@@ -156,12 +170,12 @@ def universal(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    folder: Annotated[Path, typer.Option(help="Where every task's accuracy and ranking is kept; run again to go on.")] = (
+    folder: Annotated[Path, typer.Option(help="Folder of every task's accuracy and ranking; run again to resume.")] = (
         Path("universal-heads")
     ),
     out: Out = None,
 ) -> None:
-    """Rank heads on every task that the model does better than a constant answer, and average their effects.
+    """Rank heads on every task where the model beats a constant answer, and average their effects.
 
     Writes each task's accuracy and ranking to --folder and the average to --out (default: universal.safetensors in it).
     """
@@ -211,7 +225,7 @@ def universal(
 
 
 def columns(*names: str, title: str) -> Table:
-    """An empty table."""
+    """Make an empty table with these columns."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name)
@@ -219,13 +233,13 @@ def columns(*names: str, title: str) -> Table:
 
 
 def asked_of(options: "Mapping[str, Any]") -> dict[str, Any]:
-    """Which queries were asked, and, if not all, how many of how many."""
+    """Which queries were used and, if not all, how many out of how many."""
     counts = {name: options[name] for name in ("n_queries", "n_items") if name in options}
     return {"asked": options.get("queries", "all"), **counts}
 
 
 def asked_line(options: "Mapping[str, Any]") -> list[str]:
-    """The same for people, where not all were asked."""
+    """The same as a line of text; empty if all queries were used."""
     said = asked_of(options)
     return [f"asked {said['n_queries']} of {said['n_items']} queries: those that it answers"] if "n_queries" in said else []
 
@@ -239,7 +253,7 @@ def _source(name: str) -> Any:
 def heads_table(
     effects: "Effects", correction: Literal["holm", "bh", "max", "none"], top: int, *, title: str
 ) -> tuple[list[dict[str, Any]], Table]:
-    """All heads as rows for JSON, and the strongest as a table."""
+    """Return all heads as rows for JSON, and a table of the strongest."""
     p = effects.p_values(correction=correction)
     rows = [h._asdict() | {"p": float(p[h.layer, h.head])} for h in effects.top()]
     table = columns(effects.unit, "effect", "95 % interval", f"p ({correction})", title=title)
@@ -250,5 +264,5 @@ def heads_table(
 
 
 def reliability_of(effects: "Effects") -> dict[str, float] | None:
-    """Whether other trials would give the same order; nothing with too few trials to tell."""
+    """Reliability of the head order across trials; None with fewer than four trials."""
     return effects.reliability(k=min(10, effects.mean.numel()))._asdict() if len(effects.effects) >= 4 else None

@@ -1,4 +1,4 @@
-"""Commands that look: models, tasks, verify, show."""
+"""Commands that inspect models, tasks and files: models, tasks, verify, show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lens_fv.cli.options import AsJson, Device, Dtype, ModelName, NoDevice, NoDtype, NoSeed, Seed, emit, open_model
 
-Report = Annotated[Path | None, typer.Option("--out", help="Also write the JSON object to this file.")]
+Report = Annotated[Path | None, typer.Option("--out", help="File for the JSON object; default: not written.")]
 
 
 def models(
@@ -18,7 +18,7 @@ def models(
     dtype: NoDtype = None,  # noqa: ARG001
     out: Report = None,
 ) -> None:
-    """List the default models with licence, size and whether they are cached. Writes nothing unless --out is given."""
+    """List the default models with licence, size and cache status. Writes nothing unless --out is given."""
     from lens_fv.model import list_models
 
     found = list_models()
@@ -34,16 +34,16 @@ def models(
 
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(help="Show this relation or file of pairs in full; or list those of this folder.")
+        str | None, typer.Argument(help="Relation or file of pairs to show in full, or folder to list; default: list all.")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="List this group alone, such as morphology.")] = None,
-    family: Annotated[str | None, typer.Option(help="List this family alone, such as inflection.")] = None,
+    group: Annotated[str | None, typer.Option(help="Group of relations to list, such as morphology; default: all.")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of relations to list, such as inflection; default: all.")] = None,
     input_column: Annotated[
-        str | None, typer.Option(help="The file's column of inputs: its name or, without a header, its number from 1.")
+        str | None, typer.Option(help="Column of inputs in the file: name or, without a header, number from 1.")
     ] = None,
-    output_column: Annotated[str | None, typer.Option(help="Likewise its column of outputs.")] = None,
+    output_column: Annotated[str | None, typer.Option(help="Column of outputs in the file, given the same way.")] = None,
     alternatives: Annotated[
-        str | None, typer.Option(help="What separates acceptable outputs in the file, such as /; empty: nothing does.")
+        str | None, typer.Option(help="Separator of acceptable outputs in the file, such as /; empty: none.")
     ] = None,
     as_json: AsJson = False,
     seed: NoSeed = 0,  # noqa: ARG001
@@ -51,9 +51,9 @@ def tasks(
     dtype: NoDtype = None,  # noqa: ARG001
     out: Report = None,
 ) -> None:
-    """List the built-in relations, or show one, or a file as it is understood.
+    """List the built-in relations, or show one relation or one file of pairs as parsed.
 
-    Writes nothing unless --out is given; what is then written of one task is a file of that task.
+    Writes nothing unless --out is given; the output for a single task is itself a task file.
     """
     from lens_fv.errors import LensFVError
     from lens_fv.tasks import list_tasks, load_task, load_tasks
@@ -97,14 +97,16 @@ def tasks(
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="A default model, a folder or a Hub name.")] = "smollm2-135m",
+    name: Annotated[
+        str, typer.Argument(help="Model: a default one (see `lens-fv models`), a folder or a Hub name.")
+    ] = "smollm2-135m",
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     out: Report = None,
 ) -> None:
-    """Check that a model does what its hooks say. Exit code 1 if not. Writes nothing unless --out is given."""
+    """Check that a model's hooks behave as documented; exit code 1 if not. Writes nothing unless --out is given."""
     from lens_fv.patching import verify as check
 
     model = open_model(name, device, dtype)
@@ -119,7 +121,7 @@ def verify(
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A file that another command wrote.")],
+    file: Annotated[Path, typer.Argument(help="File written by another command.")],
     as_json: AsJson = False,
     model: ModelName = "",
     seed: NoSeed = 0,  # noqa: ARG001
@@ -127,7 +129,7 @@ def show(
     dtype: Dtype = None,
     out: Report = None,
 ) -> None:
-    """Show any artefact: what it is and where it came from. With --model, a vector is also decoded into tokens.
+    """Show any artefact and its provenance; with --model, also decode a vector into tokens.
 
     Writes nothing unless --out is given.
     """

@@ -1,4 +1,4 @@
-"""Commands on instructions: iv rank, iv extract."""
+"""Commands for instruction vectors: iv rank, iv extract."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from lens_fv.tasks import PromptTemplate, Task
 
 iv = typer.Typer(
-    help="Instruction vectors: which heads carry what an instruction asks for, and what they write.", no_args_is_help=True
+    help="Instruction vectors: rank the heads that carry an instruction, and extract its vector.", no_args_is_help=True
 )
 Instructions = Annotated[
-    Path | None, typer.Option("--instructions", help="A file of instructions; default: the task's own, if it has any.")
+    Path | None, typer.Option("--instructions", help="File of instructions; default: the task's own, if it has any.")
 ]
-Demonstrations = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations behind the instruction.")]
+Demonstrations = Annotated[int, typer.Option("--shots", min=0, help="Number of demonstrations after the instruction.")]
 Against = Annotated[
     Literal["none", "other", "real_text", "half", "equiprobable", "noise_on_instruction", "noise_on_query"],
-    typer.Option("--counterpart", help="What stands where the instruction stood."),
+    typer.Option("--counterpart", help="Counterpart prompts: what takes the instruction's place."),
 ]
 Template = Annotated[
     Literal["todd", "arrow", "input-output", "natural", "chat"],
-    typer.Option("--template", help="How prompts are written; chat: as turns of the model's own chat."),
+    typer.Option("--template", help="Prompt template; chat: the model's own chat format."),
 ]
 AskedAll = Literal["all", "answered"]
-ASKED = "All queries, or those that the model answers when asked with the instructions"
-Ranking = Annotated[Path | None, typer.Option("--ranking", help="A ranking that `iv rank` wrote; default: rank now.")]
+ASKED = "Queries: all, or those the model answers under the instructions"
+Ranking = Annotated[Path | None, typer.Option("--ranking", help="Ranking file written by `iv rank`; default: rank now.")]
 
 
 @iv.command()
@@ -46,8 +46,12 @@ def rank(
     clean: Clean = 100,
     trials: Trials = 25,
     queries: Annotated[AskedAll, typer.Option(help=f"{ASKED}.")] = "all",
-    metric: Annotated[Literal["prob", "logprob", "logit"], typer.Option(help="Of the answer's first token.")] = "prob",
-    mode: Annotated[Literal["replace", "add"], typer.Option(help="Put it in the head's place, or add it.")] = "replace",
+    metric: Annotated[
+        Literal["prob", "logprob", "logit"], typer.Option(help="Effect metric, on the answer's first token.")
+    ] = "prob",
+    mode: Annotated[
+        Literal["replace", "add"], typer.Option(help="How the value is patched: replace the head's output, or add to it.")
+    ] = "replace",
     noise: Noise = 3.0,
     template: Template = "todd",
     correction: Correction = "holm",
@@ -58,7 +62,7 @@ def rank(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Rank all attention heads by what they carry of an instruction.
+    """Rank all attention heads by their indirect effect on following an instruction.
 
     Writes the ranking to --out (default: TASK-instruction-ranking.safetensors).
     """
@@ -110,11 +114,13 @@ def extract(
     instructions: Instructions = None,
     counterpart: Against = "equiprobable",
     heads: Heads = 10,
-    layer: Annotated[int | None, typer.Option(help="Where to add it; default: picked on the validation split.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer after which the vector is added; default: chosen on the validation split.")
+    ] = None,
     shots: Demonstrations = 0,
     clean: Clean = 100,
     trials: Trials = 25,
-    queries: Annotated[AskedAll | None, typer.Option(help=f"{ASKED}; default: as --ranking.")] = None,
+    queries: Annotated[AskedAll | None, typer.Option(help=f"{ASKED}; default: as in --ranking.")] = None,
     template: Template = "todd",
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -122,7 +128,7 @@ def extract(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Make an instruction vector from the strongest heads.
+    """Extract an instruction vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-instruction.safetensors).
     """
@@ -149,15 +155,15 @@ def extract(
 
 
 def instructed_task(name: str, instructions: Path | None) -> "Task":
-    """The task, with the instructions of a file if one is given."""
-    from lens_fv.tasks import load_instructions, load_task
+    """Load the task, with the instructions from a file if one is given."""
+    from lens_fv.tasks import load_task, read_instructions
 
     task = load_task(name)
     return task if instructions is None else replace(task, instructions=load_instructions(instructions))
 
 
 def template_named(name: str, model: Any) -> "PromptTemplate":
-    """One of the templates that have a name, or that of the model's own chat."""
+    """Return a named template, or the model's own chat template."""
     from lens_fv.tasks import TEMPLATES, chat_template
 
     return chat_template(model) if name == "chat" else TEMPLATES[name]

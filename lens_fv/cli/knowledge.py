@@ -1,4 +1,4 @@
-"""Commands on what a model knows of entities: knowledge write|evaluate|export."""
+"""Commands for a model's knowledge of entities: knowledge write, evaluate, export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from lens_fv.core.statistics import Estimate
     from lens_fv.knowledge import Entity, KnowledgeResult
 
-knowledge = typer.Typer(help="Knowledge of entities: write about them, ask about them, export updates.", no_args_is_help=True)
-Entities = Annotated[str, typer.Option("--entities", help="Built-in ones (invented, popular) or a file of entities.")]
-Names = Annotated[list[str] | None, typer.Option("--entity", help="Only these, by name or key; default: all of them.")]
-Sentences = Annotated[int, typer.Option("--sentences", min=1, help="That the model writes about each entity.")]
+knowledge = typer.Typer(
+    help="Knowledge of entities: write sentences about them, evaluate updates, export updates.", no_args_is_help=True
+)
+Entities = Annotated[str, typer.Option("--entities", help="Built-in entities (invented or popular), or a file of entities.")]
+Names = Annotated[list[str] | None, typer.Option("--entity", help="Entity to use, by name or key; repeatable; default: all.")]
+Sentences = Annotated[int, typer.Option("--sentences", min=1, help="Number of sentences written about each entity.")]
 UPDATE = "update.safetensors"
-"""What `distill` writes into its folder."""
+"""File that `distill` writes into its folder."""
 
 
 @knowledge.command()
@@ -27,21 +29,21 @@ def write(
     entities: Entities = "invented",
     entity: Names = None,
     sentences: Sentences = 10,
-    tokens: Annotated[int, typer.Option(min=1, help="Of each sentence at most.")] = 24,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens per sentence.")] = 24,
     opening: Annotated[
-        list[str] | None, typer.Option(help="What sentences begin with, with {name}; several are taken in turn.")
+        list[str] | None, typer.Option(help="Opening of the sentences, with {name}; repeatable, used in turn.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 0.5,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Of sampling: the likeliest tokens of this share.")] = 0.95,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 0.5,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Probability mass of nucleus sampling.")] = 0.95,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("transfer.json"),
+    out: Annotated[Path, typer.Option("--out", help="Output file (JSON).")] = Path("transfer.json"),
 ) -> None:
-    """Have a model that reads entities' definitions go on with sentences about them.
+    """Generate sentences about entities by a model that has their definitions in context.
 
-    Writes the sentences to --out (JSON), for `distill --transfer`: the model that writes may be another one.
+    Writes the sentences to --out (JSON), for `distill --transfer`, which may train a different model.
     """
     from lens_fv.knowledge import OPENINGS, generate_transfer_set
 
@@ -64,23 +66,24 @@ def write(
 
 @knowledge.command()
 def evaluate(
-    update: Annotated[list[Path] | None, typer.Argument(help="Updates that `distill` wrote: files or folders.")] = None,
+    update: Annotated[list[Path] | None, typer.Argument(help="Updates written by `distill`: files or folders.")] = None,
     model: ModelName = DEFAULT_MODEL,
     entities: Entities = "invented",
     entity: Names = None,
     elsewhere: Annotated[
-        str, typer.Option(help="Entities that updates should not touch: built-in ones, a file, or none.")
+        str, typer.Option(help="Entities that updates should leave unchanged: built-in ones, a file, or none.")
     ] = "popular",
     norm: Annotated[
-        Literal["mean", "sum"], typer.Option(help="What candidates are compared by: log-probability a token, or of all.")
+        Literal["mean", "sum"],
+        typer.Option(help="Score that ranks the candidates: mean or summed log-probability of their tokens."),
     ] = "mean",
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the numbers (JSON); default: not written.")] = None,
 ) -> None:
-    """Ask about entities without and with their definitions, and with updates; and about others, which should stay.
+    """Probe knowledge of entities with and without definitions and updates, and of entities that should not change.
 
     Writes nothing unless --out is given.
     """
@@ -133,18 +136,18 @@ def evaluate(
 
 @knowledge.command()
 def export(
-    update: Annotated[Path, typer.Argument(help="An update that `distill` wrote: file or folder.")],
+    update: Annotated[Path, typer.Argument(help="Update written by `distill`: file or folder.")],
     model: ModelName = DEFAULT_MODEL,
-    adapter: Annotated[bool, typer.Option("--adapter", help="Of a low-rank update: as PEFT's adapter to the model.")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Export a low-rank update as a PEFT adapter.")] = False,
     as_json: AsJson = False,
-    seed: Seed = 0,  # noqa: ARG001 - nothing is drawn here; every command has it
+    seed: Seed = 0,  # noqa: ARG001 - nothing is random here; every command has it
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="A new folder; its name becomes the model's.")] = Path("updated"),
+    out: Annotated[Path, typer.Option("--out", help="New folder; its name becomes the model's.")] = Path("updated"),
 ) -> None:
-    """Make an updated model one of its own, which every --model takes; or an adapter.
+    """Export an updated model that every --model accepts, or a PEFT adapter.
 
-    Writes to the folder --out: the weights with the update and the tokenizer, as transformers reads them; or PEFT's adapter.
+    Writes to the folder --out: the updated weights and the tokenizer in transformers' format, or the adapter.
     """
     from lens_fv.knowledge import WeightDelta
 
@@ -155,7 +158,7 @@ def export(
 
 
 def chosen_entities(source: str, names: Sequence[str] | None) -> "tuple[Entity, ...]":
-    """Entities of a source, or some of them."""
+    """Load the entities of a source, or the named ones."""
     from lens_fv.errors import LensFVError
     from lens_fv.knowledge import load_entities
 
@@ -168,7 +171,7 @@ def chosen_entities(source: str, names: Sequence[str] | None) -> "tuple[Entity, 
 
 
 def _name(path: Path) -> str:
-    """Of an update: its file's, or its folder's."""
+    """Name of an update: its folder, or its file."""
     return path.parent.name if path.name == UPDATE else path.stem
 
 

@@ -1,4 +1,4 @@
-"""How a command leaves: what it prints, what stops it, and what is said of that."""
+"""How a command ends: output, interrupts and the messages about them."""
 
 import contextlib
 import os
@@ -13,34 +13,34 @@ from lens_fv.errors import LensFVError
 
 INTERRUPTED = 128 + signal.SIGINT
 UNREAD = 141
-"""What a shell makes of SIGPIPE: whoever read standard output has gone."""
+"""The shell's exit code for SIGPIPE: the reader of standard output has gone."""
 _goes_on: list[Path] = []
 
 
 class OutputUnread(Exception):
-    """Standard output is a pipe that nobody reads any more."""
+    """Standard output is a pipe that nothing reads any more."""
 
 
 def goes_on_in(folder: Path) -> None:
-    """Have an interrupt say that what is finished by then lies in this folder, and that the same command goes on there."""
+    """Make the interrupt message name this folder as the one from which the same command resumes."""
     _goes_on.append(folder)
 
 
 def tell(line: str) -> None:
-    """One line on standard error, if there is one."""
+    """Write one line to standard error, if it is open."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"lens-fv: {' '.join(line.splitlines())}\n")
         sys.stderr.flush()
 
 
 def write_out(text: str) -> None:
-    """Write to standard output at once; characters that its encoding does not have are written as escapes.
+    """Write to standard output and flush; characters missing from its encoding are written as escapes.
 
     Raises:
-        OutputUnread: nobody reads it any more.
-        LensFVError: it is full.
+        OutputUnread: the reader has gone.
+        LensFVError: the output cannot be written, for example because the disk is full.
     """
-    if sys.stdout is None:  # closed by whoever started the command
+    if sys.stdout is None:  # closed by the parent process
         return
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -57,7 +57,7 @@ def write_out(text: str) -> None:
 
 
 def output_lost() -> bool:
-    """Whether something that was to be printed cannot be."""
+    """Whether buffered output can no longer be printed."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -69,15 +69,15 @@ def output_lost() -> bool:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere; Python would try to write it once more at its end, and say so."""
+    """Discard buffered output, because Python would retry it at exit and report the failure."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Interrupts:
-    """Inside the block an interrupt raises KeyboardInterrupt, and stays on record whatever becomes of that.
+    """Raise KeyboardInterrupt for an interrupt inside the block, and remember it even if the exception is lost.
 
-    It may be raised within a finaliser, where Python drops it, and then is raised again; libraries turn it into errors of
+    Python drops an exception raised in a finaliser, in which case it is raised again; some libraries turn it into errors of
     their own.
     """
 
@@ -99,7 +99,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def leave(self) -> str:
-        """What to say of an interrupt; from here on another one does nothing."""
+        """Return the message about the interrupt; later interrupts are ignored."""
         self._leaving = True
         if _goes_on and _goes_on[-1].exists():
             return f"interrupted; what was finished is in {_goes_on[-1]}, and the same command goes on from there"

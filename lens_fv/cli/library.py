@@ -1,4 +1,4 @@
-"""The commands `lens-fv library ...`: vectors of many relations, made once."""
+"""The commands `lens-fv library ...`: libraries of many relations' vectors."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,10 +28,10 @@ from lens_fv.core.files import file_name
 if TYPE_CHECKING:
     from lens_fv.composition import Entry
 
-library = typer.Typer(help="Vectors of many relations: build a library, look into it.", no_args_is_help=True)
-Folder = Annotated[Path, typer.Argument(help="A library's folder.")]
-Group = Annotated[str | None, typer.Option("--group", help="This group of relations alone, such as morphology.")]
-Family = Annotated[str | None, typer.Option("--family", help="This family of relations alone, such as inflection.")]
+library = typer.Typer(help="Libraries of many relations' vectors: build, merge, list, show, fit a map.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="Library folder.")]
+Group = Annotated[str | None, typer.Option("--group", help="Group of relations, such as morphology; default: all.")]
+Family = Annotated[str | None, typer.Option("--family", help="Family of relations, such as inflection; default: all.")]
 
 
 @library.command()
@@ -39,18 +39,20 @@ def build(
     model: ModelName = DEFAULT_MODEL,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", help="A relation, a file or a folder of files; several times. Default: all built-in ones."),
+        typer.Option("--task", help="Relation, file or folder of files; repeatable; default: all built-in relations."),
     ] = None,
     group: Group = None,
     family: Family = None,
     method: Annotated[
         Literal["tuned", "extracted", "shuffled"],
-        typer.Option(help="Tuned on pairs, extracted from the strongest heads, or (a control) tuned on wrong answers."),
+        typer.Option(
+            help="How vectors are made: tuned on pairs, extracted from heads, or (control) tuned on shuffled answers."
+        ),
     ] = "tuned",
-    layer: Annotated[int | None, typer.Option(help="Where all vectors are added; default: the middle.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs of each, where tuned.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam, where tuned.")] = 40,
-    heads: Annotated[int, typer.Option(min=1, help="How many of the strongest, where extracted.")] = 10,
+    layer: Annotated[int | None, typer.Option(help="Layer after which all vectors are added; default: the middle one.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs per relation, for tuned vectors.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps, for tuned vectors.")] = 40,
+    heads: Annotated[int, typer.Option(min=1, help="Number of strongest heads, for extracted vectors.")] = 10,
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
@@ -58,11 +60,12 @@ def build(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The folder; default: MODEL-library.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Library folder to write; default: MODEL-library.")] = None,
 ) -> None:
     """Make a vector for every relation, all at one layer.
 
-    Writes the vectors and their index to the folder --out. What is there is not made again: a build that was stopped goes on.
+    Writes the vectors and their index to the folder --out. Vectors already there are kept, so an
+    interrupted build resumes.
     """
     from lens_fv.composition import Extracted, Tuned, build_library
     from lens_fv.composition.recipes import middle_layer
@@ -84,18 +87,16 @@ def build(
 
 @library.command()
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Two or more libraries' folders, made with the same options.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of two or more libraries made with the same options.")],
     as_json: AsJson = False,
     seed: NoSeed = 0,  # noqa: ARG001
     device: NoDevice = None,  # noqa: ARG001
     dtype: NoDtype = None,  # noqa: ARG001
-    out: Annotated[Path, typer.Option("--out", help="Folder of the library that has all their vectors.")] = Path(
-        "merged-library"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the merged library.")] = Path("merged-library"),
 ) -> None:
-    """Merge libraries of one model that were made alike, such as by several machines.
+    """Merge libraries of one model made with the same options, for example on several machines.
 
-    Writes their vectors and an index to the folder --out. Libraries of different models, or made otherwise, are refused.
+    Writes their vectors and an index to the folder --out. Libraries of different models or options are refused.
     """
     from lens_fv.composition import merge_libraries
 
@@ -115,7 +116,7 @@ def list_vectors(
     dtype: NoDtype = None,  # noqa: ARG001
     out: Report = None,
 ) -> None:
-    """List what a library holds. Writes nothing unless --out is given."""
+    """List the vectors of a library. Writes nothing unless --out is given."""
     from lens_fv.composition import VectorLibrary
 
     found = VectorLibrary.open(folder).filter(group=group, family=family)
@@ -126,8 +127,10 @@ def list_vectors(
 @library.command()
 def show(
     folder: Folder,
-    name: Annotated[str, typer.Argument(help="Of a relation in it.")],
-    model: Annotated[str, typer.Option("--model", help="Decode the vector into tokens by this model.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of a relation in the library.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Model that decodes the vector into tokens; default: do not decode.")
+    ] = "",
     as_json: AsJson = False,
     seed: NoSeed = 0,  # noqa: ARG001
     device: Device = None,
@@ -153,18 +156,18 @@ def show(
 def fit(
     folder: Folder,
     model: ModelName = DEFAULT_MODEL,
-    form: Annotated[str, typer.Option(help="temperature, diagonal or full: what is learned of the map's matrix.")] = "diagonal",
-    epochs: Annotated[int, typer.Option(min=1, help="Over the analogies.")] = 3,
-    most: Annotated[int, typer.Option(min=1, help="Analogies of each relation at most.")] = 12,
+    form: Annotated[str, typer.Option(help="Learned part of the map's matrix: temperature, diagonal or full.")] = "diagonal",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the analogies.")] = 3,
+    most: Annotated[int, typer.Option(min=1, help="Maximum number of analogies per relation.")] = 12,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The map's file; default: MODEL-FORM-map.safetensors.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Map file to write; default: MODEL-FORM-map.safetensors.")] = None,
 ) -> None:
     """Learn the map from scores to weights on analogies of the library's built-in relations.
 
-    Every fifth relation is kept out and decides on the epoch. Writes the map to --out.
+    Writes the map to --out. Every fifth relation is held out to choose the epoch.
     """
     from lens_fv.composition import VectorLibrary, fit_map
     from lens_fv.composition.fit import Form

@@ -1,4 +1,4 @@
-"""Options that commands share, and how a command says what it found."""
+"""Options shared by all commands, and the printing of results."""
 
 import io
 import json
@@ -17,37 +17,43 @@ if TYPE_CHECKING:
     from lens_fv.vectors import FunctionVector
 
 SeedOption = partial(typer.Option, "--seed", min=0, max=2**32 - 1)
-ModelName = Annotated[str, typer.Option("--model", help="A default model (see `lens-fv models`), a folder or a Hub name.")]
-TaskName = Annotated[str, typer.Option("--task", help="A built-in relation (see `lens-fv tasks`) or a file of pairs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")]
-Seed = Annotated[int, SeedOption(help="Seed of splits, prompts and random draws.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32 (default), bfloat16, float16, float64.")]
-NoSeed = Annotated[int, SeedOption(help="Accepted as everywhere; nothing is drawn here.")]
-NoDevice = Annotated[str | None, typer.Option("--device", help="Accepted as everywhere; no model is loaded here.")]
-NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted as everywhere; no model is loaded here.")]
-Items = Annotated[int | None, typer.Option("--items", min=1, help="Test pairs at most; default: all.")]
-Shots = Annotated[int, typer.Option("--shots", min=0, help="Demonstrations in a few-shot prompt.")]
-Vectors = Annotated[list[Path] | None, typer.Option("--vector", help="A vector's file; may be given several times.")]
-Scale = Annotated[float, typer.Option("--scale", help="Multiplies the vectors.")]
-Force = Annotated[bool, typer.Option("--force", help="Apply vectors of another model or basis.")]
-EvaluationFile = Annotated[Path | None, typer.Option("--out", help="Also write the evaluation, item by item, to this file.")]
+ModelName = Annotated[str, typer.Option("--model", help="Model: a default one (see `lens-fv models`), a folder or a Hub name.")]
+TaskName = Annotated[str, typer.Option("--task", help="Task: a built-in relation (see `lens-fv tasks`) or a file of pairs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a single JSON object to standard output, and nothing else.")]
+Seed = Annotated[int, SeedOption(help="Seed for splits, prompts and random draws.")]
+Device = Annotated[str | None, typer.Option("--device", help="Device: cpu, cuda, cuda:1 or mps; default: cuda if available.")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="Precision of the weights: float32 (default), bfloat16, float16 or float64.")
+]
+NoSeed = Annotated[int, SeedOption(help="Accepted by every command; unused here, as nothing is random.")]
+NoDevice = Annotated[
+    str | None, typer.Option("--device", help="Accepted by every command; unused here, as no model is loaded.")
+]
+NoDtype = Annotated[str | None, typer.Option("--dtype", help="Accepted by every command; unused here, as no model is loaded.")]
+Items = Annotated[int | None, typer.Option("--items", min=1, help="Maximum number of test pairs; default: all.")]
+Shots = Annotated[int, typer.Option("--shots", min=0, help="Number of demonstrations in a few-shot prompt.")]
+Vectors = Annotated[list[Path] | None, typer.Option("--vector", help="Vector file; repeatable.")]
+Scale = Annotated[float, typer.Option("--scale", help="Factor that multiplies the vectors.")]
+Force = Annotated[bool, typer.Option("--force", help="Apply vectors even if they were made for another model or basis.")]
+EvaluationFile = Annotated[
+    Path | None, typer.Option("--out", help="File for the item-by-item evaluation; default: not written.")
+]
 
 DEFAULT_MODEL = "smollm2-135m"
 
 
 def open_model(name: str, device: str | None, dtype: str | None) -> "LensModel":
-    """The model that a command asked for."""
+    """Load the requested model."""
     from lens_fv.model import load_model
 
     return load_model(name, device=device, dtype=dtype)
 
 
 def read_vectors(files: Sequence[Path], scale: float) -> "dict[str, FunctionVector]":
-    """Vectors from files, each by how it was made.
+    """Load vectors from files, keyed by the method that made them.
 
     Raises:
-        LensFVError: two of them were made in the same way.
+        LensFVError: two vectors were made by the same method.
     """
     from lens_fv.errors import LensFVError
     from lens_fv.vectors import FunctionVector
@@ -63,7 +69,7 @@ def read_vectors(files: Sequence[Path], scale: float) -> "dict[str, FunctionVect
 
 
 def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Path | None = None) -> None:
-    """Print what a command found: the JSON object, or the views; and write the object to `out` if given."""
+    """Print a command's result as a JSON object or as views, and also write the object to `out` if given."""
     if out is not None:
         from lens_fv.core.files import write_whole
 
@@ -75,7 +81,7 @@ def emit(payload: dict[str, Any], as_json: bool, *views: RenderableType, out: Pa
 
 
 def _rendered(views: Iterable[RenderableType]) -> str:
-    """What Rich would print, as text: how it is written, and what if it cannot be, is said once, in `write_out`."""
+    """Render the views with Rich and return the text; `write_out` prints it and handles failures."""
     there = Console()
     page = io.TextIOWrapper(io.BytesIO(), encoding=there.encoding, errors="backslashreplace", newline="")
     console = Console(

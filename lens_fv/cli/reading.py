@@ -1,4 +1,4 @@
-"""The command that reads vectors as words: decode."""
+"""The command that decodes vectors into tokens: decode."""
 
 from collections.abc import Mapping
 from math import isnan, nan
@@ -19,23 +19,26 @@ SHOWN = (("words", "best_rank"), ("words", "best_reciprocal"), ("answers", "medi
 
 
 def decode(
-    path: Annotated[Path, typer.Argument(help="A vector's file, or the folder of a vector library.")],
-    words: Annotated[list[str] | None, typer.Option(help="A word to rank in every vector; may be given several times.")] = None,
+    path: Annotated[Path, typer.Argument(help="Vector file, or folder of a vector library.")],
+    words: Annotated[list[str] | None, typer.Option(help="Word to rank in every vector; repeatable.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="A file of pairs, for vectors of tasks that are not built in; likewise.")
+        list[str] | None, typer.Option(help="File of pairs, for vectors of tasks that are not built in; repeatable.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the likeliest tokens.")] = 10,
-    centred: Annotated[bool, typer.Option(help="Rank what sets each relation of a library apart from the others.")] = False,
-    through: Annotated[bool, typer.Option("--through", help="Through the layers behind a vector instead of straight.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of likeliest tokens to show.")] = 10,
+    centred: Annotated[bool, typer.Option(help="Rank with the mean over the library's relations removed.")] = False,
+    through: Annotated[
+        bool,
+        typer.Option("--through", help="Decode through the layers after the injection layer, not directly by the unembedding."),
+    ] = False,
     model: ModelName = DEFAULT_MODEL,
-    force: Annotated[bool, typer.Option(help="Decode vectors of another model or basis.")] = False,
+    force: Annotated[bool, typer.Option(help="Decode vectors even if they were made for another model or basis.")] = False,
     as_json: AsJson = False,
-    seed: Annotated[int | None, SeedOption(help="Of the splits; default: each vector's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Seed for the splits; default: each vector's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Report = None,
 ) -> None:
-    """Read vectors as tokens, and rank the words that name their relations and the test answers. A look, not a test.
+    """Decode vectors into tokens, and rank relation words and test answers in them; exploratory, not a test.
 
     Writes nothing unless --out is given.
     """
@@ -99,7 +102,7 @@ def _vectors(path: Path) -> "dict[str, FunctionVector]":
 
 
 def _tasks(vectors: "Mapping[str, FunctionVector]", files: list[str]) -> "dict[str, Task]":
-    """The tasks of the vectors: from files, or built in and unchanged."""
+    """Find the vectors' tasks: those given as files, and built-in ones that have not changed since."""
     from lens_fv.errors import LensFVError
     from lens_fv.tasks import list_tasks, load_task
 

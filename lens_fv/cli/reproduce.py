@@ -1,4 +1,4 @@
-"""What the commands `lens-fv reproduce ...` share: whole studies, and their reports."""
+"""Options and helpers shared by the commands `lens-fv reproduce ...`."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,21 +11,28 @@ from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import emit
 
 Models = Annotated[
-    list[str] | None, typer.Option("--model", help="Several times; default: smollm2-135m. One runs after the other.")
+    list[str] | None,
+    typer.Option("--model", help="Model to study; repeatable, models run one after another; default: smollm2-135m."),
 ]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="How many, from --seed on; default: 3, with --quick 1.")]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", min=1, help="Number of seeds, starting at --seed; default: 3, or 1 with --quick.")
+]
 Work = Annotated[
-    Path, typer.Option("--work", help="Where what is made is kept, a folder for each model; a study that was stopped goes on.")
+    Path,
+    typer.Option("--work", help="Folder for intermediate results, with a subfolder per model; an interrupted study resumes."),
 ]
 ReportOnly = Annotated[
-    bool, typer.Option("--report-only", help="Report on what --work holds (of --model, if given), and load no model.")
+    bool,
+    typer.Option(
+        "--report-only", help="Write the report from the results in --work (of --model, if given) without loading a model."
+    ),
 ]
-ReportFolder = Annotated[Path, typer.Option("--out", help="The folder of the report.")]
+ReportFolder = Annotated[Path, typer.Option("--out", help="Folder for the report.")]
 REPORTS = Path("docs/results")
 
 
 def study_folders(models: Sequence[str], work: Path) -> tuple[list[str], dict[str, Path]]:
-    """The models, and each one's folder; without models those that are in the folder already."""
+    """Return the models and each one's folder; without models, those already in the folder."""
     from lens_fv.errors import LensFVError
 
     goes_on_in(work)
@@ -41,7 +48,7 @@ def study_folders(models: Sequence[str], work: Path) -> tuple[list[str], dict[st
 
 
 def chosen_parts(part: Sequence[str] | None, known: Collection[str]) -> list[str]:
-    """The parts that were asked for, by default all; complains before a model is loaded."""
+    """Return the requested parts, by default all; unknown ones fail before a model is loaded."""
     from lens_fv.studies.parts import check_parts
 
     parts = list(part or known)
@@ -50,5 +57,5 @@ def chosen_parts(part: Sequence[str] | None, known: Collection[str]) -> list[str
 
 
 def emit_report(page: Path, work: Path, models: Mapping[str, Any], as_json: bool, table: Table) -> None:
-    """Print what a study has found, model by model."""
+    """Print the results of a study for each model."""
     emit({"page": str(page), "work": str(work), "models": dict(models)}, as_json, table, f"written to {page}")

@@ -22,11 +22,15 @@ from lens_fv.cli.reproduce import (
 
 def guided(
     model: Models = None,
-    part: Annotated[list[str] | None, typer.Option(help="Several times: start, choosing, methods, ablations, costs.")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the study: start, choosing, methods, ablations or costs; repeatable; default: all."),
+    ] = None,
     seeds: Seeds = None,
     work: Work = Path("guided-study"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: one sequence, one seed, five methods, few examples and test pairs.")
+        bool,
+        typer.Option("--quick", help="Run a small version: one sequence, one seed, five methods, few examples and test pairs."),
     ] = False,
     report_only: ReportOnly = False,
     as_json: AsJson = False,
@@ -35,9 +39,9 @@ def guided(
     dtype: Dtype = None,
     out: ReportFolder = REPORTS,
 ) -> None:
-    """Put guided fine-tuning to the test, beside all that is known to keep abilities.
+    """Test guided fine-tuning against established methods for preserving abilities.
 
-    Writes runs, vectors and records to --work, and the report to --out: guided.md, and its figures in guided/.
+    Writes runs, vectors and records to --work, and the report to --out: guided.md, with figures in guided/.
     """
     from lens_fv.studies.guided.page.recorded import METRICS, Recorded
     from lens_fv.studies.guided.page.report import write_guided_report

@@ -1,4 +1,4 @@
-"""The command that runs the study of instructed tasks: reproduce instruction."""
+"""The command that runs the study of instruction vectors: reproduce instruction."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +24,19 @@ def instruction(
     model: Models = None,
     sequence: Annotated[
         list[str] | None,
-        typer.Option(help="Tasks (relations or files) in the order of training, with commas; several times; default: three."),
+        typer.Option(
+            help="Comma-separated tasks (relations or files) in training order; repeatable; default: three sequences."
+        ),
     ] = None,
-    part: Annotated[list[str] | None, typer.Option(help="Several times: start, sequences, injection, counterparts.")] = None,
-    heads: Annotated[int, typer.Option(min=1, help="Of every vector.")] = 10,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the study: start, sequences, injection or counterparts; repeatable; default: all."),
+    ] = None,
+    heads: Annotated[int, typer.Option(min=1, help="Number of heads per vector.")] = 10,
     seeds: Seeds = None,
     work: Work = Path("instruction-study"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: one sequence, one seed, few examples, trials and test pairs.")
+        bool, typer.Option("--quick", help="Run a small version: one sequence, one seed, few examples, trials and test pairs.")
     ] = False,
     report_only: ReportOnly = False,
     as_json: AsJson = False,
@@ -40,9 +45,10 @@ def instruction(
     dtype: Dtype = None,
     out: ReportFolder = REPORTS,
 ) -> None:
-    """Put the claims about fine-tuning and instruction vectors to the test: what is lost, and is it gone?
+    """Test the claims about fine-tuning and instruction vectors: are lost abilities erased or suppressed?
 
-    Writes runs, vectors and records to --work, and the report to --out: instruction.md, figures and tables in instruction/.
+    Writes runs, vectors and records to --work, and the report to --out: instruction.md, with figures and tables in
+    instruction/.
     """
     from lens_fv.studies.instruction.page.losses import lost_tasks
     from lens_fv.studies.instruction.page.recorded import Recorded

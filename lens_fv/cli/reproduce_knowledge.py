@@ -23,12 +23,15 @@ from lens_fv.cli.reproduce import (
 def knowledge(
     model: Models = None,
     outside: Annotated[
-        Path | None, typer.Option(help="A file of other entities, such as Entity Inferences; default: the built-in ones alone.")
+        Path | None, typer.Option(help="File of further entities, such as Entity Inferences; default: only the built-in ones.")
     ] = None,
-    part: Annotated[list[str] | None, typer.Option(help="Several times: base, ways, numbers, steps, traces, vectors.")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the study: base, ways, numbers, steps, traces or vectors; repeatable; default: all."),
+    ] = None,
     seeds: Seeds = None,
     work: Work = Path("knowledge-study"),
-    quick: Annotated[bool, typer.Option("--quick", help="A first look: few entities and sentences, one seed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run a small version: few entities and sentences, one seed.")] = False,
     report_only: ReportOnly = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -36,9 +39,9 @@ def knowledge(
     dtype: Dtype = None,
     out: ReportFolder = REPORTS,
 ) -> None:
-    """Put the claims about context distillation to the test: what is learned, what else moves, and what changes inside?
+    """Test the claims about context distillation: knowledge gained, side effects and internal changes.
 
-    Writes sentences, updates and records to --work, and the report to --out: knowledge.md, and its figures in knowledge/.
+    Writes sentences, updates and records to --work, and the report to --out: knowledge.md, with figures in knowledge/.
     """
     from lens_fv.studies.knowledge.page.recorded import Recorded, closed
     from lens_fv.studies.knowledge.page.report import write_knowledge_report

@@ -17,23 +17,27 @@ MODELS = ("smollm2-135m", "gemma-3-270m")
 
 def relational(
     model: Annotated[
-        list[str] | None, typer.Option(help="Several times; default: smollm2-135m and gemma-3-270m. One runs after the other.")
+        list[str] | None,
+        typer.Option(help="Model to study; repeatable, models run one after another; default: smollm2-135m and gemma-3-270m."),
     ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="Several times: completion, transfer, analogies, decoding, tuning, carrying, kinds, lists, alignment."
+            help="Part of the study: completion, transfer, analogies, decoding, tuning, carrying, kinds, lists or alignment; "
+            "repeatable; default: all."
         ),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A built-in relation; several times; default: all of them.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Built-in relation; repeatable; default: all.")] = None,
     seeds: Seeds = None,
     semeval: Annotated[
-        Path | None, typer.Option(help="A folder of SemEval-2012 Task 2, for the comparison with human typicality.")
+        Path | None, typer.Option(help="Folder of SemEval-2012 Task 2, for the comparison with human typicality.")
     ] = None,
     work: Work = Path("relational-study"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A first look: 8 relations, one seed, few prompts, steps, test pairs and analogies."),
+        typer.Option(
+            "--quick", help="Run a small version: 8 relations, one seed, few prompts, steps, test pairs and analogies."
+        ),
     ] = False,
     report_only: ReportOnly = False,
     as_json: AsJson = False,
@@ -42,9 +46,10 @@ def relational(
     dtype: Dtype = None,
     out: ReportFolder = REPORTS,
 ) -> None:
-    """Put the claims about extracted, tuned and composite vectors to the test on all built-in relations.
+    """Test the claims about extracted, tuned and composite vectors on all built-in relations.
 
-    Writes vectors and records to --work, and the report to --out: relational.md, its figures and tables (CSV) in relational/.
+    Writes vectors and records to --work, and the report to --out: relational.md, with figures and tables (CSV) in
+    relational/.
     """
     from lens_fv.studies.relational.page.report import write_relational_report
     from lens_fv.studies.relational.run import PARTS, run_relational

@@ -1,4 +1,4 @@
-"""Commands that do a whole run: demo."""
+"""The command that runs the whole pipeline: demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,16 @@ from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName,
 
 def demo(
     model: ModelName = DEFAULT_MODEL,
-    task: Annotated[list[str] | None, typer.Option(help="A relation or a file of pairs; may be given several times.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Relation or file of pairs; repeatable; default: four relations.")
+    ] = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo-report"),
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo-report"),
 ) -> None:
-    """Which heads carry four relations, what their vectors do, and what 20 pairs of fine-tuning make of them.
+    """Rank heads, extract and tune vectors for four relations, and compare them on test pairs.
 
     Writes to the folder --out: report.html (self-contained), report.json (every number), figures/, and the rankings,
     vectors and evaluations under artefacts/.

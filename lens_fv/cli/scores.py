@@ -1,4 +1,4 @@
-"""Commands that look at heads from other sides: classes, attributions."""
+"""Commands that score heads in other ways: classes, attributions."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,12 +27,14 @@ def classes(
     task: TaskName = "present-past",
     token_class: Annotated[
         list[str] | None,
-        typer.Option("--class", help="label, query_predictive, ...; several times; default: all ten of Todd et al."),
+        typer.Option(
+            "--class", help="Token class, such as label or query_predictive; repeatable; default: all ten of Todd et al."
+        ),
     ] = None,
     shots: Shots = 5,
     clean: Clean = 25,
     trials: Trials = 3,
-    metric: Annotated[Literal["prob", "logprob"], typer.Option(help="Of the answer's first token.")] = "prob",
+    metric: Annotated[Literal["prob", "logprob"], typer.Option(help="Effect metric, on the answer's first token.")] = "prob",
     top: Top = 10,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -40,10 +42,10 @@ def classes(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Measure every head's indirect effect at each class of tokens: labels, separators, the query, ...
+    """Measure every head's indirect effect at each token class: labels, separators, the query, ...
 
-    Writes the effects to --out (default: TASK-classes.safetensors). Ten classes are ten times the heads, most of them from near
-    the prompt's beginning on: it takes many times what rank takes, so its defaults are smaller.
+    Writes the effects to --out (default: TASK-classes.safetensors). Ten classes mean ten times as many patches, most of
+    them near the start of the prompt. It takes many times longer than rank, so its defaults are smaller.
     """
     from lens_fv.heads import class_effects
     from lens_fv.tasks import load_task
@@ -77,16 +79,16 @@ def classes(
 
 
 def attributions(
-    ranking: Annotated[Path, typer.Argument(help="A ranking that `rank` wrote.")],
+    ranking: Annotated[Path, typer.Argument(help="Ranking file written by `rank`.")],
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
     as_json: AsJson = False,
-    seed: Annotated[int | None, SeedOption(help="Of the ranking's split; default: the ranking's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Seed for the split; default: the ranking's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Set attribution patching and direct logit attribution (TransformerLens') beside the exact effects of a ranking.
+    """Compare attribution patching and direct logit attribution (TransformerLens) with a ranking's exact effects.
 
     Writes the comparison to --out (default: TASK-attributions.safetensors).
     """

@@ -1,4 +1,4 @@
-"""The command similarity: do vectors find alike what people find alike?"""
+"""The command that compares vectors with human judgements: similarity."""
 
 import random
 from pathlib import Path
@@ -16,27 +16,30 @@ if TYPE_CHECKING:
 
 
 def similarity(
-    library: Annotated[list[Path], typer.Argument(help="Folders of vector libraries; composites are of the first.")],
+    library: Annotated[list[Path], typer.Argument(help="Folders of vector libraries; composites use the first.")],
     model: ModelName = DEFAULT_MODEL,
     judgements: Annotated[
-        Path | None, typer.Option(help="Human similarities: a square CSV, or a list of a, b, score (CSV, TSV, JSON lines).")
+        Path | None,
+        typer.Option(help="File of human similarities: a square CSV, or rows of a, b, score (CSV, TSV, JSON lines)."),
     ] = None,
-    semeval: Annotated[Path | None, typer.Option(help="A folder of SemEval-2012 Task 2; its relations are compared.")] = None,
-    relation: Annotated[list[str] | None, typer.Option(help="Compare these alone; may be given several times.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Files of pairs of relations that are not built in.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of a library's relation that its composite is read off.")] = 5,
+    semeval: Annotated[Path | None, typer.Option(help="Folder of SemEval-2012 Task 2, to compare its relations.")] = None,
+    relation: Annotated[list[str] | None, typer.Option(help="Relation to compare; repeatable; default: all.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="File of pairs, for relations that are not built in; repeatable.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs from which each relation's composite is made.")] = 5,
     weight_map: Map = None,
-    permutations: Annotated[int, typer.Option(min=1, help="For p-values.")] = 10_000,
+    permutations: Annotated[int, typer.Option(min=1, help="Number of permutations for p-values.")] = 10_000,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON report to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the JSON report; default: not written.")] = None,
 ) -> None:
     """Compare similarities of relations with a taxonomy, with human judgements, and (SemEval) with human typicality.
 
-    Compared are the vectors of every library (of a relation that it lacks, the one that explains its pairs best), composites,
-    their weights, and word embeddings. Writes nothing unless --out is given.
+    Compares the vectors of every library (for a relation it lacks, the vector that best explains its pairs), composites, their
+    weights, and word embeddings. Writes nothing unless --out is given.
     """
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.errors import LensFVError
@@ -97,7 +100,7 @@ def similarity(
 
 
 def _by_method(folders: list[Path], found: "list[VectorLibrary]") -> "dict[str, VectorLibrary]":
-    """Libraries by how their vectors were made, or by folder where that does not tell them apart."""
+    """Key libraries by the method of their vectors, or by folder where methods coincide."""
     from lens_fv.errors import LensFVError
 
     methods = ["+".join(sorted({entry.method for entry in library.entries})) for library in found]
@@ -108,7 +111,7 @@ def _by_method(folders: list[Path], found: "list[VectorLibrary]") -> "dict[str, 
 
 
 def _pairs(names: list[str], files: list[str], n: int, seed: int) -> "dict[str, list[Pair]]":
-    """Some pairs of each relation: its own file's, or those of the built-in relation of that name."""
+    """Sample pairs of each relation from its file, or from the built-in relation of that name."""
     from lens_fv.tasks import load_task
 
     own = {task.name: task for task in map(load_task, files)}

@@ -36,8 +36,11 @@ def evaluate(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
     vector: Vectors = None,
-    other: Annotated[Path | None, typer.Option(help="Another relation's vector, as a control.")] = None,
-    prompts: Annotated[Literal["zero_shot", "shuffled"], typer.Option(help="What vectors are added to.")] = "zero_shot",
+    other: Annotated[Path | None, typer.Option(help="Vector file of another relation, as a control.")] = None,
+    prompts: Annotated[
+        Literal["zero_shot", "shuffled"],
+        typer.Option(help="Prompts to which vectors are added: zero-shot, or with shuffled labels."),
+    ] = "zero_shot",
     scale: Scale = 1.0,
     force: Force = False,
     queries: Queries = "all",
@@ -49,7 +52,7 @@ def evaluate(
     dtype: Dtype = None,
     out: EvaluationFile = None,
 ) -> None:
-    """Test vectors on a task's test split, beside their controls. Writes nothing unless --out is given."""
+    """Test vectors and their controls on a task's test split. Writes nothing unless --out is given."""
     from lens_fv.evaluation import evaluate as test
     from lens_fv.tasks import load_task
     from lens_fv.vectors import FunctionVector
@@ -86,10 +89,10 @@ def evaluate(
 def compare(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    kind: Annotated[list[str] | None, typer.Option(help="One or several; default: all nine.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs: all that any kind is made from.")] = 20,
-    heads: Annotated[int, typer.Option("--heads", min=1, help="How many heads the extracted vector comes from.")] = 10,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam, where something is trained.")] = 40,
+    kind: Annotated[list[str] | None, typer.Option(help="Kind of vector or baseline; repeatable; default: all nine.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs, shared by all kinds.")] = 20,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Number of heads in the extracted vector.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps for kinds that are trained.")] = 40,
     items: Items = None,
     queries: Queries = "all",
     shots: Shots = 10,
@@ -101,7 +104,7 @@ def compare(
     dtype: Dtype = None,
     out: EvaluationFile = None,
 ) -> None:
-    """Set function vectors beside other things made from the same pairs. Writes nothing unless --out is given."""
+    """Compare function vectors with baselines made from the same pairs. Writes nothing unless --out is given."""
     from lens_fv.evaluation import BASELINES, compare_baselines
     from lens_fv.tasks import load_task
 
@@ -135,23 +138,23 @@ def compare(
 
 
 def sweep(
-    vector: Annotated[Path, typer.Argument(help="A vector's file.")],
+    vector: Annotated[Path, typer.Argument(help="Vector file.")],
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    layer: Annotated[list[int] | None, typer.Option(help="One or several; default: all.")] = None,
-    scale: Annotated[list[float] | None, typer.Option(help="One or several; default: 0.5, 1, 2 and 4.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Injection layer; repeatable; default: all.")] = None,
+    scale: Annotated[list[float] | None, typer.Option(help="Scale; repeatable; default: 0.5, 1, 2 and 4.")] = None,
     part: Annotated[
-        Literal["validation", "test"], typer.Option(help="Pairs to ask about; choose on validation.")
+        Literal["validation", "test"], typer.Option(help="Split to evaluate on; choose layer and scale on validation.")
     ] = "validation",
-    items: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 40,
-    force: Annotated[bool, typer.Option(help="Sweep a vector of another model or basis.")] = False,
+    items: Annotated[int, typer.Option(min=1, help="Maximum number of pairs.")] = 40,
+    force: Annotated[bool, typer.Option(help="Sweep the vector even if it was made for another model or basis.")] = False,
     as_json: AsJson = False,
-    seed: Annotated[int | None, SeedOption(help="Of the split; default: the vector's own.")] = None,
+    seed: Annotated[int | None, SeedOption(help="Seed for the split; default: the vector's own.")] = None,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the sweep, item by item, to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the item-by-item sweep; default: not written.")] = None,
 ) -> None:
-    """Inject a vector at every layer and scale. Writes nothing unless --out is given."""
+    """Evaluate a vector injected at every layer and scale. Writes nothing unless --out is given."""
     from lens_fv.tasks import load_task, split_pairs
     from lens_fv.vectors import FunctionVector, sweep_injection
 
@@ -192,7 +195,7 @@ def sweep(
 
 
 def results_table(results: "Sequence[Result]") -> Table:
-    """Conditions with their scores and intervals."""
+    """Make the table of conditions with their scores and intervals."""
     table = columns(
         "condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob. an answer", "n", title="on the test split"
     )

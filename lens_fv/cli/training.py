@@ -1,4 +1,4 @@
-"""Commands on fine-tuning: finetune, average, export."""
+"""Commands for fine-tuning: finetune, average, export."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,62 +10,70 @@ from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit
 
 Tasks = Annotated[
-    list[str] | None, typer.Option("--task", help="A relation or a file of pairs; several are trained in this order.")
+    list[str] | None,
+    typer.Option(
+        "--task", help="Relation or file of pairs; repeatable, tasks are trained in this order; default: present-past."
+    ),
 ]
 
 
 def finetune(
     model: ModelName = DEFAULT_MODEL,
     task: Tasks = None,
-    method: Annotated[Literal["lora", "full"], typer.Option(help="Low-rank updates (PEFT), or all weights.")] = "lora",
-    rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, constant.")] = 1e-4,
-    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a task's examples.")] = 1,
-    examples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 500,
-    shots: Annotated[int, typer.Option(min=0, help="Demonstrations in each example.")] = 0,
+    method: Annotated[
+        Literal["lora", "full"], typer.Option(help="Trained parameters: low-rank updates (PEFT), or all weights.")
+    ] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the low-rank updates.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Constant learning rate of AdamW.")] = 1e-4,
+    batch: Annotated[int, typer.Option(min=1, help="Number of examples per step.")] = 32,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over each task's examples.")] = 1,
+    examples: Annotated[int, typer.Option(min=1, help="Number of examples per task.")] = 500,
+    shots: Annotated[int, typer.Option(min=0, help="Number of demonstrations in each example.")] = 0,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Train all tasks at once, shuffled together, instead of one after another.")
+        bool, typer.Option("--mixed", help="Train on all tasks shuffled together instead of one after another.")
     ] = False,
-    checkpoints: Annotated[int, typer.Option(min=1, help="Kept of each task, or of the mixture.")] = 2,
+    checkpoints: Annotated[int, typer.Option(min=1, help="Number of checkpoints kept per task, or of the mixture.")] = 2,
     guide: Annotated[
         Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads", "crossed-kl"] | None,
         typer.Option(
-            help="What keeps earlier abilities: the instruction-vector papers' losses (iv, fv), divergence from the model "
-            "without updates (kl) or before each task (lwf), squared distance of all heads' outputs (l2), and behind "
-            "other tasks' instructions the divergence (crossed), the distance of a vector's heads (crossed-heads), or the "
-            "divergence behind them and behind its own (crossed-kl)."
+            help="Regularizer that preserves earlier abilities: the instruction-vector papers' losses (iv, fv); KL divergence "
+            "from the model without updates (kl) or before each task (lwf); squared distance of all head outputs (l2); under "
+            "swapped instructions, the divergence (crossed), the distance of a vector's heads (crossed-heads), or the "
+            "divergence under both swapped and own instructions (crossed-kl)."
         ),
     ] = None,
     vector: Annotated[
         list[Path] | None,
-        typer.Option(help="For iv, fv and crossed-heads: a task's vector, as `iv extract` writes it; one for each task."),
+        typer.Option(help="Vector file written by `iv extract`, one per task; for iv, fv and crossed-heads."),
     ] = None,
     random_vectors: Annotated[
-        bool, typer.Option("--random-vectors", help="Guide by random vectors of the same lengths: the control.")
+        bool, typer.Option("--random-vectors", help="Guide by random vectors of the same norms, as a control.")
     ] = False,
     by_other_heads: Annotated[
-        bool, typer.Option("--other-heads", help="Guide by other heads of the same layers: the control for heads.")
+        bool, typer.Option("--other-heads", help="Guide by other heads of the same layers, as a control for heads.")
     ] = False,
-    replay: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a task's examples taken from earlier tasks.")] = 0.0,
+    replay: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of each task's examples taken from earlier tasks, 0 to 0.9.")
+    ] = 0.0,
     ewc: Annotated[float, typer.Option(min=0, help="Weight of elastic weight consolidation.")] = 0.0,
     fisher: Annotated[
-        Literal["batch", "example"], typer.Option(help="Squared gradients that --ewc tells important weights by.")
+        Literal["batch", "example"],
+        typer.Option(help="Gradients that --ewc squares to weigh parameters: per batch or per example."),
     ] = "batch",
-    orthogonal: Annotated[float, typer.Option(min=0, help="Weight of O-LoRA: updates of each task's own.")] = 0.0,
-    template: Annotated[
-        Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="How prompts are written.")
-    ] = "todd",
+    orthogonal: Annotated[
+        float, typer.Option(min=0, help="Weight of O-LoRA: orthogonal low-rank updates, one set per task.")
+    ] = 0.0,
+    template: Annotated[Literal["todd", "arrow", "input-output", "natural"], typer.Option(help="Prompt template.")] = "todd",
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("finetune-run"),
+    out: Annotated[Path, typer.Option("--out", help="Run folder to write.")] = Path("finetune-run"),
 ) -> None:
     """Fine-tune on one instructed task after another, or on all at once, with checkpoints.
 
-    Writes to the folder --out: run.json, and for every checkpoint a folder with PEFT's adapter (or all weights); and a copy of
-    the vectors that it was guided by. Run it again with the same options to go on where it was stopped.
+    Writes to the folder --out: run.json, a folder with the PEFT adapter (or all weights) for every checkpoint, and a copy of
+    the vectors that guided it. Run it again with the same options to resume.
     """
     from lens_fv.finetuning import FinetuneConfig, finetune as train
     from lens_fv.finetuning.regularizers import PRESETS
@@ -107,17 +115,19 @@ def finetune(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote.")],
-    checkpoint: Annotated[str | None, typer.Option(help="Such as 1-antonym/16; default: the last one.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run folder written by `finetune`.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint name, such as 1-antonym/16; default: the last one.")
+    ] = None,
     as_json: AsJson = False,
-    seed: Seed = 0,  # noqa: ARG001 - nothing is drawn here; every command has it
+    seed: Seed = 0,  # noqa: ARG001 - nothing is random here; every command has it
     device: Device = None,  # noqa: ARG001 - files only
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option("--out", help="A new folder; its name becomes the model's.")] = Path("finetuned"),
+    out: Annotated[Path, typer.Option("--out", help="New folder; its name becomes the model's.")] = Path("finetuned"),
 ) -> None:
-    """Make a checkpoint a model of its own, which every --model takes.
+    """Export a checkpoint as a model that every --model accepts.
 
-    Writes to the folder --out: the weights, low-rank updates merged, and the tokenizer, as transformers reads them.
+    Writes to the folder --out: the weights with low-rank updates merged, and the tokenizer, in transformers' format.
     """
     from lens_fv.finetuning import FinetuneRun, export_checkpoint
 
@@ -129,17 +139,17 @@ def export(
 
 
 def average(
-    run: Annotated[Path, typer.Argument(help="Folder that `finetune` wrote, of low-rank updates.")],
-    share: Annotated[float, typer.Option(help="Of the fine-tuned weights, above 0, at most 1.")] = 0.5,
+    run: Annotated[Path, typer.Argument(help="Run folder written by `finetune` with low-rank updates.")],
+    share: Annotated[float, typer.Option(help="Share of the fine-tuned weights, above 0 and at most 1.")] = 0.5,
     as_json: AsJson = False,
-    seed: Seed = 0,  # noqa: ARG001 - nothing is drawn here; every command has it
+    seed: Seed = 0,  # noqa: ARG001 - nothing is random here; every command has it
     device: Device = None,  # noqa: ARG001 - files only
     dtype: Dtype = None,  # noqa: ARG001 - files only
-    out: Annotated[Path, typer.Option("--out", help="A new folder for the averaged run.")] = Path("averaged-run"),
+    out: Annotated[Path, typer.Option("--out", help="New folder for the averaged run.")] = Path("averaged-run"),
 ) -> None:
-    """Average every checkpoint's weights with those before fine-tuning (Wise-FT).
+    """Interpolate every checkpoint's weights with those before fine-tuning (WiSE-FT).
 
-    Writes to the folder --out a run like any other, for `dynamics` and `export`.
+    Writes a run for `dynamics` and `export` to the folder --out.
     """
     from lens_fv.finetuning import FinetuneRun, interpolate_weights as averaged
 

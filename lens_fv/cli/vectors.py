@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lens_fv.model import LensModel
     from lens_fv.tasks import Task
 
-Heads = Annotated[int, typer.Option("--heads", min=1, help="How many of the strongest heads make the vector.")]
-Ranking = Annotated[Path | None, typer.Option("--ranking", help="A ranking that `rank` wrote; default: rank now.")]
+Heads = Annotated[int, typer.Option("--heads", min=1, help="Number of strongest heads summed into the vector.")]
+Ranking = Annotated[Path | None, typer.Option("--ranking", help="Ranking file written by `rank`; default: rank now.")]
 
 
 def extract(
@@ -36,16 +36,19 @@ def extract(
     task: TaskName = "present-past",
     ranking: Ranking = None,
     heads: Heads = 10,
-    layer: Annotated[int | None, typer.Option(help="Where to add it; default: picked on the validation split.")] = None,
-    site: Annotated[Literal["resid_post", "heads"], typer.Option(help="Add to the residual stream, or set the heads.")] = (
-        "resid_post"
-    ),
+    layer: Annotated[
+        int | None, typer.Option(help="Layer after which the vector is added; default: chosen on the validation split.")
+    ] = None,
+    site: Annotated[
+        Literal["resid_post", "heads"],
+        typer.Option(help="Injection site: add to the residual stream, or set the heads' outputs."),
+    ] = ("resid_post"),
     shots: Shots = 10,
     clean: Clean = 100,
     trials: Trials = 25,
     queries: Annotated[
         Literal["all", "answered"] | None,
-        typer.Option(help="All queries, or those that the model answers after --shots demonstrations; default: as --ranking."),
+        typer.Option(help="Queries: all, or those the model answers after --shots demonstrations; default: as in --ranking."),
     ] = None,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -53,7 +56,7 @@ def extract(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Make a function vector from the strongest heads.
+    """Extract a function vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-extracted.safetensors).
     """
@@ -81,16 +84,20 @@ def extract(
 def tune(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
-    start: Annotated[str, typer.Option(help="zero, random, extracted (ranks heads first), or a vector's file.")] = "zero",
-    pairs: Annotated[int, typer.Option(min=1, help="Training pairs.")] = 20,
+    start: Annotated[
+        str, typer.Option(help="Initial vector: zero, random, extracted (ranks heads first) or a vector file.")
+    ] = "zero",
+    pairs: Annotated[int, typer.Option(min=1, help="Number of training pairs.")] = 20,
     layer: Annotated[
-        list[int] | None, typer.Option(help="One or several to choose from; default: two depths, and the start's own.")
+        list[int] | None,
+        typer.Option(help="Candidate layer; repeatable, the best is kept; default: two depths and the initial vector's layer."),
     ] = None,
     learning_rate: Annotated[
-        list[float] | None, typer.Option(help="One or several, in units of the residual stream; default: 0.05 and 0.1.")
+        list[float] | None,
+        typer.Option(help="Candidate learning rate in units of the residual stream; repeatable; default: 0.05 and 0.1."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam.")] = 40,
-    l2: Annotated[float, typer.Option(min=0, help="Weight of the squared length.")] = 0.0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of Adam steps.")] = 40,
+    l2: Annotated[float, typer.Option(min=0, help="Weight of the penalty on the vector's squared norm.")] = 0.0,
     shots: Shots = 10,
     items: Items = None,
     as_json: AsJson = False,
@@ -99,7 +106,7 @@ def tune(
     dtype: Dtype = None,
     out: Out = None,
 ) -> None:
-    """Fine-tune a vector on a few pairs, the model frozen, and test it.
+    """Fine-tune a vector on a few pairs with the model frozen, and test it.
 
     Writes the vector to --out (default: TASK-tuned.safetensors).
     """

@@ -1,4 +1,4 @@
-"""The command that lets a model write: write."""
+"""The command that has a model generate answers: write."""
 
 from typing import Annotated
 
@@ -29,8 +29,8 @@ def write(
     model: ModelName = DEFAULT_MODEL,
     task: TaskName = "present-past",
     vector: Vectors = None,
-    instruction: Annotated[str | None, typer.Option(help="A sentence in front of all prompts.")] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text at most.")] = 32,
+    instruction: Annotated[str | None, typer.Option(help="Instruction sentence placed before every prompt.")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens per text.")] = 32,
     scale: Scale = 1.0,
     force: Force = False,
     shots: Shots = 10,
@@ -41,7 +41,7 @@ def write(
     dtype: Dtype = None,
     out: EvaluationFile = None,
 ) -> None:
-    """Let the model write answers, with and without vectors, and score the texts by ROUGE-L.
+    """Generate answers with and without vectors, and score the texts by ROUGE-L.
 
     Writes nothing unless --out is given.
     """

@@ -1,4 +1,4 @@
-"""How do vectors combine?"""
+"""Composite vectors: libraries of relation vectors, weights for mixing them, and fitted maps."""
 
 from lens_fv.composition.build import build_library
 from lens_fv.composition.compose import CompositeVector, compose, plain_map

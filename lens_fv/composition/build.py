@@ -1,4 +1,4 @@
-"""Vectors of many relations, made once."""
+"""Building a library: one vector per relation, each made once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.extract import validation_prompts
 
 PLAN = ".plan.json"
-"""The tasks of a build that has not come to its end."""
+"""File that lists the tasks of an unfinished build."""
 
 
 @checked
@@ -39,26 +39,26 @@ def build_library(
     seed: Seed = 0,
     progress: bool = False,
 ) -> VectorLibrary:
-    """Make a vector for every task, and keep them in a folder.
+    """Make a vector for every task and save them in a folder.
 
-    Every vector is saved when it is made, and what the folder already holds is not made again: a build that was stopped goes on
-    where it was, to the same vectors, and one with more tasks adds to it.
+    Each vector is saved as soon as it is made, and vectors already in the folder are kept. An interrupted build therefore
+    resumes and gives the same vectors, and a build with more tasks extends the library.
 
     Args:
         model: the model.
-        tasks: the tasks, each with a name of its own; each is split by `split_pairs(task, seed=seed)`.
-        folder: where vectors and index are written.
-        recipe: how they are made; default: `Tuned()`.
-        template: how prompts are written.
-        seed: of the splits, and of what the recipe draws.
+        tasks: tasks with distinct names; each is split by `split_pairs(task, seed=seed)`.
+        folder: folder for vectors and index.
+        recipe: method that makes the vectors; default: `Tuned()`.
+        template: prompt template.
+        seed: seed of the splits and of the recipe's random draws.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: the folder's vectors were made otherwise, a task there has changed, another process builds there, or what
-            the recipe raises.
+        LensFVError: the folder's vectors were made with other settings, a task there has changed, another process is building
+            there, or an error from the recipe.
     """
     folder, recipe = Path(folder), (recipe or Tuned()).resolved(model)
-    # Through JSON, as the index has them: tuples are lists there.
+    # Through JSON, to match the index, in which tuples are lists.
     settings: dict[str, Any] = json.loads(
         json.dumps(
             {
@@ -108,9 +108,9 @@ def build_library(
 
 
 def _plan(folder: Path, settings: dict[str, Any], entries: Sequence[Entry], files: Mapping[str, Path]) -> set[str]:
-    """Write down which tasks a build makes vectors for; those that one that was stopped had begun with.
+    """Record the tasks of a build, and return those that an interrupted build had started with.
 
-    What trains together does so again after a stop: in other company, vectors would differ by rounding. A file that is there
+    Tasks that train together do so again after an interruption, because other groupings change the vectors by rounding. A file
     without a plan was not made by a build.
     """
     path, remedy = folder / PLAN, "delete it; vectors that the index does not list are made again"
@@ -126,7 +126,7 @@ def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
     if not (folder / INDEX).exists():
         return []
     index = read_index(folder)
-    if "fingerprint" not in index["settings"]:  # of before there was one
+    if "fingerprint" not in index["settings"]:  # written before fingerprints existed
         settings = {key: value for key, value in settings.items() if key != "fingerprint"}
     if other := differences({key: index["settings"].get(key) for key in settings}, settings):
         if not index["entries"]:  # a build that failed before its first vector

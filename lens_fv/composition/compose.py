@@ -1,4 +1,4 @@
-"""One pair A:B, and the mixture of known relations that explains it."""
+"""Composite vectors: the mixture of known relations that explains one or more pairs A:B."""
 
 import math
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero
 from lens_fv.vectors import FunctionVector
 
 TEMPERATURE = 3.0
-"""What mean log-probabilities are multiplied with before the softmax, where no map is given."""
+"""Factor of the mean log-probabilities before the softmax when no map is given."""
 
 
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class CompositeVector(FunctionVector):
-    """A weighted sum of the vectors of known relations, the weights read off one or more pairs (Kang, Wu and Lu 2026).
+    """A weighted sum of known relations' vectors, with weights inferred from one or more pairs (Kang, Wu and Lu 2026).
 
     Attributes:
-        names: of the relations.
-        weights: of each; they sum to one.
-        scores: how well each relation explains the pairs, on average.
-        stability: mean overlap of the weights that each pair alone would give, from 0 to 1; 1 for a single pair.
-        source_gain: how much likelier it makes B behind A, in nats a token (the pairs' mean).
+        names: names of the relations.
+        weights: weight of each relation; they sum to one.
+        scores: mean score of the pairs under each relation.
+        stability: mean overlap, from 0 to 1, of the weights inferred from each pair alone; 1 for a single pair.
+        source_gain: increase in the log-probability of B after A, in nats per token, averaged over pairs.
     """
 
     names: tuple[str, ...] = ()
@@ -41,24 +41,24 @@ class CompositeVector(FunctionVector):
     source_gain: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check shapes beside those of a function vector."""
+        """Check shapes in addition to those of a function vector."""
         super().__post_init__()
         require_shape("composite's weights", self.weights, (len(self.names),))
         require_shape("composite's scores", self.scores, (len(self.names),))
 
     @property
     def entropy(self) -> float:
-        """Of the weights, in nats: 0 for a single relation, log(n) for all alike."""
+        """Entropy of the weights in nats: 0 for a single relation, log(n) for uniform weights."""
         return float(torch.special.entr(self.weights).sum())
 
     @property
     def coverage(self) -> float:
-        """Share of the weight on the relations that explain the pairs better than the average one does."""
+        """Share of the weight on relations with above-average scores."""
         return float(self.weights[self.scores > self.scores.mean()].sum())
 
     @checked
     def top(self, k: Count = 5) -> list[tuple[str, float]]:
-        """The relations of largest weight."""
+        """The `k` relations of largest weight, with their weights."""
         found = self.weights.topk(min(k, len(self.names)))
         return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
 
@@ -83,18 +83,18 @@ def compose(
     top_k: Count | None = None,
     template: PromptTemplate = TODD,
 ) -> CompositeVector:
-    """The mixture of a library's vectors that explains what A is to B.
+    """Mix a library's vectors into one that explains the relation between A and B.
 
     Args:
         model: the model.
-        library: the basis.
+        library: basis vectors.
         pairs: A:B, or several pairs of one relation.
-        weight_map: a fitted map; its score and scale are taken. Default: softmax(temperature x score).
-        temperature: for no map: what scores are multiplied with.
-        score: for no map: see `relation_scores`.
-        scale: for no map: what the sum is multiplied with.
-        top_k: give weight to so many relations at most.
-        template: how prompts are written.
+        weight_map: fitted map, with its own score and scale; default: softmax(temperature x score).
+        temperature: factor of the scores; used without a map.
+        score: see `relation_scores`; used without a map.
+        scale: factor of the weighted sum; used without a map.
+        top_k: maximum number of relations with nonzero weight; default: all.
+        template: prompt template.
 
     Raises:
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
@@ -140,7 +140,7 @@ def compose(
 def plain_map(
     model: LensModel, basis: Basis, *, temperature: Positive = TEMPERATURE, score: Score = "logprob", scale: Finite = 1.0
 ) -> WeightMap:
-    """The map that needs no fitting: softmax(temperature x score)."""
+    """Make the map that needs no fitting: softmax(temperature x score)."""
     n = len(basis.names)
     provenance = Provenance.of(
         model,
@@ -162,7 +162,7 @@ def plain_map(
 
 
 def _overlap(weights: Float[Tensor, "pairs relations"]) -> float:
-    """Mean share of weight that two pairs have in common."""
+    """Mean overlap of the weights of two pairs."""
     n = len(weights)
     if n < 2:
         return 1.0

@@ -1,4 +1,4 @@
-"""When is a composite likely to help? Told from its own pair, before anything is known about C and D."""
+"""Prediction of whether a composite helps, from its source pair alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ FEATURES = ("entropy", "source_gain")
 
 @dataclass(frozen=True)
 class Confidence:
-    """A logistic regression on what a composite says about itself.
+    """A logistic regression on the features of a composite.
 
     Attributes:
-        center, spread: of the features (`FEATURES`) it was fitted on.
-        weights: of the features in units of their spread.
-        bias: of the whole.
+        center, spread: mean and spread of the features (`FEATURES`) it was fitted on.
+        weights: coefficients of the standardised features.
+        bias: intercept.
     """
 
     center: tuple[float, ...]
@@ -39,7 +39,7 @@ class Confidence:
 def composite_features(
     weights: Float[Tensor, "composites relations"], source_gain: Float[Tensor, " composites"]
 ) -> Float[Tensor, "composites features"]:
-    """Entropy of the weights (nats), and how much likelier the composite makes B behind A (nats a token)."""
+    """Features of composites: weight entropy (nats), and gain in log-probability of B after A (nats per token)."""
     return torch.stack([torch.special.entr(weights).sum(-1), source_gain], -1)
 
 
@@ -47,12 +47,12 @@ def composite_features(
 def fit_confidence(
     features: Float[Tensor, "composites features"], helped: Bool[Tensor, " composites"], *, l2: NonNegative = 1e-2
 ) -> Confidence:
-    """Fit it on composites of which it is known whether they helped.
+    """Fit the regression on composites with known outcomes.
 
     Args:
         features: see `composite_features`.
-        helped: for each, whether it did, by any measure.
-        l2: weight of the squared coefficients beside the mean loss.
+        helped: whether each composite helped, by any measure.
+        l2: weight of the squared coefficients relative to the mean loss.
 
     Raises:
         LensFVError: all helped or none did.
@@ -78,7 +78,7 @@ def fit_confidence(
 
 
 def separation(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composites"]) -> tuple[float, float]:
-    """Area under the ROC curve (0.5: no better than chance), and the p-value of Mann and Whitney's test.
+    """Area under the ROC curve (0.5 is chance), and the p-value of the Mann-Whitney test.
 
     Raises:
         LensFVError: all helped or none did.

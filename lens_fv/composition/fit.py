@@ -1,4 +1,4 @@
-"""A map from scores to weights, learned on analogies."""
+"""Fitting the map from scores to weights on analogies."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -37,25 +37,26 @@ def fit_map(
     seed: Seed = 0,
     progress: bool = False,
 ) -> WeightMap:
-    """Learn the map that makes D likely behind C, the model and the basis frozen (Kang, Wu and Lu 2026).
+    """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
-    Weights are softmax(matrix · scores + bias), and their sum is added `scale` times. The shape of matrix and bias is learned
-    from scores alone: how well the weights that one pair gets explain other pairs of its relation (`learn_shape`). How sharp
-    they are, and the scale, are then learned through the model: Adam minimises the mean negative log-probability of the
-    answers' tokens, in batches of like length. Decay and step of the shape, and the epoch, are chosen on the held-out ones.
+    Weights are softmax(matrix · scores + bias), and the weighted sum is multiplied by `scale`. Matrix and bias are first
+    learned from scores alone, so that the weights of one pair explain other pairs of its relation (`learn_shape`). Their
+    sharpness and the scale are then learned through the model: Adam minimises the mean negative log-probability of the answers'
+    tokens, in batches of similar length. The weight decay and step of the first stage, and the epoch, are chosen on held-out
+    analogies.
 
     Args:
         model: the model.
-        library: the basis.
-        analogies: to learn from. Of training relations only, if it is to hold for others.
-        held_out: to choose on: of other relations if the map is for new ones, of the same if it is for these.
-        form: of the matrix: the identity times a number, its diagonal, or all of it; the latter two have a bias.
+        library: basis vectors.
+        analogies: training analogies; only of training relations if the map should generalise to new ones.
+        held_out: analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
+        form: form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
         score: see `relation_scores`.
-        epochs: over the analogies.
-        learning_rate: of Adam through the model.
-        leave_own_out: give a relation's own vector no weight in its analogies, as if it were new.
-        template: how prompts are written.
-        seed: of the order of batches.
+        epochs: number of passes over the analogies.
+        learning_rate: learning rate of Adam through the model.
+        leave_own_out: give a relation's own vector no weight in its analogies, as if the relation were new.
+        template: prompt template.
+        seed: seed of the batch order.
         progress: draw a progress bar.
 
     Raises:
@@ -94,7 +95,7 @@ def fit_maps(
     seed: Seed = 0,
     progress: bool = False,
 ) -> dict[Form, WeightMap]:
-    """`fit_map` in several forms, the analogies scored and opened once for all of them."""
+    """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
@@ -123,7 +124,7 @@ def fit_maps(
 def _fitted(
     basis: Basis, shape: Shape, train: Problems, test: Problems, provenance: Provenance, tick: Callable[[], None]
 ) -> WeightMap:
-    """Temperature and scale of a shape, learned through the model."""
+    """Learn the temperature and scale of a shape through the model."""
     options = provenance.options
     hotter, log_scale = (torch.nn.Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
     optimiser = torch.optim.Adam([hotter, log_scale], lr=options["learning_rate"])

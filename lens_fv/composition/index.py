@@ -1,4 +1,4 @@
-"""What a library's folder says about its vectors, without their files being read."""
+"""The index of a library folder, which describes its vectors without reading their files."""
 
 import json
 from collections.abc import Iterable
@@ -16,21 +16,21 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says about one vector, without its file being read.
+    """The index entry of one vector.
 
     Attributes:
-        name: of its relation; one library has every name once.
-        file: where it is.
-        model: which model it is of.
-        group, family: of the relation.
-        task_hash: fingerprint of the pairs.
-        method: how it was made.
-        layer: after which it is added.
-        norm: its length, in units of the residual stream's there.
-        logprob: mean log-probability of the validation answers with it, in nats.
-        gain: how much more that is than without it.
-        top1: share of validation items whose first token it gets right.
-        fingerprint: of the model's weights; None in a library of before there was one.
+        name: name of its relation, unique within a library.
+        file: path of the vector's file.
+        model: name of the model it was made for.
+        group, family: group and family of the relation.
+        task_hash: fingerprint of the task's pairs.
+        method: method that made the vector.
+        layer: layer after which the vector is added.
+        norm: norm relative to that of the residual stream at this layer.
+        logprob: mean log-probability of the validation answers with the vector, in nats.
+        gain: increase of that log-probability over no vector, in nats.
+        top1: share of validation items with a correct first token.
+        fingerprint: fingerprint of the model's weights; None in libraries from before fingerprints existed.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """What the file has to hold."""
+    """Required content of the index file."""
 
     format: int
     settings: dict[str, Any]
@@ -58,7 +58,7 @@ class Index:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder: "settings" it was built with, and "entries".
+    """Read the index of a folder: the build's "settings" and the "entries".
 
     Raises:
         LensFVError: see `VectorLibrary.open`.
@@ -81,7 +81,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def write_index(folder: Path, settings: dict[str, Any], entries: Iterable[Entry]) -> None:
-    """Write the index of vectors that lie in the folder."""
+    """Write the index of the vectors in the folder."""
     rows = [{**asdict(entry), "file": entry.file.name} for entry in entries]
     content = {"format": FORMAT, "settings": settings, "entries": rows}
     write_whole(folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""A folder of vectors with an index: the basis that composites are made of."""
+"""Vector libraries: a folder of vectors with an index, the basis of composites."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from lens_fv.vectors import FunctionVector
 
 
 class Basis(NamedTuple):
-    """Vectors that can be weighed against each other: of one model, at one layer.
+    """Vectors that can be mixed: of one model, at one layer.
 
     Attributes:
-        names: of their relations.
-        vectors: their scales applied.
-        layer: after which they are added.
-        resid_norm: the residual stream's typical length there (their mean).
+        names: names of the relations.
+        vectors: vectors, with their scales applied.
+        layer: layer after which they are added.
+        resid_norm: typical norm of the residual stream at this layer (mean over the vectors' values).
     """
 
     names: tuple[str, ...]
@@ -37,16 +37,16 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class VectorLibrary:
-    """Vectors by the name of their relation; a file is read when its vector is first asked for.
+    """Vectors by relation name; each file is read when its vector is first used.
 
     Attributes:
-        entries: what it holds, in order.
+        entries: index entries of the vectors, in order.
     """
 
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a name twice."""
+        """Refuse duplicate names."""
         names = [entry.name for entry in self.entries]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
@@ -54,16 +54,16 @@ class VectorLibrary:
 
     @classmethod
     def open(cls, folder: str | Path) -> "VectorLibrary":
-        """The library in a folder.
+        """Open the library in a folder.
 
         Raises:
-            LensFVError: no index there, a damaged one, or one of a newer format.
+            LensFVError: the index is missing, damaged, or of a newer format.
         """
         return cls(tuple(read_index(Path(folder))["entries"]))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its relations."""
+        """Names of its relations."""
         return tuple(entry.name for entry in self.entries)
 
     @cached_property
@@ -84,10 +84,10 @@ class VectorLibrary:
         return name in self._entries
 
     def entry(self, name: str) -> Entry:
-        """What the index says about one vector.
+        """Return the index entry of one vector.
 
         Raises:
-            LensFVError: there is none of that name.
+            LensFVError: no vector of that name.
         """
         if name not in self._entries:
             has = ", ".join(self.names) or "no vectors"
@@ -95,10 +95,10 @@ class VectorLibrary:
         return self._entries[name]
 
     def __getitem__(self, name: str) -> FunctionVector:
-        """The vector of a relation, read once.
+        """Return the vector of a relation, read from file once.
 
         Raises:
-            LensFVError: there is none, or its file is gone or damaged.
+            LensFVError: no such vector, or its file is missing or damaged.
         """
         entry = self.entry(name)
         if name not in self._loaded:
@@ -113,44 +113,44 @@ class VectorLibrary:
         family: str | None = None,
         where: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
     ) -> "VectorLibrary":
-        """The part of it that meets every condition, in the same order.
+        """Select the vectors that meet every condition, in the same order.
 
         Args:
-            names: these relations alone.
-            group: this group alone.
-            family: this family alone.
-            where: any other condition, such as `lambda entry: entry.gain > 1`.
+            names: names of relations to keep; default: all.
+            group: group to keep; default: all.
+            family: family to keep; default: all.
+            where: further condition on entries, such as `lambda entry: entry.gain > 1`.
 
         Raises:
-            LensFVError: a name that it does not have.
+            LensFVError: a name that the library lacks.
         """
         wanted = {name: self.entry(name) for name in names} if names is not None else self._entries
         kept = (e for e in self.entries if e.name in wanted and group in (None, e.group) and family in (None, e.family))
         return self._part(e for e in kept if where(e))
 
     def without(self, *names: str) -> "VectorLibrary":
-        """All but these.
+        """Return the library without these relations.
 
         Raises:
-            LensFVError: a name that it does not have.
+            LensFVError: a name that the library lacks.
         """
         left_out = {self.entry(name).name for name in names}
         return self._part(e for e in self.entries if e.name not in left_out)
 
     def merge(self, other: "VectorLibrary") -> "VectorLibrary":
-        """Both together.
+        """Return the union of two libraries.
 
         Raises:
-            LensFVError: a name that both have.
+            LensFVError: a name that occurs in both.
         """
         return VectorLibrary((*self.entries, *other.entries))
 
     @checked
     def at(self, layer: Whole) -> "VectorLibrary":
-        """All vectors added after one layer, their lengths as they are. What the index said of their effect is not known there.
+        """Move all vectors to one layer without rescaling; their measured effects become unknown.
 
         Raises:
-            LensFVError: a vector's file is gone or damaged.
+            LensFVError: a vector's file is missing or damaged.
         """
         unknown = float("nan")
         entries = [replace(e, layer=layer, norm=unknown, logprob=unknown, gain=unknown, top1=unknown) for e in self.entries]
@@ -164,10 +164,10 @@ class VectorLibrary:
         return part
 
     def basis(self, model: LensModel) -> Basis:
-        """All vectors, as rows.
+        """Return all vectors as the rows of a basis.
 
         Raises:
-            LensFVError: no vectors, several layers or models among them, one injected at heads, or one of another model.
+            LensFVError: no vectors, vectors of several layers or models, one injected at heads, or one of another model.
         """
         if not self.entries:
             raise LensFVError(f"compose on {model.name}: the library is empty; build it, or filter less of it away")
@@ -188,10 +188,10 @@ class VectorLibrary:
         return Basis(self.names, rows, vectors[0].layer, sum(v.resid_norm for v in vectors) / len(vectors))
 
     def save(self, folder: str | Path) -> "VectorLibrary":
-        """Copy it into a folder that holds no library yet; the copy.
+        """Copy the library into a folder without one, and return the copy.
 
         Raises:
-            LensFVError: there is one, or the folder cannot be written to.
+            LensFVError: the folder already holds a library or cannot be written to.
         """
         folder = Path(folder)
         if (folder / INDEX).exists():
@@ -201,7 +201,7 @@ class VectorLibrary:
         return VectorLibrary.open(folder)
 
     def summary(self) -> dict[str, str]:
-        """What a reader wants to know first."""
+        """Key facts for display."""
         kinds = {(e.group, e.family) for e in self.entries}
         return {
             "vectors": f"{len(self)} in {len({g for g, _ in kinds})} groups, {len(kinds)} families",

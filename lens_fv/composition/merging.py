@@ -1,4 +1,4 @@
-"""Several libraries become one."""
+"""Merging of several libraries into one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ ALIKE = ("model", "fingerprint", "method")
 
 
 def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> VectorLibrary:
-    """Copy several libraries that were made alike into one, in a folder that holds none yet.
+    """Merge libraries made with the same settings into one, in a folder without a library.
 
     Args:
-        folders: of the libraries, at least two.
-        folder: of the one that has all their vectors.
+        folders: folders of the libraries, at least two.
+        folder: folder for the merged library.
 
     Raises:
-        LensFVError: they are of different models or were made otherwise, two have a vector of one name, a vector is damaged, or
-            the folder holds a library already.
+        LensFVError: the libraries differ in model or settings, two have a vector of the same name, a vector is damaged, or
+            the folder already holds a library.
     """
     folders = [Path(each) for each in folders]
     if len(folders) < 2:
@@ -42,6 +42,6 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
 
 
 def _otherwise(one: VectorLibrary, other: VectorLibrary) -> list[str]:
-    """What sets apart the vectors of libraries that do not say what they were built with, as copies do not."""
+    """Differences between vectors of libraries without recorded settings, such as copies."""
     made = [{what: ", ".join(sorted({str(getattr(e, what)) for e in each.entries})) for what in ALIKE} for each in (one, other)]
     return differences(*made) if one.entries and other.entries else []

@@ -1,4 +1,4 @@
-"""Analogies made ready to learn from: scored and opened once."""
+"""Analogies prepared for training: scored and batched once."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from lens_fv.vectors.batches import Batch, open_batches
 
 
 class Problems:
-    """Analogies, scored and opened."""
+    """Analogies with their scores and prepared batches."""
 
     def __init__(
         self,
@@ -34,30 +34,30 @@ class Problems:
         self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
 
     def couples(self) -> Couples:
-        """Sources with targets of their relation, by their scores."""
+        """Scores of source pairs, coupled with those of target pairs of the same relation."""
         targets = [Pair(a.c, (a.d[0],)) for a in self._analogies]
         scores = relation_scores(self._model, self._basis, targets, score=self._score, template=self._template)
         words = [(a.a, a.c) for a in self._analogies]
         return couples_of([a.relation for a in self._analogies], words, self.scores, scores, self.left_out)
 
     def logits(self, batch: Batch, shape: Shape) -> Float[Tensor, "batch relations"]:
-        """What the softmax is taken of, for the batch's analogies."""
+        """Logits of the softmax for the batch's analogies."""
         owners = list(batch.owners)
         left_out = self.left_out[owners]
         return shape.logits(without_left_out(self.scores[owners], left_out)).masked_fill(left_out, -torch.inf)
 
     def logprob_per_token(self, found: WeightMap) -> float:
-        """Mean log-probability of the answers' tokens with a map, per token, in nats."""
+        """Mean log-probability of the answers under a map, in nats per token."""
         vectors = found.scale * (found.weights(self.scores, left_out=self.left_out) @ self._basis.vectors)
         losses = [batch.losses([self._basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
         return -float(torch.cat(losses).mean())
 
     def by_owner(self, vectors: Float[Tensor, "batch d_model"], batch: Batch) -> Float[Tensor, "owners 1 d_model"]:
-        """A batch's vectors, where its owners look for them."""
+        """Arrange the vectors of a batch by owner."""
         found = vectors.new_zeros(len(self.encoded), 1, vectors.shape[-1])
         return found.index_put((torch.tensor(batch.owners),), vectors[:, None])
 
 
 def own_relations(basis: Basis, analogies: Sequence[Analogy]) -> Bool[Tensor, "analogies relations"]:
-    """Which basis vector is that of each analogy's own relation."""
+    """Mask of the basis vector that belongs to each analogy's own relation."""
     return torch.tensor([[name == a.relation for name in basis.names] for a in analogies])

@@ -1,4 +1,4 @@
-"""How a library's vectors are made: tuned on pairs, or extracted from heads."""
+"""Recipes for a library's vectors: tuned on pairs, or extracted from heads."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,22 +14,22 @@ from lens_fv.vectors.extract import MOST_VALIDATION
 from lens_fv.vectors.tune import LEARNING_RATES
 
 TOGETHER = 8
-"""Relations that train in the same passes: more fill the machine no better, and lose more when a run is stopped."""
+"""Number of relations trained in the same passes; more bring no speed and lose more work on an interruption."""
 
 
 @checked
 @dataclass(frozen=True)
 class Tuned:
-    """Vectors fine-tuned on pairs, from zero, relations side by side.
+    """Vectors fine-tuned on pairs from zero, several relations in parallel.
 
     Attributes:
-        layer: after which all are added; default: the middle one.
-        pairs: see `tune`; of tasks whose training part is smaller, all of it.
+        layer: layer after which all vectors are added; default: the middle one.
+        pairs: number of training pairs (see `tune`); tasks with fewer use all of them.
         steps: see `tune`.
         learning_rate: see `tune`.
-        shuffled: give every pair another pair's answer, in training and in validation: the control that has seen the relation's
-            words but not the relation.
-        max_validation: pairs to choose on.
+        shuffled: give every training and validation pair another pair's answer, as a control that sees the relation's words
+            but not the relation.
+        max_validation: maximum number of validation pairs for model selection.
     """
 
     layer: Whole | None = None
@@ -40,15 +40,15 @@ class Tuned:
     max_validation: Count = MOST_VALIDATION
 
     def resolved(self, model: LensModel) -> "Tuned":
-        """With every default that depends on the model filled in.
+        """Fill in the defaults that depend on the model.
 
         Raises:
-            LensFVError: the model has no such layer.
+            LensFVError: no such layer in the model.
         """
         return replace(self, layer=middle_layer(model) if self.layer is None else model.check_layer(self.layer))
 
     def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:
-        """The tasks, those together that are made together: here those that train on as many pairs."""
+        """Group the tasks that are made together: those with equal numbers of training pairs."""
 
         def pairs(task: Task) -> int:
             return self._pairs(splits[task.name])
@@ -61,10 +61,10 @@ class Tuned:
     def make(
         self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: Seed
     ) -> list[FunctionVector]:
-        """The vectors of one part.
+        """Make the vectors of one group of tasks.
 
         Raises:
-            LensFVError: what `tune_many` raises.
+            LensFVError: any error from `tune_many`.
         """
         seen = {task.name: with_fewer_choices(splits[task.name], self.max_validation) for task in tasks}
         if self.shuffled:
@@ -91,16 +91,16 @@ class Tuned:
 @checked
 @dataclass(frozen=True)
 class Extracted:
-    """Vectors that sum what the heads write that causal mediation finds (Todd et al. 2024).
+    """Vectors that sum the outputs of the heads found by causal mediation (Todd et al. 2024).
 
     Attributes:
-        layer: after which all are added; default: for each relation the one that its validation answers like best. Composites
-            need one layer for all.
+        layer: layer after which all vectors are added; default: for each relation, the layer with the highest log-probability
+            of its validation answers. Composites need one layer for all.
         n_heads: see `extract`.
         n_shots: see `rank_heads`.
         n_clean: see `rank_heads`.
         n_trials: see `rank_heads`.
-        max_validation: pairs to choose the layer on.
+        max_validation: maximum number of validation pairs for choosing the layer.
     """
 
     layer: Whole | None = None
@@ -115,17 +115,17 @@ class Extracted:
         return self if self.layer is None else replace(self, layer=model.check_layer(self.layer))
 
     def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:  # noqa: ARG002
-        """See `Tuned`: here each alone."""
+        """See `Tuned`; here each task is a group of its own."""
         return ([task] for task in tasks)
 
     @checked
     def make(
         self, model: LensModel, tasks: Sequence[Task], splits: Mapping[str, Split], *, template: PromptTemplate, seed: Seed
     ) -> list[FunctionVector]:
-        """The vectors of one part.
+        """Make the vectors of one group of tasks.
 
         Raises:
-            LensFVError: what `rank_heads` and `extract` raise.
+            LensFVError: any error from `rank_heads` or `extract`.
         """
         made: list[FunctionVector] = []
         for task in tasks:
@@ -151,22 +151,22 @@ Recipe = Tuned | Extracted
 
 
 def middle_layer(model: LensModel) -> int:
-    """The layer at half of the depth."""
+    """Layer at half of the model's depth."""
     return round(0.5 * (model.n_layers - 1))
 
 
 def with_fewer_choices(split: Split, most: int) -> Split:
-    """A split with so many validation pairs at most."""
+    """Return the split with at most this many validation pairs."""
     return replace(split, validation=split.validation[:most])
 
 
 def with_wrong_answers(split: Split, seed: int) -> Split:
-    """Training and validation pairs whose answers have changed places: none keeps its own (if no two are the same)."""
+    """Exchange the answers of training and validation pairs, so that none keeps its own (if all answers differ)."""
     rng = random.Random(f"{seed}/wrong answers")
 
     def wrong(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         order = rng.sample(range(len(pairs)), len(pairs))
-        # Round a ring in random order nobody keeps their own.
+        # Passing answers around a ring in random order leaves none in place.
         taken = dict(zip(order, [*order[1:], *order[:1]], strict=True))
         return tuple(replace(pair, outputs=pairs[taken[i]].outputs) for i, pair in enumerate(pairs))
 

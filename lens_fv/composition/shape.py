@@ -1,4 +1,4 @@
-"""What pairs' scores say about each other: a map's matrix and bias, learned without a pass through the model."""
+"""Learning a map's matrix and bias from scores alone, without a pass through the model."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ DECAYS = (1e-3, 1e-2, 1e-1)
 
 
 class Couples(NamedTuple):
-    """Two pairs of one relation each: the map reads the first one's scores, and is right if it picks what explains the second.
+    """Couples of pairs of one relation: from the first pair's scores, the map should pick vectors that explain the second.
 
     Attributes:
-        sources, targets: scores of both; see `relation_scores`.
-        left_out: relations that get no weight.
+        sources, targets: scores of the first and second pairs; see `relation_scores`.
+        left_out: mask of relations that get no weight.
     """
 
     sources: Float[Tensor, "couples relations"]
@@ -37,11 +37,11 @@ class Shape(NamedTuple):
     bias: Float[Tensor, " relations"]
 
     def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
-        """What the softmax is taken of."""
+        """Logits of the softmax."""
         return scores * self.matrix + self.bias if len(self.matrix) == 1 else scores @ self.matrix.T + self.bias
 
     def times(self, sharpness: Float[Tensor, ""]) -> "Shape":
-        """The same, its weights sharper or flatter."""
+        """Scale the logits, which makes the weights sharper or flatter."""
         return Shape(sharpness * self.matrix, sharpness * self.bias)
 
 
@@ -56,21 +56,21 @@ def learn_shape(
     decays: Sequence[float] = DECAYS,
     seed: int = 0,
 ) -> Shape:
-    """The matrix and bias under which the weights read off one pair pick vectors that explain another pair of its relation.
+    """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
-    Maximises sum_i w_i t_i, the expected score of the couple's second pair, over w = softmax(matrix · s + bias); by Adam, from
-    temperature x identity and no bias. Of all weight decays, and of the steps of each, the one is kept that is best on `test`;
-    the start if none is better.
+    Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam from
+    temperature x identity and zero bias. Over all weight decays and steps, the result that is best on `test` is kept, or the
+    initial value if none is better.
 
     Args:
-        form: "temperature" learns nothing here; "diagonal" and "full" what they are called after, and a bias.
-        train: to learn from.
-        test: to choose on.
-        temperature: of the start.
-        steps: of Adam.
-        learning_rate: of Adam, in units of standardised scores.
-        decays: weights of the squared distance to the start.
-        seed: of the batches.
+        form: "temperature" learns nothing here; "diagonal" and "full" learn such a matrix and a bias.
+        train: couples for training.
+        test: couples for model selection.
+        temperature: factor of the identity in the initial matrix.
+        steps: number of Adam steps.
+        learning_rate: learning rate of Adam, in units of standardised scores.
+        decays: candidate weights of the squared distance to the initial values.
+        seed: seed of the batches.
     """
     n, device = train.sources.shape[-1], train.sources.device
     best = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
@@ -103,16 +103,17 @@ def learn_shape(
 
 
 def expected_score(shape: Shape, couples: Couples) -> Float[Tensor, ""]:
-    """Mean over couples of the targets' scores under the weights that their sources get."""
+    """Mean over couples of the targets' scores, weighted as the map weights their sources."""
     logits = shape.logits(without_left_out(couples.sources, couples.left_out))
     weights = logits.masked_fill(couples.left_out, -torch.inf).softmax(-1)
     return (weights * couples.targets).sum(-1).mean()
 
 
 def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> Shape:
-    """Temperature · s + moved · (standardised s) + bias, as one matrix and bias.
+    """Fold temperature · s + moved · (standardised s) + bias into one matrix and bias.
 
-    The full form takes each pair's mean off its standardised scores: how hard B is to write says nothing about the relation.
+    The full form subtracts each pair's mean from its standardised scores, because the difficulty of B says nothing about the
+    relation.
     """
     n = len(bias)
     if len(moved) == 1:
@@ -128,10 +129,10 @@ def couples_of(
     targets: Float[Tensor, "analogies relations"],
     left_out: Bool[Tensor, "analogies relations"],
 ) -> Couples:
-    """Every source with every target of its relation, but with none that shares its input.
+    """Couple every source with every target of its relation that does not share its input.
 
     Args:
-        relations: of the analogies; those without one stay as they are.
+        relations: relation of each analogy; analogies without one stay as they are.
         words: inputs of source and target.
         sources: scores of A:B.
         targets: scores of C:D.

@@ -1,4 +1,4 @@
-"""From how well each vector explains a pair to how much of it is taken."""
+"""Scores of basis vectors on pairs, and maps from scores to weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,18 +31,18 @@ def relation_scores(
     template: PromptTemplate = TODD,
     progress: bool = False,
 ) -> Float[Tensor, "pairs relations"]:
-    """How well each basis vector, added to a pair's zero-shot prompt, makes the model write its (primary) output.
+    """Score how well each basis vector, added to a pair's zero-shot prompt, elicits its (primary) output.
 
     Args:
         model: the model.
-        basis: the vectors; all run as branches of the same passes.
-        pairs: each scored on its own.
+        basis: basis vectors, all run as branches of the same passes.
+        pairs: pairs, scored independently.
         score: "logprob": mean log-probability of the output's tokens, in nats; "prob": probability of the output.
-        template: how prompts are written.
+        template: prompt template.
         progress: draw a progress bar.
     """
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
-    # As many rows at once as fill the machine; prompts of a batch share no row, so few are enough.
+    # A small batch is enough to fill the machine, because prompts of a batch share no row.
     batches = open_batches(model, list(enumerate(encoded)), size=8)
     found = torch.empty(len(pairs), len(basis.names), device=model.device)
     vectors = basis.vectors[None].expand(len(pairs), -1, -1)
@@ -63,7 +63,7 @@ def source_gain(
     *,
     template: PromptTemplate = TODD,
 ) -> Float[Tensor, " pairs"]:
-    """How much likelier each pair's own vector makes its (primary) output behind its zero-shot prompt, in nats a token."""
+    """Gain in log-probability of each pair's (primary) output from its own vector, zero-shot, in nats per token."""
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     found = torch.empty(len(pairs), device=model.device)
     for batch in open_batches(model, list(enumerate(encoded))):
@@ -75,14 +75,14 @@ def source_gain(
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class WeightMap(Artefact):
-    """From scores to weights: softmax(matrix · scores + bias), and how far to go (Kang, Wu and Lu 2026).
+    """A map from scores to weights, softmax(matrix · scores + bias), with a scale (Kang, Wu and Lu 2026).
 
     Attributes:
-        names: the basis it is for, in order.
-        matrix: full, or (one row) its diagonal.
-        bias: one a relation.
-        scale: what the weighted sum is multiplied with before it is added.
-        score: which scores it expects.
+        names: names of the basis vectors, in order.
+        matrix: full matrix, or its diagonal as one row.
+        bias: one value per relation.
+        scale: factor of the weighted sum before it is added to the residual stream.
+        score: kind of scores it expects; see `relation_scores`.
     """
 
     names: tuple[str, ...]
@@ -98,7 +98,7 @@ class WeightMap(Artefact):
         require_shape("weight map's bias", self.bias, (n,))
 
     def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
-        """What the softmax is taken of."""
+        """Logits of the softmax."""
         matrix, bias = self.matrix.to(scores), self.bias.to(scores)
         return scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
 
@@ -110,12 +110,12 @@ class WeightMap(Artefact):
         left_out: Bool[Tensor, "pairs relations"] | None = None,
         top_k: Count | None = None,
     ) -> Float[Tensor, "pairs relations"]:
-        """Weights that are positive and sum to one.
+        """Turn scores into weights that are nonnegative and sum to one.
 
         Args:
             scores: see `relation_scores`.
-            left_out: relations that get no weight, and whose score says nothing about the others.
-            top_k: of the highest alone.
+            left_out: mask of relations that get no weight and do not influence the others'.
+            top_k: number of highest weights to keep; default: all.
 
         Raises:
             LensFVError: scores of another basis, or no weight left.
@@ -134,7 +134,7 @@ class WeightMap(Artefact):
         return logits.softmax(-1)
 
     def without(self, *names: str) -> "WeightMap":
-        """The map for a basis that lacks some relations."""
+        """Return the map for a basis without some relations."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
         matrix = self.matrix[:, kept] if len(self.matrix) == 1 else self.matrix[kept][:, kept]
         return WeightMap(
@@ -155,6 +155,6 @@ class WeightMap(Artefact):
 def without_left_out(
     scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"]
 ) -> Float[Tensor, "pairs relations"]:
-    """Scores in which those of relations that are left out are the others' mean: they say nothing about the others."""
+    """Replace the scores of left-out relations by the mean of the others, so that they carry no information."""
     kept = (~left_out).to(scores)
     return torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)

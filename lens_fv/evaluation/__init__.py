@@ -1,4 +1,4 @@
-"""Does it work, and is that more than chance?"""
+"""Evaluation of vectors with controls: accuracy, decoding, analogies, free text, human judgements."""
 
 from lens_fv.core.artefact import load_artefact
 from lens_fv.core.statistics import bootstrap_interval, wilson_interval

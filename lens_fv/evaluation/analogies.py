@@ -1,4 +1,4 @@
-"""Does a composite solve A:B::C:?, and beside what?"""
+"""Evaluation of composites on analogies A:B::C:?, with controls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,29 +37,29 @@ def evaluate_analogies(
     seed: Seed = 0,
     progress: bool = False,
 ) -> AnalogyEvaluation:
-    """Solve analogies by composites of a library's vectors, beside what solves them without.
+    """Solve analogies by composites of a library's vectors, and by baselines and controls.
 
-    Conditions: "none" (C's zero-shot prompt), "mean" (of the basis), "best" (the one vector that explains A:B best),
-    "composite" (softmax of 3 x score), one for each of `maps`, "matched" (the composite at the length of the best vector),
-    "other_source" (the first composite of another analogy, of another relation if there is one), "random_basis" (its weights on
-    random vectors of the basis' lengths), "random" (one of the composite's length), "one_shot" (A:B as a demonstration), and
-    "one_shot_composite" and one such for each of `maps` (A:B as a demonstration, and the vector added). With several source
-    pairs the last ones are called "few_shot" and so on.
+    Conditions: "none" (C's zero-shot prompt), "mean" (mean vector of the basis), "best" (the one vector that explains A:B
+    best), "composite" (softmax of 3 x score), one for each of `maps`, "matched" (the composite at the norm of the best vector),
+    "other_source" (the first composite of another analogy, of another relation if possible), "random_basis" (the composite's
+    weights on random vectors with the norms of the basis), "random" (a random vector with the composite's norm), "one_shot"
+    (A:B as a demonstration), and "one_shot_composite" and one for each of `maps` (A:B as a demonstration, and the vector
+    added). With several source pairs, the last ones are called "few_shot" and so on.
 
     Args:
         model: the model.
-        library: the basis.
-        analogies: what to solve.
-        maps: fitted maps by the name of their condition.
-        sources: pairs that each analogy's weights are read off, and that its prompt demonstrates; default: its A:B alone.
+        library: basis vectors.
+        analogies: analogies to solve.
+        maps: fitted maps by condition name.
+        sources: for each analogy, the pairs that its weights are inferred from and its prompt demonstrates; default: A:B.
         top_k: see `compose`.
-        leave_own_out: give an analogy's own relation no weight, as if it were new to the basis.
-        template: how prompts are written.
-        seed: of the random controls.
+        leave_own_out: give an analogy's own relation no weight, as if the relation were new.
+        template: prompt template.
+        seed: seed of the random controls.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no analogies, or one without source pairs, or an empty or mixed library.
+        LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.
     """
     shown = [list(pairs) for pairs in sources] if sources is not None else [[a.source] for a in analogies]
     if not analogies:
@@ -145,7 +145,7 @@ def _controls(
 
 
 def _means(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Of each analogy's pairs."""
+    """Average over the pairs of each analogy."""
     return torch.stack([each.mean(0) for each in values.split(list(counts))])
 
 
@@ -161,7 +161,7 @@ def _read(
     what: str,
     progress: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For every prompt without and with each vector: rank of the answer's first token, whether greedy, log-prob a token."""
+    """Score each prompt with and without each vector: first-token rank, greedy match, and log-probability per token."""
     rank, full, logprob = (torch.zeros(len(prompts), 1 + vectors.shape[1], device=model.device) for _ in range(3))
     batches = open_batches(model, list(enumerate(prompts)), size=32)
     with progress_bar(what, len(batches), show=progress) as tick:
@@ -175,7 +175,7 @@ def _read(
 
 
 def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
-    """Answers and choices of each analogy, put together."""
+    """Combine answers and choices of each analogy."""
     n, at = len(analogies), 0
     made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full")}
     best, choice, calibrated = (torch.zeros(n, rank.shape[1]) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Function vectors beside everything else that few pairs can be made into."""
+"""Comparison of function vectors with baselines made from the same few pairs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -50,41 +50,41 @@ def compare_baselines(
     seed: Seed = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Make each kind from the same pairs, choose on the same validation pairs, and test all of them on the same test pairs.
+    """Make each kind from the same pairs, select on the same validation pairs, and test on the same test pairs.
 
-    Beside no vector, k-shot prompting with demonstrations from the same pairs, and a random vector of the length and at the
-    place of the last kind that is a vector:
+    Controls are no vector, k-shot prompting with demonstrations from the same pairs, and a random vector with the norm and
+    place of the last kind that is a vector. Kinds:
 
-    - "extracted": `extract`, its layer and scale chosen; "distributed": the same heads, each in its own layer, the scale
-      chosen;
-    - "mean_state", "mean_difference" (less the zero-shot mean): `mean_state`; "task_state": `task_state`;
-    - "head_weights": `train_head_weights`; "tuned": `tune` from zero;
-    - "soft_prompt": `train_soft_prompt`; "lora": `train_adapter`.
+    - "extracted": `extract`, with selected layer and scale; "distributed": the same heads, each in its own layer, with
+      selected scale;
+    - "mean_state", "mean_difference" (minus the zero-shot mean): `mean_state`; "task_state": `task_state`;
+    - "head_weights": `learn_head_weights`; "tuned": `tune` from zero;
+    - "soft_prompt": `learn_soft_prompt`; "lora": `train_adapter`.
 
-    Everything that is chosen, layers, scales, learning rates and steps, is chosen by the log-probability of the validation
-    answers.
+    Layers, scales, learning rates and steps are selected by the log-probability of the validation answers.
 
     Args:
         model: the model.
         task: the task.
-        kinds: which, in the order of the evaluation.
-        pairs: training pairs: all that demonstrations, means and training see. A ranking's queries are validation pairs.
-        ranking: of this task; default: made here, on the same split.
-        n_heads: of the extracted vector.
-        n_shots: demonstrations a prompt.
-        n_clean: clean prompts that means are taken over.
-        n_trials: corrupted prompts of the ranking.
-        steps: of all training.
-        max_items: score only so many test pairs.
-        queries: "all", or those "answered" after `n_shots` demonstrations: of the validation pairs, which the ranking asks and
-            all choices are made on, and of the test pairs; see `choose_queries`. Provenance counts the test pairs.
-        template: how prompts are written.
-        seed: of the split, prompts and draws.
+        kinds: kinds to compare, in the order of the evaluation; default: all.
+        pairs: number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
+            pairs.
+        ranking: head ranking for this task; default: made here on the same split.
+        n_heads: number of heads in the extracted vector.
+        n_shots: number of demonstrations per prompt.
+        n_clean: number of clean prompts for the means.
+        n_trials: number of corrupted prompts for the ranking.
+        steps: number of training steps.
+        max_items: maximum number of test pairs; default: all.
+        queries: "all", or those "answered" after `n_shots` demonstrations. Applies to the validation pairs, used for ranking
+            and selection, and to the test pairs; see `choose_queries`. Provenance counts the test pairs.
+        template: prompt template.
+        seed: seed of the split, prompts and random draws.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: an unknown kind or none, too few pairs for training or for the demonstrations, no query that is answered,
-            and what the kinds raise.
+        LensFVError: an unknown kind or none, too few pairs for training or demonstrations, no answered query, or an error
+            from one of the kinds.
     """
     unknown = [kind for kind in kinds if kind not in BASELINES]
     if unknown or not kinds:
@@ -105,7 +105,7 @@ def compare_baselines(
 
     @cache
     def ranked() -> HeadRanking:
-        ranks = {**shared, "split": whole, "queries": queries}  # it counts those that it leaves out
+        ranks = {**shared, "split": whole, "queries": queries}  # it counts the queries that it leaves out
         return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **ranks)
 
     @cache

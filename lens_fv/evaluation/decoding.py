@@ -1,4 +1,4 @@
-"""What do vectors say, before and after tuning?"""
+"""Decoding of vectors into tokens, to compare vectors before and after tuning."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,26 +33,26 @@ def evaluate_decoding(
 ) -> DecodingEvaluation:
     """Decode many relations' vectors, and rank the words that name each relation and its test answers.
 
-    A vector goes through the final norm and the unembedding (logit lens: nostalgebraist 2020); the rank is that in the whole
-    vocabulary of a word's first token, a blank in front of it. Test answers are the primary ones, each first token once.
+    A vector is passed through the final norm and the unembedding (logit lens: nostalgebraist 2020). A word's rank is that of
+    its first token, with a leading space, in the whole vocabulary. Test answers are the primary ones, each first token once.
 
     Args:
         model: the model.
-        tasks: the relations, each with a name of its own.
-        vectors: by condition ("extracted", "tuned", ...) and by the task's name; every condition has every task's.
-        splits: by the tasks' names; default: `split_pairs(task, seed=seed)`. A vector may have seen any pair but test ones.
-        centred: subtract from each token's logit its mean over all relations' vectors in that condition. Frequent tokens, and
-            those with a long row in the unembedding, are high whatever is decoded; what is left sets a relation apart. Ranks
-            then depend on which relations are in the study. (What a zero state decodes to would be no such baseline: nothing
-            at all, in models whose norms and unembeddings have no bias.)
-        through: read vectors through the layers behind them (`vocabulary_effect`) instead of straight.
-        seed: of the splits and of the bootstrap.
-        force: decode vectors though their provenance does not match.
+        tasks: relations with distinct names.
+        vectors: vectors by condition ("extracted", "tuned", ...) and task name; each condition covers every task.
+        splits: splits by task name; default: `split_pairs(task, seed=seed)`. Vectors must not have seen test pairs.
+        centred: subtract from each token's logit its mean over all relations' vectors in that condition. This removes tokens
+            that rank high for any vector, such as frequent tokens and those with a large unembedding norm. Ranks then depend on
+            the set of relations. (Decoding a zero state is no substitute: without biases in norm and unembedding, it gives all
+            tokens the same logit.)
+        through: decode vectors through the layers after them (`vocabulary_effect`) instead of directly.
+        seed: seed of the splits and the bootstrap.
+        force: decode vectors even if their provenance does not match.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no tasks or two of one name, no conditions, a vector that is missing or of another model, or a single
-            relation to be centred.
+        LensFVError: no tasks, two tasks of the same name, no conditions, a missing vector or one of another model, or
+            `centred` with a single relation.
     """
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names) or not vectors:
@@ -113,7 +113,7 @@ def evaluate_decoding(
 
 
 def _answers(model: LensModel, split: Split) -> list[tuple[str, int]]:
-    """The test answers with their first tokens as prompts continue, no token twice."""
+    """List the test answers with their first tokens as they follow a prompt, each token once."""
     found: dict[int, str] = {}
     for pair, prompt in zip(split.test, encode_prompts(model, [zero_shot(pair) for pair in split.test]), strict=True):
         found.setdefault(prompt.answers[0][0], pair.output)

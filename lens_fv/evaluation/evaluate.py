@@ -1,4 +1,4 @@
-"""Does a vector work, and beside what?"""
+"""Evaluation of vectors on the test split, with controls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,16 +35,16 @@ PromptKind = Literal["zero_shot", "shuffled"]
 
 
 class Result(NamedTuple):
-    """One condition on the test split.
+    """Scores of one condition on the test split.
 
     Attributes:
-        condition: "none", "k_shot", "random", "other_relation" or the name a vector was given.
-        top1: share of items whose likeliest first token begins an acceptable answer; `low`, `high`: its Wilson interval.
-        n: items.
-        top3: the same among the three likeliest.
-        full: share of items for which greedy decoding writes an acceptable answer to its end.
+        condition: "none", "k_shot", "random", "other_relation" or a vector's name.
+        top1: share of items where the most likely token begins an acceptable answer; `low`, `high`: its Wilson interval.
+        n: number of items.
+        top3: the same for the three most likely tokens.
+        full: share of items where greedy decoding produces a complete acceptable answer.
         logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
-            bootstrap. Longer answers have less; analogies have `logprob_per_token`.
+            its bootstrap interval. Longer answers score lower; analogies use `logprob_per_token`.
     """
 
     condition: str
@@ -62,11 +62,11 @@ class Result(NamedTuple):
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class Evaluation(Artefact):
-    """What every condition does to every test item.
+    """Scores of every test item in every condition.
 
     Attributes:
-        conditions: their names, in the order of the last axis.
-        prompts: "zero_shot" or "shuffled" (few-shot prompts whose labels are permuted); k-shot prompting always sees clean
+        conditions: names of the conditions, in the order of the last axis.
+        prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
             labels.
         top1, top3, full, logprob: see `AnswerScores`.
     """
@@ -80,11 +80,11 @@ class Evaluation(Artefact):
 
     @property
     def results(self) -> list[Result]:
-        """One row a condition."""
+        """Results, one per condition."""
         return [self[c] for c in self.conditions]
 
     def __getitem__(self, condition: str) -> Result:
-        """The row of one condition."""
+        """Return the result of one condition."""
         i, n = self.conditions.index(condition), len(self.top1)
         hits = int(self.top1[:, i].sum())
         low, high = wilson_interval(hits, n)
@@ -130,30 +130,30 @@ def evaluate(
     force: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Score vectors on the test split, always beside no vector, k-shot prompting and a random vector of the same norm.
+    """Score vectors on the test split, with controls: no vector, k-shot prompting, and a random vector of equal norm.
 
     Args:
         model: the model.
         task: the task.
-        vectors: by the name of their condition ("extracted", "tuned", ...); a soft prompt or an adapter will do as well, or
-            several vectors that go in together. The random control takes the norm and the place of the last one that is a
-            single vector.
-        other: another relation's vector: the condition "other_relation".
-        split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
-        prompts: what the vectors are added to: zero-shot prompts, or few-shot prompts with shuffled labels.
-        n_shots: demonstrations of the k-shot (and shuffled) prompts.
-        same_shots: show all k-shot prompts the same demonstrations, which then run once: several times faster, but the items
-            share the luck of one draw.
-        max_items: score only so many test pairs.
-        queries: "all" of them, or those "answered" after `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`.
-            k-shot prompting then has a first-token accuracy of 1 by construction, unless `same_shots` shows it others.
-        template: how prompts are written.
-        seed: of the demonstrations and of the random vector.
-        force: apply vectors though their provenance does not match.
+        vectors: vectors by condition name ("extracted", "tuned", ...); also accepts a soft prompt, an adapter, or a tuple of
+            vectors injected together. The random control has the norm and place of the last single vector.
+        other: another relation's vector, for the condition "other_relation".
+        split: split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        prompts: prompts that vectors are added to: "zero_shot", or few-shot with "shuffled" labels.
+        n_shots: number of demonstrations in k-shot (and shuffled) prompts.
+        same_shots: use the same demonstrations in all k-shot prompts and run them once. This is several times faster, but all
+            items depend on a single draw.
+        max_items: maximum number of test pairs; default: all.
+        queries: "all", or those "answered" after `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`. With
+            "answered", k-shot prompting has a first-token accuracy of 1 by construction, unless `same_shots` changes the
+            demonstrations.
+        template: prompt template.
+        seed: seed of the split, the demonstrations and the random vector.
+        force: apply vectors even if their provenance does not match.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no test items or none that is answered, a vector of another model, or one named like a control.
+        LensFVError: no test items or none answered, a vector of another model, or a vector named like a control.
     """
     vectors = dict(vectors or {})
     reserved = {"none", "k_shot", "random", "other_relation"} & vectors.keys()
@@ -174,7 +174,7 @@ def evaluate(
         if not force:
             kind.provenance.check(model)
     shots = build_prompts(items, split.train, n_shots=n_shots, template=template, seed=seed)
-    if same_shots:  # no pair of the training part gives another part's away
+    if same_shots:  # no training pair states the fact of a test pair
         shots = [few_shot(pair, shots[0].demonstrations, template=template) for pair in items]
     if prompts == "zero_shot":
         plain = [zero_shot(pair, template=template) for pair in items]

@@ -1,4 +1,4 @@
-"""Is the vector of a composed task the sum of its parts'?"""
+"""Vector arithmetic on list tasks: is the vector of a composed task the sum of its parts?"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,11 +14,12 @@ Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
 
 
 class ListComposition(NamedTuple):
-    """What `compose_lists` made and found.
+    """Vectors and evaluation from `compose_lists`.
 
     Attributes:
-        vectors: "first_output", "last_copy", "first_copy", their sum "predicted" and "direct", which was made for the task.
-        evaluation: of all five on the composed task's test lists, beside the controls of `evaluate`.
+        vectors: "first_output", "last_copy", "first_copy", their combination "predicted", and "direct", made for the composed
+            task itself.
+        evaluation: evaluation of all five on the composed task's test lists, with the controls of `evaluate`.
     """
 
     vectors: dict[str, FunctionVector]
@@ -41,24 +42,24 @@ def compose_lists(
 ) -> ListComposition:
     """Predict the vector of "the last word's output" from three others, and test it (Todd et al. 2024).
 
-    On lists of a task's inputs: v(last, output) = v(first, output) + v(last, copy) - v(first, copy). Beside the prediction
-    stand its three parts, the vector made for the task itself and a random one of the prediction's length.
+    On lists of a task's inputs: v(last, output) = v(first, output) + v(last, copy) - v(first, copy). The prediction is compared
+    with its three parts, the vector made for the task itself, and a random vector of the same norm.
 
     Args:
         model: the model.
-        task: whose inputs fill the lists; see `make_list_task`.
-        make: makes a vector for each of four tasks, all at one layer; it may use the training and validation parts of
-            `split_pairs(task, seed=seed)`. Default: `tune_many` at the middle layer.
-        length: words a list.
-        n_pairs: lists of each task. Those of different parts of the split share words, but none is in two.
+        task: task that provides the inputs for the lists; see `make_list_task`.
+        make: function that makes vectors for four tasks, all at one layer, from the training and validation parts of
+            `split_pairs(task, seed=seed)`; default: `tune_many` at the middle layer.
+        length: number of words per list.
+        n_pairs: number of lists per task. Parts of the split may share words but no list.
         n_shots: see `evaluate`.
         max_items: see `evaluate`.
-        template: how prompts are written.
-        seed: of the lists, their splits and the random vector.
+        template: prompt template.
+        seed: seed of the lists, their splits and the random vector.
         progress: draw progress bars.
 
     Raises:
-        LensFVError: what `make_list_task`, `combine`, `evaluate` and the default `make` raise, or another number of vectors.
+        LensFVError: an error from `make_list_task`, `combine`, `evaluate` or the default `make`, or a wrong number of vectors.
     """
     corners = {
         f"{item}_{answer}": make_list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
@@ -78,7 +79,7 @@ def compose_lists(
         raise LensFVError(f"compose lists of {task.name}: `make` gave {len(made)} vectors for {len(corners)} tasks")
     found = dict(zip(corners, made, strict=True))
     vectors = {name: found[name] for name in ("first_output", "last_copy", "first_copy")} | {"direct": found["last_output"]}
-    # The last one, so that the random control has its length.
+    # Last, so that the random control has its norm.
     vectors["predicted"] = vectors["first_output"] + vectors["last_copy"] - vectors["first_copy"]
     evaluation = evaluate(
         model,

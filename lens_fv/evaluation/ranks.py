@@ -1,4 +1,4 @@
-"""Ranks that words have in what vectors decode to, summarised over relations."""
+"""Ranks of words in decoded vectors, summarised over relations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ TOP = 10
 
 
 class DecodingResult(NamedTuple):
-    """One measure in one condition, over relations.
+    """One measure in one condition, averaged over relations.
 
     Attributes:
-        condition: which vectors, such as "extracted".
-        of: "words" that name the relation or its "answers".
+        condition: name of the condition, such as "extracted".
+        of: "words" (that name the relation) or test "answers".
         measure: see `DecodingEvaluation.values`.
-        mean: over relations; `low`, `high`: its bootstrap interval over relations.
-        n: relations.
+        mean: mean over relations; `low`, `high`: its bootstrap interval.
+        n: number of relations.
     """
 
     condition: str
@@ -41,14 +41,14 @@ class DecodingResult(NamedTuple):
 
 
 class DecodingDifference(NamedTuple):
-    """Two conditions, relation by relation.
+    """Paired difference between two conditions over relations.
 
     Attributes:
-        before, after: the conditions.
+        before, after: names of the conditions.
         of, measure: see `DecodingResult`.
-        mean: of after minus before; `low`, `high`: its bootstrap interval over relations.
-        p: of Wilcoxon's signed-rank test, two-sided (Wilcoxon 1945); 1 if no relation differs.
-        n: relations.
+        mean: mean of after minus before; `low`, `high`: its bootstrap interval over relations.
+        p: two-sided p-value of the signed-rank test (Wilcoxon 1945); 1 if no relation differs.
+        n: number of relations.
     """
 
     before: str
@@ -66,20 +66,20 @@ class DecodingDifference(NamedTuple):
 class DecodingEvaluation(Artefact):
     """Ranks of relation words and answers, for every relation in every condition.
 
-    Decoding is no proxy for steering: vectors that steer well can decode to nothing readable (arXiv 2604.02608).
+    Decoding is no proxy for steering: vectors that steer well may decode into nothing readable (arXiv 2604.02608).
 
     Attributes:
-        relations: their names.
-        conditions: which vectors were decoded, such as "extracted" and "tuned"; the order of the last axis.
-        asked: the words whose first tokens are ranked, relation by relation.
-        relation: of each asked word, its index.
-        answer: whether it is a test answer; else it names the relation.
-        ranks: of its first token in the whole vocabulary; 1 is the likeliest.
-        vocabulary: the number of tokens ranked.
+        relations: names of the relations.
+        conditions: names of the conditions, such as "extracted" and "tuned", in the order of the last axis.
+        asked: ranked words, grouped by relation.
+        relation: index of each word's relation.
+        answer: True for a test answer, False for a word that names the relation.
+        ranks: rank of the word's first token in the whole vocabulary, from 1 (most likely).
+        vocabulary: number of tokens ranked.
         centred, through: see `evaluate_decoding`.
 
     Raises:
-        LensFVError: a word without its relation, or without a rank in the vocabulary for every condition.
+        LensFVError: a word without a relation, or without a valid rank in every condition.
     """
 
     relations: tuple[str, ...]
@@ -93,7 +93,7 @@ class DecodingEvaluation(Artefact):
     through: bool = False
 
     def __post_init__(self) -> None:
-        """Check that every asked word has a relation and ranks that there are."""
+        """Check that every word has a relation and valid ranks."""
         shape, known = (len(self.asked), len(self.conditions)), (self.relation >= 0) & (self.relation < len(self.relations))
         ranked = (self.ranks >= 1) & (self.ranks <= self.vocabulary)
         if tuple(self.ranks.shape) != shape or not bool(known.all()) or not bool(ranked.all()):
@@ -101,11 +101,11 @@ class DecodingEvaluation(Artefact):
 
     @checked
     def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:
-        """A measure for every relation; not a number for relations without such words.
+        """Compute a measure for every relation; NaN for relations without such words.
 
         Args:
-            measure: of the ranks of a relation's words: "best_rank", "mean_rank", "median_rank"; the "best_reciprocal" or
-                "mean_reciprocal" of them; "top10", the share of words among the ten likeliest tokens; "hit10", whether any is.
+            measure: summary of the ranks of a relation's words: "best_rank", "mean_rank" or "median_rank"; "best_reciprocal" or
+                "mean_reciprocal" rank; "top10", the share of words among the ten most likely tokens; "hit10", whether any is.
             of: "words" or "answers".
 
         Raises:
@@ -131,10 +131,10 @@ class DecodingEvaluation(Artefact):
 
     @checked
     def mean(self, condition: str, measure: Measure, *, of: Of = "words") -> DecodingResult:
-        """One measure in one condition, over the relations that have such words.
+        """Average one measure in one condition over the relations with such words.
 
         Raises:
-            LensFVError: no such condition or measure, or no relation has such words.
+            LensFVError: no such condition or measure, or no relation with such words.
         """
         values = self._of_conditions([condition], measure, of)[:, 0]
         mean, low, high = _interval(values, self.provenance.seed)
@@ -142,7 +142,7 @@ class DecodingEvaluation(Artefact):
 
     @property
     def results(self) -> list[DecodingResult]:
-        """Every measure in every condition, of words (if any relation has some) and of answers."""
+        """All measures in all conditions, for relation words (if any) and answers."""
         return [self.mean(c, m, of=of) for of in self._having for m in get_args(Measure) for c in self.conditions]
 
     @property
@@ -151,10 +151,10 @@ class DecodingEvaluation(Artefact):
 
     @checked
     def difference(self, before: str, after: str, measure: Measure, *, of: Of = "words") -> DecodingDifference:
-        """How two conditions differ, paired by relation.
+        """Compare two conditions, paired by relation.
 
         Raises:
-            LensFVError: no such condition or measure, or no relation has such words.
+            LensFVError: no such condition or measure, or no relation with such words.
         """
         values = self._of_conditions([before, after], measure, of)
         gain = values[:, 1] - values[:, 0]

@@ -1,4 +1,4 @@
-"""What every condition does to every analogy, and what that comes to."""
+"""Results of evaluating analogies: scores per analogy, and summaries."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,19 +14,20 @@ from lens_fv.errors import LensFVError
 
 
 class AnalogyResult(NamedTuple):
-    """One condition over all analogies.
+    """Scores of one condition over all analogies.
 
     Attributes:
         condition: see `evaluate_analogies`.
-        top1: share whose likeliest first token begins an acceptable answer; `low`, `high`: Wilson interval.
-        n: analogies.
-        full: share for which greedy decoding writes an acceptable answer to its end.
-        logprob_per_token: log-probability of the best acceptable answer's tokens, per token, in nats; `logprob_low`,
-            `logprob_high`: bootstrap.
-        choice: share of multiple choices won by mean log-probability a token; where k choices tie for the best and the
-            right one is among them, 1/k of it is won. `choice_low`, `choice_high`: Wilson interval; not a number without any.
-        calibrated: the same, less what each choice has without any vector. Without one all choices tie: that is chance.
-        n_choice: multiple choices.
+        top1: share of analogies where the most likely token begins an acceptable answer; `low`, `high`: Wilson interval.
+        n: number of analogies.
+        full: share of analogies where greedy decoding produces a complete acceptable answer.
+        logprob_per_token: mean log-probability of the best acceptable answer, in nats per token; `logprob_low`,
+            `logprob_high`: bootstrap interval.
+        choice: multiple-choice accuracy by mean log-probability per token; if k choices tie for the best and the correct one
+            is among them, it counts 1/k. `choice_low`, `choice_high`: Wilson interval. NaN without multiple-choice questions.
+        calibrated: the same after subtracting each choice's log-probability without a vector. In the condition without a
+            vector all choices then tie, which gives chance level.
+        n_choice: number of multiple-choice questions.
     """
 
     condition: str
@@ -47,17 +48,17 @@ class AnalogyResult(NamedTuple):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AnalogyEvaluation(Artefact):
-    """What every condition does to every analogy.
+    """Scores of every analogy in every condition.
 
     Attributes:
-        conditions: their names, in the order of the last axis.
-        relations: of the analogies, "" where unknown.
-        has_choices: which analogies have choices.
-        top1, full, logprob: see `AnalogyResult`, analogy by analogy.
-        choice, calibrated: whether the right choice won; a tie counts its share.
-        weights: of the composite.
-        source_gain: how much likelier the composite makes B behind A, in nats a token.
-        distance: between A and C: 1 - cosine of their words' mean embeddings. Near analogies have small ones.
+        conditions: names of the conditions, in the order of the last axis.
+        relations: relation of each analogy, "" if unknown.
+        has_choices: mask of the analogies with choices.
+        top1, full, logprob: per-analogy values; see `AnalogyResult`.
+        choice, calibrated: 1 if the correct choice won, its share in a tie, otherwise 0.
+        weights: weights of the composite.
+        source_gain: gain in log-probability of B after A under the composite, in nats per token.
+        distance: distance between A and C, 1 - cosine of their mean word embeddings; small for near analogies.
     """
 
     conditions: tuple[str, ...]
@@ -74,14 +75,14 @@ class AnalogyEvaluation(Artefact):
 
     @property
     def results(self) -> list[AnalogyResult]:
-        """One row a condition."""
+        """Results, one per condition."""
         return [self.result(condition) for condition in self.conditions]
 
     def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
-        """The row of one condition, over all analogies or some of them.
+        """Summarise one condition over all analogies or a subset.
 
         Raises:
-            LensFVError: no analogy is among them.
+            LensFVError: an empty subset.
         """
         i = self.conditions.index(condition)
         some = torch.ones_like(self.has_choices) if among is None else among
@@ -115,16 +116,16 @@ class AnalogyEvaluation(Artefact):
         measure: Literal["top1", "full", "logprob"] = "top1",
         among: Bool[Tensor, " analogies"] | None = None,
     ) -> Estimate:
-        """How much better one condition is than another, analogy by analogy (paired), with a bootstrap interval.
+        """Estimate the paired difference between two conditions over analogies, with a bootstrap interval.
 
         Args:
             condition: one of `conditions`.
-            than: another.
-            measure: a share of analogies, or "logprob": nats a token.
-            among: these analogies alone.
+            than: condition to subtract.
+            measure: "top1" or "full" (shares of analogies), or "logprob" (nats per token).
+            among: mask of the analogies to use; default: all.
 
         Raises:
-            LensFVError: a condition that is not there, or no analogy among them.
+            LensFVError: no such condition, or an empty subset.
         """
         for name in (condition, than):
             if name not in self.conditions:
@@ -137,11 +138,11 @@ class AnalogyEvaluation(Artefact):
         return estimate((one - other).tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
-        """Which analogies are of each relation, in the order in which relations come."""
+        """Masks of the analogies of each relation, in order of first occurrence."""
         return {name: torch.tensor([each == name for each in self.relations]) for name in dict.fromkeys(self.relations)}
 
     def far(self) -> Bool[Tensor, " analogies"]:
-        """The half of the analogies whose A and C are farther apart."""
+        """Mask of the half of the analogies with the larger distance between A and C."""
         return self.distance > self.distance.median()
 
     def summary(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What does the model write? For tasks whose answers are free text, of which one token says little."""
+"""Evaluation of generated texts, for tasks with free-text answers."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,17 +22,17 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
 
 ROWS = 32
-"""Prompts that run together, so that memory does not grow with the test split."""
+"""Number of prompts per batch, so that memory does not grow with the test split."""
 
 
 class TextResult(NamedTuple):
-    """One condition on the test split.
+    """Scores of one condition on the test split.
 
     Attributes:
-        condition: "none", "k_shot" or the name a vector was given.
-        rouge_l: mean over items of `rouge_l`; `low`, `high`: its bootstrap interval.
-        n: items.
-        exact: share of items whose text is an acceptable answer, letter for letter; `exact_low`, `exact_high`: its Wilson
+        condition: "none", "k_shot" or a vector's name.
+        rouge_l: mean ROUGE-L over items; `low`, `high`: its bootstrap interval.
+        n: number of items.
+        exact: share of items with a text identical to an acceptable answer; `exact_low`, `exact_high`: its Wilson
             interval.
     """
 
@@ -49,13 +49,13 @@ class TextResult(NamedTuple):
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
 class TextEvaluation(Artefact):
-    """What the model writes for every test item under every condition, and how near that is to an acceptable answer.
+    """Generated text of every test item in every condition, with its similarity to the acceptable answers.
 
     Attributes:
-        conditions: their names, in the order of the last axis.
-        inputs: of the items.
-        texts: by item and condition: the answer, without the blanks around it.
-        rouge_l: see `rouge_l`.
+        conditions: names of the conditions, in the order of the last axis.
+        inputs: inputs of the items.
+        texts: answers by item and condition, without surrounding whitespace.
+        rouge_l: ROUGE-L of each text; see `rouge_l`.
         exact: whether the text is an acceptable answer.
     """
 
@@ -67,11 +67,11 @@ class TextEvaluation(Artefact):
 
     @property
     def results(self) -> list[TextResult]:
-        """One row a condition."""
+        """Results, one per condition."""
         return [self[c] for c in self.conditions]
 
     def __getitem__(self, condition: str) -> TextResult:
-        """The row of one condition."""
+        """Return the result of one condition."""
         i = self.conditions.index(condition)
         hits, n = int(self.exact[:, i].sum()), len(self.exact)
         found = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
@@ -103,28 +103,28 @@ def evaluate_texts(
     force: bool = False,
     progress: bool = False,
 ) -> TextEvaluation:
-    """Let the model write answers to the test split, greedily, and score the texts beside no vector and k-shot prompting.
+    """Generate answers to the test split greedily and score the texts, with no vector and k-shot prompting as controls.
 
-    A text ends where the template ends an answer: at its separator or the first line end.
+    A text is cut where the template ends an answer: at its separator or the first line break.
 
     Args:
         model: the model.
         task: the task.
-        vectors: by the name of their condition; each acts on the last token of a zero-shot prompt and on every new one (see
-            `LensModel.generate`). A soft prompt or an adapter will do as well.
-        split: default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
-        instruction: a sentence in front of all prompts.
-        n_shots: demonstrations of the k-shot prompts.
-        max_new_tokens: tokens of a text at most.
-        max_items: ask about only so many test pairs.
-        template: how prompts are written.
-        seed: of the split, the demonstrations and the bootstrap.
-        force: apply vectors though their provenance does not match.
+        vectors: vectors by condition name; each acts on the last token of a zero-shot prompt and on every new token (see
+            `LensModel.generate`). Also accepts a soft prompt or an adapter.
+        split: split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        instruction: instruction placed before every prompt; default: none.
+        n_shots: number of demonstrations in k-shot prompts.
+        max_new_tokens: maximum number of new tokens per text.
+        max_items: maximum number of test pairs; default: all.
+        template: prompt template.
+        seed: seed of the split, the demonstrations and the bootstrap.
+        force: apply vectors even if their provenance does not match.
         progress: draw a progress bar.
 
     Raises:
-        LensFVError: no test items, an acceptable output that no text can equal or that has no words, a vector of another model,
-            one named like a control, or no room for the new tokens.
+        LensFVError: no test items, an acceptable output that no text can match or that has no words, a vector of another
+            model, a vector named like a control, or no room for the new tokens.
     """
     vectors = dict(vectors or {})
     if reserved := {"none", "k_shot"} & vectors.keys():
@@ -172,10 +172,10 @@ def evaluate_texts(
 
 
 def cut_answer(text: str, template: PromptTemplate) -> str:
-    """What of a text is the answer: all before the template's separator or the first line end, without the blanks around it."""
+    """Cut a text at the template's separator or the first line break, and strip surrounding whitespace."""
     before, ended, _ = text.partition(template.separator or "\n")
     line = before.partition("\n")[0]
-    # A text that stops short may have begun its separator: the full stop of ".\n".
+    # A truncated text may end with the start of its separator, such as the full stop of ".\n".
     return (line if ended else line.removesuffix(template.separator.partition("\n")[0])).strip()
 
 
@@ -193,7 +193,7 @@ def _check_answers(task: Task, prompt: Prompt, template: PromptTemplate) -> None
 
 
 def _write(model: LensModel, prompts: list[list[int]], max_new_tokens: int, tick: Callable[[], None]) -> list[str]:
-    """What comes after each prompt; those of about one length run together."""
+    """Generate the continuation of each prompt; prompts of similar length run together."""
     order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), dict[int, str]()
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]

@@ -1,4 +1,4 @@
-"""Which model, seen in one uniform way?"""
+"""Loading models and a uniform view of them through TransformerLens."""
 
 from lens_fv.model.fetch import list_models
 from lens_fv.model.lens_model import LensModel

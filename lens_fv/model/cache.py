@@ -1,7 +1,6 @@
-"""The keys and values that a transformers model keeps, by whichever name its version has for them.
+"""The key-value cache of transformers models, under the name that the installed version uses.
 
-Transformers 5.24 renamed `past_key_values` to `cache` in every forward and every output. The name is chosen here and nowhere
-else.
+Transformers 5.24 renamed `past_key_values` to `cache` in every forward and every output. Only this module chooses the name.
 """
 
 import inspect
@@ -20,13 +19,13 @@ from lens_fv.model.measuring import measuring
 from lens_fv.model.quiet import quiet_transformers
 
 NAMES = ("cache", "past_key_values")
-"""From the newest."""
+"""Names of the cache, the newest first."""
 
 log = logging.getLogger("lens_fv")
 
 
 def cache_argument(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
-    """The keyword argument that hands a forward its cache.
+    """Return the keyword argument that passes a cache to a forward.
 
     Example:
         >>> cache_argument(lambda input_ids, past_key_values=None: None, None)
@@ -39,32 +38,32 @@ def cache_argument(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
 
 
 def cache_of(output: Mapping[str, Any]) -> Any:
-    """The cache in a model's output; None if it keeps none under these names."""
-    # Its keys, not its attributes or `in`: asking for a renamed one warns.
+    """Return the cache in a model's output; None if the output has none under these names."""
+    # Keys rather than attributes or `in`, because accessing a renamed one warns.
     keys = list(output.keys())
     return next((output[name] for name in NAMES if name in keys), None)
 
 
 def run_body(body: nn.Module, tokens: Tensor, seen: Tensor, positions: Tensor, cache: Any) -> Any:
-    """A pass of a model without its unembedding that reads from a cache and adds to it.
+    """Run a model without its unembedding, reading from a cache and extending it.
 
     Args:
         body: transformers' `base_model`.
         tokens: new token ids, "rows tokens".
-        seen: which of all tokens are no padding, "rows keys".
-        positions: where the new tokens stand, "rows tokens".
-        cache: what came before; None: nothing did.
+        seen: mask of all tokens that are not padding, "rows keys".
+        positions: positions of the new tokens, "rows tokens".
+        cache: cache of the preceding tokens; None: no preceding tokens.
     """
     passed = cache_argument(body.forward, cache)
     return body(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True, **passed)
 
 
 def pass_cache_on(tl: Any) -> None:
-    """Make what TransformerLens has written anew of a model's layers find the cache that transformers hands them.
+    """Make layers that TransformerLens reimplements find the cache that transformers passes to them.
 
-    Up to 4.3, TransformerLens looks for it under the old names only. Under the new one every token that comes after the prompt
-    attends to itself alone, and a recurrent layer forgets the prompt (docs/upstream.md). Components that run transformers' own
-    layers take the new name themselves.
+    Up to 4.3, TransformerLens knows only the old names. With the new name, every token after the prompt attends only to itself,
+    and a recurrent layer forgets the prompt (docs/upstream.md). Components that run transformers' own layers accept the new
+    name themselves.
     """
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
@@ -78,7 +77,7 @@ def pass_cache_on(tl: Any) -> None:
 
 def _under_both_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     new, old = NAMES
-    # `verify` puts transformers' own forward in the place of TransformerLens'; that one takes either name, and warns of both.
+    # `verify` replaces TransformerLens' forward by transformers' own, which accepts either name but warns about both.
     if kwargs.get(new) is None or "forward" in vars(module):
         return args, kwargs
     return args, {**kwargs, old: kwargs[new]}
@@ -91,7 +90,7 @@ def _native_with_cache(module: Any, *args: Any, **kwargs: Any) -> Any:
 
 @torch.no_grad()
 def keeps_cache(model: Any) -> bool:
-    """Whether a bridge computes with its cache what it computes without; asked once a model, of three new tokens.
+    """Whether a bridge computes the same with and without its cache; tested once per model, on three new tokens.
 
     Args:
         model: a `LensModel` on a `TransformerBridge`.
@@ -111,10 +110,10 @@ def keeps_cache(model: Any) -> bool:
 
 
 def transformers_generate(hf: Any, tokens: Tensor, **options: Any) -> Any:
-    """Run transformers' `generate` on prompts without padding, as these options say.
+    """Run transformers' `generate` with these options on prompts without padding.
 
-    The model's own generation settings are left aside: with a penalty on repetitions, say, greedy text would not be the
-    likeliest token each time. Without `eos_token_id` nothing ends a text.
+    The model's own generation settings are ignored: with a repetition penalty, for example, greedy decoding would not take the
+    likeliest token. Without `eos_token_id`, no token ends a text.
     """
     from transformers import GenerationConfig
 
@@ -125,7 +124,7 @@ def transformers_generate(hf: Any, tokens: Tensor, **options: Any) -> Any:
 
 @contextmanager
 def hooks_off(tl: Any) -> Iterator[None]:
-    """Inside the block no hook of TransformerLens runs; after it all do that did before."""
+    """Disable all TransformerLens hooks inside the block."""
     with exclusive(tl, "has its hooks off") as gate:
         for point in set(tl.hook_dict.values()):
             gate.put(vars(point), "_forward_hooks", OrderedDict())

@@ -1,4 +1,4 @@
-"""Turn a quantised GGUF file into plain float32 weights that transformers and TransformerLens load like any others."""
+"""Conversion of a quantised GGUF file to float32 weights that transformers and TransformerLens can load."""
 
 import contextlib
 import io
@@ -13,13 +13,13 @@ def convert_gguf(gguf: Path, target: Path, *, n_parameters: int) -> None:
     """Dequantise `gguf` into the folder `target`: config.json, model.safetensors (float32) and the tokenizer.
 
     Raises:
-        LensFVError: transformers cannot read the file, or does not find every weight in it.
+        LensFVError: transformers cannot read the file, or a weight is missing.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-    # transformers draws one of its bars on standard error whatever its settings say
+    # transformers draws a progress bar on standard error regardless of its settings
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -28,13 +28,13 @@ def convert_gguf(gguf: Path, target: Path, *, n_parameters: int) -> None:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise LensFVError(f"transformers cannot read {gguf.name}: {' '.join(str(error).split())}") from error
-        # a weight that is not found would silently stay random
+        # a missing weight would silently stay random
         if report["missing_keys"] or model.num_parameters() != n_parameters:
             raise LensFVError(
                 f"{gguf.name} gave {model.num_parameters()} weights instead of {n_parameters}, "
                 f"not found: {sorted(report['missing_keys'])[:3]}; install the transformers version that lens_fv asks for"
             )
-        # plain weights now: nothing may say that they are quantised
+        # the weights are no longer quantised, so remove the marker
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

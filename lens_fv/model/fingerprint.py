@@ -1,4 +1,4 @@
-"""Which weights a model has: a hash of every bit of them, and what tells cheaply that it still holds."""
+"""Fingerprint of a model's weights: a hash of every bit, and a cheap test of whether it is still valid."""
 
 import math
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from torch import Tensor, nn
 from lens_fv.model.exclusive import modules_of
 
 WRAPPED = "_original_component"
-"""What TransformerLens calls the module of transformers that one of its own stands around."""
+"""TransformerLens' name for the transformers module that one of its own wraps."""
 SPLITS = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
-"""How its modules cut up a map that transformers has as one, and the names of the parts that they keep as well."""
+"""Methods by which its modules split a joint map of transformers, and the names of the parts that they also keep."""
 ROW = 1 << 15
-"""64-bit words that are multiplied by different numbers; longer tensors are hashed row by row."""
+"""Number of 64-bit words with distinct multipliers; longer tensors are hashed row by row."""
 BLOCK = 1 << 5
-"""Rows at a time, so that what is computed on the way stays small."""
+"""Number of rows at a time, to keep intermediate results small."""
 State = tuple[object, ...]
 
 
 class Fingerprint:
-    """The fingerprint of a module's weights: computed once, and again when a weight is seen to have changed.
+    """Fingerprint of a module's weights, computed once and again when a change is detected.
 
-    What is seen at each use: another tensor, memory, shape or type; every change that PyTorch counts (optimisers, `copy_`,
-    `add_` under `no_grad`, ...); and, of what is written past that count through `.data`, whatever changes a number of the
-    sample. The sample holds at least one number of every row and of every column of each matrix, so a layer, head or neuron
-    that is overwritten shows. After a smaller change through `.data`, call `forget`.
+    Each use detects another tensor, memory, shape or type; every change that PyTorch counts (optimisers, `copy_`, `add_` under
+    `no_grad`, ...); and, for uncounted writes through `.data`, changes of sampled numbers. The sample has at least one number
+    from every row and every column of each matrix, so overwriting a layer, head or neuron is detected. After a smaller change
+    through `.data`, call `forget`.
 
     Args:
-        root: the module.
-        known: its fingerprint now, where the caller knows better: of the weights before they were processed.
+        root: module to fingerprint.
+        known: fingerprint to report until a change, such as that of the weights before processing; default: computed.
     """
 
     def __init__(self, root: nn.Module, known: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Fingerprint:
         self._hashes: dict[State, int] = {}
 
     def value(self) -> str:
-        """16 hexadecimal digits of the names, types, shapes and bits of all weights, on whichever device."""
+        """Hash the names, types, shapes and bits of all weights into 16 hexadecimal digits, independent of the device."""
         tensors = _tensors(self._root)
         states = _states(tensors)
         if self._known is None or states != self._states:
@@ -50,7 +50,7 @@ class Fingerprint:
         return self._known
 
     def forget(self) -> None:
-        """Have every weight read again at the next use."""
+        """Read every weight again at the next use."""
         self._known = None
         self._hashes.clear()
 
@@ -61,16 +61,16 @@ class Fingerprint:
             state = states[id(tensor)]
             if state not in hashes:  # tied weights are read once
                 hashes[state] = self._hashes[state] if state in self._hashes else tensor_hash(tensor.detach())
-            if hashes[state]:  # TransformerLens gives biases of zeros to what has none
+            if hashes[state]:  # TransformerLens adds zero biases where a map has none
                 lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[state]}")
         self._hashes = hashes
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def own_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and every buffer that is saved with a model, by transformers' names.
+    """Yield every parameter and saved buffer of a model, by transformers' names.
 
-    TransformerLens names most weights several times. The parts of a joint map that it keeps are left out as long as they are
+    TransformerLens lists most weights under several names. Its separate parts of a joint map are left out as long as they are
     copies.
     """
     named: set[int] = set()
@@ -87,7 +87,7 @@ def own_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _modules(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of transformers: of those that TransformerLens stands around, not its own names for their parts."""
+    """Yield the transformers modules, without TransformerLens' own names for parts of those it wraps."""
     while WRAPPED in module._modules:
         module = module.get_submodule(WRAPPED)
     yield name, module
@@ -97,7 +97,7 @@ def _modules(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _faithful_parts(joint: nn.Module) -> list[nn.Module]:
-    """The modules that repeat the parts of a joint map, if they do so to the bit."""
+    """Modules that duplicate the parts of a joint map, if they match bit for bit."""
     found: list[nn.Module] = []
     for split, names in SPLITS.items():
         if hasattr(joint, split) and WRAPPED in joint._modules:
@@ -111,11 +111,11 @@ def _faithful_parts(joint: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def tensor_hash(tensor: Tensor) -> int:
-    """A 64-bit hash of a tensor's bits in which every position counts differently; the same on every device.
+    """Compute a position-dependent 64-bit hash of a tensor's bits, equal on every device.
 
-    Words x_i are summed as m_i x_i + k_i (x_i >> 32) modulo 2^64 with fixed odd m_i and k_i, row by row, then the rows' sums
-    in the same way. The second term is for the highest bits, which are signs: of m_i x_i alone, two flips of them cancel.
-    Zeros alone, and weights that are not in memory (on PyTorch's meta device), give 0.
+    Words x_i are summed as m_i x_i + k_i (x_i >> 32) modulo 2^64 with fixed odd m_i and k_i, row by row, and then the row sums
+    in the same way. The second term covers the highest bits, which are signs: with m_i x_i alone, two flipped signs would
+    cancel. All-zero tensors, and weights that are not in memory (on PyTorch's meta device), give 0.
     """
     if tensor.is_meta:
         return 0
@@ -140,7 +140,7 @@ def _summed(rows: Tensor) -> Tensor:
 
 
 def _on_the_cpu(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """By numpy, in one thread: PyTorch's threads wait for each other so often here that on a busy machine it takes seconds."""
+    """Hash with numpy in one thread; synchronisation of PyTorch's threads would take seconds on a busy machine."""
     m, k = (numbers[: rows.shape[1]].numpy() for numbers in _multipliers())
     room = np.empty_like(rows[:BLOCK])
     found: list[NDArray[np.int64]] = []
@@ -151,21 +151,21 @@ def _on_the_cpu(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _elsewhere(rows: Tensor) -> Tensor:
-    """By PyTorch, which multiplies no matrices of whole numbers but on the CPU."""
+    """Hash with PyTorch, without integer matrix products, which it supports only on the CPU."""
     m, k = (numbers[: rows.shape[1]].to(rows.device) for numbers in _multipliers())
     return torch.cat([(block * m).sum(1) + ((block >> 32) * k).sum(1) for block in rows.split(BLOCK)])
 
 
 @lru_cache(maxsize=1)
 def _multipliers() -> tuple[Tensor, Tensor]:
-    """Fixed odd numbers; from sha256, so that no version of PyTorch draws others."""
+    """Fixed odd numbers, derived by sha256 to be independent of the PyTorch version."""
     drawn = b"".join(sha256(f"lens_fv {i}".encode()).digest() for i in range(ROW // 2))
     m, k = torch.frombuffer(bytearray(drawn), dtype=torch.int64).bitwise_or(1).view(2, ROW)
     return m, k
 
 
 def _tensors(root: nn.Module) -> list[Tensor]:
-    """All there are, each once, with those of parts of a model that TransformerLens does not register."""
+    """List all tensors once each, including those of submodules that TransformerLens does not register."""
     found = {
         id(tensor): tensor
         for module in modules_of(root)
@@ -177,10 +177,10 @@ def _tensors(root: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def _states(tensors: list[Tensor]) -> list[State]:
-    """What of each tensor is seen without all of it being read."""
+    """State of each tensor that can be checked without reading all of it."""
     samples = [_sample(tensor.detach()) for tensor in tensors]
     sums: dict[int, int] = {}
-    for device in {sample.device for sample in samples if not sample.is_meta}:  # a device is waited for once
+    for device in {sample.device for sample in samples if not sample.is_meta}:  # synchronise once per device
         at = [i for i, sample in enumerate(samples) if sample.device == device]
         sums.update(zip(at, torch.stack([samples[i] for i in at]).tolist(), strict=True))
     return [
@@ -199,7 +199,7 @@ def _states(tensors: list[Tensor]) -> list[State]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """The sum, as whole numbers, of evenly spaced elements: at least one of every row and of every column."""
+    """Sum evenly spaced elements as integers, at least one from every row and every column."""
     if not tensor.is_contiguous() or tensor.element_size() > 8:
         return torch.zeros((), dtype=torch.int64, device=tensor.device)
     step = 1

@@ -1,7 +1,7 @@
-"""Numbers that are none: refused where they are read, and only then traced to where they arise.
+"""Detection of infinite values and NaN in results, and tracing of their origin.
 
-The check looks at what was read anyway, so that a good run pays next to nothing. A prompt whose numbers are not finite
-runs once more, with a hook at every place.
+The check inspects values that are read anyway, so it costs almost nothing. Only a prompt with non-finite values runs again,
+with a hook at every place.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,34 +17,34 @@ from lens_fv.model.fingerprint import WRAPPED
 from lens_fv.model.measuring import measuring
 
 SHOWN = 40
-"""Characters of a prompt that a message shows, from its end."""
+"""Number of final characters of a prompt that a message shows."""
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no value is infinite or not a number. Of logits, ask of their maximum: a NaN comes through it."""
+    """Whether all values are finite. For logits, pass their maximum, which propagates NaN."""
     return bool(values.detach().isfinite().all())
 
 
 def measurable(states: Float[Tensor, "*rows width"]) -> Bool[Tensor, "*rows"]:
-    """Which states a norm can measure: all numbers are finite, and so is the sum of their squares in single precision.
+    """Mask of states that a norm can handle: all values, and their sum of squares in single precision, are finite.
 
-    A norm that overflows divides by infinity: what is unembedded is then zero, whatever the state was.
+    A norm that overflows divides by infinity, so the normalised state is zero whatever the state was.
     """
     states = states.detach()
     return (states if states.dtype == torch.float64 else states.float()).square().sum(-1).isfinite()
 
 
 def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run: Callable[[], Tensor]) -> LensFVError:
-    """The error for numbers that were read and are not finite: it says where they first arise.
+    """Make the error for non-finite values, with the place where they first arise.
 
     Args:
         model: a `LensModel`.
-        what: was read.
-        tokens: of the prompt they were read of.
-        prompt: its index.
-        run: runs that prompt once more and returns its logits.
+        what: name of the values that were read.
+        tokens: token ids of their prompt.
+        prompt: index of the prompt.
+        run: function that runs the prompt again and returns its logits.
     """
-    # A hook point has the name that it stands under, and often a usual one after it. Scores are infinite where a mask is.
+    # Hook points are listed under their own name and often an alias. Masked attention scores are infinite by design.
     points = {id(point): (name, point) for name, point in model.tl.hook_dict.items() if not {"scores", "mask"} & _words(name)}
     place = first_not_finite(points.values(), run)
     text = str(model.tokenizer.decode(list(tokens)))
@@ -58,23 +58,23 @@ def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run
 
 
 def loss_not_finite(what: str, loss: float, step: int) -> LensFVError:
-    """The error for a loss that is not finite: before the first update it is the model's own, after it the update's."""
+    """Make the error for a non-finite loss: before the first update the model is at fault, afterwards the update."""
     if step:
         return LensFVError(f"{what}: the loss is {loss} at step {step}, after finite ones; lower the learning rate")
     return LensFVError(f"{what}: the loss is {loss} before anything is learned, so the model's numbers are; run verify on it")
 
 
 def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any) -> Float[Tensor, "rows pos vocab"]:
-    """Logits of a transformers model without TransformerLens.
+    """Compute logits of a transformers model without TransformerLens.
 
     Args:
-        hf: the model.
-        what: they are read for; for the error.
+        hf: transformers model.
+        what: purpose of the logits, for the error message.
         batch: token ids and their mask.
-        **options: see the model's forward.
+        **options: options of the model's forward.
 
     Raises:
-        LensFVError: they are not finite; it names the row and the first module that puts such numbers out.
+        LensFVError: non-finite logits; the message names the row and the first module with non-finite output.
     """
     with measuring(hf):
         logits: Tensor = hf(**batch, **options).logits
@@ -89,11 +89,11 @@ def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any
 
 @torch.no_grad()
 def first_not_finite(places: Iterable[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> str | None:
-    """The first place whose output is not finite, or too large for a norm; "the logits" where no place has any.
+    """Find the first place with output that is not finite, or too large for a norm; "the logits" if there is none.
 
     Args:
-        places: modules and their names, in any order.
-        run: the pass; returns its logits.
+        places: names and modules, in any order.
+        run: function that runs the pass and returns its logits.
     """
     found: list[str] = []
 
@@ -119,7 +119,7 @@ def _words(name: str) -> set[str]:
 
 
 def _advice(module: nn.Module, dtype: torch.dtype) -> str:
-    """What to do about it: known from the weights, and from their type."""
+    """Advice on what to do, based on the weights and their type."""
     bad = next((name for name, weight in module.named_parameters() if not all_finite(weight)), None)
     if bad is not None:
         name = ".".join(part for part in bad.split(".") if part != WRAPPED)

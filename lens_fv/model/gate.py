@@ -1,4 +1,4 @@
-"""Who has a model, what is changed in it for a while, and how that is put back."""
+"""The gate of a model: which thread holds it, its temporary changes, and how to undo them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch import nn
 from lens_fv.errors import LensFVError
 
 POLL = 0.1
-"""Seconds after which a thread looks whether it is its turn, should nobody have told it."""
+"""Seconds after which a waiting thread checks for its turn without being notified."""
 MISSING = object()
 HOOKS = (
     "_forward_hooks",
@@ -22,19 +22,19 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-"""Where torch keeps a module's hooks."""
+"""Attributes in which torch keeps a module's hooks."""
 WAYS = tuple(getattr(_GeneratorContextManager, way).__code__ for way in ("__enter__", "__exit__"))
-"""Into and out of a block."""
+"""Code objects of entering and leaving a block."""
 
 
 class Turn:
     """A block's place in the queue.
 
     Attributes:
-        thread: whose block it is.
+        thread: thread that owns the block.
         changes: see `exclusive`.
-        level: how much had been changed when it began.
-        next: set when its turn comes.
+        level: number of undo steps recorded before the block began.
+        next: event that is set when its turn comes.
     """
 
     def __init__(self, changes: str | None) -> None:
@@ -45,52 +45,52 @@ class Turn:
 
 
 class Gate:
-    """What holds a model now, what is changed in it, and how that is put back; one for all wrappers of the same weights."""
+    """Holder, changes and undo steps of a model, shared by all wrappers of the same weights."""
 
     def __init__(self) -> None:
         self.measured: frozenset[int] = frozenset()
-        """Which of the models that share it are being measured."""
+        """Ids of the models sharing the gate that are being measured."""
         self.adapted = False
-        """Whether an adapter of lens_fv's own is in it."""
+        """Whether one of lens_fv's own adapters is in the model."""
         self.torn: frozenset[str] = frozenset()
-        """What was being written when that was interrupted."""
+        """Names of values that were being written when an interrupt arrived."""
         self._back: list[Callable[[], object]] = []
-        self._queue: list[Turn] = []  # whoever has the model, and the threads that wait for it
-        self._open: list[Turn] = []  # the blocks of the thread that has it, from the outermost
-        self._ended: set[Turn] = set()  # blocks that another one has ended, but not yet their own thread
+        self._queue: list[Turn] = []  # the holder of the model, then the waiting threads
+        self._open: list[Turn] = []  # open blocks of the holding thread, the outermost first
+        self._ended: set[Turn] = set()  # blocks ended by another block, but not yet by their own thread
 
     def put(self, space: dict[str, Any], name: str, value: Any) -> None:
-        """Give something in a module's or an object's dictionary another value until the block ends."""
+        """Replace a value in the dictionary of a module or object until the block ends."""
         self.keep(space, name)
         space[name] = value
 
     def keep(self, space: dict[str, Any], name: str) -> None:
-        """Whatever becomes of something in a dictionary, it is what it is now when the block ends."""
+        """Restore an entry of a dictionary to its present value when the block ends."""
         self.afterwards(partial(_restore, space, name, space.get(name, MISSING)))
 
     def afterwards(self, back: Callable[[], object]) -> None:
-        """Note, before a change is made, what puts it back; it must do no harm twice, or where nothing was changed."""
+        """Record an undo step before a change; it must be safe to run twice, or without the change having happened."""
         self._back.append(back)
 
     def put_hooks(self, module: nn.Module) -> None:
-        """Whatever hooks the module gets from now on are gone when the block ends."""
+        """Remove all hooks that the module gets from now on when the block ends."""
         for name in HOOKS:
             if name in vars(module):
                 self.put(vars(module), name, vars(module)[name].copy())
 
     @contextmanager
     def writing(self, names: set[str]) -> Iterator[None]:
-        """What is written inside the block stays. Should it be interrupted, the model is refused until it is written again."""
+        """Keep what is written inside the block; after an interrupt, refuse the model until it is written again."""
         self.torn |= names
         try:
             yield
-        except LensFVError:  # which is raised before anything is written
+        except LensFVError:  # raised before anything is written
             self.torn -= names
             raise
         self.torn -= names  # not in a `finally`
 
     def check(self, asked: str) -> None:
-        """Raise `LensFVError` if the model is half written, or not what the block around this made it."""
+        """Raise `LensFVError` if the model is partly written, or an enclosing block has already ended."""
         if self._ended:
             raise LensFVError(
                 f"{asked}: the block around this one has ended already, together with one that an interrupt had kept open or "
@@ -103,12 +103,12 @@ class Gate:
             )
 
     def enter(self, turn: Turn, asked: str) -> None:
-        """Wait for the model, or refuse."""
+        """Wait for the model, or raise an error if another thread is changing it."""
         _end_interrupted()
         if [first.thread for first in self._queue[:1]] != [turn.thread]:
             self._queue.append(turn)
             while (first := self._queue[0]) is not turn:
-                if not first.thread.is_alive() and self._queue[1] is turn:  # it cannot come back
+                if not first.thread.is_alive() and self._queue[1] is turn:  # the thread has died
                     self.leave(first, BaseException)
                 elif first.thread.is_alive() and first.changes is not None:
                     raise LensFVError(
@@ -121,17 +121,17 @@ class Gate:
         self._open.append(turn)
 
     def leave(self, turn: Turn, error: type[BaseException] | None) -> None:
-        """Put back what was changed since the turn began, and let the next one in.
+        """Undo all changes since the turn began, and let the next thread in.
 
         Args:
-            turn: of the block.
-            error: what the block ends by; None: nothing.
+            turn: turn of the block.
+            error: exception type that ends the block; None: no exception.
 
         Raises:
-            LensFVError: a block inside it has not ended, and no error can have kept it from that.
+            LensFVError: an inner block is still open without an error that would explain it.
         """
         inside: list[Turn] = []
-        if turn in self._open:  # else the block around it has ended it already
+        if turn in self._open:  # otherwise an enclosing block has ended it already
             self._undo(turn.level)
             inside = self._open[self._open.index(turn) + 1 :]
             del self._open[self._open.index(turn) :]
@@ -140,7 +140,7 @@ class Gate:
             self._queue.remove(turn)
         for following in self._queue[:1]:
             following.next.set()
-        if inside and error in (None, GeneratorExit):  # else the error is what kept them from ending
+        if inside and error in (None, GeneratorExit):  # otherwise the error kept them from ending
             self._ended.update(inside)
         if inside and error is None:
             raise LensFVError("end a block before the one inside it: both have ended now; end the inner one first")
@@ -157,12 +157,12 @@ class Gate:
 
 
 def _end_interrupted() -> None:
-    """An interactive session keeps the frames of its last error: blocks that an interrupt hit on their way out end here."""
+    """End blocks interrupted while leaving, which an interactive session keeps alive in its last traceback."""
     trace: TracebackType | None = getattr(sys, "last_traceback", None)
     while trace is not None:
         if trace.tb_frame.f_code in WAYS:
             block = trace.tb_frame.f_locals["self"].gen
-            if not block.gi_running:  # as it is while it ends here
+            if not block.gi_running:  # it is running while it is being closed here
                 block.close()
         trace = trace.tb_next
 

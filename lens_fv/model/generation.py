@@ -1,8 +1,8 @@
-"""Text that a model writes: right under every version of TransformerLens and transformers, edited or not.
+"""Text generation, correct under every supported version of TransformerLens and transformers, with or without edits.
 
-Prompts of one length run together and are never padded, so that an edit falls on the same token of each, wherever it counts
-from. A `TransformerBridge` generates through transformers' own `generate`; a `HookedTransformer` has none, and runs the whole
-text again for each token.
+Prompts of equal length run together without padding, so that an edit falls on the same token of each, counted from either end.
+A `TransformerBridge` generates through transformers' own `generate`; a `HookedTransformer` has none and runs the whole text
+again for each token.
 """
 
 from collections import defaultdict
@@ -26,15 +26,15 @@ Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; the names are those of transformers' `generate`.
+    """Options for choosing the next token, named as in transformers' `generate`.
 
     Attributes:
-        max_new_tokens: tokens to write at most; an end-of-sequence token ends the text before.
-        do_sample: draw the next token; otherwise the likeliest one is taken.
-        temperature: divides the logits before a draw.
-        top_k: draw among that many tokens; 0: among all.
-        top_p: draw among the fewest tokens that have this probability together.
-        seed: seed of the draws.
+        max_new_tokens: maximum number of new tokens; an end-of-sequence token ends the text earlier.
+        do_sample: sample the next token; otherwise take the likeliest one.
+        temperature: divisor of the logits before sampling.
+        top_k: number of likeliest tokens to sample from; 0: all.
+        top_p: probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
+        seed: seed of the sampling.
     """
 
     max_new_tokens: int
@@ -45,7 +45,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what would be another request in silence."""
+        """Refuse values that would silently mean something else."""
         if self.max_new_tokens < 1 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 < self.temperature < float("inf"):
             raise LensFVError(
                 f"generate with {self}: give max_new_tokens of at least 1, a temperature above 0, "
@@ -53,23 +53,23 @@ class Sampling:
             )
 
     def options(self) -> dict[str, Any]:
-        """What transformers' `generate` is told."""
+        """Keyword arguments for transformers' `generate`."""
         drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p} if self.do_sample else {}
         return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **drawn}
 
 
 class Generation:
-    """How far a text is, for hooks that must know which tokens a pass runs over."""
+    """Progress of a text, for hooks that need to know which tokens a pass covers."""
 
     def __init__(self, prompt: int) -> None:
         self.prompt = prompt
         self.past = 0
-        """Tokens that the pass now running finds in its cache."""
+        """Number of tokens in the cache of the current pass."""
 
     def span(self, position: int, width: int) -> slice:
-        """Where an edit at a position of the prompt falls in a pass of that width.
+        """Locate an edit at a prompt position in a pass of this width.
 
-        The last token is each new one in turn, as in Todd et al.'s code: the edit falls on the prompt's last and all after it.
+        An edit at the last token also applies to every new token, as in Todd et al.'s code.
         """
         first = (self.prompt if position < 0 else 0) + position
         end = self.past + width if position == -1 else first + 1
@@ -77,10 +77,10 @@ class Generation:
 
 
 def token_span(generation: Generation, position: int, width: int) -> slice:
-    """Where an edit at that position falls in the pass now running, which has that many tokens.
+    """Locate an edit at this position in the current pass of `width` tokens.
 
     Raises:
-        LensFVError: the text has no such token.
+        LensFVError: no such token in the text.
     """
     length = generation.prompt
     if not -length <= position < length:
@@ -92,16 +92,16 @@ def token_span(generation: Generation, position: int, width: int) -> slice:
 def generate_tokens(
     model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, *, use_cache: bool | None = None
 ) -> list[list[int]]:
-    """New tokens of each prompt, up to and with the first end-of-sequence token.
+    """Generate new tokens for each prompt, up to and including the first end-of-sequence token.
 
     Args:
         model: a `LensModel`.
         prompts: token ids, of any lengths.
-        sampling: how the next token is chosen.
-        use_cache: keep keys and values, or run the whole text again for every token; None: keep them where that is right.
+        sampling: options for choosing the next token.
+        use_cache: keep keys and values, or run the whole text again for every token; None: keep them where that is correct.
 
     Raises:
-        LensFVError: an empty prompt, or one that grows longer than the context.
+        LensFVError: an empty prompt, or one that would exceed the context.
     """
     keep = use_cache if use_cache is not None else model.backend == "bridge" and keeps_cache(model)
     groups: dict[int, list[int]] = defaultdict(list)
@@ -119,7 +119,7 @@ def generate_tokens(
             tokens = torch.tensor([list(prompts[i]) for i in group], device=model.device)
             border = model.rotary_border
             crosses = border is not None and length <= border < length + sampling.max_new_tokens
-            # Keys that were kept of a text within the border are not those of the same text beyond it.
+            # Keys cached for a text within the border differ from those of the same text beyond it.
             cached = keep and not (crosses and use_cache is None)
             with _generating(model, length):
                 if model.backend == "bridge":
@@ -133,7 +133,7 @@ def generate_tokens(
 
 
 def end_tokens(model: Any) -> list[int]:
-    """The tokens that end a text: those of the model's own generation settings, else its tokenizer's."""
+    """Tokens that end a text, from the model's generation settings or else its tokenizer."""
     settings = getattr(getattr(model.tl, "original_model", None), "generation_config", None)
     found = getattr(settings, "eos_token_id", None)
     found = model.tokenizer.eos_token_id if found is None else found
@@ -141,10 +141,10 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def unpadded(batch: Mapping[str, Any]) -> list[list[int]]:
-    """The rows of a tokenizer's batch without their padding, whichever side it is on.
+    """Remove the padding from the rows of a tokenizer's batch, on either side.
 
     Raises:
-        LensFVError: the batch has no `input_ids` or no `attention_mask`.
+        LensFVError: a batch without `input_ids` or `attention_mask`.
     """
     missing = [name for name in ("input_ids", "attention_mask") if name not in batch]
     if missing:
@@ -162,10 +162,10 @@ def _generating(model: Any, length: int) -> Iterator[None]:
 
 @contextmanager
 def _passes_counted(model: Any) -> Iterator[None]:
-    """Inside the block `model.generation` knows what each pass of the transformers model finds in its cache.
+    """Keep `model.generation` up to date with the cache of each pass of the transformers model inside the block.
 
     Raises:
-        LensFVError: logits that are not finite: their argmax would be a token like any other.
+        LensFVError: non-finite logits, as their argmax would look like any other token.
     """
     hf, passes = model.tl.original_model, 0
 
@@ -192,13 +192,13 @@ def _passes_counted(model: Any) -> Iterator[None]:
 def transformers_text(
     model: Any, hf: Any, tokens: Int[Tensor, "rows pos"], sampling: Sampling, *, use_cache: bool
 ) -> Int[Tensor, "rows text"]:
-    """Prompts of one length and what transformers' `generate` writes after them.
+    """Extend prompts of equal length by transformers' `generate`.
 
     Args:
         model: a `LensModel`, for the tokens that end a text.
-        hf: the transformers model that writes.
+        hf: transformers model that generates.
         tokens: prompts without padding.
-        sampling: how the next token is chosen.
+        sampling: options for choosing the next token.
         use_cache: keep keys and values.
     """
     ends = end_tokens(model)
@@ -207,7 +207,7 @@ def transformers_text(
 
 
 def _by_the_loop(model: Any, tokens: Int[Tensor, "rows pos"], sampling: Sampling) -> Int[Tensor, "rows text"]:
-    """One whole pass for each token: what generation means, and all that a `HookedTransformer` needs."""
+    """Generate by one full pass per token, the reference method and the only one for a `HookedTransformer`."""
     ends = torch.tensor(end_tokens(model), device=tokens.device)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for _ in range(sampling.max_new_tokens):

@@ -1,4 +1,4 @@
-"""Ask the Hugging Face Hub about a name, quickly."""
+"""Quick look-up of a name on the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ HUB_SECONDS = 5
 
 
 def find_on_hub(name: str, revision: str | None) -> tuple[str, str | None]:
-    """The name, if the Hub knows it, or a folder of earlier downloads, if the Hub cannot be asked; and the commit.
+    """Return the name and commit if the Hub knows it, or a folder of earlier downloads if the Hub is unreachable.
 
-    One short question first: transformers and TransformerLens would retry for minutes without a network.
+    A short request comes first, because transformers and TransformerLens would retry for minutes without a network.
 
     Raises:
-        LensFVError: neither; the message lists the default models and says what the Hub answered.
+        LensFVError: neither is found; the message lists the default models and gives the Hub's answer.
     """
     defaults = ", ".join(DEFAULT_MODELS) + nearest(name, DEFAULT_MODELS)
     known = f"default models: {defaults}; no folder {Path(name).expanduser().absolute()}"
@@ -32,7 +32,7 @@ def find_on_hub(name: str, revision: str | None) -> tuple[str, str | None]:
         raise LensFVError(
             f"no model {name!r} ({known}; the Hugging Face Hub has none of that name that you may read)"
         ) from error
-    except Exception as error:  # a network error: its class depends on the version of the Hub's client
+    except Exception as error:  # a network error of a class that depends on the Hub client's version
         config = try_to_load_from_cache(name, "config.json", revision=revision)
         if isinstance(config, str):
             return str(Path(config).parent), Path(config).parent.name

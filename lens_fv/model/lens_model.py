@@ -1,4 +1,4 @@
-"""One uniform view of a TransformerLens model, whichever class it has."""
+"""A uniform view of a TransformerLens model, independent of its class."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,32 +23,32 @@ from lens_fv.model.rotary import rotary_border
 
 Hook = tuple[str, Callable[..., Any]]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
-"""Largest difference in probability between two ways to the same number, by the weights' type; half precision gets 0.03.
+"""Tolerated difference in probability between two correct computations, by type of the weights; 0.03 for half precision.
 
-Transformers' norms and attention round to single precision in models of double precision, too: two right ways may differ by
-1e-8.
+Transformers' norms and attention round to single precision even in models of double precision, so two correct computations
+may differ by 1e-8.
 """
 
 
 class LensModel:
     """A causal language model seen through TransformerLens.
 
-    Wraps a `TransformerBridge` (TransformerLens 3.9 and 4.x) or a `HookedTransformer` (3.9): accepted by what it can do, not
-    by its class, so that nothing here imports a name that one of the versions lacks. The model stays the user's own: it is
-    put in eval mode, its parameters are frozen and a bridge's attention is made eager, nothing else changes. If it is put
-    in train mode later, it is in eval mode whenever it is run here, and in train mode again afterwards.
+    Wraps a `TransformerBridge` (TransformerLens 3.9 and 4.x) or a `HookedTransformer` (3.9). It checks for capabilities rather
+    than the class, so that no import depends on the version. The model stays usable by the caller: it is put in eval mode, its
+    parameters are frozen and a bridge's attention is made eager; nothing else changes. If it is later put in train mode, it is
+    in eval mode during each run here, and in train mode again afterwards.
 
-    One thread at a time: a thread waits while another one runs the model, and gets a `LensFVError` while another one is in
-    a block that changes it (`applied`, `hooks`). Direct calls of `tl` are not guarded.
+    Only one thread uses the model at a time: other threads wait while it runs, and get a `LensFVError` while it is in a block
+    that changes the model (`applied`, `hooks`). Direct calls of `tl` are not guarded.
 
     Attributes:
-        tl: the TransformerLens model itself.
-        name: the name it was loaded or wrapped under.
-        revision: where the weights came from, if known.
+        tl: underlying TransformerLens model.
+        name: name under which it was loaded or wrapped.
+        revision: revision of the weights, if known.
         backend: "bridge" or "hooked".
-        weight_processing: "raw" (the weights as trained) or "compat" (layer norms folded, writing weights centred): a
-            vector lives in one of the two bases.
-        prepend_bos: whether `encode` puts the beginning-of-sequence token in front.
+        weight_processing: "raw" (weights as trained) or "compat" (layer norms folded, writing weights centred); a vector
+            belongs to one of these two bases.
+        prepend_bos: whether `encode` prepends the beginning-of-sequence token.
         n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
     """
 
@@ -76,16 +76,16 @@ class LensModel:
         self.d_model, self.d_head = int(cfg.d_model), int(cfg.d_head)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
         self.d_mlp = int(getattr(cfg, "d_mlp", None) or 4 * self.d_model)
-        # Under grouped-query attention several query heads share the keys and values of one.
+        # Under grouped-query attention, several query heads share one key-value head.
         self.n_kv_heads = int(getattr(cfg, "n_key_value_heads", None) or self.n_heads)
-        # How branches run on this model; `patching` fills it in after checking a few edits against the plain loop.
+        # Backend for branches on this model; `patching` sets it after checking a few edits against the plain loop.
         self.branch_method: str | None = None
-        # Whether its cache is right: filled in by the first generation.
+        # Whether the cache is correct; set by the first generation.
         self.cache_is_right: bool | None = None
         self.generation: Generation | None = None
         self._placeholders: list[Callable[[Sequence[int]], Sequence[int]]] = []
         self._fingerprint = Fingerprint(tl, fingerprint)
-        # The fingerprint of what is written over for a while; `weights_written` fills it in.
+        # Fingerprint of the weights that are temporarily overwritten; set by `weights_written`.
         self.beneath: str | None = None
 
     @classmethod
@@ -98,18 +98,19 @@ class LensModel:
         prepend_bos: bool | None = None,
         fingerprint: str | None = None,
     ) -> "LensModel":
-        """Wrap a TransformerLens model that you already hold.
+        """Wrap an existing TransformerLens model.
 
         Args:
-            tl: a `TransformerBridge` or `HookedTransformer`.
-            name: how artefacts will name the model; default: the name in its configuration.
-            revision: recorded in artefacts.
-            prepend_bos: default: what the model's own `to_tokens` does (`cfg.default_prepend_bos`).
-            fingerprint: of its weights before TransformerLens processed them; default: of the weights as they are.
+            tl: `TransformerBridge` or `HookedTransformer`.
+            name: name of the model in artefacts; default: the name in its configuration.
+            revision: revision recorded in artefacts.
+            prepend_bos: whether to prepend the beginning-of-sequence token; default: as the model's own `to_tokens` does
+                (`cfg.default_prepend_bos`).
+            fingerprint: fingerprint of the weights before TransformerLens processed them; default: of the present weights.
 
         Raises:
-            LensFVError: the object lacks what a TransformerLens decoder has (see `check_parts`), or has an adapter in it
-                that is not merged.
+            LensFVError: the object lacks a part of a TransformerLens decoder (see `check_parts`), or contains an unmerged
+                adapter.
         """
         if isinstance(tl, cls):
             return tl
@@ -124,8 +125,8 @@ class LensModel:
             processed = bool(getattr(tl, "compatibility_mode", False))
         tl.eval()
         tl.requires_grad_(False)
-        # TransformerLens 4 does this itself. 3.9 leaves a model that it is handed with sdpa, which goes without a mask where
-        # plain causal attention will do; branches need the mask to keep their rows apart.
+        # TransformerLens 4 does this itself. 3.9 leaves sdpa in a model that it is given, which omits the mask where plain
+        # causal attention suffices; branches need the mask to keep their rows apart.
         choose_attention = getattr(getattr(tl, "original_model", None), "set_attn_implementation", None)
         if choose_attention is not None:
             choose_attention("eager")
@@ -145,49 +146,49 @@ class LensModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.tl.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' floating-point type."""
+        """Floating-point type of the weights."""
         return next(p.dtype for p in self.tl.parameters() if p.is_floating_point())
 
     @property
     def tolerance(self) -> float:
-        """Largest difference in probability that rounding explains."""
+        """Largest difference in probability attributable to rounding."""
         return TOLERANCE.get(self.dtype, 0.03)
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights: their names, types, shapes and bits, on whichever device.
+        """Hash of the weights' names, types, shapes and bits (16 hexadecimal digits), independent of the device.
 
-        Two models have one fingerprint only if every weight is the same. It is computed at the first use (0.2 s for 500 MB)
-        and again when weights are seen to have changed in place: always where PyTorch counts the change or this package makes
-        it, and nearly always where it is written through `.data` (see `lens_fv.model.fingerprint`); call `weights_changed`
-        after changing single numbers that way. Weights that TransformerLens processed while the model was loaded have the
-        fingerprint of those in the files.
+        Two models have the same fingerprint only if all weights are equal. It is computed at the first use (0.2 s for 500 MB)
+        and again when a change in place is detected: always if PyTorch counts the change or this package makes it, and nearly
+        always if it is written through `.data` (see `lens_fv.model.fingerprint`). Call `weights_changed` after changing single
+        numbers through `.data`. Weights that TransformerLens processed during loading have the fingerprint of those in the
+        files.
         """
         return self._fingerprint.value()
 
     def weights_changed(self, fingerprint: str | None = None) -> None:
-        """Forget what was computed from the weights: they have been written to.
+        """Discard everything computed from the weights, after they have been written to.
 
         Args:
-            fingerprint: of what has been written, before it was processed; default: of the weights as they are.
+            fingerprint: fingerprint of the written weights before processing; default: of the present weights.
         """
         self._fingerprint = Fingerprint(self.tl, fingerprint)
         self.__dict__.pop("_has_unembed_bias", None)
 
     @property
     def window(self) -> int | None:
-        """How many tokens its local attention sees, if the configuration says."""
+        """Window of the local attention in tokens, if the configuration states it."""
         config = getattr(getattr(self.tl, "original_model", None), "config", None)
         return getattr(config, "sliding_window", None)
 
     @cached_property
     def rotary_border(self) -> int | None:
-        """The length above which texts get other rotary embeddings; see `lens_fv.model.rotary`."""
+        """Length above which texts get different rotary embeddings; see `lens_fv.model.rotary`."""
         return rotary_border(getattr(getattr(self.tl, "original_model", None), "config", None))
 
     def __repr__(self) -> str:
@@ -197,34 +198,34 @@ class LensModel:
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
-        """Token ids of a text; `bos` overrides `prepend_bos`."""
+        """Return the token ids of a text; `bos` overrides `prepend_bos`."""
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return [self.tokenizer.bos_token_id, *ids] if (self.prepend_bos if bos is None else bos) else ids
 
     def decode(self, token: int) -> str:
-        """The text of one token."""
+        """Return the text of one token."""
         return str(self.tokenizer.decode([token]))
 
     # -- running ------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
-        """Forward hooks by TransformerLens' usual names; gone when the block ends, whatever happened inside."""
-        if not hooks:  # putting on none costs TransformerLens as much as putting on some
+        """Add forward hooks by TransformerLens' usual names, and remove them at the end of the block in any case."""
+        if not hooks:  # adding no hooks costs TransformerLens as much as adding some
             yield
             return
         on = [True]
         with exclusive(self, "has hooks on it") as gate:
-            gate.afterwards(on.clear)  # should an interrupt keep TransformerLens from taking one off
+            gate.afterwards(on.clear)  # in case an interrupt keeps TransformerLens from removing one
             with self.tl.hooks(fwd_hooks=[(name, partial(while_on, on, hook)) for name, hook in hooks]):
                 yield
 
     @measured
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
-        """Logits of unpadded token ids, through the model's own forward: the reference for everything else.
+        """Compute logits of unpadded token ids by the model's own forward, the reference for all other methods.
 
         Raises:
-            LensFVError: a logit that is infinite or not a number; it names the first hook point where one arises.
+            LensFVError: an infinite or NaN logit; the message names the first hook point where one arises.
         """
         with self.hooks(hooks):
             logits = self.tl(tokens.to(self.device), return_type="logits")
@@ -233,10 +234,10 @@ class LensModel:
 
     @measured
     def run_body(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]) -> None:
-        """Run unpadded token ids for what the hooks see, without unembedding where the model allows that.
+        """Run unpadded token ids only for their hooks, without the unembedding if the model allows it.
 
         Raises:
-            LensFVError: states that are not finite after the last layer, where all come together.
+            LensFVError: non-finite states after the last layer, which all others feed into.
         """
         last: list[Tensor] = []
         end: Hook = (f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: last.append(x))  # noqa: ARG005
@@ -251,7 +252,7 @@ class LensModel:
     def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
         if all(whole := finite.all(1).tolist()):
             return
-        at, batch = whole.index(False), tokens.to(self.device)  # all of it, as hooks may know how many rows there are
+        at, batch = whole.index(False), tokens.to(self.device)  # the whole batch, as hooks may depend on the number of rows
         raise not_finite(self, what, batch[at].tolist(), prompt=at, run=lambda: self.tl(batch, return_type="logits"))
 
     @overload
@@ -295,24 +296,24 @@ class LensModel:
     ) -> str | list[str]:
         r"""Continue one text or several; see `lens_fv.model.generation`.
 
-        Inside `applied` a vector acts on the last token of the prompt and on every new one, a soft prompt stands in front of
-        the prompt, and an adapter changes all that is computed.
+        Inside `applied`, a vector acts on the last token of the prompt and on every new token, a soft prompt precedes the
+        prompt, and an adapter changes the whole computation.
 
         Args:
-            prompts: a text, several, rows of token ids, or a tokenizer's batch with its mask (padded on whichever side).
-            max_new_tokens: tokens to write at most; an end-of-sequence token ends a text before.
-            do_sample: draw each token; otherwise the likeliest one is taken.
-            temperature: divides the logits before a draw.
-            top_k: draw among that many tokens; 0: among all.
-            top_p: draw among the fewest tokens that have this probability together.
-            seed: seed of the draws.
-            use_cache: keep keys and values of what was run. Default: where a short check finds that this changes nothing.
+            prompts: a text, several texts, rows of token ids, or a tokenizer's batch with its mask (padded on either side).
+            max_new_tokens: maximum number of new tokens; an end-of-sequence token ends a text earlier.
+            do_sample: sample each token; otherwise take the likeliest one.
+            temperature: divisor of the logits before sampling.
+            top_k: number of likeliest tokens to sample from; 0: all.
+            top_p: probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
+            seed: seed of the sampling.
+            use_cache: keep keys and values; default: if a short check finds that this does not change the result.
 
         Returns:
-            What comes after the prompt, without special tokens: a text for a text, else a list of texts.
+            The continuation without special tokens: a text for a single text, otherwise a list of texts.
 
         Raises:
-            LensFVError: an empty prompt, one that grows longer than the context, or an option out of its range.
+            LensFVError: an empty prompt, one that would exceed the context, or an option out of range.
 
         Example:
             >>> model.generate("Q: sing\nA:", max_new_tokens=1)  # doctest: +SKIP
@@ -329,25 +330,25 @@ class LensModel:
 
     @contextmanager
     def placeholders(self, lengthened: Callable[[Sequence[int]], Sequence[int]]) -> Iterator[None]:
-        """Inside the block `generate` makes room in every prompt for states that a hook puts there."""
+        """Make `generate` reserve room in every prompt for states inserted by a hook, inside the block."""
         with exclusive(self, "has a soft prompt in it") as gate:
             gate.put(vars(self), "_placeholders", [*self._placeholders, lengthened])
             yield
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of residual-stream states after the last layer: final norm, unembedding, scale and soft cap."""
+        """Compute logits of residual-stream states after the last layer: final norm, unembedding, scale and soft cap."""
         return self.logits_of(self.final_norm(resid), slice(None))
 
     @measured
     def final_norm(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """What the unembedding reads of a residual-stream state after the last layer."""
+        """Apply the final norm, which gives the input of the unembedding, to states after the last layer."""
         return self.tl.ln_final(resid.reshape(1, -1, resid.shape[-1])).reshape(resid.shape)
 
     @measured
     def logits_of(
         self, normed: Float[Tensor, "*batch d_model"], columns: slice | Int[Tensor, " columns"]
     ) -> Float[Tensor, "*batch columns"]:
-        """Some columns of the logits of states behind the final norm."""
+        """Compute some columns of the logits from states after the final norm."""
         unembed = self.tl.unembed
         bias = getattr(unembed, "b_U", None)
         if bias is not None and not self._has_unembed_bias:
@@ -360,19 +361,19 @@ class LensModel:
 
     @cached_property
     def _has_unembed_bias(self) -> bool:
-        # TransformerLens gives a model without one a row of zeros.
+        # TransformerLens gives a model without this bias a row of zeros.
         return bool(self.tl.unembed.b_U.any())
 
     @cached_property
     def hook_names(self) -> frozenset[str]:
-        """Every hook point by its canonical name and its aliases."""
+        """Canonical names and aliases of all hook points."""
         return frozenset(self.tl.hook_dict)
 
     @cached_property
     def attention_layers(self) -> tuple[int, ...]:
-        """Layers with attention heads to look at: all of them but in hybrids and recurrent models.
+        """Layers with readable attention heads: all layers except in hybrid and recurrent models.
 
-        Nor do layers count whose heads put out another number than `d_head`, which `hook_z` would cut in the wrong places
+        Layers with a head output size other than `d_head` are excluded, because `hook_z` would split it in the wrong places
         (DeepSeek's latent attention, some layers of Gemma 4).
         """
         there = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
@@ -380,7 +381,7 @@ class LensModel:
 
     @checked
     def no_heads(self, layer: Whole | None = None) -> str:
-        """What is said of a layer, or of the model, that is not among `attention_layers`: it may have heads all the same."""
+        """Explain why a layer or the model is not in `attention_layers`; it may have heads nevertheless."""
         blocks = self.tl.blocks if layer is None else [self.tl.blocks[layer]]
         if any("attention" in type(part).__name__.lower() for block in blocks for part in block.modules()):
             return f"has attention heads, but TransformerLens exposes no output of {self.d_head} numbers for each (hook_z)"
@@ -389,17 +390,17 @@ class LensModel:
     def _head_size(self, layer: int) -> int | None:
         try:
             return self.tl.blocks[layer].attn.W_O.numel() // (self.n_heads * self.d_model)
-        except ValueError:  # TransformerLens 4 does not cut what does not fit
+        except ValueError:  # TransformerLens 4 does not split an output of unsuitable size
             return None
 
     # -- heads --------------------------------------------------------------------------------------------------------
 
     @checked
     def check_layer(self, layer: Whole) -> int:
-        """`layer` as an index from 0 (negative counts from the end).
+        """Convert `layer` to an index from 0 (negative values count from the end).
 
         Raises:
-            LensFVError: the model has no such layer.
+            LensFVError: no such layer in the model.
         """
         if not -self.n_layers <= layer < self.n_layers:
             raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
@@ -410,9 +411,9 @@ class LensModel:
     def head_write(
         self, layer: Whole, z: Float[Tensor, "*batch heads d_head"], *, include_bias: bool = False
     ) -> Float[Tensor, "*batch d_model"]:
-        """What head outputs `z` (before the output projection) sum to behind it.
+        """Sum the contributions of head outputs `z` (before the output projection) to the residual stream.
 
-        The projection's bias is counted once if asked for, never once a head (Todd et al.'s code adds it per head).
+        The projection's bias is added once with `include_bias`, never once per head (as in Todd et al.'s code).
         """
         attn = self.tl.blocks[layer].attn
         w_o = rearrange(attn.W_O, "... d_head d_model -> (...) d_head d_model", d_head=self.d_head)

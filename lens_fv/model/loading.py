@@ -1,4 +1,4 @@
-"""From a name or a folder to a model that is ready to look into."""
+"""Loading of a model by name or folder."""
 
 import contextlib
 import io
@@ -25,20 +25,20 @@ def load_model(
     weight_processing: str = "raw",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> LensModel:
-    """Load a model, in eval mode, frozen, and seen through TransformerLens.
+    """Load a model through TransformerLens, frozen and in eval mode.
 
     Args:
-        name_or_path: a default model (`list_models()`; downloaded and converted at first use), a folder that holds a
-            Hugging Face model and its tokenizer, or a model's name on the Hugging Face Hub; looked for in this order.
-        device: "cpu", "cuda", "cuda:1", "mps"; default: "cuda" if there is one, else "cpu".
-        dtype: "float32" (default), "bfloat16", "float16", "float64", or the `torch.dtype`.
-        revision: branch, tag or commit on the Hub. For a folder: a label that artefacts will record.
+        name_or_path: default model (`list_models()`; downloaded and converted at first use), folder with a Hugging Face model
+            and its tokenizer, or name on the Hugging Face Hub; tried in this order.
+        device: "cpu", "cuda", "cuda:1" or "mps"; default: "cuda" if available, otherwise "cpu".
+        dtype: "float32" (default), "bfloat16", "float16", "float64", or a `torch.dtype`.
+        revision: branch, tag or commit on the Hub; for a folder, a label recorded in artefacts.
         weight_processing: "raw" keeps the weights as trained; "compat" folds layer norms and centres writing weights as
             TransformerLens' `HookedTransformer` does. A vector belongs to one of the two.
-        cache_dir: where default models are kept; default: `$LENS_FV_CACHE` or the user's cache folder.
+        cache_dir: folder for default models; default: `$LENS_FV_CACHE` or the user's cache folder.
 
     Raises:
-        LensFVError: there is no such model, device, dtype or revision, or its files are incomplete.
+        LensFVError: no such model, device, dtype or revision, or incomplete files.
     """
     where, kind = device_named(device), dtype_named(dtype)
     if weight_processing not in ("raw", "compat"):
@@ -49,32 +49,32 @@ def load_model(
 
 
 def wrap_transformers(hf_model: Any, tokenizer: Any, place: Place, weight_processing: str, *, device: str) -> LensModel:
-    """A model that transformers has loaded, seen through TransformerLens, which changes it.
+    """Wrap a loaded transformers model by TransformerLens, which modifies it.
 
     Raises:
-        LensFVError: TransformerLens cannot boot it.
+        LensFVError: TransformerLens cannot wrap it.
     """
     asked = f"boot the model in {place.source}"
     with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explained(asked):
         from transformer_lens.model_bridge import TransformerBridge
 
-        # asked of the tokenizer as it came: TransformerLens makes every tokenizer do so
+        # asked of the original tokenizer, because TransformerLens makes every tokenizer do so
         prepend_bos = writes_bos(tokenizer)
-        # a label that cannot be one of TransformerLens' own short names, which it would replace and complain about
+        # a label that cannot be one of TransformerLens' short names, which it would replace with a warning
         label = f"lens-fv/{place.name}"
         bridge = TransformerBridge.boot_transformers(label, tokenizer=tokenizer, device=device, hf_model=hf_model)
         came = None
         if weight_processing == "compat":
-            came = Fingerprint(bridge).value()  # what processing makes of it depends on the device, to rounding
+            came = Fingerprint(bridge).value()  # processed weights would depend on the device by rounding
             bridge.enable_compatibility_mode()
     return LensModel.wrap(bridge, name=place.name, revision=place.revision, prepend_bos=prepend_bos, fingerprint=came)
 
 
 def device_named(device: str | None) -> str:
-    """The device of a name, if this machine has it; by default the GPU if there is one.
+    """Check that this machine has a device; by default choose the GPU if available.
 
     Raises:
-        LensFVError: it has not.
+        LensFVError: no such device.
     """
     present = ["cpu"]
     if torch.cuda.is_available():
@@ -82,14 +82,14 @@ def device_named(device: str | None) -> str:
     if torch.backends.mps.is_available():
         present.append("mps")
     if device is None:
-        return "cuda" if "cuda" in present else "cpu"  # never mps unasked: some versions compute wrong numbers there
+        return "cuda" if "cuda" in present else "cpu"  # never mps by default: some versions compute wrong numbers there
     if device not in present:
         raise LensFVError(f"device={device!r}: this machine has {', '.join(present)}")
     return device
 
 
 def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype:
-    """The floating-point type of a name; by default float32.
+    """Return the floating-point type of a name; by default float32.
 
     Raises:
         LensFVError: no such type.

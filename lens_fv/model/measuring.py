@@ -1,4 +1,4 @@
-"""How a model is measured: in eval mode, by one thread, and only if its weights are what they seem."""
+"""Conditions for measuring a model: eval mode, a single thread, and no hidden changes of its weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ from lens_fv.model.gate import Gate
 
 F = TypeVar("F", bound=Callable[..., Any])
 OWN_ADAPTER = "lens_fv"
-"""The name of the adapters that lens_fv itself puts into a model."""
+"""Name of the adapters that lens_fv itself adds to a model."""
 
 
 @contextmanager
 def measuring(model: Any) -> Iterator[Gate]:
-    """Inside the block a model runs as it is measured: in eval mode, by nobody else, by weights that are what they seem.
+    """Prepare a model for measurement inside the block: eval mode, exclusive access and no hidden weight changes.
 
-    Modes, and whether torch keeps gradients, are afterwards what they were.
+    Modes and torch's gradient setting are restored afterwards.
 
     Args:
-        model: a `LensModel`, or what `plain_model` made of one.
+        model: a `LensModel`, or the result of `plain_model`.
 
     Raises:
-        LensFVError: there is an adapter or a parametrization in it, it is half written, or another thread has changed it.
+        LensFVError: the model has an adapter or a parametrization, is partly written, or another thread is changing it.
     """
     with exclusive(model) as gate:
         key = id(roots(model)[0])
@@ -42,7 +42,7 @@ def measuring(model: Any) -> Iterator[Gate]:
 
 
 def measured(function: F) -> F:
-    """Run a function of a model within `measuring`."""
+    """Decorate a function of a model to run within `measuring`."""
 
     @wraps(function)
     def run(model: Any, *args: Any, **options: Any) -> Any:
@@ -53,20 +53,20 @@ def measured(function: F) -> F:
 
 
 def eval_mode(gate: Gate, modules: Iterable[nn.Module]) -> None:
-    """Put modules in eval mode until the block of the gate ends."""
+    """Put modules in eval mode until the gate's block ends."""
     for module in modules:
         if module.training:
             gate.put(vars(module), "training", False)
 
 
 def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> None:
-    """Raise `LensFVError` if a module computes with other weights than it shows: an adapter's, or parametrized ones.
+    """Raise `LensFVError` if a module has an adapter or parametrized weights, so that it computes with hidden weights.
 
-    lens_fv's own adapters pass: they stand around the maps to queries and values, whose weights are not read.
+    lens_fv's own adapters are allowed, because they wrap the query and value projections, and those weights are not read.
 
     Args:
-        model: to check.
-        modules: of it; default: all.
+        model: model to check.
+        modules: modules of the model to check; default: all.
     """
     for module in modules_of(model) if modules is None else modules:
         parts = module._modules

@@ -1,4 +1,4 @@
-"""Which tokens of the pass that is running are text, and which are padding: an edit counts from each row's own ends."""
+"""Text and padding in the current pass, so that edits count from the ends of each row's text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from lens_fv.errors import LensFVError
 
 
 class Passes:
-    """The rows of the pass that is now running, as the attention mask has them.
+    """Rows of the current pass, as given by the attention mask.
 
-    The mask is that which the model is called with; for a list of texts that TransformerLens pads itself it is made from their
-    lengths. Where there is none, tokens at a row's ends are padding if they have the id of the padding token and that stands
-    for nothing else. If it does (in many tokenizers it is the end of a text as well), nobody can tell.
+    The mask is the one passed to the model; for a list of texts that TransformerLens pads itself, it is derived from their
+    lengths. Without a mask, tokens at the ends of a row count as padding if they have the padding token's id and this id has no
+    other meaning. If it has one (in many tokenizers it also ends a text), padding cannot be identified.
 
     Args:
         model: a `LensModel`.
@@ -24,18 +24,18 @@ class Passes:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._seen: Bool[Tensor, "rows keys"] | None = None  # of all tokens, those in the cache too
+        self._seen: Bool[Tensor, "rows keys"] | None = None  # for all tokens, including those in the cache
         self._unclear = ""
 
     def places(self, position: int, shape: Sequence[int]) -> tuple[Int[Tensor, " rows"] | slice, Int[Tensor, " rows"] | slice]:
-        """Rows and columns of a pass's states where an edit at that position falls: none for what the cache holds.
+        """Locate an edit at this position as rows and columns of a pass's states; empty for tokens in the cache.
 
         Args:
             position: index into each row's text, from its end if negative.
-            shape: of the states, "rows tokens ...".
+            shape: shape of the states, "rows tokens ...".
 
         Raises:
-            LensFVError: a row whose text has no such token, or where padding cannot be told from text.
+            LensFVError: a row has no such token, or its padding cannot be told from text.
         """
         rows, width = shape[:2]
         if self._unclear:
@@ -55,7 +55,7 @@ class Passes:
         return torch.arange(rows, device=columns.device)[here], columns[here]
 
     def on_input(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        """What TransformerLens is called with: a list of texts is padded by it, on the right without telling the model."""
+        """Read the input of TransformerLens, which pads a list of texts on the right without telling the model."""
         given = args[0] if args else kwargs.get("input")
         self._seen, self._unclear = None, ""
         if isinstance(given, list) and len(given) > 1:
@@ -68,7 +68,7 @@ class Passes:
             self._note(given, kwargs.get("attention_mask"))
 
     def on_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        """What transformers' model is called with."""
+        """Read the input of the transformers model."""
         tokens, mask = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
         padded_here = mask is None and self._seen is not None and tokens is not None and self._seen.shape == tokens.shape
         if not padded_here:
@@ -92,7 +92,9 @@ class Passes:
         padding = is_pad.cumprod(1).bool() | is_pad.flip(1).cumprod(1).flip(1).bool()
         if pad not in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id):
             self._seen = ~padding
-        elif len(tokens) > 1 and bool((is_pad[:, -1] | is_pad[:, :2].all(1)).any()):  # one such token in front begins a text
+        elif len(tokens) > 1 and bool(
+            (is_pad[:, -1] | is_pad[:, :2].all(1)).any()
+        ):  # a single such token at the start begins a text
             self._unclear = (
                 f"some of {len(tokens)} rows end in {tokenizer.pad_token!r} (or begin with several), which may be padding or "
                 "text; pass the tokenizer's attention_mask with the tokens"
@@ -101,7 +103,7 @@ class Passes:
 
 @contextmanager
 def passes(model: Any) -> Iterator[Passes]:
-    """Inside the block the rows of every pass are known: by the mask of whoever runs the model, in whatever way."""
+    """Track the rows of every pass inside the block, by the mask that the model is called with."""
     noted = Passes(model)
     hf = getattr(model.tl, "original_model", None)
     handles = [model.tl.register_forward_pre_hook(noted.on_input, with_kwargs=True)]

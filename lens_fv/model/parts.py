@@ -1,4 +1,4 @@
-"""What a TransformerLens model must have to be wrapped."""
+"""Required parts of a TransformerLens model."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ NEEDED = ("cfg", "tokenizer", "hooks", "blocks", "ln_final", "unembed")
 
 
 def check_parts(tl: Any) -> None:
-    """Look for the parts of a decoder.
+    """Check that a model has the parts of a decoder.
 
     Raises:
-        LensFVError: an object that is no TransformerLens model, or a bridge to an architecture that lacks a part: a final norm
-            (OPT with its norms behind), or a residual stream between its blocks (DeepSeek V4 has several).
+        LensFVError: not a TransformerLens model, or a bridge to an architecture without a required part: a final norm (OPT with
+            post-norms), or a single residual stream between blocks (DeepSeek V4 has several).
     """
     missing = [part for part in NEEDED if not hasattr(tl, part)]
     hf = getattr(tl, "original_model", None)

@@ -1,4 +1,4 @@
-"""The transformers model behind one seen through TransformerLens: to train it, and to write into its weights."""
+"""The transformers model underlying a wrapped one, for training and for writing to its weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ from lens_fv.model.weights import writes_bos
 
 
 def own_weights(model: LensModel) -> dict[str, Tensor]:
-    """The model's weights by transformers' names: the tensors themselves, not copies; what is written into them is noticed.
+    """Return the weights by transformers' names, as tensors rather than copies; writes to them are detected.
 
     Raises:
-        LensFVError: a model whose weights TransformerLens has processed, or one with an adapter in it.
+        LensFVError: a model with weights processed by TransformerLens, or with an adapter.
     """
     if model.backend != "bridge" or model.weight_processing != "raw":
         raise LensFVError(
@@ -39,7 +39,7 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
 
 
 def plain_tokenizer(model: LensModel) -> Any:
-    """The model's tokenizer as it came: TransformerLens makes every one put a beginning-of-sequence token in front."""
+    """Return the original tokenizer, as TransformerLens makes every tokenizer prepend a beginning-of-sequence token."""
     tokenizer = deepcopy(model.tokenizer)
     if not model.prepend_bos and writes_bos(tokenizer):
         tokenizer.add_bos_token = False
@@ -47,17 +47,17 @@ def plain_tokenizer(model: LensModel) -> Any:
 
 
 def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
-    """A transformers model without TransformerLens around its parts, whose weights are those of `model`: they share memory.
+    """Return a transformers model without TransformerLens that shares the memory of the weights of `model`.
 
-    It runs and trains as fast as any transformers model. What training writes into its weights, `model` sees once
-    `write_weights` was called, at the latest.
+    It runs and trains at the usual speed of transformers. `model` sees weights changed by training at the latest after
+    `write_weights`.
 
     Args:
         model: the model.
-        dropout: as its configuration says, when it is trained; False: none.
+        dropout: train with the dropout of the configuration; False: no dropout.
 
     Raises:
-        LensFVError: what `own_weights` raises.
+        LensFVError: an error from `own_weights`.
     """
     from accelerate import init_empty_weights
     from transformers.initialization import no_init_weights
@@ -83,14 +83,14 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
 
 @torch.no_grad()
 def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
-    """Write values into some of the model's weights, in place.
+    """Write values to some of the model's weights, in place.
 
     Args:
         model: the model.
-        values: by transformers' names.
+        values: new values by transformers' names.
 
     Raises:
-        LensFVError: a name or a shape that the model does not have, or what `own_weights` raises.
+        LensFVError: an unknown name, a wrong shape, or an error from `own_weights`.
     """
     found = own_weights(model)
     for name, value in values.items():
@@ -100,7 +100,7 @@ def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
     with exclusive(model, "is being written to") as gate, gate.writing(set(values)):
         for name, value in values.items():
             found[name].copy_(value)
-        # Of maps to queries, keys and values that transformers keeps as one, TransformerLens keeps the parts too, as copies.
+        # For joint query-key-value maps of transformers, TransformerLens also keeps the parts, as copies.
         for joint in model.tl.original_model.modules():
             if hasattr(joint, "split_qkv_matrix"):
                 parts = joint.split_qkv_matrix(getattr(joint, WRAPPED))
@@ -112,7 +112,7 @@ def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def weights_written(model: LensModel, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block some weights have other values; behind it they are again, to the bit, what they were."""
+    """Replace some weights inside the block, and restore them bit for bit afterwards."""
     with exclusive(model, "has other weights for a while") as gate:
         gate.check(f"write into {model.name}")
         found = own_weights(model)

@@ -1,4 +1,4 @@
-"""Keep third parties from drawing their own bars and printing their own notes while lens_fv loads a model."""
+"""Suppression of third-party progress bars and messages while lens_fv loads a model."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no log lines below errors from transformers inside the block; as before after it."""
+    """Suppress transformers' progress bars and log lines below errors inside the block."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
@@ -20,20 +20,20 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             _switch(logging.enable_progress_bar)
-        if not hub_bars:  # transformers switches the bars of both libraries together
+        if not hub_bars:  # transformers switches the progress bars of both libraries together
             _switch(disable_progress_bars)
 
 
 def _switch(bars: Callable[[], object]) -> None:
     with warnings.catch_warnings():
-        # an environment variable of the Hub's client has priority over us, and it says so in a warning
+        # an environment variable of the Hub client overrides this, with a warning
         warnings.filterwarnings("ignore", message="Cannot (dis|en)able progress bars")
         bars()
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """`quiet_transformers`, and none of the warnings that third parties give each other about their own ways."""
+    """Apply `quiet_transformers`, and suppress warnings that third-party libraries raise about each other."""
     with quiet_transformers(), warnings.catch_warnings():
         for kind in (FutureWarning, DeprecationWarning, UserWarning):
             warnings.simplefilter("ignore", kind)

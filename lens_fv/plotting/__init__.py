@@ -1,4 +1,4 @@
-"""Let me look: one function a figure, each returning a plotly `Figure`, and a report in one file."""
+"""Figures, each made by one function that returns a plotly `Figure`, and reports in a single HTML file."""
 
 from lens_fv.plotting.attributions import attribution_figure
 from lens_fv.plotting.classes import class_heatmap, heads_by_class

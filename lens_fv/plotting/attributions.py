@@ -1,4 +1,4 @@
-"""How far cheap scores of heads can be trusted."""
+"""Figures that compare cheap head scores with exact effects."""
 
 import plotly.graph_objects as go
 
@@ -14,12 +14,11 @@ _PANELS: tuple[tuple[Score, str, str, list[float]], ...] = (
 )
 
 
-@checked
-def attribution_figure(comparison: HeadComparison, *, top: Count = 10) -> go.Figure:
-    """Every head's exact effect against attribution patching (left) and direct logit attribution (right).
+def attribution_figure(comparison: HeadComparison, *, top: int = 10) -> go.Figure:
+    """Plot every head's exact effect against attribution patching (left) and direct logit attribution (right).
 
-    The `top` heads of largest exact effect stand out, the first three by name. On the left both axes have one unit, and a
-    dotted line marks where the guess would be right.
+    The `top` heads of largest exact effect are highlighted, the first three by name. On the left, both axes have the same unit,
+    and a dotted line marks exact agreement.
 
     Raises:
         LensFVError: `top` is not between 1 and the number of heads.

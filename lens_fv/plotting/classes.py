@@ -1,4 +1,4 @@
-"""At which tokens do heads matter?"""
+"""Figures of head effects by token class."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ _UNITS = {"prob": "probability", "logprob": "log-probability<br>(nats)"}
 
 
 def class_heatmap(effects: ClassEffects) -> go.Figure:
-    """The mean indirect effect of each layer's strongest head at each token class: layers across, classes down.
+    """Plot the mean indirect effect of each layer's strongest head at each token class: layers across, classes down.
 
-    Strongest is the head furthest from zero, of either sign; the hover text names it.
+    The strongest head is the one with the largest absolute effect; the hover text names it.
     """
     layers = range(effects.effects.shape[1])
     cells = [[(layer, int(head)) for layer, head in zip(layers, heads)] for heads in effects.strongest().T.tolist()]
@@ -27,9 +27,8 @@ def class_heatmap(effects: ClassEffects) -> go.Figure:
     )
 
 
-@checked
-def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
-    """The `n` heads of largest mean indirect effect at any token class: heads across, the best first; classes down.
+def heads_by_class(effects: ClassEffects, n: int = 10) -> go.Figure:
+    """Plot the `n` heads of largest mean indirect effect at any token class: heads across, the best first; classes down.
 
     Raises:
         LensFVError: `n` is less than one.
@@ -47,7 +46,7 @@ def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
 def _heatmap(
     effects: ClassEffects, *, cells: Sequence[Sequence[tuple[int, int, int]]], across: list[str], title: str, axis: str
 ) -> go.Figure:
-    """Mean effects of (layer, head, class) cells, a row for each class, on a diverging scale around zero."""
+    """Draw mean effects of (layer, head, class) cells, one row per class, on a diverging scale around zero."""
     mean, (low, high) = effects.mean, effects.interval()
     names = [plain(name.replace("_", " ")) for name in effects.classes]
     values = [[float(mean[cell]) for cell in row] for row in cells]
@@ -75,7 +74,7 @@ def _heatmap(
         title=f"{title}: {about}",
         height=max(150, 26 * len(names)) + 130,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": bar},
-        # Categories: "20.5" would be read as a number and the heads sorted by it.
+        # Categories, because "20.5" would be read as a number and the heads sorted by it.
         xaxis=category | {"title": {"text": axis}},
         yaxis=category | {"autorange": "reversed"},
     )

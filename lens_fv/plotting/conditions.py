@@ -1,4 +1,4 @@
-"""Does the vector work, and beside what?"""
+"""Bar charts that compare conditions with their controls."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -35,15 +35,15 @@ def condition_bars(
     conditions: Sequence[str] | None = None,
     measure: BarMeasure = "top1",
 ) -> go.Figure:
-    """Before and after: every condition's score with its 95 % interval, side by side for each task.
+    """Plot every condition's score with its 95 % interval, side by side for each task.
 
     Args:
-        evaluations: by task.
-        conditions: which, in this order; default: all, controls last.
-        measure: "top1", "full" (Wilson's intervals) or "logprob_per_answer" (bootstrap intervals).
+        evaluations: evaluations by task name.
+        conditions: conditions to draw, in this order; default: all, controls last.
+        measure: "top1" or "full" (Wilson intervals), or "logprob_per_answer" (bootstrap intervals).
 
     Raises:
-        LensFVError: nothing to draw, or a condition that no evaluation has.
+        LensFVError: nothing to draw, or a condition that occurs in no evaluation.
     """
     if measure not in _AXES:
         raise LensFVError(f"draw conditions by {measure!r}: choose one of {', '.join(_AXES)}")
@@ -57,7 +57,7 @@ def condition_bars(
         if condition not in found:
             raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
     rows = {c: {task: e[c] for task, e in evaluations.items() if c in e.conditions} for c in chosen}
-    # Numbers keep a fiftieth of the axis from the intervals that they stand beyond.
+    # Numbers are placed past the end of the intervals, at a distance of 1/50 of the axis.
     span = max(abs(x) for row in rows.values() for result in row.values() for x in _numbers(result, measure))
     size = 11 if len(chosen) * len(evaluations) <= 16 else 9
     traces, others = [], cycle((PALETTE[1], PALETTE[6]))
@@ -75,7 +75,7 @@ def condition_bars(
         barmode="group",
         bargap=0.18,
         bargroupgap=0.06,
-        # Scatter points share the bars' offset groups, which puts each number over its bar.
+        # Scatter points share the bars' offset groups, which places each number above its bar.
         scattermode="group",
         scattergap=0.18,
         xaxis={"type": "category", "categoryorder": "array", "categoryarray": names, "showgrid": False},
@@ -86,7 +86,7 @@ def condition_bars(
 def _bars(
     rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
 ) -> list[go.Bar | go.Scatter]:
-    """A condition's bars, and its numbers beyond the intervals."""
+    """Draw a condition's bars, and its numbers past the ends of the intervals."""
     tasks = [plain(task) for task in rows]
     values, lows, highs = (list(column) for column in zip(*(_numbers(row, measure) for row in rows.values())))
     hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in zip(values, lows, highs)]
@@ -96,7 +96,7 @@ def _bars(
         name=label,
         legendgroup=label,
         offsetgroup=label,
-        # An outline, so that a zero is seen as a line.
+        # An outline makes a zero visible as a line.
         marker={"color": colour, "line": {"color": colour, "width": 1.5}},
         error_y={
             "type": "data",
@@ -135,7 +135,7 @@ def _numbers(row: Result, measure: BarMeasure) -> tuple[float, float, float]:
 
 
 def _in_order(found: Sequence[str]) -> list[str]:
-    """Prompts, vectors, controls."""
+    """Sort conditions: prompts, then vectors, then controls."""
     last = [c for c in _CONTROLS if c in found]
     first = [c for c in _STYLE if c in found and c not in last]
     return [*first, *(c for c in found if c not in _STYLE), *last]
@@ -147,7 +147,7 @@ def _k_shot(evaluations: Mapping[str, Evaluation]) -> str:
 
 
 def _about(evaluations: Mapping[str, Evaluation]) -> str:
-    """The models, and what kind of prompt the vectors were added to."""
+    """Describe the models and the kind of prompt that vectors were added to."""
     models = dict.fromkeys(evaluation.provenance.model for evaluation in evaluations.values())
     prompts = dict.fromkeys(evaluation.prompts.replace("_", "-") for evaluation in evaluations.values())
     return f"{', '.join(models)}, {' and '.join(prompts)} prompts"

@@ -1,4 +1,4 @@
-"""What a vector says, read as words."""
+"""Tables of decoded vectors."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ _SEEN = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
-    """A table: the likeliest tokens of each vector with their probabilities, and the three best ranks among words asked about.
+    """Tabulate the likeliest tokens of each vector with probabilities, and the three best ranks of queried words.
 
-    Blanks are drawn as ␣, other characters without a shape as their escapes.
+    Spaces are shown as ␣, other invisible characters as escapes.
 
     Raises:
         LensFVError: nothing to draw.
@@ -43,7 +43,7 @@ def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
 
 
 def visible(token: str) -> str:
-    """A token as it can be seen: blanks, line ends and characters without a shape made visible."""
+    """Make a token's spaces, line breaks and other invisible characters visible."""
     shown = "".join(_SEEN.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token)
     return shown or "(empty)"
 

@@ -1,4 +1,4 @@
-"""Numbers with their intervals, side by side: as dots, or as lines over something that was varied."""
+"""Means with intervals, as dots by category or as lines over a varied quantity."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ Rows = Mapping[str, Mapping[str, Estimate]]
 def interval_dots(
     panels: Mapping[str, Rows], *, title: str, axis: str = "", limits: tuple[float, float] | None = None
 ) -> go.Figure:
-    """Means with their intervals: panels side by side, a row a category, a colour a series.
+    """Plot means with intervals: panels side by side, one row per category, one colour per series.
 
     Args:
-        panels: by panel, series and category. Series and categories may be missing; they keep the order in which they first
-            come, from the top.
-        title: what is shown.
-        axis: what is measured; the panel's name, if they differ.
-        limits: of what is measured, in all panels.
+        panels: estimates by panel, series and category. Series and categories may be missing; they are drawn in order of first
+            occurrence, from the top.
+        title: title of the figure.
+        axis: title of the measurement axis; default: none, for panels with different measures in their names.
+        limits: limits of the measurement axis in all panels.
 
     Raises:
         LensFVError: nothing to draw.
@@ -56,7 +56,7 @@ def interval_dots(
     ticks = {"tickvals": list(range(len(categories))), "ticktext": [plain(category) for category in categories]}
     names = {**ticks, "showgrid": False, "zeroline": False}
     across = {"title": {"text": plain(axis)}, "nticks": 6, **({"range": list(limits)} if limits else {})}
-    # Lines between the rows, and not through the dots.
+    # Lines between the rows rather than through the dots.
     between = [
         {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": i - 0.5, "y1": i - 0.5, "layer": "below"}
         | {"line": {"color": "rgba(128,128,128,0.25)", "width": 1}}
@@ -76,14 +76,14 @@ def interval_dots(
 def interval_lines(
     lines: Mapping[str, Mapping[float, Estimate]], *, title: str, x_axis: str, y_axis: str, log: bool = False
 ) -> go.Figure:
-    """Means with their intervals over something that was varied: lines a little beside each other, so that none is hidden.
+    """Plot means with intervals over a varied quantity, as lines with small offsets so that none is hidden.
 
     Args:
-        lines: by name and what it was varied to.
-        title: what is shown.
-        x_axis: what was varied.
-        y_axis: what was measured.
-        log: what was varied is drawn logarithmically.
+        lines: estimates by line name and value of the varied quantity.
+        title: title of the figure.
+        x_axis: title of the axis of the varied quantity.
+        y_axis: title of the measurement axis.
+        log: use a logarithmic horizontal axis.
 
     Raises:
         LensFVError: nothing to draw.
@@ -123,14 +123,14 @@ def interval_lines(
 
 
 def panel_axes(n: int) -> list[dict[str, str]]:
-    """Names of the axes of each of so many panels."""
+    """Names of the axes of `n` panels."""
     return [{"xaxis": f"x{i or ''}", "yaxis": f"y{i or ''}"} for i in (0, *range(2, n + 1))]
 
 
 def panel_layout(
     names: Sequence[str], x: Mapping[str, Any], y: Mapping[str, Any], *, columns: int | None = None
 ) -> dict[str, Any]:
-    """The layout of panels side by side, or in rows of so many, their names above them; the vertical axis is one."""
+    """Lay out panels side by side, or in rows of `columns`, with names above them and a shared vertical axis."""
     columns, n = columns or len(names), len(names)
     rows = -(-n // columns)
     across, down = 0.06, 0.28 / rows if rows > 1 else 0.0

@@ -1,4 +1,4 @@
-"""What was lost, what brings it back, and which heads stopped mattering."""
+"""Figures of forgetting, recovery by vectors, and changes in head effects."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ _BARS = {
 
 
 def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
-    """Accuracy before and after, and after with vectors of the beginning added, with Wilson's 95 % intervals; and verdicts.
+    """Plot accuracy before, after, and after with the original vectors added, with Wilson 95 % intervals and verdicts.
 
     Raises:
         LensFVError: no verdicts.
@@ -56,7 +56,7 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
 
 
 def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
-    """Accuracy of every task (across) at the beginning and wherever the training of a task ends (down)."""
+    """Plot the accuracy of every task (across) before training and at the end of each task's training (down)."""
     at = trajectory.ends
     stages = [trajectory.moments[m].rsplit("/", 1)[0] for m in at]
     rows = ["beginning" if m == 0 else f"after {plain(stage.split('-', 1)[1])}" for m, stage in zip(at, stages, strict=True)]
@@ -83,17 +83,16 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
     )
 
 
-@checked
-def head_change(trajectory: Trajectory, task: str, moment: Whole = -1) -> go.Figure:
-    """Every head's mean indirect effect at the beginning, at a moment, and the difference: layers across, heads down.
+def head_change(trajectory: Trajectory, task: str, moment: int = -1) -> go.Figure:
+    """Plot every head's mean indirect effect before training, at a checkpoint, and the difference: layers across, heads down.
 
     Args:
-        trajectory: the trajectory.
-        task: one of its tasks.
-        moment: index of a moment at which heads were ranked again.
+        trajectory: trajectory of a fine-tuning run.
+        task: name of one of its tasks.
+        moment: index of a checkpoint at which heads were ranked again; default: the last.
 
     Raises:
-        LensFVError: a task that was not asked about, or whose heads were not ranked then.
+        LensFVError: a task that was not probed, or a checkpoint without a head ranking.
     """
     if task not in trajectory.tasks:
         raise LensFVError(f"draw the heads of {task}: the trajectory asks about {', '.join(trajectory.tasks)}")
@@ -121,6 +120,6 @@ def head_change(trajectory: Trajectory, task: str, moment: Whole = -1) -> go.Fig
         title=f"Indirect effect of each head on {task}: {trajectory.provenance.model}",
         height=max(200, 22 * heads) + 180,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": "change in<br>probability"}}},
-        # a panel is a third as wide as a figure
+        # a panel has a third of the figure's width
         **panel_layout(list(panels), counting_axis("layer", layers) | {"zeroline": False, "dtick": max(1, layers // 6)}, down),
     )

@@ -1,4 +1,4 @@
-"""Which heads carry the task."""
+"""Figures of head rankings."""
 
 import plotly.graph_objects as go
 
@@ -10,7 +10,7 @@ _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "
 
 
 def head_heatmap(ranking: HeadRanking) -> go.Figure:
-    """Every head's mean indirect effect: layers across, heads down, on a diverging scale around zero."""
+    """Plot every head's mean indirect effect: layers across, heads down, on a diverging scale around zero."""
     mean = ranking.mean
     low, high = (end.tolist() for end in ranking.interval())
     layers, heads = mean.shape
@@ -42,9 +42,8 @@ def head_heatmap(ranking: HeadRanking) -> go.Figure:
     )
 
 
-@checked
-def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
-    """The `n` heads of largest mean indirect effect with their bootstrap intervals, the largest on top.
+def top_heads(ranking: HeadRanking, n: int = 10) -> go.Figure:
+    """Plot the `n` heads of largest mean indirect effect with bootstrap intervals, the largest on top.
 
     Raises:
         LensFVError: `n` is less than one.
@@ -57,7 +56,7 @@ def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
         orientation="h",
         width=0.7,
         marker={"color": [POSITIVE if head.effect >= 0 else NEGATIVE for head in best]},
-        # A percentile interval of a skewed sample need not hold the mean; a bar cannot reach backwards.
+        # A percentile interval of a skewed sample need not contain the mean, and an error bar cannot be negative.
         error_x={
             "type": "data",
             "symmetric": False,
@@ -73,7 +72,7 @@ def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
         title=f"Top heads: {_about(ranking)}",
         height=24 * len(best) + 130,
         xaxis={"title": {"text": f"mean change in {_UNITS[ranking.metric]}, 95 % interval"}, "zeroline": True},
-        # A category, or "20.5" would be read as a number and the bars sorted by it.
+        # A category, because "20.5" would be read as a number and the bars sorted by it.
         yaxis={"title": {"text": "head (layer.head)"}, "type": "category", "categoryorder": "array", "categoryarray": names}
         | {"autorange": "reversed", "dtick": 1, "showgrid": False},
     )

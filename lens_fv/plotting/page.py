@@ -1,4 +1,4 @@
-"""The HTML page around figures: light or dark as the reader's screen, readable from disk, asking the network for nothing."""
+"""HTML pages with figures: light or dark by the reader's setting, readable from disk, without network access."""
 
 import json
 from html import escape, unescape
@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from lens_fv.plotting.theme import template
 
-# What a page may load: itself. A browser then refuses anything from elsewhere, whatever slipped in.
+# The page may load only itself, so that the browser blocks any external resource that slipped in.
 _POLICY = "default-src 'none'; script-src {scripts} 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 _STYLE = """
@@ -37,7 +37,7 @@ thead th { font-weight: 600; border-bottom-width: 2px }
 @media print { section, figure, tr { break-inside: avoid } }
 """
 
-# Figures hold no template of their own on a page: the reader's screen chooses it, also when it changes its mind.
+# Figures on a page carry no template of their own: the reader's colour scheme selects it, and may change at any time.
 _SCRIPT = """
 const templates = JSON.parse(document.getElementById("templates").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -58,7 +58,7 @@ dark.addEventListener("change", () => drawn.forEach((div) => Plotly.relayout(div
 
 
 def figure_html(figure: go.Figure, name: str) -> str:
-    """A figure's place on the page and its data."""
+    """Write a figure's HTML element and its data."""
     content: dict[str, Any] = json.loads(str(figure.to_json()))
     content["layout"].pop("template", None)
     return (
@@ -69,13 +69,13 @@ def figure_html(figure: go.Figure, name: str) -> str:
 
 
 def page_html(title: str, body: str, *, library: str | None = None, library_file: str | None = None) -> str:
-    """A whole page.
+    """Write a complete page.
 
     Args:
-        title: plain text.
-        body: HTML.
-        library: plotly's source, to be put into the page once.
-        library_file: or the name of a file beside the page that holds it.
+        title: title as plain text.
+        body: content as HTML.
+        library: source code of plotly, embedded in the page once.
+        library_file: alternatively, the name of a file in the page's folder that contains plotly.
     """
     scripts = ""
     if library or library_file:
@@ -92,7 +92,7 @@ def page_html(title: str, body: str, *, library: str | None = None, library_file
 
 
 def title_of(figure: go.Figure) -> str:
-    """A figure's title as plain text; "" if it has none."""
+    """Title of a figure as plain text; "" if it has none."""
     return unescape(figure.to_plotly_json()["layout"].get("title", {}).get("text") or "")
 
 
@@ -101,5 +101,5 @@ def _label(content: dict[str, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Encode JSON so that it cannot close the surrounding script element."""
     return json.dumps(value, default=list).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""Do vectors say more after tuning?"""
+"""Figures that compare decoded vectors before and after tuning."""
 
 import plotly.graph_objects as go
 
@@ -13,26 +13,26 @@ _OF = {"words": "relation words", "answers": "test answers"}
 
 @checked
 def decoding_scatter(study: DecodingEvaluation, before: str, after: str, *, of: Of = "words") -> go.Figure:
-    """Reciprocal rank of each relation's best word before (across) and after (up), both axes logarithmic; one point a relation.
+    """Plot the reciprocal rank of each relation's best word before (across) and after (up), on logarithmic axes.
 
-    Above the dotted line, the second vector says more. The caption has the mean difference, its bootstrap interval over
-    relations and Wilcoxon's p.
+    Each point is a relation; above the dotted line, the word ranks better after. The caption gives the mean difference, its
+    bootstrap interval over relations and Wilcoxon's p.
 
     Args:
-        study: of both conditions.
-        before: a condition.
-        after: another.
-        of: "words" that name the relation, or its test "answers".
+        study: evaluation with both conditions.
+        before: name of the first condition.
+        after: name of the second condition.
+        of: "words" (that name the relation) or test "answers".
 
     Raises:
-        LensFVError: no such condition, or no relation has such words.
+        LensFVError: no such condition, or no relation with such words.
     """
     gain = study.difference(before, after, "best_reciprocal", of=of)
     values = study.values("best_reciprocal", of=of)[:, [study.conditions.index(c) for c in (before, after)]]
     rows = [(name, x, y) for name, (x, y) in zip(study.relations, values.tolist(), strict=True) if x == x]
     if before == after:
         raise LensFVError(f"draw {before} vectors against themselves: name two conditions of {', '.join(study.conditions)}")
-    # Tenths, down to the first below every point.
+    # Powers of ten, down to the first one below every point.
     low = -len(str(round(1 / min(min(x, y) for _, x, y in rows)) - 1))
     ticks = {
         "tickvals": [10.0**i for i in range(low, 1)],

@@ -1,4 +1,4 @@
-"""Many relations at once: one vector against another on each, and every vector on every relation."""
+"""Figures over many relations: one condition against another, and every vector on every relation."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -23,15 +23,15 @@ def relation_scatter(
     y_axis: str,
     limits: tuple[float, float] = (0, 1),
 ) -> go.Figure:
-    """One condition against another, a point a relation, coloured by group; above the dotted line, the second is better.
+    """Plot one condition against another, one point per relation, coloured by group; above the line the second is better.
 
     Args:
-        panels: by panel and relation, both numbers.
-        groups: of the relations.
-        title: what is shown.
-        x_axis: what the first number is.
-        y_axis: what the second one is.
-        limits: of both axes.
+        panels: values of both conditions, by panel and relation.
+        groups: group of each relation.
+        title: title of the figure.
+        x_axis: title of the horizontal axis (first condition).
+        y_axis: title of the vertical axis (second condition).
+        limits: limits of both axes.
 
     Raises:
         LensFVError: nothing to draw, or a relation without a group.
@@ -81,20 +81,20 @@ def transfer_heatmap(
     unit: str,
     limit: Positive | None = None,
 ) -> go.Figure:
-    """What the vector of each row does to the relation of each column, by class, on a diverging scale around zero.
+    """Plot the effect of each row's vector on each column's relation, by class, on a diverging scale around zero.
 
-    Up to 60 relations are written on the axes, of more only their classes; the hover text has all.
+    Up to 60 relations are labelled on the axes; with more, only their classes are. The hover text always names them.
 
     Args:
-        values: vector by relation, both in the order of `names`; not a number where it was not tried.
-        names: of the relations.
-        classes: of each relation; drawn in the order in which they first come.
-        title: what is shown.
-        unit: of the values.
-        limit: where colours end; default: the furthest value from zero.
+        values: effects, vectors by relations, both in the order of `names`; NaN if not measured.
+        names: names of the relations.
+        classes: class of each relation, drawn in order of first occurrence.
+        title: title of the figure.
+        unit: unit of the values.
+        limit: value at the ends of the colour scale; default: the largest absolute value.
 
     Raises:
-        LensFVError: another number of names, classes and values, or none.
+        LensFVError: no values, or numbers of names, classes and values that do not match.
     """
     if not names or not len(names) == len(classes) == len(values) == values.shape[1]:
         raise LensFVError(

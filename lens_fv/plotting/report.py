@@ -1,4 +1,4 @@
-"""A report in one file, and figures as files. Nothing here needs the network, now or when a page is opened."""
+"""Reports in a single file, and figures as files; neither writing nor opening them needs the network."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ _LIBRARY = "plotly.min.js"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report.
+    """A section of a report.
 
     Attributes:
-        title: plain text.
-        text: plain paragraphs with blank lines between them; or HTML, if `html`.
-        figures: drawn below the text, in the page's light or dark theme.
-        table: column titles and rows, below the figures. The first column names the row; a float is written with three
+        title: title as plain text.
+        text: plain paragraphs separated by blank lines; HTML if `html`.
+        figures: figures below the text, in the page's light or dark theme.
+        table: column titles and rows, below the figures. The first column names the row; floats are written with three
             decimals.
-        html: `text` is trusted HTML.
+        html: treat `text` as trusted HTML; default: False.
     """
 
     title: str
@@ -49,13 +49,13 @@ class Section:
 
 
 def write_report(path: str | Path, *, title: str, intro_html: str = "", sections: Sequence[Section]) -> Path:
-    """Write one self-contained HTML page, light or dark as the reader's screen. It appears whole or not at all.
+    """Write one self-contained HTML page, light or dark by the reader's setting, in a single atomic step.
 
     Args:
-        path: where.
-        title: plain text.
+        path: file to write.
+        title: title as plain text.
         intro_html: trusted HTML above the first section.
-        sections: the parts, in order.
+        sections: sections, in order.
 
     Raises:
         LensFVError: the file cannot be written.
@@ -74,18 +74,18 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
 
 
 def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
-    """Write each figure as NAME.html and NAME.json, with plotly's library beside them once.
+    """Write each figure as NAME.html and NAME.json, with one copy of plotly in the same folder.
 
     Args:
-        figures: by file name, without an ending.
-        folder: where; made if it is not there.
-        static: also NAME.png and NAME.svg, in the theme that a figure was drawn in. Needs kaleido and Chrome.
+        figures: figures by file name without extension.
+        folder: folder to write to, created if missing.
+        static: also write NAME.png and NAME.svg, in the theme that the figure was drawn in; needs kaleido and Chrome.
 
     Returns:
-        The files of the figures, in order.
+        Files of the figures, in order.
 
     Raises:
-        LensFVError: a name that is no plain file name, a folder that cannot be written to, or no kaleido or Chrome.
+        LensFVError: an invalid file name, a folder that cannot be written to, or missing kaleido or Chrome.
     """
     folder = Path(folder)
     for name in figures:
@@ -103,10 +103,10 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
 
 
 def _static(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """All of them at once: starting Chrome takes seconds."""
+    """Write all static images at once, because starting Chrome takes seconds."""
     names = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     twice = [figure for figure in figures.values() for _ in ("png", "svg")]
-    # Left alone, plotly would draw all of one size. Its annotations say one number, its code takes a list.
+    # By default plotly would draw all figures in one size. Its annotations allow one number, its code takes a list.
     sizes: dict[str, Any] = {
         "width": [figure.layout.width or 900 for figure in twice],
         "height": [figure.layout.height or 500 for figure in twice],
@@ -115,7 +115,7 @@ def _static(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     with TemporaryDirectory(dir=folder, prefix=".static.") as beside:
         try:
             write_images(twice, [Path(beside, name) for name in names], **sizes)
-        except Exception as e:  # kaleido, Chrome and what joins them raise errors of many kinds
+        except Exception as e:  # kaleido, Chrome and the code between them raise many kinds of errors
             found = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
             raise LensFVError(
                 f"draw {', '.join(names)}: kaleido or Chrome is missing or failed ({found}); install lens-fv[figures] and "
@@ -134,7 +134,7 @@ def _table(title: str, table: Table) -> str:
     header, rows = table
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in header)
     body = "".join(f"<tr>{''.join(_cell(value, first=i == 0) for i, value in enumerate(row))}</tr>" for row in rows)
-    # Focusable, so that a keyboard can scroll a wide one.
+    # Focusable, so that a wide table can be scrolled by keyboard.
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{escape(title)}: table">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

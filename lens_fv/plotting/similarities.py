@@ -1,4 +1,4 @@
-"""Which relations are alike?"""
+"""Heatmaps of similarities between relations."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,17 +12,18 @@ from lens_fv.plotting.theme import GREY, figure, plain
 
 
 def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
-    """A similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
+    """Plot a similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
 
-    Up to 60 items are written on the axes, of more only their classes; the hover text has all. The diagonal is left empty.
+    Up to 60 items are labelled on the axes; with more, only their classes are. The hover text always names them. The diagonal
+    is left empty.
 
     Args:
-        matrix: of any items.
-        classes: of each item, in the matrix' order; the classes are drawn in the order in which they first come.
-        title: what is compared, by what.
+        matrix: similarity matrix of any items.
+        classes: class of each item, in the order of the matrix; drawn in order of first occurrence.
+        title: title of the figure.
 
     Raises:
-        LensFVError: another number of classes than of items.
+        LensFVError: unequal numbers of classes and items.
     """
     if len(classes) != len(matrix.names):
         raise LensFVError(f"draw similarities of {len(matrix.names)} items: {len(classes)} classes; give one for each")
@@ -48,13 +49,13 @@ def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, titl
 
 
 def by_class(classes: Sequence[str]) -> list[int]:
-    """Indices of items in the order of their classes, and these in the order in which they first come."""
+    """Indices of the items sorted by class, with classes in order of first occurrence."""
     first = list(dict.fromkeys(classes))
     return sorted(range(len(classes)), key=lambda i: first.index(classes[i]))
 
 
 def class_axes(names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """The axes of a square of items in the order of their classes, and lines between classes."""
+    """Axes of a square of items sorted by class, with lines between classes."""
     n = len(names)
     sizes = [(kind, len(list(group))) for kind, group in groupby(classes)]
     ends = [sum(size for _, size in sizes[: i + 1]) for i in range(len(sizes))]

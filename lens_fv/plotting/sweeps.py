@@ -1,4 +1,4 @@
-"""Where should the vector go in, and how strongly?"""
+"""Figures of injection sweeps over layers and scales."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -22,12 +22,12 @@ def layer_curve(
     chosen: Mapping[str, int] | None = None,
     measure: CurveMeasure = "top1",
 ) -> go.Figure:
-    """What a vector does, by the layer that it is added after: one line a task with its 95 % interval.
+    """Plot a vector's effect by injection layer: one line per task with its 95 % interval.
 
     Args:
-        sweeps: by task, of one scale each.
-        chosen: by task, the layer to mark.
-        measure: "top1" (with Wilson's interval) or "logprob" (with a bootstrap interval).
+        sweeps: sweeps by task name, with one scale each.
+        chosen: layer to mark, by task name.
+        measure: "top1" (with Wilson interval) or "logprob" (with a bootstrap interval).
 
     Raises:
         LensFVError: nothing to draw, several scales, no layers, or a chosen layer that was not swept.
@@ -67,11 +67,11 @@ def layer_curve(
 
 @checked
 def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> go.Figure:
-    """What a vector wins over none: layers across, scales up, on a diverging scale around zero; the best cell is marked.
+    """Plot a vector's gain over no vector: layers across, scales up, diverging colours around zero, best cell marked.
 
     Args:
-        sweep: from `sweep_injection`.
-        measure: "top1" or "logprob"; the hover text has both, with their intervals.
+        sweep: result of `sweep_injection`.
+        measure: "top1" or "logprob"; the hover text gives both, with intervals.
 
     Raises:
         LensFVError: no such measure.
@@ -118,7 +118,7 @@ def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") 
         title=f"{'Accuracy' if measure == 'top1' else 'Log-probability'} won by layer and scale: {about}",
         height=max(120, 38 * n_scales) + 130,
         coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": f"change in<br>{unit}", "side": "top"}}},
-        # Categories: a sweep may leave layers out, and scales are rarely evenly spaced.
+        # Categories, because a sweep may skip layers, and scales are rarely evenly spaced.
         xaxis=category | {"title": {"text": "vector added after layer"}, "tickangle": 0},
         yaxis=category | {"title": {"text": "scale"}},
     )

@@ -1,6 +1,6 @@
-"""How figures look: a plotly template for each theme, chosen for a block of code and never set globally.
+"""Themes of figures: one plotly template per theme, selected for a block of code and never set globally.
 
-Whatever differs between themes lives in the template, so that a drawn figure changes its theme by changing its template.
+All differences between themes are in the template, so a figure changes its theme by changing its template.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from lens_fv.errors import LensFVError
 
 ThemeName = Literal["light", "dark", "print"]
 
-# Okabe and Ito's colours, told apart with any colour vision; each is readable on white and on black.
+# Colours of Okabe and Ito, distinguishable with any colour vision; each is readable on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c7ae6")
 GREY = "#8b9299"
 POSITIVE, NEGATIVE = "#d6604d", "#4393c3"
@@ -32,9 +32,9 @@ _current: ContextVar[ThemeName] = ContextVar("lens_fv_theme", default="light")
 @checked
 @contextmanager
 def theme(name: ThemeName) -> Iterator[None]:
-    """Figures made inside the block are drawn for a light page, a dark page or a printed one.
+    """Draw figures made inside the block for a light page, a dark page or print.
 
-    "print" has black text, a fixed width of 720 pixels, larger letters and no title: a paper has captions.
+    "print" has black text, a fixed width of 720 pixels, larger fonts, and no title because a paper has captions.
 
     Raises:
         LensFVError: no such theme.
@@ -49,7 +49,7 @@ def theme(name: ThemeName) -> Iterator[None]:
 
 
 def template(name: ThemeName | None = None) -> go.layout.Template:
-    """The plotly template of a theme; by default of the one in force."""
+    """Return the plotly template of a theme, by default of the current one."""
     name = name or _current.get()
     ink, rule, size = _INK[name], _RULE[name], 15 if name == "print" else 13
     axis = {
@@ -102,27 +102,27 @@ def template(name: ThemeName | None = None) -> go.layout.Template:
 
 
 def figure(traces: list[Any], *, title: str, height: int, **layout: Any) -> go.Figure:
-    """A figure in the theme in force. `title` is plain text."""
+    """Make a figure in the current theme; `title` is plain text."""
     name = _current.get()
     heading = {} if name == "print" else {"title": {"text": plain(title)}}
     width = {"width": 720} if name == "print" else {"autosize": True}
-    # The template goes in with the rest: without one, plotly would put its global default there.
+    # The template is passed with the layout, as plotly would otherwise insert its global default.
     return go.Figure(traces, {"template": template(name), "height": height, **heading, **width, **layout})
 
 
 def counting_axis(title: str, n: int) -> dict[str, Any]:
-    """An axis over 0..n-1 with a tick for each, every one, second, fifth, ... of which is written."""
+    """Make an axis over 0..n-1 with a tick for each, labelling every one, every second, every fifth, ..."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, n) if n / step <= 20)
     ticks = {"dtick": step, "tick0": 0, "tickangle": 0, "minor": {"dtick": 1, "ticks": "outside", "ticklen": 2}}
     return {"title": {"text": title}, "showgrid": False, **(ticks if n <= 100 else ticks | {"minor": {}})}
 
 
 def plain(text: str) -> str:
-    """Text that plotly shows as it is: it reads a little HTML."""
+    """Escape text for plotly, which interprets some HTML."""
     return escape(text, quote=False)
 
 
 def tint(colour: str, opacity: float) -> str:
-    """A colour such as "#0072B2", made translucent."""
+    """Make a colour such as "#0072B2" translucent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"

@@ -1,4 +1,4 @@
-"""What became of tasks and of their vectors, step by step."""
+"""Figures of tasks and their vectors over training steps."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -19,14 +19,14 @@ _DASHES = ("solid", "dash", "dot")
 
 
 def ability_curves(trajectory: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
-    """Instruction against knowledge: how much likelier the answers became, with 95 % bands; a panel a task.
+    """Plot log-probability gains of the answers by instruction and by knowledge, with 95 % bands; one panel per task.
 
     Args:
-        trajectory: the trajectory. Dotted lines stand where a task's training ends.
-        tasks: which; default: all.
+        trajectory: trajectory of a fine-tuning run. Dotted lines mark the end of each task's training.
+        tasks: names of the tasks to draw; default: all.
 
     Raises:
-        LensFVError: a task that was not asked about.
+        LensFVError: a task that was not probed.
     """
     names = list(tasks if tasks is not None else trajectory.tasks)
     columns = min(len(names), 4)
@@ -52,10 +52,11 @@ def ability_curves(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
 
 
 def similarity_curves(trajectory: Trajectory) -> go.Figure:
-    """How alike a vector is to what it was at the beginning, a line a task.
+    """Plot the similarity of each task's vector to its original value, one line per task.
 
-    Three panels: the vector itself; the residual stream, where the vector is added, to the vector of the beginning; and what
-    the vector's heads write, each to its own beginning, beside as many random heads (grey, dashed: their mean over tasks).
+    Three panels: the vector itself; the residual stream at the injection layer compared with the original vector; and the
+    outputs of the vector's heads, each compared with its original, next to equally many random heads (grey, dashed: mean over
+    tasks).
     """
     own, control = (heads.mean(-1) for heads in trajectory.head_similarity())
     use = trajectory.alignment.nanmean(-1)
@@ -77,13 +78,13 @@ def similarity_curves(trajectory: Trajectory) -> go.Figure:
 
 
 def vector_plane(trajectory: Trajectory) -> go.Figure:
-    """Every task's vector in the plane that tells the vectors of the beginning best apart, and how it moved over the steps.
+    """Plot the path of every task's vector in the plane that best separates the original vectors.
 
-    Vectors are drawn in lengths of their beginning, through the projection of the beginning. The plane is that of the first
-    two principal components of the vectors at the beginning; it stays fixed. Arrows go from before to after.
+    Vectors are computed with the original output projection and drawn relative to their original norm. The plane is spanned by
+    the first two principal components of the original vectors and stays fixed. Arrows go from before to after.
 
     Raises:
-        LensFVError: fewer than three tasks, which span no plane.
+        LensFVError: fewer than three tasks, which do not span a plane.
     """
     if len(trajectory.tasks) < 3:
         raise LensFVError(
@@ -154,7 +155,7 @@ def _plain_line(
 
 
 def _ends(trajectory: Trajectory, n: int) -> list[dict[str, Any]]:
-    """Lines where the training of a task ends and another's begins, in every panel."""
+    """Draw lines between the training of successive tasks, in every panel."""
     ends = [trajectory.steps[m] for m in trajectory.ends if 0 < m < len(trajectory.moments) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [

@@ -1,4 +1,4 @@
-"""What do we ask the model?"""
+"""Tasks and prompts: word pairs, analogies, templates, splits, and their files."""
 
 from lens_fv.tasks.analogies import Analogy, make_analogies
 from lens_fv.tasks.analogy_files import load_analogies

@@ -1,4 +1,4 @@
-"""Analogies A:B::C:D, and those that a relation's pairs make."""
+"""Analogies A:B::C:D, and their construction from a relation's pairs."""
 
 import random
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ class Analogy:
 
     Attributes:
         a, b, c: the three given words.
-        d: acceptable answers, the most usual first.
-        choices: for a multiple choice: texts, one of them (the primary answer) right.
-        stems: what each choice is an answer to; empty: all to `c`. SAT questions give every choice a stem of its own.
-        relation: which relation it is of, if known.
+        d: acceptable answers, the most common first.
+        choices: candidate answers of a multiple-choice question, including the primary answer; empty: not multiple choice.
+        stems: the word that each choice completes; empty: `c` for all. In SAT questions every choice has its own stem.
+        relation: name of the analogy's relation, if known.
 
     Raises:
-        LensFVError: a text is empty, or the right answer is not among the choices.
+        LensFVError: a text is empty, or the correct answer is not among the choices.
     """
 
     a: str
@@ -46,17 +46,17 @@ class Analogy:
 
     @property
     def candidates(self) -> tuple[tuple[str, str], ...]:
-        """Every choice behind its stem."""
+        """Pairs of stem and choice."""
         return tuple(zip(self.stems or (self.c,) * len(self.choices), self.choices, strict=True))
 
     @property
     def source(self) -> Pair:
-        """A and B."""
+        """The source pair A:B."""
         return Pair(self.a, (self.b,))
 
     @property
     def target(self) -> Pair:
-        """C and the acceptable answers."""
+        """The target pair: C and its acceptable answers."""
         return Pair(self.c, self.d)
 
 
@@ -70,15 +70,15 @@ def make_analogies(
     n_choices: Natural = 2,
     seed: Seed = 0,
 ) -> list[Analogy]:
-    """Analogies of one relation: every target behind a source drawn at random, beside wrong answers of other targets.
+    """Make analogies of one relation from each target, a randomly drawn source and wrong answers of other pairs.
 
     Args:
-        task: whose name they carry.
+        task: task that gives the analogies their relation name.
         sources: pairs to draw A:B from.
-        targets: pairs to ask about.
-        n: how many; default: every target once.
-        n_choices: choices each, the right one among them; 0: none. Fewer where there are too few different answers.
-        seed: of all draws.
+        targets: pairs to use as C:D.
+        n: number of analogies; default: every target once.
+        n_choices: number of choices per analogy, including the correct one; fewer if too few answers are distinct; 0: none.
+        seed: seed of the random draws.
 
     Raises:
         LensFVError: no target has a source other than itself.
@@ -92,7 +92,7 @@ def make_analogies(
             continue
         source = rng.choice(usable)
         shown = answers | {nfc(text) for text in (target.input, source.output, source.input)}
-        others = {nfc(pair.output): pair.output for pair in (*targets, *sources)}  # a word is one choice
+        others = {nfc(pair.output): pair.output for pair in (*targets, *sources)}  # one choice per distinct word
         wrong = sorted(text for key, text in others.items() if key not in shown)
         choices = [target.output, *rng.sample(wrong, min(n_choices - 1, len(wrong)))] if n_choices > 1 else []
         rng.shuffle(choices)

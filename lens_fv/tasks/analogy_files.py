@@ -1,4 +1,4 @@
-"""Files of analogies, in the formats in which they are published; or the line that is wrong."""
+"""Readers for published analogy file formats; errors name the offending line."""
 
 import re
 from collections import Counter
@@ -19,22 +19,22 @@ FORMATS = (
     'of the first two, lines "A B C D" under ": relation", or SAT-style text'
 )
 CLASSES = re.compile(r"\w+:\w+")
-"""Word classes behind a pair of a SAT file: "n:v"."""
+"""Word classes after a pair in a SAT file, such as "n:v"."""
 
 
-def load_analogies(path: str | Path) -> list[Analogy]:
-    """Analogies from a file.
+def read_analogies(path: str | Path) -> list[Analogy]:
+    """Read analogies from a file in one of the formats below.
 
     - JSON lines (or a JSON list) and CSV or TSV with the fields a, b, c and d; or a, b, c, choices (in CSV separated by "|")
       and answer (a choice, or its number from 0).
     - JSON lines {"stem": [A, B], "choice": [[C, D], ...], "answer": number from 0} (Ushio et al. 2021).
     - Google's analogies (Mikolov et al. 2013): four words a line, under lines ": relation".
-    - SAT-style text (Turney et al. 2003): blocks separated by empty lines, each a line that says where it is from (all blocks
-      have one, or none has), a pair, choice pairs, and the letter of the right one; a pair is two words, and word classes
-      ("n:v") where the file has them.
+    - SAT-style text (Turney et al. 2003): blocks separated by empty lines, each with a source line (in all blocks or
+      in none), a pair, the choice pairs, and the letter of the correct one; a pair is two words, optionally followed by word
+      classes ("n:v").
 
     Raises:
-        LensFVError: no such file, none of these formats, or a row that is not an analogy; the message has file and line.
+        LensFVError: no such file, none of these formats, or a row that is not an analogy; the message names file and line.
     """
     path = Path(path)
     text = read_text(path, f"analogies: {FORMATS}")
@@ -47,19 +47,19 @@ def load_analogies(path: str | Path) -> list[Analogy]:
     return _sat(list(_blocks(text)), path)
 
 
-# -- Google's ---------------------------------------------------------------------------------------------------------
+# -- Google's format --------------------------------------------------------------------------------------------------
 
 
 def has_sections(text: str) -> bool:
-    """Whether a text begins with a line ": relation", after comments if there are any."""
+    """Whether a text begins with a line ": relation", possibly after comments."""
     return next((line for line in text.splitlines() if _says_something(line)), "").startswith(":")
 
 
 def sections(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The relation and the four words of each line.
+    """Yield the relation and the four words of each line.
 
     Raises:
-        LensFVError: a line of other than four words, or a relation without a name.
+        LensFVError: a line without exactly four words, or a relation without a name.
     """
     name = ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -141,7 +141,7 @@ def _stemmed(row: Mapping[str, Any]) -> Analogy:
 
 
 def _chosen(pairs: Sequence[Sequence[str]], right: int) -> Analogy:
-    """A is to B as one of the other pairs."""
+    """Make an analogy with the first pair as A:B, the others as choices, and number `right` as the correct one."""
     (a, b), *choices = pairs
     c, d = choices[right]
     return Analogy(a, b, c, (d,), tuple(choice[1] for choice in choices), tuple(choice[0] for choice in choices))
@@ -157,7 +157,7 @@ def _text(value: Any) -> str:
 
 
 def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
-    """Lines with their numbers, between empty ones; comments left out."""
+    """Yield blocks of numbered lines separated by empty lines, without comments."""
     block: list[tuple[int, str]] = []
     for number, line in enumerate([*text.splitlines(), ""], 1):
         if line.strip():
@@ -168,7 +168,7 @@ def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
 
 
 def _sat(blocks: list[list[tuple[int, str]]], path: Path) -> list[Analogy]:
-    """Blocks of one form: how many lines they have, and what the first one is, has to be the same in all of them."""
+    """Parse SAT blocks; the number of lines and the kind of the first line must be the same in all blocks."""
 
     def wrong(number: int, what: str) -> LensFVError:
         return LensFVError(

@@ -1,4 +1,4 @@
-"""The relations that come with lens_fv, and any task by name or path."""
+"""Built-in relations, and loading of any task by name or path."""
 
 from difflib import get_close_matches
 from functools import cache
@@ -15,10 +15,10 @@ _DATA = files("lens_fv.tasks") / "data"
 
 @cache
 def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[str, ...]:
-    """Names of the built-in relations, sorted; all of them, or those of a group ("morphology") or a family ("inflection").
+    """List the names of the built-in relations, sorted, optionally of one group ("morphology") or family ("inflection").
 
     Raises:
-        LensFVError: there is no such group or family.
+        LensFVError: no such group or family.
     """
     names = tuple(sorted(file.name[:-5] for file in _DATA.iterdir() if file.name.endswith(".json")))
     if group is None and family is None:
@@ -31,30 +31,11 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
     return found
 
 
-def load_task(
-    name_or_path: str | Path,
-    *,
-    name: str | None = None,
-    input_column: str | None = None,
-    output_column: str | None = None,
-    alternatives: str | None = None,
-) -> Task:
-    """Load a built-in relation by its name, or a task file by its path.
-
-    Args:
-        name_or_path: Name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.read_task` reads.
-        name: Name of a file's task; default: the name in the file, or the file's own.
-        input_column: Column or key of a file's inputs, where several could be meant.
-        output_column: Likewise for the outputs.
-        alternatives: Separator of acceptable outputs in one text, such as "/"; "": none.
+def load_task(name_or_path: str | Path) -> Task:
+    """Load a built-in relation by name, or a task file by path.
 
     Raises:
-        LensFVError: There is neither, or the file is not a task, or can be read in more than one way.
-
-    Example:
-        >>> import lens_fv
-        >>> lens_fv.load_task("antonym").pairs[0]
-        Pair(input='hot', outputs=('cold', 'cool'))
+        LensFVError: no such relation or file, or the file is not a task.
     """
     asked, told = str(name_or_path), (name, input_column, output_column, alternatives) != (None,) * 4
     if asked in list_tasks() and not told:
@@ -71,10 +52,10 @@ def load_task(
 
 
 def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
-    """A built-in relation by its name, or else all tasks of a folder or file by its path; see `read_tasks`.
+    """Load a built-in relation by name, or all tasks of a folder or file by path; see `read_tasks`.
 
     Raises:
-        LensFVError: there is none of these, or a file is not a task.
+        LensFVError: no such relation, folder or file, or a file is not a task.
     """
     known = str(name_or_path) in list_tasks() or not Path(name_or_path).exists()
     return (load_task(name_or_path),) if known else read_tasks(name_or_path)
@@ -82,6 +63,6 @@ def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
 
 @cache
 def _built_in(name: str) -> Task:
-    """Read once: neither the file nor a task changes."""
+    """Read a built-in relation and cache it, because neither the file nor a task changes."""
     with as_file(_DATA / f"{name}.json") as path:
         return read_task(path)

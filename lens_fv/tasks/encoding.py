@@ -1,4 +1,4 @@
-"""Prompts as tokens, and which tokens count as the answer."""
+"""Tokenisation of prompts and their answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lens_fv.tasks.prompts import Prompt
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What encoding needs of a `LensModel`; asking for no more keeps torch out of this room."""
+    """The part of a `LensModel` that encoding needs; this minimal protocol avoids importing torch here."""
 
     name: str
     n_ctx: int
@@ -22,9 +22,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids of a prompt (beginning-of-sequence token as the model wants it) and of each acceptable answer.
+    """Token ids of a prompt (with the beginning-of-sequence token if the model uses one) and of each acceptable answer.
 
-    `answers` has the order of `Prompt.answers`: the primary one first.
+    `answers` is in the order of `Prompt.answers`, the primary answer first.
     """
 
     tokens: tuple[int, ...]
@@ -32,18 +32,18 @@ class EncodedPrompt:
 
     @property
     def first_tokens(self) -> frozenset[int]:
-        """The tokens that begin an acceptable answer."""
+        """First tokens of the acceptable answers."""
         return frozenset(answer[0] for answer in self.answers)
 
 
 def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
     """Tokenise a prompt and its answers in context.
 
-    An answer's tokens are those that tokenising text and answer together adds to the text's own. Where the tokenizer
-    merges across the boundary there are no such tokens, and the answer is tokenised alone, with its leading blank.
+    An answer's tokens are those that follow the text's own tokens when text and answer are tokenised together. If the tokenizer
+    merges across the boundary, the answer is tokenised alone, with its leading space.
 
     Raises:
-        LensFVError: an answer has no tokens, or prompt and answer are longer than the model's context.
+        LensFVError: an answer has no tokens, or prompt and answer exceed the model's context.
     """
     tokens = model.encode(prompt.text)
     answers = [_answer_tokens(model, prompt.text, tokens, answer) for answer in prompt.answers]
@@ -62,7 +62,7 @@ def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
 
 
 def encode_prompts(model: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
-    """`encode_prompt` for each of them."""
+    """Apply `encode_prompt` to each prompt."""
     return [encode_prompt(model, prompt) for prompt in prompts]
 
 

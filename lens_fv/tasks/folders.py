@@ -1,4 +1,4 @@
-"""Many tasks at once: a folder of task files, or a file of sections."""
+"""Reading many tasks at once: a folder of task files, or a file with sections."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,16 +14,16 @@ ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 
 
 def read_tasks(path: str | Path) -> tuple[Task, ...]:
-    """All tasks of a folder, those in folders below it too; or of one file.
+    """Read all tasks of one file, or of a folder and its subfolders.
 
-    In the folder of the Bigger Analogy Test Set these are its files, in any other all whose names end as task files' do.
-    Google's analogies (Mikolov et al. 2013) are a task a section, of all pairs that it has.
+    In the folder of the Bigger Analogy Test Set, these are its files; elsewhere, all files with the extension of a task file.
+    A file of Google's analogies (Mikolov et al. 2013) gives one task per section, with all its pairs.
 
     Args:
-        path: of a folder, or of a file.
+        path: path of a folder or file.
 
     Raises:
-        LensFVError: no task, two of one name, or what `read_task` raises.
+        LensFVError: no task, two tasks of the same name, or an error from `read_task`.
     """
     path = Path(path)
     if path.is_dir():

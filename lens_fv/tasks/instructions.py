@@ -1,4 +1,4 @@
-"""Instructions: from files, and in the words of a model's chat."""
+"""Instruction files and chat templates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,22 @@ MARKS = ("first-question", "first-answer", "second-question")
 
 @dataclass(frozen=True)
 class ChatTemplate(PromptTemplate):
-    """Prompts as turns of a chat: every question a user's, every answer the model's, the instruction in the first question.
+    """Prompts as chat turns: questions by the user, answers by the model, the instruction in the first question.
 
     Attributes:
-        start: stands before everything else, the instruction too.
+        start: text before everything else, including the instruction.
     """
 
     start: str = ""
 
     def write_head(self, instruction: str | None) -> str:
-        """What stands before everything else."""
+        """Write the text before the first question."""
         return self.start + super().write_head(instruction)
 
 
 @runtime_checkable
 class Chatter(Protocol):
-    """What reading a chat template needs of a `LensModel`."""
+    """The part of a `LensModel` that reading a chat template needs."""
 
     name: str
     tokenizer: Any
@@ -38,10 +38,10 @@ class Chatter(Protocol):
 
 
 def chat_template(model: Chatter) -> ChatTemplate:
-    """The template of a model's own chat, read off what its tokenizer makes of two turns.
+    """Infer a model's own chat template from its tokenizer's rendering of two turns.
 
     Raises:
-        LensFVError: its tokenizer has no chat template, or one that does not simply write turn after turn.
+        LensFVError: the tokenizer has no chat template, or one that does not simply concatenate turns.
     """
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "chat_template", None):
@@ -49,7 +49,7 @@ def chat_template(model: Chatter) -> ChatTemplate:
     roles = ("user", "assistant", "user")
     turns = [{"role": role, "content": text} for role, text in zip(roles, MARKS, strict=True)]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    if model.prepend_bos:  # then encoding a prompt does it
+    if model.prepend_bos:  # then encoding the prompt adds it
         text = text.removeprefix(tokenizer.bos_token)
     pieces = [text]
     for mark in MARKS:
@@ -62,11 +62,11 @@ def chat_template(model: Chatter) -> ChatTemplate:
     return ChatTemplate(query="{input}" + to_answer, answer="{output}", separator=to_question, start=start)
 
 
-def load_instructions(path: str | Path) -> tuple[str, ...]:
-    """Instructions that ask for one task in different words, from a file.
+def read_instructions(path: str | Path) -> tuple[str, ...]:
+    """Read the paraphrased instructions for one task from a file.
 
     Raises:
-        LensFVError: no such file, none of the formats, or no instruction in it.
+        LensFVError: no such file, an unknown format, or no instruction in it.
     """
     path = Path(path)
     text = read_text(path, f"instructions: {FORMATS}")

@@ -1,4 +1,4 @@
-"""Tasks on lists of words, made from other tasks: what arithmetic on vectors is tried on."""
+"""Tasks on lists of words, made from other tasks, for testing vector arithmetic."""
 
 import random
 from typing import Literal
@@ -20,21 +20,21 @@ def make_list_task(
     n_pairs: Count = 200,
     seed: Seed = 0,
 ) -> Task:
-    """Lists of a task's inputs, answered by what the task makes of one item, or by the item itself (Todd et al. 2024).
+    """Make a task on lists of another task's inputs; the answer is one item or its output (Todd et al. 2024).
 
-    With "first" and "last", "copy" and "output" they are the four corners of `last_output = first_output + last_copy -
-    first_copy` on vectors.
+    The combinations of "first" and "last" with "copy" and "output" are the four terms of the vector equation `last_output =
+    first_output + last_copy - first_copy`.
 
     Args:
-        task: whose inputs fill the lists.
-        item: which one is asked about; "middle" needs an odd length.
-        answer: "output": the task's outputs for it; "copy": the item as it is.
-        length: items a list, all different.
-        n_pairs: lists; their asked items are as different as the task allows.
-        seed: of the lists.
+        task: task that provides the inputs for the lists.
+        item: position of the queried item; "middle" needs an odd length.
+        answer: "output": the task's outputs for the item; "copy": the item itself.
+        length: number of items per list, all different.
+        n_pairs: number of lists; their queried items vary as much as the task allows.
+        seed: seed of the random lists.
 
     Raises:
-        LensFVError: lists longer than the task, of fewer than two items, or without a middle.
+        LensFVError: lists longer than the task, with fewer than two items, or without a middle.
     """
     if not 2 <= length <= len(task):
         raise LensFVError(f"lists of {length} items from {task.name}: it has {len(task)} inputs; ask for 2 to {len(task)}")
@@ -44,7 +44,7 @@ def make_list_task(
     at = {"first": 0, "middle": length // 2, "last": length - 1}[item]
     order = rng.sample(task.pairs, len(task))
     pairs: dict[str, Pair] = {}
-    for turn in range(20 * n_pairs):  # small tasks have few lists: those that come twice are drawn again
+    for turn in range(20 * n_pairs):  # small tasks have few distinct lists: redraw duplicates
         asked = order[turn % len(order)]
         others = rng.sample([pair for pair in task.pairs if pair is not asked], length - 1)
         words = [pair.input for pair in (*others[:at], asked, *others[at:])]

@@ -1,4 +1,4 @@
-"""Prompts as in Todd et al. (2024): demonstrations, then a query that the model has to answer."""
+"""Prompts as in Todd et al. (2024): demonstrations followed by a query."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ Shuffle = Literal["none", "permutation", "derangement"]
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    r"""How pairs are written; the default is Todd et al.'s `Q: hot\nA: cold\n\nQ: big\nA:`.
+    r"""Template for writing pairs; the default is Todd et al.'s `Q: hot\nA: cold\n\nQ: big\nA:`.
 
     Attributes:
-        query: a question, up to where the answer starts. It ends without a blank: the blank belongs to the answer,
-            which most tokenizers write as one token with it. (A line break will do if the answer has no blank in front.)
-        answer: what follows the query.
-        separator: stands after every demonstration.
-        instruction: stands before everything else, if a prompt has an instruction.
+        query: question up to the start of the answer. It ends without a space: the space belongs to the answer,
+            because most tokenizers encode the two as one token. (It may end with a line break if the answer has no space.)
+        answer: text that follows the query.
+        separator: text after every demonstration.
+        instruction: text before everything else, in prompts with an instruction.
 
     Raises:
-        LensFVError: a part lacks its placeholder, or the query ends with a blank.
+        LensFVError: a part lacks its placeholder, or the query ends with a space.
     """
 
     query: str = "Q: {input}\nA:"
@@ -42,21 +42,21 @@ class PromptTemplate:
         if self.query[-1].isspace() and (self.query[-1] != "\n" or self.answer[0].isspace()):
             raise LensFVError(f"prompt template: query {self.query!r} ends with a blank; put it before the answer")
 
-    # replace(), not format(): templates may hold other braces.
+    # replace(), not format(): templates may contain other braces.
     def write_head(self, instruction: str | None) -> str:
-        """What stands before everything else."""
+        """Write the text before the first question."""
         return self.instruction.replace("{instruction}", instruction) if instruction else ""
 
     def write_query(self, pair: Pair) -> str:
-        """The question about a pair's input, without answer."""
+        """Write the question about a pair's input, without the answer."""
         return self.query.replace("{input}", pair.input)
 
     def write_answer(self, output: str) -> str:
-        """An answer as it follows the query, its leading blank included."""
+        """Write an answer as it follows the query, including its leading space."""
         return self.answer.replace("{output}", output)
 
     def write_demonstration(self, pair: Pair) -> str:
-        """A question with its primary answer and the separator."""
+        """Write a question with its primary answer and the separator."""
         return self.write_query(pair) + self.write_answer(pair.output) + self.separator
 
 
@@ -71,13 +71,13 @@ TEMPLATES: dict[str, PromptTemplate] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text for the model and what it should say next.
+    """A text for the model and its acceptable continuations.
 
     Attributes:
-        text: ends where the answer starts.
-        answers: acceptable continuations as the template writes them (leading blank included), the primary one first.
-        demonstrations: the pairs as shown, so with shuffled outputs if they were shuffled.
-        query: the pair asked about.
+        text: prompt text up to the start of the answer.
+        answers: acceptable continuations as the template writes them (with leading space), the primary one first.
+        demonstrations: pairs as shown, including any shuffling of outputs.
+        query: queried pair.
     """
 
     text: str
@@ -87,7 +87,7 @@ class Prompt:
 
 
 def zero_shot(query: Pair, *, template: PromptTemplate = TODD, instruction: str | None = None) -> Prompt:
-    """The query alone, in its template."""
+    """Write a prompt with the query alone."""
     return few_shot(query, (), template=template, instruction=instruction)
 
 
@@ -101,19 +101,19 @@ def few_shot(
     shuffle: Shuffle = "none",
     rng: random.Random | None = None,
 ) -> Prompt:
-    """The query after demonstrations.
+    """Write a prompt with the query after demonstrations.
 
     Args:
-        query: the pair asked about.
-        demonstrations: in the order in which they are shown.
-        template: how pairs are written.
-        instruction: a sentence in front.
-        shuffle: "permutation" shuffles the demonstrations' outputs as Todd et al. do: on average one stays correct.
-            "derangement" leaves none in its place, nor any answer correct as far as the outputs allow.
-        rng: source of the shuffle; default: `random.Random(0)`.
+        query: queried pair.
+        demonstrations: pairs to show, in order.
+        template: template for the pairs.
+        instruction: instruction placed before everything else.
+        shuffle: "permutation" permutes the demonstrations' outputs as Todd et al. do, so that on average one stays correct;
+            "derangement" leaves no output in place, and no answer correct as far as the outputs allow.
+        rng: random source for the shuffle; default: `random.Random(0)`.
 
     Raises:
-        LensFVError: a derangement of a single demonstration.
+        LensFVError: derangement of a single demonstration.
     """
     shown = _shuffled(demonstrations, shuffle, rng or random.Random(0))
     return Prompt(
@@ -136,23 +136,24 @@ def build_prompts(
     instruction: str | Sequence[str | None] | None = None,
     seed: Seed = 0,
 ) -> list[Prompt]:
-    """Prompts whose demonstrations are drawn from a pool, never the query itself nor its reverse.
+    """Build prompts with demonstrations drawn from a pool, never the query itself or its reverse.
 
-    What prompt `i` shows depends on its query, the seed and `i` alone: fewer prompts are the first of more, and
-    shuffled prompts show the same demonstrations as clean ones.
+    The demonstrations of prompt `i` depend only on its query, the seed and `i`. A smaller `n_prompts` therefore gives a
+    prefix of a larger one, and shuffled prompts show the same demonstrations as clean ones.
 
     Args:
-        queries: pairs to ask about.
-        pool: pairs to show; the train part of a split.
-        n_shots: demonstrations a prompt.
-        n_prompts: draw that many queries, none again before all have been; default: every query once, in order.
-        template: how pairs are written.
-        shuffle: of the demonstrations' outputs, see `few_shot`.
-        instruction: a sentence in front; of several (None: nothing) prompts take turns.
-        seed: of everything drawn.
+        queries: queried pairs.
+        pool: pairs to draw demonstrations from; usually the training part of a split.
+        n_shots: number of demonstrations per prompt.
+        n_prompts: number of prompts; queries are drawn at random, none twice before all are used. Default: every query
+            once, in order.
+        template: template for the pairs.
+        shuffle: shuffling of the demonstrations' outputs; see `few_shot`.
+        instruction: instruction placed before everything else; several (None: no instruction) are used in turn.
+        seed: seed of all random draws.
 
     Raises:
-        LensFVError: the pool has too few pairs, or there is nothing to ask.
+        LensFVError: the pool has too few pairs, or no query is given.
     """
     if not queries:
         raise LensFVError("asked for prompts from 0 queries; give at least one pair to ask about")
@@ -160,7 +161,7 @@ def build_prompts(
     given = [instruction] if isinstance(instruction, str | None) else list(instruction) or [None]
     prompts: list[Prompt] = []
     for index, query in enumerate(asked):
-        rng = random.Random(f"{seed}/{index}")  # a text as seed: hashed the same way everywhere
+        rng = random.Random(f"{seed}/{index}")  # a string seed is hashed the same way on every machine
         usable = [pair for pair in pool if not _gives_away(pair, query)] if n_shots else []
         if len(usable) < n_shots:
             raise LensFVError(
@@ -181,7 +182,7 @@ def _cycle(queries: Sequence[Pair], seed: int) -> Iterator[Pair]:
 
 
 def _gives_away(pair: Pair, query: Pair) -> bool:
-    """Whether a demonstration states what the query asks; words are compared in their canonical composition."""
+    """Whether a demonstration states the fact that the query asks for; words are compared in canonical composition (NFC)."""
     given, asked = nfc(pair.input), nfc(query.input)
     return given == asked or (given in map(nfc, query.outputs) and asked in map(nfc, pair.outputs))
 
@@ -198,12 +199,12 @@ def _derangement(pairs: Sequence[Pair], rng: random.Random) -> list[int]:
     n = len(pairs)
     if n < 2:
         raise LensFVError(f"asked for a derangement of {n} demonstration; use at least 2 shots or another shuffle")
-    for _ in range(100):  # about one order in three has no fixed point, so this is all that distinct outputs need
+    for _ in range(100):  # about one order in three has no fixed point, so this suffices for distinct outputs
         order = rng.sample(range(n), n)
         if all(pairs[j].output not in pairs[i].outputs for i, j in enumerate(order)):
             return order
-    # Few distinct outputs: lay equal ones side by side and turn the row by the longest run. That moves every output,
-    # and leaves as few equal to the old as can be.
+    # Few distinct outputs: place equal ones side by side and rotate the row by the longest run. This moves every output,
+    # and leaves as few as possible equal to the old ones.
     labels = [pair.output for pair in pairs]
     rank = {label: rng.random() for label in sorted(set(labels))}
     row = sorted(rng.sample(range(n), n), key=lambda i: rank[labels[i]])

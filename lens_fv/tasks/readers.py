@@ -1,4 +1,4 @@
-"""Task files: whichever common format, one `Task`; and if not, the line that is wrong."""
+"""Readers that turn task files of common formats into a `Task`; errors name the offending line."""
 
 import json
 import re
@@ -28,26 +28,26 @@ def read_task(
     output_column: str | None = None,
     alternatives: str | None = None,
 ) -> Task:
-    """Read a task file; its content and ending say which format it has.
+    """Read a task file; the format is recognised by its content and extension.
 
-    Formats: a JSON list of `{"input", "output"}` (output: a text or a list of acceptable ones), JSON lines of the same
+    Formats: a JSON list of `{"input", "output"}` (output: a string or a list of acceptable ones), JSON lines of the same
     objects, CSV or TSV with a header (alternative outputs separated by `|`), two columns without a header, the files of the
     Bigger Analogy Test Set (known by their names; alternatives separated by `/`), the relation files of evandez/relations,
     Super-NaturalInstructions (Wang et al. 2022: instances, and the definition as instruction), and the format of the built-in
-    relations. Rows with the same input become one pair with all their outputs. Texts are the same if their Unicode
-    normalisations (NFC) are; they stay as they are written first, and are shown to the model so.
+    relations. Rows with the same input become one pair with all their outputs. Texts count as equal if their Unicode
+    normalisations (NFC) are; the model sees the spelling that comes first in the file.
 
     Args:
         path: a UTF-8 file.
         name: the task's name; default: the name in the file, else the file's own, or its folder's for a `train.json`.
-        input_column: the column (of a table with a header) or key (of JSON objects) of inputs, where several could be; with
-            `output_column`, of a table without a header, its number from 1.
-        output_column: likewise that of outputs.
-        alternatives: what parts acceptable outputs in one text, such as "/"; "": nothing does.
+        input_column: column (in a table with a header) or key (in JSON objects) of the inputs, if ambiguous; in a table without
+            a header, its number from 1, together with `output_column`.
+        output_column: column or key of the outputs, given the same way.
+        alternatives: separator of acceptable outputs within one text, such as "/"; "": none.
 
     Raises:
-        LensFVError: the file cannot be read as a task, or in more than one way; the message names the file, the line and what
-            is wrong.
+        LensFVError: the file cannot be read as a task, or is ambiguous; the message names the file, the line and the
+            problem.
     """
     path, columns = Path(path), Columns(input_column, output_column, alternatives)
     text = read_text(path, f"a task file: {FORMATS}")
@@ -73,7 +73,7 @@ def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Tas
         broken = error.__cause__
         if not isinstance(broken, json.JSONDecodeError):
             raise
-        # Files called .json often hold one object a line: whole values in a row are that, anything else is an error.
+        # Files called .json often hold one object per line: consecutive complete values are accepted, all else is an error.
         if broken.msg == "Extra data" and text.lstrip()[0] == "{":
             return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
         raise LensFVError(f"{path}, line {broken.lineno}: not valid JSON ({broken.msg})") from None
@@ -91,7 +91,7 @@ def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Tas
 
 
 def _natural_instructions(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What Super-NaturalInstructions say about a task, in our words."""
+    """Convert a Super-NaturalInstructions task to our field names."""
 
     def listed(key: str) -> list[Any]:
         value = data.get(key, [])
@@ -113,7 +113,7 @@ def _json_list_rows(items: list[Any], text: str, path: Path, columns: Columns, *
 
 
 def _item_lines(text: str, start: str) -> Iterator[int]:
-    """The line of each item of the list that begins where `start` matches: `json.loads` does not tell."""
+    """Yield the line of each item in the list that begins where `start` matches; `json.loads` does not report lines."""
     decode, something = json.JSONDecoder().raw_decode, re.compile(r"[^\s,]")
     begin = re.search(start, text)
     position, counted, line = begin.end() if begin else len(text), 0, 1
@@ -143,7 +143,7 @@ def _object_row(item: Any, where: str, columns: Columns) -> Row:
 
 
 def _bats(path: Path) -> Mapping[str, Any]:
-    """What the names of a file and its folder say, if they are those of the Bigger Analogy Test Set."""
+    """Read task metadata from file and folder names, if they follow the Bigger Analogy Test Set."""
     known = BATS.fullmatch(path.stem)
     if known is None:
         return {}
@@ -156,7 +156,7 @@ def _bats(path: Path) -> Mapping[str, Any]:
 
 
 def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> Task:
-    inputs: dict[str, str] = {}  # as they are written first, by what they are compared by; and so are each one's outputs
+    inputs: dict[str, str] = {}  # first spelling by comparison key; the same for each input's outputs
     merged: dict[str, dict[str, str]] = {}
     for where, given, answers in rows:
         listed = cast(list[Any], answers) if isinstance(answers, list) else [answers]

@@ -1,4 +1,4 @@
-"""Train, validation and test pairs that share no fact."""
+"""Splits into training, validation and test pairs that share no fact."""
 
 import random
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lens_fv.tasks.task import Pair, Task
 
 @dataclass(frozen=True, repr=False)
 class Split:
-    """Three parts of a task: demonstrations and tuning, choosing, reporting."""
+    """Three parts of a task: for demonstrations and tuning, for model selection, and for reporting."""
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
@@ -27,19 +27,19 @@ def split_pairs(
 ) -> Split:
     """Split a task's pairs at random, by facts rather than by rows.
 
-    `a -> b` and `b -> a` are one fact, and so are rows with the same input (upper and lower case alike, and any Unicode
-    normalisation): a group stays in one part. The pairs themselves stay as they are written. The same pairs and seed give the
-    same split on every machine, whatever the order of the rows.
+    `a -> b` and `b -> a` count as one fact, as do rows with the same input (ignoring case and Unicode normalisation); all pairs
+    of a fact stay in one part, spelled as they are. The same pairs and seed give the same split on every machine, regardless of
+    the order of the rows.
 
     Args:
-        task: what to split.
-        seed: of the order in which groups are drawn.
-        test: share of the pairs.
-        validation: share of the pairs; the rest is train.
-        n_train: keep only that many train pairs; the other parts stay as they are.
+        task: task to split.
+        seed: seed of the random order of the facts.
+        test: share of the pairs, default 0.30.
+        validation: share of the pairs, default 0.15; the rest is for training.
+        n_train: number of training pairs to keep, default all; the other parts are unchanged.
 
     Raises:
-        LensFVError: fewer than three groups, shares that leave a part empty, or fewer train pairs than `n_train`.
+        LensFVError: fewer than three facts, shares that leave a part empty, or fewer training pairs than `n_train`.
     """
     if not (test > 0 and validation > 0 and test + validation < 1):
         raise LensFVError(f"split with test={test}, validation={validation}: both must be above 0, their sum below 1")
@@ -62,7 +62,7 @@ def split_pairs(
 
 
 def _take(groups: list[list[Pair]], n_pairs: int, *, leave: int) -> tuple[Pair, ...]:
-    """Removes groups from the end until they hold `n_pairs` (one group at least), leaving some for the other parts."""
+    """Remove groups from the end until they hold `n_pairs` (at least one group), leaving some for the other parts."""
     taken: list[Pair] = []
     while len(groups) > leave and len(taken) < max(n_pairs, 1):
         taken += groups.pop()
@@ -70,7 +70,7 @@ def _take(groups: list[list[Pair]], n_pairs: int, *, leave: int) -> tuple[Pair, 
 
 
 def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:
-    """Pairs that state the same fact, together; in an order that depends on the pairs alone."""
+    """Group pairs that state the same fact, in an order that depends only on the pairs."""
     outputs: dict[str, set[str]] = {}
     rows: dict[str, list[Pair]] = {}
     for pair in sorted(pairs, key=lambda pair: (pair.input, pair.outputs)):
@@ -90,5 +90,5 @@ def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:
 
 
 def _folded(text: str) -> str:
-    """The same for a word in any case and normalisation (canonical caseless matching, Unicode 3.13)."""
+    """Normalise a word's case and composition (canonical caseless matching, Unicode 3.13)."""
     return nfc(nfd(text).casefold())

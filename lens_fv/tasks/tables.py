@@ -1,4 +1,4 @@
-"""Tables of pairs: with a header or without, and which column is what; what can be read in two ways is refused."""
+"""Tables of pairs, with or without a header: finds the columns, and refuses ambiguous tables."""
 
 import csv
 import io
@@ -12,12 +12,12 @@ from lens_fv.errors import LensFVError
 INPUT_NAMES = ("input", "subject", "source", "word")
 OUTPUT_NAMES = ("output", "outputs", "object", "target", "answer")
 BATS = re.compile(r"([DEIL]\d\d) \[(.+)\]")
-"""Files of the Bigger Analogy Test Set (Gladkova et al. 2016): `I01 [noun - plural_reg].txt`."""
+"""File names of the Bigger Analogy Test Set (Gladkova et al. 2016): `I01 [noun - plural_reg].txt`."""
 _OPTIONS = "(on the command line: `lens-fv tasks FILE --input-column ... --output-column ... --out task.json`)"
 
 
 class Row(NamedTuple):
-    """One row of a file: where it stands (the start of an error message: file and line), and what is in it."""
+    """One row of a file: its location (file and line, as the start of an error message) and its content."""
 
     where: str
     input: Any
@@ -25,11 +25,11 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What the caller says about a file.
+    """Columns and separator given by the caller.
 
     Attributes:
-        input, output: names of columns or keys; or, of a table without a header, their numbers from 1.
-        alternatives: what parts several acceptable outputs; "": nothing does.
+        input, output: names of columns or keys, or numbers from 1 in a table without a header.
+        alternatives: separator of acceptable outputs; "": none.
     """
 
     input: str | None = None
@@ -38,15 +38,15 @@ class Columns(NamedTuple):
 
     @property
     def numbers(self) -> tuple[int, int] | None:
-        """Both as indices, if they are numbers."""
+        """Indices of both columns, if they are given as numbers."""
         given = [column for column in (self.input, self.output) if re.fullmatch("[1-9][0-9]{0,3}", column or "")]
         return (int(given[0] or 0) - 1, int(given[1] or 0) - 1) if len(given) == 2 else None
 
     def find(self, names: Sequence[str], where: str) -> tuple[int | None, int | None]:
-        """Indices of the input's and the output's column among lower-case names; None: there is none.
+        """Find the indices of the input and output columns among lower-case names; None if absent.
 
         Raises:
-            LensFVError: a column that was asked for is not there, or several could be meant and none is called "input" (or
+            LensFVError: a requested column is missing, or several columns match and none is called "input" (or
                 "output").
         """
         return _find(names, INPUT_NAMES, self.input, where), _find(names, OUTPUT_NAMES, self.output, where)
@@ -65,14 +65,14 @@ def _find(names: Sequence[str], known: Sequence[str], asked: str | None, where: 
 
 
 def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
-    """The rows of a CSV or TSV file, or of lines of two words.
+    """Yield the rows of a CSV or TSV file, or of lines of two words.
 
-    A first line with an input's and an output's column is a header. Without one, files that are not called `.csv` or `.tsv` are
-    read as two columns (parted by a tab, or else by blanks), others only if the columns are given by number.
+    A first line that names an input and an output column is a header. Without a header, `.csv` and `.tsv` files need column
+    numbers; other files are read as two columns separated by a tab or by spaces.
 
     Raises:
-        LensFVError: a header that is none or can be read in two ways, a row with other columns than the rest, or outputs that
-            hold a slash where nothing says whether it parts alternatives.
+        LensFVError: an unrecognised or ambiguous header, a row with a different number of columns, or outputs that contain a
+            slash when `alternatives` does not say whether it separates them.
     """
     lines = list(table_cells(text, path))
     if not lines:
@@ -95,7 +95,7 @@ def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _header(names: list[str], path: Path, columns: Columns, where: str) -> tuple[int, int] | None:
-    """Where input and output are, if the first line is a header; None if it is a pair."""
+    """Indices of input and output if the first line is a header; None if it is a pair."""
     given, answers = columns.find(names, where)
     if given is not None and answers is not None:
         return given, answers
@@ -120,17 +120,17 @@ def _alternatives(cell: str, parted: str | None, where: str) -> list[str]:
 
 
 def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where each line that is not empty stands, and its cells.
+    """Yield the location and cells of each non-empty line.
 
     Raises:
-        LensFVError: a quote that is never closed, or the like.
+        LensFVError: malformed CSV, such as an unclosed quote.
     """
     mark = _delimiter(text) or {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
     if mark is None:
         numbered = ((n, line.split()) for n, line in enumerate(text.splitlines(), 1))
         yield from ((f"{path}, line {n}", cells) for n, cells in numbered if cells)
         return
-    # strict: a quote that is never closed is an error, it does not swallow the rest of the file.
+    # strict: an unclosed quote is an error and does not swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
         for cells in reader:
@@ -143,7 +143,7 @@ def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def is_table(text: str, columns: Columns) -> bool:
-    """Whether a text of no other format can be a table: its first line has a known column, or is a pair without commas."""
+    """Whether a text of no other format can be a table: its first line names a known column or is a pair without commas."""
     nothing: tuple[str, list[str]] = ("", [])
     _, names = next(table_cells(text, Path()), nothing)
     known = {name.strip().lower() for name in names} & {*INPUT_NAMES, *OUTPUT_NAMES, columns.input, columns.output}
@@ -151,6 +151,6 @@ def is_table(text: str, columns: Columns) -> bool:
 
 
 def _delimiter(text: str) -> str | None:
-    """What parts the columns of a table's first line: a tab, a comma or a semicolon; None: blanks do."""
+    """Separator of the columns in a table's first line: tab, comma or semicolon; None: spaces."""
     first = text.lstrip().splitlines()[0]
     return next((mark for mark in "\t,;" if mark in first), None)

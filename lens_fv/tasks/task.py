@@ -1,4 +1,4 @@
-"""A relation as word pairs: what we ask a model."""
+"""Tasks: relations as word pairs."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from lens_fv.errors import LensFVError
 
 @dataclass(frozen=True)
 class Pair:
-    """One input and its acceptable outputs, the most usual first.
+    """One input and its acceptable outputs, the most common first.
 
     Raises:
-        LensFVError: a text is empty, or there is no output.
+        LensFVError: empty text, or no output.
     """
 
     input: str
@@ -23,7 +23,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         if isinstance(self.outputs, str):
-            # A string is a sequence too: every letter would silently become an acceptable answer.
+            # A string is a sequence too, so every letter would silently become an acceptable answer.
             raise LensFVError(f"pair {self.input!r}: outputs is the text {self.outputs!r}; give a tuple of texts")
         if not self.input.strip():
             raise LensFVError(f"pair with the outputs {list(self.outputs)}: its input is empty")
@@ -32,7 +32,7 @@ class Pair:
 
     @property
     def output(self) -> str:
-        """The primary output: the one shown in demonstrations."""
+        """Primary output, shown in demonstrations."""
         return self.outputs[0]
 
 
@@ -41,17 +41,17 @@ class Task:
     """Word pairs that share one relation.
 
     Attributes:
-        name: how reports and artefacts call it.
-        pairs: at least one; readers give every input once.
-        relation_words: words that name the relation, looked for when a vector is decoded.
+        name: name in reports and artefacts.
+        pairs: one or more pairs; file readers merge repeated inputs.
+        relation_words: words that name the relation, ranked when a vector is decoded.
         instructions: paraphrases that ask for the relation.
-        clozes: sentences about `{input}` that the output completes: they ask for the same without an instruction.
-        group, family: the kind of relation on two levels, such as "morphology" and "inflection".
-        languages: of the inputs and of the outputs; "-" where there is none.
-        source, licence: where the pairs come from.
+        clozes: sentences about `{input}` that the output completes, as queries without an instruction.
+        group, family: relation type at two levels, such as "morphology" and "inflection".
+        languages: languages of inputs and outputs; "-" for none.
+        source, licence: origin and licence of the pairs.
 
     Raises:
-        LensFVError: there is no pair, or a text is empty.
+        LensFVError: no pair, or an empty text.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the content: the same for the same pairs in any order and under any name."""
+        """Hash of the pairs (16 hexadecimal digits), independent of their order and the task's name."""
         rows = sorted([pair.input, *pair.outputs] for pair in self.pairs)
         content = json.dumps([rows, self.relation_words, self.instructions])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
     def majority(self) -> tuple[str, float]:
-        """The most frequent primary output and its share of the pairs: what a constant answer would score."""
+        """Most frequent primary output and its share of the pairs, the accuracy of a constant answer."""
         label, count = Counter(pair.output for pair in self.pairs).most_common(1)[0]
         return label, count / len(self)
 

@@ -1,4 +1,4 @@
-"""What every token of a few-shot prompt is there for: the ten token classes of Todd et al. (2024)."""
+"""Token classes of a few-shot prompt: the ten of Todd et al. (2024)."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ TOKEN_CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 
 
 class Place(NamedTuple):
-    """Where a token stands, said so that it can be found again in another prompt of the same template and shots.
+    """Position of a token in terms that carry over to another prompt of the same template and number of shots.
 
     Attributes:
-        example: which demonstration, from 0; the query comes after the last, and -1 stands before the first.
-        part: which part of the example, in the order in which the template writes them.
-        token: which token of the part.
+        example: index of the demonstration, from 0; the query comes after the last, and -1 is the text before the first.
+        part: index of the part within the example, in the order of the template.
+        token: index of the token within the part.
     """
 
     example: int
@@ -42,13 +42,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """The class and the place of every token of an encoded prompt.
+    """Class and place of every token of an encoded prompt.
 
     Attributes:
-        classes: None for the beginning-of-sequence token and for an instruction.
-        places: None for the beginning-of-sequence token.
-        slots: the place, but the same one for all tokens of a word: what Todd et al. average activations over, so that
-            words of one token and of several can stand in for each other. None where there is no class.
+        classes: class of each token; None for the beginning-of-sequence token and for an instruction.
+        places: place of each token; None for the beginning-of-sequence token.
+        slots: place of each token, shared by all tokens of a word. Todd et al. average activations over slots, so that
+            words of different token counts are interchangeable. None for tokens without a class.
     """
 
     classes: tuple[TokenClass | None, ...]
@@ -56,10 +56,10 @@ class TokenClasses:
     slots: tuple[Place | None, ...]
 
     def positions(self, name: str) -> tuple[int, ...]:
-        """Indices of the tokens of a class; none where the prompt has no such token.
+        """Indices of the tokens of a class; empty if the prompt has none.
 
         Raises:
-            LensFVError: there is no such class.
+            LensFVError: no such class.
         """
         if name not in TOKEN_CLASSES:
             raise LensFVError(f"token class {name!r}: there is no such class; choose from {', '.join(TOKEN_CLASSES)}")
@@ -77,21 +77,21 @@ class _Part(NamedTuple):
 
 
 def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = TODD) -> TokenClasses:
-    r"""The class of every token of `encode_prompt(model, prompt)`, as Todd et al. (2024) and their code assign them.
+    r"""Classify every token of `encode_prompt(model, prompt)` as Todd et al. (2024) and their code do.
 
-    In `Q: hot\nA: cold\n\n`, blanks in front of a word being the word's: `Q:` and `A` are structural, `hot` is the
-    demonstration, the line break behind it a separator, the last token before the answer (`:`) predictive, ` cold` the
-    label, the first token behind it end_of_example and further ones separators. The query has its own four. Behind an
-    instruction stands a separator; the instruction itself has no class.
+    In `Q: hot\nA: cold\n\n`, spaces belong to the word that follows. `Q:` and `A` are structural, `hot` is the
+    demonstration, the line break after it a separator, the last token before the answer (`:`) predictive, ` cold` the
+    label, the first token after it end_of_example and any further ones separators. The query has its own four classes. An
+    instruction has no class and is followed by a separator.
 
-    A token that reaches over several parts has the class of its last character. (Their code counts the tokens of beginnings
-    of the text instead; GPT-2 writes an ending pair of line breaks as one token, so its second one became structural.)
+    A token that spans several parts has the class of its last character. (Their code counts tokens of text prefixes
+    instead; as GPT-2 encodes a final pair of line breaks as one token, the second one became structural.)
 
     Args:
-        model: whose tokenizer is asked: for the characters of each token where it can tell them, or else for the tokens
-            of every beginning of the text.
-        prompt: the prompt.
-        template: the one that it was written with.
+        model: model that provides the tokenizer. If it has no offset mapping, characters are located by encoding every
+            prefix of the text.
+        prompt: prompt to classify.
+        template: template that the prompt was written with.
 
     Raises:
         LensFVError: the prompt was written with another template.
@@ -115,7 +115,7 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
 
 
 def _class_of(part: _Part, *, first: bool, last: bool, query: bool) -> TokenClass | None:
-    """`first` and `last`: of the part's tokens."""
+    """Class of a token; `first` and `last`: whether it is the part's first or last token."""
     match part.kind:
         case "word":
             return "query_demonstration" if query else "demonstration"
@@ -134,7 +134,7 @@ def _class_of(part: _Part, *, first: bool, last: bool, query: bool) -> TokenClas
 
 
 def _parts(prompt: Prompt, template: PromptTemplate) -> Iterator[_Part]:
-    """The prompt's text, cut; parts may be empty."""
+    """Split the prompt's text into parts, which may be empty."""
     examples = [_pieces(template, pair, answered=True) for pair in prompt.demonstrations]
     examples.append(_pieces(template, prompt.query, answered=False))
     body = [_Part(i, number, *piece) for i, pieces in enumerate(examples) for number, piece in enumerate(pieces)]
@@ -152,7 +152,7 @@ def _parts(prompt: Prompt, template: PromptTemplate) -> Iterator[_Part]:
 
 
 def _pieces(template: PromptTemplate, pair: Pair, *, answered: bool) -> Iterator[tuple[_Kind, str]]:
-    """A question: text, the word with the blanks in front of it, what separates it from the cue; and its answer."""
+    """Split a question into text, the word with its leading spaces, the separator before the cue, and the answer."""
     *fronts, behind = template.query.split("{input}")
     for front in fronts:
         text = front.rstrip(" ")
@@ -167,10 +167,10 @@ def _pieces(template: PromptTemplate, pair: Pair, *, answered: bool) -> Iterator
 
 
 def token_spans(model: Encoder, text: str) -> list[tuple[int, int]]:
-    """The characters that each token of a text covers, as begin and end; the beginning-of-sequence token is not among them.
+    """Character span (start, end) of each token of a text, without the beginning-of-sequence token.
 
-    Tokens of one character all cover it. A tokenizer without an offset mapping (a slow one) is asked for the tokens of every
-    beginning of the text instead.
+    If several tokens make up one character, all of them cover it. For a tokenizer without an offset mapping (a slow one), every
+    prefix of the text is encoded instead.
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
     if getattr(tokenizer, "is_fast", False):
@@ -181,15 +181,15 @@ def token_spans(model: Encoder, text: str) -> list[tuple[int, int]]:
 
 
 def _last_characters_by_encoding(model: Encoder, text: str) -> list[int]:
-    """The same from `encode` alone: a token ends where it is first among the tokens of the text up to there."""
+    """Find the last character of each token by `encode` alone: the end of the shortest prefix that contains the token."""
     tokens = model.encode(text, bos=False)
     found: list[int] = []
     for last in range(len(text)):
         beginning = model.encode(text[: last + 1], bos=False)
         same = next((i for i, (a, b) in enumerate(zip(tokens, beginning)) if a != b), min(len(tokens), len(beginning)))
         unread = last - (found[-1] if found else -1)
-        # Line breaks may look different until the next character comes: that one then belongs to the token behind them.
-        # More new tokens than characters: a character of several tokens.
+        # Line breaks may be tokenised differently until the next character, which then belongs to the token after them.
+        # More new tokens than characters: one character made of several tokens.
         split = len(beginning) - len(found) <= unread
         found += [last - (len(beginning) - 1 - i if split else 0) for i in range(len(found), same)]
     return found

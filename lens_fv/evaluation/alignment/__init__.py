@@ -1,4 +1,4 @@
-"""Do vectors find alike what people find alike?"""
+"""Comparison of vector similarities with human judgements and taxonomies."""
 
 from lens_fv.evaluation.alignment.judgements import load_judgements
 from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix, similarity_matrix

@@ -1,4 +1,4 @@
-"""What people find alike: a matrix or a list of judged pairs, from a file."""
+"""Files of human similarity judgements: a matrix or a list of judged pairs."""
 
 import csv
 import io
@@ -17,26 +17,26 @@ FORMATS = "a square CSV or TSV with names in its first row and column, or a list
 
 
 class _Judgement(NamedTuple):
-    where: str  # the start of an error message: file and line
+    where: str  # file and line, as the start of an error message
     a: str
     b: str
     score: float
 
 
-def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
-    """Judged similarities of relations.
+def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
+    """Read judged similarities of relations from a file.
 
     A square table has names in its first row and column, in any order; empty cells are not judged, and one triangle is enough.
-    A list has the columns (in JSON lines, the keys) a, b and score, one row for every two items that were judged. Either way
-    the higher, the more alike; the diagonal is ignored.
+    A list has the columns (in JSON lines, the keys) a, b and score, with one row per judged pair of items. In both formats,
+    higher means more similar, and the diagonal is ignored.
 
     Args:
-        path: a UTF-8 file; its content says which form it has.
-        known: names that may occur, in any Unicode normalisation; default: any.
+        path: UTF-8 file; its format is recognised by its content.
+        known: permitted names, in any Unicode normalisation; default: any.
 
     Raises:
-        LensFVError: neither form, an unknown name, a score that is no number, two scores of the same pair, a matrix that is
-            not symmetric, or fewer than four items; the message has file and line.
+        LensFVError: an unknown format or name, a non-numeric score, two scores of the same pair, an asymmetric matrix, or
+            fewer than four items; the message names file and line.
     """
     path = Path(path)
     text = read_text(path, f"judgements: {FORMATS}")

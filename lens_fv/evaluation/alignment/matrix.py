@@ -1,4 +1,4 @@
-"""How alike are relations? One number for every two of them."""
+"""Similarity matrices of relations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.vectors import FunctionVector
 
 FEWEST = 4
-"""Items below which a comparison of similarities says nothing: three have six orders."""
+"""Minimum number of items for a comparison of similarities; three items have only six permutations."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -21,11 +21,11 @@ class SimilarityMatrix:
     """A symmetric matrix of similarities, from vectors or from people.
 
     Attributes:
-        names: of the items, usually relations.
-        values: the higher, the more alike; not a number where two have not been compared. The diagonal counts nowhere.
+        names: names of the items, usually relations.
+        values: similarities, higher for more similar items; NaN for items that were not compared. The diagonal is ignored.
 
     Raises:
-        LensFVError: a name twice, a matrix of another shape, or one that is not symmetric.
+        LensFVError: a duplicate name, a matrix of the wrong shape, or an asymmetric matrix.
     """
 
     names: tuple[str, ...]
@@ -39,10 +39,10 @@ class SimilarityMatrix:
             raise LensFVError(f"similarities of {n} items: the matrix is not symmetric")
 
     def among(self, names: Sequence[str]) -> "SimilarityMatrix":
-        """Some items of it, in the order that is asked for.
+        """Select items, in the given order.
 
         Raises:
-            LensFVError: a name that it does not have.
+            LensFVError: a name that the matrix lacks.
         """
         unknown = [name for name in names if name not in self.names]
         if unknown:
@@ -55,19 +55,19 @@ class SimilarityMatrix:
 
     @property
     def upper(self) -> Float[np.ndarray, " pairs"]:
-        """Every two items once, row by row."""
+        """Values above the diagonal, row by row."""
         return self.values[np.triu_indices(len(self.names), 1)]
 
 
 def similarity_matrix(vectors: VectorLibrary | Mapping[str, FunctionVector] | Mapping[str, Tensor]) -> SimilarityMatrix:
-    """Cosines between vectors.
+    """Compute the matrix of cosine similarities between vectors.
 
     Args:
-        vectors: by name: a library, function vectors (composites among them), or any rows of one width, such as the weights
-            of composites.
+        vectors: a library, function vectors by name (including composites), or tensors of equal width by name, such as the
+            weights of composites.
 
     Raises:
-        LensFVError: vectors of several models or bases, of several widths, or of length zero.
+        LensFVError: vectors of several models, bases or widths, or with norm zero.
     """
     found = {name: vectors[name] for name in vectors}
     homes = {(v.provenance.model, v.provenance.weight_processing) for v in found.values() if isinstance(v, FunctionVector)}

@@ -1,4 +1,4 @@
-"""What relations look like to a model: their vectors, the weights of their composites, and their static baseline."""
+"""Representations of relations: their vectors, the weights of their composites, and a static baseline."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,17 +25,18 @@ def relation_vectors(
     template: PromptTemplate = TODD,
     progress: bool = False,
 ) -> dict[str, dict[str, FunctionVector]]:
-    """Vectors of relations, kind by kind: one from each library, and "composite".
+    """Collect vectors of relations by kind: one from each library, and "composite".
 
-    In a library, a relation's vector is that of its name, or else the one that explains its pairs best (by the first library's
-    mean log-probability). The composite is of the first library without the relation's own vector, as if it were new to it.
+    In a library, a relation's vector is the one of its name, or else the one that explains its pairs best (by the first
+    library's mean log-probability). The composite uses the first library without the relation's own vector, as if the relation
+    were new.
 
     Args:
         model: the model.
-        libraries: by kind, such as {"tuned": ..., "extracted": ...}.
-        relations: by name, the pairs that define them.
-        weight_map: fitted for the first library; default: softmax(3 x score).
-        template: how prompts are written.
+        libraries: libraries by kind, such as {"tuned": ..., "extracted": ...}.
+        relations: defining pairs of each relation, by name.
+        weight_map: map fitted for the first library; default: softmax(3 x score).
+        template: prompt template.
         progress: draw a progress bar.
 
     Raises:
@@ -61,14 +62,14 @@ def relation_vectors(
 def relation_similarities(
     model: LensModel, vectors: Mapping[str, Mapping[str, FunctionVector]], relations: Mapping[str, Sequence[Pair]]
 ) -> dict[str, SimilarityMatrix]:
-    """How alike relations are: by each kind of vector, by the "weights" of their composites, and by "embedding".
+    """Compute similarities of relations by each kind of vector, by the "weights" of composites, and by "embedding".
 
-    "embedding" is the static baseline: cosines between mean differences of a relation's word embeddings (outputs less inputs).
+    "embedding" is the static baseline: cosines between the relations' mean embedding differences (output minus input).
 
     Args:
         model: the model.
         vectors: see `relation_vectors`.
-        relations: by name, the pairs that define them.
+        relations: defining pairs of each relation, by name.
     """
     found = {kind: similarity_matrix(rows) for kind, rows in vectors.items()}
     composites = {name: v for name, v in vectors.get("composite", {}).items() if isinstance(v, CompositeVector)}
@@ -80,13 +81,13 @@ def relation_similarities(
 
 
 def without_own(basis: VectorLibrary, weight_map: WeightMap | None, name: str) -> tuple[VectorLibrary, WeightMap | None]:
-    """A library, and the map that is fitted for it, without a relation."""
+    """Remove a relation from a library and from the map fitted for it."""
     if name not in basis:
         return basis, weight_map
     return basis.without(name), None if weight_map is None else weight_map.without(name)
 
 
 def _spread(composite: CompositeVector, names: Sequence[str]) -> Float[Tensor, " relations"]:
-    """A composite's weights where all composites have theirs; its own relation, which it lacks, has none."""
+    """Align a composite's weights with the full list of relations; its own relation, which it lacks, gets weight zero."""
     weights = dict(zip(composite.names, composite.weights.tolist(), strict=True))
     return torch.tensor([weights.get(name, 0.0) for name in names])

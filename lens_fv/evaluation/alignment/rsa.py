@@ -1,4 +1,4 @@
-"""Do two similarity matrices agree, and does one follow a taxonomy? With chance taken by relabelling items."""
+"""Agreement between similarity matrices and with a taxonomy, tested by permuting items."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,18 +14,18 @@ from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
 
 Coefficient = Literal["spearman", "pearson"]
 BATCH = 500
-"""Relabellings whose statistic is worked out at once: of the pairs of 116 items, 30 MB."""
+"""Number of permutations per batch; 30 MB for the pairs of 116 items."""
 
 
 class Agreement(NamedTuple):
-    """How two similarity matrices agree.
+    """Agreement of two similarity matrices.
 
     Attributes:
         coefficient: "spearman" or "pearson".
         value: correlation over pairs of items.
-        low, high: bootstrap interval over items; not a number where too few resamples can be correlated.
-        p: how often relabelled items agree as well; one-sided.
-        n_items, n_pairs: what was compared.
+        low, high: bootstrap interval over items; NaN if too few resamples can be correlated.
+        p: one-sided permutation p-value.
+        n_items, n_pairs: numbers of items and of pairs compared.
     """
 
     coefficient: Coefficient
@@ -38,14 +38,14 @@ class Agreement(NamedTuple):
 
 
 class TaxonomyStructure(NamedTuple):
-    """Whether items of the same class are more alike than others.
+    """Whether items of the same class are more similar than others.
 
     Attributes:
-        same, different: mean similarity of two items of the same class and of different ones.
-        difference: of these.
-        auc: probability that two items of the same class are more alike than two of different ones; 0.5 is chance.
-        difference_p, auc_p: how often relabelled items do as well; one-sided.
-        n_items, n_same, n_different: items, and pairs of either kind.
+        same, different: mean similarity within classes and between classes.
+        difference: same minus different.
+        auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
+        difference_p, auc_p: one-sided permutation p-values.
+        n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
     """
 
     same: float
@@ -72,21 +72,21 @@ def compare_similarities(
 ) -> Agreement:
     """Representational similarity analysis (Kriegeskorte, Mur and Bandettini 2008): correlate the upper triangles.
 
-    Pairs of items are not independent, so chance is what relabelling the items of one matrix gives (Mantel 1967), and the
-    interval comes from resampling items (Nili et al. 2014; two copies of the same item are not compared). All relabellings are
-    tried if there are no more than `permutations`.
+    Pairs of items are not independent. The p-value therefore comes from permuting the items of one matrix (Mantel 1967), and
+    the interval from resampling items (Nili et al. 2014; two copies of the same item are not compared). If there are at most
+    `permutations` permutations, all are used.
 
     Args:
-        one: such as cosines of vectors; no similarity may be missing among the items of `other`.
-        other: such as human judgements; its items are compared, over the pairs that it has.
+        one: first matrix, such as cosines of vectors, complete for the items of `other`.
+        other: second matrix, such as human judgements; determines the items and pairs compared.
         coefficient: "spearman" or "pearson".
-        permutations: of the items.
-        resamples: of the items.
-        level: of the interval.
-        seed: of both.
+        permutations: number of permutations of the items.
+        resamples: number of bootstrap resamples of the items.
+        level: confidence level of the interval.
+        seed: seed of permutations and resamples.
 
     Raises:
-        LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in it, or one matrix is constant.
+        LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in `one`, or a constant matrix.
     """
     _enough(other)
     values, known = one.among(other.names), np.isfinite(other.upper)
@@ -100,7 +100,7 @@ def compare_similarities(
     n, ranks = len(other.names), _ranks if coefficient == "spearman" else _as_is
     upper, truth = np.triu_indices(n, 1), ranks(other.upper[known])
     matrix, rerank = values.values, ranks
-    if known.all():  # relabelling moves the ranks of a whole triangle about and changes none
+    if known.all():  # permuting moves the ranks of a complete triangle without changing them
         matrix, rerank = squareform(ranks(values.upper)), _as_is
 
     def agree(order: np.ndarray) -> float:
@@ -116,16 +116,16 @@ def compare_similarities(
 def taxonomy_structure(
     matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: Count = 10_000, seed: Seed = 0
 ) -> TaxonomyStructure:
-    """Is similarity higher within the classes of a taxonomy than between them?
+    """Test whether similarity is higher within the classes of a taxonomy than between them.
 
     Args:
-        matrix: similarities, of which some may be missing.
-        classes: of each item, in the matrix' order.
-        permutations: of the items; all, if there are no more.
-        seed: of them.
+        matrix: similarities, some of which may be missing.
+        classes: class of each item, in the order of the matrix.
+        permutations: number of permutations of the items; all are used if there are no more.
+        seed: seed of the permutations.
 
     Raises:
-        LensFVError: fewer than four items, another number of classes, or no two items of the same class, or of different ones.
+        LensFVError: fewer than four items, a wrong number of classes, or no pair of items within or between classes.
     """
     _enough(matrix)
     n = len(matrix.names)
@@ -151,7 +151,7 @@ def taxonomy_structure(
         return statistic
 
     difference, difference_p = _against_relabelling(contrast(values), n, permutations, seed, batch=BATCH)
-    # Mean ranks of two groups differ by (AUC - 1/2) times the number of all (Mann and Whitney 1947).
+    # The mean ranks of two groups differ by (AUC - 1/2) times the total number (Mann and Whitney 1947).
     by_rank, auc_p = _against_relabelling(contrast(ranks), n, permutations, seed, batch=BATCH)
     alike = matrix.upper[known][same]
     return TaxonomyStructure(
@@ -175,7 +175,7 @@ def _enough(matrix: SimilarityMatrix) -> None:
 def _against_relabelling(
     statistic: Callable[..., Any], n: int, permutations: int, seed: int, *, batch: int | None = None
 ) -> tuple[float, float]:
-    """A statistic of the items' order, and how often it is as large in others; with `batch`, it takes so many at once."""
+    """Return a statistic and its permutation p-value; with `batch`, the statistic takes this many permutations at once."""
     found = stats.permutation_test(
         (np.arange(n),),
         statistic,

@@ -1,4 +1,4 @@
-"""Relations whose pairs people have rated: SemEval-2012 Task 2."""
+"""Relations with human typicality ratings: SemEval-2012 Task 2."""
 
 import re
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ _RATED = re.compile(r'\s*(-?\d+(?:\.\d+)?)\s+"([^":]+):([^":]+)"\s*')
 
 @dataclass(frozen=True, repr=False)
 class RatedRelation:
-    """A relation, and how typical of it each of its pairs is.
+    """A relation with the human-rated typicality of its pairs.
 
     Attributes:
-        name: such as "1a".
+        name: identifier, such as "1a".
         group, family: class and sub-category, such as "CLASS-INCLUSION" and "Taxonomic".
-        examples: given pairs that define it; none of them is rated.
-        pairs: rated ones. Many are there in both directions, of which one is the better.
-        typicality: of each pair; comparable within the relation only.
-        definition: in words.
+        examples: unrated pairs that define the relation.
+        pairs: rated pairs, many of them in both directions with different ratings.
+        typicality: rating of each pair; comparable within the relation only.
+        definition: definition in words.
 
     Raises:
-        LensFVError: no examples, fewer than three rated pairs, or ratings that are all the same.
+        LensFVError: no examples, fewer than three rated pairs, or constant ratings.
     """
 
     name: str
@@ -46,19 +46,19 @@ class RatedRelation:
         return f"RatedRelation({self.name}, {self.group}: {self.family}, {len(self.pairs)} rated pairs)"
 
 
-def load_semeval(folder: str | Path) -> list[RatedRelation]:
-    """The relations of SemEval-2012 Task 2 with their typicality ratings (Jurgens et al. 2012).
+def read_semeval(folder: str | Path) -> list[RatedRelation]:
+    """Read the relations of SemEval-2012 Task 2 with their typicality ratings (Jurgens et al. 2012).
 
-    Read are `subcategories-paradigms.txt`, `subcategories-definitions.txt` (if there) and
-    `Phase2AnswersScaled/Phase2Answers-ID.txt`, whose scores are the percentage of raters who chose a pair as the most
-    illustrative less that of those who chose it as the least. Those files are sorted by score; here pairs are in alphabetical
-    order, so that nothing taken from the front is taken by its rating.
+    Reads `subcategories-paradigms.txt`, `subcategories-definitions.txt` (if present) and
+    `Phase2AnswersScaled/Phase2Answers-ID.txt`. A score is the percentage of raters who chose a pair as the most illustrative
+    minus the percentage who chose it as the least. The files are sorted by score; here pairs are sorted alphabetically, so that
+    taking the first ones does not select by rating.
 
     Args:
-        folder: which holds these files.
+        folder: folder that contains these files.
 
     Raises:
-        LensFVError: a file is missing, or a line is not as it has to be; the message has file and line.
+        LensFVError: a missing file or a malformed line; the message names file and line.
     """
     folder = Path(folder)
     definitions = folder / "subcategories-definitions.txt"
@@ -77,7 +77,7 @@ def load_semeval(folder: str | Path) -> list[RatedRelation]:
 
 
 def _listed(path: Path) -> list[tuple[str, str, str, str, str]]:
-    """Where a sub-category stands, its name, class, own title, and what else its line says."""
+    """List location, name, class, title and remaining text of each sub-category."""
     rows: list[tuple[str, str, str, str, str]] = []
     for where, line in _lines(path):
         number, letter, group, family, rest = (cell.strip() for cell in (line + 4 * ",").split(",", 4))

@@ -1,4 +1,4 @@
-"""Does a vector know how typical a pair is of its relation, as people do?"""
+"""Comparison of vectors with human ratings of how typical a pair is of its relation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ from lens_fv.vectors import FunctionVector
 
 
 class TypicalityResult(NamedTuple):
-    """One measure over all relations.
+    """One measure, averaged over relations.
 
     Attributes:
         measure: see `typicality`; "one - other" for a difference.
-        spearman: with human typicality within a relation, mean over relations.
+        spearman: correlation with human typicality within a relation, averaged over relations.
         low, high: bootstrap interval over relations.
-        n: relations.
+        n: number of relations.
     """
 
     measure: str
@@ -45,19 +45,18 @@ class TypicalityResult(NamedTuple):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Typicality(Artefact):
-    """What every measure makes of every rated pair.
+    """Scores of every rated pair by every measure.
 
     Attributes:
-        relations, groups: names of the relations, and their classes.
-        measures: their names, in the order of the last axis.
+        relations, groups: names and classes of the relations.
+        measures: names of the measures, in the order of the last axis.
         pairs: the words of each pair.
         relation: index of each pair's relation.
         human: typicality ratings, comparable within a relation only.
-        scores: the higher, the more typical.
+        scores: scores, higher for more typical pairs.
 
     Raises:
-        LensFVError: no relation, one with fewer than three rated pairs or ratings that are all the same, or parts that do not
-            belong together.
+        LensFVError: no relation, a relation with fewer than three rated pairs or constant ratings, or inconsistent parts.
     """
 
     relations: tuple[str, ...]
@@ -69,7 +68,7 @@ class Typicality(Artefact):
     scores: Float[Tensor, "pairs measures"]
 
     def __post_init__(self) -> None:
-        """Check that there is a correlation to compute in every relation."""
+        """Check that a correlation can be computed in every relation."""
         n, rated = len(self.relations), self.relation.tolist()
         if not n or not self.measures or len(self.groups) != n or len(self.pairs) != len(rated) or {*rated} != {*range(n)}:
             raise LensFVError(f"typicality: {len(rated)} pairs of {n} relations do not belong together; make it again")
@@ -81,7 +80,7 @@ class Typicality(Artefact):
             raise LensFVError(f"typicality: not a finite score by each of {len(self.measures)} measures; make it again")
 
     def by_relation(self) -> Float[Tensor, "relations measures"]:
-        """Spearman's correlation (ties corrected) within each relation; 0 for a measure that gives all pairs the same."""
+        """Spearman correlation (corrected for ties) within each relation; 0 for a constant measure."""
         found = torch.zeros(len(self.relations), len(self.measures))
         for i in range(len(self.relations)):
             own = self.relation == i
@@ -93,11 +92,11 @@ class Typicality(Artefact):
 
     @property
     def results(self) -> list[TypicalityResult]:
-        """One row a measure."""
+        """Results, one per measure."""
         return [self._result(name, rows) for name, rows in zip(self.measures, self.by_relation().T, strict=True)]
 
     def difference(self, one: str, other: str) -> TypicalityResult:
-        """How much better one measure is than another, relation by relation.
+        """Compare two measures, paired by relation.
 
         Raises:
             LensFVError: no such measure.
@@ -132,22 +131,22 @@ def typicality(
     seed: Seed = 0,
     progress: bool = False,
 ) -> Typicality:
-    """Score rated pairs A:B by the vectors of their relations, beside what needs no vector.
+    """Score rated pairs A:B by the vectors of their relations, and by baselines without vectors.
 
-    Measures: "none" (mean log-probability a token of B behind A's zero-shot prompt) and "embedding" (cosine of B's embedding
-    less A's to its mean over the relation's examples); for every kind of vector, "KIND" (the log-probability with the vector
-    added), "KIND gain" (what it adds to "none") and "KIND direction" (cosine of the pair's own difference, B's residual stream
-    less A's after the vector's layer, to the vector); and for composites "KIND profile" (cosine of the weights that the pair
-    alone would get to the composite's).
+    Measures: "none" (mean log-probability per token of B after A's zero-shot prompt) and "embedding" (cosine between the pair's
+    embedding difference, B minus A, and its mean over the relation's examples). For every kind of vector: "KIND" (the
+    log-probability with the vector added), "KIND gain" (its increase over "none") and "KIND direction" (cosine between the
+    vector and the pair's difference in the residual stream after the vector's layer, B minus A). For composites also "KIND
+    profile" (cosine between the weights inferred from the pair alone and those of the composite).
 
     Args:
         model: the model.
-        relations: with their ratings.
-        vectors: by kind and relation; see `relation_vectors`. Made from the examples, not from rated pairs.
-        library: of which composites are made, if profiles are wanted.
-        weight_map: with which they were made; default: softmax(3 x score).
-        template: how prompts are written.
-        seed: of the bootstrap.
+        relations: relations with their ratings.
+        vectors: vectors by kind and relation, made from the examples and not from rated pairs; see `relation_vectors`.
+        library: library of the composites, needed for profiles.
+        weight_map: map of the composites; default: softmax(3 x score).
+        template: prompt template.
+        seed: seed of the bootstrap.
         progress: draw a progress bar.
 
     Raises:

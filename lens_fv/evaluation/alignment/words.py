@@ -1,4 +1,4 @@
-"""What words look like on their own: embeddings, and states inside the model. Their differences are the static baselines."""
+"""Static baselines: differences between the embeddings or hidden states of single words."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from lens_fv.tasks import Pair
 @torch.no_grad()
 @measured
 def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tensor, "pairs d_model"]:
-    """Embedding of each (primary) output less that of its input, each word the mean over its tokens."""
+    """Compute embedding differences, (primary) output minus input, with each word averaged over its tokens."""
     words = _words(pairs)
     rows = {word: model.tl.W_E[_tokens(model, word)].float().mean(0).cpu() for word in words}
     return torch.stack([rows[pair.output] - rows[pair.input] for pair in pairs])
@@ -26,13 +26,13 @@ def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tens
 def state_differences(
     model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
 ) -> Float[Tensor, "layers pairs d_model"]:
-    """The residual stream behind each (primary) output less that behind its input, each word alone and read at its last token.
+    """Compute residual-stream differences, (primary) output minus input, each word alone at its last token.
 
     Args:
         model: the model.
-        pairs: of words.
-        layers: after which states are taken.
-        batch_size: words that run together.
+        pairs: word pairs.
+        layers: layers after which states are read.
+        batch_size: number of words per batch.
     """
     tokens = {word: _tokens(model, word) for word in _words(pairs)}
     bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
