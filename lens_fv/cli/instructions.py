@@ -156,7 +156,7 @@ def extract(
 
 def instructed_task(name: str, instructions: Path | None) -> "Task":
     """Load the task, with the instructions from a file if one is given."""
-    from lens_fv.tasks import load_task, read_instructions
+    from lens_fv.tasks import load_instructions, load_task
 
     task = load_task(name)
     return task if instructions is None else replace(task, instructions=load_instructions(instructions))

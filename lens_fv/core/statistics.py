@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lens_fv.core.choices import Count, Level, Natural, NonNegative, Seed, checked
 
-def wilson_interval(successes: int | float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+
+@checked
+def wilson_interval(successes: Natural | NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
     """Wilson's interval for a proportion (Wilson 1927). Successes may be fractional, as with tied choices."""
     z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
     middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))

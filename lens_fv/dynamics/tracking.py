@@ -41,7 +41,7 @@ def track_checkpoints(
         progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: see `switch` and `measure_checkpoint`; or the folder holds measurements with other probes.
+        LensFVError: see `switch_to_checkpoint` and `measure_checkpoint`; or the folder holds measurements with other probes.
     """
     at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
     moments: list[CheckpointMeasurement] = []

@@ -58,8 +58,8 @@ def compare_baselines(
     - "extracted": `extract`, with selected layer and scale; "distributed": the same heads, each in its own layer, with
       selected scale;
     - "mean_state", "mean_difference" (minus the zero-shot mean): `mean_state`; "task_state": `task_state`;
-    - "head_weights": `learn_head_weights`; "tuned": `tune` from zero;
-    - "soft_prompt": `learn_soft_prompt`; "lora": `train_adapter`.
+    - "head_weights": `train_head_weights`; "tuned": `tune` from zero;
+    - "soft_prompt": `train_soft_prompt`; "lora": `train_adapter`.
 
     Layers, scales, learning rates and steps are selected by the log-probability of the validation answers.
 

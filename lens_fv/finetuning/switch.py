@@ -1,5 +1,8 @@
 """Switch a loaded model to the weights of a checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from lens_fv.errors import LensFVError
@@ -13,7 +16,7 @@ from lens_fv.model.weights import Place
 
 
 @torch.no_grad()
-def switch(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
+def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
     """Set a model's weights, in place, to those of a checkpoint or of the start of the run.
 
     The weights are processed as the model's own were ("raw" or "compat"), so measurements before and after are in the same

@@ -25,7 +25,8 @@ class Overlap(NamedTuple):
     p: float
 
 
-def head_overlap(one: Collection[tuple[int, int]], other: Collection[tuple[int, int]], n: int) -> Overlap:
+@checked
+def head_overlap(one: Collection[tuple[int, int]], other: Collection[tuple[int, int]], n: Count) -> Overlap:
     """Jaccard index of two sets of heads, with its chance level.
 
     Args:

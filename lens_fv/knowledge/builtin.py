@@ -22,10 +22,10 @@ def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "e
 
     Args:
         name_or_path: name of a built-in set, or path of a file.
-        by: see `read_entities`.
+        by: see `load_entities`.
 
     Raises:
-        LensFVError: an unknown name, a missing file, or any error of `read_entities`.
+        LensFVError: an unknown name, a missing file, or any error of `load_entities`.
     """
     if name_or_path in BUILTIN:
         with as_file(files("lens_fv.knowledge") / "data" / f"{name_or_path}.jsonl") as path:

@@ -104,7 +104,8 @@ def evaluate_update(
         return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
-def random_definitions(entities: Sequence[Entity], seed: int = 0) -> dict[str, str]:
+@checked
+def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, str]:
     """Assign each entity another entity's definition, each used once: a control, in context or for distillation.
 
     Raises:

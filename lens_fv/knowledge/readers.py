@@ -56,7 +56,7 @@ def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") 
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    """Yield the lines of an entity file with their locations; see `read_entities`."""
+    """Yield the lines of an entity file with their locations; see `load_entities`."""
     path = Path(path)
     for where, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
         if not isinstance(item, dict):

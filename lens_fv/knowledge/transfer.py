@@ -115,7 +115,7 @@ class TransferSet:
 def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
     """Load sentences from a file saved by `TransferSet.save`, or from JSON lines of entities with sentences.
 
-    JSON lines follow the format of `read_entities` with an extra list "sentences"; rows of Entity Inferences have their own.
+    JSON lines follow the format of `load_entities` with an extra list "sentences"; rows of Entity Inferences have their own.
     Sentences that do not mention their entity and duplicates are dropped and counted.
 
     Args:

@@ -117,7 +117,7 @@ def branch_way(model: LensModel, method: Method = "auto") -> Way:
 @checked
 @torch.no_grad()
 @measured
-def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: int = 0) -> Check:
+def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0) -> Check:
     """Compare the fast methods with the plain loop on a few random edits of two short prompts of different length.
 
     Heads, the residual stream, attention outputs and MLP outputs are replaced, added to and scaled, at the last token and

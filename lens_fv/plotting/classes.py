@@ -27,7 +27,8 @@ def class_heatmap(effects: ClassEffects) -> go.Figure:
     )
 
 
-def heads_by_class(effects: ClassEffects, n: int = 10) -> go.Figure:
+@checked
+def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
     """Plot the `n` heads of largest mean indirect effect at any token class: heads across, the best first; classes down.
 
     Raises:

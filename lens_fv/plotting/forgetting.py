@@ -83,7 +83,8 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
     )
 
 
-def head_change(trajectory: Trajectory, task: str, moment: int = -1) -> go.Figure:
+@checked
+def head_change(trajectory: Trajectory, task: str, moment: Whole = -1) -> go.Figure:
     """Plot every head's mean indirect effect before training, at a checkpoint, and the difference: layers across, heads down.
 
     Args:

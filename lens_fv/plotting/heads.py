@@ -42,7 +42,8 @@ def head_heatmap(ranking: HeadRanking) -> go.Figure:
     )
 
 
-def top_heads(ranking: HeadRanking, n: int = 10) -> go.Figure:
+@checked
+def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     """Plot the `n` heads of largest mean indirect effect with bootstrap intervals, the largest on top.
 
     Raises:

@@ -22,7 +22,7 @@ CLASSES = re.compile(r"\w+:\w+")
 """Word classes after a pair in a SAT file, such as "n:v"."""
 
 
-def read_analogies(path: str | Path) -> list[Analogy]:
+def load_analogies(path: str | Path) -> list[Analogy]:
     """Read analogies from a file in one of the formats below.
 
     - JSON lines (or a JSON list) and CSV or TSV with the fields a, b, c and d; or a, b, c, choices (in CSV separated by "|")

@@ -31,11 +31,30 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
     return found
 
 
-def load_task(name_or_path: str | Path) -> Task:
+def load_task(
+    name_or_path: str | Path,
+    *,
+    name: str | None = None,
+    input_column: str | None = None,
+    output_column: str | None = None,
+    alternatives: str | None = None,
+) -> Task:
     """Load a built-in relation by name, or a task file by path.
 
+    Args:
+        name_or_path: name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.read_task` reads.
+        name: name of a file's task; default: the name in the file, or the file's own.
+        input_column: column or key of a file's inputs, where several could be meant.
+        output_column: likewise for the outputs.
+        alternatives: separator of acceptable outputs in one text, such as "/"; "": none.
+
     Raises:
-        LensFVError: no such relation or file, or the file is not a task.
+        LensFVError: no such relation or file, or the file is not a task, or can be read in more than one way.
+
+    Example:
+        >>> import lens_fv
+        >>> lens_fv.load_task("antonym").pairs[0]
+        Pair(input='hot', outputs=('cold', 'cool'))
     """
     asked, told = str(name_or_path), (name, input_column, output_column, alternatives) != (None,) * 4
     if asked in list_tasks() and not told:
@@ -52,7 +71,7 @@ def load_task(name_or_path: str | Path) -> Task:
 
 
 def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
-    """Load a built-in relation by name, or all tasks of a folder or file by path; see `read_tasks`.
+    """Load a built-in relation by name, or all tasks of a folder or file by path; see `load_tasks`.
 
     Raises:
         LensFVError: no such relation, folder or file, or a file is not a task.

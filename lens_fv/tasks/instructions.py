@@ -62,7 +62,7 @@ def chat_template(model: Chatter) -> ChatTemplate:
     return ChatTemplate(query="{input}" + to_answer, answer="{output}", separator=to_question, start=start)
 
 
-def read_instructions(path: str | Path) -> tuple[str, ...]:
+def load_instructions(path: str | Path) -> tuple[str, ...]:
     """Read the paraphrased instructions for one task from a file.
 
     Raises:

@@ -23,7 +23,7 @@ class _Judgement(NamedTuple):
     score: float
 
 
-def read_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
+def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
     """Read judged similarities of relations from a file.
 
     A square table has names in its first row and column, in any order; empty cells are not judged, and one triangle is enough.

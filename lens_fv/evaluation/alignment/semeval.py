@@ -46,7 +46,7 @@ class RatedRelation:
         return f"RatedRelation({self.name}, {self.group}: {self.family}, {len(self.pairs)} rated pairs)"
 
 
-def read_semeval(folder: str | Path) -> list[RatedRelation]:
+def load_semeval(folder: str | Path) -> list[RatedRelation]:
     """Read the relations of SemEval-2012 Task 2 with their typicality ratings (Jurgens et al. 2012).
 
     Reads `subcategories-paradigms.txt`, `subcategories-definitions.txt` (if present) and
