@@ -78,9 +78,11 @@ test-newest: ## the fast tests on the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
 	$(PYTEST) -m "not real" -W default $(ARGS)
 
-lint: install ## ruff
+lint: install ## ruff, spelling (codespell), and habits of prose (docs/prose.py)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python docs/prose.py
 
 format: install ## ruff, writing
 	$(BIN)/ruff check --fix .

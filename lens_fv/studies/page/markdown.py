@@ -16,7 +16,7 @@ class Picture(NamedTuple):
     """A figure on the page.
 
     Attributes:
-        name: of its file, without an ending.
+        name: file name without its ending.
         caption: plain text.
         figure: what is drawn.
     """
@@ -27,12 +27,12 @@ class Picture(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A table beside the page, with numbers as they are.
+    """A table in a file of its own, with unrounded numbers.
 
     Attributes:
-        name: of its file, without an ending.
-        header: names of the columns.
-        rows: their values.
+        name: file name without its ending.
+        header: column names.
+        rows: values.
     """
 
     name: str
@@ -51,14 +51,14 @@ Block = str | Picture | Sheet
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1) -> str:
-    """A table whose first columns, `words` of them, are words; the others are numbers, to the right."""
+    """Format a table whose first `words` columns hold words; all others hold numbers, aligned right."""
     rule = ["---" if i < words else "---:" for i in range(len(header))]
     lines = [header, rule, *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def folded(title: str, inside: str) -> str:
-    """Something long behind a title that opens it. The blank lines make MkDocs and GitHub read it as Markdown."""
+    """A long text that a click on its title opens. The blank lines make MkDocs and GitHub read it as Markdown."""
     return f'<details markdown="1">\n<summary>{title}</summary>\n\n{inside}\n\n</details>'
 
 

@@ -16,8 +16,8 @@ class RecordedStudy:
     """What one model's folder holds.
 
     Attributes:
-        name: of the model.
-        folder: of the study.
+        name: model name.
+        folder: folder of the study.
         study: which, as `lens-fv reproduce` names it.
 
     Raises:

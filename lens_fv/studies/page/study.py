@@ -42,9 +42,9 @@ def opening(runs: Sequence[RecordedStudy], title: str, how: str, *, files: Colle
     """What stands above the first model: the commands that run the same, how to read the numbers, and the settings.
 
     Args:
-        runs: each model's.
-        title: of the page.
-        how: a paragraph.
+        runs: one study for each model.
+        title: page title.
+        how: paragraph that says how to read the numbers.
         files: settings that may be paths; only their names are shown.
     """
     names = [run.name for run in runs]
@@ -67,7 +67,7 @@ def opening(runs: Sequence[RecordedStudy], title: str, how: str, *, files: Colle
 
 
 def run_by_run(runs: Sequence[R], sections: Sequence[Callable[[R], list[Block]]]) -> list[Block]:
-    """All sections of one model behind all of another."""
+    """All sections of the first model, then all of the next."""
     blocks: list[Block] = []
     for run in runs:
         blocks += [f"## {run.name}", *(block for section in sections for block in section(run))]

@@ -1,4 +1,4 @@
-"""A page in Markdown, with figures and tables in a folder beside it."""
+"""A page in Markdown, with figures and tables in a folder next to it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ def write_page(name: str, blocks: Sequence[Block], out: Path) -> Path:
     Figures are SVG, or PNG where that is too large; without kaleido and Chrome they are HTML.
 
     Args:
-        name: of the page.
-        blocks: what is on it, in order; tables that stand beside it are listed at its end.
-        out: where to write.
+        name: page name.
+        blocks: content in order; tables in files of their own are listed at the end.
+        out: folder to write to.
 
     Raises:
         LensFVError: a folder that cannot be written to.
