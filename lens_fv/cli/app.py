@@ -30,7 +30,7 @@ from lens_fv.cli.bench import bench
 from lens_fv.cli.distilling import distill
 from lens_fv.cli.instructions import iv
 from lens_fv.cli.knowledge import knowledge
-from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, write_out
+from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, watched_output, write_out
 from lens_fv.cli.library import library
 from lens_fv.cli.similarity import similarity
 from lens_fv.core.choices import nearest
@@ -124,7 +124,7 @@ def execute(arguments: list[str] | None = None) -> int:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
-    with Interrupts() as interrupts:
+    with watched_output(), Interrupts() as interrupts:
         try:
             code = app(args=arguments, standalone_mode=False)
             write_out("")  # flush buffered output such as help

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,16 +57,56 @@ def write_out(text: str) -> None:
         ) from e
 
 
-def output_lost() -> bool:
-    """Whether buffered output can no longer be printed."""
+class Output:
+    """Standard output that remembers whether a write failed: what was lost may no longer be in its buffer."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.lost = False
+
+    def write(self, text: str) -> int:
+        """Write to the stream itself."""
+        return self._try(self._stream.write, text)
+
+    def flush(self) -> None:
+        """Flush the stream itself."""
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[..., Any], *args: str) -> Any:
+        try:
+            return act(*args)
+        except OSError:
+            self.lost = True
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def watched_output() -> Iterator[None]:
+    """Inside the block `sys.stdout`, if there is one, is an `Output`."""
+    stream = sys.stdout
+    if stream is not None:
+        sys.stdout = Output(stream)  # pyright: ignore[reportAttributeAccessIssue] - it has all that a stream has
     try:
+        yield
+    finally:
+        sys.stdout = stream
+
+
+def output_lost() -> bool:
+    """Whether something that was to be printed cannot be."""
+    try:
+        lost = bool(getattr(sys.stdout, "lost", False))
         sys.stdout.flush()
     except OSError:
-        _drop_output()
-        return True
+        lost = True
     except (ValueError, AttributeError):  # closed, or none
-        pass
-    return False
+        return False
+    if lost:
+        _drop_output()
+    return lost
 
 
 def _drop_output() -> None:
