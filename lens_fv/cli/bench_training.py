@@ -62,7 +62,7 @@ def guided(
     subject, _ = open_(model, "present-past", 0, None, device, dtype, seed)
     with progress_bar("bench", repeats, show=True) as tick:
         found = bench_guided(subject, methods=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)
-    table = Table("method", "a step", "beside lora", "peak", "beside lora", box=None, pad_edge=False, header_style="bold")
+    table = Table("method", "a step", "vs. lora", "peak", "vs. lora", box=None, pad_edge=False, header_style="bold")
     for step in found.steps:
         peak = f"{step.bytes / 2**20:.0f} MiB"
         table.add_row(step.method, f"{step.seconds:.3f} s", f"{step.time_ratio:.2f}", peak, f"{step.memory_ratio:.2f}")
@@ -95,7 +95,7 @@ def teach(
     taught = load_entities(entities)[:number]
     with progress_bar("bench", len(taught), show=True) as tick:
         found = bench_teach(subject, taught, sentences=sentences, seed=seed, tick=tick)
-    table = Table("way", "an entity", "beside plain", "peak", "beside plain", box=None, pad_edge=False, header_style="bold")
+    table = Table("way", "an entity", "vs. plain", "peak", "vs. plain", box=None, pad_edge=False, header_style="bold")
     table.add_row("writing sentences", f"{found.writing_s:.1f} s")
     for way in found.ways:
         peak = f"{way.bytes / 2**20:.0f} MiB"

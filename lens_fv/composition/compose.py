@@ -66,7 +66,7 @@ class CompositeVector(FunctionVector):
         """See `Artefact.summary`."""
         mixture = ", ".join(f"{name} {weight:.2f}" for name, weight in self.top())
         spread = f"entropy {self.entropy:.2f} of {math.log(max(len(self.names), 1)):.2f} nats, stability {self.stability:.2f}"
-        own = f"{self.source_gain:+.2f} nats a token behind A"
+        own = f"{self.source_gain:+.2f} nats per token after A"
         return super().summary() | {"mixture": mixture, "weights": spread, "makes B likelier by": own}
 
 

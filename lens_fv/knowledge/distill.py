@@ -68,7 +68,7 @@ def distill(
     settings = settings or DistillConfig.usual(len(entities))
     check_keys(entities)
     if until is not None and not 1 <= until <= settings.epochs:
-        raise LensFVError(f"stop teaching behind {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
+        raise LensFVError(f"stop after {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
     if anchors is None:
         anchors = entity_swapped_anchors(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
     shared = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)

@@ -72,7 +72,7 @@ def teach(
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
             if done > steps:
                 raise LensFVError(
-                    f"stop teaching behind {steps} steps: {at} holds what there is behind {done}; take another folder"
+                    f"stop after {steps} steps: {at} holds the state after {done}; take another folder"
                 )
             for _ in range(done):
                 tick()

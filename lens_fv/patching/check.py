@@ -184,7 +184,7 @@ def _reason(way: Way, trials: list[Trial]) -> str:
     said = {
         "rows": "branches run in one pass over a tree",
         "masked": "branches run in one pass under a tree mask",
-        "batched": "branches run in the batch, behind a copy of the prompt's state each",
+        "batched": "branches run as a batch, each after its own copy of the prompt's state",
         "loop": "branches run one forward pass each",
     }[way]
     failed = [f"{trial.way}: {trial.failure}" for trial in trials if trial.failure is not None]

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
         """The plan in one line."""
         mib = 2**20
         return (
-            f"{self.rows} rows of {self.row_tokens} tokens behind {self.prompts} x {self.prefix_tokens}, method {self.method}: "
+            f"{self.rows} rows of {self.row_tokens} tokens after {self.prompts} x {self.prefix_tokens}, method {self.method}: "
             f"{self.passes} passes of up to {self.rows_per_pass} rows, about {self.peak_bytes / mib:.0f} MiB of "
             f"{self.budget / mib:.0f} MiB (and {self.row_bytes / mib:.2f} MiB for each further row)"
         )

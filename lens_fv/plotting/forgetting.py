@@ -46,7 +46,7 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
         traces.append(go.Bar(x=names, y=values, name=label, marker=mark, error_y=error, **tip))
     return figure(
         traces,
-        title="Accuracy behind the instruction",
+        title="Accuracy after the instruction",
         height=460,
         barmode="group",
         bargap=0.2,
@@ -75,7 +75,7 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
     category = {"type": "category", "showgrid": False}
     return figure(
         [heat],
-        title=f"Accuracy behind the instruction: {trajectory.provenance.model}",
+        title=f"Accuracy after the instruction: {trajectory.provenance.model}",
         height=190 + 34 * len(rows),
         coloraxis={"cmin": 0, "cmax": 1, "colorscale": "Viridis", "colorbar": {"title": {"text": "accuracy", "side": "top"}}},
         xaxis=category | {"tickangle": -40},

@@ -14,7 +14,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.plotting.dots import panel_axes, panel_layout
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain, tint
 
-_ABILITIES: Mapping[Measure, str] = {"instruction": "behind the instruction", "knowledge": "in a cloze, without instruction"}
+_ABILITIES: Mapping[Measure, str] = {"instruction": "after the instruction", "knowledge": "in a cloze, without instruction"}
 _DASHES = ("solid", "dash", "dot")
 
 

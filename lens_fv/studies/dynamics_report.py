@@ -59,14 +59,14 @@ def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, j
     intro = (
         f"<p><b>{escape(run.about['model'])}</b> fine-tuned on {escape(', then '.join(run.stages))} "
         f"({escape(settings['method'])}, {settings['n_examples']} examples of each task, {trajectory.steps[-1]} steps)"
-        f"{escape(f'; asked about beside them: {asked}' if asked else '')}.</p>"
+        f"{escape(f'; also evaluated: {asked}' if asked else '')}.</p>"
         "<p>Made by <code>lens-fv dynamics</code>; every number is in <code>dynamics.json</code>.</p>"
     )
     title = f"What fine-tuning did to {run.about['model']}"
     return write_report(out / "report.html", title=title, intro_html=intro, sections=sections)
 
 
-_VERDICTS = """Accuracy of test items behind the instruction, answers written whole by greedy decoding. Vectors are those of \
+_VERDICTS = """Accuracy of test items after the instruction, answers written whole by greedy decoding. Vectors are those of \
 the beginning, added to the instructed prompts of the end.
 
 Suppressed: accuracy was lost, the knowledge is kept and the task's vector restores accuracy. Overwritten: lost, the knowledge \
@@ -75,14 +75,14 @@ the 95 % interval of its accuracy not being above what the most frequent answer 
 
 _MATRIX = "Accuracy of every task at the beginning and wherever the training of a task ends."
 
-_ABILITIES = """How much likelier the answers became, with 95 % intervals over items: behind the instruction, and in a cloze \
+_ABILITIES = """How much likelier the answers became, with 95 % intervals over items: after the instruction, and in a cloze \
 that asks for the same without one. A task whose instruction line falls while its cloze line stays is no longer called up."""
 
 _VECTORS = """Cosine of each vector to what it was at the beginning; of the residual stream, where the vector is added, to the \
 vector of the beginning; and of what single heads write to what they wrote. All through the output projections of the \
 beginning."""
 
-_HEADS = """Mean indirect effect of every head: its mean output behind the instruction, put into prompts with a counterpart; \
+_HEADS = """Mean indirect effect of every head: its mean output after the instruction, put into prompts with a counterpart; \
 before, after, and the difference."""
 
 

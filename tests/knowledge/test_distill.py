@@ -182,9 +182,9 @@ def test_a_run_is_looked_at_on_the_way(tiny_model, tmp_path, settings):
     log = json.loads((tmp_path / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
     rates = [entry["learning_rate"] for entry in log]
     assert rates == pytest.approx([once.learning_rate * (1 - step / 10) for step in range(10)])
-    with pytest.raises(LensFVError, match="holds what there is behind 10"):
+    with pytest.raises(LensFVError, match="holds the state after 10"):
         distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
-    with pytest.raises(LensFVError, match="behind 5 epochs: from 1 to 4"):
+    with pytest.raises(LensFVError, match="after 5 epochs: from 1 to 4"):
         distill(model, [VELM, ORLA], SENTENCES, once, until=5)
     with pytest.raises(LensFVError, match=r"run with direction forward \(asked: reverse\), temperature 2\.0 \(asked: 1\.0\)"):
         distill(model, [VELM, ORLA], SENTENCES, replace(once, direction="reverse", temperature=1.0), folder=tmp_path)

@@ -62,7 +62,7 @@ def test_abilities_are_changes_with_their_bands(path):
     assert line.y[0] == 0
     (band,) = [trace for trace in bands if trace.xaxis == "x3" and "cloze" in trace.name]
     assert list(band.y) == [e.high for e in curve.values()] + [e.low for e in curve.values()][::-1]
-    assert [trace.name for trace in lines if trace.showlegend] == ["behind the instruction", "in a cloze, without instruction"]
+    assert [trace.name for trace in lines if trace.showlegend] == ["after the instruction", "in a cloze, without instruction"]
     assert [note.text for note in drawn.layout.annotations] == ["one", "&lt;two&gt;", "three", "four", "five"]
     # four panels in the first row, one below
     tops = [drawn.layout[f"yaxis{i or ''}"].domain[1] for i in (0, 2, 3, 4, 5)]

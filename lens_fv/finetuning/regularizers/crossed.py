@@ -37,7 +37,7 @@ class Crossed:
         if not prompts or not all(prompts):
             raise LensFVError(
                 f"guide by crossed prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; give the "
-                "tokens of inputs behind other instructions (`instruction_swapped_prompts`)"
+                "tokens of inputs after other instructions (`instruction_swapped_prompts`)"
             )
         self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 

@@ -194,7 +194,7 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
     first = targets.int().argmax(1)
     if not bool(targets.any(1).all()) or bool((first == 0).any()):
         raise LensFVError(
-            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer behind it; mask prompts"
+            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer after it; mask prompts"
         )
     return first - 1
 
