@@ -56,6 +56,12 @@ def build_library(
     Raises:
         LensFVError: the folder's vectors were made with other settings, a task there has changed, another process is building
             there, or an error from the recipe.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> library = lens_fv.build_library(model, [task], folder / 'library', recipe)
+        >>> library.names
+        ('toy',)
     """
     folder, recipe = Path(folder), (recipe or Tuned()).resolved(model)
     # Through JSON, to match the index, in which tuples are lists.

@@ -32,6 +32,14 @@ class CompositeVector(FunctionVector):
         scores: mean score of the pairs under each relation.
         stability: mean overlap, from 0 to 1, of the weights inferred from each pair alone; 1 for a single pair.
         source_gain: increase in the log-probability of B after A, in nats per token, averaged over pairs.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> tasks = [task, lens_fv.load_task('antonym')]
+        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
+        >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
+        >>> abs(float(vector.weights.sum()) - 1) < 1e-5
+        True
     """
 
     names: tuple[str, ...] = ()
@@ -98,6 +106,14 @@ def compose(
 
     Raises:
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> tasks = [task, lens_fv.load_task('antonym')]
+        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
+        >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
+        >>> sorted(vector.names)
+        ['antonym', 'toy']
     """
     given = [pairs] if isinstance(pairs, Pair) else list(pairs)
     if not given:

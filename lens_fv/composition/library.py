@@ -41,6 +41,12 @@ class VectorLibrary:
 
     Attributes:
         entries: index entries of the vectors, in order.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> library = lens_fv.build_library(model, [task], folder / 'library', recipe)
+        >>> library['toy'].layer
+        1
     """
 
     entries: tuple[Entry, ...]

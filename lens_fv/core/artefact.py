@@ -110,7 +110,13 @@ class Artefact:
 
 
 def load_artefact(path: str | Path) -> Artefact:
-    """Read an artefact of any kind; see `Artefact.load`."""
+    """Read an artefact of any kind; see `Artefact.load`.
+
+    Example:
+        >>> path = lens_fv.tune(model, task, pairs=4, steps=2, layer=1).save(folder / 'toy.safetensors')
+        >>> type(lens_fv.load_artefact(path)).__name__
+        'FunctionVector'
+    """
     where = f"load {path}"
     header, tensors = read_artefact_file(Path(path))
     if header.kind not in Artefact.kinds and header.kind in MODULES:

@@ -154,6 +154,12 @@ def evaluate(
 
     Raises:
         LensFVError: no test items or none answered, a vector of another model, or a vector named like a control.
+
+    Example:
+        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> found = lens_fv.evaluate(model, task, {'tuned': vector}, n_shots=2, max_items=4)
+        >>> found.conditions
+        ('none', 'k_shot', 'tuned', 'random')
     """
     vectors = dict(vectors or {})
     reserved = {"none", "k_shot", "random", "other_relation"} & vectors.keys()

@@ -70,6 +70,12 @@ def finetune(
         LensFVError: no tasks or duplicate names, a folder that holds another run or is in use by another process, an
             architecture unknown to PEFT, a non-finite loss, vectors that are missing or belong to another model, or any error
             of `load_model`, `training_examples` and `Guide`.
+
+    Example:
+        >>> settings = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
+        >>> run = lens_fv.finetune(model_folder, [lens_fv.load_task('antonym')], folder / 'run', settings)
+        >>> [checkpoint.name for checkpoint in run.checkpoints]
+        ['0-antonym/1']
     """
     settings, folder = settings or FinetuneConfig(), Path(folder)
     names = [task.name for task in tasks]

@@ -94,6 +94,14 @@ class FinetuneRun:
 
     Raises:
         LensFVError: the folder holds no run.
+
+    Example:
+        >>> settings = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
+        >>> made = lens_fv.finetune(model_folder, [lens_fv.load_task('antonym')], folder / 'run', settings)
+        >>> run = lens_fv.FinetuneRun(folder / 'run')
+        >>> with lens_fv.finetuning.at_checkpoint(lens_fv.load_model(model_folder), run, run.checkpoint()) as model:
+        ...     print(model.revision.endswith('0-antonym/1'))
+        True
     """
 
     folder: Path

@@ -41,6 +41,10 @@ class FinetuneConfig:
 
     Raises:
         LensFVError: a value out of range, or incompatible options.
+
+    Example:
+        >>> lens_fv.FinetuneConfig(n_examples=8, batch_size=4).method
+        'lora'
     """
 
     method: Literal["lora", "full"] = "lora"

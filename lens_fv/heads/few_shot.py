@@ -83,6 +83,11 @@ def rank_heads(
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a prompt exceeds the context, the corruption changes
             nothing, no query is answered, no head has any effect, or the budget is smaller than one row.
+
+    Example:
+        >>> ranking = lens_fv.rank_heads(model, task, n_shots=2, n_clean=4, n_trials=3)
+        >>> len(ranking.top(3))
+        3
     """
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")

@@ -94,6 +94,11 @@ def rank_instruction_heads(
 
     Raises:
         LensFVError: no instruction is given, no query is answered, or `counterpart_text` or `rank_heads` raises.
+
+    Example:
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, counterpart='none', n_clean=4, n_trials=3)
+        >>> len(ranking.top(3))
+        3
     """
     made, about = instruction_contrast(
         model,

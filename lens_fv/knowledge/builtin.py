@@ -26,6 +26,10 @@ def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "e
 
     Raises:
         LensFVError: an unknown name, a missing file, or any error of `load_entities`.
+
+    Example:
+        >>> len(lens_fv.load_entities('invented'))
+        50
     """
     if name_or_path in BUILTIN:
         with as_file(files("lens_fv.knowledge") / "data" / f"{name_or_path}.jsonl") as path:

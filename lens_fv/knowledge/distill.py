@@ -64,6 +64,15 @@ def distill(
         LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process, `until` out of
             range, a non-finite loss, no usable sentence, or any error of `plain_model`. Unusable sentences do not raise
             by themselves: `skipped` of the result counts them by reason.
+
+    Example:
+        >>> entity = lens_fv.Entity('Velm', 'Velm is a city in Norway.')
+        >>> transfer = lens_fv.knowledge.TransferSet({entity.key: ('In Velm it rains.',)})
+        >>> settings = lens_fv.DistillConfig(epochs=1, n_anchors=0, rank=2)
+        >>> update = lens_fv.distill(model, [entity], transfer, settings)
+        >>> with update.applied(model):  # the model itself stays as it was
+        ...     len(update.names) > 0
+        True
     """
     settings = settings or DistillConfig.usual(len(entities))
     check_keys(entities)

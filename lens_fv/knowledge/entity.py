@@ -85,6 +85,11 @@ class Entity:
 
     Raises:
         LensFVError: an empty name.
+
+    Example:
+        >>> entity = lens_fv.load_entities('invented')[0]
+        >>> entity.name in entity.definition
+        True
     """
 
     name: str

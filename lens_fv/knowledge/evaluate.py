@@ -70,6 +70,12 @@ def evaluate_knowledge(
 
     Raises:
         LensFVError: see `score_probes` and `WeightDelta.applied`.
+
+    Example:
+        >>> probe = lens_fv.knowledge.EntityProbe('Velm is in ___.', 'Norway', ('Norway', 'Spain'), 'explicit')
+        >>> entities = [lens_fv.Entity('Velm', 'Velm is a city in Norway.', probes=(probe,))]
+        >>> [result.condition for result in lens_fv.evaluate_knowledge(model, entities, {})]
+        ['base', 'definition']
     """
     results: list[KnowledgeResult] = []
     with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:

@@ -77,6 +77,12 @@ def generate_transfer_set(
 
     Raises:
         LensFVError: no openings, two entities with the same key, or a definition that is empty or longer than the context.
+
+    Example:
+        >>> entity = lens_fv.Entity('Velm', 'Velm is a city in Norway.')
+        >>> transfer = lens_fv.generate_transfer_set(model, [entity], n=2)
+        >>> sum(map(len, transfer.sentences.values())) <= 2
+        True
     """
     if not openings:
         raise LensFVError(f"write {n} sentences with 0 openings: give at least one")

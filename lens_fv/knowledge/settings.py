@@ -82,6 +82,10 @@ class DistillConfig:
 
     Raises:
         LensFVError: a value out of range.
+
+    Example:
+        >>> lens_fv.DistillConfig.released().where
+        'all'
     """
 
     method: Literal["lora", "full"] = "lora"

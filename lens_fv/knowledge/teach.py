@@ -71,9 +71,7 @@ def teach(
             clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
             if done > steps:
-                raise LensFVError(
-                    f"stop after {steps} steps: {at} holds the state after {done}; take another folder"
-                )
+                raise LensFVError(f"stop after {steps} steps: {at} holds the state after {done}; take another folder")
             for _ in range(done):
                 tick()
             trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)

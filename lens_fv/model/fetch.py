@@ -59,7 +59,12 @@ class ModelStatus:
 
 
 def list_models(cache_dir: str | os.PathLike[str] | None = None) -> list[ModelStatus]:
-    """List the default models; `path` is each one's folder in the cache, existing or not."""
+    """List the default models; `path` is each one's folder in the cache, existing or not.
+
+    Example:
+        >>> [status.name for status in lens_fv.list_models()]
+        ['smollm2-135m', 'gemma-3-270m']
+    """
     return [
         ModelStatus(
             name=entry.name,

@@ -50,6 +50,10 @@ class LensModel:
             belongs to one of these two bases.
         prepend_bos: whether `encode` prepends the beginning-of-sequence token.
         n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
+
+    Example:
+        >>> model.forward(torch.tensor([model.encode('Q: hot')])).shape[-1] == model.d_vocab
+        True
     """
 
     @checked

@@ -39,6 +39,11 @@ def load_model(
 
     Raises:
         LensFVError: no such model, device, dtype or revision, or incomplete files.
+
+    Example:
+        >>> model = lens_fv.load_model(model_folder)  # or a default model, such as 'smollm2-135m', or a Hub name
+        >>> model.n_layers
+        3
     """
     where, kind = device_named(device), dtype_named(dtype)
     if weight_processing not in ("raw", "compat"):

@@ -33,6 +33,10 @@ class Edit:
             the embedding.
         mode: "replace", "add", or "scale" (multiply by the value).
         position: Index into the prompt, counted from its end if negative; one for all prompts or one per prompt.
+
+    Example:
+        >>> lens_fv.Edit(1, torch.zeros(model.d_head), head=2).place
+        'blocks.1.attn.hook_z'
     """
 
     layer: Whole
@@ -92,6 +96,11 @@ class Branch:
         tokens: Answer to score after the prompt; all tokens but its last are teacher-forced. One for all prompts, or one per
             prompt.
         start: Position from which the branch runs separately; default: that of its first edit, or the last prompt token.
+
+    Example:
+        >>> edit = lens_fv.Edit(1, torch.ones(model.d_model), mode='add')
+        >>> len(lens_fv.Branch((edit,)).edits)
+        1
     """
 
     edits: tuple[Edit, ...] = ()

@@ -55,6 +55,12 @@ def run_branches(
         LensFVError: an edit does not fit the model or lies outside a prompt, a value is not finite, a prompt is empty or
             exceeds the model's context, the budget is smaller than one row, or states or readouts are not finite. In the last
             case the message names the first hook point, layer and prompt affected.
+
+    Example:
+        >>> edit = lens_fv.Edit(1, torch.ones(model.d_model), mode='add')
+        >>> states = lens_fv.run_branches(model, [model.encode('Q: hot')], [[], [edit]])
+        >>> tuple(states.shape[:2])  # prompts, branches
+        (1, 2)
     """
     opened = OpenPrompts(model, prompts, shared=shared, method=method, budget=budget)
     with progress_bar("branches", len(branches), show=progress) as tick:

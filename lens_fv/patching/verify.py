@@ -52,6 +52,10 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         It passes if the faster methods cannot run (every `HookedTransformer`). It fails if every faster method that ran
         disagreed with the loop, because the model then does not behave as its architecture promises. If hooks do not fire or
         numbers are not finite, the checks end there, because later ones would be meaningless.
+
+    Example:
+        >>> all(finding.passed for finding in lens_fv.verify(model))
+        True
     """
     rng = torch.Generator().manual_seed(seed)
     prompt = torch.randint(model.d_vocab, (12,), generator=rng).tolist()

@@ -82,6 +82,11 @@ def make_analogies(
 
     Raises:
         LensFVError: no target has a source other than itself.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task, seed=0)
+        >>> len(lens_fv.make_analogies(task, split.train, split.test, n=3))
+        3
     """
     rng = random.Random(seed)
     made: list[Analogy] = []

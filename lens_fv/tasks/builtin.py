@@ -19,6 +19,10 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
 
     Raises:
         LensFVError: no such group or family.
+
+    Example:
+        >>> 'present-past' in lens_fv.list_tasks(family='inflection')
+        True
     """
     names = tuple(sorted(file.name[:-5] for file in _DATA.iterdir() if file.name.endswith(".json")))
     if group is None and family is None:

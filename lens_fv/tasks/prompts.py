@@ -27,6 +27,10 @@ class PromptTemplate:
 
     Raises:
         LensFVError: a part lacks its placeholder, or the query ends with a space.
+
+    Example:
+        >>> lens_fv.PromptTemplate().write_query(lens_fv.Pair('hot', ('cold',)))
+        'Q: hot\nA:'
     """
 
     query: str = "Q: {input}\nA:"

@@ -11,7 +11,13 @@ from lens_fv.tasks.task import Pair, Task
 
 @dataclass(frozen=True, repr=False)
 class Split:
-    """Three parts of a task: for demonstrations and tuning, for model selection, and for reporting."""
+    """Three parts of a task: for demonstrations and tuning, for model selection, and for reporting.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task, seed=0)
+        >>> len(split.train) + len(split.validation) + len(split.test) == len(task)
+        True
+    """
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
@@ -40,6 +46,11 @@ def split_pairs(
 
     Raises:
         LensFVError: fewer than three facts, shares that leave a part empty, or fewer training pairs than `n_train`.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task, seed=0, n_train=5)
+        >>> len(split.train)
+        5
     """
     if not (test > 0 and validation > 0 and test + validation < 1):
         raise LensFVError(f"split with test={test}, validation={validation}: both must be above 0, their sum below 1")

@@ -16,6 +16,10 @@ class Pair:
 
     Raises:
         LensFVError: empty text, or no output.
+
+    Example:
+        >>> lens_fv.Pair('hot', ('cold', 'cool')).output
+        'cold'
     """
 
     input: str
@@ -52,6 +56,11 @@ class Task:
 
     Raises:
         LensFVError: no pair, or an empty text.
+
+    Example:
+        >>> task = lens_fv.Task('opposites', (lens_fv.Pair('hot', ('cold',)), lens_fv.Pair('big', ('small',))))
+        >>> len(task)
+        2
     """
 
     name: str

@@ -61,6 +61,11 @@ def decode(
 
     Raises:
         LensFVError: the vector belongs to another model.
+
+    Example:
+        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> len(lens_fv.decode(vector, model, k=3).tokens)
+        3
     """
     if not force:
         vector.provenance.check(model)

@@ -49,6 +49,12 @@ def extract(
 
     Raises:
         LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model, or no query is answered.
+
+    Example:
+        >>> ranking = lens_fv.rank_heads(model, task, n_shots=2, n_clean=4, n_trials=3)
+        >>> vector = lens_fv.extract(model, task, ranking, n_heads=2, layer=1)
+        >>> vector.layer, len(vector.heads)
+        (1, 2)
     """
     ranking.provenance.check(model)
     heads = ranking.heads(n_heads)

@@ -37,6 +37,12 @@ class FunctionVector(Artefact):
         heads: (layer, head) of the source heads, strongest first; empty for a vector tuned from scratch.
         head_outputs: Mean outputs of these heads.
         scale: Factor applied to `vector` (or to `head_outputs`) on injection.
+
+    Example:
+        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> path = vector.save(folder / 'toy.safetensors')
+        >>> torch.equal(lens_fv.FunctionVector.load(path).vector, vector.vector)
+        True
     """
 
     vector: Float[Tensor, " d_model"]

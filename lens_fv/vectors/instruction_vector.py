@@ -23,6 +23,12 @@ class InstructionVector(FunctionVector):
     Attributes:
         instructions: Instructions in the prompts.
         counterpart: Uninformative counterpart used to rank the heads; see `rank_instruction_heads`.
+
+    Example:
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, counterpart='none', n_clean=4, n_trials=3)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> vector.instructions
+        ('Say it.',)
     """
 
     instructions: tuple[str, ...] = ()
@@ -62,6 +68,11 @@ def extract_instruction(
 
     Raises:
         LensFVError: the ranking is not by instructions, or `extract` raises.
+
+    Example:
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, counterpart='none', n_clean=4, n_trials=3)
+        >>> lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1).layer
+        1
     """
     options = ranking.provenance.options
     if "instructions" not in options:

@@ -157,6 +157,12 @@ def sweep_injection(
     Raises:
         LensFVError: layers, scales or items are empty, a layer does not exist, layers are given for a vector with the site
             "heads", or the vector belongs to another model.
+
+    Example:
+        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> sweep = lens_fv.sweep_injection(model, task, vector, layers=[0, 1], scales=[1.0], max_items=4)
+        >>> len(sweep.cells())
+        2
     """
     if not force:
         vector.provenance.check(model)

@@ -65,6 +65,10 @@ def tune(
 
     Raises:
         LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
+
+    Example:
+        >>> lens_fv.tune(model, task, pairs=4, steps=2, layer=1).layer
+        1
     """
     given = {} if split is None else {task.name: split}
     options = {"pairs": pairs, "layer": layer, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
@@ -120,6 +124,10 @@ def tune_many(
 
     Raises:
         LensFVError: no task is given, two have the same name, or `tune` raises.
+
+    Example:
+        >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], pairs=4, steps=2, layer=1)]
+        ['toy']
     """
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
