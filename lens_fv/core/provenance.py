@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from lens_fv import __version__
+from lens_fv.core.choices import Seed, checked
 from lens_fv.errors import LensFVError
 
 
@@ -37,6 +38,7 @@ class ModelFacts(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Provenance:
     """Where an artefact came from.
@@ -64,7 +66,7 @@ class Provenance:
     task: str
     task_hash: str
     prompts_hash: str
-    seed: int
+    seed: Seed
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
