@@ -68,5 +68,5 @@ def track_checkpoints(
 def _again(file: Path, probes: Sequence[TaskProbe], seed: int) -> CheckpointMeasurement:
     moment, asked = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
     if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
-        raise LensFVError(f"go on with the moments in {file.parent}: {file.name} is of other questions; choose another folder")
+        raise LensFVError(f"resume in {file.parent}: {file.name} was measured with other probes; choose another folder")
     return moment

@@ -159,8 +159,6 @@ def class_effects(
     """
     if not model.attention_layers:
         raise LensFVError(f"class effects in {model.name}: it {model.no_heads()}")
-    if n_trials < 1 or n_clean < 1:
-        raise LensFVError(f"class effects on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)
 
     def prompts(n: int, corrupt: Literal["none", "permutation", "derangement"], seed: int) -> list[Prompt]:

@@ -163,8 +163,6 @@ def instruction_contrast(
     given = tuple(instructions if instructions is not None else task.instructions)
     if not given:
         raise LensFVError(f"rank heads by the instructions of {task.name}: it has none; give some")
-    if n_trials < 1 or n_clean < 1:
-        raise LensFVError(f"rank heads on {n_clean} clean prompts and {n_trials} trials: each must be at least 1")
     split = split or split_pairs(task, seed=seed)
     asked = choose_queries(
         model,

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.measure import behind
+from lens_fv.knowledge.measure import after_definition
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks.token_classes import token_spans
 
@@ -55,7 +55,7 @@ def make_example(
     begin = entity.mention_end(sentence) if where == "after_mention" else 0
     if begin is None:
         return "no mention"
-    teacher = model.encode(behind(entity.definition, sentence))
+    teacher = model.encode(after_definition(entity.definition, sentence))
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
         return "too long"

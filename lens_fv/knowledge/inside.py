@@ -12,7 +12,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.examples import tokens_before
-from lens_fv.knowledge.measure import behind, definitions
+from lens_fv.knowledge.measure import after_definition, definitions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit
 
@@ -42,7 +42,7 @@ def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str
     place = entity.mention(text)
     if place is None:
         raise LensFVError(f"find {entity.key} in {text[:60]!r}: it is not mentioned there; give it that name as an alias")
-    whole = behind(definition, text)
+    whole = after_definition(definition, text)
     begin, end = (at + len(whole) - len(text) for at in place)
     return Mention(tuple(model.encode(whole)), tokens_before(model, whole, begin), tokens_before(model, whole, end) - 1)
 

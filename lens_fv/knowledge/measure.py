@@ -82,11 +82,13 @@ def probe_prompts(
     encoded: list[EncodedPrompt] = []
     for entity, probe in asked:
         bare = probe.prompt(whole=whole)
-        encoded.append(encode_prompt(model, replace(bare, text=behind((context or {}).get(entity.key, ""), bare.text))))
+        encoded.append(
+            encode_prompt(model, replace(bare, text=after_definition((context or {}).get(entity.key, ""), bare.text)))
+        )
     return encoded
 
 
-def behind(definition: str, text: str) -> str:
+def after_definition(definition: str, text: str) -> str:
     """Put the definition before the text, or return the text alone if the definition is empty."""
     return f"{definition}{JOIN}{text}" if definition else text
 

@@ -83,12 +83,7 @@ class TransferSet:
             entities: entities that share sentences. A single entity gets none.
             n: maximum number of shared sentences per entity.
             seed: seed of the random draw.
-
-        Raises:
-            LensFVError: `n` is negative.
         """
-        if n < 0:
-            raise LensFVError(f"share {n} sentences: 0 or more")
         rng, found = random.Random(seed), dict(self.sentences)
         pairs = [(other, text) for other in entities for text in self.sentences.get(other.key, ())]
         for entity in entities:

@@ -50,7 +50,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert before == {file: file.stat().st_mtime_ns for file in before}
     code, _, error = run("dynamics", "mine", "--task", "synonym", *PLAINLY, "--seed", "1", model=False)
     assert code == 2
-    assert "is of other questions; choose another folder" in error
+    assert "was measured with other probes; choose another folder" in error
 
 
 def test_guided_training_and_averages(run, tmp_path):  # noqa: F811

@@ -205,7 +205,7 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     assert [half.moments[m] for m in half.ends] == ["0", "0-one/4"]
     with pytest.raises(LensFVError, match="of which ends of tasks: 0-one/4; it needs all"):
         continual_metrics(half, run.tasks)
-    with pytest.raises(LensFVError, match="is of other questions; choose another folder"):
+    with pytest.raises(LensFVError, match="was measured with other probes; choose another folder"):
         track_checkpoints(model, run, each[:1], folder=tmp_path)
 
 
