@@ -50,6 +50,7 @@ class Study(Generic[S]):
         model: Model to study.
         folder: Folder for vectors and rows; jobs whose rows are there are not run again.
         settings: Settings of the study.
+        source: Name or folder that the model was loaded from, for studies that fine-tune it; default: the model's name.
         progress: Show progress bars.
 
     Attributes:
@@ -69,8 +70,17 @@ class Study(Generic[S]):
     models: ClassVar[tuple[str, ...]] = ("smollm2-135m",)
     external: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: LensModel, folder: str | Path, settings: S, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        model: LensModel,
+        folder: str | Path,
+        settings: S,
+        *,
+        source: str | Path | None = None,
+        progress: bool = False,
+    ) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
+        self.source = source or model.name
         about: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
         for key in self.external:
             about[key] = about[key] and Path(about[key]).name  # wherever the file is
