@@ -50,7 +50,7 @@ class Method:
 
 METHODS: Mapping[str, tuple[Method, ...]] = {
     "lora": (Method(),),
-    "full": tuple(Method({"method": "full", "learning_rate": rate}) for rate in (1e-5, 5e-5)),
+    "full": tuple(Method({"update": "full", "learning_rate": rate}) for rate in (1e-5, 5e-5)),
     "replay": tuple(Method({"replay": share}) for share in (0.1, 0.25)),
     "ewc": tuple(Method({"ewc": weight}) for weight in (1e2, 1e4)),
     "o-lora": tuple(Method({"orthogonal": weight}) for weight in (0.05, 0.5)),
