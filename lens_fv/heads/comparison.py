@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
 from lens_fv.errors import LensFVError
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]

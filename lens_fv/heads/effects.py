@@ -16,6 +16,7 @@ from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
 
 Unit = Literal["head", "group"]
+Metric = Literal["prob", "logprob", "logit", "logit_diff"]
 
 
 class HeadEffect(NamedTuple):

@@ -101,7 +101,7 @@ def test_verify_and_bench(run, model_folder):
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
     assert bench["max_abs_error"] < 1e-5
-    assert bench["method"] == "rows"
+    assert bench["backend"] == "rows"
 
 
 def test_bench_sweep_tune_memory(run, tmp_path):

@@ -69,6 +69,8 @@ def options() -> Iterator[tuple[str, Callable[..., Any], str, list[Any]]]:
     for name, thing in public():
         owner = thing.__init__ if inspect.isclass(thing) else thing
         hints = get_type_hints(inspect.unwrap(owner), include_extras=True, localns=vars(lens_fv))
+        if hasattr(thing, "__signature__"):  # options that a dataclass states
+            hints |= {each.name: each.annotation for each in inspect.signature(thing).parameters.values()}
         for parameter in inspect.signature(thing).parameters.values():
             if parameter.name in hints:
                 yield name, thing, parameter.name, list(leaves(hints[parameter.name]))

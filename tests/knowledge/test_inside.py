@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lens_fv import LensFVError
-from lens_fv.heads.corruptions import noise_on
+from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge import (
     Entity,
     EntityProbe,
