@@ -16,7 +16,7 @@ from lens_fv.vectors import random_like
 from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
 from lens_fv.vectors.baselines.head_weights import head_writes
 from lens_fv.vectors.baselines.lora import projections
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors.examples import validation_prompts
 
 FEW = {"pairs": 8, "steps": 5}
 SHOTS = {"n_shots": 2, "n_prompts": 3}
