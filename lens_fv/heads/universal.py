@@ -136,6 +136,12 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
     Raises:
         LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
             `rank_heads` raises.
+
+    Example:
+        >>> options = {'instruction': 'Please do0 it', 'corruption': 'instruction', 'n_shots': 0}
+        >>> universal = lens_fv.universal_heads(capable_model, capable_tasks, n_clean=3, n_trials=3, **options)
+        >>> universal.tasks
+        ('task0', 'task1', 'task2')
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
