@@ -16,7 +16,7 @@ from lens_fv.core.choices import Count, Level, Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.effects import Effects, Metric
 from lens_fv.heads.options import RankingConfig, RankingOptions
 from lens_fv.heads.protocol import rank_heads
@@ -93,7 +93,7 @@ class UniversalHeads(Effects):
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
                 row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
                 f"majority {row.majority:.2f}"
