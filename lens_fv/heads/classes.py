@@ -13,7 +13,7 @@ from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import bootstrap_means
+from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.heads.options import PromptsConfig, RunOptions
@@ -33,9 +33,7 @@ class ClassEffect(NamedTuple):
     layer: int
     head: int
     token_class: str
-    effect: float
-    low: float
-    high: float
+    effect: Estimate
 
     @property
     def name(self) -> str:
@@ -90,13 +88,13 @@ class ClassEffects(Artefact):
         """The `n` largest mean effects (default: all) in descending order, optionally of one token class."""
         if token_class is not None:
             self.of(token_class)
-        mean, (low, high) = self.mean, self.interval()
-        found = [
-            ClassEffect(i, j, self.classes[k], *(float(x[i, j, k]) for x in (mean, low, high)))
-            for i, j, k in np.ndindex(*mean.shape)
+        numbers, trials = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
+        effects = [
+            ClassEffect(i, j, self.classes[k], Estimate(*numbers[i, j, k].tolist(), n=trials))
+            for i, j, k in np.ndindex(*numbers.shape[:3])
             if token_class in (None, self.classes[k])
         ]
-        return sorted(found, key=lambda e: e.effect, reverse=True)[:n]
+        return sorted(effects, key=lambda e: e.effect.mean, reverse=True)[:n]
 
     def heatmap_data(self) -> Tensor:
         """The mean effect of each layer's strongest head (of either sign) at each class, (layers, classes)."""
@@ -110,7 +108,7 @@ class ClassEffects(Artefact):
         """See `Artefact.summary`."""
         top = self.top()
         best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
-        rows = {name: f"{e.name} {e.effect:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for name, e in best.items()}
+        rows = {name: f"{e.name} {e.effect:+.3f}" for name, e in best.items()}
         counts = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
         return super().summary() | counts | {f"top head at {name}": text for name, text in rows.items()}
 

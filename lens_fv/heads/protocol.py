@@ -324,7 +324,7 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
             effects=effects,
             baseline=baseline,
             z=means.z.cpu(),
-            carry=means.carry.cpu(),
+            post_attn_gain=means.post_attn_gain.cpu(),
             resid_norm=means.resid_norm.cpu(),
             metric=options.metric,
             unit=options.unit,

@@ -19,13 +19,13 @@ class HeadRanking(Effects):
     Attributes:
         effects: Metric with the head patched minus the unpatched metric, per corrupted prompt.
         baseline: Unpatched metric of the corrupted prompts.
-        z, carry, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
+        z, post_attn_gain, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
         metric: Measure of the answer's first token; see `rank_heads`.
     """
 
     baseline: Float[Tensor, " trials"]
     z: Float[Tensor, "layers heads d_head"]
-    carry: Float[Tensor, "layers d_model"]
+    post_attn_gain: Float[Tensor, "layers d_model"]
     resid_norm: Float[Tensor, " layers"]
     metric: Metric
 
@@ -35,7 +35,7 @@ class HeadRanking(Effects):
         layers, heads, d_model, d_head = self.provenance.shape
         require_shape("head ranking's baseline", self.baseline, (len(self.effects),))
         require_shape("head ranking's mean outputs", self.z, (layers, heads, d_head))
-        require_shape("head ranking's carry", self.carry, (layers, d_model))
+        require_shape("head ranking's post_attn_gain", self.post_attn_gain, (layers, d_model))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -169,6 +169,6 @@ def test_what_may_be_passed_is_passed(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_dataclass_is_checked_whenever_one_is_made():
     with pytest.raises(
-        LensFVError, match=r"^FinetuneConfig\(method='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
+        LensFVError, match=r"^FinetuneConfig\(update='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
     ):
-        dataclasses.replace(lens_fv.FinetuneConfig(), method="LoRA")
+        dataclasses.replace(lens_fv.FinetuneConfig(), update="LoRA")

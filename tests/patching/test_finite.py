@@ -110,9 +110,9 @@ def test_verify_fails_where_numbers_are_none(tiny_model):
 
 def test_a_model_without_hooks_names_the_module(tiny_model):
     plain = plain_model(broken(tiny_model, "model.layers.2.self_attn.o_proj.weight"))
-    lesson = DistillationExample("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
+    example = DistillationExample("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
     with pytest.raises(LensFVError, match=r"text 0 of a batch, first at model\.layers\.2\.self_attn\.o_proj; its weight"):
-        teacher_targets(plain, [lesson], pad=0, temperature=1.0, top_k=None)
+        teacher_targets(plain, [example], pad=0, temperature=1.0, top_k=None)
     ids = torch.tensor([PROMPTS[0]])
     with pytest.raises(LensFVError, match="drift: logits not finite"):
         plain_logits(plain, "drift", {"input_ids": ids})
