@@ -17,7 +17,7 @@ from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.effects import Effects, Metric
 from lens_fv.heads.options import RankingConfig, RankingOptions
 from lens_fv.heads.protocol import rank_heads
@@ -95,7 +95,7 @@ class UniversalHeads(Effects):
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
                 row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
                 for row in self.rows
