@@ -106,7 +106,7 @@ def train_head_weights(
     elif means is None:
         shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
         means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=progress)
-    writes = head_writes(model, means.z, means.carry).flatten(0, 1)
+    writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
     candidates = [(at, rate) for at in tuned_layers(model, layer) for rate in learning_rates(learning_rate)]
     layers = [at for at, _ in candidates]
@@ -143,12 +143,12 @@ def train_head_weights(
 
 
 def head_writes(
-    model: LensModel, z: Float[Tensor, "layers heads d_head"], carry: Float[Tensor, "layers d_model"]
+    model: LensModel, z: Float[Tensor, "layers heads d_head"], post_attn_gain: Float[Tensor, "layers d_model"]
 ) -> Float[Tensor, "layers heads d_model"]:
     """Each head's own contribution to the residual stream; 0 in layers without attention heads."""
     written = torch.zeros(model.n_layers, model.n_heads, model.d_model, device=model.device)
     for layer in model.attention_layers:
         alone = torch.zeros(model.n_heads, model.n_heads, model.d_head, device=model.device)
         alone[range(model.n_heads), range(model.n_heads)] = z[layer].to(model.device)
-        written[layer] = model.head_write(layer, alone).float() * carry[layer].to(model.device)
+        written[layer] = model.head_write(layer, alone).float() * post_attn_gain[layer].to(model.device)
     return written
