@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch.nn import Parameter
 
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Natural, Positive, Seed, Whole, checked
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
@@ -20,6 +22,9 @@ from lens_fv.vectors.baselines.fitting import fit
 from lens_fv.vectors.batches import open_batches
 from lens_fv.vectors.extract import validation_prompts
 from lens_fv.vectors.tune import DEPTHS, LEARNING_RATES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
@@ -49,6 +54,14 @@ class HeadWeights(FunctionVector):
     def heatmap_data(self) -> Tensor:
         """See `Artefact.heatmap_data`."""
         return self.weights
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head with its weight."""
+        return data_frame(
+            {"layer": layer, "head": head, "weight": weight}
+            for layer, row in enumerate(self.weights.tolist())
+            for head, weight in enumerate(row)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

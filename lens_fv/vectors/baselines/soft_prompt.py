@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Count, Positive, Seed, checked
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
@@ -20,6 +21,10 @@ from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, enco
 from lens_fv.vectors.baselines.fitting import fit
 from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.extract import validation_prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 LEARNING_RATES = (0.05, 0.2)
 PLACE = "blocks.0.hook_resid_pre"
@@ -96,6 +101,12 @@ class SoftPrompt(Artefact):
 
         with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per learned state: its position in the prompt and its norm."""
+        return data_frame(
+            {"position": self.start + i, "norm": norm} for i, norm in enumerate(self.states.norm(dim=-1).tolist())
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
