@@ -124,7 +124,7 @@ def test_tables_are_of_every_kind():
 def ranking(trials: int = 8) -> HeadRanking:
     effects = torch.randn(trials, 2, 2, generator=torch.Generator().manual_seed(1))
     effects[:, 1, 0] += 5
-    about = {"z": torch.zeros(2, 2, 2), "carry": torch.zeros(2, 4), "resid_norm": torch.ones(2), "metric": "prob"}
+    about = {"z": torch.zeros(2, 2, 2), "post_attn_gain": torch.zeros(2, 4), "resid_norm": torch.ones(2), "metric": "prob"}
     return HeadRanking(provenance=made_provenance(), effects=effects, baseline=torch.zeros(trials), **about)
 
 
@@ -270,8 +270,8 @@ RESULT_TABLES = {
             *with_interval("explicit_accuracy"),
             *with_interval("inferential_accuracy"),
             *with_interval("perplexity"),
-            *with_interval("elsewhere_accuracy"),
-            *with_interval("elsewhere_perplexity"),
+            *with_interval("locality_accuracy"),
+            *with_interval("locality_perplexity"),
             *with_interval("kl_to_base_nats_per_token"),
         ],
     ),
@@ -400,6 +400,7 @@ def test_every_public_result_has_a_summary_a_table_and_a_file(room):
     module = importlib.import_module(f"lens_fv.{room}")
     classes = {name: kind for name in module.__all__ if inspect.isclass(kind := getattr(module, name))}
     rows = {name for name in classes if name in ROWS or re.search(r"(?<!Knowledge)(Result|Difference)$", name)}
+    rows |= {name for name in classes if re.search(r"(Config|Options)$", name)}
     results = {name: kind for name, kind in classes.items() if name not in rows | INPUTS.get(room, set())}
     for name, kind in results.items():
         assert callable(getattr(kind, "summary", None)), name

@@ -100,11 +100,11 @@ def _asked(
 ) -> "TaskProbe":
     """Make the probe of a task from its vector before training; saves the ranking and the vector."""
     from lens_fv.dynamics import make_task_probe
-    from lens_fv.heads import instruction_contrast, rank_contrast
+    from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
     from lens_fv.vectors import extract_instruction, sweep_injection
 
-    contrast, about = instruction_contrast(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
-    ranking = rank_contrast(model, task, contrast, options=about, seed=seed, folder=folder / "rankings", progress=True)
+    contrast = make_instruction_prompts(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
+    ranking = rank_prompts(model, task, contrast, MediationOptions(seed=seed, folder=folder / "rankings", progress=True))
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
     sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=items, template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)

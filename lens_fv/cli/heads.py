@@ -26,7 +26,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="File to write; the defa
 Metric = Annotated[
     Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Effect metric, on the answer's first token.")
 ]
-Against = Annotated[
+Foil = Annotated[
     str | None, typer.Option(help="Wrong answer for logit_diff; default: the likeliest wrong token of the corrupted prompt.")
 ]
 Source = Annotated[str, typer.Option(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
@@ -65,7 +65,7 @@ def rank(
     trials: Trials = 25,
     queries: Queries = "all",
     metric: Metric = "prob",
-    against: Against = None,
+    foil: Foil = None,
     source: Source = "mean",
     mode: Mode = "replace",
     corruption: Corruption = "permutation",
@@ -118,7 +118,7 @@ def rank(
         n_trials=trials,
         queries=queries,
         metric=metric,
-        against=against,
+        foil=foil,
         source=given,
         mode=mode,
         corruption=corruption,

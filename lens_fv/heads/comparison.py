@@ -15,7 +15,7 @@ from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 Unit = Literal["head", "group"]
+Metric = Literal["prob", "logprob", "logit", "logit_diff"]
 
 
 class HeadEffect(NamedTuple):

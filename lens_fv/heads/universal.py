@@ -4,8 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,19 +12,20 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.core.artefact import require_shape
-from lens_fv.core.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.choices import Count, Level, Natural, checked
+from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, Queries, asked_facts, competence
-from lens_fv.heads.effects import Effects
-from lens_fv.heads.few_shot import rank_heads
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.effects import Effects, Metric
+from lens_fv.heads.options import RankingConfig, RankingOptions
+from lens_fv.heads.protocol import rank_heads
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.heads.significance import Correction
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
+from lens_fv.tasks import Task, build_prompts, split_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,65 +114,72 @@ class UniversalHeads(Effects):
 
 
 @checked
-def universal_heads(
-    model: LensModel,
-    tasks: Sequence[Task],
-    *,
-    n_shots: Natural = 10,
-    n_clean: Count = 100,
-    n_trials: Count = 25,
-    queries: Queries = "all",
-    max_items: Count = 100,
-    template: PromptTemplate = TODD,
-    instruction: str | None = None,
-    seed: Seed = 0,
-    folder: str | Path | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> UniversalHeads:
+@dataclass(frozen=True, kw_only=True)
+class UniversalHeadsConfig(RankingConfig):
+    """Options of `universal_heads` that are words and numbers: those of `rank_heads`, and which tasks to keep.
+
+    Attributes:
+        max_items: Maximum number of validation pairs on which a task's accuracy is measured.
+    """
+
+    max_items: Count = 100
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class UniversalHeadsOptions(UniversalHeadsConfig, RankingOptions):
+    """All options of `universal_heads`."""
+
+
+@takes_options(UniversalHeadsOptions, UniversalHeadsConfig)
+def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsOptions) -> UniversalHeads:
     """Rank heads on every task where the model beats a constant answer, and average over tasks (Todd et al. 2024).
+
+    With `folder`, every task's accuracy and ranking are stored there, so that an interrupted run resumes. Provenance records
+    the numbers of queries, summed over the kept tasks.
 
     Args:
         model: Model to rank.
         tasks: Tasks; each is split by `split_pairs(task, seed=seed)` and queried on validation pairs.
-        n_shots: Number of demonstrations per prompt, for accuracy and ranking.
-        n_clean: Number of clean prompts per task.
-        n_trials: Number of corrupted prompts per task.
-        queries: Queries of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`.
-            Provenance records both counts, summed over the kept tasks.
-        max_items: Maximum number of validation pairs for measuring accuracy.
-        template: Prompt template.
-        instruction: See `rank_heads`.
-        seed: Seed of splits and all random draws.
-        folder: Folder to store every task's accuracy and ranking in. Stored results of the same settings are loaded, so an
-            interrupted run resumes; runs with other settings add their own files.
-        progress: Show a progress bar.
-        options: Further options of `rank_heads`: metric, source, mode, corruption, unit and so on.
+        options: Keywords of `rank_heads` except `split`, and `max_items`; see `UniversalHeadsConfig`.
 
     Raises:
-        LensFVError: no task is given, two have the same name, the model can do none of them, or `rank_heads` raises.
+        LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
+            `rank_heads` raises.
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
         raise LensFVError(f"universal heads of {len(names)} tasks of {len(set(names))} names: give tasks of different names")
-    shared: dict[str, Any] = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
-    splits = [split_pairs(task, seed=seed) for task in tasks]
+    if options.split is not None:
+        raise LensFVError("universal heads on one split: every task is split by itself; leave the split out")
+    splits = [split_pairs(task, seed=options.seed) for task in tasks]
     for split in splits:  # fail before anything runs
-        build_prompts(split.validation, split.train, n_shots=n_shots)
-    found: list[Competence] = []
+        build_prompts(split.validation, split.train, n_shots=options.n_shots)
+    accuracies: list[Competence] = []
     rankings: list[HeadRanking] = []
-    steps = n_clean + n_trials
-    with progress_bar("universal heads", len(tasks) * (1 + steps), show=progress) as tick:
+    steps = options.n_clean + options.n_trials
+    with progress_bar("universal heads", len(tasks) * (1 + steps), show=options.progress) as bar:
+        tick = options.tick or bar
         for task, split in zip(tasks, splits, strict=True):
-            common = {**shared, "split": split, "folder": folder}
-            found.append(competence(model, task, items=split.validation[:max_items], **common))
+            accuracies.append(
+                competence(
+                    model,
+                    task,
+                    items=split.validation[: options.max_items],
+                    split=split,
+                    n_shots=options.n_shots,
+                    template=options.template,
+                    instruction=options.instruction,
+                    seed=options.seed,
+                    folder=options.folder,
+                )
+            )
             tick()
             with _share(tick, steps) as step:
-                if found[-1].beats_majority:
-                    prompts = {"n_clean": n_clean, "n_trials": n_trials, "queries": queries}
-                    rankings.append(rank_heads(model, task, tick=step, **prompts, **common, **options))
+                if accuracies[-1].beats_majority:
+                    rankings.append(rank_heads(model, task, options, split=split, tick=step, progress=False))
     if not rankings:
-        numbers = ", ".join(f"{c.provenance.task} {c.accuracy.mean:.2f} (majority {c.majority:.2f})" for c in found)
+        numbers = ", ".join(f"{c.provenance.task} {c.accuracy.mean:.2f} (majority {c.majority:.2f})" for c in accuracies)
         raise LensFVError(
             f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
         )
@@ -185,14 +192,14 @@ def universal_heads(
         task_hash=_digest([r.provenance.task_hash for r in rankings]),
         prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
         method="causal mediation, averaged over tasks",
-        options={**first.options, **counted, "max_items": max_items},
+        options={**first.options, **counted, "max_items": options.max_items},
     )
     return UniversalHeads(
         provenance=provenance,
         effects=torch.stack([r.mean for r in rankings]),
         tasks=names,
-        accuracy=torch.tensor([c.accuracy for c in found], dtype=torch.float64),
-        majority=torch.tensor([c.majority for c in found], dtype=torch.float64),
+        accuracy=torch.tensor([c.accuracy for c in accuracies], dtype=torch.float64),
+        majority=torch.tensor([c.majority for c in accuracies], dtype=torch.float64),
         metric=rankings[0].metric,
         unit=rankings[0].unit,
     )

@@ -15,9 +15,9 @@ from lens_fv.knowledge.evaluate import (
 )
 from lens_fv.knowledge.examples import DistillationExample, make_example
 from lens_fv.knowledge.generation import OPENINGS, generate_transfer_set
-from lens_fv.knowledge.inside import at_mentions, definition_vectors
 from lens_fv.knowledge.kl import kl_to_base, true_sentences
 from lens_fv.knowledge.measure import definitions, majority, score_probes, score_probes_by_branch
+from lens_fv.knowledge.mentions import at_mentions, definition_vectors
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.trace import KnowledgeTrace, causal_trace

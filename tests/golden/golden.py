@@ -24,7 +24,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-RENAMED: dict[str, tuple[str, ...]] = {}
+RENAMED: dict[str, tuple[str, ...]] = {
+    "nothing to teach": ("no target tokens",),
+    "elsewhere_accuracy": ("locality_accuracy",),
+    "elsewhere_perplexity": ("locality_perplexity",),
+}
 """Old keys of JSON to new ones, as long as the kept numbers have the old; of several, the one that is there."""
 LEFT_OUT = re.compile(
     r"seconds?|time|_ms$|bytes|gflops|memory|speedup|floor|threads|device|version|fingerprint|^file|path|report"

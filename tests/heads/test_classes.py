@@ -117,7 +117,7 @@ def test_the_last_query_token_is_what_rank_heads_edits(tiny_model):
 def test_one_pass_and_the_plain_loop_agree(tiny_model):
     model, task = tiny_model("qwen3"), toy_task()
     options = {**SMALL, "n_trials": 1, "metric": "logprob", "classes": ["label", "separator", "query_structural"]}
-    fast, slow = (class_effects(model, task, method=method, **options).effects for method in ("auto", "loop"))
+    fast, slow = (class_effects(model, task, backend=backend, **options).effects for backend in ("auto", "loop"))
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-3)
     assert slow.abs().max() > 0.01
 

@@ -33,7 +33,7 @@ def align(study: Study) -> None:
     was used in training.
     """
     records = study.records("alignment")
-    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
+    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_stride] if study.settings.semeval else []
     for seed in study.settings.seeds:
         records.get_or_compute(f"{seed}/built-in", partial(_built_in, study, seed))
     if rated:
