@@ -93,8 +93,8 @@ def fit_map(
         >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
         >>> held_out = lens_fv.make_analogies(task, split.train, split.validation)
         >>> weight_map = lens_fv.fit_map(model, library, analogies, held_out, form='temperature', epochs=1)
-        >>> weight_map.matrix.shape  # relations by relations
-        torch.Size([2, 2])
+        >>> weight_map.matrix.shape  # a diagonal matrix is one row
+        torch.Size([1, 2])
     """
     fitted = fit_maps(
         model,

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
 from lens_fv.tasks import EncodedPrompt, Task
@@ -20,6 +22,9 @@ from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
 from lens_fv.vectors.options import FitConfig, SplitOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -76,6 +81,19 @@ class Adapter(Artefact):
         """Score prompts' answers with the adapter applied: one branch."""
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per layer and projection: the rank of the update and the norm of the change in weights."""
+        return data_frame(
+            {
+                "layer": layer,
+                "projection": {"q": "query", "v": "value"}[part],
+                "rank": self.q_down.shape[1],
+                "norm": float((getattr(self, f"{part}_up")[i] @ getattr(self, f"{part}_down")[i]).norm()),
+            }
+            for i, layer in enumerate(self.layers)
+            for part in PARTS
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

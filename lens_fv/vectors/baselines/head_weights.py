@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch.nn import Parameter
 from lens_fv.core.artefact import require_shape
 from lens_fv.core.choices import Count, Natural, Positive, Whole, checked
 from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
@@ -20,6 +22,9 @@ from lens_fv.vectors.batches import open_batches
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
 from lens_fv.vectors.options import LEARNING_RATES, FitConfig, SplitOptions, learning_rates, tuned_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
@@ -49,6 +54,14 @@ class HeadWeights(FunctionVector):
     def heatmap_data(self) -> Tensor:
         """See `Artefact.heatmap_data`."""
         return self.weights
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head with its weight."""
+        return data_frame(
+            {"layer": layer, "head": head, "weight": weight}
+            for layer, row in enumerate(self.weights.tolist())
+            for head, weight in enumerate(row)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
@@ -21,6 +22,10 @@ from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
 from lens_fv.vectors.options import FitConfig, SplitOptions, learning_rates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 LEARNING_RATES = (0.05, 0.2)
 PLACE = "blocks.0.hook_resid_pre"
@@ -97,6 +102,12 @@ class SoftPrompt(Artefact):
 
         with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per learned state: its position in the prompt and its norm."""
+        return data_frame(
+            {"position": self.start + i, "norm": norm} for i, norm in enumerate(self.states.norm(dim=-1).tolist())
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
