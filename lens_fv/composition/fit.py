@@ -9,8 +9,8 @@ import torch
 
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.problems import Problems
-from lens_fv.composition.shape import Form, Shape, learn_shape
+from lens_fv.composition.problems import AnalogyBatches
+from lens_fv.composition.shape import Form, LogitMap, fit_logit_map
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Positive, Seed, checked
@@ -32,7 +32,7 @@ def fit_map(
     score: Score = "logprob",
     epochs: Count = 3,
     learning_rate: Positive = 0.05,
-    leave_own_out: bool = True,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
@@ -40,7 +40,7 @@ def fit_map(
     """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
     Weights are softmax(matrix · scores + bias), and the weighted sum is multiplied by `scale`. Matrix and bias are first
-    learned from scores alone, so that the weights of one pair explain other pairs of its relation (`learn_shape`). Their
+    learned from scores alone, so that the weights of one pair explain other pairs of its relation (`fit_logit_map`). Their
     sharpness and the scale are then learned through the model: Adam minimises the mean negative log-probability of the answers'
     tokens, in batches of similar length. The weight decay and step of the first stage, and the epoch, are chosen on held-out
     analogies.
@@ -54,7 +54,7 @@ def fit_map(
         score: see `relation_scores`.
         epochs: number of passes over the analogies.
         learning_rate: learning rate of Adam through the model.
-        leave_own_out: give a relation's own vector no weight in its analogies, as if the relation were new.
+        exclude_own_relation: give a relation's own vector no weight in its analogies, as if the relation were new.
         template: prompt template.
         seed: seed of the batch order.
         progress: draw a progress bar.
@@ -71,7 +71,7 @@ def fit_map(
         score=score,
         epochs=epochs,
         learning_rate=learning_rate,
-        leave_own_out=leave_own_out,
+        exclude_own_relation=exclude_own_relation,
         template=template,
         seed=seed,
         progress=progress,
@@ -90,7 +90,7 @@ def fit_maps(
     score: Score = "logprob",
     epochs: Count = 3,
     learning_rate: Positive = 0.05,
-    leave_own_out: bool = True,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
@@ -99,8 +99,8 @@ def fit_maps(
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train = Problems(model, basis, analogies, score, template, leave_own_out)
-    test = Problems(model, basis, held_out, score, template, leave_own_out)
+    train = AnalogyBatches(model, basis, analogies, score, template, exclude_own_relation)
+    test = AnalogyBatches(model, basis, held_out, score, template, exclude_own_relation)
     options: dict[str, Any] = {"score": score, "epochs": epochs, "learning_rate": learning_rate}
     provenance = Provenance.of(
         model,
@@ -109,20 +109,20 @@ def fit_maps(
         prompts=[prompt.tokens for prompt in train.encoded],
         seed=seed,
         method="fitted",
-        options=options | {"leave_own_out": leave_own_out},
+        options=options | {"exclude_own_relation": exclude_own_relation},
     )
     couples = train.couples(), test.couples()
     with progress_bar("fitting weights", len(forms) * epochs * len(train.batches), show=progress) as tick:
         found: dict[Form, WeightMap] = {}
         for form in forms:
-            shape = learn_shape(form, *couples, temperature=TEMPERATURE, seed=seed)
+            shape = fit_logit_map(form, *couples, temperature=TEMPERATURE, seed=seed)
             said = replace(provenance, options={**provenance.options, "form": form})
             found[form] = _fitted(basis, shape, train, test, said, tick)
         return found
 
 
 def _fitted(
-    basis: Basis, shape: Shape, train: Problems, test: Problems, provenance: Provenance, tick: Callable[[], None]
+    basis: Basis, shape: LogitMap, train: AnalogyBatches, test: AnalogyBatches, provenance: Provenance, tick: Callable[[], None]
 ) -> WeightMap:
     """Learn the temperature and scale of a shape through the model."""
     options = provenance.options

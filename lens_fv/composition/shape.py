@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from lens_fv.composition.weights import without_left_out
+from lens_fv.composition.weights import mean_for_excluded
 
 Form = Literal["temperature", "diagonal", "full"]
 CHECK_EVERY = 20
@@ -17,20 +17,20 @@ BATCH = 256
 DECAYS = (1e-3, 1e-2, 1e-1)
 
 
-class Couples(NamedTuple):
+class ScoredPairs(NamedTuple):
     """Couples of pairs of one relation: from the first pair's scores, the map should pick vectors that explain the second.
 
     Attributes:
         sources, targets: scores of the first and second pairs; see `relation_scores`.
-        left_out: mask of relations that get no weight.
+        excluded: mask of relations that get no weight.
     """
 
     sources: Float[Tensor, "couples relations"]
     targets: Float[Tensor, "couples relations"]
-    left_out: Bool[Tensor, "couples relations"]
+    excluded: Bool[Tensor, "couples relations"]
 
 
-class Shape(NamedTuple):
+class LogitMap(NamedTuple):
     """A map's matrix (one row: a diagonal) and bias; see `WeightMap`."""
 
     matrix: Float[Tensor, "rows relations"]
@@ -40,22 +40,22 @@ class Shape(NamedTuple):
         """Logits of the softmax."""
         return scores * self.matrix + self.bias if len(self.matrix) == 1 else scores @ self.matrix.T + self.bias
 
-    def times(self, sharpness: Float[Tensor, ""]) -> "Shape":
+    def times(self, sharpness: Float[Tensor, ""]) -> "LogitMap":
         """Scale the logits, which makes the weights sharper or flatter."""
-        return Shape(sharpness * self.matrix, sharpness * self.bias)
+        return LogitMap(sharpness * self.matrix, sharpness * self.bias)
 
 
-def learn_shape(
+def fit_logit_map(
     form: Form,
-    train: Couples,
-    test: Couples,
+    train: ScoredPairs,
+    test: ScoredPairs,
     *,
     temperature: float,
     steps: int = 400,
     learning_rate: float = 0.01,
     decays: Sequence[float] = DECAYS,
     seed: int = 0,
-) -> Shape:
+) -> LogitMap:
     """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
     Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam from
@@ -73,11 +73,11 @@ def learn_shape(
         seed: seed of the batches.
     """
     n, device = train.sources.shape[-1], train.sources.device
-    best = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
+    best = LogitMap(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
     if form == "temperature":
         return best
     if form == "full":
-        best = Shape(torch.diag(best.matrix[0]), best.bias)
+        best = LogitMap(torch.diag(best.matrix[0]), best.bias)
     found = expected_score(best, test)
     centre, spread = train.sources.mean(0), train.sources.std(0).clamp(min=1e-6)
     for decay in decays:
@@ -89,7 +89,7 @@ def learn_shape(
             some = torch.randint(len(train.sources), (BATCH,), generator=rng).to(device)
             with torch.enable_grad():
                 shape = _folded(log_temperature.exp(), moved, bias, centre, spread)
-                loss = -expected_score(shape, Couples(*(each[some] for each in train)))
+                loss = -expected_score(shape, ScoredPairs(*(each[some] for each in train)))
                 loss = loss + decay * (moved.square().sum() + bias.square().sum())
             optimiser.zero_grad()
             loss.backward()
@@ -102,14 +102,14 @@ def learn_shape(
     return best
 
 
-def expected_score(shape: Shape, couples: Couples) -> Float[Tensor, ""]:
+def expected_score(shape: LogitMap, couples: ScoredPairs) -> Float[Tensor, ""]:
     """Mean over couples of the targets' scores, weighted as the map weights their sources."""
-    logits = shape.logits(without_left_out(couples.sources, couples.left_out))
-    weights = logits.masked_fill(couples.left_out, -torch.inf).softmax(-1)
+    logits = shape.logits(mean_for_excluded(couples.sources, couples.excluded))
+    weights = logits.masked_fill(couples.excluded, -torch.inf).softmax(-1)
     return (weights * couples.targets).sum(-1).mean()
 
 
-def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> Shape:
+def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> LogitMap:
     """Fold temperature · s + moved · (standardised s) + bias into one matrix and bias.
 
     The full form subtracts each pair's mean from its standardised scores, because the difficulty of B says nothing about the
@@ -117,18 +117,18 @@ def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, sp
     """
     n = len(bias)
     if len(moved) == 1:
-        return Shape(temperature + moved / spread, bias - (moved * centre / spread)[0])
+        return LogitMap(temperature + moved / spread, bias - (moved * centre / spread)[0])
     rows = (moved - moved.mean(1, keepdim=True)) / spread
-    return Shape(temperature * torch.eye(n, device=moved.device) + rows, bias - rows @ centre)
+    return LogitMap(temperature * torch.eye(n, device=moved.device) + rows, bias - rows @ centre)
 
 
-def couples_of(
+def scored_pairs(
     relations: Sequence[str],
     words: Sequence[tuple[str, str]],
     sources: Float[Tensor, "analogies relations"],
     targets: Float[Tensor, "analogies relations"],
-    left_out: Bool[Tensor, "analogies relations"],
-) -> Couples:
+    excluded: Bool[Tensor, "analogies relations"],
+) -> ScoredPairs:
     """Couple every source with every target of its relation that does not share its input.
 
     Args:
@@ -136,7 +136,7 @@ def couples_of(
         words: inputs of source and target.
         sources: scores of A:B.
         targets: scores of C:D.
-        left_out: see `Couples`.
+        excluded: see `ScoredPairs`.
     """
     together: Int[Tensor, "couples 2"] = torch.tensor(
         [
@@ -146,4 +146,4 @@ def couples_of(
             if i == j or (one and one == other and words[i][0] != words[j][1])
         ]
     )
-    return Couples(sources[together[:, 0]], targets[together[:, 1]], left_out[together[:, 0]])
+    return ScoredPairs(sources[together[:, 0]], targets[together[:, 1]], excluded[together[:, 0]])

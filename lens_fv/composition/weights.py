@@ -107,14 +107,14 @@ class WeightMap(Artefact):
         self,
         scores: Float[Tensor, "pairs relations"],
         *,
-        left_out: Bool[Tensor, "pairs relations"] | None = None,
+        excluded: Bool[Tensor, "pairs relations"] | None = None,
         top_k: Count | None = None,
     ) -> Float[Tensor, "pairs relations"]:
         """Turn scores into weights that are nonnegative and sum to one.
 
         Args:
             scores: see `relation_scores`.
-            left_out: mask of relations that get no weight and do not influence the others'.
+            excluded: mask of relations that get no weight and do not influence the others'.
             top_k: number of highest weights to keep; default: all.
 
         Raises:
@@ -122,13 +122,13 @@ class WeightMap(Artefact):
         """
         if scores.shape[-1] != len(self.names):
             raise LensFVError(f"weigh {scores.shape[-1]} scores: the map is for a basis of {len(self.names)}; fit it again")
-        if left_out is not None:
-            if bool(left_out.all(-1).any()):
+        if excluded is not None:
+            if bool(excluded.all(-1).any()):
                 raise LensFVError("weigh scores: every relation is left out; the basis needs others")
-            scores = without_left_out(scores, left_out)
+            scores = mean_for_excluded(scores, excluded)
         logits = self.logits(scores)
-        if left_out is not None:
-            logits = logits.masked_fill(left_out, -torch.inf)
+        if excluded is not None:
+            logits = logits.masked_fill(excluded, -torch.inf)
         if top_k is not None and top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
         return logits.softmax(-1)
@@ -152,9 +152,9 @@ class WeightMap(Artefact):
         return super().summary() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}
 
 
-def without_left_out(
-    scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"]
+def mean_for_excluded(
+    scores: Float[Tensor, "pairs relations"], excluded: Bool[Tensor, "pairs relations"]
 ) -> Float[Tensor, "pairs relations"]:
     """Replace the scores of left-out relations by the mean of the others, so that they carry no information."""
-    kept = (~left_out).to(scores)
-    return torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)
+    kept = (~excluded).to(scores)
+    return torch.where(excluded, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)

@@ -16,7 +16,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import estimate, wilson_interval
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.evaluate import Kind
+from lens_fv.evaluation.evaluate import Intervention
 from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
@@ -91,7 +91,7 @@ class TextEvaluation(Artefact):
 def evaluate_texts(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, Kind] | None = None,
+    vectors: Mapping[str, Intervention] | None = None,
     *,
     split: Split | None = None,
     instruction: str | None = None,

@@ -59,7 +59,7 @@ def split_pairs(
     """
     if not (test_fraction > 0 and validation_fraction > 0 and test_fraction + validation_fraction < 1):
         raise LensFVError(
-            f"split with test_fraction={test_fraction}, validation_fraction={validation_fraction}: each above 0, the sum below 1"
+            f"split with test_fraction={test_fraction}, validation_fraction={validation_fraction}: both above 0, sum below 1"
         )
     groups = _groups(task.pairs)
     if len(groups) < 3:

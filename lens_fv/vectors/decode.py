@@ -40,37 +40,37 @@ class Decoded(NamedTuple):
 @checked
 @torch.no_grad()
 def decode(
-    vector: FunctionVector,
     model: LensModel,
+    vector: FunctionVector,
     k: Count = 10,
     *,
     words: Sequence[str] = (),
-    through: bool = False,
+    through_layers: bool = False,
     force: bool = False,
 ) -> Decoded:
     """Decode a vector into tokens.
 
     Args:
+        model: Model the vector was made on.
         vector: Vector to decode.
-        model: Model it was made on.
         k: Number of tokens to return.
         words: Words to rank, such as the relation's words or its answers.
-        through: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the final
-            norm and the unembedding.
+        through_layers: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the
+            final norm and the unembedding.
         force: Decode even if the provenance does not match.
 
     Raises:
         LensFVError: the vector belongs to another model.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
-        >>> len(lens_fv.decode(vector, model, k=3).tokens)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
+        >>> len(lens_fv.decode(model, vector, k=3).tokens)
         3
     """
     if not force:
         vector.provenance.check(model)
-    logits = (vocabulary_effect if through else vocabulary_logits)(model, [vector])[0]
-    values = logits if through else logits.softmax(-1)
+    logits = (vocabulary_effect if through_layers else vocabulary_logits)(model, [vector])[0]
+    values = logits if through_layers else logits.softmax(-1)
     top = logits.argsort(descending=True, stable=True)[:k]  # ties: lowest id first, as in `token_ranks`
     tokens = [(model.decode(i), p) for i, p in zip(top.tolist(), values[top].tolist(), strict=True)]
     first = [first_token(model, word) for word in words]

@@ -14,7 +14,7 @@ from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task
 from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection
 
-MOST_VALIDATION = 40
+MAX_VALIDATION = 40
 """Maximum number of validation pairs for a choice; more cost time and rarely change it."""
 
 
@@ -115,6 +115,6 @@ def extract(
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
     """Zero-shot prompts for at most 40 validation pairs, with primary answers only, on which layers and the like are chosen."""
-    pairs: Sequence[Pair] = split.validation[:MOST_VALIDATION]
+    pairs: Sequence[Pair] = split.validation[:MAX_VALIDATION]
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     return [EncodedPrompt(prompt.tokens, prompt.answers[:1]) for prompt in encoded]

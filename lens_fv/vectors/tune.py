@@ -27,14 +27,14 @@ def tune(
     model: LensModel,
     task: Task,
     *,
-    start: Start = "zero",
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
+    init: Start = "zero",
+    n_pairs: Count = 20,
+    layers: Whole | Sequence[Whole] | None = None,
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
     steps: Count = 40,
     l2: NonNegative = 0.0,
     l2_to: Literal["zero", "start"] = "zero",
-    start_norm: NonNegative = 0.25,
+    init_norm: NonNegative = 0.25,
     split: Split | None = None,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
@@ -50,33 +50,33 @@ def tune(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        start: Initial value: a vector, "zero" or "random".
-        pairs: Number of training pairs.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and that of `start`.
+        init: Initial value: a vector, "zero" or "random".
+        n_pairs: Number of training pairs.
+        layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and that of `init`.
         learning_rate: One rate or several, in units of the residual stream's typical norm at the layer over sqrt(d_model).
         steps: Number of Adam steps.
         l2: Weight of the squared distance to zero or to the start, in units of the residual stream's typical norm.
         l2_to: Reference of that distance: "zero" or "start".
-        start_norm: Norm of a random start, in units of the residual stream's typical norm.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed, n_train=pairs)`.
+        init_norm: Norm of a random start, in units of the residual stream's typical norm.
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed, n_train=n_pairs)`.
         template: Prompt template.
         seed: Seed of the split and of a random start.
         progress: Show a progress bar.
 
     Raises:
-        LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
+        LensFVError: the task has too few pairs, `init` is of another model, a layer does not exist, or a loss is not finite.
 
     Example:
-        >>> lens_fv.tune(model, task, pairs=4, steps=2, layer=1).layer
+        >>> lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1).layer
         1
     """
     given = {} if split is None else {task.name: split}
-    options = {"pairs": pairs, "layer": layer, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
+    options = {"n_pairs": n_pairs, "layers": layers, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
     (vector,) = tune_many(
         model,
         [task],
-        start=start,
-        start_norm=start_norm,
+        init=init,
+        init_norm=init_norm,
         splits=given,
         template=template,
         seed=seed,
@@ -91,14 +91,14 @@ def tune_many(
     model: LensModel,
     tasks: Sequence[Task],
     *,
-    start: Start | Mapping[str, Start] = "zero",
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
+    init: Start | Mapping[str, Start] = "zero",
+    n_pairs: Count = 20,
+    layers: Whole | Sequence[Whole] | None = None,
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
     steps: Count = 40,
     l2: NonNegative = 0.0,
     l2_to: Literal["zero", "start"] = "zero",
-    start_norm: NonNegative = 0.25,
+    init_norm: NonNegative = 0.25,
     splits: Mapping[str, Split] | None = None,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
@@ -109,14 +109,14 @@ def tune_many(
     Args:
         model: Model, which stays frozen.
         tasks: Tasks to learn.
-        start: One initial value for all tasks, or a mapping by task name; see `tune`.
-        pairs: Number of training pairs per task.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
+        init: One initial value for all tasks, or a mapping by task name; see `tune`.
+        n_pairs: Number of training pairs per task.
+        layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
         learning_rate: See `tune`.
         steps: See `tune`.
         l2: See `tune`.
         l2_to: See `tune`.
-        start_norm: See `tune`.
+        init_norm: See `tune`.
         splits: Splits by task name; default: as in `tune`.
         template: Prompt template.
         seed: Seed of the splits and of random starts.
@@ -126,24 +126,24 @@ def tune_many(
         LensFVError: no task is given, two have the same name, or `tune` raises.
 
     Example:
-        >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], pairs=4, steps=2, layer=1)]
+        >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], n_pairs=4, steps=2, layers=1)]
         ['toy']
     """
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"tune {len(names)} vectors: give at least one task, and each a name of its own: {', '.join(names)}")
-    begin: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
+    begin: dict[str, Start] = {name: init[name] if isinstance(init, Mapping) else init for name in names}
     for vector in begin.values():
         if isinstance(vector, FunctionVector):
             vector.provenance.check(model)
     rates = (learning_rate,) if isinstance(learning_rate, float | int) else tuple(learning_rate)
-    candidates = [Candidate(at, rate) for at in _layers(model, layer, begin.values()) for rate in rates]
+    candidates = [Candidate(at, rate) for at in _layers(model, layers, begin.values()) for rate in rates]
     courses = [
-        _course(model, task, (splits or {}).get(task.name), begin[task.name], candidates, pairs, start_norm, template, seed)
+        _course(model, task, (splits or {}).get(task.name), begin[task.name], candidates, n_pairs, init_norm, template, seed)
         for task in tasks
     ]
     train(model, courses, candidates, steps=steps, l2=l2, l2_to_start=l2_to == "start", progress=progress)
-    settings = {"pairs": pairs, "steps": steps, "l2": l2, "l2_to": l2_to}
+    settings = {"n_pairs": n_pairs, "steps": steps, "l2": l2, "l2_to": l2_to}
     return [
         _vector(model, task, c, candidates, begin[task.name], settings, seed) for task, c in zip(tasks, courses, strict=True)
     ]
@@ -155,15 +155,15 @@ def _course(
     split: Split | None,
     start: Start,
     candidates: Sequence[Candidate],
-    pairs: int,
+    n_pairs: int,
     start_norm: float,
     template: PromptTemplate,
     seed: int,
 ) -> TuningRun:
-    split = split or split_pairs(task, seed=seed, n_train=pairs)
-    if len(split.train) < pairs:
-        raise LensFVError(f"tune on {pairs} pairs of {task.name}: its training split has {len(split.train)}; ask for fewer")
-    prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    split = split or split_pairs(task, seed=seed, n_train=n_pairs)
+    if len(split.train) < n_pairs:
+        raise LensFVError(f"tune on {n_pairs} pairs of {task.name}: its training split has {len(split.train)}; ask for fewer")
+    prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
     units = resid_norms(model, [p.tokens for p in prompts])
     starts = torch.stack([_start(model, start, start_norm * float(units[at]), seed) for at, _ in candidates])
     return TuningRun(task.name, prompts, validation_prompts(model, split, template), units, starts)

@@ -12,7 +12,7 @@ from lens_fv.composition import VectorLibrary
 from lens_fv.errors import LensFVError
 from lens_fv.vectors import FunctionVector
 
-FEWEST = 4
+MIN_ITEMS = 4
 """Minimum number of items for a comparison of similarities; three items have only six permutations."""
 
 
@@ -38,7 +38,7 @@ class SimilarityMatrix:
         if not np.allclose(self.values, self.values.T, equal_nan=True):
             raise LensFVError(f"similarities of {n} items: the matrix is not symmetric")
 
-    def among(self, names: Sequence[str]) -> "SimilarityMatrix":
+    def subset(self, names: Sequence[str]) -> "SimilarityMatrix":
         """Select items, in the given order.
 
         Raises:

@@ -89,7 +89,7 @@ def train_adapter(
     *,
     rank: Count = 4,
     alpha: Count = 8,
-    pairs: Count = 20,
+    n_pairs: Count = 20,
     learning_rate: Positive = 2e-3,
     steps: Count = 40,
     split: Split | None = None,
@@ -107,7 +107,7 @@ def train_adapter(
         task: Task to learn.
         rank: Rank of each update.
         alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
-        pairs: Number of training pairs.
+        n_pairs: Number of training pairs.
         learning_rate: Learning rate of Adam.
         steps: Number of Adam steps.
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
@@ -120,9 +120,9 @@ def train_adapter(
             finite.
     """
     split = split or split_pairs(task, seed=seed)
-    if pairs > len(split.train):
-        raise LensFVError(f"train an adapter for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    if n_pairs > len(split.train):
+        raise LensFVError(f"train an adapter for {task.name} on {n_pairs} pairs: its training split has {len(split.train)}")
+    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
     held_out = validation_prompts(model, split, template)
 
     def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
@@ -161,7 +161,7 @@ def train_adapter(
         options={
             "rank": rank,
             "alpha": alpha,
-            "pairs": pairs,
+            "n_pairs": n_pairs,
             "steps": steps,
             "learning_rate": learning_rate,
             **best.options,

@@ -61,8 +61,8 @@ def train_head_weights(
     task: Task,
     *,
     means: HeadMeans | HeadRanking | None = None,
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
+    n_pairs: Count = 20,
+    layers: Whole | Sequence[Whole] | None = None,
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
     steps: Count = 40,
     n_shots: Natural = 10,
@@ -83,8 +83,8 @@ def train_head_weights(
         task: Task to learn.
         means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
             pairs.
-        pairs: Number of training pairs.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
+        n_pairs: Number of training pairs.
+        layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
         learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
             the residual stream's typical norm at the layer.
         steps: Number of Adam steps.
@@ -102,18 +102,18 @@ def train_head_weights(
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
     split = split or split_pairs(task, seed=seed)
-    if not 1 <= pairs <= len(split.train):
-        raise LensFVError(f"learn head weights of {task.name} on {pairs} pairs: its training split has {len(split.train)}")
+    if not 1 <= n_pairs <= len(split.train):
+        raise LensFVError(f"learn head weights of {task.name} on {n_pairs} pairs: its training split has {len(split.train)}")
     if isinstance(means, HeadRanking):
         means.provenance.check(model)
     elif means is None:
         shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
         means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=progress)
     device, writes = model.device, head_writes(model, means.z, means.post_attn_gain)
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
     held_out = validation_prompts(model, split, template)
     units = resid_norms(model, [p.tokens for p in training])
-    depths = layer if layer is not None else [round(depth * (model.n_layers - 1)) for depth in DEPTHS]
+    depths = layers if layers is not None else [round(depth * (model.n_layers - 1)) for depth in DEPTHS]
     layers = sorted({model.check_layer(at) for at in ([depths] if isinstance(depths, int) else depths)})
     rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)
     candidates = [(at, rate) for at in layers for rate in rates]
@@ -143,7 +143,7 @@ def train_head_weights(
         seed=seed,
         method="head_weights",
         options={
-            "pairs": pairs,
+            "n_pairs": n_pairs,
             "steps": steps,
             "learning_rate": rate,
             "candidates": tuple(candidates),

@@ -108,7 +108,7 @@ def train_soft_prompt(
     task: Task,
     *,
     n_tokens: Count = 10,
-    pairs: Count = 20,
+    n_pairs: Count = 20,
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
     steps: Count = 40,
     split: Split | None = None,
@@ -125,7 +125,7 @@ def train_soft_prompt(
         model: Model, which stays frozen.
         task: Task to learn.
         n_tokens: Number of states.
-        pairs: Number of training pairs.
+        n_pairs: Number of training pairs.
         learning_rate: One rate or several, in units of an embedding's norm over sqrt(d_model).
         steps: Number of Adam steps.
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
@@ -137,9 +137,9 @@ def train_soft_prompt(
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
     """
     split = split or split_pairs(task, seed=seed)
-    if pairs > len(split.train):
-        raise LensFVError(f"learn a soft prompt for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
+    if n_pairs > len(split.train):
+        raise LensFVError(f"learn a soft prompt for {task.name} on {n_pairs} pairs: its training split has {len(split.train)}")
+    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
     held_out = validation_prompts(model, split, template)
     rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)
     first = _embedded(model, n_tokens, training[0], seed)
@@ -175,7 +175,7 @@ def train_soft_prompt(
         method="soft_prompt",
         options={
             "n_tokens": n_tokens,
-            "pairs": pairs,
+            "n_pairs": n_pairs,
             "steps": steps,
             "learning_rate": rates[best.candidate],
             **best.options,
