@@ -32,7 +32,7 @@ def tune(model: LensModel, task: Task, options: TuneOptions) -> FunctionVector:
         options: Keywords: the fields of `TuneOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
-        LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
+        LensFVError: the task has too few pairs, `init` is of another model, a layer does not exist, or a loss is not finite.
 
     Example:
         >>> lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1).layer
