@@ -87,7 +87,7 @@ def compare_baselines(
             from one of the kinds.
 
     Example:
-        >>> options = {'pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
+        >>> options = {'n_pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
         >>> evaluation = lens_fv.compare_baselines(model, task, baselines=['extracted', 'mean_state', 'tuned'], **options)
         >>> [result.condition for result in evaluation.results]
         ['none', 'k_shot', 'extracted', 'mean_state', 'tuned', 'random']

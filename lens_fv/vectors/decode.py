@@ -33,25 +33,25 @@ class Decoded(Record):
             gains in nats.
         ranks: For each requested word, the rank (1 is the likeliest) of its first token, with a leading space.
         vocabulary: Number of tokens ranked.
-        through: Whether the vector was decoded through the model.
+        through_layers: Whether the vector was decoded through the model.
     """
 
     tokens: list[tuple[str, float]]
     ranks: dict[str, int]
     vocabulary: int
-    through: bool = False
+    through_layers: bool = False
 
     def records(self) -> list[Mapping[str, Any]]:
         """One row per token, then one per requested word: its rank, and a token's probability or gain in nats."""
-        value = "gain_nats" if self.through else "probability"
+        value = "gain_nats" if self.through_layers else "probability"
         tokens = [{"text": token, "rank": rank, value: number} for rank, (token, number) in enumerate(self.tokens, 1)]
         return [*tokens, *({"text": word, "rank": rank, value: None} for word, rank in self.ranks.items())]
 
     def summary(self) -> dict[str, str]:
         """The likeliest tokens, and the ranks of the requested words."""
-        tokens = ", ".join(f"{token!r} {number:{'+' if self.through else ''}.3f}" for token, number in self.tokens)
+        tokens = ", ".join(f"{token!r} {number:{'+' if self.through_layers else ''}.3f}" for token, number in self.tokens)
         words = {f"rank of {word!r}": f"{rank:,} of {self.vocabulary:,}" for word, rank in self.ranks.items()}
-        return {"gains in nats" if self.through else "tokens": tokens} | words
+        return {"gains in nats" if self.through_layers else "tokens": tokens} | words
 
 
 @checked
@@ -72,8 +72,8 @@ def decode(
         vector: Vector to decode.
         k: Number of tokens to return.
         words: Words to rank, such as the relation's words or its answers.
-        through_layers: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the final
-            norm and the unembedding.
+        through_layers: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the
+            final norm and the unembedding.
         force: Decode even if the provenance does not match.
 
     Raises:

@@ -72,7 +72,7 @@ class TuneConfig(FitConfig):
         init_norm: Norm of a random start, in units of the residual stream's typical norm.
 
     Example:
-        >>> lens_fv.vectors.TuneConfig(steps=100).pairs
+        >>> lens_fv.vectors.TuneConfig(steps=100).n_pairs
         20
     """
 

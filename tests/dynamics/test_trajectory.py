@@ -164,7 +164,7 @@ def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     model = load_model(model_folder)
     settings = {"n_clean": 3, "n_trials": 2, "counterpart": "none"}
     contrast = make_instruction_prompts(model, TASKS[0], **settings)
-    one = probe(model, TASKS[0], contrast=contrast)
+    one = probe(model, TASKS[0], patching_prompts=contrast)
     two = probe(model, TASKS[1])
     path = track_checkpoints(model, run, [one, two])
     settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])

@@ -125,7 +125,7 @@ def test_round_trip_and_card(made, tmp_path):
     sweep = made[3]
     again = load_artefact(sweep.save(tmp_path / "s.safetensors"))
     assert isinstance(again, InjectionSweep)
-    assert (again.layers, again.scales, again.site, again.part) == (sweep.layers, sweep.scales, sweep.site, sweep.subset)
+    assert (again.layers, again.scales, again.site, again.subset) == (sweep.layers, sweep.scales, sweep.site, sweep.subset)
     assert again.provenance == sweep.provenance
     assert again.cells() == sweep.cells()
     assert f"layer {sweep.best().layer}, scale {sweep.best().scale:g}: top-1" in repr(sweep)
