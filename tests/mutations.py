@@ -117,7 +117,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
     run = folder / "run"
-    about = {"mixed": False, "method": "lora", "n_examples": 4, "template": asdict(TODD)}
+    about = {"mixed": False, "update": "lora", "n_examples": 4, "template": asdict(TODD)}
     toy_task(6, "one").save(run / "tasks" / "0-one.json")
     (run / "0-one" / "checkpoint-4").mkdir(parents=True)
     (run / "0-one" / "checkpoint-4" / "done.json").write_text('{"total": 4, "last": true}')

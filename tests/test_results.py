@@ -343,7 +343,7 @@ def test_probes_have_ranks_and_losses():
 
 
 def test_decoded_through_the_model_has_gains():
-    made = Decoded([(" past", 0.5)], {"time": 7}, 320, through=True)
+    made = Decoded([(" past", 0.5)], {"time": 7}, 320, through_layers=True)
     assert list(made.to_dataframe().columns) == ["text", "rank", "gain_nats"]
     assert made.summary() == {"gains in nats": "' past' +0.500", "rank of 'time'": "7 of 320"}
 
@@ -381,11 +381,11 @@ def test_intervals_are_named_after_their_estimates():
 
 ROOMS = ("composition", "dynamics", "evaluation", "evaluation.alignment", "finetuning", "heads", "knowledge", "patching")
 INPUTS = {
-    "composition": {"Basis", "Confidence", "Entry", "Extracted", "Tuned"},
+    "composition": {"Basis", "Confidence", "Entry", "ExtractRecipe", "TuneRecipe"},
     "dynamics": {"TaskProbe"},
     "evaluation.alignment": {"RatedRelation"},
     "finetuning": {"Checkpoint", "FinetuneConfig"},
-    "heads": {"HeadMeans", "RankingPlan"},
+    "heads": {"HeadMeans", "PatchingPrompts", "RankingPlan"},
     "knowledge": {"DistillConfig", "DistillationExample", "Entity", "EntityProbe"},
     "patching": {"AnswerLogits", "AnswerScorer", "AnswerScores", "Branch", "Edit", "OpenPrompts", "Plan"},
     "vectors": {"Provenance"},

@@ -121,7 +121,9 @@ def analogy(
     fitted = {} if weight_map is None else {"fitted": WeightMap.load(weight_map)}
     problems = load_analogies(file) if file is not None else reported_analogies(task or found.names, most=most, seed=seed)
     lens = _open_model(model, found, device, dtype)
-    made = evaluate_analogies(lens, found, problems, maps=fitted, top_k=top_k, leave_own_out=not own, seed=seed, progress=True)
+    made = evaluate_analogies(
+        lens, found, problems, maps=fitted, top_k=top_k, exclude_own_relation=not own, seed=seed, progress=True
+    )
     written = None if out is None else str(made.save(out))
     parts, far = {"all": made.results}, made.far()
     if far.any() and not far.all():
@@ -193,7 +195,7 @@ def _relations(made: "AnalogyEvaluation", relations: "Mapping[str, Tensor]", con
         table.add_column(column)
     for name, among in relations.items():
         shares = [made.result(condition, among).top1 for condition in conditions]
-        paired = made.difference("composite", PROMPT, among=among)
+        paired = made.difference("composite", PROMPT, mask=among)
         cells = (f"{share.mean:.2f}" for share in shares)
         table.add_row(name or "(none given)", str(paired.n), *cells, f"{paired:+.2f}")
     return table

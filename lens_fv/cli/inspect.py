@@ -147,7 +147,7 @@ def show(
     }
     views = [repr(artefact)]
     if model and isinstance(artefact, FunctionVector):
-        decoded = decode(artefact, open_model(model, device, dtype))
+        decoded = decode(open_model(model, device, dtype), artefact)
         payload["decoded"] = decoded.tokens
         views.append("  decodes into  " + ", ".join(f"{token!r} {p:.2f}" for token, p in decoded.tokens))
     emit(payload, as_json, *views, out=out)

@@ -67,7 +67,7 @@ def build(
     Writes the vectors and their index to the folder --out. Vectors already there are kept, so an
     interrupted build resumes.
     """
-    from lens_fv.composition import Extracted, Tuned, build_library
+    from lens_fv.composition import ExtractRecipe, TuneRecipe, build_library
     from lens_fv.composition.recipes import middle_layer
     from lens_fv.tasks import list_tasks, load_tasks
 
@@ -76,9 +76,9 @@ def build(
     folder = out or Path(f"{file_name(lens.name)}-library")
     if method == "extracted":
         at = middle_layer(lens) if layer is None else layer
-        recipe = Extracted(layer=at, n_heads=heads, n_shots=shots, n_clean=clean, n_trials=trials)
+        recipe = ExtractRecipe(layer=at, n_heads=heads, n_shots=shots, n_clean=clean, n_trials=trials)
     else:
-        recipe = Tuned(layer=layer, pairs=pairs, steps=steps, shuffled=method == "shuffled")
+        recipe = TuneRecipe(layer=layer, n_pairs=pairs, steps=steps, shuffled=method == "shuffled")
     goes_on_in(folder)
     made = build_library(lens, the_tasks, folder, recipe, seed=seed, progress=True)
     payload = {"model": lens.name, "folder": str(folder), "vectors": [_row(entry) for entry in made.entries]}
@@ -146,7 +146,7 @@ def show(
     payload: dict[str, Any] = _row(found.entry(name)) | {"facts": vector.summary()}
     views = [repr(vector)]
     if model:
-        decoded = decode(vector, open_model(model, device, dtype))
+        decoded = decode(open_model(model, device, dtype), vector)
         payload["decoded"] = decoded.tokens
         views.append("  decodes into  " + ", ".join(f"{token!r} {p:.2f}" for token, p in decoded.tokens))
     emit(payload, as_json, *views, out=out)

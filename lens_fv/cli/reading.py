@@ -54,7 +54,7 @@ def decode(
     rows: list[dict[str, Any]] = []
     for name, vector in vectors.items():
         asked = [*(words or []), *(tasks[name].relation_words if name in tasks else ())]
-        found = read(vector, lens, top, words=asked, through=through, force=force)
+        found = read(lens, vector, top, words=asked, through_layers=through, force=force)
         ranks = sorted(found.ranks.items(), key=lambda item: item[1])
         table.add_row(name, " ".join(map(repr, (t for t, _ in found.tokens))), ", ".join(f"{w} {r:,}" for w, r in ranks))
         rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found.to_json()})
@@ -68,7 +68,7 @@ def decode(
             {"vectors": vectors},
             splits=splits,
             centred=centred,
-            through=through,
+            through_layers=through,
             seed=seed or 0,
             force=force,
             progress=True,

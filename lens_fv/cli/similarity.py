@@ -45,7 +45,7 @@ def similarity(
     from lens_fv.composition import VectorLibrary, WeightMap
     from lens_fv.errors import LensFVError
     from lens_fv.evaluation.alignment import (
-        FEWEST,
+        MIN_ITEMS,
         compare_similarities,
         load_judgements,
         load_semeval,
@@ -71,7 +71,7 @@ def similarity(
     matrices = relation_similarities(lens, vectors, examples)
     payload: dict[str, Any] = {"model": lens.name, "relations": names, "classes": [groups[n] for n in names]}
     views: list[Any] = []
-    if len(names) >= FEWEST and 1 < len(set(payload["classes"])) < len(names):
+    if len(names) >= MIN_ITEMS and 1 < len(set(payload["classes"])) < len(names):
         table = columns("similarity by", "same class", "different", "difference", "p", "AUC", "p", title="by taxonomy")
         payload["taxonomy"] = []
         for kind, matrix in matrices.items():

@@ -129,9 +129,9 @@ def tune(
     vector = fit(
         lens,
         the_task,
-        start=begin,
-        pairs=pairs,
-        layer=layer or None,
+        init=begin,
+        n_pairs=pairs,
+        layers=layer or None,
         learning_rate=rates,
         steps=steps,
         l2=l2,

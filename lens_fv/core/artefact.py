@@ -122,7 +122,7 @@ def load_artefact(path: str | Path) -> Artefact:
     """Read an artefact of any kind; see `Artefact.load`.
 
     Example:
-        >>> path = lens_fv.tune(model, task, pairs=4, steps=2, layer=1).save(folder / 'toy.safetensors')
+        >>> path = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1).save(folder / 'toy.safetensors')
         >>> type(lens_fv.load_artefact(path)).__name__
         'FunctionVector'
     """

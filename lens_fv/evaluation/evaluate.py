@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Kind = FunctionVector | SoftPrompt | Adapter
+Intervention = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]
 
 
@@ -121,7 +121,7 @@ class Evaluation(Artefact):
 def evaluate(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, Kind | tuple[FunctionVector, ...]] | None = None,
+    vectors: Mapping[str, Intervention | tuple[FunctionVector, ...]] | None = None,
     *,
     other: FunctionVector | None = None,
     split: Split | None = None,
@@ -161,7 +161,7 @@ def evaluate(
         LensFVError: no test items or none answered, a vector of another model, or a vector named like a control.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
         >>> found = lens_fv.evaluate(model, task, {'tuned': vector}, n_shots=2, max_items=4)
         >>> found.conditions
         ('none', 'k_shot', 'tuned', 'random')

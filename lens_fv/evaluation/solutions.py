@@ -73,14 +73,14 @@ class AnalogyEvaluation(Artefact):
         """Results, one per condition."""
         return [self.result(condition) for condition in self.conditions]
 
-    def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
+    def result(self, condition: str, mask: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
         """Summarise one condition over all analogies or a subset.
 
         Raises:
             LensFVError: an empty subset.
         """
         i = self.conditions.index(condition)
-        some = torch.ones_like(self.has_choices) if among is None else among
+        some = torch.ones_like(self.has_choices) if mask is None else mask
         n, asked = int(some.sum()), some & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
@@ -99,30 +99,30 @@ class AnalogyEvaluation(Artefact):
     def difference(
         self,
         condition: str,
-        than: str = "one_shot",
+        baseline: str = "one_shot",
         *,
         measure: Literal["top1", "full", "logprob"] = "top1",
-        among: Bool[Tensor, " analogies"] | None = None,
+        mask: Bool[Tensor, " analogies"] | None = None,
     ) -> Estimate:
         """Estimate the paired difference between two conditions over analogies, with a bootstrap interval.
 
         Args:
             condition: one of `conditions`.
-            than: condition to subtract.
+            baseline: condition to subtract.
             measure: "top1" or "full" (shares of analogies), or "logprob" (nats per token).
-            among: mask of the analogies to use; default: all.
+            mask: mask of the analogies to use; default: all.
 
         Raises:
             LensFVError: no such condition, or an empty subset.
         """
-        for name in (condition, than):
+        for name in (condition, baseline):
             if name not in self.conditions:
-                raise LensFVError(f"compare {condition} with {than}: there are {', '.join(self.conditions)}")
-        some = torch.ones_like(self.has_choices) if among is None else among
+                raise LensFVError(f"compare {condition} with {baseline}: there are {', '.join(self.conditions)}")
+        some = torch.ones_like(self.has_choices) if mask is None else mask
         if not some.any():
-            raise LensFVError(f"compare {condition} with {than}: no analogy is left")
+            raise LensFVError(f"compare {condition} with {baseline}: no analogy is left")
         values = getattr(self, measure)[some].float()
-        one, other = (values[:, self.conditions.index(name)] for name in (condition, than))
+        one, other = (values[:, self.conditions.index(name)] for name in (condition, baseline))
         return estimate((one - other).tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:

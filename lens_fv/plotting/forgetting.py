@@ -21,7 +21,7 @@ _BARS = {
 }
 
 
-def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
+def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
     """Plot accuracy before, after, and after with the original vectors added, with Wilson 95 % intervals and verdicts.
 
     Raises:
@@ -48,7 +48,7 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
     )
 
 
-def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
+def plot_forgetting(trajectory: Trajectory) -> go.Figure:
     """Plot the accuracy of every task (across) before training and at the end of each task's training (down)."""
     at = trajectory.stage_ends
     stages = [trajectory.checkpoints[m].rsplit("/", 1)[0] for m in at]
@@ -77,7 +77,7 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
 
 
 @checked
-def head_change(trajectory: Trajectory, task: str, checkpoint: Whole = -1) -> go.Figure:
+def plot_head_change(trajectory: Trajectory, task: str, checkpoint: Whole = -1) -> go.Figure:
     """Plot every head's mean indirect effect before training, at a checkpoint, and the difference: layers across, heads down.
 
     Args:

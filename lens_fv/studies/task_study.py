@@ -70,9 +70,9 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
     tuned = tune(
         model,
         task,
-        start=extracted,
-        pairs=s.pairs,
-        layer=[round(depth * (model.n_layers - 1)) for depth in s.layers],
+        init=extracted,
+        n_pairs=s.pairs,
+        layers=[round(depth * (model.n_layers - 1)) for depth in s.layers],
         learning_rate=s.learning_rate,
         steps=s.steps,
         split=split,
@@ -80,5 +80,5 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         progress=progress,
     )
     words = [*task.relation_words, *(pair.output for pair in split.test)]
-    decoded = {name: decode(v, model, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
+    decoded = {name: decode(model, v, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
     return TaskStudy(task, split, ranking, by_layer, extracted, tuned, decoded)

@@ -44,7 +44,7 @@ class FunctionVector(Artefact):
         scale: Factor applied to `vector` (or to `head_outputs`) on injection.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
         >>> path = vector.save(folder / 'toy.safetensors')
         >>> torch.equal(lens_fv.FunctionVector.load(path).vector, vector.vector)
         True

@@ -13,7 +13,7 @@ from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
-FEW = {"pairs": 8, "steps": 5, "layer": 1}
+FEW = {"n_pairs": 8, "steps": 5, "layers": 1}
 
 
 def test_scores_are_those_of_plain_forwards(any_model):
@@ -124,7 +124,7 @@ def test_conditions_and_their_order(tiny_model, tmp_path):
 
 def test_vectors_that_go_in_together(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    one, two = (tune(model, task, **{**FEW, "layer": layer}) for layer in (0, 1))
+    one, two = (tune(model, task, **{**FEW, "layers": layer}) for layer in (0, 1))
     found = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
     assert found.conditions == ("none", "k_shot", "one", "both", "random")
     prompts = [zero_shot(pair) for pair in split_pairs(task, seed=0).test]

@@ -54,7 +54,7 @@ def make_sweep() -> Callable[..., InjectionSweep]:
             layers=tuple(range(LAYERS)),
             scales=scales,
             site="resid_post",
-            part="validation",
+            subset="validation",
             top1=hits,
             full=hits,
             logprob=-torch.rand(shape, generator=generator),

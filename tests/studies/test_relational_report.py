@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lens_fv.cli.app import execute
-from lens_fv.composition import fit_confidence, separation
+from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.studies.page.markdown import verdict
@@ -207,7 +207,7 @@ def test_confidence_is_learned_on_the_other_folds():
         for i in range(3)
     ]
     found = foreseen(RECORDS["analogies"])
-    assert found == pytest.approx((float(torch.cat(y).float().mean()), *separation(torch.cat(said), torch.cat(y)), 12))
+    assert found == pytest.approx((float(torch.cat(y).float().mean()), *roc_auc(torch.cat(said), torch.cat(y)), 12))
     assert "two folds" in foreseen({"0/relations": blocks[0]})
     same = {
         key: {**block, "logprob": [[0.0, 1.0, 0.0]] * len(block["far"])}

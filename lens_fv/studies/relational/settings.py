@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.composition import ExtractRecipe, TuneRecipe, VectorLibrary, build_library
 from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.parts import note_versions
@@ -144,12 +144,12 @@ class Study:
         made = build_library(self.model, list(self.tasks.values()), folder, recipe, seed=seed, progress=self.progress)
         return self._libraries.setdefault((method, seed), made)
 
-    def extracted(self, layer: int | None = None) -> Extracted:
+    def extracted(self, layer: int | None = None) -> ExtractRecipe:
         """The study's recipe for extracted vectors."""
         s = self.settings
-        return Extracted(layer, s.n_heads, s.n_shots, s.n_clean, s.n_trials, s.max_validation)
+        return ExtractRecipe(layer, s.n_heads, s.n_shots, s.n_clean, s.n_trials, s.max_validation)
 
-    def tuned(self, *, shuffled: bool = False) -> Tuned:
+    def tuned(self, *, shuffled: bool = False) -> TuneRecipe:
         """The study's recipe for tuned vectors."""
         s = self.settings
-        return Tuned(pairs=s.pairs, steps=s.steps, shuffled=shuffled, max_validation=s.max_validation)
+        return TuneRecipe(n_pairs=s.pairs, steps=s.steps, shuffled=shuffled, max_validation=s.max_validation)

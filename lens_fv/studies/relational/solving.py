@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_confidence, fit_maps, plain_map, separation
+from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_confidence, fit_maps, roc_auc, softmax_map
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
 from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import Study
@@ -98,7 +98,7 @@ def _variants(study: Study, problems: Sequence[Analogy]) -> dict[str, Callable[[
         "untuned": lambda: _untuned(study),
         "scores": lambda: {
             "maps": {
-                "probability": plain_map(study.model, _basis(study).basis(study.model), score="prob", temperature=PROBABILITY)
+                "probability": softmax_map(study.model, _basis(study).basis(study.model), score="prob", temperature=PROBABILITY)
             }
         },
     }
@@ -117,7 +117,7 @@ def _untuned(study: Study) -> dict[str, Any]:
     untuned = study.library("extracted", study.settings.seeds[0]).at(tuned[tuned.names[0]].layer)
     rows, ours = untuned.basis(study.model), tuned.basis(study.model)
     longer = float(ours.vectors.norm(dim=-1).mean() / rows.vectors.norm(dim=-1).mean())
-    return {"library": untuned, "maps": {"lengthened": plain_map(study.model, rows, scale=longer)}}
+    return {"library": untuned, "maps": {"lengthened": softmax_map(study.model, rows, scale=longer)}}
 
 
 def _varied(study: Study, problems: Sequence[Analogy], options: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -135,4 +135,4 @@ def confidence(features: Tensor, helped: Tensor, fold: Tensor) -> tuple[Tensor, 
     for at in fold.unique().tolist():
         own = fold == at
         found[own] = fit_confidence(features[~own], helped[~own])(features[own])
-    return found, separation(found, helped)
+    return found, roc_auc(found, helped)

@@ -80,9 +80,9 @@ def _made(
     return tune_many(
         study.model,
         list(tasks.values()),
-        start={name: _start(study, str(way.value), name, way.layer, seed) for name in tasks},
-        pairs=way.pairs,
-        layer=way.layer,
+        init={name: _start(study, str(way.value), name, way.layer, seed) for name in tasks},
+        n_pairs=way.pairs,
+        layers=way.layer,
         steps=s.steps,
         splits=splits,
         seed=seed,
@@ -110,7 +110,7 @@ def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     found = compare_baselines(
         study.model,
         study.tasks[name],
-        pairs=s.pairs,
+        n_pairs=s.pairs,
         n_heads=s.n_heads,
         n_shots=s.n_shots,
         n_clean=s.n_clean,

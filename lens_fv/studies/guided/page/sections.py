@@ -3,7 +3,7 @@
 import numpy as np
 
 from lens_fv.core.statistics import estimate
-from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.guided.methods import CONTROLS, method_of
 from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
@@ -66,7 +66,7 @@ def methods(run: Recorded) -> list[Block]:
             blocks.append(f'"{control}" is "{of}" by {by}: its own are worth {gain} points of GP.')
     shown = {"learned": "final", "held out": "general", "held out, in context": "in_context"}
     dots = {label: {name: run.mean(name, metric) for name in run.runs} for label, metric in shown.items()}
-    figure = interval_dots({run.name: dots}, title="What is kept", axis="share right at the end", limits=(-0.02, 1.02))
+    figure = plot_interval_dots({run.name: dots}, title="What is kept", axis="share right at the end", limits=(-0.02, 1.02))
     return [
         *blocks,
         Picture(f"{run.slug}-methods", f"Means over sequences and seeds, with 95 % intervals. {run.name}.", figure),
@@ -112,7 +112,7 @@ def _side_by_side(run: Recorded) -> list[Block]:
             method: {float(i): estimate(tasks.tolist()) for i, tasks in enumerate(found[measure])}
             for method, found in shown.items()
         }
-        figure = interval_lines(lines, title=title.capitalize(), x_axis="tasks learned", y_axis=title)
+        figure = plot_interval_lines(lines, title=title.capitalize(), x_axis="tasks learned", y_axis=title)
         about = f"{title.capitalize()}: the mean over tasks, with 95 % intervals over them. {run.name}."
         blocks.append(Picture(f"{run.slug}-{measure}", about, figure))
     return blocks

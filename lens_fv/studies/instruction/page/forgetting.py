@@ -8,12 +8,12 @@ import numpy as np
 
 from lens_fv.dynamics.verdict import Judgement
 from lens_fv.plotting import (
-    ability_curves,
-    forgetting_matrix,
-    head_change,
-    recovery_bars,
-    similarity_curves,
-    vector_plane,
+    plot_abilities,
+    plot_forgetting,
+    plot_head_change,
+    plot_recovery,
+    plot_vector_plane,
+    plot_vector_similarity,
 )
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.page.markdown import NONE, Block, Picture, table
@@ -56,13 +56,13 @@ def _figures(run: Recorded) -> Iterator[Picture]:
             continue
         about = f"{run.name}, {each.sequence} ({', then '.join(each.trained)}), seed {each.seed}."
         name = f"{run.slug}-{{}}-{each.sequence}"
-        yield Picture(name.format("forgetting"), f"Accuracy behind the instruction. {about}", forgetting_matrix(each.path))
-        yield Picture(name.format("recovery"), f"Accuracy with and without vectors. {about}", recovery_bars(each.verdicts))
-        yield Picture(name.format("abilities"), f"How much likelier answers became. {about}", ability_curves(each.path))
-        yield Picture(name.format("similarity"), f"Cosine to the beginning. {about}", similarity_curves(each.path))
+        yield Picture(name.format("forgetting"), f"Accuracy behind the instruction. {about}", plot_forgetting(each.path))
+        yield Picture(name.format("recovery"), f"Accuracy with and without vectors. {about}", plot_recovery(each.verdicts))
+        yield Picture(name.format("abilities"), f"How much likelier answers became. {about}", plot_abilities(each.path))
+        yield Picture(name.format("similarity"), f"Cosine to the beginning. {about}", plot_vector_similarity(each.path))
         if len(each.path.tasks) > 2:
-            yield Picture(name.format("plane"), f"Vectors from before to after. {about}", vector_plane(each.path))
+            yield Picture(name.format("plane"), f"Vectors from before to after. {about}", plot_vector_plane(each.path))
         ranked = [v.task for v in each.verdicts if v.lost]
         for task in ranked[:1]:
             if not each.path.effects[[0, -1], each.path.tasks.index(task)].isnan().any():
-                yield Picture(name.format("heads"), f"Effects of heads on {task}. {about}", head_change(each.path, task))
+                yield Picture(name.format("heads"), f"Effects of heads on {task}. {about}", plot_head_change(each.path, task))

@@ -9,7 +9,7 @@ from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.dynamics import Trajectory
 from lens_fv.knowledge import KnowledgeScores, KnowledgeTrace
 from lens_fv.knowledge.trace import PLACES
-from lens_fv.plotting import interval_lines
+from lens_fv.plotting import plot_interval_lines
 from lens_fv.studies.knowledge.inside import answer_logprobs
 from lens_fv.studies.knowledge.page.recorded import Recorded, closed
 from lens_fv.studies.page.markdown import Block, Picture, interval, table
@@ -43,12 +43,12 @@ def steps(run: Recorded) -> list[Block]:
         Picture(
             f"{run.slug}-steps",
             f"{run.name}: log-probability of answers, a token, by epochs.",
-            interval_lines(known, title="Answers on the way", x_axis="epochs", y_axis="log-probability (nats a token)"),
+            plot_interval_lines(known, title="Answers on the way", x_axis="epochs", y_axis="log-probability (nats a token)"),
         ),
         Picture(
             f"{run.slug}-layers",
             f"{run.name}: length of each layer's change, in percent of its weights' length.",
-            interval_lines(layers, title="How far layers moved", x_axis="layer", y_axis="change (%)"),
+            plot_interval_lines(layers, title="How far layers moved", x_axis="layer", y_axis="change (%)"),
         ),
         *_others(run),
     ]
@@ -96,7 +96,7 @@ def traces(run: Recorded) -> list[Block]:
         strongest = {TRACED[name]: _by_layer(trace.head_effects[:, i].amax(-1)) for name, trace in found.items()}
         for what, drawn in (("stream", lines), ("heads", strongest)):
             title = f"{'The residual stream' if what == 'stream' else 'The strongest head'} restored {AT[place]}"
-            figure = interval_lines(drawn, title=title, x_axis="layer", y_axis="gain (nats)")
+            figure = plot_interval_lines(drawn, title=title, x_axis="layer", y_axis="gain (nats)")
             blocks.append(Picture(f"{run.slug}-{what}-{place}", f"{run.name}: {title.lower()}, by layer.", figure))
     return blocks
 
@@ -118,7 +118,7 @@ def vectors(run: Recorded) -> list[Block]:
         gaps = (interval(closed(base, scores, read, of=of)) for of in ("accuracy", "loss"))
         rows.append([f"{name} vector", interval(scores.accuracy()), interval(scores.perplexity(), digits=1), *gaps])
     drawn: Mapping[str, Mapping[float, Estimate]] = {"with the vector": line, "without": dict.fromkeys(line, without)}
-    figure = interval_lines(
+    figure = plot_interval_lines(
         drawn, title="Definition vectors by layer", x_axis="added after layer", y_axis="log-probability (nats a token)"
     )
     return [

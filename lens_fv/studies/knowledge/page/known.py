@@ -6,7 +6,7 @@ import numpy as np
 
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.knowledge import KnowledgeScores
-from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.knowledge.page.recorded import Condition, Recorded, closed
 from lens_fv.studies.knowledge.settings import OUTSIDE, OWN
 from lens_fv.studies.page.markdown import NONE, Block, Picture, interval, points, table
@@ -48,7 +48,7 @@ def known(run: Recorded) -> list[Block]:
             table(header, rows),
         ]
     if drawn:
-        figure = interval_dots(drawn, title="Gap closed, by way to teach", axis="share of the gap")
+        figure = plot_interval_dots(drawn, title="Gap closed, by way to teach", axis="share of the gap")
         blocks.append(Picture(f"{run.slug}-gap", f"{run.name}: share of the gap closed, by way to teach.", figure))
     return blocks
 
@@ -132,7 +132,7 @@ def numbers(run: Recorded) -> list[Block]:
     for name, (lines, said, unit) in about.items():
         if lines:
             title = f"{said.capitalize()}, by entities at once"
-            figure = interval_lines(lines, title=title, x_axis="entities in one update", y_axis=unit, log=True)
+            figure = plot_interval_lines(lines, title=title, x_axis="entities in one update", y_axis=unit, log=True)
             blocks.append(Picture(f"{run.slug}-{name}", f"{run.name}: {said}, by entities in one update.", figure))
     return blocks
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 import numpy as np
 
 from lens_fv.core.statistics import estimate
-from lens_fv.evaluation.ranks import Of
-from lens_fv.plotting import interval_dots, transfer_heatmap
+from lens_fv.evaluation.ranks import Targets
+from lens_fv.plotting import plot_interval_dots, plot_transfer
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, table
 from lens_fv.studies.relational.page.pooling import typicality_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
@@ -40,7 +40,7 @@ def transfer(runs: Sequence[Recorded]) -> list[Block]:
         for name, record in records.items():
             values[:, vectors.index(name)] = record["gain"]
         at = [vectors.index(name) for name in run.relations]
-        drawn = transfer_heatmap(
+        drawn = plot_transfer(
             values[np.ix_(at, at)],
             run.relations,
             list(run.groups.values()),
@@ -72,7 +72,7 @@ def decoding(runs: Sequence[Recorded]) -> list[Block]:
     for run, records in having(runs, "decoding"):
         rows: list[list[object]] = []
         sheet += _ranks(run.name, records)
-        for how, of, measure in product(HOW, get_args(Of), MEASURES):
+        for how, of, measure in product(HOW, get_args(Targets), MEASURES):
             if found := decoded(records, how, of, measure):
                 digits = ".0f" if measure == "median_rank" else ".3f"
                 d = found.difference
@@ -123,7 +123,7 @@ def _typicality(runs_with: Sequence[tuple[Recorded, Record]]) -> list[Block]:
     pairs += [(kind, "none") for kind in ("extracted", "tuned", "shuffled", "composite")]
     known = [(a, b) for a, b in pairs if a in measures and b in measures]
     first = next(iter(scores.values()))
-    drawn = interval_dots(
+    drawn = plot_interval_dots(
         {"": {name: {m: e for m in measures for e in [s.mean(m)] if e} for name, s in scores.items()}},
         title="Human typicality",
         axis="Spearman's correlation",

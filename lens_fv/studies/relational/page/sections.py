@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lens_fv.core.statistics import Estimate
-from lens_fv.plotting import interval_dots, relation_scatter
+from lens_fv.plotting import plot_interval_dots, plot_relations
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, folded, interval, points, table
 from lens_fv.studies.relational.page.pooling import Scores, measured, result_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
@@ -94,13 +94,13 @@ def _completion_figures(found: Sequence[tuple[Recorded, Scores]]) -> list[Block]
             if c in top1.values
         }
     axis = "first-token accuracy"
-    dots = interval_dots(panels, title="Completion by group of relations", axis=axis, limits=(-0.02, 1.02))
+    dots = plot_interval_dots(panels, title="Completion by group of relations", axis=axis, limits=(-0.02, 1.02))
     pairs = {run.name: (top1.by_relation("extracted"), top1.by_relation("tuned")) for run, top1 in found}
     points = {
         name: {r: (x, tuned[r]) for r, x in extracted.items() if r in tuned} for name, (extracted, tuned) in pairs.items()
     }
     groups = {r: group for run, _ in found for r, group in run.groups.items()}
-    scatter = relation_scatter(
+    scatter = plot_relations(
         points, groups, title="Each relation's vectors", x_axis="extracted vector", y_axis="tuned vector", limits=(-0.02, 1.02)
     )
     return [

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lens_fv.plotting import interval_dots
+from lens_fv.plotting import plot_interval_dots
 from lens_fv.studies.page.markdown import Block, Picture, Sheet, interval, p_value, points, table
 from lens_fv.studies.relational.page.pooling import Scores, analogy_scores, folds
 from lens_fv.studies.relational.page.recorded import Recorded, having
@@ -93,7 +93,7 @@ def _picture(runs_with: Sequence[tuple[Recorded, Mapping[str, Any]]], part: str,
     }
     if not any(row for rows in panels.values() for row in rows.values()):
         return []
-    drawn = interval_dots(panels, title=f"Analogies of {said}")
+    drawn = plot_interval_dots(panels, title=f"Analogies of {said}")
     return [Picture(f"analogies-{part}", f"Analogies of {said}, with 95 % intervals over relations.", drawn)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 from lens_fv.studies.relational.page.pooling import Scores, result_scores, tuning_scores
 from lens_fv.studies.relational.page.recorded import Recorded, having
@@ -26,7 +26,7 @@ def tuning(runs: Sequence[Recorded]) -> list[Block]:
             lines = {
                 name: {float(v): e for v in scores.conditions for e in [scores.mean(v)] if e} for name, scores in top1.items()
             }
-            drawn = interval_lines(
+            drawn = plot_interval_lines(
                 lines, title=f"Tuned vectors by {title}", x_axis=title, y_axis="first-token accuracy", log=what == "pairs"
             )
             blocks.append(Picture(f"tuning-{what}", f"First-token accuracy of tuned vectors by {title}.", drawn))
@@ -46,7 +46,7 @@ def kinds(runs: Sequence[Recorded]) -> list[Block]:
     ]
     header = ["kind", *(f"{name}: {what}" for name in top1 for what in ("accuracy", "tuned - it (points)"))]
     dots = {name: {labelled(c): e for c in conditions for e in [s.mean(c)] if e} for name, s in top1.items()}
-    drawn = interval_dots({"": dots}, title="Kinds from the same pairs", axis="first-token accuracy", limits=(-0.02, 1.02))
+    drawn = plot_interval_dots({"": dots}, title="Kinds from the same pairs", axis="first-token accuracy", limits=(-0.02, 1.02))
     return [
         BASELINES,
         _on(runs_with),
