@@ -14,7 +14,7 @@ from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Queries, asked_facts, choose_queries
+from lens_fv.heads.competence import Queries, choose_queries, queries_summary
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
 from lens_fv.tasks import (
@@ -113,7 +113,7 @@ class Evaluation(Artefact):
             f"log-prob per answer {r.logprob_per_answer.mean:.2f} nats"
             for r in self.results
         }
-        items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)
+        items = {"test items": str(len(self.top1))} | queries_summary(self.provenance)
         return super().summary() | {"prompts": self.prompts} | items | rows
 
 

@@ -74,13 +74,7 @@ class HeadComparison(Artefact):
 
     @checked
     def mean(self, score: Score) -> Float[Tensor, "layers heads"]:
-        """A score averaged over trials.
-
-        Raises:
-            LensFVError: the score is unknown.
-        """
-        if score not in SCORE_NAMES:
-            raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
+        """A score averaged over trials."""
         return getattr(self, score).mean(0)
 
     @checked
@@ -97,13 +91,7 @@ class HeadComparison(Artefact):
             coefficient: Spearman's rho or Kendall's tau (tau-b, which accounts for ties).
             level: Level of the interval.
             resamples: Number of bootstrap resamples.
-
-        Raises:
-            LensFVError: the score or coefficient is unknown.
         """
-        if coefficient not in _COEFFICIENTS:
-            raise LensFVError(f"correlate by {coefficient!r}: choose one of {', '.join(_COEFFICIENTS)}")
-        self.mean(score)
         exact, other = (x.flatten(1).numpy(force=True) for x in (self.exact, getattr(self, score)))
 
         def correlate(trials: np.ndarray) -> float:
@@ -129,7 +117,7 @@ class HeadComparison(Artefact):
         """Count how many of the `k` heads with the largest exact effect are among the `k` with the largest score.
 
         Raises:
-            LensFVError: the score is unknown, or `k` is not between 1 and the number of heads.
+            LensFVError: `k` is not between 1 and the number of heads.
         """
         best = [self.mean(s).flatten() for s in ("exact", score)]
         n = len(best[0])

@@ -112,7 +112,7 @@ def competence(
     return load_or_compute(folder, Competence, provenance, make)
 
 
-class Asked(NamedTuple):
+class ChosenQueries(NamedTuple):
     """The queries of a measurement.
 
     Attributes:
@@ -142,7 +142,7 @@ def choose_queries(
     instruction: str | Sequence[str] | None = None,
     seed: Seed = 0,
     folder: str | Path | None = None,
-) -> Asked:
+) -> ChosenQueries:
     """Choose which of a task's pairs to query: all, or those that the model answers after demonstrations.
 
     A query counts as answered if greedy decoding after the demonstrations begins with the first token of an acceptable
@@ -165,7 +165,7 @@ def choose_queries(
         LensFVError: the model answers none of the queries.
     """
     if queries == "all":
-        return Asked(tuple(range(len(items))), {})
+        return ChosenQueries(tuple(range(len(items))), {})
     prompts = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
     right = competence(model, task, split=split, items=items, folder=folder, **prompts).right
     kept = tuple(right.nonzero()[:, 0].tolist())
@@ -174,10 +174,10 @@ def choose_queries(
             f"ask what {model.name} answers of {task.name}: after {n_shots} demonstrations it answers none of {len(items)} "
             "queries; use queries='all', more demonstrations or an easier task"
         )
-    return Asked(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
+    return ChosenQueries(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
 
 
-def asked_facts(provenance: Provenance) -> dict[str, str]:
+def queries_summary(provenance: Provenance) -> dict[str, str]:
     """A line for `Artefact.summary` with the number of queries kept; empty if all were used."""
     said = provenance.options
     return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}

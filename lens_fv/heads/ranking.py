@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import require_shape
 from lens_fv.core.choices import checked
-from lens_fv.heads.competence import asked_facts
+from lens_fv.heads.competence import queries_summary
 from lens_fv.heads.effects import Effects, Metric
 
 
@@ -39,5 +39,5 @@ class HeadRanking(Effects):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        unedited = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
-        return super().summary() | unedited | asked_facts(self.provenance)
+        facts = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
+        return super().summary() | facts | queries_summary(self.provenance)

@@ -18,7 +18,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.effects import Effects, Metric
 from lens_fv.heads.options import RankingConfig, RankingOptions
 from lens_fv.heads.protocol import rank_heads
@@ -105,7 +105,7 @@ class UniversalHeads(Effects):
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
                 row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
                 for row in self.rows
@@ -146,6 +146,12 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
     Raises:
         LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
             `rank_heads` raises.
+
+    Example:
+        >>> options = {'instruction': 'Please do0 it', 'corruption': 'instruction', 'n_shots': 0}
+        >>> universal = lens_fv.universal_heads(capable_model, capable_tasks, n_clean=3, n_trials=3, **options)
+        >>> universal.tasks
+        ('task0', 'task1', 'task2')
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
