@@ -138,7 +138,7 @@ def rank(
         "metric": metric,
         "unit": unit,
         "queries": asked_of(ranking.provenance.options),
-        "unedited": float(ranking.baseline.mean()),
+        "baseline": float(ranking.baseline.mean()),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(ranking),

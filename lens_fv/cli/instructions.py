@@ -97,7 +97,7 @@ def rank(
         "counterparts": ranking.provenance.options.get("counterparts"),
         "metric": metric,
         "queries": asked_of(ranking.provenance.options),
-        "unedited": float(ranking.baseline.mean()),
+        "baseline": float(ranking.baseline.mean()),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(ranking),

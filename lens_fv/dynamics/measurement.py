@@ -150,7 +150,7 @@ def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *
     _, knowledge = _asked(model, probe.cloze, [[]])
     in_context = torch.full_like(correct[:, :1], torch.nan)
     if all_measures:
-        in_context = score_alike(model, probe.in_context).full.float()
+        in_context = score_alike(model, probe.in_context).exact_match.float()
     looked_at = probe.instructed[: probe.n_read]
     z, _, states = last_tokens(model, [p.tokens for p in looked_at])
     direction = (vector.vector * vector.scale).to(states)

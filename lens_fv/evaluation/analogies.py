@@ -187,11 +187,11 @@ def _read(
 def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
     """Combine answers and choices of each analogy."""
     n, at = len(analogies), 0
-    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full")}
+    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "exact_match")}
     best, choice, calibrated = (torch.zeros(n, rank.shape[1]) for _ in range(3))
     for i, analogy in enumerate(analogies):
         rows = slice(at, at := at + len(analogy.d))
-        made["top1"][i], made["full"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
+        made["top1"][i], made["exact_match"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
         best[i] = logprob[rows].amax(0)
     for i, analogy in enumerate(analogies):
         rows = slice(at, at := at + len(analogy.choices))

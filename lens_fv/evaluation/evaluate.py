@@ -67,14 +67,14 @@ class Evaluation(Artefact):
         conditions: names of the conditions, in the order of the last axis.
         prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
             labels.
-        top1, top3, full, logprob: see `AnswerScores`.
+        top1, top3, exact_match, logprob: see `AnswerScores`.
     """
 
     conditions: tuple[str, ...]
     prompts: PromptKind
     top1: Bool[Tensor, "items conditions"]
     top3: Bool[Tensor, "items conditions"]
-    full: Bool[Tensor, "items conditions"]
+    exact_match: Bool[Tensor, "items conditions"]
     logprob: Float[Tensor, "items conditions"]
 
     @property
@@ -85,7 +85,7 @@ class Evaluation(Artefact):
     def __getitem__(self, condition: str) -> Result:
         """Return the result of one condition."""
         i, n = self.conditions.index(condition), len(self.top1)
-        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.full))
+        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.exact_match))
         return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
 
     @checked
@@ -99,7 +99,7 @@ class Evaluation(Artefact):
                 "condition": condition,
                 "top1": bool(self.top1[item, i]),
                 "top3": bool(self.top3[item, i]),
-                "exact_match": bool(self.full[item, i]),
+                "exact_match": bool(self.exact_match[item, i]),
                 "logprob_per_answer": float(self.logprob[item, i]),
             }
             for item in range(len(self.top1))

@@ -49,7 +49,7 @@ class AnalogyEvaluation(Artefact):
         conditions: names of the conditions, in the order of the last axis.
         relations: relation of each analogy, "" if unknown.
         has_choices: mask of the analogies with choices.
-        top1, full, logprob: per-analogy values; see `AnalogyResult`.
+        top1, exact_match, logprob: per-analogy values; see `AnalogyResult`.
         choice, calibrated: 1 if the correct choice won, its share in a tie, otherwise 0.
         weights: weights of the composite.
         source_gain: gain in log-probability of B after A under the composite, in nats per token.
@@ -60,7 +60,7 @@ class AnalogyEvaluation(Artefact):
     relations: tuple[str, ...]
     has_choices: Bool[Tensor, " analogies"]
     top1: Bool[Tensor, "analogies conditions"]
-    full: Bool[Tensor, "analogies conditions"]
+    exact_match: Bool[Tensor, "analogies conditions"]
     logprob: Float[Tensor, "analogies conditions"]
     choice: Float[Tensor, "analogies conditions"]
     calibrated: Float[Tensor, "analogies conditions"]
@@ -88,7 +88,7 @@ class AnalogyEvaluation(Artefact):
         return AnalogyResult(
             condition,
             proportion(int(self.top1[some, i].sum()), n),
-            proportion(int(self.full[some, i].sum()), n),
+            proportion(int(self.exact_match[some, i].sum()), n),
             estimate(self.logprob[some, i].tolist(), seed=self.provenance.seed),
             proportion(won, m) if m else Estimate(*[float("nan")] * 3, n=0),
             float(self.calibrated[asked, i].float().mean()),
@@ -101,7 +101,7 @@ class AnalogyEvaluation(Artefact):
         condition: str,
         baseline: str = "one_shot",
         *,
-        measure: Literal["top1", "full", "logprob"] = "top1",
+        measure: Literal["top1", "exact_match", "logprob"] = "top1",
         mask: Bool[Tensor, " analogies"] | None = None,
     ) -> Estimate:
         """Estimate the paired difference between two conditions over analogies, with a bootstrap interval.
@@ -109,7 +109,7 @@ class AnalogyEvaluation(Artefact):
         Args:
             condition: one of `conditions`.
             baseline: condition to subtract.
-            measure: "top1" or "full" (shares of analogies), or "logprob" (nats per token).
+            measure: "top1" or "exact_match" (shares of analogies), or "logprob" (nats per token).
             mask: mask of the analogies to use; default: all.
 
         Raises:
@@ -144,7 +144,7 @@ class AnalogyEvaluation(Artefact):
                 "relation": relation,
                 "condition": condition,
                 "top1": bool(self.top1[n, i]),
-                "exact_match": bool(self.full[n, i]),
+                "exact_match": bool(self.exact_match[n, i]),
                 "logprob_per_token": float(self.logprob[n, i]),
                 "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
                 "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Measure = Literal["top1", "full", "logprob"]
+Measure = Literal["top1", "exact_match", "logprob"]
 Part = Literal["validation", "test"]
 
 
@@ -52,8 +52,8 @@ class InjectionSweep(Artefact):
         scales: Factors applied to the vector.
         site: See `FunctionVector`.
         subset: Part of the split used as queries.
-        top1, full, logprob: See `AnswerScores`.
-        plain_top1, plain_full, plain_logprob: The same without the vector.
+        top1, exact_match, logprob: See `AnswerScores`.
+        plain_top1, plain_exact_match, plain_logprob: The same without the vector.
     """
 
     layers: tuple[int, ...]
@@ -61,10 +61,10 @@ class InjectionSweep(Artefact):
     site: Site
     subset: Part
     top1: Bool[Tensor, "items layers scales"]
-    full: Bool[Tensor, "items layers scales"]
+    exact_match: Bool[Tensor, "items layers scales"]
     logprob: Float[Tensor, "items layers scales"]
     plain_top1: Bool[Tensor, " items"]
-    plain_full: Bool[Tensor, " items"]
+    plain_exact_match: Bool[Tensor, " items"]
     plain_logprob: Float[Tensor, " items"]
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class InjectionSweep(Artefact):
                 layer,
                 scale,
                 proportion(int(self.top1[:, i, j].sum()), n),
-                proportion(int(self.full[:, i, j].sum()), n),
+                proportion(int(self.exact_match[:, i, j].sum()), n),
                 Estimate(*logprobs[i, j].tolist(), n=n),
             )
             for i, layer in enumerate(self.layers)
@@ -112,7 +112,7 @@ class InjectionSweep(Artefact):
 
         `vector.at(layer=best.layer, scale=best.scale)` returns the vector for that cell.
         """
-        field = {"top1": "top1", "full": "exact_match", "logprob": "logprob_per_answer"}[measure]
+        field = "logprob_per_answer" if measure == "logprob" else measure
         return max(self.cells(), key=lambda cell: (getattr(cell, field).mean, cell.logprob_per_answer.mean))
 
     def heatmap_data(self) -> Tensor:
@@ -195,7 +195,7 @@ def sweep_injection(
     prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in items])
     branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in at for scale in by)]
     scores = score_answers(model, prompts, branches, what=f"{task.name}: sweep", progress=progress)
-    found = {name: getattr(scores, name) for name in ("top1", "full", "logprob")}
+    found = {name: getattr(scores, name) for name in ("top1", "exact_match", "logprob")}
     provenance = Provenance.of(
         model,
         task=task.name,

@@ -71,7 +71,7 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
             at = found.conditions.index(condition)
             answers, choices = rows[: len(analogy.d)], rows[len(analogy.d) :]
             assert bool(found.top1[i, at]) == any(rank == 0 for rank, _, _ in answers)
-            assert bool(found.full[i, at]) == any(full for _, full, _ in answers)
+            assert bool(found.exact_match[i, at]) == any(full for _, full, _ in answers)
             assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
             if choices:
                 won = max(range(len(choices)), key=lambda c: choices[c][2])
@@ -118,7 +118,7 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert (row.top1.n, row.n_choice) == (7, 4)
     at = found.conditions.index("composite")
     assert row.top1.mean == pytest.approx(float(found.top1[:, at].float().mean()))
-    assert row.exact_match.mean == pytest.approx(float(found.full[:, at].float().mean()))
+    assert row.exact_match.mean == pytest.approx(float(found.exact_match[:, at].float().mean()))
     assert row.mc_accuracy.mean == pytest.approx(float(found.choice[:4, at].float().mean()))
     assert row.calibrated_mc_accuracy == pytest.approx(float(found.calibrated[:4, at].float().mean()))
     assert all(e.ci_low <= e.mean <= e.ci_high for e in (row.top1, row.mc_accuracy, row.logprob_per_token))

@@ -51,7 +51,7 @@ def test_hover_gives_the_cell_with_its_intervals() -> None:
 
 def test_a_vector_at_its_heads_has_one_column() -> None:
     sweep = made()
-    values = {name: getattr(sweep, name)[:, :1] for name in ("top1", "full", "logprob")}
+    values = {name: getattr(sweep, name)[:, :1] for name in ("top1", "exact_match", "logprob")}
     figure = plot_injection(replace(sweep, layers=(10,), site="heads", **values))
     assert list(figure.data[0].x) == list(figure.data[1].x) == ["its heads"]
     assert figure.data[0].text[0][0].startswith("its heads, scale 0.5")

@@ -51,12 +51,12 @@ class Questions:
     @torch.no_grad()
     def instructed(self, model: LensModel, tasks: Sequence[str]) -> Right:
         """Score the prompts with an instruction."""
-        return _by_task(self._instructed, tasks, lambda prompts: score_answers(model, prompts, [[]]).full)
+        return _by_task(self._instructed, tasks, lambda prompts: score_answers(model, prompts, [[]]).exact_match)
 
     @torch.no_grad()
     def in_context(self, model: LensModel, tasks: Sequence[str]) -> Right:
         """Score the prompts with an instruction and demonstrations."""
-        return _by_task(self._in_context, tasks, lambda prompts: score_alike(model, prompts).full)
+        return _by_task(self._in_context, tasks, lambda prompts: score_alike(model, prompts).exact_match)
 
 
 def _by_task(

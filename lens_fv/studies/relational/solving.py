@@ -84,7 +84,8 @@ def _kept(found: AnalogyEvaluation) -> dict[str, Any]:
         "relations": found.relations,
         "far": found.far().tolist(),
         "features": features.tolist(),
-        **{key: getattr(found, key).float().tolist() for key in ("top1", "full", "logprob", "choice", "calibrated")},
+        "full": found.exact_match.float().tolist(),
+        **{key: getattr(found, key).float().tolist() for key in ("top1", "logprob", "choice", "calibrated")},
     }
 
 
