@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.store import load_or_compute
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.options import PromptsConfig, RunOptions
 from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
@@ -23,6 +24,10 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
 from lens_fv.tasks import Task
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Metric = Literal["prob", "logprob"]
 
@@ -103,6 +108,10 @@ class ClassEffects(Artefact):
     def strongest(self) -> Int[Tensor, "layers classes"]:
         """The head of each layer whose mean effect at a class is furthest from zero."""
         return self.mean.abs().argmax(1)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head and token class, largest effect first: the effect with its interval and number of trials."""
+        return data_frame(self.top())
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
