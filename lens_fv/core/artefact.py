@@ -137,7 +137,8 @@ def load_artefact(path: str | Path) -> Artefact:
     values = checked_fields(kind, header, tensors, where)
     try:
         artefact = kind(provenance=provenance, **values)
-        artefact.summary(), artefact.heatmap_data()  # so that whatever loads can be shown
+        artefact.summary()  # so that whatever loads can be shown
+        artefact.heatmap_data()
         return artefact
     except LensFVError:
         raise
