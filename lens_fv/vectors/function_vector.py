@@ -133,10 +133,10 @@ class FunctionVector(Artefact):
             site=site,
         )
 
-    def __add__(self, other: "FunctionVector") -> "FunctionVector":
+    def __add__(self, other: object) -> "FunctionVector":
         return _sum((self, other), (1.0, 1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
-    def __sub__(self, other: "FunctionVector") -> "FunctionVector":
+    def __sub__(self, other: object) -> "FunctionVector":
         return _sum((self, other), (1.0, -1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
     def __mul__(self, factor: float | int) -> "FunctionVector":
