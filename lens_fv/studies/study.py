@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from lens_fv.core.choices import nearest
 from lens_fv.core.files import file_name
@@ -22,18 +22,8 @@ from lens_fv.studies.rows import Job, RowStore, frame
 
 if TYPE_CHECKING:
     import pandas as pd
-    from _typeshed import DataclassInstance
 
-    class Settings(DataclassInstance, Protocol):
-        """Settings of a study: a frozen dataclass with seeds."""
-
-        @property
-        def seeds(self) -> tuple[int, ...]:
-            """Seeds; a resumed run may add seeds after those of the first run."""
-            ...
-
-
-S = TypeVar("S", bound="Settings")
+S = TypeVar("S")
 STUDIES: Mapping[str, str] = {
     "relational": "lens_fv.studies.relational",
     "instruction": "lens_fv.studies.instruction",
@@ -81,7 +71,7 @@ class Study(Generic[S]):
     ) -> None:
         self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
         self.source = source or model.name
-        about: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+        about: dict[str, Any] = json.loads(json.dumps(asdict(cast(Any, settings))))
         for key in self.external:
             about[key] = about[key] and Path(about[key]).name  # wherever the file is
         weights = str(model.dtype).removeprefix("torch.")
