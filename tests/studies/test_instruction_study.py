@@ -131,5 +131,7 @@ def test_a_page_is_written_from_whatever_parts_there_are(study, tmp_path):
 
 def test_a_model_that_follows_nothing_is_said(settings, model_folder, tmp_path):
     study = STUDY(load_model(model_folder), tmp_path, replace(settings, mixture=None), source=model_folder)
+    with pytest.raises(LensFVError, match="run the part start first"):
+        study.run(["counterparts"])
     with pytest.raises(LensFVError, match=r"at the start it follows none of task0, task1, task2; choose other tasks"):
         study.run()

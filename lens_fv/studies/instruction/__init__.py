@@ -1,8 +1,9 @@
 """The study of instructed tasks: are abilities that fine-tuning loses erased or suppressed?"""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from lens_fv.core.files import file_name
 from lens_fv.core.statistics import Estimate, wilson_interval
@@ -17,15 +18,13 @@ from lens_fv.plotting import (
     vector_plane,
 )
 from lens_fv.studies.instruction.parts import counterparts, injection, sequences, start
-from lens_fv.studies.instruction.settings import InstructedStudy
+from lens_fv.studies.instruction.settings import InstructedStudy, enters
 from lens_fv.studies.study import Results
 from lens_fv.studies.tables import Contrast, Table, mean, select
 
 METRICS = ("average", "final", "forgetting", "general_before", "general", "in_context")
 CLAIMS = {
-    "knowledge": Contrast(
-        "knowledge", "instruction", "change", "sequences", "Knowledge falls less than the instruction's effect"
-    ),
+    "knowledge": Contrast("knowledge", "instruction", "change", "sequences", "Knowledge falls less than following"),
     "vector": Contrast("vector", "random_heads", "cosine_to_initial", "sequences", "The vector moves less than random heads"),
     "random": Contrast(
         "with_vector", "with_random", "recovered_share", "sequences", "The vector restores more than a random vector"
@@ -40,7 +39,7 @@ class InstructionStudy(InstructedStudy):
     """Fine-tuning on task sequences, and what it does to abilities, instruction vectors and knowledge."""
 
     name = "instruction"
-    parts = {"start": start, "sequences": sequences, "injection": injection, "counterparts": counterparts}
+    parts: ClassVar = {"start": start, "sequences": sequences, "injection": injection, "counterparts": counterparts}
 
     @classmethod
     def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:
@@ -105,9 +104,8 @@ def _start(run: Results) -> list[dict[str, Any]]:
         row["seeds"] = after["seed"].nunique()
         row["enters"] = 0
         for _, some in after.groupby("seed"):
-            values = {measure: each["value"].tolist() for measure, each in some.groupby("measure")}
-            low, _ = wilson_interval(sum(values["correct"]), len(values["correct"]))
-            row["enters"] += low > values["majority_accuracy"][0]
+            correct, majority = (some.loc[some["measure"] == m, "value"].tolist() for m in ("correct", "majority_accuracy"))
+            row["enters"] += enters(correct, majority[0])
         table.append(row)
     return table
 
@@ -117,14 +115,14 @@ def _metrics(run: Results) -> dict[str, dict[str, tuple[float, float, float]]]:
     rows = select(run.part("sequences"), {"condition": "run", "measure": METRICS})
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
     for (sequence, measure), values in rows.groupby(["unit", "measure"], sort=False)["value"]:
-        found.setdefault(sequence, {})[measure] = (values.mean(), values.min(), values.max())
+        found.setdefault(sequence, {})[measure] = (float(values.mean()), float(values.min()), float(values.max()))
     return found
 
 
 def _judged(run: Results) -> dict[str, dict[str, int]]:
     """Number of tasks of runs by judgement, among trained and other tasks."""
     rows = select(run.part("sequences"), {"condition": get_args(Judgement)})
-    return {who: dict(rows.loc[rows["measure"] == who, "condition"].value_counts()) for who in ("trained", "not_trained")}
+    return {who: dict(Counter(rows.loc[rows["measure"] == who, "condition"])) for who in ("trained", "not_trained")}
 
 
 def _figures(run: Results) -> list[tuple[str, str, Any]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -50,8 +51,15 @@ def _sequence(study: InstructedStudy, name: str, seed: int) -> Iterator[Row]:
     folder = study.folder / f"{seed}-{file_name(name)}"
     tasks = [study.tasks[load] for load in _names(study, name)]
     config = replace(study.settings.training, mixed=False, seed=seed)
-    place = {"device": study.device, "dtype": study.model.dtype}
-    run = finetune(study.start(seed), tasks, folder / "run", config, **place, progress=study.progress)
+    run = finetune(
+        study.start(seed),
+        tasks,
+        folder / "run",
+        config,
+        device=study.device,
+        dtype=study.model.dtype,
+        progress=study.progress,
+    )
     probes = [probe(study, task, seed) for task in study.entered(seed).values()]
     trajectory = track_checkpoints(
         study.taught(seed), run, probes, folder=folder / "moments", seed=seed, progress=study.progress
@@ -143,8 +151,10 @@ def _taught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
 
 def _untaught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
     added = {"instruction": vector(study, task, seed)}
-    options = {"n_shots": N_SHOTS, "max_items": study.settings.max_items, "seed": seed}
-    yield from _accuracies(task, evaluate(study.model, task, added, **options, force=True))
+    max_items = study.settings.max_items
+    yield from _accuracies(
+        task, evaluate(study.model, task, added, n_shots=N_SHOTS, max_items=max_items, seed=seed, force=True)
+    )
 
 
 def counterparts(study: InstructedStudy) -> Iterator[Job]:
@@ -195,13 +205,21 @@ def vector(
 def probe(study: InstructedStudy, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
     """A task's probe, optionally with prompts for ranking all heads again."""
     s, model = study.settings, study.taught(seed)
-    shots = {"n_shots": s.n_shots, "seed": seed}
     contrast = None
     if ranked:
-        ranking = {"counterpart": s.counterpart, "n_clean": s.n_clean, "n_trials": s.n_trials}
-        contrast, _ = instruction_contrast(model, task, **ranking, **shots)
-    made = vector(study, task, seed)
-    return make_task_probe(model, task, made, contrast=contrast, n_context=s.n_context, max_items=s.max_items, **shots)
+        contrast, _ = instruction_contrast(
+            model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
+        )
+    return make_task_probe(
+        model,
+        task,
+        vector(study, task, seed),
+        contrast=contrast,
+        n_shots=s.n_shots,
+        n_context=s.n_context,
+        max_items=s.max_items,
+        seed=seed,
+    )
 
 
 def _accuracies(task: Task, evaluation: Evaluation) -> Iterator[Row]:
@@ -214,7 +232,8 @@ def _correlation(trajectory: Trajectory, cosine: Tensor) -> float | None:
     moved, accuracy = ((x[1:] - x[:1])[:, present].flatten().numpy() for x in (cosine, trajectory.accuracy))
     if not len(moved) or np.ptp(moved) == 0 or np.ptp(accuracy) == 0:  # constants have no correlation
         return None
-    return float(spearmanr(moved, accuracy)[0])
+    rank: Any = spearmanr(moved, accuracy)
+    return float(rank.statistic)
 
 
 def _number(value: float | Tensor) -> float | None:

@@ -1,6 +1,6 @@
 """Settings of the study of instructed tasks, and the models and tasks that its parts share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, export_checkpoint, finetune
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
-from lens_fv.studies.rows import Row
 from lens_fv.studies.study import Study
 from lens_fv.tasks import Task, load_task
 
@@ -123,11 +122,17 @@ class InstructedStudy(Study[InstructionSettings]):
         """The tasks that the starting model performs above the majority baseline, by the whole interval of its accuracy.
 
         Raises:
-            LensFVError: no task qualifies.
+            LensFVError: no task qualifies, or the part "start" has not been run.
         """
-        entered = {
-            name: task for name, task in self.tasks.items() if enters(self.rows.rows("start", f"after/{name}", seed=seed))
-        }
+        entered: dict[str, Task] = {}
+        for name, task in self.tasks.items():
+            correct, majority = (
+                self.rows.values("start", f"after/{name}", measure, seed=seed) for measure in ("correct", "majority_accuracy")
+            )
+            if not correct:
+                raise LensFVError(f"study {self.model.name} with seed {seed}: run the part start first")
+            if enters(correct, majority[0]):
+                entered[name] = task
         if not entered:
             raise LensFVError(
                 f"follow fine-tuning of {self.model.name} with seed {seed}: at the start it follows none of "
@@ -136,8 +141,6 @@ class InstructedStudy(Study[InstructionSettings]):
         return entered
 
 
-def enters(rows: list[Row]) -> bool:
-    """Whether a task with these rows of the part "start" enters the study."""
-    values = {row.measure: row.value for row in rows}
-    correct = values["correct"]
-    return wilson_interval(sum(correct), len(correct))[0] > values["majority_accuracy"]
+def enters(correct: Sequence[float], majority: float) -> bool:
+    """Whether a task enters the study: whether its accuracy exceeds that of always giving the most frequent first token."""
+    return wilson_interval(sum(correct), len(correct))[0] > majority
