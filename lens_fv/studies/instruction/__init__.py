@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, get_args
 
 from lens_fv.core.files import file_name
@@ -114,8 +115,9 @@ def _metrics(run: Results) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Mean and range over seeds of each metric, by sequence."""
     rows = select(run.part("sequences"), {"condition": "run", "measure": METRICS})
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for (sequence, measure), values in rows.groupby(["unit", "measure"], sort=False)["value"]:
-        found.setdefault(sequence, {})[measure] = (float(values.mean()), float(values.min()), float(values.max()))
+    for (sequence, measure), some in rows.groupby(["unit", "measure"], sort=False):
+        values: list[float] = some["value"].tolist()
+        found.setdefault(sequence, {})[measure] = fmean(values), min(values), max(values)
     return found
 
 
