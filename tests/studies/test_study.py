@@ -130,14 +130,11 @@ def test_settings_are_set_by_name():
     assert (changed.seeds, changed.max_items, changed.counterparts) == ((3, 4), 5, ("none",))
     assert changed.n_clean == study.settings_type.quick().n_clean != usual.n_clean
     assert study_settings(study, {"sequences": '{"a": ["antonym"]}'}).sequences == {"a": ("antonym",)}
-    for changes, says in (
-        ({"seed": "1"}, "did you mean seeds"),
-        ({"max_items": "x"}, "valid integer"),
-        ({"counterparts": "no"}, "none"),
-    ):
+    wrong = {"seed": ("1", "did you mean 'seeds'"), "max_items": ("x", "valid integer"), "counterparts": ("no", "'none'")}
+    for name, (text, says) in wrong.items():
         with pytest.raises(LensFVError, match=says):
-            study_settings(study, changes)
-    with pytest.raises(LensFVError, match="did you mean instruction"):
+            study_settings(study, {name: text})
+    with pytest.raises(LensFVError, match="did you mean 'instruction'"):
         load_study("instructions")
 
 
