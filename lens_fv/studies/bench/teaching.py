@@ -28,7 +28,8 @@ def bench_teach(
         sentences: Mean number of sentences per entity, including the repeated definition.
         writing_s: Median time in which the model writes an entity's sentences, in seconds.
         ways: A line for each way to teach: by distillation, by fine-tuning on the same sentences, and by fine-tuning all
-            weights on them. Times are medians over entities, from sentences to the update; memory is the peak for the first entity.
+            weights on them. Times are medians over entities, from sentences to the update; memory is the peak for the first
+            entity.
 
     Args:
         subject: Model to teach.
