@@ -156,16 +156,16 @@ def memory(
     ):
         table.add_column(column, justify="right")
     mib = 2**20
-    for g in found.growth:
+    for g in found.measures["growth"]:
         table.add_row(
-            str(g.prompt_tokens),
-            f"{g.plain_forward_s:.3f} s",
-            f"{g.engine_s:.3f} s",
-            f"{g.plain_forwards:.2f}",
-            f"{g.plain_bytes / mib:.0f} MiB",
-            f"{g.engine_bytes / mib:.0f} MiB",
-            f"{g.memory_ratio:.2f}",
-            f"{g.planned_bytes / mib:.0f} MiB",
+            str(g["prompt_tokens"]),
+            f"{g['plain_forward_s']:.3f} s",
+            f"{g['engine_s']:.3f} s",
+            f"{g['plain_forwards']:.2f}",
+            f"{g['plain_bytes'] / mib:.0f} MiB",
+            f"{g['engine_bytes'] / mib:.0f} MiB",
+            f"{g['memory_ratio']:.2f}",
+            f"{g['planned_bytes'] / mib:.0f} MiB",
         )
     emit(found.to_json(), as_json, table, out=out)
 

@@ -63,9 +63,11 @@ def guided(
     with progress_bar("bench", repeats, show=True) as tick:
         found = bench_guided(subject, methods=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)
     table = Table("method", "a step", "vs. lora", "peak", "vs. lora", box=None, pad_edge=False, header_style="bold")
-    for step in found.steps:
-        peak = f"{step.bytes / 2**20:.0f} MiB"
-        table.add_row(step.method, f"{step.seconds:.3f} s", f"{step.time_ratio:.2f}", peak, f"{step.memory_ratio:.2f}")
+    for step in found.measures["steps"]:
+        peak = f"{step['bytes'] / 2**20:.0f} MiB"
+        table.add_row(
+            step["method"], f"{step['seconds']:.3f} s", f"{step['time_ratio']:.2f}", peak, f"{step['memory_ratio']:.2f}"
+        )
     emit(found.to_json(), as_json, table, out=out)
 
 
@@ -96,8 +98,8 @@ def teach(
     with progress_bar("bench", len(taught), show=True) as tick:
         found = bench_teach(subject, taught, sentences=sentences, seed=seed, tick=tick)
     table = Table("way", "an entity", "vs. plain", "peak", "vs. plain", box=None, pad_edge=False, header_style="bold")
-    table.add_row("writing sentences", f"{found.writing_s:.1f} s")
-    for way in found.ways:
-        peak = f"{way.bytes / 2**20:.0f} MiB"
-        table.add_row(way.name, f"{way.seconds:.1f} s", f"{way.time_ratio:.2f}", peak, f"{way.memory_ratio:.2f}")
+    table.add_row("writing sentences", f"{found.measures['writing_s']:.1f} s")
+    for way in found.measures["ways"]:
+        peak = f"{way['bytes'] / 2**20:.0f} MiB"
+        table.add_row(way["name"], f"{way['seconds']:.1f} s", f"{way['time_ratio']:.2f}", peak, f"{way['memory_ratio']:.2f}")
     emit(found.to_json(), as_json, table, out=out)

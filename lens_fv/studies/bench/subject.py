@@ -1,8 +1,9 @@
 """The subject of a benchmark: a model and token ids to run on it."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +11,9 @@ from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, encode_prompt, split_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -34,17 +38,44 @@ class Subject:
     model: LensModel
     prompt: tuple[int, ...]
 
-    def summary(self) -> dict[str, Any]:
-        """Model, hardware and prompt length, for the report."""
+    def result(self, *, product_gflops: float | None = None, **measures: Any) -> "BenchResult":
+        """A result measured on this subject, beginning with model and hardware."""
         model = self.model
-        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        return {
+        facts = {
             "model": model.name,
-            "device": device,
+            "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             "dtype": str(model.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "prompt_tokens": len(self.prompt),
         }
+        rate = {} if product_gflops is None else {"product_gflops": product_gflops}
+        return BenchResult(facts | measures | rate)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a benchmark measured.
+
+    Attributes:
+        measures: Model, hardware, settings and measurements by name; a list of measurements is a table.
+    """
+
+    measures: Mapping[str, Any]
+
+    def summary(self) -> dict[str, str]:
+        """All single values, as texts by name."""
+        single = {name: value for name, value in self.measures.items() if not isinstance(value, list)}
+        return {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in single.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """All measures as plain values."""
+        return dict(self.measures)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The table of measurements, or a table of one line."""
+        import pandas as pd
+
+        table = next((value for value in self.measures.values() if isinstance(value, list)), [self.measures])
+        return pd.DataFrame(table)
 
 
 def open_subject(
