@@ -1,1 +1,30 @@
 """Study of knowledge updates: does distilling a definition teach the facts, and what else changes?"""
+
+from functools import partial
+
+from lens_fv.studies.knowledge import page
+from lens_fv.studies.knowledge.mechanism import epoch_jobs, trace_jobs, vector_jobs
+from lens_fv.studies.knowledge.settings import ENTITIES, EXTERNAL, SIZES, KnowledgeRun, KnowledgeSettings
+from lens_fv.studies.knowledge.updates import group_jobs, size_jobs
+
+
+class KnowledgeStudy(KnowledgeRun):
+    """The study: what it runs, and what its page shows."""
+
+    name = "knowledge"
+    settings_type = KnowledgeSettings
+    parts = {
+        ENTITIES: partial(group_jobs, part=ENTITIES),
+        EXTERNAL: partial(group_jobs, part=EXTERNAL),
+        SIZES: size_jobs,
+        "epochs": epoch_jobs,
+        "traces": trace_jobs,
+        "vectors": vector_jobs,
+    }
+    external = ("entities", "locality", "external_entities")
+    apart = ("recipes",)
+    context = staticmethod(page.context)
+    headline = staticmethod(page.headline)
+
+
+STUDY = KnowledgeStudy
