@@ -26,7 +26,7 @@ from lens_fv.knowledge import (
 from lens_fv.studies.knowledge import STUDY, KnowledgeSettings
 from lens_fv.studies.knowledge.mechanism import TUNING_LOGPROB
 from lens_fv.studies.knowledge.page import View, perplexity
-from lens_fv.studies.knowledge.updates import CONTROLS, chance_row, make_update, result_rows, score_rows
+from lens_fv.studies.knowledge.updates import CONTROLS, chance_row, make_update, score_rows
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
 from lens_fv.studies.study import Results
@@ -180,7 +180,8 @@ def test_what_the_first_update_changes_is_recorded_by_epoch_and_state(run, model
     with_vector, without = score_probes_by_branch(model, probes, edits)
     for i in range(2):
         name = f"Tusk/{i}", TUNING_LOGPROB
-        assert values(run, "vectors", "vectors", condition="base")[name] == pytest.approx(-without.span_loss()["Tusk"][i])
+        by_layer = values(run, "vectors", "vectors", condition="base")[name]
+        assert by_layer == pytest.approx([-without.span_loss()["Tusk"][i]] * model.n_layers)
         by_layer = values(run, "vectors", "vectors", condition="definition_vector")[name]
         assert by_layer[1] == pytest.approx(-with_vector.span_loss()["Tusk"][i])
     layers = [values(run, "vectors", "vectors", condition="definition_vector")[f"Tusk/{i}", TUNING_LOGPROB] for i in range(2)]
@@ -218,7 +219,7 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
         scores, locality, effect = (
             KnowledgeScores.of_rows(rows),
             KnowledgeScores.of_rows(after),
-            view.updates["entities", 2][method],
+            view.updates["entities"][method],
         )
         correct[method] = scores.correct()
         for value, of in ((effect.gap, "accuracy"), (effect.gap_loss, "loss")):
@@ -233,10 +234,10 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
         assert knowledge["inferential"] == pytest.approx(scores.accuracy(kind="inferential"))
         assert knowledge["perplexity"] == pytest.approx(scores.perplexity())
     more = [np.mean(correct["distillation"][key]) - np.mean(correct["finetuning_definition"][key]) for key in base.correct()]
-    assert view.claims["entities", 2]["finetuning_definition"] == pytest.approx(estimate(more))
-    assert set(view.claims["entities", 1]) == set(RECIPES[1:])
+    assert view.claims["entities"]["finetuning_definition"] == pytest.approx(estimate(more))
+    assert set(view.claims["sizes"]) == set(RECIPES[1:])
     assert {(n, source) for n, _, source in view.sizes} == {(n, "entities") for n in (1, 2, 4, 7)} | {(7, "external")}
-    assert view.sizes[2, "distillation", "entities"] == view.updates["entities", 2]["distillation"]  # with one seed
+    assert view.sizes[2, "distillation", "entities"] == view.updates["entities"]["distillation"]  # with one seed
 
 
 def by_hand(folder, kl):
@@ -254,7 +255,7 @@ def by_hand(folder, kl):
             for name, value in zip(("", "/ci_low", "/ci_high"), values, strict=False):
                 known.append(Row("all", condition, f"locality_kl_nats_per_token{name}", value, 9))
             store.compute(Job("entities", f"2/{condition}/0", partial(list, known), seed))
-    return View(Results(folder, "toy")).updates["entities", 2]["distillation"]
+    return View(Results(folder, "toy")).updates["entities"]["distillation"]
 
 
 def test_effects_by_hand(tmp_path):
@@ -282,8 +283,8 @@ def test_probes_without_a_kind_are_not_told_apart():
 def test_the_page_shows_all_that_was_run(run, view, tmp_path):
     page = write_page(STUDY, {"tiny": run.folder}, tmp_path)
     assert str(run.folder) not in page.read_text()
-    assert {path.stem for path in (tmp_path / "knowledge").iterdir()} - {"plotly.min"} == {f"tiny-{n}" for n in view.figures}
-    assert set(view.figures) >= {"specific", "steps", "layers", "vectors", "stream-mention", "heads-last"}
+    figures = {path.stem for path in (tmp_path / "knowledge").iterdir()}
+    assert figures >= {f"tiny-{name}" for name in ("specific", "steps", "layers", "vectors", "stream-mention", "heads-last")}
     assert len(STUDY.headline(view.run)) == 8 + 4 + 4
 
 
@@ -295,7 +296,7 @@ def test_a_page_is_written_from_any_part(part, run, tmp_path):
     write_page(STUDY, {"tiny": tmp_path}, tmp_path)
     some = View(Results(tmp_path, "tiny"))
     assert bool(some.claims) == bool(some.updates) == (part in ("entities", "external", "sizes"))
-    assert not some.sizes  # which entities are whose is known from the other parts
+    assert {source for _, _, source in some.sizes} == ({"external"} if part == "sizes" else set())  # those that fill it
 
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):

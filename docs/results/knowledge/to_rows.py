@@ -39,6 +39,7 @@ FIELDS = {
     "elsewhere_step": "locality_stride",
     "moments": "epochs",
 }
+CONFIG = {"method": "update", "where": "target_tokens", "clip": "max_grad_norm", "at_once": "micro_batch_size"}
 
 
 def read(name):
@@ -77,7 +78,7 @@ def jobs():
     rows.append(Row("all", "definition_vector", "best_layer", float(vectors["layer"])))
     rows += score_rows("definition_vector", scores["reported/own"])
     rows += score_rows("other_definition_vector", scores["reported/another's"])
-    assert sum(row.measure == TUNING_LOGPROB for row in rows) == 160
+    assert sum(row.measure == TUNING_LOGPROB for row in rows) == 2 * 80
     yield "vectors", 0, "vectors", rows
 
 
@@ -91,6 +92,9 @@ for key, value in recorded.items():
     if key == "ways":  # the defaults are what was run; only that rate was not written out
         value = {METHODS[way]: configs for way, configs in value.items()}
         value["finetuning_definition"][1]["learning_rate"] = 5e-4
+        for config in (config for pair in value.values() for config in pair):
+            for old, new in CONFIG.items():
+                config[new] = config.pop(old)
     if key not in ("model", "revision"):
         assert settings[FIELDS.get(key, key)] == value, key
 run = {key: recorded[key] for key in ("model", "revision")} | {"fingerprint": None, "weights": versions.pop("weights")}

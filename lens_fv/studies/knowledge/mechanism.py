@@ -74,7 +74,7 @@ def task_rows(trajectory: Trajectory) -> Iterator[Row]:
 
 
 def trace_rows(trace: KnowledgeTrace, condition: str) -> Iterator[Row]:
-    """Each probe's log-probability and indirect effects by layer, and each head's mean effect; the unit of the latter is the head."""
+    """Each probe's log-probability and indirect effects by layer, and the mean effects of heads, with heads as units."""
     for i, entity in enumerate(trace.entities):
         yield Row(entity, condition, "logprob_per_answer_nats/clean", float(trace.clean[i]))
         yield Row(entity, condition, "logprob_per_answer_nats/noisy", float(trace.noisy[i]))
@@ -93,12 +93,12 @@ def layer_rows(by_layer: list[KnowledgeScores], without: KnowledgeScores) -> Ite
     for name, values in zip(names, zip(*map(_logprobs, by_layer), strict=True), strict=True):
         yield Row(name, "definition_vector", TUNING_LOGPROB, values)
     for name, value in zip(names, _logprobs(without), strict=True):
-        yield Row(name, "base", TUNING_LOGPROB, value)
+        yield Row(name, "base", TUNING_LOGPROB, [value] * len(by_layer))
 
 
 def _epoch_rows(run: KnowledgeRun, n: int) -> Iterator[Row]:
     delta = first_update(run, n)
-    yield from result_rows(evaluate_update(run.model, run.first_group, delta, elsewhere=run.locality, condition="distillation"))
+    yield from result_rows(evaluate_update(run.model, run.first_group, delta, locality=run.locality, condition="distillation"))
     yield from change_rows(delta.by_layer(run.model))
 
 

@@ -1,4 +1,4 @@
-"""What the page shows: the tables, contrasts and curves of one model's rows."""
+"""What the page shows of one model's rows: estimates, effects of updates, and claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from plotly.graph_objects import Figure
 
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.knowledge.evaluate import share_of_gap
 from lens_fv.knowledge.scores import perplexity_of
-from lens_fv.knowledge.trace import PLACES
 from lens_fv.plotting import interval_dots, interval_lines
-from lens_fv.studies.knowledge.mechanism import TUNING_LOGPROB
 from lens_fv.studies.knowledge.settings import ENTITIES, EXTERNAL, SIZES
 from lens_fv.studies.knowledge.updates import ACCURACY, KL, LOCALITY, LOGPROB
 from lens_fv.studies.study import Results
@@ -22,12 +19,6 @@ from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, unit_me
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTEXTS = {
-    "chance": "chance",
-    "base": "base",
-    "definition_in_context": "definition in context",
-    "random_definition_in_context": "another entity's definition in context",
-}
 METHODS = {
     "distillation": "distillation",
     "finetuning_sentences": "fine-tuning on the sentences",
@@ -38,57 +29,26 @@ METHODS = {
     "distillation_swapped_sentences": "distillation on others' sentences",
     "distillation_wrong_definition": "distillation of a wrong definition",
 }
-VECTORS = {"definition_vector": "own vector", "other_definition_vector": "another entity's vector"}
-NAMES = {**CONTEXTS, **METHODS, **VECTORS}
+NAMES = {
+    "chance": "chance",
+    "base": "base",
+    "definition_in_context": "definition in context",
+    "random_definition_in_context": "another entity's definition in context",
+    **METHODS,
+    "definition_vector": "own vector",
+    "other_definition_vector": "another entity's vector",
+}
 """Conditions in words, in the order of the tables."""
-TARGETS = {"gap": 0.6, "accuracy": -1, "perplexity": 2}
-"""Least share of the gap in accuracy, least change of unrelated accuracy (points), greatest rise of unrelated perplexity (%)."""
+MAIN: Mapping[str, Mapping[str, str]] = {ENTITIES: {}, EXTERNAL: {}, SIZES: {"number": "1"}}
+"""The updates that are compared, by part: of several entities, and of a single one."""
 CLAIMS = [
-    Contrast("distillation", other, ACCURACY, part, where=number, paired=("seed", "kind", "item"))
-    for part, number in ((ENTITIES, {}), (EXTERNAL, {}), (SIZES, {"number": "1"}))
+    Contrast("distillation", other, ACCURACY, part, where=where, paired=("seed", "kind", "item"))
+    for part, where in MAIN.items()
     for other in ("finetuning_definition", "finetuning_definition_gentle", "finetuning_sentences")
 ]
-"""Distillation answers more probes than fine-tuning, in updates of several entities and of one."""
-PLACE_NAMES = {"mention": "at the end of the name", "last": "before the gap"}
-CURVES = {
-    "steps": (
-        Curve("number", "kind", {"part": "epochs", "measure": LOGPROB}),
-        "Log-probability of the answers",
-        "epochs",
-        "log-probability (nats per token)",
-    ),
-    "layers": (
-        Curve("item", "number", {"part": "epochs", "measure": "weight_change_percent", "kind": ""}),
-        "Change of each layer's weights, by epoch",
-        "layer",
-        "change (% of the weights' norm)",
-    ),
-    **{
-        f"{what}-{place}": (
-            Curve(where={"part": "traces", "measure": measure, "kind": place}),
-            f"{title} restored {PLACE_NAMES[place]}",
-            "layer",
-            "indirect effect (nats)",
-        )
-        for place in PLACES
-        for what, measure, title in (
-            ("stream", "residual_effect_nats", "Residual stream"),
-            ("heads", "strongest_head_effect_nats", "Strongest head"),
-        )
-    },
-    "vectors": (
-        Curve(where={"measure": TUNING_LOGPROB}),
-        "Definition vectors on the tuning entities",
-        "added after layer",
-        "log-probability (nats per token)",
-    ),
-}
-"""Figures by name: each a curve, its title, and the titles of its axes."""
-SIZE_FIGURES = {
-    "numbers": ("gap", "Gap in accuracy closed", "share"),
-    "specific": ("accuracy", "Change of unrelated accuracy", "points"),
-}
-"""Figures of updates of growing size: each a field of `Effect`, a title, and the title of its axis."""
+"""Distillation answers more probes than fine-tuning."""
+TARGETS = {"gap": 0.6, "accuracy": -1, "perplexity": 2}
+"""Least share of the gap in accuracy, least change in unrelated accuracy (points), largest rise of unrelated perplexity (%)."""
 
 
 class Effect(NamedTuple):
@@ -96,16 +56,15 @@ class Effect(NamedTuple):
 
     Attributes:
         gap, gap_loss: Shares of the gaps in accuracy and in loss that it closes.
-        accuracy: Difference from the base in accuracy on unrelated probes, in percentage points.
-        perplexity: Difference from the base in perplexity on unrelated probes, in percent.
+        accuracy, perplexity: Differences from the base on unrelated probes, in percentage points and in percent.
         kl: KL divergence from the base on unrelated sentences, in nats per token.
     """
 
-    gap: Estimate | None = None
-    gap_loss: Estimate | None = None
-    accuracy: Estimate | None = None
-    perplexity: Estimate | None = None
-    kl: Estimate | None = None
+    gap: Estimate | None
+    gap_loss: Estimate | None
+    accuracy: Estimate | None
+    perplexity: Estimate | None
+    kl: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -123,140 +82,148 @@ class View:
 
     @property
     def entities(self) -> dict[str, str]:
-        """What the entities of each source are called."""
+        """What the entities of a part are called."""
         return {ENTITIES: f"{self.run.settings['entities']} entities", EXTERNAL: "external entities"}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What the updates of a part are called."""
+        several = f"{self.run.settings['entities_per_update']} per update"
+        return {part: f"{name}, {several}" for part, name in self.entities.items()} | {
+            SIZES: f"{self.entities[ENTITIES]}, 1 per update"
+        }
 
     def select(self, **where: Any) -> "pd.DataFrame":
         """The rows whose columns have these values."""
         return select(self.rows, where)
 
+    def curve(self, x: str, line: str, **where: Any) -> dict[str, dict[float, Estimate]]:
+        """Estimates along a column, by the lines' names in words."""
+        lines = Curve(x, line, where).estimates(self.rows)
+        return {NAMES.get(name, name): values for name, values in lines.items()}
+
     def knowledge(self, part: str) -> dict[str, dict[str, Estimate | None]]:
         """What is known in each condition: accuracy (also by kind of probe), perplexity, and the shares of the gaps closed."""
-        measures = Table(where={"part": part}).estimates(self.rows)
+        measures = Table(where={"part": part, "measure": [ACCURACY, LOGPROB]}).estimates(self.rows)
         kinds = Table(columns="kind", where={"part": part, "measure": ACCURACY}).estimates(self.rows)
         knowledge: dict[str, dict[str, Estimate | None]] = {}
-        for name in [name for name in NAMES if measures.get(name, {}).keys() & {ACCURACY, LOGPROB}]:
-            source = EXTERNAL if part == EXTERNAL else ENTITIES
-            effect = Effect() if name in CONTEXTS else self._effect(self.select(part=part, condition=name), source)
-            by_kind = {kind: kinds.get(name, {}).get(kind) for kind in ("explicit", "inferential")}
-            scores = {
+        for name in [name for name in NAMES if name in measures]:
+            rows = self.select(part=part, condition=name)
+            updated = name in METHODS or name.endswith("vector")
+            knowledge[name] = {
                 "accuracy": measures[name].get(ACCURACY),
-                **by_kind,
+                "explicit": kinds.get(name, {}).get("explicit"),
+                "inferential": kinds.get(name, {}).get("inferential"),
                 "perplexity": perplexity(measures[name].get(LOGPROB)),
+                "gap": self._gap(rows, ACCURACY, part) if updated else None,
+                "gap_loss": self._gap(rows, LOGPROB, part) if updated else None,
             }
-            knowledge[name] = {**scores, "gap": effect.gap, "gap_loss": effect.gap_loss}
         return knowledge
 
     def n_seeds(self, part: str, condition: str) -> int:
         """Number of seeds of a condition."""
-        return self.select(part=part, condition=condition)["seed"].nunique()
+        return len(set(self.select(part=part, condition=condition)["seed"]))
 
-    def base(self, measure: str) -> Estimate | None:
+    def unrelated(self, measure: str) -> Estimate | None:
         """A measure of the base model on unrelated probes."""
         return mean(self.select(measure=LOCALITY + measure, condition="base"))
 
     @cached_property
-    def updates(self) -> dict[tuple[str, int], dict[str, Effect]]:
-        """Effects by method, for each source of entities and number of entities per update, over all seeds."""
-        several = self.run.settings["entities_per_update"]
-        updates: dict[tuple[str, int], dict[str, Effect]] = {}
-        for part, source, n in ((ENTITIES, ENTITIES, several), (EXTERNAL, EXTERNAL, several), (SIZES, ENTITIES, 1)):
+    def updates(self) -> dict[str, dict[str, Effect]]:
+        """Effects of the updates that are compared, by part and method."""
+        updates: dict[str, dict[str, Effect]] = {}
+        for part, where in MAIN.items():
             for method in METHODS:
-                if len(rows := self.select(part=part, condition=method, number=str(n))):
-                    updates.setdefault((source, n), {})[method] = self._effect(rows, source)
+                if len(rows := self.select(part=part, condition=method, **where)):
+                    updates.setdefault(part, {})[method] = self._effect(rows, part)
         return updates
 
     @cached_property
-    def claims(self) -> dict[tuple[str, int], dict[str, Estimate]]:
-        """How many more probes distillation answers than each other method, by source and number of entities per update."""
-        claims: dict[tuple[str, int], dict[str, Estimate]] = {}
+    def claims(self) -> dict[str, dict[str, Estimate]]:
+        """How many more probes distillation answers than each other method, by part."""
+        claims: dict[str, dict[str, Estimate]] = {}
         for claim in CLAIMS:
             if difference := claim.estimate(self.rows):
-                key = (ENTITIES, 1) if claim.part == SIZES else (claim.part, self.run.settings["entities_per_update"])
-                claims.setdefault(key, {})[claim.minus] = difference
+                claims.setdefault(claim.part, {})[claim.minus] = difference
         return claims
 
     @cached_property
     def sizes(self) -> dict[tuple[int, str, str], Effect]:
-        """Effects by number of entities per update, method and source, with the first seed."""
+        """Effects by number of entities per update, method and part of the entities, with the first seed."""
         settings, effects = self.run.settings, {}
         numbers = {int(n) for n in self.select(part=SIZES, condition=list(METHODS))["number"]}
         for n in sorted(numbers | {settings["entities_per_update"]} if numbers else ()):
             for method in settings["recipes"]:
                 rows = self.select(part=[ENTITIES, SIZES], condition=method, number=str(n), seed=settings["seeds"][0])
-                for source in (ENTITIES, EXTERNAL):
-                    if set(rows["unit"]) & set(self._known(source, "base", LOGPROB)):
-                        effects[n, method, source] = self._effect(rows, source)
+                for part in self.entities:
+                    if set(rows["unit"]) & set(self._known(part, "base", LOGPROB)):
+                        effects[n, method, part] = self._effect(rows, part)
         return effects
 
+    def by_size(self, field: str) -> dict[str, dict[float, Estimate]]:
+        """A field of the effects on the study's own entities, by method and number of entities per update."""
+        lines: dict[str, dict[float, Estimate]] = {}
+        for (n, method, part), effect in self.sizes.items():
+            if part == ENTITIES and (value := getattr(effect, field)):
+                lines.setdefault(METHODS[method], {})[float(n)] = value
+        return lines
+
     @property
-    def tasks(self) -> dict[str, dict[str, list[float]]]:
-        """Measures of unrelated tasks at each measured epoch, by task."""
-        rows = self.select(part="epochs", job="tasks")
-        tasks = {task: rows.loc[rows["unit"] == task] for task in rows["unit"].unique()}
-        return {task: {measure: list(of["value"]) for measure, of in some.groupby("measure")} for task, some in tasks.items()}
+    def gaps(self) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """Shares of the gaps that updates of several entities close, by entities, measure and method."""
+        gaps: dict[str, dict[str, dict[str, Estimate]]] = {}
+        for part, name in self.entities.items():
+            for method, effect in self.updates.get(part, {}).items():
+                for measure, gap in (("accuracy", effect.gap), ("loss", effect.gap_loss)):
+                    if gap:
+                        gaps.setdefault(name, {}).setdefault(measure, {})[METHODS[method]] = gap
+        return gaps
+
+    def tasks(self, measure: str) -> dict[str, list[float]]:
+        """A measure of unrelated tasks at each measured epoch, by task."""
+        rows = self.select(part="epochs", measure=measure)
+        return {str(task): list(values) for task, values in rows.groupby("unit", sort=False)["value"]}
 
     @property
     def traces(self) -> dict[str, dict[str, Estimate]]:
         """Log-probabilities of the answers without noise ("clean") and with it ("noisy"), by condition."""
-        return Table(columns="kind", where={"part": "traces", "measure": "logprob_per_answer_nats"}).estimates(self.rows)
+        return Table(columns="kind", where={"measure": "logprob_per_answer_nats"}).estimates(self.rows)
 
     def strongest_heads(self, condition: str, place: str) -> str:
         """The three heads with the largest mean effects, with these in nats."""
         effects = unit_means(self.select(condition=condition, measure="head_effect_nats", kind=place))
-        strongest = sorted(effects.items(), key=lambda item: -item[1])[:3]
-        return ", ".join(f"{head} ({effect:+.2f})" for head, effect in strongest)
+        strongest = sorted(effects, key=lambda head: -effects[head])[:3]
+        return ", ".join(f"{head} ({effects[head]:+.2f})" for head in strongest)
 
-    @cached_property
-    def figures(self) -> dict[str, Figure]:
-        """All figures for which there are rows."""
-        figures: dict[str, Figure] = {}
-        gaps: dict[str, dict[str, dict[str, Estimate]]] = {}
-        for source, name in self.entities.items():
-            for method, effect in self.updates.get((source, self.run.settings["entities_per_update"]), {}).items():
-                for of, gap in (("accuracy", effect.gap), ("loss", effect.gap_loss)):
-                    if gap:
-                        gaps.setdefault(name, {}).setdefault(of, {})[METHODS[method]] = gap
-        if gaps:
-            figures["gap"] = interval_dots(gaps, title="Share of the gap closed, by method", axis="share of the gap")
-        for name, (field, title, axis) in SIZE_FIGURES.items():
-            lines: dict[str, dict[float, Estimate]] = {}
-            for (n, method, source), effect in self.sizes.items():
-                if source == ENTITIES and (value := getattr(effect, field)):
-                    lines.setdefault(METHODS[method], {})[n] = value
-            if lines:
-                figures[name] = interval_lines(lines, title=title, x_axis="entities per update", y_axis=axis, log=True)
-        for name, (curve, title, x_axis, y_axis) in CURVES.items():
-            lines = {NAMES.get(line, line): values for line, values in curve.estimates(self.rows).items()}
-            if lines:
-                figures[name] = interval_lines(lines, title=title, x_axis=x_axis, y_axis=y_axis)
-        return figures
-
-    def _effect(self, rows: "pd.DataFrame", source: str) -> Effect:
-        """What these rows say about the entities of a source, and about unrelated ones."""
-        gaps = (self._gap(rows, measure, source) for measure in (ACCURACY, LOGPROB))
+    def _effect(self, rows: "pd.DataFrame", part: str) -> Effect:
+        """What these rows say about the entities of a part, and about unrelated ones."""
         accuracy, logprob = (self._change(rows, measure) for measure in (ACCURACY, LOGPROB))
-        points = accuracy and Estimate(*(100 * share for share in accuracy[:3]), accuracy.n)
-        percent = logprob and Estimate(*(100 * float(np.expm1(loss)) for loss in negated(logprob)[:3]), logprob.n)
-        return Effect(*gaps, points, percent, kl_divergence(rows))
+        if accuracy:
+            mean, low, high, n = accuracy
+            accuracy = Estimate(100 * mean, 100 * low, 100 * high, n)
+        if logprob:
+            mean, low, high = (100 * float(np.expm1(loss)) for loss in negated(logprob)[:3])
+            logprob = Estimate(mean, low, high, logprob.n)
+        return Effect(self._gap(rows, ACCURACY, part), self._gap(rows, LOGPROB, part), accuracy, logprob, kl_divergence(rows))
 
-    def _gap(self, rows: "pd.DataFrame", measure: str, source: str) -> Estimate | None:
-        """The share of the gap on the entities of a source that these rows are about."""
-        base, definition = (self._known(source, condition, measure) for condition in ("base", "definition_in_context"))
+    def _gap(self, rows: "pd.DataFrame", measure: str, part: str) -> Estimate | None:
+        """The share of the gap on the entities of a part that these rows are about."""
+        base, definition = (self._known(part, condition, measure) for condition in ("base", "definition_in_context"))
         after = unit_means(select(rows, {"measure": measure}))
         units = [unit for unit in after if unit in base and unit in definition]
-        return share_of_gap(*([values[unit] for unit in units] for values in (base, after, definition)))
+        values = [[of[unit] for unit in units] for of in (base, after, definition)]
+        return share_of_gap(values[0], values[1], values[2])
 
     def _change(self, rows: "pd.DataFrame", measure: str) -> Estimate | None:
-        """The difference from the base on unrelated probes."""
+        """The difference from the base on unrelated probes, paired by entity."""
         before = unit_means(self.select(measure=LOCALITY + measure, condition="base"))
         after = unit_means(select(rows, {"measure": LOCALITY + measure}))
         differences = [value - before[unit] for unit, value in after.items() if unit in before]
         return estimate(differences) if differences else None
 
-    def _known(self, source: str, condition: str, measure: str) -> dict[str, float]:
+    def _known(self, part: str, condition: str, measure: str) -> dict[str, float]:
         """Each entity's value without an update; the largest updates are filled with further external entities."""
-        parts = [EXTERNAL, SIZES] if source == EXTERNAL else [source]
+        parts = [EXTERNAL, SIZES] if part == EXTERNAL else [ENTITIES]
         return unit_means(self.select(part=parts, measure=measure, condition=condition))
 
 
@@ -276,7 +243,7 @@ def kl_divergence(rows: "pd.DataFrame") -> Estimate | None:
     rows = select(rows, {"measure": LOCALITY + KL})
     means = select(rows, {"kind": ""})
     for over in ("seed", "job"):
-        if means[over].nunique() > 1:
+        if len(set(means[over])) > 1:
             return mean(means, over=over)
     ends = unit_means(rows, over="kind")
     return Estimate(ends[""], ends["ci_low"], ends["ci_high"], int(means["n"].iloc[0])) if ends else None
@@ -284,21 +251,15 @@ def kl_divergence(rows: "pd.DataFrame") -> Estimate | None:
 
 def context(runs: Sequence[Results]) -> Mapping[str, Any]:
     """See `Study.context`."""
-    views = [View(run) for run in runs]
-    return {
-        "views": views,
-        "names": NAMES,
-        "methods": METHODS,
-        "targets": TARGETS,
-        "places": PLACE_NAMES,
-        "perplexity": perplexity,
-    }
+    tools = {"perplexity": perplexity, "interval_lines": interval_lines, "interval_dots": interval_dots}
+    return {"views": [View(run) for run in runs], "names": NAMES, "methods": METHODS, "targets": TARGETS, **tools}
 
 
 def headline(run: Results) -> Mapping[str, Any]:
-    """See `Study.headline`."""
+    """See `Study.headline`: the share of the gap in accuracy that each method closes."""
+    view = View(run)
     return {
-        f"gap in accuracy closed: {source}, {n} per update, {METHODS[method]}": effect.gap
-        for (source, n), effects in View(run).updates.items()
+        f"gap closed, {view.titles[part]}: {METHODS[method]}": effect.gap
+        for part, effects in view.updates.items()
         for method, effect in effects.items()
     }

@@ -12,7 +12,7 @@ ENTITIES, EXTERNAL, SIZES = "entities", "external", "sizes"
 TUNING = 2
 """Index of the first entity that settings were chosen on."""
 RECIPES: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
-    "distillation": (DistillConfig.usual(1), DistillConfig.usual(2)),
+    "distillation": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
     "finetuning_definition": (
         DistillConfig(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
         DistillConfig(epochs=15, learning_rate=5e-4, n_anchors=1),
@@ -21,7 +21,7 @@ RECIPES: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
         DistillConfig(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
         DistillConfig(epochs=15, learning_rate=2e-4, n_anchors=1),
     ),
-    "finetuning_sentences": (DistillConfig.usual(1), DistillConfig.usual(2)),
+    "finetuning_sentences": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
 }
 """Training settings by method, for one entity and for several, chosen on ten entities that are not reported on.
 

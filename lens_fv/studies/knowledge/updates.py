@@ -22,6 +22,7 @@ from lens_fv.knowledge import (
     finetune_on_texts,
     random_definitions,
 )
+from lens_fv.knowledge.entity import Kind
 from lens_fv.studies.knowledge.settings import ENTITIES, SIZES, KnowledgeRun
 from lens_fv.studies.rows import Job, Row
 
@@ -31,7 +32,7 @@ CONTROLS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "distillation_swapped_sentences": ("distillation", {"n_definitions": 0, "n_shared": 0}),
     "distillation_wrong_definition": ("distillation", {"n_definitions": 0}),
 }
-"""Controls, each with the recipe that it uses and its changes to it. They are run on the study's own entities, with the first seed.
+"""Controls, each with its recipe and the changes to it; run on the study's own entities, with the first seed.
 
 The last two add no definitions to the sentences, since a correct one would state the facts. With swapped sentences none are
 shared either, since an entity could get its own back.
@@ -87,12 +88,12 @@ def make_update(
     if recipe.startswith("finetuning_definition"):
         own = TransferSet({entity.key: (entity.definition,) for entity in entities})
         n = config.epochs * config.n_anchors if method == "finetuning_definition_anchored" else 0
-        anchors = entity_swapped_anchors(entities, own, times=n, seed=seed) if n else ()
+        anchors = entity_swapped_anchors(entities, own, n_per_sentence=n, seed=seed) if n else ()
         texts = list(own.sentences.values())
         return finetune_on_texts(run.model, entities, texts, config, anchors=anchors, allow_empty=True)
     sentences = _sentences(run, entities, seed, swapped=method == "distillation_swapped_sentences")
     if recipe == "finetuning_sentences":
-        with_definitions = sentences.with_definitions(entities, times=config.n_definitions).sentences
+        with_definitions = sentences.with_definitions(entities, n_copies=config.n_definitions).sentences
         texts = [with_definitions.get(entity.key, ()) for entity in entities]
         return finetune_on_texts(run.model, entities, texts, config, allow_empty=True)
     if method == "distillation_wrong_definition":
@@ -112,14 +113,14 @@ def first_update(run: KnowledgeRun, epochs: int) -> WeightDelta:
         for n in run.settings.measured_epochs:
             if not (file := folder / f"{n}.safetensors").is_file():
                 checkpoints, seed = folder / "unfinished", run.settings.seeds[0]
-                make_update(run, "distillation", run.first_group, seed, checkpoints, until=n).save(file)
+                make_update(run, "distillation", run.first_group, seed, checkpoints, stop_after_epochs=n).save(file)
         shutil.rmtree(folder / "unfinished", ignore_errors=True)
     return WeightDelta.load(folder / f"{epochs}.safetensors")
 
 
 def score_rows(condition: str, scores: KnowledgeScores, prefix: str = "") -> Iterator[Row]:
     """Each entity's probes, as MEASURE/KIND; kinds are not told apart on unrelated probes, or if some have none."""
-    kinds = [""] if prefix or "" in scores.kinds else list(dict.fromkeys(scores.kinds))
+    kinds: list[Kind] = [""] if prefix or "" in scores.kinds else list(dict.fromkeys(scores.kinds))
     correct, losses = ([of(kind=kind) for kind in kinds] for of in (scores.correct, scores.span_loss))
     for entity in dict.fromkeys(scores.entities):
         for i, kind in enumerate(kinds):
@@ -154,7 +155,7 @@ def _base_jobs(run: KnowledgeRun, part: str) -> Iterator[Job]:
     entities = run.sources[part]
 
     def rows() -> Iterator[Row]:
-        results = evaluate_knowledge(run.model, entities, {}, elsewhere=run.locality, progress=run.progress)
+        results = evaluate_knowledge(run.model, entities, {}, locality=run.locality, progress=run.progress)
         yield chance_row(results[0].scores)
         for result in results:
             name = result.condition
@@ -181,7 +182,7 @@ def _update_rows(run: KnowledgeRun, part: str, method: str, seed: int, i: int, e
     else:
         delta = make_update(run, method, entities, seed, None if single else folder)
     locality = run.locality[i % step :: step] if single else run.locality
-    result = evaluate_update(run.model, entities, delta, elsewhere=locality, condition=method)
+    result = evaluate_update(run.model, entities, delta, locality=locality, condition=method)
     yield from result_rows(result, delta.skipped)
     shutil.rmtree(folder, ignore_errors=True)
 
