@@ -10,7 +10,6 @@ from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, measure_che
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.knowledge import (
     KnowledgeScores,
-    KnowledgeTrace,
     at_mentions,
     causal_trace,
     definition_vectors,
@@ -27,7 +26,6 @@ from lens_fv.studies.rows import Job, Row
 from lens_fv.tasks import load_task
 from lens_fv.vectors import extract_instruction, sweep_injection
 
-TRACED = ("base", "distillation", "definition_in_context")
 TUNING_LOGPROB = "tuning_logprob_per_token_nats"
 """Answers of the tuning entities, by the layer after which definition vectors are added."""
 
@@ -38,13 +36,13 @@ def epoch_jobs(run: KnowledgeRun) -> Iterator[Job]:
     yield Job("epochs", "0/base", lambda: score_rows("base", score_probes(run.model, run.first_group)), seed)
     for n in run.settings.measured_epochs:
         yield Job("epochs", f"{n}/distillation", partial(_epoch_rows, run, n), seed)
-    yield Job("epochs", "tasks", lambda: task_rows(_trajectory(run)), seed)
+    yield Job("epochs", "tasks", partial(_task_rows, run), seed)
 
 
 def trace_jobs(run: KnowledgeRun) -> Iterator[Job]:
-    """Causal traces without the update, with it, and with the definition in context, saved as FOLDER/trace-CONDITION."""
-    for condition in TRACED:
-        yield Job("traces", condition, partial(_traced_rows, run, condition), run.settings.seeds[0])
+    """Causal traces without the update, with it, and with the definition in context."""
+    for condition in ("base", "distillation", "definition_in_context"):
+        yield Job("traces", condition, partial(_trace_rows, run, condition), run.settings.seeds[0])
 
 
 def vector_jobs(run: KnowledgeRun) -> Iterator[Job]:
@@ -52,15 +50,27 @@ def vector_jobs(run: KnowledgeRun) -> Iterator[Job]:
     yield Job("vectors", "vectors", partial(_vector_rows, run), run.settings.seeds[0])
 
 
-def change_rows(by_layer: dict[str, float]) -> Iterator[Row]:
-    """Change of the weights of each layer, and of all others, in percent of their norm, from `WeightDelta.by_layer`."""
-    layers = [100 * change for layer, change in by_layer.items() if layer != "others"]
+def _epoch_rows(run: KnowledgeRun, n: int) -> Iterator[Row]:
+    """What the first update teaches and changes, and how far it moves the weights of each layer and all others."""
+    delta = first_update(run, n)
+    result = evaluate_update(run.model, run.first_group, delta, locality=run.locality, condition="distillation")
+    yield from result_rows(result)
+    *layers, others = (100 * change for change in delta.by_layer(run.model).values())
     yield Row("all", "distillation", "weight_change_percent", layers)
-    yield Row("all", "distillation", "weight_change_percent/others", 100 * by_layer["others"])
+    yield Row("all", "distillation", "weight_change_percent/others", others)
 
 
-def task_rows(trajectory: Trajectory) -> Iterator[Row]:
-    """Accuracy of unrelated tasks, and cosines of their vectors and heads to the start, at each measured epoch."""
+def _task_rows(run: KnowledgeRun) -> Iterator[Row]:
+    """Accuracy of unrelated tasks, and cosines of their vectors and heads to the start, at each measured epoch.
+
+    All measurements are saved as FOLDER/trajectory.safetensors.
+    """
+    probes, measurements = [_task_probe(run, name) for name in run.settings.tasks], []
+    for n in (0, *run.settings.measured_epochs):
+        with first_update(run, n).applied(run.model) if n else nullcontext():
+            measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, full=False))
+    trajectory = Trajectory.of(measurements)
+    trajectory.save(run.folder / "trajectory.safetensors")
     own, other = trajectory.head_similarity()
     measures = {
         "exact_match": trajectory.accuracy,
@@ -71,46 +81,6 @@ def task_rows(trajectory: Trajectory) -> Iterator[Row]:
     for measure, values in measures.items():
         for task, by_epoch in zip(trajectory.tasks, values.T.tolist(), strict=True):
             yield Row(task, "distillation", measure, by_epoch)
-
-
-def trace_rows(trace: KnowledgeTrace, condition: str) -> Iterator[Row]:
-    """Each probe's log-probability and indirect effects by layer, and the mean effects of heads, with heads as units."""
-    for i, entity in enumerate(trace.entities):
-        yield Row(entity, condition, "logprob_per_answer_nats/clean", float(trace.clean[i]))
-        yield Row(entity, condition, "logprob_per_answer_nats/noisy", float(trace.noisy[i]))
-        for at, place in enumerate(PLACES):
-            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, at].tolist())
-            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, at].amax(-1).tolist())
-    for place, effects in zip(PLACES, trace.head_effects.mean(0), strict=True):
-        for layer, heads in enumerate(effects.tolist()):
-            for head, effect in enumerate(heads):
-                yield Row(f"{layer}.{head}", condition, f"head_effect_nats/{place}", effect, len(trace.entities))
-
-
-def layer_rows(by_layer: list[KnowledgeScores], without: KnowledgeScores) -> Iterator[Row]:
-    """Log-probability of each tuning probe's answer with vectors added after each layer, and without vectors."""
-    names = [f"{entity}/{i}" for i, entity in enumerate(without.entities)]
-    for name, values in zip(names, zip(*map(_logprobs, by_layer), strict=True), strict=True):
-        yield Row(name, "definition_vector", TUNING_LOGPROB, values)
-    for name, value in zip(names, _logprobs(without), strict=True):
-        yield Row(name, "base", TUNING_LOGPROB, [value] * len(by_layer))
-
-
-def _epoch_rows(run: KnowledgeRun, n: int) -> Iterator[Row]:
-    delta = first_update(run, n)
-    yield from result_rows(evaluate_update(run.model, run.first_group, delta, locality=run.locality, condition="distillation"))
-    yield from change_rows(delta.by_layer(run.model))
-
-
-def _trajectory(run: KnowledgeRun) -> Trajectory:
-    """Measure unrelated tasks without the update and after each measured epoch, and save FOLDER/trajectory.safetensors."""
-    probes, measurements = [_task_probe(run, name) for name in run.settings.tasks], []
-    for n in (0, *run.settings.measured_epochs):
-        with first_update(run, n).applied(run.model) if n else nullcontext():
-            measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, full=False))
-    trajectory = Trajectory.of(measurements)
-    trajectory.save(run.folder / "trajectory.safetensors")
-    return trajectory
 
 
 def _task_probe(run: KnowledgeRun, name: str) -> TaskProbe:
@@ -124,8 +94,11 @@ def _task_probe(run: KnowledgeRun, name: str) -> TaskProbe:
     return make_task_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)
 
 
-def _traced_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
-    """Trace the first explicit probe of each traced entity."""
+def _trace_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
+    """Trace the first explicit probe of each traced entity, and save the trace as FOLDER/trace-CONDITION.safetensors.
+
+    The rows hold each probe's log-probabilities and indirect effects by layer, and mean effects with heads as units.
+    """
     entities = [
         replace(entity, probes=tuple(probe for probe in entity.probes if probe.kind == "explicit")[:1])
         for entity in run.sources[ENTITIES][: run.settings.n_traced]
@@ -135,10 +108,20 @@ def _traced_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
     with update.applied(run.model) if update else nullcontext():
         trace = causal_trace(run.model, entities, context=context, progress=run.progress)
     trace.save(run.folder / f"trace-{condition}.safetensors")
-    yield from trace_rows(trace, condition)
+    for i, entity in enumerate(trace.entities):
+        yield Row(entity, condition, "logprob_per_answer_nats/clean", float(trace.clean[i]))
+        yield Row(entity, condition, "logprob_per_answer_nats/noisy", float(trace.noisy[i]))
+        for at, place in enumerate(PLACES):
+            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, at].tolist())
+            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, at].amax(-1).tolist())
+    for place, effects in zip(PLACES, trace.head_effects.mean(0).tolist(), strict=True):
+        for layer, heads in enumerate(effects):
+            for head, effect in enumerate(heads):
+                yield Row(f"{layer}.{head}", condition, f"head_effect_nats/{place}", effect, len(trace.entities))
 
 
 def _vector_rows(run: KnowledgeRun) -> Iterator[Row]:
+    """Answers with definition vectors: of each tuning probe by layer, and of the reported entities at the best layer."""
     model, entities = run.model, run.sources[ENTITIES]
     tuning = [
         replace(entity, probes=tuple(replace(probe, candidates=()) for probe in entity.probes))
@@ -146,9 +129,13 @@ def _vector_rows(run: KnowledgeRun) -> Iterator[Row]:
     ]
     vectors = definition_vectors(model, tuning)
     edits = [[at_mentions(model, tuning, vectors, layer)] for layer in range(model.n_layers)]
-    *by_layer, without = score_probes_by_branch(model, tuning, [*edits, ()])
-    yield from layer_rows(by_layer, without)
-    best = max(range(model.n_layers), key=lambda layer: fmean(_logprobs(by_layer[layer])))
+    *by_layer, without = map(_logprobs, score_probes_by_branch(model, tuning, [*edits, ()]))
+    names = [f"{entity.key}/{i}" for i, entity in enumerate(entity for entity in tuning for _ in entity.probes)]
+    for name, values in zip(names, zip(*by_layer, strict=True), strict=True):
+        yield Row(name, "definition_vector", TUNING_LOGPROB, values)
+    for name, value in zip(names, without, strict=True):
+        yield Row(name, "base", TUNING_LOGPROB, [value] * model.n_layers)
+    best = max(range(model.n_layers), key=lambda layer: fmean(by_layer[layer]))
     yield Row("all", "definition_vector", "best_layer", float(best))
     texts = {"definition_vector": definitions(entities), "other_definition_vector": random_definitions(entities)}
     for condition, context in texts.items():
