@@ -65,7 +65,7 @@ def dynamics(
     trajectory = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
     # In a mixture no task comes before another.
-    metrics = continual_metrics(trajectory, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
+    metrics = continual_metrics(trajectory, the_run.tasks).to_json() if the_run.stages == the_run.tasks else None
     judged = verdicts(trajectory)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
     for verdict, cosine in zip(judged, trajectory.similarity()[-1].tolist(), strict=True):
@@ -142,7 +142,7 @@ def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
             "task": task,
             **{measure: (e := curves[measure, task].get(step)) and e._asdict() for measure in MEASURES},
             **{key: float(value[m, t]) for key, value in columns.items()},
-            "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
+            "head_overlap": (overlap := overlaps[m][t]) and table_row(overlap),
         }
         for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True))
         for t, task in enumerate(trajectory.tasks)

@@ -9,7 +9,7 @@ from rich.table import Table
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 from lens_fv.core.files import file_name
-from lens_fv.core.tables import table_rows
+from lens_fv.core.tables import table_row, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -263,4 +263,4 @@ def heads_table(
 
 def reliability_of(effects: "Effects") -> dict[str, float] | None:
     """Reliability of the head order across trials; None with fewer than four trials."""
-    return effects.reliability(k=min(10, effects.mean.numel()))._asdict() if len(effects.effects) >= 4 else None
+    return table_row(effects.reliability(k=min(10, effects.mean.numel()))) if len(effects.effects) >= 4 else None

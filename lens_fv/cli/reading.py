@@ -57,7 +57,7 @@ def decode(
         found = read(vector, lens, top, words=asked, through=through, force=force)
         ranks = sorted(found.ranks.items(), key=lambda item: item[1])
         table.add_row(name, " ".join(map(repr, (t for t, _ in found.tokens))), ", ".join(f"{w} {r:,}" for w, r in ranks))
-        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found._asdict()})
+        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found.to_json()})
     views: list[Any] = [table]
     summary: list[dict[str, Any]] = []
     if tasks:

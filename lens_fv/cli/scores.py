@@ -20,7 +20,7 @@ from lens_fv.cli.options import (
     open_model,
 )
 from lens_fv.core.files import file_name
-from lens_fv.core.tables import table_rows
+from lens_fv.core.tables import table_row, table_rows
 
 
 def classes(
@@ -108,6 +108,8 @@ def attributions(
         spearman, kendall = (found.correlation(score, coefficient=coefficient) for coefficient in ("spearman", "kendall"))
         shared = found.overlap(score, min(10, found.exact[0].numel()))
         table.add_row(SCORE_NAMES[score], f"{spearman:+.2f}", f"{kendall:+.2f}", f"{shared.shared} ({shared.chance:.1f})")
-        rows.append({"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": shared._asdict()})
+        rows.append(
+            {"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": table_row(shared)}
+        )
     payload = {"model": lens.name, "task": the_task.name, "metric": found.metric, "scores": rows, "file": str(path)}
     emit(payload, as_json, table, f"written to {path}")

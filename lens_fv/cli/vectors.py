@@ -114,7 +114,7 @@ def tune(
     from lens_fv.evaluation import evaluate as test
     from lens_fv.tasks import load_task, split_pairs
     from lens_fv.vectors import FunctionVector, extract as make, tune as fit
-    from lens_fv.vectors.settings import LEARNING_RATES
+    from lens_fv.vectors.options import LEARNING_RATES
 
     the_task, lens = load_task(task), open_model(model, device, dtype)
     begin: FunctionVector | Literal["zero", "random"]

@@ -1,7 +1,8 @@
 """Judge whether a lost ability has been overwritten or merely suppressed."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -9,6 +10,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
+from lens_fv.core.results import Record, Records
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import ADDED
 from lens_fv.dynamics.trajectory import Trajectory
@@ -64,8 +66,18 @@ class Verdict(NamedTuple):
         return (self.with_vector.mean - self.after.mean) / lost if lost > 0 else float("nan")
 
 
+class Verdicts(Records[Verdict]):
+    """The judgements on the tasks of a trajectory."""
+
+    row = Verdict
+
+    def summary(self) -> dict[str, str]:
+        """One line per task: the judgement, and accuracy before and after."""
+        return {v.task: f"{v.judgement}: accuracy {v.before.mean:.2f} to {v.after.mean:.2f}" for v in self}
+
+
 @checked
-def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
+def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> Verdicts:
     """Judge every task of a trajectory by statistical tests.
 
     Tasks that were not present initially are "absent", since they have nothing to keep or lose. Knowledge counts as kept if the
@@ -79,6 +91,18 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
 
     Raises:
         LensFVError: no such checkpoint, or the initial model itself.
+
+    Example:
+        >>> model = lens_fv.load_model(model_folder)
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> config = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
+        >>> run = lens_fv.finetune(model_folder, [task], folder / 'run', config)
+        >>> trajectory = lens_fv.track_checkpoints(model, run, [probe])
+        >>> [(verdict.task, verdict.judgement) for verdict in lens_fv.verdicts(trajectory)]
+        [('antonym', 'absent')]
     """
     n = len(trajectory.moments)
     if not -n < moment < n or moment == 0:
@@ -117,7 +141,7 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
                 majority,
             )
         )
-    return found
+    return Verdicts(found)
 
 
 def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
@@ -134,7 +158,8 @@ def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
 
 
-class ContinualMetrics(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class ContinualMetrics(Record):
     """Continual learning metrics of a task sequence, after Jiang et al. (2025).
 
     Attributes:
@@ -154,6 +179,10 @@ class ContinualMetrics(NamedTuple):
     general: float
     in_context: float
     matrix: list[list[float]]
+
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row of the five metrics; the matrix is left out."""
+        return [{name: value for name, value in super().records()[0].items() if name != "matrix"}]
 
 
 def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
