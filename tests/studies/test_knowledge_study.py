@@ -281,10 +281,14 @@ def test_probes_without_a_kind_are_not_told_apart():
 
 
 def test_the_page_shows_all_that_was_run(run, view, tmp_path):
-    page = write_page(STUDY, {"tiny": run.folder}, tmp_path)
+    page = write_page(STUDY, {"tiny": run.folder, "other": run.folder}, tmp_path)
     assert str(run.folder) not in page.read_text()
     figures = {path.stem for path in (tmp_path / "knowledge").iterdir()}
-    assert figures >= {f"tiny-{name}" for name in ("specific", "steps", "layers", "vectors", "stream-mention", "heads-last")}
+    assert figures >= {
+        f"{model}-{name}"
+        for model in ("tiny", "other")
+        for name in ("specific", "steps", "layers", "vectors", "stream-mention", "heads-last")
+    }
     assert len(STUDY.headline(view.run)) == 8 + 4 + 4
 
 

@@ -133,12 +133,12 @@ def score_rows(condition: str, scores: KnowledgeScores, prefix: str = "") -> Ite
 
 def result_rows(result: KnowledgeResult, skipped: Mapping[str, int] | None = None) -> Iterator[Row]:
     """What a condition knows, what else it changes, and what was left out of training."""
-    condition, scores, locality, kl = result
-    yield from score_rows(condition, scores)
-    if locality:
-        yield from score_rows(condition, locality, LOCALITY)
-    if kl:
-        mean, low, high, n = kl
+    condition = result.condition
+    yield from score_rows(condition, result.scores)
+    if result.locality:
+        yield from score_rows(condition, result.locality, LOCALITY)
+    if result.kl_to_base:
+        mean, low, high, n = result.kl_to_base
         for name, value in {"": mean, "/ci_low": low, "/ci_high": high}.items():
             yield Row("all", condition, f"{LOCALITY}{KL}{name}", value, n)
     for reason, count in (skipped or {}).items():
@@ -159,7 +159,7 @@ def _base_jobs(run: KnowledgeRun, part: str) -> Iterator[Job]:
         yield chance_row(results[0].scores)
         for result in results:
             name = result.condition
-            yield from result_rows(result._replace(condition=name if name == "base" else f"{name}_in_context"))
+            yield from result_rows(replace(result, condition=name if name == "base" else f"{name}_in_context"))
 
     if entities:
         yield Job(part, "base", rows, run.settings.seeds[0])
