@@ -113,7 +113,7 @@ def _asked(
         model,
         task,
         vector,
-        contrast=contrast,
+        patching_prompts=contrast,
         n_shots=shots,
         n_context=context,
         max_items=items,
@@ -144,7 +144,7 @@ def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
             **{key: float(value[m, t]) for key, value in columns.items()},
             "head_overlap": (overlap := overlaps[m][t]) and table_row(overlap),
         }
-        for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True))
+        for m, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True))
         for t, task in enumerate(trajectory.tasks)
     ]
 

@@ -160,7 +160,7 @@ def test_rows_are_what_the_library_says(run, model, tmp_path):
 
 def test_what_the_first_update_changes_is_recorded_by_epoch_and_state(run, model):
     trajectory = Trajectory.load(run.folder / "trajectory.safetensors")
-    assert trajectory.moments == ("0", "1", "3")
+    assert trajectory.checkpoints == ("0", "1", "3")
     tasks = values(run, "epochs", "tasks")
     for t, task in enumerate(trajectory.tasks):
         assert tasks[task, "vector_cosine"] == pytest.approx(trajectory.similarity()[:, t].tolist())

@@ -68,7 +68,7 @@ def _task_rows(run: KnowledgeRun) -> Iterator[Row]:
     probes, measurements = [_task_probe(run, name) for name in run.settings.tasks], []
     for n in (0, *run.settings.measured_epochs):
         with first_update(run, n).applied(run.model) if n else nullcontext():
-            measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, full=False))
+            measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, all_measures=False))
     trajectory = Trajectory.of(measurements)
     trajectory.save(run.folder / "trajectory.safetensors")
     own, other = trajectory.head_similarity()
