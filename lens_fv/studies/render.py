@@ -111,7 +111,7 @@ def interval(value: Estimate | None, digits: int = 2, signed: bool = False, time
 
 def points(difference: Estimate | None) -> str:
     """A difference of proportions in percentage points."""
-    return interval(difference, 0, signed=True, times=100)
+    return interval(difference, 0, signed=True, times=100.0)
 
 
 def percent(share: float | None) -> str:
