@@ -32,7 +32,7 @@ class Row(NamedTuple):
         condition: What was done: "tuned", "lora", "definition".
         measure: Name of the measure, with its unit where it has one: "top1_accuracy", "logprob_per_token_nats".
         value: The value, or one value for each item (test pair, probe, analogy, layer); None: not measured.
-        n: Number of observations behind each value.
+        n: Number of observations that each value summarizes.
     """
 
     unit: str
