@@ -13,6 +13,7 @@ from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit
 from lens_fv.cli.vectors import Heads
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_row
 
 if TYPE_CHECKING:
     from lens_fv.dynamics import TaskProbe, Trajectory
@@ -68,13 +69,12 @@ def dynamics(
     judged = verdicts(trajectory)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
     for verdict, cosine in zip(judged, trajectory.similarity()[-1].tolist(), strict=True):
-        change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
-        shares = (f"{share:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
-        table.add_row(verdict.task, verdict.judgement, *shares, change, f"{cosine:.3f}")
+        shares = (f"{share.mean:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
+        table.add_row(verdict.task, verdict.judgement, *shares, f"{verdict.knowledge:+.2f}", f"{cosine:.3f}")
     payload = {
         "run": str(run),
         "model": lens.name,
-        "verdicts": [_numbers({**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": v.recovery}) for v in judged],
+        "verdicts": [_numbers(table_row(v) | {"recovery": v.recovery}) for v in judged],
         "metrics": metrics and _numbers(metrics),
         "moments": _moments(trajectory),
         "file": str(file),

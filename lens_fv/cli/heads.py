@@ -9,6 +9,7 @@ from rich.table import Table
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,16 +207,15 @@ def universal(
     )
     path = found.save(out or folder / "universal.safetensors")
     heads, table = heads_table(found, correction, top, title=f"{len(found.kept)} tasks on {lens.name}: {metric} of the answer")
-    tasks_table = columns("task", "accuracy", "95 % interval", "majority", "", title=f"after {shots} demonstrations")
+    tasks_table = columns("task", "accuracy [95 %]", "majority", "", title=f"after {shots} demonstrations")
     for row in found.rows:
-        numbers = (f"{row.accuracy:.2f}", f"[{row.low:.2f}, {row.high:.2f}]", f"{row.majority:.2f}")
-        tasks_table.add_row(row.task, *numbers, "kept" if row.kept else "dropped")
+        tasks_table.add_row(row.task, str(row.accuracy), f"{row.majority:.2f}", "kept" if row.kept else "dropped")
     payload = {
         "model": lens.name,
         "metric": metric,
         "unit": unit,
         "queries": asked_of(found.provenance.options),
-        "tasks": [row._asdict() for row in found.rows],
+        "tasks": table_rows(found.rows),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(found),
@@ -254,13 +254,11 @@ def heads_table(
     effects: "Effects", correction: Literal["holm", "bh", "max", "none"], top: int, *, title: str
 ) -> tuple[list[dict[str, Any]], Table]:
     """Return all heads as rows for JSON, and a table of the strongest."""
-    p = effects.p_values(correction=correction)
-    rows = [h._asdict() | {"p": float(p[h.layer, h.head])} for h in effects.top()]
-    table = columns(effects.unit, "effect", "95 % interval", f"p ({correction})", title=title)
-    for row in rows[:top]:
-        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
-        table.add_row(f"{row['layer']}.{row['head']}", f"{row['effect']:+.4f}", interval, f"{row['p']:.2g}")
-    return rows, table
+    p, heads = effects.p_values(correction=correction), effects.top()
+    table = columns(effects.unit, "effect [95 %]", f"p ({correction})", title=title)
+    for h in heads[:top]:
+        table.add_row(h.name, f"{h.effect:+.4f}", f"{p[h.layer, h.head]:.2g}")
+    return table_rows(h._asdict() | {"p_value": float(p[h.layer, h.head])} for h in heads), table
 
 
 def reliability_of(effects: "Effects") -> dict[str, float] | None:

@@ -189,4 +189,4 @@ def _scored(result: "KnowledgeResult", norm: Any, seed: int) -> "dict[str, Estim
 
 
 def _said(found: "Estimate | None", digits: int = 2) -> str:
-    return "" if found is None else f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return "" if found is None else f"{found:.{digits}f}"

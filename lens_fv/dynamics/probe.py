@@ -120,6 +120,14 @@ def make_task_probe(
     Raises:
         LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads for the
             control.
+
+    Example:
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> probe.task
+        'antonym'
     """
     vector.provenance.check(model)
     if not task.instructions:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
-from lens_fv.core.statistics import Estimate, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
@@ -31,6 +31,17 @@ class Trajectory(Artefact):
         correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
             `CheckpointMeasurement`, with the checkpoints as an additional first axis.
         majority: as in `CheckpointMeasurement`.
+
+    Example:
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> measure = lens_fv.dynamics.measure_checkpoint
+        >>> states = [measure(model, [probe], name=str(step), step=step) for step in (0, 1)]
+        >>> trajectory = lens_fv.Trajectory.of(states)
+        >>> trajectory.similarity().tolist()  # cosine of each vector to its initial value, by checkpoint
+        [[1.0], [1.0]]
     """
 
     moments: tuple[str, ...]
@@ -128,7 +139,7 @@ class Trajectory(Artefact):
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
         asked = [row[~row.isnan()] for row in self.correct[0]]
-        lows = [wilson_interval(int(row.sum()), len(row), level=level)[0] for row in asked]
+        lows = [proportion(int(row.sum()), len(row), level=level).ci_low for row in asked]
         return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
 
     @property

@@ -15,8 +15,9 @@ from lens_fv.core.artefact import require_shape
 from lens_fv.core.choices import Count, Level, Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.effects import Effects, Metric
 from lens_fv.heads.options import RankingConfig, RankingOptions
 from lens_fv.heads.protocol import rank_heads
@@ -26,13 +27,11 @@ from lens_fv.tasks import Task, build_prompts, split_pairs
 
 
 class TaskRow(NamedTuple):
-    """A task's accuracy after demonstrations with its 95 % interval, the majority baseline, and whether the task was kept."""
+    """A task's accuracy after demonstrations, the majority baseline, and whether the task was kept."""
 
     task: str
     kept: bool
-    accuracy: float
-    low: float
-    high: float
+    accuracy: Estimate
     majority: float
 
 
@@ -46,20 +45,20 @@ class UniversalHeads(Effects):
     Attributes:
         effects: Mean indirect effect of every head on every kept task.
         tasks: Names of all tasks that were tried.
-        accuracy: Accuracy of each task with the ends of its interval; see `Competence`.
+        accuracy: Accuracy of each task (the four values of an `Estimate`); see `Competence`.
         majority: Majority baseline that the accuracy had to exceed; see `Competence`.
         metric: See `rank_heads`.
     """
 
     tasks: tuple[str, ...]
-    accuracy: Float[Tensor, "tasks 3"]
+    accuracy: Float[Tensor, "tasks 4"]
     majority: Float[Tensor, " tasks"]
     metric: Metric
 
     def __post_init__(self) -> None:
         """Check that tasks and effects match."""
         super().__post_init__()
-        require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 3))
+        require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 4))
         require_shape("universal heads' majority", self.majority, (len(self.tasks),))
         if len(self.effects) != len(self.kept):
             raise LensFVError(f"universal heads: effects on {len(self.effects)} tasks, {len(self.kept)} are kept")
@@ -68,7 +67,10 @@ class UniversalHeads(Effects):
     def rows(self) -> list[TaskRow]:
         """Every task, kept or dropped, with its accuracy and baseline."""
         numbers = zip(self.tasks, self.accuracy.tolist(), self.majority.tolist(), strict=True)
-        return [TaskRow(task, found > majority, found, low, high, majority) for task, (found, low, high), majority in numbers]
+        return [
+            TaskRow(task, mean > majority, Estimate(mean, low, high, int(n)), majority)
+            for task, (mean, low, high, n), majority in numbers
+        ]
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -93,10 +95,9 @@ class UniversalHeads(Effects):
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
-                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
-                f"majority {row.majority:.2f}"
+                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
                 for row in self.rows
             }
         )
@@ -135,6 +136,12 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
     Raises:
         LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
             `rank_heads` raises.
+
+    Example:
+        >>> options = {'instruction': 'Please do0 it', 'corruption': 'instruction', 'n_shots': 0}
+        >>> universal = lens_fv.universal_heads(capable_model, capable_tasks, n_clean=3, n_trials=3, **options)
+        >>> universal.tasks
+        ('task0', 'task1', 'task2')
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
@@ -168,7 +175,7 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
                 if accuracies[-1].beats_majority:
                     rankings.append(rank_heads(model, task, options, split=split, tick=step, progress=False))
     if not rankings:
-        numbers = ", ".join(f"{c.provenance.task} {c.accuracy:.2f} (majority {c.majority:.2f})" for c in accuracies)
+        numbers = ", ".join(f"{c.provenance.task} {c.accuracy.mean:.2f} (majority {c.majority:.2f})" for c in accuracies)
         raise LensFVError(
             f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
         )
@@ -187,7 +194,7 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
         provenance=provenance,
         effects=torch.stack([r.mean for r in rankings]),
         tasks=names,
-        accuracy=torch.tensor([(c.accuracy, *c.interval) for c in accuracies], dtype=torch.float64),
+        accuracy=torch.tensor([c.accuracy for c in accuracies], dtype=torch.float64),
         majority=torch.tensor([c.majority for c in accuracies], dtype=torch.float64),
         metric=rankings[0].metric,
         unit=rankings[0].unit,

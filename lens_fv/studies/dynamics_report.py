@@ -97,10 +97,10 @@ def _table(judged: Sequence[Verdict]) -> tuple[list[str], list[list[object]]]:
         [
             v.task,
             v.judgement,
-            v.before,
-            v.after,
-            v.with_vector,
-            v.recovery if v.before > v.after and v.judgement != "absent" else "",
+            v.before.mean,
+            v.after.mean,
+            v.with_vector.mean,
+            v.recovery if v.before.mean > v.after.mean and v.judgement != "absent" else "",
             *((v.p_lost, v.p_restored) if v.judgement != "absent" else ("", "")),
             *v.knowledge,
         ]

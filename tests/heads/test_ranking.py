@@ -254,8 +254,8 @@ def test_top_is_sorted_and_inside_its_interval(tiny_model):
     ranking = rank_heads(tiny_model("llama"), toy_task(), **SMALL)
     heads = ranking.top()
     assert len(heads) == 12
-    assert [h.effect for h in heads] == sorted((h.effect for h in heads), reverse=True)
-    assert all(h.low <= h.effect <= h.high for h in heads)
+    assert [h.effect.mean for h in heads] == sorted((h.effect.mean for h in heads), reverse=True)
+    assert all(h.effect.ci_low <= h.effect.mean <= h.effect.ci_high for h in heads)
     assert heads[:3] == ranking.top(3)
     assert ranking.heads(3) == tuple((h.layer, h.head) for h in heads[:3])
     for n in (0, 13):

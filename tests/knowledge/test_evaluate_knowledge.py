@@ -87,7 +87,7 @@ def test_the_gap_is_between_the_base_and_reading_the_definition():
     assert gap_closed(base, base, read) == pytest.approx((0, 0, 0, 4))
     assert gap_closed(base, read, read) == pytest.approx((1, 1, 1, 4))
     found = gap_closed(base, half, read)
-    assert found.low < found.mean <= found.high <= 1
+    assert found.ci_low < found.mean <= found.ci_high <= 1
     assert gap_closed(read, half, base) is None
     assert gap_closed(base, base, base) is None
     assert gap_closed(base, half, read, kind="inferential") is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lens_fv.composition import fit_confidence, separation
-from lens_fv.core.statistics import bootstrap_interval
+from lens_fv.core.statistics import estimate
 from lens_fv.studies.relational import STUDY, RelationalSettings, page
 from lens_fv.studies.relational.claims import CLAIMS, decoding
 from lens_fv.studies.relational.page import View, best_vectors, classified, joined
@@ -67,7 +67,7 @@ def jobs():
             yield "tuning", f"{varied}/{value}", seed, [*rows, *(row._replace(measure="logprob_gain_nats") for row in rows)]
         for logits in ("direct", "later layers"):
             rows = {"extracted": 0.2, "tuned": 0.4 + seed / 5}
-            ends = {"": 0.2, "_ci_low": -float(seed), "_ci_high": 1.0, "_p": 0.3 + seed / 5}
+            ends = {"": 0.2, "_ci_low": -float(seed), "_ci_high": 1.0, "_p_value": 0.3 + seed / 5}
             yield (
                 "decoding",
                 logits,
@@ -77,7 +77,7 @@ def jobs():
                     *(Row("words", "tuned - extracted", f"best_reciprocal_rank{end}", v, 4) for end, v in ends.items()),
                 ],
             )
-        auc = {"auc": 0.25 + seed / 2, "auc_p": 0.02 + seed / 2}
+        auc = {"auc": 0.25 + seed / 2, "auc_p_value": 0.02 + seed / 2}
         yield "alignment", "built-in", seed, [Row("group", "tuned", measure, v, 4) for measure, v in auc.items()]
         yield (
             "alignment",
@@ -132,7 +132,7 @@ def rows(run):
 
 
 def by_hand(values):
-    return pytest.approx((np.mean(values), *bootstrap_interval([float(v) for v in values]), len(values)))
+    return pytest.approx(estimate([float(v) for v in values]))
 
 
 def accuracies(condition):

@@ -151,8 +151,8 @@ def evaluation_rows(unit: str, evaluation: Evaluation) -> Iterator[Row]:
         measures = {
             "top1_accuracy": result.top1,
             "top3_accuracy": result.top3,
-            "exact_match": result.full,
+            "exact_match": result.exact_match,
             "logprob_per_answer_nats": result.logprob_per_answer,
         }
         for measure, value in measures.items():
-            yield Row(unit, result.condition, measure, value, result.n)
+            yield Row(unit, result.condition, measure, value.mean, value.n)

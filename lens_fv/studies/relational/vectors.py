@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 
 from lens_fv.composition.recipes import middle_layer
+from lens_fv.core.statistics import Estimate
 from lens_fv.evaluation import compare_baselines, compose_lists, evaluate, evaluate_decoding
 from lens_fv.evaluation.ranks import Measure, Of
 from lens_fv.heads import rank_heads
@@ -114,14 +115,14 @@ def _tuning(run: RelationalRun, value: str, pairs: int, layer: int) -> Iterator[
         result = evaluate(run.model, run.tasks[name], {"tuned": vector}, n_shots=0, max_items=s.max_items, seed=run.seed)
         without, tuned = result["none"], result["tuned"]
         measures = {
-            "zero_shot_top1_accuracy": without.top1,
-            "top1_accuracy": tuned.top1,
-            "logprob_per_answer_nats": tuned.logprob_per_answer,
-            "logprob_gain_nats": tuned.logprob_per_answer - without.logprob_per_answer,
+            "zero_shot_top1_accuracy": without.top1.mean,
+            "top1_accuracy": tuned.top1.mean,
+            "logprob_per_answer_nats": tuned.logprob_per_answer.mean,
+            "logprob_gain_nats": tuned.logprob_per_answer.mean - without.logprob_per_answer.mean,
             "best_step": float(vector.provenance.options["best_step"]),
             "vector_norm": vector.norm,
         }
-        yield from (Row(name, value, measure, number, tuned.n) for measure, number in measures.items())
+        yield from (Row(name, value, measure, number, tuned.top1.n) for measure, number in measures.items())
 
 
 def baselines(run: RelationalRun) -> Iterator[Job]:
@@ -193,15 +194,14 @@ def _decoding(run: RelationalRun, seed: int, options: Mapping[str, Any]) -> Iter
     ranks = evaluate_decoding(run.model, list(run.tasks.values()), vectors, **options, seed=seed, progress=run.progress)
     for ranked in get_args(Of):
         for name, measure in RANKS.items():
-            means = [ranks.mean(condition, measure, of=ranked) for condition in ranks.conditions]
-            for condition, result in zip(ranks.conditions, means, strict=True):
-                yield from interval_rows(ranked, condition, name, result.mean, result.low, result.high, result.n)
-            result = ranks.difference("extracted", "tuned", measure, of=ranked)
-            yield from interval_rows(ranked, "tuned - extracted", name, result.mean, result.low, result.high, result.n)
-            yield Row(ranked, "tuned - extracted", f"{name}_p", result.p, result.n)
+            for condition in ranks.conditions:
+                yield from interval_rows(ranked, condition, name, ranks.mean(condition, measure, of=ranked).value)
+            difference = ranks.difference("extracted", "tuned", measure, of=ranked)
+            yield from interval_rows(ranked, "tuned - extracted", name, difference.value)
+            yield Row(ranked, "tuned - extracted", f"{name}_p_value", difference.p_value, difference.value.n)
 
 
-def interval_rows(unit: str, condition: str, measure: str, mean: float, low: float, high: float, n: int) -> Iterator[Row]:
+def interval_rows(unit: str, condition: str, measure: str, value: Estimate) -> Iterator[Row]:
     """Rows of a mean over relations and of its interval."""
-    for end, value in (("", mean), ("_ci_low", low), ("_ci_high", high)):
-        yield Row(unit, condition, f"{measure}{end}", value, n)
+    for end, number in (("", value.mean), ("_ci_low", value.ci_low), ("_ci_high", value.ci_high)):
+        yield Row(unit, condition, f"{measure}{end}", number, value.n)

@@ -143,4 +143,4 @@ def _scores(scores: KnowledgeScores) -> list[str]:
 
 
 def _in_points(found: Estimate) -> Estimate:
-    return Estimate(100 * found.mean, 100 * found.low, 100 * found.high, found.n)
+    return Estimate(100 * found.mean, 100 * found.ci_low, 100 * found.ci_high, found.n)

@@ -105,7 +105,7 @@ def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
     return Condition(
         scores,
         KnowledgeScores.of_rows(locality) if locality else None,
-        [Estimate(**record["drift"]) for record in records if record["drift"]],
+        [Estimate(*record["drift"].values()) for record in records if record["drift"]],
         len(records),
     )
 
