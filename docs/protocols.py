@@ -11,7 +11,7 @@ import torch
 import lens_fv as fv
 from lens_fv.finetuning import FinetuneConfig
 from lens_fv.finetuning.examples import Reader, collated, training_examples
-from lens_fv.finetuning.regularizers.penalties import importance
+from lens_fv.finetuning.regularizers.penalties import fisher_information
 from lens_fv.heads import rank_heads, rank_instruction_heads
 from lens_fv.heads.competence import competence
 from lens_fv.knowledge import DistillConfig, distill, generate_transfer_set, load_entities, load_transfer_set
@@ -102,7 +102,7 @@ def fisher() -> dict[str, float]:
 
     def total(size: int, **options) -> float:
         batches = [collated(examples[at : at + size], 0) for at in range(0, len(examples), size)]
-        return sum(float(f.sum()) for f, _ in importance(trained, batches, **options).values())
+        return sum(float(f.sum()) for f, _ in fisher_information(trained, batches, **options).values())
 
     by_example = total(32, fisher="example")
     return {f"batches of {size}": by_example / total(size) for size in (8, 32)}

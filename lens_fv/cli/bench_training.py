@@ -40,7 +40,7 @@ def guided(
     model: Model = DEFAULT_MODEL,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Method: a guide preset, ewc, o-lora or full; repeatable; default: iv, fv, kl, crossed, crossed-kl."),
+        typer.Option(help="Method: a guide preset, ewc, o-lora or full; repeatable; default: iv, fv, kl, swap, swap-kl."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows per batch.")] = 8,
     tokens: Annotated[int, typer.Option(min=5, help="Number of tokens per row.")] = 32,
@@ -58,7 +58,7 @@ def guided(
     from lens_fv.core.progress import progress_bar
     from lens_fv.studies.bench import bench_guided
 
-    names = method or ["iv", "fv", "kl", "crossed", "crossed-kl"]
+    names = method or ["iv", "fv", "kl", "swap", "swap-kl"]
     subject, _ = open_(model, "present-past", 0, None, device, dtype, seed)
     with progress_bar("bench", repeats, show=True) as tick:
         found = bench_guided(subject, methods=names, rows=rows, tokens=tokens, repeats=repeats, seed=seed, tick=tick)

@@ -34,17 +34,17 @@ def finetune(
     ] = False,
     checkpoints: Annotated[int, typer.Option(min=1, help="Number of checkpoints kept per task, or of the mixture.")] = 2,
     guide: Annotated[
-        Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads", "crossed-kl"] | None,
+        Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"] | None,
         typer.Option(
             help="Regularizer that preserves earlier abilities: the instruction-vector papers' losses (iv, fv); KL divergence "
             "from the model without updates (kl) or before each task (lwf); squared distance of all head outputs (l2); under "
-            "swapped instructions, the divergence (crossed), the distance of a vector's heads (crossed-heads), or the "
-            "divergence under both swapped and own instructions (crossed-kl)."
+            "swapped instructions, the divergence (swap), the distance of a vector's heads (swap-heads), or the "
+            "divergence under both swapped and own instructions (swap-kl)."
         ),
     ] = None,
     vector: Annotated[
         list[Path] | None,
-        typer.Option(help="Vector file written by `iv extract`, one per task; for iv, fv and crossed-heads."),
+        typer.Option(help="Vector file written by `iv extract`, one per task; for iv, fv and swap-heads."),
     ] = None,
     random_vectors: Annotated[
         bool, typer.Option("--random-vectors", help="Guide by random vectors of the same norms, as a control.")

@@ -32,8 +32,8 @@ class FinetuneConfig:
         replay: share of each task's examples replaced by examples of earlier tasks.
         ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017) from the second task on, equal to half of their
             lambda.
-        fisher: how weight importance is estimated: from squared gradients of each "batch" or each "example"; see `importance`.
-            Each needs its own `ewc`, because batch estimates are many times smaller.
+        fisher: how weight importance is estimated: from squared gradients of each "batch" or each "example"; see
+            `fisher_information`. Each needs its own `ewc`, because batch estimates are many times smaller.
         orthogonal: weight of O-LoRA (Wang et al. 2023), in which each task has its own updates of rank `rank`, orthogonal to
             those of earlier tasks.
         template: prompt template.

@@ -40,7 +40,7 @@ def compare_attributions(
     the answer's first token minus the mean unembedding, with the final norm's scale fixed at its value on the corrupted
     prompt. TransformerLens' own tool requires processed weights; here the final norm's gain is applied explicitly, which gives
     the same result on any weights. A norm after attention (Gemma 3) enters with its gain on the clean prompts
-    (`HeadRanking.carry`). A soft cap on logits is ignored.
+    (`HeadRanking.post_attn_gain`). A soft cap on logits is ignored.
 
     Args:
         model: Model that was ranked.
@@ -55,7 +55,7 @@ def compare_attributions(
             mean output, measured by "prob" or "logprob" on prompts without noise.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
-    mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
+    mean, post_attn_gain = ranking.z.to(model.device), ranking.post_attn_gain.to(model.device)
     directions = _answer_directions(model, [prompt.answers[0][0] for prompt in corrupted])
     attribution: list[Tensor] = []
     direct: list[Tensor] = []
@@ -63,7 +63,7 @@ def compare_attributions(
         for prompt, direction in zip(corrupted, directions):
             at = _linearise(model, prompt, ranking.metric)
             attribution.append(((mean - at.z) * at.gradient).sum(-1).cpu())
-            direct.append(_direct_effects(model, mean - at.z, carry, at.final_scale, direction).cpu())
+            direct.append(_direct_effects(model, mean - at.z, post_attn_gain, at.final_scale, direction).cpu())
             step()
     return HeadComparison(
         provenance=provenance,
@@ -182,7 +182,7 @@ def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "t
 def _direct_effects(
     model: LensModel,
     change: Float[Tensor, "layers heads d_head"],
-    carry: Float[Tensor, "layers d_model"],
+    post_attn_gain: Float[Tensor, "layers d_model"],
     final_scale: Float[Tensor, "1 1 1"],
     direction: Float[Tensor, " d_model"],
 ) -> Float[Tensor, "layers heads"]:
@@ -190,5 +190,5 @@ def _direct_effects(
 
     seen = {f"blocks.{layer}.attn.hook_z": z[None, None] for layer, z in enumerate(change)}
     cache = ActivationCache({**seen, "ln_final.hook_scale": final_scale}, model.tl)
-    written = cast(Tensor, cache.stack_head_results()) * carry.repeat_interleave(model.n_heads, 0)[:, None, None]
+    written = cast(Tensor, cache.stack_head_results()) * post_attn_gain.repeat_interleave(model.n_heads, 0)[:, None, None]
     return (cache.apply_ln_to_stack(written).float() @ direction).reshape(change.shape[:2])

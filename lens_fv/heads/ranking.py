@@ -33,13 +33,13 @@ class HeadRanking(Effects):
     Attributes:
         effects: Metric with the head patched minus the unpatched metric, per corrupted prompt.
         baseline: Unpatched metric of the corrupted prompts.
-        z, carry, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
+        z, post_attn_gain, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
         metric: Measure of the answer's first token; see `rank_heads`.
     """
 
     baseline: Float[Tensor, " trials"]
     z: Float[Tensor, "layers heads d_head"]
-    carry: Float[Tensor, "layers d_model"]
+    post_attn_gain: Float[Tensor, "layers d_model"]
     resid_norm: Float[Tensor, " layers"]
     metric: Metric
 
@@ -49,7 +49,7 @@ class HeadRanking(Effects):
         layers, heads, d_model, d_head = self.provenance.shape
         require_shape("head ranking's baseline", self.baseline, (len(self.effects),))
         require_shape("head ranking's mean outputs", self.z, (layers, heads, d_head))
-        require_shape("head ranking's carry", self.carry, (layers, d_model))
+        require_shape("head ranking's post_attn_gain", self.post_attn_gain, (layers, d_model))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -101,7 +101,7 @@ def rank_contrast(
     """
     if isinstance(source, HeadRanking):
         source.provenance.check(model)
-        source = HeadMeans(source.z, source.carry, source.resid_norm)
+        source = HeadMeans(source.z, source.post_attn_gain, source.resid_norm)
     said = {
         **options,
         "metric": metric,
@@ -144,7 +144,7 @@ def rank_contrast(
             effects=effects,
             baseline=baseline,
             z=means.z.cpu(),
-            carry=means.carry.cpu(),
+            post_attn_gain=means.post_attn_gain.cpu(),
             resid_norm=means.resid_norm.cpu(),
             metric=metric,
             unit=unit,

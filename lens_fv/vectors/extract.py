@@ -64,7 +64,7 @@ def extract(
         alone = torch.zeros(model.n_heads, model.d_head)
         alone[b] = z
         written = model.head_write(a, alone.to(model.device), include_bias=bias_per_head).float().cpu()
-        vector += written * ranking.carry[a]
+        vector += written * ranking.post_attn_gain[a]
     split = split or split_pairs(task, seed=ranking.provenance.seed)
     at, picked_on = 0 if layer is None else model.check_layer(layer), "given"
     if layer is None:

@@ -130,9 +130,9 @@ def test_bench_guided(run):
     few = ("--rows", "2", "--tokens", "8", "--repeats", "1")
     code, found, _ = run("bench", "guided", *few)
     assert code == 0
-    assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "crossed", "crossed-kl"]
+    assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
     assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
-    others = ("full", "ewc", "o-lora", "lwf", "l2", "crossed-heads")
+    others = ("full", "ewc", "o-lora", "lwf", "l2", "swap-heads")
     _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--method", name)))
     assert {step["method"] for step in found["steps"]} == {"lora", *others}
     code, _, error = run("bench", "guided", "--method", "none", as_json=False)

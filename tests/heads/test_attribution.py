@@ -100,7 +100,7 @@ def test_direct_logit_attribution_is_what_the_weights_say(lively, architecture):
     model, task = lively(architecture), toy_task()
     ranking = rank_heads(model, task, **SMALL)
     found = compare_attributions(model, task, ranking)
-    assert (ranking.carry[0].std() > 0.1) == (architecture == "gemma3")
+    assert (ranking.post_attn_gain[0].std() > 0.1) == (architecture == "gemma3")
     for t, prompt in enumerate(corrupted(model, task)):
         tokens, answer = torch.tensor([prompt.tokens]), prompt.answers[0][0]
         z, resid = at_last_token(model, tokens, "attn.hook_z"), at_last_token(model, tokens, "hook_resid_post")[-1]
@@ -109,7 +109,7 @@ def test_direct_logit_attribution_is_what_the_weights_say(lively, architecture):
         for layer in range(model.n_layers):
             for head in range(model.n_heads):
                 w_o, gain, w_u = raw_weights(model, layer, head)
-                written = (ranking.z[layer, head] - z[layer, head]) @ w_o * ranking.carry[layer]
+                written = (ranking.z[layer, head] - z[layer, head]) @ w_o * ranking.post_attn_gain[layer]
                 logits = w_u @ (centre(written) / scale * gain)
                 want = logits[answer] - logits.mean()
                 torch.testing.assert_close(found.direct[t, layer, head], want, atol=1e-5, rtol=1e-4)

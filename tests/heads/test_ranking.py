@@ -267,7 +267,9 @@ def test_top_is_sorted_and_inside_its_interval(tiny_model):
 def made_up(tiny_model, effects):
     """A ranking of these effects."""
     made = rank_heads(tiny_model("llama"), toy_task(), **SMALL)
-    return HeadRanking(made.provenance, effects, torch.zeros(len(effects)), made.z, made.carry, made.resid_norm, "prob")
+    return HeadRanking(
+        made.provenance, effects, torch.zeros(len(effects)), made.z, made.post_attn_gain, made.resid_norm, "prob"
+    )
 
 
 def test_interval_covers_the_mean_as_often_as_it_says(tiny_model):
@@ -383,7 +385,7 @@ def test_sources_of_another_model_are_refused(tiny_model):
 def test_carry_is_one_without_a_norm_behind_attention(tiny_model):
     prompts = [[1, 2, 3, 4], [5, 6, 7]]
     for architecture in ("llama", "gpt2", "neox", "opt"):
-        carry = head_means(tiny_model(architecture), prompts).carry
-        torch.testing.assert_close(carry, torch.ones_like(carry), atol=1e-3, rtol=1e-3)
-    carry = head_means(tiny_model("gemma3"), prompts).carry
-    assert (carry - 1).abs().mean() > 0.1
+        post_attn_gain = head_means(tiny_model(architecture), prompts).post_attn_gain
+        torch.testing.assert_close(post_attn_gain, torch.ones_like(post_attn_gain), atol=1e-3, rtol=1e-3)
+    post_attn_gain = head_means(tiny_model("gemma3"), prompts).post_attn_gain
+    assert (post_attn_gain - 1).abs().mean() > 0.1

@@ -97,17 +97,19 @@ def test_the_projections_bias_counts_once(tiny_model, architecture):
 def test_carry_makes_up_for_a_norm_behind_attention(tiny_model):
     """Found on some prompts, right on others: in direction, and in length on average."""
     model = shaken(tiny_model("gemma3", fresh=True), "post_attention_layernorm")
-    carry = head_means(model, torch.randint(1, 320, (16, 9), generator=torch.Generator().manual_seed(1)).tolist()).carry
+    post_attn_gain = head_means(
+        model, torch.randint(1, 320, (16, 9), generator=torch.Generator().manual_seed(1)).tolist()
+    ).post_attn_gain
     written = seen_at_last_token(model, TOKENS, "hook_attn_out")
-    for summed, gain, wanted in zip(summed_heads(model, TOKENS), carry, written, strict=True):
+    for summed, gain, wanted in zip(summed_heads(model, TOKENS), post_attn_gain, written, strict=True):
         error, uncorrected = ((x - wanted).norm() / wanted.norm() for x in (summed * gain, summed))
         assert error < 0.25
         assert uncorrected > 0.5
 
 
 def test_carry_is_one_without_such_a_norm(tiny_model):
-    carry = head_means(tiny_model("qwen3"), TOKENS.tolist()).carry
-    torch.testing.assert_close(carry, torch.ones_like(carry), atol=1e-3, rtol=0)
+    post_attn_gain = head_means(tiny_model("qwen3"), TOKENS.tolist()).post_attn_gain
+    torch.testing.assert_close(post_attn_gain, torch.ones_like(post_attn_gain), atol=1e-3, rtol=0)
 
 
 def test_unembed_gives_the_forwards_logits(any_model):

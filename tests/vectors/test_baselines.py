@@ -101,16 +101,16 @@ def test_layer_and_scale_are_the_best_on_validation(tiny_model):
 
 def test_head_writes_sum_to_the_projection(any_model):
     model = any_model
-    z, carry = torch.randn(model.n_layers, model.n_heads, model.d_head), torch.rand(model.n_layers, model.d_model)
-    summed = torch.stack([model.head_write(layer, z[layer]) * carry[layer] for layer in range(model.n_layers)])
-    torch.testing.assert_close(head_writes(model, z, carry).sum(1), summed, atol=1e-5, rtol=1e-4)
+    z, post_attn_gain = torch.randn(model.n_layers, model.n_heads, model.d_head), torch.rand(model.n_layers, model.d_model)
+    summed = torch.stack([model.head_write(layer, z[layer]) * post_attn_gain[layer] for layer in range(model.n_layers)])
+    torch.testing.assert_close(head_writes(model, z, post_attn_gain).sum(1), summed, atol=1e-5, rtol=1e-4)
 
 
 def test_head_weights_make_their_vector(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2)
     vector = train_head_weights(model, task, means=ranking, **FEW)
-    made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.carry)).sum((0, 1))
+    made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.post_attn_gain)).sum((0, 1))
     torch.testing.assert_close(vector.vector, made, atol=1e-4, rtol=1e-4)
     assert vector.weights.count_nonzero() > 0
     assert type(random_like(vector)).__name__ == "FunctionVector"

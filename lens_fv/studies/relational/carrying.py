@@ -31,7 +31,7 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     s, task = study.settings, study.tasks[name]
     split = split_pairs(task, seed=seed)
     ranking = rank_heads(study.model, task, split=split, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
-    plain = replace(ranking, carry=torch.ones_like(ranking.carry))
+    plain = replace(ranking, post_attn_gain=torch.ones_like(ranking.post_attn_gain))
     carried = extract(study.model, task, ranking, n_heads=s.n_heads, split=split)
     vectors = {
         "naive": extract(study.model, task, plain, n_heads=s.n_heads, split=split),

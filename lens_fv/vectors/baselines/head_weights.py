@@ -109,7 +109,7 @@ def train_head_weights(
     elif means is None:
         shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
         means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=progress)
-    device, writes = model.device, head_writes(model, means.z, means.carry)
+    device, writes = model.device, head_writes(model, means.z, means.post_attn_gain)
     training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
     held_out = validation_prompts(model, split, template)
     units = resid_norms(model, [p.tokens for p in training])
@@ -161,12 +161,12 @@ def train_head_weights(
 
 
 def head_writes(
-    model: LensModel, z: Float[Tensor, "layers heads d_head"], carry: Float[Tensor, "layers d_model"]
+    model: LensModel, z: Float[Tensor, "layers heads d_head"], post_attn_gain: Float[Tensor, "layers d_model"]
 ) -> Float[Tensor, "layers heads d_model"]:
     """Each head's own contribution to the residual stream; 0 in layers without attention heads."""
     written = torch.zeros(model.n_layers, model.n_heads, model.d_model, device=model.device)
     for layer in model.attention_layers:
         alone = torch.zeros(model.n_heads, model.n_heads, model.d_head, device=model.device)
         alone[range(model.n_heads), range(model.n_heads)] = z[layer].to(model.device)
-        written[layer] = model.head_write(layer, alone).float() * carry[layer].to(model.device)
+        written[layer] = model.head_write(layer, alone).float() * post_attn_gain[layer].to(model.device)
     return written

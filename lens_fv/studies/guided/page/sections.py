@@ -9,7 +9,7 @@ from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
-GUIDES = ("iv", "fv", "crossed", "crossed-heads", "crossed-kl")
+GUIDES = ("iv", "fv", "swap", "swap-heads", "swap-kl")
 PLAIN, KL = "lora", "kl"
 
 
