@@ -32,7 +32,7 @@ class Row(NamedTuple):
         condition: What was done: "tuned", "lora", "definition".
         measure: Name of the measure, with its unit where it has one: "top1_accuracy", "logprob_per_token_nats".
         value: The value, or one value for each item (test pair, probe, analogy, layer); None: not measured.
-        n: Number of observations behind each value.
+        n: Number of observations that each value summarizes.
     """
 
     unit: str
@@ -105,6 +105,11 @@ class RowStore:
         """The rows of a finished job; none if it is not finished."""
         line = self._lines.get((part, seed, job))
         return [Row(*row) for row in line.rows] if line else []
+
+    def values(self, part: str, job: str, measure: str, *, seed: int = 0) -> list[float]:
+        """The values of a measure in a finished job; none if it is not finished."""
+        rows = [row.value for row in self.rows(part, job, seed=seed) if row.measure == measure]
+        return [x for value in rows for x in (value if isinstance(value, Sequence) else (value,)) if x is not None]
 
     def compute(self, job: Job, *, wait: bool = False) -> bool:
         """Compute a job and add its rows, unless they are there.

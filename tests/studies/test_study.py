@@ -8,7 +8,9 @@ import pytest
 
 from lens_fv.core.statistics import bootstrap_interval, estimate
 from lens_fv.errors import LensFVError
+from lens_fv.studies.reproduce import study_settings
 from lens_fv.studies.rows import Job, Row, RowStore, frame
+from lens_fv.studies.study import load_study, run_folders
 from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, verdict
 
 RNG = np.random.default_rng(0)
@@ -118,3 +120,27 @@ def test_contrasts_pair_what_both_conditions_have(store):
 )
 def test_a_verdict_needs_the_whole_interval(values, says):
     assert verdict(estimate(values)) == says
+
+
+def test_settings_are_set_by_name():
+    study = load_study("instruction")
+    usual = study_settings(study, {})
+    assert usual == study.settings_type()
+    changed = study_settings(study, {"seeds": "3,4", "max_items": "5", "counterparts": "none"}, quick=True)
+    assert (changed.seeds, changed.max_items, changed.counterparts) == ((3, 4), 5, ("none",))
+    assert changed.n_clean == study.settings_type.quick().n_clean != usual.n_clean
+    assert study_settings(study, {"sequences": '{"a": ["antonym"]}'}).sequences == {"a": ("antonym",)}
+    wrong = {"seed": ("1", "did you mean 'seeds'"), "max_items": ("x", "valid integer"), "counterparts": ("no", "'none'")}
+    for name, (text, says) in wrong.items():
+        with pytest.raises(LensFVError, match=says):
+            study_settings(study, {name: text})
+    with pytest.raises(LensFVError, match="did you mean 'instruction'"):
+        load_study("instructions")
+
+
+def test_models_have_folders_of_their_own(tmp_path):
+    assert run_folders(["a", "b/c"], tmp_path) == {"a": tmp_path / "a", "b/c": tmp_path / "c"}
+    with pytest.raises(LensFVError, match="share a folder"):
+        run_folders(["a/c", "b/c"], tmp_path)
+    with pytest.raises(LensFVError, match="no study is there"):
+        run_folders([], tmp_path)

@@ -1,20 +1,17 @@
-"""Settings of the study, and the folder with its results."""
+"""Settings of the study of instructed tasks, and the models and tasks that its parts share."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from lens_fv.core.store import ResultStore, check_settings
-from lens_fv.finetuning import FinetuneConfig
+from lens_fv.core.files import file_name, one_writer
+from lens_fv.core.statistics import wilson_interval
+from lens_fv.errors import LensFVError
+from lens_fv.finetuning import FinetuneConfig, export_checkpoint, finetune
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
-from lens_fv.studies.parts import note_versions
+from lens_fv.studies.study import Study
 from lens_fv.tasks import Task, load_task
 
 SEQUENCES: Mapping[str, tuple[str, ...]] = {
@@ -32,17 +29,17 @@ class InstructionSettings:
     """Settings of the study.
 
     Attributes:
-        sequences: tasks in training order by sequence name: built-in tasks or files.
-        seeds: seeds of the splits, the examples, the updates and the prompts.
-        mixture: settings for first teaching the model all tasks at once; None: the model is used as it is.
-        training: settings for training the sequences. The study sets the seed and `mixed` of both.
-        counterpart: see `rank_instruction_heads`.
-        n_heads, n_clean, n_trials: settings of the vectors; see `extract_instruction` and `rank_instruction_heads`.
-        scales: scales of the vectors to try on validation pairs.
-        n_shots: number of demonstrations in the instructed prompts.
-        n_context: number of demonstrations in the in-context prompts.
-        max_items: maximum number of test pairs per task.
-        counterparts: counterparts to compare, with the first seed.
+        sequences: Tasks in training order by sequence name: built-in tasks or files.
+        seeds: Seeds of the splits, the examples, the updates and the prompts.
+        mixture: Settings for first teaching the model all tasks at once; None: the model is used as it is.
+        training: Settings for training the sequences. The study sets the seed and `mixed` of both.
+        counterpart: See `rank_instruction_heads`.
+        n_heads, n_clean, n_trials: Settings of the vectors; see `extract_instruction` and `rank_instruction_heads`.
+        scales: Scales of the vectors to try on validation pairs.
+        n_shots: Number of demonstrations in the instructed prompts.
+        n_context: Number of demonstrations in the in-context prompts.
+        max_items: Maximum number of test pairs per task.
+        counterparts: Counterparts to compare, with the first seed.
     """
 
     sequences: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SEQUENCES))
@@ -64,40 +61,14 @@ class InstructionSettings:
         """Tasks of all sequences, without duplicates."""
         return tuple(dict.fromkeys(task for sequence in self.sequences.values() for task in sequence))
 
-    @property
-    def said(self) -> dict[str, Any]:
-        """The settings as JSON-compatible values."""
-        return json.loads(json.dumps(asdict(self)))
-
     @classmethod
-    def chosen(
-        cls,
-        *,
-        quick: bool = False,
-        sequences: Sequence[Sequence[str]] | None = None,
-        n_heads: int = 10,
-        first_seed: int = 0,
-        n_seeds: int | None = None,
-    ) -> "InstructionSettings":
-        """Return the settings for a few high-level options.
-
-        Args:
-            quick: whether to run a small version: one seed, the first sequence, few examples, items and trials.
-            sequences: task sequences; default: `SEQUENCES`.
-            n_heads: number of heads per vector.
-            first_seed: first seed; the others follow it.
-            n_seeds: number of seeds; default: three, or one if `quick`.
-        """
-        given = {_name(each): tuple(each) for each in sequences} if sequences else dict(SEQUENCES)
-        seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
-        if not quick:
-            return cls(sequences=given, seeds=seeds, n_heads=n_heads)
+    def quick(cls) -> "InstructionSettings":
+        """A small version: one seed, one sequence, few examples, items and trials."""
         return cls(
-            sequences=dict(list(given.items())[:1]),
-            seeds=seeds,
+            sequences={"forms": SEQUENCES["forms"]},
+            seeds=(0,),
             mixture=replace(MIXTURE, n_examples=40),
             training=replace(TRAINING, n_examples=80),
-            n_heads=n_heads,
             n_clean=8,
             n_trials=3,
             max_items=12,
@@ -105,68 +76,71 @@ class InstructionSettings:
         )
 
 
-def _name(sequence: Sequence[str]) -> str:
-    """Return a sequence's name, safe for file names."""
-    return "-".join(re.sub(r"[^\w.-]+", "-", Path(task).stem) for task in sequence)
+class InstructedStudy(Study[InstructionSettings]):
+    """A study of tasks with instructions: its tasks, and the models that its sequences start from."""
 
-
-class Study:
-    """The study of one model, in its own folder.
-
-    Args:
-        model: model name or path for `load_model`.
-        folder: folder for runs, vectors, measurements and records. Results already there are not computed again.
-        settings: settings of the study. A later run may add seeds.
-        device, dtype: see `load_model`.
-        progress: whether to show progress bars.
-
-    Raises:
-        LensFVError: the folder holds a run with other settings, another model or another data type.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        folder: str | Path,
-        settings: InstructionSettings,
-        *,
-        device: str | None = None,
-        dtype: torch.dtype | str | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
-        self.place = {"device": device, "dtype": dtype}
-        self._loaded: tuple[str, LensModel] | None = None
-        check_settings(self.folder / "study.json", {"model": model, **settings.said}, may_grow="seeds")
-        note_versions(self.folder, dtype)
+    settings_type = InstructionSettings
+    _loaded: tuple[int, LensModel] | None = None
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """Tasks of all sequences, by name."""
-        found = {name: load_task(name) for name in self.settings.tasks}
-        return {task.name: task for task in found.values()}
+        tasks = [load_task(name) for name in self.settings.tasks]
+        return {task.name: task for task in tasks}
 
-    def sequence(self, name: str) -> list[Task]:
-        """Return the tasks of a sequence."""
-        return [load_task(task) for task in self.settings.sequences[name]]
-
-    def records(self, part: str) -> ResultStore:
-        """Return the stored results of a part of the study."""
-        return ResultStore(self.folder / f"{part}.json")
+    @property
+    def device(self) -> str:
+        """Device of the model, as for `load_model`."""
+        return str(self.model.device)
 
     def start(self, seed: int) -> str | Path:
-        """Return the model that sequences start from: the one taught the mixture, or the original model without a mixture."""
-        return self.folder / f"{Path(self.model).name}-mixture-{seed}" if self.settings.mixture else self.model
+        """The model that sequences start from: the one taught the mixture, or the original model without a mixture."""
+        mixture = self.settings.mixture
+        if mixture is None:
+            return self.source
+        taught = self.folder / f"{file_name(Path(self.source).name)}-mixture-{seed}"
+        with one_writer(taught):  # another worker waits
+            if not taught.is_dir():
+                config = replace(mixture, mixed=True, seed=seed)
+                folder, tasks = self.folder / f"mixture-{seed}", list(self.tasks.values())
+                run = finetune(
+                    self.source, tasks, folder, config, device=self.device, dtype=self.model.dtype, progress=self.progress
+                )
+                export_checkpoint(run, taught)
+        return taught
 
-    def load(self, model: str | Path) -> LensModel:
-        """Load a model, keeping only the last one in memory.
+    def taught(self, seed: int) -> LensModel:
+        """The loaded model that sequences start from; only the last one is kept in memory."""
+        if self.settings.mixture is None:
+            return self.model
+        if self._loaded is None or self._loaded[0] != seed:
+            self._loaded = None  # free the other model first
+            self._loaded = seed, load_model(self.start(seed), device=self.device, dtype=self.model.dtype)
+        return self._loaded[1]
+
+    def entered(self, seed: int) -> dict[str, Task]:
+        """The tasks that the starting model performs above the majority baseline, by the whole interval of its accuracy.
 
         Raises:
-            LensFVError: the folder holds a run with other weights under the model's name.
+            LensFVError: no task qualifies, or the part "start" has not been run.
         """
-        if self._loaded is None or self._loaded[0] != str(model):
-            self._loaded = None  # free the other model first
-            self._loaded = str(model), load_model(model, **self.place)
-            if str(model) == str(self.model):
-                check_settings(self.folder / "weights.json", {"fingerprint": self._loaded[1].fingerprint})
-        return self._loaded[1]
+        entered: dict[str, Task] = {}
+        for name, task in self.tasks.items():
+            correct, majority = (
+                self.rows.values("start", f"after/{name}", measure, seed=seed) for measure in ("correct", "majority_accuracy")
+            )
+            if not correct:
+                raise LensFVError(f"study {self.model.name} with seed {seed}: run the part start first")
+            if enters(correct, majority[0]):
+                entered[name] = task
+        if not entered:
+            raise LensFVError(
+                f"follow fine-tuning of {self.model.name} with seed {seed}: at the start it follows none of "
+                f"{', '.join(self.tasks)}; choose other tasks, or teach it more of the mixture"
+            )
+        return entered
+
+
+def enters(correct: Sequence[float], majority: float) -> bool:
+    """Whether a task enters the study: whether its accuracy exceeds that of always giving the most frequent first token."""
+    return wilson_interval(sum(correct), len(correct))[0] > majority

@@ -1,0 +1,241 @@
+"""Parts of the study: the starting models, the sequences, and vectors in place of instructions."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import TaskProbe, Trajectory, continual_metrics, make_task_probe, track_checkpoints, verdicts
+from lens_fv.dynamics.trajectory import MEASURES
+from lens_fv.evaluation import Evaluation, evaluate
+from lens_fv.finetuning import finetune
+from lens_fv.heads import competence, head_overlap, instruction_contrast, rank_heads, rank_instruction_heads
+from lens_fv.heads.instructed import Uninformative
+from lens_fv.studies.instruction.settings import InstructedStudy
+from lens_fv.studies.rows import Job, Row
+from lens_fv.tasks import Task
+from lens_fv.vectors import InstructionVector, extract, extract_instruction, sweep_injection
+
+N_SHOTS = 5
+"""Number of demonstrations in the prompts that function vectors are extracted from."""
+
+
+def start(study: InstructedStudy) -> Iterator[Job]:
+    """Score the original model ("before") and each seed's starting model ("after") on every task's validation pairs."""
+    for seed in study.settings.seeds:
+        for when in ("before", "after"):
+            for task in study.tasks.values():
+                yield Job("start", f"{when}/{task.name}", partial(_start, study, when, task, seed), seed)
+
+
+def _start(study: InstructedStudy, when: str, task: Task, seed: int) -> Iterator[Row]:
+    model = study.model if when == "before" else study.taught(seed)
+    score = competence(model, task, n_shots=study.settings.n_shots, instruction=task.instructions, seed=seed)
+    yield Row(task.name, when, "correct", score.right.float().tolist())
+    yield Row(task.name, when, "majority_accuracy", score.majority)
+
+
+def sequences(study: InstructedStudy) -> Iterator[Job]:
+    """Train every sequence and track its checkpoints; each trajectory is also saved in FOLDER/SEED-SEQUENCE."""
+    for seed in study.settings.seeds:
+        for name in study.settings.sequences:
+            yield Job("sequences", name, partial(_sequence, study, name, seed), seed)
+
+
+def _sequence(study: InstructedStudy, name: str, seed: int) -> Iterator[Row]:
+    folder = study.folder / f"{seed}-{file_name(name)}"
+    tasks = [study.tasks[load] for load in _names(study, name)]
+    config = replace(study.settings.training, mixed=False, seed=seed)
+    run = finetune(
+        study.start(seed),
+        tasks,
+        folder / "run",
+        config,
+        device=study.device,
+        dtype=study.model.dtype,
+        progress=study.progress,
+    )
+    probes = [probe(study, task, seed) for task in study.entered(seed).values()]
+    trajectory = track_checkpoints(
+        study.taught(seed), run, probes, folder=folder / "moments", seed=seed, progress=study.progress
+    )
+    trajectory.save(folder / "trajectory.safetensors")
+    yield from trajectory_rows(trajectory, name, seed, [task.name for task in tasks])
+
+
+def _names(study: InstructedStudy, name: str) -> list[str]:
+    names = dict(zip(study.settings.tasks, study.tasks, strict=True))  # a file's name and its task's
+    return [names[task] for task in study.settings.sequences[name]]
+
+
+def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[str]) -> Iterator[Row]:
+    """The rows of one sequence: every measure at every checkpoint, metrics of the run, and what became of each task.
+
+    Args:
+        trajectory: Trajectory of the run.
+        name: Name of the sequence.
+        seed: Seed of the run.
+        trained: Tasks of the sequence.
+    """
+    for t, task in enumerate(trajectory.tasks):
+        for measure in MEASURES:
+            for moment, items in zip(trajectory.moments, trajectory.items(measure)[:, t]):
+                measured = items[~items.isnan()]
+                if len(measured):
+                    yield Row(task, moment, measure, float(measured.mean()), len(measured))
+    if set(trained) <= set(trajectory.tasks):
+        metrics = continual_metrics(trajectory, trained)._asdict()
+        yield from (Row(name, "run", key, value) for key, value in metrics.items() if key != "matrix")
+        others = [t for t, p in enumerate(trajectory.present()) if p and trajectory.tasks[t] not in trained]
+        yield Row(name, "run", "general_before", float(trajectory.accuracy[0, others].mean()))
+    cosines = {"vector": trajectory.similarity(), "residual_stream": trajectory.alignment.nanmean(-1)}
+    for which, cosine in cosines.items():
+        yield Row(f"{name}, seed {seed}", which, "correlation_with_accuracy", _correlation(trajectory, cosine))
+    yield from _judgement_rows(trajectory, name, trained)
+
+
+def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> Iterator[Row]:
+    """What became of each task; of lost tasks also the changes, the cosines to the initial state, and what vectors recover."""
+    heads, random_heads = trajectory.head_similarity()
+    similarity, overlaps = trajectory.similarity(), trajectory.head_overlaps()[-1]
+    for t, verdict in enumerate(verdicts(trajectory)):
+        unit = f"{name}/{verdict.task}"
+        yield Row(unit, verdict.judgement, "trained" if verdict.task in trained else "not_trained", 1.0)
+        for measure in ("before", "after", "with_vector", "with_random", "with_other", "p_lost", "p_restored", "recovery"):
+            yield Row(unit, "verdict", measure, _number(getattr(verdict, measure)))
+        if not verdict.lost:
+            continue
+        for measure in ("accuracy", "instruction", "knowledge"):
+            items = trajectory.items(measure)[:, t]
+            yield Row(unit, measure, "change", _number((items[-1] - items[0]).nanmean()))
+        yield Row(unit, "vector", "cosine_to_initial", _number(similarity[-1, t]))
+        yield Row(unit, "vector_heads", "cosine_to_initial", _number(heads[-1, t].mean()))
+        yield Row(unit, "random_heads", "cosine_to_initial", _number(random_heads[-1, t].mean()))
+        lost = verdict.before - verdict.after
+        for added in ("with_vector", "with_random", "with_other"):
+            share = (getattr(verdict, added) - verdict.after) / lost if lost > 0 else None
+            yield Row(unit, added, "recovered_share", share)
+        if (overlap := overlaps[t]) is not None:
+            yield Row(unit, "strongest_heads", "jaccard", overlap.jaccard)
+            yield Row(unit, "random_heads", "jaccard", overlap.chance)
+
+
+def injection(study: InstructedStudy) -> Iterator[Job]:
+    """Add vectors to test prompts without instructions.
+
+    In the model that the vectors come from ("taught"): the instruction vector, the function vector of the same task, and both.
+    In the original model ("untaught"): the instruction vector.
+    """
+    for seed in study.settings.seeds:
+        for task in study.entered(seed).values():
+            yield Job("injection", f"taught/{task.name}", partial(_taught, study, task, seed), seed)
+            yield Job("injection", f"untaught/{task.name}", partial(_untaught, study, task, seed), seed)
+
+
+def _taught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
+    s, model, instruction = study.settings, study.taught(seed), vector(study, task, seed)
+    ranking = rank_heads(model, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
+    function = extract(model, task, ranking, n_heads=s.n_heads)
+    best = sweep_injection(model, task, function, scales=s.scales, max_items=s.max_items).best("logprob")
+    function = function.at(layer=best.layer, scale=best.scale)
+    added = {"function": function, "instruction": instruction, "both": (instruction, function)}
+    yield from _accuracies(task, evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed))
+    overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
+    yield from (Row(task.name, "heads", key, float(value)) for key, value in overlap._asdict().items())
+
+
+def _untaught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
+    added = {"instruction": vector(study, task, seed)}
+    max_items = study.settings.max_items
+    yield from _accuracies(
+        task, evaluate(study.model, task, added, n_shots=N_SHOTS, max_items=max_items, seed=seed, force=True)
+    )
+
+
+def counterparts(study: InstructedStudy) -> Iterator[Job]:
+    """Rank heads against every counterpart, with the first seed."""
+    seed = study.settings.seeds[0]
+    for kind in study.settings.counterparts:
+        for task in study.entered(seed).values():
+            yield Job("counterparts", f"{kind}/{task.name}", partial(_counterpart, study, task, seed, kind), seed)
+
+
+def _counterpart(study: InstructedStudy, task: Task, seed: int, kind: Uninformative) -> Iterator[Row]:
+    usual, other = vector(study, task, seed), vector(study, task, seed, kind)
+    model, max_items = study.taught(seed), study.settings.max_items
+    evaluation = evaluate(model, task, {"instruction": other}, n_shots=N_SHOTS, max_items=max_items, seed=seed)
+    accuracy = next(result.top1 for result in evaluation.results if result.condition == "instruction")
+    yield Row(task.name, kind, "top1_accuracy", accuracy)
+    yield Row(task.name, kind, "jaccard", head_overlap(usual.heads, other.heads, model.n_layers * model.n_heads).jaccard)
+
+
+def vector(
+    study: InstructedStudy, task: Task, seed: int, counterpart: Uninformative | None = None, *, n_heads: int | None = None
+) -> InstructionVector:
+    """A task's vector in the starting model, at the layer and scale with the likeliest validation answers; cached."""
+    s, kind = study.settings, counterpart or study.settings.counterpart
+    folder = study.folder / f"vectors-{seed}" / (kind if n_heads is None else f"{kind}-{n_heads}")
+    file = folder / f"{file_name(task.name)}.safetensors"
+    if file.is_file():
+        return InstructionVector.load(file)
+    model = study.taught(seed)
+    ranking = rank_instruction_heads(
+        model,
+        task,
+        counterpart=kind,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        seed=seed,
+        folder=study.folder / f"rankings-{seed}",
+        progress=study.progress,
+    )
+    extracted = extract_instruction(model, task, ranking, n_heads=n_heads or s.n_heads)
+    best = sweep_injection(model, task, extracted, scales=s.scales, max_items=s.max_items).best("logprob")
+    chosen = extracted.at(layer=best.layer, scale=best.scale)
+    chosen.save(file)
+    return chosen
+
+
+def probe(study: InstructedStudy, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
+    """A task's probe, optionally with prompts for ranking all heads again."""
+    s, model = study.settings, study.taught(seed)
+    contrast = None
+    if ranked:
+        contrast, _ = instruction_contrast(
+            model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
+        )
+    return make_task_probe(
+        model,
+        task,
+        vector(study, task, seed),
+        contrast=contrast,
+        n_shots=s.n_shots,
+        n_context=s.n_context,
+        max_items=s.max_items,
+        seed=seed,
+    )
+
+
+def _accuracies(task: Task, evaluation: Evaluation) -> Iterator[Row]:
+    yield from (Row(task.name, result.condition, "top1_accuracy", result.top1, result.n) for result in evaluation.results)
+
+
+def _correlation(trajectory: Trajectory, cosine: Tensor) -> float | None:
+    """Spearman's correlation of a cosine with accuracy, as changes from the start, over checkpoints and tasks present then."""
+    present = trajectory.present()
+    moved, accuracy = ((x[1:] - x[:1])[:, present].flatten().numpy() for x in (cosine, trajectory.accuracy))
+    if not len(moved) or np.ptp(moved) == 0 or np.ptp(accuracy) == 0:  # constants have no correlation
+        return None
+    rank: Any = spearmanr(moved, accuracy)
+    return float(rank.statistic)
+
+
+def _number(value: float | Tensor) -> float | None:
+    """A number for a row; NaN means that it was not measured."""
+    return None if np.isnan(float(value)) else float(value)
