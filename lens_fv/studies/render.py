@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NONE = "–"
+Form = Callable[[Any], str]
+"""How an estimate is written: `interval`, `points` or `said_verdict`."""
 LARGEST = 1_000_000
 """Maximum size of an SVG figure in bytes; a larger one is kept as PNG."""
 
@@ -53,7 +55,8 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
         setting=in_words,
         number=number,
     )
-    environment.globals.update(table=markdown_table, folded=folded, figure=page.figure, csv=page.csv, command=command)
+    environment.globals.update(table=markdown_table, grid=grid, points=points, verdict=said_verdict)
+    environment.globals.update(folded=folded, figure=page.figure, csv=page.csv, command=command)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
@@ -94,6 +97,29 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, w
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def grid(
+    first: str,
+    table: Mapping[str, Mapping[str, Any]],
+    columns: Mapping[str, str | tuple[str, Form]],
+    form: Form | None = None,
+) -> str:
+    """Format a table of estimates, numbers and words.
+
+    Args:
+        first: Title of the first column, which holds the names of the rows.
+        table: Values by row and column; a row may lack columns.
+        columns: Title of each column to show, or its title and format.
+        form: Format of estimates in all other columns; default: `interval`.
+    """
+    titles = [column if isinstance(column, str) else column[0] for column in columns.values()]
+    forms = [form or interval if isinstance(column, str) else column[1] for column in columns.values()]
+    rows: list[list[object]] = []
+    for name, row in table.items():
+        values = [row.get(column) for column in columns]
+        rows.append([name, *(own(value) if isinstance(value, Estimate) else value for own, value in zip(forms, values))])
+    return markdown_table([first, *titles], rows)
+
+
 def folded(title: str, inside: str) -> str:
     """A long text that a click on its title opens. The blank lines make MkDocs and GitHub read it as Markdown."""
     return f'<details markdown="1">\n<summary>{title}</summary>\n\n{inside}\n\n</details>'
@@ -111,7 +137,7 @@ def interval(value: Estimate | None, digits: int = 2, signed: bool = False, time
 
 def points(difference: Estimate | None) -> str:
     """A difference of proportions in percentage points."""
-    return interval(difference, 0, signed=True, times=100)
+    return interval(difference, 0, signed=True, times=100.0)
 
 
 def percent(share: float | None) -> str:
