@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NONE = "–"
 MANY = 20
 """A setting with more names than this is given as their number."""
+Form = Callable[[Any], str]
+"""How an estimate is written: `interval`, `points` or `said_verdict`."""
 LARGEST = 1_000_000
 """Maximum size of an SVG figure in bytes; a larger one is kept as PNG."""
 
@@ -55,8 +57,9 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
         setting=in_words,
         number=number,
     )
-    functions = {"table": markdown_table, "grid": estimates_table, "label": label, "folded": folded, "command": command}
-    environment.globals.update(**functions, figure=page.figure, csv=page.csv)
+    tables = {"table": markdown_table, "grid": estimates_table, "columns": columns_table}
+    words = {"label": label, "folded": folded, "command": command, "points": points, "verdict": said_verdict}
+    environment.globals.update(**tables, **words, figure=page.figure, csv=page.csv)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
@@ -134,6 +137,29 @@ def estimates_table(
 def label(name: str, words: Mapping[str, str]) -> str:
     """A name in words, and each part of "one - other", "model: measure" and "condition, variant"."""
     return "".join(words.get(part, part) for part in re.split("( - |: |, )", name))
+
+
+def columns_table(
+    first: str,
+    table: Mapping[str, Mapping[str, Any]],
+    columns: Mapping[str, str | tuple[str, Form]],
+    form: Form | None = None,
+) -> str:
+    """Format a table of estimates, numbers and words.
+
+    Args:
+        first: Title of the first column, which holds the names of the rows.
+        table: Values by row and column; a row may lack columns.
+        columns: Title of each column to show, or its title and format.
+        form: Format of estimates in all other columns; default: `interval`.
+    """
+    titles = [column if isinstance(column, str) else column[0] for column in columns.values()]
+    forms = [form or interval if isinstance(column, str) else column[1] for column in columns.values()]
+    rows: list[list[object]] = []
+    for name, row in table.items():
+        values = [row.get(column) for column in columns]
+        rows.append([name, *(own(value) if isinstance(value, Estimate) else value for own, value in zip(forms, values))])
+    return markdown_table([first, *titles], rows)
 
 
 def folded(title: str, inside: str) -> str:

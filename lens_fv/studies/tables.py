@@ -74,6 +74,8 @@ class Contrast:
         where: Values that other columns must have, as for `select`.
         over: Column of the units that intervals are taken over.
         paired: Columns that identify a pair besides the unit.
+        times: Factor of the values of `of`: with 0.5, half of them should exceed those of `minus`.
+        margin: Added to the differences: with 0.02, `of` should be less than 0.02 below `minus` (non-inferiority).
     """
 
     of: str
@@ -84,6 +86,8 @@ class Contrast:
     where: Where = field(default_factory=dict)
     over: str = "unit"
     paired: Sequence[str] = ("seed", "job", "item")
+    times: float = 1.0
+    margin: float = 0.0
 
     def differences(self, rows: "pd.DataFrame") -> dict[str, float]:
         """Mean difference of each unit, over the rows that both conditions have."""
@@ -91,7 +95,7 @@ class Contrast:
         some = select(rows, {"part": self.part, "measure": self.measure, **self.where})
         ones, others = (some.loc[some["condition"] == condition, [*keys, "value"]] for condition in (self.of, self.minus))
         both = ones.merge(others, on=keys, suffixes=("", " of the other"))  # in the order of `ones`
-        both["value"] -= both["value of the other"]
+        both["value"] = self.times * both["value"] - both["value of the other"] + self.margin
         return unit_means(both, over=self.over)
 
     def estimate(self, rows: "pd.DataFrame") -> Estimate | None:

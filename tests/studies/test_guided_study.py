@@ -7,20 +7,25 @@ import numpy as np
 import pytest
 from planted import planted_tasks, planted_weights
 
-from lens_fv.cli.app import execute
 from lens_fv.dynamics import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig
-from lens_fv.studies.guided.methods import CONTROLS, chosen
-from lens_fv.studies.guided.page.recorded import Recorded
-from lens_fv.studies.guided.page.report import write_guided_report
-from lens_fv.studies.guided.run import run_guided
-from lens_fv.studies.guided.settings import CHOOSING, METHODS, GuidedSettings, Method
-from lens_fv.studies.guided.training import means
-from lens_fv.studies.instruction.settings import InstructionSettings
+from lens_fv.model import load_model
+from lens_fv.studies.guided import STUDY, change, metrics
+from lens_fv.studies.guided.parts import chosen
+from lens_fv.studies.guided.settings import CHOOSING, CONTROLS, METHODS, GuidedSettings, condition
+from lens_fv.studies.render import write_page
+from lens_fv.studies.study import Results
+from lens_fv.studies.tables import select
 
 TRAIN = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
-ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "swap", "swap-heads", "swap-kl"}
+ABLATIONS = {
+    "iv, adding": {"intervene": 1.0},
+    "fv, 2 heads": {"n_heads": 2},
+    "fv, at 50% of the depth": {"depth": 0.5},
+    "lora, 2 epochs": {"epochs": 2},
+    "unknown, 2 epochs": {"epochs": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def settings(tmp_path_factory):
     for task in planted_tasks():
         task.save(folder / f"{task.name}.json")
     files = [str(folder / f"task{k}.json") for k in range(3)]
-    ground = InstructionSettings(
+    return GuidedSettings(
         sequences={CHOOSING: (files[2],), "first": tuple(files[:2])},
         seeds=(0,),
         mixture=replace(TRAIN, mixed=True, n_examples=4, learning_rate=1e-6),  # so weak that the model stays what it is
@@ -39,98 +44,149 @@ def settings(tmp_path_factory):
         n_trials=3,
         n_context=2,
         max_items=6,
+        methods={name: METHODS[name][:1] for name in METHODS} | {"kl": ({"distill": 0.0}, {"distill": 10.0})},
+        ablations=ABLATIONS,
+        n_timings=1,
     )
-    methods = {name: METHODS[name][:1] for name in METHODS if name in ALL}
-    methods["kl"] = (Method({"guide": replace(METHODS["kl"][0].training["guide"], distill=0.0)}), METHODS["kl"][1])
-    ablations = {"iv, adding": ("iv", {"intervene": 1.0})}
-    return GuidedSettings(ground=ground, methods=methods, ablations=ablations, head_counts=(2,), depths=(0.5,), epochs=(2,))
 
 
 @pytest.fixture(scope="module")
 def study(settings, tmp_path_factory):
-    model = tmp_path_factory.mktemp("models") / "planted"
-    planted_weights(model).save_pretrained(model)
-    folder = tmp_path_factory.mktemp("work") / "planted"
-    return run_guided(str(model), folder, settings)
+    path = tmp_path_factory.mktemp("models") / "planted"
+    planted_weights(path).save_pretrained(path)
+    study = STUDY(load_model(path), tmp_path_factory.mktemp("work") / "planted", settings, source=path)
+    study.run()
+    return study
 
 
-def test_everything_is_recorded(study, settings):
-    counts = {
-        part: len(json.loads((study.folder / f"{part}.json").read_text())) for part in ("choosing", "methods", "ablations")
-    }
-    assert counts == {"choosing": len(ALL) + 1, "methods": len(ALL) + 2, "ablations": 7}
-    assert not (study.folder / "runs").exists()
-    assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | CONTROLS.keys()
-    best = chosen(study)
-    assert best["random"] == replace(best["fv"], control="random vectors")
-    assert best["other-heads"] == replace(best["swap-heads"], control="other heads")
-    assert best["lora"] == METHODS["lora"][0]
-    record = json.loads((study.folder / "methods.json").read_text())["0/first/lora"]
-    assert record["trained"] == ["task0", "task1"]
-    assert set(record["end"]) == set(record["context"]) == {"task0", "task1", "task2"}
-    assert set(record["after"]) == {"task0", "task1"}
-    assert all(len(items) == 6 for items in record["end"].values())
-    path = Trajectory.load(study.folder / "trajectories" / "lora.safetensors")
-    kept = Recorded("planted", study.folder).followed["lora"]
-    np.testing.assert_allclose(kept["accuracy"][-1], [np.mean(record["end"][name]) for name in path.tasks])
-    np.testing.assert_allclose(kept["heads"][0], 1.0, atol=1e-6)
-    assert {measure: values.shape for measure, values in kept.items()} == dict.fromkeys(means(path), (3, 3))
+def results(study):
+    return STUDY.context([Results(study.folder)])["results"]["planted"]
+
+
+def items(rows, job, measure, unit):
+    return select(rows, {"job": job, "measure": measure, "unit": unit})["value"].tolist()
+
+
+def test_every_part_leaves_its_rows(study):
+    run = Results(study.folder)
+    jobs = run.rows.groupby("part")["job"].nunique().to_dict()
+    assert jobs == {"start": 6, "choosing": len(METHODS) + 2, "methods": len(METHODS) + 3, "ablations": 4, "costs": 1}
+    assert {folder.name for folder in (study.folder / "runs").iterdir() if folder.is_dir()} == {"0-choosing", "0-first"}
+    assert {file.stem for file in (study.folder / "trajectories").iterdir()} == METHODS.keys() | CONTROLS.keys() | {"initial"}
+    settings = chosen(study)
+    assert settings["random"] == {**settings["fv"], "control": "random vectors"}
+    assert settings["other-heads"] == {**settings["swap-heads"], "control": "other heads"}
+    lora = select(run.part("methods"), {"job": "first/lora"})
+    for measure, tasks in (
+        ("exact_match", 3),
+        ("exact_match_in_context", 3),
+        ("exact_match_after_task0", 2),
+        ("exact_match_after_task1", 2),
+    ):
+        assert select(lora, {"measure": measure}).groupby("unit").size().tolist() == [6] * tasks
+    trajectory = Trajectory.load(study.folder / "trajectories" / "lora.safetensors")
+    for task, accuracy in zip(trajectory.tasks, trajectory.accuracy.T.tolist(), strict=True):
+        assert items(lora, "first/lora", "checkpoint_exact_match", task) == pytest.approx(accuracy)
+        assert accuracy[-1] == pytest.approx(np.mean(items(lora, "first/lora", "exact_match", task)))
+        assert items(lora, "first/lora", "checkpoint_head_cosine", task)[0] == pytest.approx(1.0)
+    tracked = lora[lora["measure"].str.startswith("checkpoint_")]
+    assert tracked.groupby(["unit", "measure"]).size().tolist() == [3] * 3 * 6
 
 
 def test_metrics_are_their_formulas(study):
-    run = Recorded("planted", study.folder)
-    record, begin = (run.part(part) for part in ("methods", "begin"))
-    lora, found = record["0/first/lora"], run.runs["lora"]["0/first"]
-    shares = {name: np.mean(items) for name, items in lora["end"].items()}
-    assert found.average == np.mean([np.mean(lora["after"][name][name]) for name in ("task0", "task1")])
-    assert found.final == np.mean([shares["task0"], shares["task1"]])
-    assert found.forgetting == found.average - found.final
-    assert (found.general, found.in_context) == (shares["task2"], np.mean(lora["context"]["task2"]))
-    assert found.lost == np.mean(begin["0/first"]["end"]["task2"]) - found.general
-    assert np.mean(begin["0/first"]["end"]["task2"]) == 1.0  # the model follows every task at the beginning
-    assert run.costs["lora"] == run.costs["average"] == (1.0, 1.0)
-    assert run.costs["random"] == run.costs["fv"]
-    twice = run.part("ablations")["lora, 2 epochs"]
-    learned, held_out = run.beside("lora, 2 epochs")
-    less = [np.mean(twice["after"][name][name]) - np.mean(lora["after"][name][name]) for name in ("task0", "task1")]
-    assert learned.mean == pytest.approx(np.mean(less))
-    assert learned.n == 12
-    assert held_out.mean == pytest.approx(np.mean(twice["end"]["task2"]) - shares["task2"])
-    assert held_out.n == 6
-    tried = {name: [each for each in run.tried if each.method == name] for name in METHODS if name in ALL}
-    assert [each.settings for each in tried["kl"]] == ["distill 0.0", "distill 10.0"]
-    for name, found in tried.items():
-        taken = next(i for i, each in enumerate(found) if each.taken)
-        assert chosen(study)[name] == study.settings.methods[name][taken]
+    run = Results(study.folder)
+
+    def accuracy(job, measure, task):
+        return np.mean(items(run.rows, f"first/{job}", measure, task))
+
+    values = metrics(run, "methods").set_index(["condition", "measure"])["value"]["lora"]
+    learned = [accuracy("lora", f"exact_match_after_{task}", task) for task in ("task0", "task1")]
+    end = [accuracy("lora", "exact_match", task) for task in ("task0", "task1", "task2")]
+    assert accuracy("initial", "exact_match", "task2") == 1.0  # the model follows every task at the beginning
+    assert values.to_dict() == {
+        "average": np.mean(learned),
+        "final": np.mean(end[:2]),
+        "forgetting": np.mean(learned) - np.mean(end[:2]),
+        "general": end[2],
+        "in_context": accuracy("lora", "exact_match_in_context", "task2"),
+        "lost": 1.0 - end[2],
+    }
+    changes = change(run, "lora, 2 epochs", "lora")
+    twice = [accuracy("lora, 2 epochs", f"exact_match_after_{task}", task) for task in ("task0", "task1")]
+    assert changes["average_change"].mean == pytest.approx(np.mean(twice) - np.mean(learned))
+    assert changes["average_change"].n == 12
+    assert changes["general_change"].mean == pytest.approx(accuracy("lora, 2 epochs", "exact_match", "task2") - end[2])
+    assert changes["general_change"].n == 6
 
 
-def test_what_is_there_is_not_made_again(study, settings):
-    before = {file: file.stat().st_mtime_ns for file in study.folder.rglob("*.safetensors")}
-    again = run_guided(study.model, study.folder, settings)
-    assert before == {file: file.stat().st_mtime_ns for file in again.folder.rglob("*.safetensors")}
-    with pytest.raises(LensFVError, match=r"run with head_counts \[.*\] \(asked: \[3\]\)"):
-        run_guided(study.model, study.folder, replace(settings, head_counts=(3,)))
-    with pytest.raises(LensFVError, match="part none of the study"):
-        run_guided(study.model, study.folder, settings, parts=["none"])
+def test_the_settings_with_the_best_mean_are_chosen(study):
+    frame = metrics(Results(study.folder), "choosing").pivot_table("value", "condition", "measure")
+    scores = (frame["final"] + frame["general"]).to_dict()
+    best = [name for name, row in results(study)["candidates"].items() if row["chosen"]]
+    assert [name.partition(",")[0] for name in best] == list(METHODS)
+    for name in best:
+        method = name.partition(",")[0]
+        assert condition(method, chosen(study)[method]) == name
+        assert scores[name] == max(score for other, score in scores.items() if other.partition(",")[0] == method)
+    assert {"kl, distill 0.0", "kl, distill 10.0"} < results(study)["candidates"].keys()
 
 
-def test_the_page_and_the_command(study, tmp_path, capsys):
-    page = write_guided_report({"planted": study.folder}, tmp_path).read_text()
-    for text in ("## planted", "### The aim", "### Methods", "### Trajectories", "### Ablations", "iv, adding", "fv, 2 heads"):
-        assert text in page
+def test_aims_compare_each_run_with_its_targets(study):
+    found = results(study)
+    mean = {name: {metric: value[0] for metric, value in row.items()} for name, row in found["metrics"].items()}
+    for guide, margins in found["aims"].items():
+        assert margins["lost"][0] == pytest.approx(mean["lora"]["lost"] / 2 - mean[guide]["lost"])
+        assert margins["final"][0] == pytest.approx(mean[guide]["final"] - mean["lora"]["final"] + 0.02)
+        assert margins["general"][0] == pytest.approx(mean[guide]["general"] - mean["kl"]["general"])
+    assert set(found["aims"]) == {"iv", "fv", "swap", "swap-heads", "swap-kl"}
+    assert found["met"] == []  # a single run shows nothing
+    assert found["costs"]["lora"]["time_ratio"].mean == found["costs"]["lora"]["memory_ratio"].mean == 1.0
+
+
+def test_no_job_is_run_twice(study, settings):
+    def times():
+        return {file: file.stat().st_mtime_ns for file in study.folder.rglob("*.*") if file.name in ("rows.jsonl", "run.json")}
+
+    before = times()
+    STUDY(study.model, study.folder, settings, source=study.source).run()
+    assert times() == before
+    with pytest.raises(LensFVError, match=r"it was run with n_timings 1 \(asked: 2\)"):
+        STUDY(study.model, study.folder, replace(settings, n_timings=2), source=study.source)
+
+
+def test_settings_have_to_be_chosen_first(study, settings, tmp_path):
+    with pytest.raises(LensFVError, match="lora: not all of them have been tried; run the part choosing first"):
+        STUDY(study.model, tmp_path, settings, source=study.source).run(["methods"])
+
+
+def test_a_page_is_written_from_whatever_parts_there_are(study, tmp_path):
+    lines = (study.folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    for part in STUDY.parts:
+        folder = tmp_path / part / "planted"
+        folder.mkdir(parents=True)
+        (folder / "study.json").write_bytes((study.folder / "study.json").read_bytes())
+        (folder / "rows.jsonl").write_text("".join(line for line in lines if json.loads(line)["part"] == part))
+        write_page(STUDY, {"planted": folder}, tmp_path / part)
+    write_page(STUDY, {"planted": study.folder}, tmp_path)
     drawn = {file.stem for file in (tmp_path / "guided").iterdir()} - {"plotly.min"}  # images, or pages without Chrome
     assert drawn == {"planted-methods", "planted-accuracy", "planted-vectors"}
-    asked = ["reproduce", "guided", "--report-only", "--work", str(study.folder.parent), "--out", str(tmp_path), "--json"]
-    assert execute(asked) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert set(found["models"]["planted"]["methods"]) == ALL | CONTROLS.keys()
-    assert found["models"]["planted"]["methods"]["lora"]["final"]["n"] == 1
+    headline = STUDY.headline(Results(study.folder))["methods"]
+    assert set(headline) == METHODS.keys() | CONTROLS.keys()
+    assert headline["lora"]["final"]["n"] == 1
 
 
-def test_settings_chosen_by_few_things():
-    quick, usual = GuidedSettings.chosen(quick=True), GuidedSettings.chosen(n_seeds=2)
-    assert len(quick.reported) == 1
-    assert usual.ground.seeds == (0, 1)
-    assert len(usual.reported) == 3
-    learned = {task for name in usual.reported for task in usual.ground.sequences[name]}
-    assert not learned & set(usual.ground.sequences[CHOOSING])
+def test_every_candidate_and_ablation_is_a_training_setting():
+    settings = GuidedSettings()
+    for method, candidates in settings.methods.items():
+        recipes = [settings.recipe(method, changes, seed=1) for changes in candidates]
+        assert len(set(map(str, recipes))) == len(candidates)
+        assert all(recipe.config.seed == 1 for recipe in recipes)
+    for name, changes in settings.ablations.items():
+        method = name.partition(",")[0]
+        usual = settings.recipe(method, settings.methods[method][0], seed=0)
+        assert settings.recipe(method, settings.methods[method][0], changes, seed=0) != usual
+    quick = GuidedSettings.quick()
+    assert len(quick.reported) == 1 and quick.seeds == (0,)
+    assert len(settings.reported) == 3
+    learned = {task for name in settings.reported for task in settings.sequences[name]}
+    assert not learned & set(settings.sequences[CHOOSING])

@@ -19,7 +19,7 @@ from lens_fv.plotting import (
     vector_plane,
 )
 from lens_fv.studies.instruction.parts import counterparts, injection, sequences, start
-from lens_fv.studies.instruction.settings import InstructedStudy, enters
+from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings, enters
 from lens_fv.studies.study import Results
 from lens_fv.studies.tables import Contrast, Table, mean, select
 
@@ -36,10 +36,11 @@ CLAIMS = {
 }
 
 
-class InstructionStudy(InstructedStudy):
+class InstructionStudy(InstructedStudy[InstructionSettings]):
     """Fine-tuning on task sequences, and what it does to abilities, instruction vectors and knowledge."""
 
     name = "instruction"
+    settings_type = InstructionSettings
     parts: ClassVar = {"start": start, "sequences": sequences, "injection": injection, "counterparts": counterparts}
 
     @classmethod

@@ -16,7 +16,7 @@ from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.finetuning import finetune
 from lens_fv.heads import competence, head_overlap, instruction_contrast, rank_heads, rank_instruction_heads
 from lens_fv.heads.instructed import Uninformative
-from lens_fv.studies.instruction.settings import InstructedStudy
+from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings
 from lens_fv.studies.rows import Job, Row
 from lens_fv.tasks import Task
 from lens_fv.vectors import InstructionVector, extract, extract_instruction, sweep_injection
@@ -25,7 +25,7 @@ N_SHOTS = 5
 """Number of demonstrations in the prompts that function vectors are extracted from."""
 
 
-def start(study: InstructedStudy) -> Iterator[Job]:
+def start(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
     """Score the original model ("before") and each seed's starting model ("after") on every task's validation pairs."""
     for seed in study.settings.seeds:
         for when in ("before", "after"):
@@ -33,23 +33,23 @@ def start(study: InstructedStudy) -> Iterator[Job]:
                 yield Job("start", f"{when}/{task.name}", partial(_start, study, when, task, seed), seed)
 
 
-def _start(study: InstructedStudy, when: str, task: Task, seed: int) -> Iterator[Row]:
+def _start(study: InstructedStudy[InstructionSettings], when: str, task: Task, seed: int) -> Iterator[Row]:
     model = study.model if when == "before" else study.taught(seed)
     score = competence(model, task, n_shots=study.settings.n_shots, instruction=task.instructions, seed=seed)
     yield Row(task.name, when, "correct", score.right.float().tolist())
     yield Row(task.name, when, "majority_accuracy", score.majority)
 
 
-def sequences(study: InstructedStudy) -> Iterator[Job]:
+def sequences(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
     """Train every sequence and track its checkpoints; each trajectory is also saved in FOLDER/SEED-SEQUENCE."""
     for seed in study.settings.seeds:
         for name in study.settings.sequences:
             yield Job("sequences", name, partial(_sequence, study, name, seed), seed)
 
 
-def _sequence(study: InstructedStudy, name: str, seed: int) -> Iterator[Row]:
+def _sequence(study: InstructedStudy[InstructionSettings], name: str, seed: int) -> Iterator[Row]:
     folder = study.folder / f"{seed}-{file_name(name)}"
-    tasks = [study.tasks[load] for load in _names(study, name)]
+    tasks = study.sequence(name)
     config = replace(study.settings.training, mixed=False, seed=seed)
     run = finetune(
         study.start(seed),
@@ -66,11 +66,6 @@ def _sequence(study: InstructedStudy, name: str, seed: int) -> Iterator[Row]:
     )
     trajectory.save(folder / "trajectory.safetensors")
     yield from trajectory_rows(trajectory, name, seed, [task.name for task in tasks])
-
-
-def _names(study: InstructedStudy, name: str) -> list[str]:
-    names = dict(zip(study.settings.tasks, study.tasks, strict=True))  # a file's name and its task's
-    return [names[task] for task in study.settings.sequences[name]]
 
 
 def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[str]) -> Iterator[Row]:
@@ -125,7 +120,7 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
             yield Row(unit, "random_heads", "jaccard", overlap.chance)
 
 
-def injection(study: InstructedStudy) -> Iterator[Job]:
+def injection(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
     """Add vectors to test prompts without instructions.
 
     In the model that the vectors come from ("taught"): the instruction vector, the function vector of the same task, and both.
@@ -137,7 +132,7 @@ def injection(study: InstructedStudy) -> Iterator[Job]:
             yield Job("injection", f"untaught/{task.name}", partial(_untaught, study, task, seed), seed)
 
 
-def _taught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
+def _taught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
     s, model, instruction = study.settings, study.taught(seed), vector(study, task, seed)
     ranking = rank_heads(model, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
     function = extract(model, task, ranking, n_heads=s.n_heads)
@@ -149,7 +144,7 @@ def _taught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
     yield from (Row(task.name, "heads", key, float(value)) for key, value in overlap._asdict().items())
 
 
-def _untaught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
+def _untaught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
     added = {"instruction": vector(study, task, seed)}
     max_items = study.settings.max_items
     yield from _accuracies(
@@ -157,7 +152,7 @@ def _untaught(study: InstructedStudy, task: Task, seed: int) -> Iterator[Row]:
     )
 
 
-def counterparts(study: InstructedStudy) -> Iterator[Job]:
+def counterparts(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
     """Rank heads against every counterpart, with the first seed."""
     seed = study.settings.seeds[0]
     for kind in study.settings.counterparts:
@@ -165,7 +160,7 @@ def counterparts(study: InstructedStudy) -> Iterator[Job]:
             yield Job("counterparts", f"{kind}/{task.name}", partial(_counterpart, study, task, seed, kind), seed)
 
 
-def _counterpart(study: InstructedStudy, task: Task, seed: int, kind: Uninformative) -> Iterator[Row]:
+def _counterpart(study: InstructedStudy[InstructionSettings], task: Task, seed: int, kind: Uninformative) -> Iterator[Row]:
     usual, other = vector(study, task, seed), vector(study, task, seed, kind)
     model, max_items = study.taught(seed), study.settings.max_items
     evaluation = evaluate(model, task, {"instruction": other}, n_shots=N_SHOTS, max_items=max_items, seed=seed)
@@ -175,7 +170,12 @@ def _counterpart(study: InstructedStudy, task: Task, seed: int, kind: Uninformat
 
 
 def vector(
-    study: InstructedStudy, task: Task, seed: int, counterpart: Uninformative | None = None, *, n_heads: int | None = None
+    study: InstructedStudy[InstructionSettings],
+    task: Task,
+    seed: int,
+    counterpart: Uninformative | None = None,
+    *,
+    n_heads: int | None = None,
 ) -> InstructionVector:
     """A task's vector in the starting model, at the layer and scale with the likeliest validation answers; cached."""
     s, kind = study.settings, counterpart or study.settings.counterpart
@@ -202,7 +202,7 @@ def vector(
     return chosen
 
 
-def probe(study: InstructedStudy, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
+def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
     """A task's probe, optionally with prompts for ranking all heads again."""
     s, model = study.settings, study.taught(seed)
     contrast = None

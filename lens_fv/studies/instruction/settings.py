@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from lens_fv.core.files import file_name, one_writer
 from lens_fv.core.statistics import wilson_interval
@@ -76,10 +77,12 @@ class InstructionSettings:
         )
 
 
-class InstructedStudy(Study[InstructionSettings]):
+SomeSettings = TypeVar("SomeSettings", bound=InstructionSettings, covariant=True)
+
+
+class InstructedStudy(Study[SomeSettings]):
     """A study of tasks with instructions: its tasks, and the models that its sequences start from."""
 
-    settings_type = InstructionSettings
     _loaded: tuple[int, LensModel] | None = None
 
     @cached_property
@@ -87,6 +90,11 @@ class InstructedStudy(Study[InstructionSettings]):
         """Tasks of all sequences, by name."""
         tasks = [load_task(name) for name in self.settings.tasks]
         return {task.name: task for task in tasks}
+
+    def sequence(self, name: str) -> list[Task]:
+        """The tasks of a sequence, in training order."""
+        names = dict(zip(self.settings.tasks, self.tasks, strict=True))  # a file's name and its task's
+        return [self.tasks[names[task]] for task in self.settings.sequences[name]]
 
     @property
     def device(self) -> str:

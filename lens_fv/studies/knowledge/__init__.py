@@ -26,7 +26,7 @@ class KnowledgeStudy(KnowledgeRun):
         "vectors": vector_jobs,
     }
     external = ("entities", "locality", "external_entities")
-    apart = ("recipes",)
+    hidden = ("recipes",)
 
     @classmethod
     def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:
