@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lens_fv.composition import fit_confidence, separation
+from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import estimate
 from lens_fv.studies.relational import STUDY, RelationalSettings, page
 from lens_fv.studies.relational.claims import CLAIMS, decoding
@@ -200,7 +200,7 @@ def test_confidence_is_learned_on_the_other_folds(rows):
     x = [torch.tensor(FEATURES[fold].reshape(-1, 2)) for fold in folds]
     y = [torch.tensor((LOGPROB[fold, :, 0] > LOGPROB[fold, :, 1]).ravel()) for fold in folds]
     predicted = [fit_confidence(*(torch.cat([of[j] for j in range(3) if j != i]) for of in (x, y)))(x[i]) for i in range(3)]
-    auc, p = separation(torch.cat(predicted), torch.cat(y))
+    auc, p = roc_auc(torch.cat(predicted), torch.cat(y))
     expected = {"helped": float(torch.cat(y).double().mean()), "auc": auc, "p": p, "n": 12}
     assert rows.where(kind="relations").confidence() == pytest.approx(expected)
     assert "two folds" in rows.where(job="relations/0").confidence()

@@ -10,7 +10,7 @@ import numpy as np
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.knowledge.evaluate import share_of_gap
 from lens_fv.knowledge.scores import perplexity_of
-from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.knowledge.settings import ENTITIES, EXTERNAL, SIZES
 from lens_fv.studies.knowledge.updates import ACCURACY, KL, LOCALITY, LOGPROB
 from lens_fv.studies.study import Results
@@ -251,7 +251,7 @@ def kl_divergence(rows: "pd.DataFrame") -> Estimate | None:
 
 def context(runs: Sequence[Results]) -> Mapping[str, Any]:
     """See `Study.context`."""
-    tools = {"perplexity": perplexity, "interval_lines": interval_lines, "interval_dots": interval_dots}
+    tools = {"perplexity": perplexity, "interval_lines": plot_interval_lines, "interval_dots": plot_interval_dots}
     return {"views": [View(run) for run in runs], "names": NAMES, "methods": METHODS, "targets": TARGETS, **tools}
 
 

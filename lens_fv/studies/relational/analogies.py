@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_maps, plain_map
+from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_maps, softmax_map
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
 from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import RelationalRun
@@ -131,10 +131,10 @@ def _extracted(run: RelationalRun) -> dict[str, Any]:
     tuned = _basis(run)
     extracted = run.library("extracted", run.seed).at(tuned[tuned.names[0]].layer)
     own, target = (library.basis(run.model).vectors.norm(dim=-1).mean() for library in (extracted, tuned))
-    rescaled = plain_map(run.model, extracted.basis(run.model), scale=float(target / own))
+    rescaled = softmax_map(run.model, extracted.basis(run.model), scale=float(target / own))
     return {"library": extracted, "maps": {"rescaled": rescaled}}
 
 
 def _by_probability(run: RelationalRun) -> dict[str, Any]:
     basis = _basis(run).basis(run.model)
-    return {"maps": {"probability": plain_map(run.model, basis, score="prob", temperature=PROBABILITY_TEMPERATURE)}}
+    return {"maps": {"probability": softmax_map(run.model, basis, score="prob", temperature=PROBABILITY_TEMPERATURE)}}

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from plotly.graph_objects import Figure
 
-from lens_fv.composition import fit_confidence, separation
+from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.plotting import interval_dots, interval_lines, relation_scatter, transfer_heatmap
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines, plot_relations, plot_transfer
 from lens_fv.studies.relational.claims import CLAIMS, decoding
 from lens_fv.studies.relational.settings import subset
 from lens_fv.studies.render import label
@@ -126,13 +126,13 @@ class View:
 
         views = {"": self} if panels is None else {value: self.where(**{panels: value}) for value in self.unique(panels)}
         tables = {label(name, words): table(own) for name, own in views.items()}
-        return interval_dots(tables, title=title, axis=axis, limits=LIMITS if "accuracy" in axis else None)
+        return plot_interval_dots(tables, title=title, axis=axis, limits=LIMITS if "accuracy" in axis else None)
 
     def lines(self, title: str, *, log: bool) -> Figure:
         """First-token accuracy along the conditions, which are numbers."""
         lines = Curve("condition", "model").estimates(self.rows)
         axes = {"x_axis": title, "y_axis": "first-token accuracy"}
-        return interval_lines(lines, title=f"Tuned vectors by {title}", **axes, log=log)
+        return plot_interval_lines(lines, title=f"Tuned vectors by {title}", **axes, log=log)
 
     def scatter(self) -> Figure:
         """Extracted and tuned vectors of each relation."""
@@ -142,7 +142,7 @@ class View:
             points[model] = {name: (x, tuned[name]) for name, x in extracted.items() if name in tuned}
         groups = dict(zip(self.rows["unit"], self.rows["group"], strict=True))
         axes = {"x_axis": "extracted vector", "y_axis": "tuned vector"}
-        return relation_scatter(points, groups, title="Each relation's vectors", **axes, limits=LIMITS)
+        return plot_relations(points, groups, title="Each relation's vectors", **axes, limits=LIMITS)
 
     def confidence(self) -> dict[str, float] | str:
         """How well features of a composite predict whether it helps more than the one-shot prompt, or why this is unknown.
@@ -164,7 +164,7 @@ class View:
             for fold in dict.fromkeys(folds):
                 own = torch.tensor(folds == fold)
                 predicted[own] = fit_confidence(x[~own], helped[~own])(x[own])
-            auc, p = separation(predicted, helped)
+            auc, p = roc_auc(predicted, helped)
         except LensFVError as error:
             return str(error)
         return {"helped": float(helped.double().mean()), "auc": auc, "p": p, "n": len(helped)}
@@ -230,7 +230,7 @@ def heatmap(run: Results) -> Figure:
     effects = select(run.part("transfer"), {"measure": "logprob_gain_nats"}).pivot(index="item", columns="unit", values="value")
     order = [names.index(task.name) for task in tasks]
     values = effects.reindex(index=order, columns=[task.name for task in tasks]).to_numpy()
-    return transfer_heatmap(
+    return plot_transfer(
         values,
         [task.name for task in tasks],
         [task.group for task in tasks],

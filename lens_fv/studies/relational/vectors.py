@@ -10,7 +10,7 @@ import torch
 from lens_fv.composition.recipes import middle_layer
 from lens_fv.core.statistics import Estimate
 from lens_fv.evaluation import compare_baselines, compose_lists, evaluate, evaluate_decoding
-from lens_fv.evaluation.ranks import Measure, Of
+from lens_fv.evaluation.ranks import Measure, Targets
 from lens_fv.heads import rank_heads
 from lens_fv.patching import score_answers
 from lens_fv.studies.relational.settings import RelationalRun, evaluation_rows
@@ -104,9 +104,9 @@ def _tuning(run: RelationalRun, value: str, pairs: int, layer: int) -> Iterator[
         vectors = tune_many(
             run.model,
             [run.tasks[name] for name in splits],
-            start={name: extracted[name].at(layer=layer) if extracted else plain for name in splits},
-            pairs=pairs,
-            layer=layer,
+            init={name: extracted[name].at(layer=layer) if extracted else plain for name in splits},
+            n_pairs=pairs,
+            layers=layer,
             steps=s.steps,
             splits=splits,
             seed=run.seed,
@@ -135,7 +135,7 @@ def _baselines(run: RelationalRun, name: str) -> Iterator[Row]:
     result = compare_baselines(
         run.model,
         run.tasks[name],
-        pairs=s.pairs,
+        n_pairs=s.pairs,
         n_heads=s.n_heads,
         n_shots=s.n_shots,
         n_clean=s.n_clean,
@@ -192,7 +192,7 @@ def decoding(run: RelationalRun) -> Iterator[Job]:
 def _decoding(run: RelationalRun, seed: int, options: Mapping[str, Any]) -> Iterator[Row]:
     vectors = {method: run.library(method, seed) for method in ("extracted", "tuned")}
     ranks = evaluate_decoding(run.model, list(run.tasks.values()), vectors, **options, seed=seed, progress=run.progress)
-    for ranked in get_args(Of):
+    for ranked in get_args(Targets):
         for name, measure in RANKS.items():
             for condition in ranks.conditions:
                 yield from interval_rows(ranked, condition, name, ranks.mean(condition, measure, of=ranked).value)
