@@ -120,7 +120,7 @@ def test_the_page_and_the_command(study, tmp_path, capsys):
         assert text in page
     drawn = {file.stem for file in (tmp_path / "guided").iterdir()} - {"plotly.min"}  # images, or pages without Chrome
     assert drawn == {"planted-methods", "planted-accuracy", "planted-vectors"}
-    asked = ["reproduce", "guided", "--report-only", "--work", str(study.folder.parent), "--out", str(tmp_path), "--json"]
+    asked = ["reproduce", "guided", "--report-only", "--run-dir", str(study.folder.parent), "--out", str(tmp_path), "--json"]
     assert execute(asked) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["models"]["planted"]["methods"]) == ALL | CONTROLS.keys()

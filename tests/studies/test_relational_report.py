@@ -328,7 +328,7 @@ def test_settings_are_told_as_a_command(folder, tmp_path):
 
 def test_the_command_reports_without_a_model(folder, tmp_path, monkeypatch, capsys, no_chrome):
     monkeypatch.chdir(tmp_path)
-    arguments = ["reproduce", "relational", "--report-only", "--work", "work", "--out", "results"]
+    arguments = ["reproduce", "relational", "--report-only", "--run-dir", "work", "--out", "results"]
     assert execute([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     difference = result_scores(RECORDS["completion"], "top1").difference("tuned", "extracted")
@@ -337,7 +337,7 @@ def test_the_command_reports_without_a_model(folder, tmp_path, monkeypatch, caps
     assert (tmp_path / found["page"]).is_file()
     assert execute([*arguments, "--model", "other"]) == 2
     assert "there is no study in work/other" in " ".join(capsys.readouterr().err.split())
-    assert execute(["reproduce", "relational", "--report-only", "--work", "nowhere"]) == 2
+    assert execute(["reproduce", "relational", "--report-only", "--run-dir", "nowhere"]) == 2
     assert execute(["reproduce", "relational", "--part", "nothing"]) == 2
     assert "there are completion" in capsys.readouterr().err
 
@@ -345,7 +345,7 @@ def test_the_command_reports_without_a_model(folder, tmp_path, monkeypatch, caps
 def test_the_command_runs_a_part(model_folder, tmp_path, monkeypatch, capsys, no_chrome):
     monkeypatch.chdir(tmp_path)
     few = ["--part", "carrying", "--quick", "--task", "antonym"]
-    where = ["--work", "work", "--out", "results", "--json"]
+    where = ["--run-dir", "work", "--out", "results", "--json"]
     assert execute(["reproduce", "relational", "--model", str(model_folder), *few, *where]) == 0
     found = json.loads(capsys.readouterr().out)["models"]["tiny"]
     assert found["records"]["carrying"] == 1 and found["records"]["completion"] == 0

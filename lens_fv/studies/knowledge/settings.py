@@ -184,4 +184,4 @@ class Study:
         """Generate the model's sentences about a source's entities, or load them if they exist."""
         path = self.folder / f"sentences-{source}-{seed}.json"
         n, entities = self.settings.n_sentences, self.everything[source]
-        return generate_transfer_set(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)
+        return generate_transfer_set(self.model, entities, n_sentences=n, seed=seed, path=path, progress=self.progress)

@@ -75,6 +75,6 @@ class Recorded(RecordedStudy):
                 if {"model": s["model"], **given.said} == s:
                     words = ["lens-fv reproduce instruction", f"--model {s['model']}"]
                     words += [f"--sequence {','.join(tasks)}" for tasks in sequences or ()] + ["--quick"] * quick
-                    words += [f"--heads {given.n_heads}"] * (given.n_heads != InstructionSettings.n_heads)
+                    words += [f"--n-heads {given.n_heads}"] * (given.n_heads != InstructionSettings.n_heads)
                     return " ".join([*words, f"--seeds {len(s['seeds'])} --seed {s['seeds'][0]}"])
         return None

@@ -93,7 +93,7 @@ class Recorded(RecordedStudy):
             )
             if {"model": s["model"], "revision": s["revision"], **given.said} == s:
                 words = [f"lens-fv reproduce knowledge --model {s['model']}", *["--quick"] * quick]
-                words += ["--outside FILE"] * bool(s["outside"])
+                words += ["--external-entities FILE"] * bool(s["outside"])
                 return " ".join([*words, f"--seeds {len(s['seeds'])} --seed {s['seeds'][0]}"])
         return None
 
