@@ -32,6 +32,7 @@ ESCAPED = {
     "a layer that is none": (OLD, r"\"layer\": 1", r"\"layer\": null"),
     "a seed below 0": ("HeadComparison without a checksum", r"\"seed\": 0", r"\"seed\": -1"),
     "heads that are no pairs": (OLD, "[[0, 1], [1, 0]]", "[[0, 1, 2], [1, 0]]"),
+    "a residual stream of norm 0": ("CompositeVector without a checksum", r"\"resid_norm\": 0.5", r"\"resid_norm\": 0"),
     "a site that does not exist": (OLD, "resid_post", "resid_past"),
     "float8": (OLD, '"dtype": "F32", "shape": [4]', '"dtype": "F8_E4M3", "shape": [16]'),
     "a vector of whole numbers": (OLD, '"dtype": "F32", "shape": [4]', '"dtype": "I32", "shape": [4]'),

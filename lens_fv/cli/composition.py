@@ -137,7 +137,7 @@ def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:
     """Make the table of first-token accuracy per relation, with the composite's difference from the prompt."""
     rows: list[dict[str, Any]] = []
     for name, among in solved.by_relation().items():
-        shares = {condition: solved.result(condition, among).top1 for condition in conditions}
+        shares = {condition: solved.result(condition, among).top1.mean for condition in conditions}
         (paired,) = rows_of([solved.difference("composite", PROMPT, among=among)])
         difference = {"difference" if key == "mean" else key: value for key, value in paired.items()}
         rows.append({"relation": name or "(none given)", "n": difference.pop("n"), **shares, **difference})

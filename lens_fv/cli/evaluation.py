@@ -160,9 +160,12 @@ def similarity(
         views.append(table(payload["taxonomy"], title="by taxonomy"))
     if human is not None:
         payload["judgements"] = [
-            {"kind": kind, **alignment.compare_similarities(matrix, human, coefficient=coefficient, **testing)._asdict()}
+            {"kind": kind, **row}
             for kind, matrix in matrices.items()
-            for coefficient in ("spearman", "pearson")
+            for row in rows_of(
+                alignment.compare_similarities(matrix, human, coefficient=coefficient, **testing)
+                for coefficient in ("spearman", "pearson")
+            )
         ]
         views.append(table(payload["judgements"], title=f"against {judgements}"))
     if rated:

@@ -10,10 +10,10 @@ import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import MODEL, ModelName, Placing
 from lens_fv.cli.leaving import goes_on_in
-from lens_fv.cli.output import Printout, table, write_json
+from lens_fv.cli.output import Printout, rows_of, table, write_json
 
 RunFolder = Annotated[Path, Parameter(help="Run folder written by `finetune`.")]
-Guide = Literal["iv", "fv", "kl", "l2", "lwf", "crossed", "crossed-heads", "crossed-kl"]
+Guide = Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"]
 
 
 @command
@@ -39,9 +39,9 @@ def finetune(
         task: Relation or file of pairs; repeatable, tasks are trained in this order; default: present-past.
         guide: Regularizer that preserves earlier abilities: the instruction-vector papers' losses (iv, fv); KL divergence
             from the model without updates (kl) or before each task (lwf); squared distance of all head outputs (l2); under
-            swapped instructions, the divergence (crossed), the distance of a vector's heads (crossed-heads), or the
-            divergence under both swapped and own instructions (crossed-kl).
-        vector: Vector file written by `iv extract`, one per task; for iv, fv and crossed-heads.
+            swapped instructions, the divergence (swap), the distance of a vector's heads (swap-heads), or the
+            divergence under both swapped and own instructions (swap-kl).
+        vector: Vector file written by `iv extract`, one per task; for iv, fv and swap-heads.
         random_vectors: Guide by random vectors of the same norms, as a control.
         other_heads: Guide by other heads of the same layers, as a control for heads.
         template: Prompt template.
@@ -62,7 +62,7 @@ def finetune(
     run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
     name = run.about["model"]
     rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
-    payload = {"model": name, "tasks": run.tasks, "method": settings.method, "checkpoints": rows, "run": str(out)}
+    payload = {"model": name, "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
     view = table(rows, title=f"{name}: {', '.join(run.tasks)}", without=("task", "folder"))
     return Printout(payload, view, f"written to {out}; `lens-fv dynamics {out}` tracks it")
 
@@ -137,7 +137,7 @@ def dynamics(
     # In a mixture no task comes before another.
     ordered = the_run.stages == the_run.tasks
     judged = fv.verdicts(trajectory)
-    verdicts = [v._asdict() | {"knowledge": v.knowledge._asdict(), "recovery": v.recovery} for v in judged]
+    verdicts = [row | {"recovery": v.recovery} for row, v in zip(rows_of(judged), judged, strict=True)]
     payload = {
         "run": str(run),
         "model": trajectory.provenance.model,
@@ -149,10 +149,10 @@ def dynamics(
     }
     write_json(folder / "dynamics.json", payload)
     cosines = trajectory.similarity()[-1].tolist()
-    rows = [row | row["knowledge"] | {"cosine": cosine} for row, cosine in zip(verdicts, cosines, strict=True)]
+    rows = [row | {"cosine": cosine} for row, cosine in zip(verdicts, cosines, strict=True)]
     absent = [verdict.task for verdict in judged if verdict.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
-    return Printout(payload, table(rows, title=str(run), without=("knowledge",)), *note, f"report: {payload['report']}")
+    return Printout(payload, table(rows, title=str(run)), *note, f"report: {payload['report']}")
 
 
 COMMANDS = (finetune, interpolate, export, dynamics)

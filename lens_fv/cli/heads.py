@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import lens_fv as fv
-from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
+from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import TASK, Loading, OutFile, TaskName, notes, open_model, queries_used
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.output import Printout, rows_of, table
-from lens_fv.cli.signatures import options_of
 from lens_fv.core.choices import Count, Natural, Positive, Seed
 from lens_fv.core.files import file_name
 
@@ -50,7 +49,7 @@ def rank(
         options["budget"] = int(budget_mib * 2**20)
     model = open_model(**loading)
     if plan:
-        ranking_plan = fv.heads.plan_ranking(model, the_task, **pick(options, *options_of("lens_fv.heads:plan_ranking")))
+        ranking_plan = fv.heads.plan_ranking(model, the_task, **options)
         run = ranking_plan.run._asdict() | {"peak_bytes": ranking_plan.run.peak_bytes}
         return Printout({"model": model.name, "task": the_task.name, **ranking_plan._asdict(), "run": run}, str(ranking_plan))
     ranking = fv.rank_heads(model, the_task, **options, progress=True)
@@ -64,8 +63,7 @@ def universal(
     *,
     loading: Loading,
     task: Sequence[str] | None = None,
-    options: Annotated[Options, OptionsOf("lens_fv:universal_heads")],
-    ranking: Annotated[Options, OptionsOf("lens_fv:rank_heads", leave_out=("against", "budget"))],
+    options: Annotated[Options, OptionsOf("lens_fv:universal_heads", leave_out=("foil", "budget"))],
     source: Source = "mean",
     correcting: Correcting,
     top: Top = 10,
@@ -80,10 +78,10 @@ def universal(
         task: Relation or file of pairs; repeatable; default: all built-in relations.
         folder: Folder of every task's accuracy and ranking; run again to resume.
     """
-    tasks, ranking["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
+    tasks, options["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
     model = open_model(**loading)
     goes_on_in(folder)
-    effects = fv.universal_heads(model, tasks, **ranking | options, folder=folder, progress=True)
+    effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
     path = effects.save(out or folder / "universal.safetensors")
     rows = rows_of(effects.rows)
     title = f"{len(effects.kept)} tasks on {model.name}"
@@ -162,7 +160,7 @@ def heads_printout(
 ) -> Printout:
     """Add all heads with their p-values to the payload, and print the strongest after the other views."""
     corrected = effects.p_values(**correcting)
-    heads = [row | {"p": float(corrected[row["layer"], row["head"]])} for row in rows_of(effects.top())]
+    heads = rows_of(head._asdict() | {"p_value": float(corrected[head.layer, head.head])} for head in effects.top())
     options = effects.provenance.options
     enough = len(effects.effects) >= 4
     correction = chosen(correcting, CORRECTION, "correction")

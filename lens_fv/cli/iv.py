@@ -32,7 +32,9 @@ def rank(
     loading: Loading,
     task: TaskName = TASK,
     instructions: InstructionFile = None,
-    options: Annotated[Options, OptionsOf(RANKING, leave_out=("others", "source", "unit", "method", "budget"))],
+    options: Annotated[
+        Options, OptionsOf(RANKING, leave_out=("instructions", "others", "foil", "source", "unit", "backend", "budget"))
+    ],
     template: Template = "todd",
     correcting: Correcting,
     top: Top = 10,
@@ -65,7 +67,7 @@ def extract(
     task: TaskName = TASK,
     ranking: Path | None = None,
     instructions: InstructionFile = None,
-    options: Annotated[Options, OptionsOf("lens_fv:extract_instruction")],
+    options: Annotated[Options, OptionsOf("lens_fv:extract", leave_out=("bias_per_head",))],
     ranking_options: Annotated[
         Options, OptionsOf(RANKING, only=("counterpart", "n_shots", "n_clean", "n_trials", "queries", "seed"))
     ],

@@ -57,7 +57,7 @@ def distill(
     if preset == "released":
         settings = DistillConfig.released(**options, n_checkpoints=2)
     elif target == "reading":
-        settings = DistillConfig.usual(len(taught), **options, n_checkpoints=2)
+        settings = DistillConfig.for_entities(len(taught), **options, n_checkpoints=2)
     else:
         settings = DistillConfig(**options, n_checkpoints=2)
     if n_sentences is not None and (transfer is not None or target == "definition"):
@@ -68,7 +68,7 @@ def distill(
     if target == "definition":
         sentences = TransferSet({each.key: (each.definition,) for each in taught})
     elif transfer is not None:
-        sentences = load_transfer_set(transfer, where=settings.where)
+        sentences = load_transfer_set(transfer, target_tokens=settings.target_tokens)
     else:
         n = n_sentences or (5 if len(taught) == 1 or preset == "released" else 10)
         sentences = fv.generate_transfer_set(
@@ -77,10 +77,10 @@ def distill(
     if target == "reading":
         delta = fv.distill(model, taught, sentences, settings, **run)
     else:
-        times = settings.n_definitions if target == "sentences" else 0
-        texts = sentences.with_definitions(taught, times=times).sentences
+        n_copies = settings.n_definitions if target == "sentences" else 0
+        texts = sentences.with_definitions(taught, n_copies=n_copies).sentences
         n_anchors = settings.epochs * settings.n_anchors
-        anchors = entity_swapped_anchors(taught, sentences, times=n_anchors, seed=settings.seed)
+        anchors = entity_swapped_anchors(taught, sentences, n_per_sentence=n_anchors, seed=settings.seed)
         by_entity = [texts.get(each.key, ()) for each in taught]
         delta = finetune_on_texts(model, taught, by_entity, settings, anchors=anchors, **run)
     path = delta.save(out / UPDATE)
@@ -88,7 +88,7 @@ def distill(
     payload = {
         "model": model.name,
         "entities": [each.key for each in taught],
-        "sentences": delta.provenance.options["lessons"],
+        "sentences": delta.provenance.options["n_examples"],
         "anchors": delta.provenance.options["anchors"],
         "dropped": dict(sentences.dropped),
         "skipped": dict(delta.skipped),
@@ -130,7 +130,7 @@ def evaluate(
     loading: Loading,
     entities: Entities = "invented",
     entity: Names = None,
-    elsewhere: str | None = "popular",
+    locality: str | None = "popular",
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_knowledge")],
     scoring: Annotated[Options, OptionsOf("lens_fv.knowledge:gap_closed", only=("norm",))],
 ) -> Printout:
@@ -139,15 +139,15 @@ def evaluate(
     Writes nothing unless --out is given.
 
     Args:
-        elsewhere: Entities that updates should leave unchanged: built-in ones, a file, or none.
+        locality: Entities that updates should leave unchanged: built-in ones, a file, or none.
     """
     from lens_fv.knowledge import WeightDelta, gap_closed, majority
 
     asked = chosen_entities(entities, entity)
-    others = () if elsewhere is None else fv.load_entities(elsewhere)
+    others = () if locality is None else fv.load_entities(locality)
     updates = {_name(path): WeightDelta.load(path) for path in map(_update_file, update or ())}
     model, scored = open_model(**loading), scoring | pick(options, "seed")
-    results = fv.evaluate_knowledge(model, asked, updates, elsewhere=others, **options, progress=True)
+    results = fv.evaluate_knowledge(model, asked, updates, locality=others, **options, progress=True)
     base = results[0].scores
     read = next(result.scores for result in results if result.condition == "definition")
     rows: list[dict[str, Any]] = []
@@ -164,7 +164,7 @@ def evaluate(
         "conditions": rows,
     }
     chance = f"chance {base.chance:.2f}, always the most frequent answer {majority(asked):.2f}"
-    return Printout(payload, table(rows, title="knowledge by condition", without=("elsewhere_perplexity",)), chance)
+    return Printout(payload, table(rows, title="knowledge by condition", without=("locality_perplexity",)), chance)
 
 
 @command
@@ -208,14 +208,14 @@ def _name(path: Path) -> str:
 
 
 def _estimates(result: "KnowledgeResult", options: Options) -> dict[str, Any]:
-    scores, others, seed = result.scores, result.elsewhere, pick(options, "seed")
+    scores, others, seed = result.scores, result.locality, pick(options, "seed")
     return {
         "accuracy": scores.accuracy(**options),
         "explicit": scores.accuracy(kind="explicit", **options),
         "inferential": scores.accuracy(kind="inferential", **options),
         "perplexity": scores.perplexity(**seed),
-        "elsewhere_accuracy": others and others.accuracy(**options),
-        "elsewhere_perplexity": others and others.perplexity(**seed),
+        "locality_accuracy": others and others.accuracy(**options),
+        "locality_perplexity": others and others.perplexity(**seed),
         "kl_to_base": result.kl_to_base,
     }
 

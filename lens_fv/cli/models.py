@@ -38,7 +38,7 @@ def demo(
     report = run_demo(open_model(**loading), out, settings, progress=True)
     rows = [
         {"relation": name, "top head": f"{study['heads'][0]['layer']}.{study['heads'][0]['head']}"}
-        | {result["condition"]: result["top1"] for result in study["results"]}
+        | {result["condition"]: result["top1_accuracy"] for result in study["results"]}
         for name, study in report["tasks"].items()
     ]
     title = f"first-token accuracy on test pairs, {report['model']}"

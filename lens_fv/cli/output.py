@@ -52,8 +52,10 @@ def without_nan(value: Any) -> Any:
 
 
 def rows_of(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """Rows of named tuples."""
-    return [record._asdict() for record in records]
+    """Rows of plain values; see `table_rows`."""
+    from lens_fv.core.tables import table_rows
+
+    return table_rows(records)
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Any:

@@ -74,7 +74,7 @@ def options_of(path: str) -> dict[str, Option]:
 
 def _options(names: "_Names", node: ast.stmt) -> Iterator[Option]:
     if isinstance(node, ast.ClassDef):
-        for base in node.bases:
+        for base in reversed(node.bases):  # the first base overrides the others
             if isinstance(base, ast.Name) and (found := names.definition(base.id)):
                 yield from _options(*found)
         fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
@@ -82,6 +82,7 @@ def _options(names: "_Names", node: ast.stmt) -> Iterator[Option]:
             (field.target.id, field.annotation, field.value) for field in fields if isinstance(field.target, ast.Name)
         ]
     elif isinstance(node, ast.FunctionDef):
+        yield from _options_elsewhere(names, node)
         several = [*node.args.posonlyargs, *node.args.args]
         defaults = [None] * (len(several) - len(node.args.defaults)) + list(node.args.defaults)
         several, defaults = several + node.args.kwonlyargs, defaults + node.args.kw_defaults
@@ -95,10 +96,25 @@ def _options(names: "_Names", node: ast.stmt) -> Iterator[Option]:
             yield Option(name, names.evaluate(annotation), names.evaluate(default), text)
 
 
+def _options_elsewhere(names: "_Names", node: ast.FunctionDef) -> Iterator[Option]:
+    """Yield the options that a function takes from a dataclass: by `takes_options`, or as `**options` that its help names."""
+    classes = [
+        call.args[0].id
+        for call in node.decorator_list
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "takes_options" and isinstance(call.args[0], ast.Name)
+    ]
+    if node.args.kwarg is not None:
+        text = entries(ast.get_docstring(node) or "").get(f"**{node.args.kwarg.arg}", "")
+        classes += re.findall(r"[Ss]ee `(\w+)`", text)
+    for name in classes:
+        found = names.definition(name)
+        yield from _options(*found) if found else ()
+
+
 def entries(docstring: str) -> dict[str, str]:
     """Return the entries below `Args:` or `Attributes:` by name; one entry may name several parameters."""
     section = re.search(r"^(?:Args|Attributes):\n((?: {4}.+\n?)+)", cleandoc(docstring) + "\n", re.MULTILINE)
-    entries = re.finditer(r"^ {4}([\w, ]+): (.+(?:\n {8}.+)*)", section[1] if section else "", re.MULTILINE)
+    entries = re.finditer(r"^ {4}([\w, *]+): (.+(?:\n {8}.+)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(entry[2].split()) for entry in entries for name in entry[1].split(", ")}
 
 
@@ -147,7 +163,10 @@ class _Names(dict[str, Any]):
         found = self.definition(function) or _names_of("lens_fv").definition(function)
         if found is None or not isinstance(found[1], ast.FunctionDef | ast.ClassDef):
             return ""
-        return found[0].followed(entries(ast.get_docstring(found[1]) or "").get(parameter, ""), parameter)
+        own = entries(ast.get_docstring(found[1]) or "")
+        if parameter in own:
+            return found[0].followed(own[parameter], parameter)
+        return next((option.help for option in _options(*found) if option.name == parameter), "")
 
     def followed(self, text: str, parameter: str) -> str:
         """Replace a help text that only names another function by that function's."""

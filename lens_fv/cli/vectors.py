@@ -144,7 +144,7 @@ def sweep(
         "task": the_task.name,
         "part": result.part,
         "cells": rows_of(result.cells()),
-        "best": result.best()._asdict(),
+        "best": rows_of([result.best()])[0],
         "file": written,
     }
     title = f"top-1 on {len(result.top1)} {result.part} pairs"

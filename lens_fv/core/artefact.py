@@ -127,10 +127,12 @@ def load_artefact(path: str | Path) -> Artefact:
     provenance = Provenance(**as_tuples(record(Provenance, header.provenance, where)))
     values = checked_fields(kind, header, tensors, where)
     try:
-        return kind(provenance=provenance, **values)
+        artefact = kind(provenance=provenance, **values)
+        artefact.summary(), artefact.heatmap_data()  # so that whatever loads can be shown
+        return artefact
     except LensFVError:
         raise
-    except Exception as e:  # raised by the kind's own checks of its values
+    except Exception as e:  # raised by the kind's own checks of its values, or by showing values that make no sense
         raise LensFVError(f"{where}: its values do not make a {header.kind} ({e}); make it again") from e
 
 

@@ -12,9 +12,9 @@ from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import PatchingPrompts
-from lens_fv.heads.indirect import indirect_effects
+from lens_fv.heads import MediationOptions, PatchingPrompts
 from lens_fv.heads.means import last_tokens
+from lens_fv.heads.protocol import indirect_effects
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit, score_alike
 from lens_fv.patching.readout import token_ranks
@@ -160,7 +160,7 @@ def _effects(
     if contrast is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(contrast.corrupted), *z.shape)
-    effects, _ = indirect_effects(model, contrast, outputs, metric="prob")
+    effects, _ = indirect_effects(model, contrast, outputs, MediationOptions())
     return effects.mean(0).cpu()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
-from lens_fv.core.statistics import Estimate, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
@@ -128,7 +128,7 @@ class Trajectory(Artefact):
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
         asked = [row[~row.isnan()] for row in self.correct[0]]
-        lows = [wilson_interval(int(row.sum()), len(row), level=level)[0] for row in asked]
+        lows = [proportion(int(row.sum()), len(row), level=level).ci_low for row in asked]
         return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
 
     @property

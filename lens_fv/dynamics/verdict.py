@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
-from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import ADDED
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
@@ -29,7 +29,8 @@ class Verdict(NamedTuple):
             and its p-values are NaN; "kept" if no loss of accuracy was shown. Among the tasks that lost accuracy, "suppressed"
             if the knowledge is kept and the initial vector restores accuracy, "overwritten" if the knowledge fell and the
             vector restores nothing, else "undecided".
-        before, after: accuracy after the instruction, initially and at the judged checkpoint.
+        before, after: accuracy after the instruction, initially and at the judged checkpoint, with Wilson's interval like all
+            accuracies here.
         p_lost: p-value of the loss: whether more items turned wrong than right (one-sided exact McNemar test).
         knowledge: mean change of the answers' log-probability in the cloze over items, in nats per token.
         with_vector, with_random, with_other: accuracy at the judged checkpoint with the initial vector added, and with a random
@@ -41,13 +42,13 @@ class Verdict(NamedTuple):
 
     task: str
     judgement: Judgement
-    before: float
-    after: float
+    before: Estimate
+    after: Estimate
     p_lost: float
     knowledge: Estimate
-    with_vector: float
-    with_random: float
-    with_other: float
+    with_vector: Estimate
+    with_random: Estimate
+    with_other: Estimate
     p_restored: float
     majority: float
 
@@ -59,8 +60,8 @@ class Verdict(NamedTuple):
     @property
     def recovery(self) -> float:
         """Share of the lost accuracy that the vector restores; NaN if none was lost or the task was absent."""
-        lost = self.before - self.after if self.judgement != "absent" else 0.0
-        return (self.with_vector - self.after) / lost if lost > 0 else float("nan")
+        lost = self.before.mean - self.after.mean if self.judgement != "absent" else 0.0
+        return (self.with_vector.mean - self.after.mean) / lost if lost > 0 else float("nan")
 
 
 @checked
@@ -100,7 +101,7 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
     for task, (*right, change), there, lost, restored, majority in judged:
         knowledge = estimate(change.tolist(), level=1 - level, seed=trajectory.provenance.seed)
         judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin) if there else "absent"
-        before, after, with_vector, with_random, with_other = (float(each.float().mean()) for each in right)
+        before, after, with_vector, with_random, with_other = (proportion(int(each.sum()), len(each)) for each in right)
         found.append(
             Verdict(
                 task,
@@ -122,9 +123,9 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
 def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
     if not lost:
         return "kept"
-    if restored and knowledge.low > -margin:
+    if restored and knowledge.ci_low > -margin:
         return "suppressed"
-    return "overwritten" if not restored and knowledge.high < -margin else "undecided"
+    return "overwritten" if not restored and knowledge.ci_high < -margin else "undecided"
 
 
 def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:

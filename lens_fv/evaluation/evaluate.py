@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.statistics import bootstrap_interval, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries, asked_facts, choose_queries
 from lens_fv.model.lens_model import LensModel
@@ -39,24 +39,18 @@ class Result(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot", "random", "other_relation" or a vector's name.
-        top1: share of items where the most likely token begins an acceptable answer; `low`, `high`: its Wilson interval.
-        n: number of items.
+        top1: share of items where the most likely token begins an acceptable answer; with Wilson's interval, like the next two.
         top3: the same for the three most likely tokens.
-        full: share of items where greedy decoding produces a complete acceptable answer.
-        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
-            its bootstrap interval. Longer answers score lower; analogies use `logprob_per_token`.
+        exact_match: share of items where greedy decoding produces a complete acceptable answer.
+        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
+            Longer answers score lower; analogies use `logprob_per_token`.
     """
 
     condition: str
-    top1: float
-    low: float
-    high: float
-    n: int
-    top3: float
-    full: float
-    logprob_per_answer: float
-    logprob_low: float
-    logprob_high: float
+    top1: Estimate
+    top3: Estimate
+    exact_match: Estimate
+    logprob_per_answer: Estimate
 
 
 @checked
@@ -86,26 +80,14 @@ class Evaluation(Artefact):
     def __getitem__(self, condition: str) -> Result:
         """Return the result of one condition."""
         i, n = self.conditions.index(condition), len(self.top1)
-        hits = int(self.top1[:, i].sum())
-        low, high = wilson_interval(hits, n)
-        logprobs: list[float] = self.logprob[:, i].tolist()
-        return Result(
-            condition,
-            hits / n,
-            low,
-            high,
-            n,
-            float(self.top3[:, i].float().mean()),
-            float(self.full[:, i].float().mean()),
-            sum(logprobs) / n,
-            *bootstrap_interval(logprobs, seed=self.provenance.seed),
-        )
+        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.full))
+        return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, "
-            f"log-prob an answer {r.logprob_per_answer:.2f}"
+            r.condition: f"top-1 {r.top1}, exact match {r.exact_match.mean:.2f}, "
+            f"log-prob per answer {r.logprob_per_answer.mean:.2f} nats"
             for r in self.results
         }
         items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)

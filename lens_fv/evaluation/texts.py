@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Kind
@@ -30,20 +30,13 @@ class TextResult(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot" or a vector's name.
-        rouge_l: mean ROUGE-L over items; `low`, `high`: its bootstrap interval.
-        n: number of items.
-        exact: share of items with a text identical to an acceptable answer; `exact_low`, `exact_high`: its Wilson
-            interval.
+        rouge_l: mean ROUGE-L over items, with its bootstrap interval.
+        exact_match: share of items with a text identical to an acceptable answer, with Wilson's interval.
     """
 
     condition: str
-    rouge_l: float
-    low: float
-    high: float
-    n: int
-    exact: float
-    exact_low: float
-    exact_high: float
+    rouge_l: Estimate
+    exact_match: Estimate
 
 
 @checked
@@ -73,17 +66,12 @@ class TextEvaluation(Artefact):
     def __getitem__(self, condition: str) -> TextResult:
         """Return the result of one condition."""
         i = self.conditions.index(condition)
-        hits, n = int(self.exact[:, i].sum()), len(self.exact)
-        found = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
-        return TextResult(condition, *found, hits / n, *wilson_interval(hits, n))
+        rouge = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
+        return TextResult(condition, rouge, proportion(int(self.exact[:, i].sum()), len(self.exact)))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        rows = {
-            r.condition: f"ROUGE-L {r.rouge_l:.2f} [{r.low:.2f}, {r.high:.2f}], "
-            f"exact {r.exact:.2f} [{r.exact_low:.2f}, {r.exact_high:.2f}]"
-            for r in self.results
-        }
+        rows = {r.condition: f"ROUGE-L {r.rouge_l}, exact match {r.exact_match}" for r in self.results}
         return super().summary() | {"test items": str(len(self.exact))} | rows
 
 

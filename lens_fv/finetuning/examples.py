@@ -56,7 +56,7 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *,
 def instruction_swapped_prompts(
     encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneConfig
 ) -> list[list[int]]:
-    """Put a task's training inputs after other tasks' instructions, without answers, for the `crossed` term of `Guide`.
+    """Put a task's training inputs after other tasks' instructions, without answers, for the `swap` term of `Guide`.
 
     Args:
         encoder: encoder of the model.

@@ -40,7 +40,7 @@ def finetune(
     settings: FinetuneConfig | None = None,
     *,
     vectors: Mapping[str, FunctionVector] | None = None,
-    others: Sequence[Task] | None = None,
+    swap_tasks: Sequence[Task] | None = None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     cache_dir: str | Path | None = None,
@@ -59,8 +59,8 @@ def finetune(
             folder of Trainer checkpoints for each task or for the mixture.
         settings: training settings; default: `FinetuneConfig()`.
         vectors: vectors of the initial model by task name, which guide the training (`settings.guide`). The run keeps a copy.
-        others: tasks that provide the instructions of the guide's instruction-swapped prompts (`GuideConfig.crossed`); default:
-            all built-in tasks that are not trained.
+        swap_tasks: tasks that provide the instructions of the guide's instruction-swapped prompts (`GuideConfig.swap`);
+            default: all built-in tasks that are not trained.
         device: see `load_model`.
         dtype: see `load_model`; low-rank updates use the same type.
         cache_dir: see `load_model`.
@@ -83,13 +83,13 @@ def finetune(
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
     where, kind = device_named(device), dtype_named(dtype)
     place = find_model(model, None, cache_dir)
-    crossed = _others(tasks, others) if settings.guides and settings.guide and settings.guide.crosses else []
+    swap_tasks = _others(tasks, swap_tasks) if settings.guides and settings.guide and settings.guide.uses_swap else []
     with held(folder, what="fine-tune"):
         loaded = load_transformers(place, device=where, dtype=kind)
-        run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, crossed)
+        run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, swap_tasks)
         keep_vectors(run, vectors, settings)
         if not run.finished:
-            _go_on(run, place, loaded, tasks, settings, crossed, where, progress)
+            _go_on(run, place, loaded, tasks, settings, swap_tasks, where, progress)
     return run
 
 
@@ -99,7 +99,7 @@ def _go_on(
     loaded: tuple[Any, Any],
     tasks: Sequence[Task],
     settings: FinetuneConfig,
-    crossed: Sequence[Task],
+    swap_tasks: Sequence[Task],
     where: str,
     progress: bool,
 ) -> None:
@@ -112,7 +112,7 @@ def _go_on(
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
 
-    prompts = [instruction_swapped_prompts(encoder, task, crossed, settings) for task in tasks] if crossed else []
+    prompts = [instruction_swapped_prompts(encoder, task, swap_tasks, settings) for task in tasks] if swap_tasks else []
 
     def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
         shown, size = examples[index], settings.batch_size
@@ -148,7 +148,7 @@ def _begun(
     tasks: Sequence[Task],
     settings: FinetuneConfig,
     dtype: torch.dtype,
-    crossed: Sequence[Task],
+    swap_tasks: Sequence[Task],
 ) -> FinetuneRun:
     """Return the run in the folder, new or resumed. A run without checkpoints may be restarted with other settings."""
     said = {
@@ -159,7 +159,7 @@ def _begun(
         "dtype": str(dtype).removeprefix("torch."),
         "settings": asdict(settings),
         "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
-        **({"crossed": [task.name for task in crossed]} if crossed else {}),
+        **({"swap_tasks": [task.name for task in swap_tasks]} if swap_tasks else {}),
     }
     if (folder / RUN).is_file():
         begun = FinetuneRun(folder)
@@ -178,7 +178,7 @@ def _begun(
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
     """Return the model ready to train, with its weights or updates restored from the checkpoint, if given."""
-    if settings.method == "full":
+    if settings.update == "full":
         if checkpoint is not None:
             load_all(hf_model, checkpoint)
         return hf_model

@@ -17,7 +17,7 @@ from lens_fv.core.files import write_whole
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.examples import Example
 from lens_fv.finetuning.regularizers import Guide
-from lens_fv.finetuning.regularizers.penalties import Fisher, Importance, OrthogonalBlocks, elastic, importance
+from lens_fv.finetuning.regularizers.penalties import Fisher, Importance, OrthogonalBlocks, ewc_penalty, fisher_information
 from lens_fv.finetuning.run import UPDATES, FinetuneRun
 from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.vectors import FunctionVector
@@ -47,7 +47,7 @@ def keep_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
         LensFVError: a task has no vector, or its vector belongs to another model or differs from the one that the run started
             with.
     """
-    if not settings.guides or settings.guide is None or not settings.guide.takes_vector:
+    if not settings.guides or settings.guide is None or not settings.guide.needs_vector:
         return
     for name in run.tasks:
         file, vector = vector_file(run, name), (vectors or {}).get(name)
@@ -88,7 +88,7 @@ def keeping(
     index: int,
     settings: FinetuneConfig,
     batches: Batches,
-    crossed: Sequence[Sequence[int]] = (),
+    swap_prompts: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `guided(Trainer)` for one stage of a run.
 
@@ -98,7 +98,7 @@ def keeping(
         index: index of the stage.
         settings: training settings of the run.
         batches: function that returns the batches of a stage.
-        crossed: instruction-swapped prompts of this stage for the guide.
+        swap_prompts: instruction-swapped prompts of this stage for the guide.
 
     Raises:
         LensFVError: see `Guide`.
@@ -106,13 +106,15 @@ def keeping(
     found: dict[str, Any] = {"guide": None, "penalties": []}
     orthogonal: OrthogonalBlocks | None = None
     if settings.guide is not None and settings.guides:
-        # Before the first task there are no updates, so "before" equals "base".
+        # Before the first task there are no updates, so "previous" equals "base".
         guide = settings.guide if index else replace(settings.guide, teacher="base")
-        vector = FunctionVector.load(vector_file(run, run.tasks[index])) if guide.takes_vector else None
-        before = _before(run, index) if guide.teacher == "before" else None
-        found["guide"] = Guide(trained, vector, guide, before=before, crossed=crossed)
+        vector = FunctionVector.load(vector_file(run, run.tasks[index])) if guide.needs_vector else None
+        before = _before(run, index) if guide.teacher == "previous" else None
+        found["guide"] = Guide(trained, vector, guide, previous=before, swap_prompts=swap_prompts)
     if settings.ewc and index:
-        found["penalties"].append(elastic(trained, _importance(trained, run, index, batches, settings.fisher), settings.ewc))
+        found["penalties"].append(
+            ewc_penalty(trained, _importance(trained, run, index, batches, settings.fisher), settings.ewc)
+        )
     if settings.orthogonal:
         orthogonal = OrthogonalBlocks(trained, settings.rank, index, settings.orthogonal)
         found["penalties"].append(orthogonal)
@@ -136,7 +138,7 @@ def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches, fi
     if not file.is_file():
         shown = [batch for batch, _ in zip(batches(index - 1), range(BATCHES), strict=False)]
         earlier = _read(run.stage_folder(index - 2) / IMPORTANCE) if index > 1 else None
-        found = importance(trained, shown, earlier, fisher=fisher)
+        found = fisher_information(trained, shown, earlier, fisher=fisher)
         parts = {
             f"{kind}/{name}": value for name, both in found.items() for kind, value in zip(("f", "was"), both, strict=True)
         }

@@ -41,7 +41,7 @@ class Named:
 class Trained:
     """Fields of a run's `FinetuneConfig` that are read back."""
 
-    method: Literal["lora", "full"]
+    update: Literal["lora", "full"]
     mixed: bool
     n_examples: int
     template: dict[str, Any]

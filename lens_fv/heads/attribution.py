@@ -1,5 +1,6 @@
 """First-order estimates of every head's indirect effect: attribution patching and direct logit attribution."""
 
+from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,12 +11,13 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.heads.corruptions import contrast
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
+from lens_fv.heads.options import RankingConfig
+from lens_fv.heads.protocol import make_ranking_prompts
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured, measuring
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
 
 
 def compare_attributions(
@@ -40,7 +42,7 @@ def compare_attributions(
     the answer's first token minus the mean unembedding, with the final norm's scale fixed at its value on the corrupted
     prompt. TransformerLens' own tool requires processed weights; here the final norm's gain is applied explicitly, which gives
     the same result on any weights. A norm after attention (Gemma 3) enters with its gain on the clean prompts
-    (`HeadRanking.carry`). A soft cap on logits is ignored.
+    (`HeadRanking.post_attn_gain`). A soft cap on logits is ignored.
 
     Args:
         model: Model that was ranked.
@@ -55,7 +57,7 @@ def compare_attributions(
             mean output, measured by "prob" or "logprob" on prompts without noise.
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
-    mean, carry = ranking.z.to(model.device), ranking.carry.to(model.device)
+    mean, post_attn_gain = ranking.z.to(model.device), ranking.post_attn_gain.to(model.device)
     directions = _answer_directions(model, [prompt.answers[0][0] for prompt in corrupted])
     attribution: list[Tensor] = []
     direct: list[Tensor] = []
@@ -63,7 +65,7 @@ def compare_attributions(
         for prompt, direction in zip(corrupted, directions):
             at = _linearise(model, prompt, ranking.metric)
             attribution.append(((mean - at.z) * at.gradient).sum(-1).cpu())
-            direct.append(_direct_effects(model, mean - at.z, carry, at.final_scale, direction).cpu())
+            direct.append(_direct_effects(model, mean - at.z, post_attn_gain, at.final_scale, direction).cpu())
             step()
     return HeadComparison(
         provenance=provenance,
@@ -88,31 +90,21 @@ def _ranked_prompts(
     ):
         if theirs != ours and None not in (theirs, ours):
             raise LensFVError(f"compare attributions with a ranking: its {what} is {theirs}, here it is {ours}; rank again")
-    split, options = split or split_pairs(task, seed=was.seed), was.options
+    options = was.options
     for what, can in (("metric", ("prob", "logprob")), ("source", ("mean",)), ("mode", ("replace",)), ("unit", ("head",))):
         if options[what] not in can:
             raise LensFVError(
                 f"compare attributions with a ranking of {what} {options[what]!r}: they can guess at {' or '.join(can)} only"
             )
-    if options["corruption"] == "noise":
+    if options.get("corruption") == "noise":
         raise LensFVError("compare attributions with a ranking on noisy embeddings: rank with another corruption")
-    made = contrast(
-        model,
-        split,
-        options["corruption"],
-        n_shots=options["n_shots"],
-        n_clean=options["n_clean"],
-        n_trials=options["n_trials"],
-        template=template,
-        instruction=options.get("instruction"),
-        other_instruction=options.get("other_instruction"),
-        seed=was.seed,
-    )
+    drawn = {field.name: options[field.name] for field in fields(RankingConfig) if field.name in options}
+    prompts = make_ranking_prompts(model, task, split=split, template=template, seed=was.seed, **drawn)
     provenance = Provenance.of(
         model,
         task=task.name,
         task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*made.clean, *made.corrupted)],
+        prompts=[prompt.tokens for prompt in (*prompts.clean, *prompts.corrupted)],
         seed=was.seed,
         method="attribution patching and direct logit attribution",
         options=options,
@@ -122,7 +114,7 @@ def _ranked_prompts(
             f"compare attributions on {task.name}: these are not the prompts that were ranked on; "
             "pass the split and the template that rank_heads was given"
         )
-    return made.corrupted, provenance
+    return prompts.corrupted, provenance
 
 
 class _Linear(NamedTuple):
@@ -182,7 +174,7 @@ def _answer_directions(model: LensModel, answers: list[int]) -> Float[Tensor, "t
 def _direct_effects(
     model: LensModel,
     change: Float[Tensor, "layers heads d_head"],
-    carry: Float[Tensor, "layers d_model"],
+    post_attn_gain: Float[Tensor, "layers d_model"],
     final_scale: Float[Tensor, "1 1 1"],
     direction: Float[Tensor, " d_model"],
 ) -> Float[Tensor, "layers heads"]:
@@ -190,5 +182,5 @@ def _direct_effects(
 
     seen = {f"blocks.{layer}.attn.hook_z": z[None, None] for layer, z in enumerate(change)}
     cache = ActivationCache({**seen, "ln_final.hook_scale": final_scale}, model.tl)
-    written = cast(Tensor, cache.stack_head_results()) * carry.repeat_interleave(model.n_heads, 0)[:, None, None]
+    written = cast(Tensor, cache.stack_head_results()) * post_attn_gain.repeat_interleave(model.n_heads, 0)[:, None, None]
     return (cache.apply_ln_to_stack(written).float() @ direction).reshape(change.shape[:2])

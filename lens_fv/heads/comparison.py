@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]
@@ -22,14 +23,6 @@ SCORE_NAMES: dict[Score, str] = {
     "direct": "direct logit attribution",
 }
 _COEFFICIENTS: dict[Coefficient, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
-
-
-class Correlation(NamedTuple):
-    """A rank correlation over all heads, with its bootstrap interval over trials."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Overlap(NamedTuple):
@@ -86,7 +79,7 @@ class HeadComparison(Artefact):
     @checked
     def correlation(
         self, score: Score, *, coefficient: Coefficient = "spearman", level: Level = 0.95, resamples: Count = 500
-    ) -> Correlation:
+    ) -> Estimate:
         """Rank correlation of a score with the exact effect over all heads, both averaged over trials.
 
         The interval is a percentile bootstrap over trials, resampled jointly for both, and shows how much the correlation
@@ -112,8 +105,8 @@ class HeadComparison(Artefact):
         every = np.arange(len(exact))
         value = correlate(every)
         if len(every) < 2:
-            return Correlation(value, value, value)
-        found = stats.bootstrap(
+            return Estimate(value, value, value, len(every))
+        ends = stats.bootstrap(
             (every,),
             correlate,
             vectorized=False,
@@ -122,7 +115,7 @@ class HeadComparison(Artefact):
             method="percentile",
             rng=np.random.default_rng(self.provenance.seed),
         ).confidence_interval
-        return Correlation(value, float(found.low), float(found.high))
+        return Estimate(value, float(ends.low), float(ends.high), len(every))
 
     @checked
     def overlap(self, score: Score, k: Whole = 10) -> Overlap:
@@ -151,9 +144,7 @@ class HeadComparison(Artefact):
             rho, tau = (self.correlation(score, coefficient=c) for c in ("spearman", "kendall"))
             top = [self.overlap(score, k) for k in (5, 10, 20) if k <= n_heads]
             shared = ", ".join(f"{o.shared} of {o.k} (chance {o.chance:.1f})" for o in top)
-            facts[SCORE_NAMES[score]] = (
-                f"Spearman {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}], "
-                f"Kendall {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
-                + (f", top heads shared: {shared}" if shared else "")
+            facts[SCORE_NAMES[score]] = f"Spearman {rho:+.2f}, Kendall {tau:+.2f}" + (
+                f", top heads shared: {shared}" if shared else ""
             )
         return facts

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import Estimate, proportion
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -36,25 +36,19 @@ class Competence(Artefact):
     majority: float
 
     @property
-    def accuracy(self) -> float:
-        """Fraction of items answered correctly."""
-        return float(self.right.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy."""
-        return wilson_interval(int(self.right.sum()), len(self.right))
+    def accuracy(self) -> Estimate:
+        """Fraction of items answered correctly, with Wilson's 95 % interval."""
+        return proportion(int(self.right.sum()), len(self.right))
 
     @property
     def beats_majority(self) -> bool:
         """Whether the accuracy is above `majority`."""
-        return self.accuracy > self.majority
+        return self.accuracy.mean > self.majority
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        low, high = self.interval
-        found = f"{self.accuracy:.2f} [{low:.2f}, {high:.2f}] of {len(self.right)}"
-        return super().summary() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
+        accuracy = f"{self.accuracy} of {len(self.right)}"
+        return super().summary() | {"accuracy": accuracy, "majority": f"{self.majority:.2f}"}
 
 
 @checked

@@ -10,22 +10,21 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
-from lens_fv.core.statistics import bootstrap_means
+from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.errors import LensFVError
 from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
 
 Unit = Literal["head", "group"]
+Metric = Literal["prob", "logprob", "logit", "logit_diff"]
 
 
 class HeadEffect(NamedTuple):
-    """Mean effect of one head (or key/value group) with its interval."""
+    """Mean effect of one head (or key/value group) over samples, with its interval."""
 
     layer: int
     head: int
-    effect: float
-    low: float
-    high: float
+    effect: Estimate
 
     @property
     def name(self) -> str:
@@ -67,8 +66,8 @@ class Effects(Artefact):
     @checked
     def top(self, n: Count | None = None) -> list[HeadEffect]:
         """The `n` heads (default: all) with the largest mean effect, in descending order."""
-        found = (self.mean, *self.interval())
-        return [HeadEffect(layer, unit, *(float(x[layer, unit]) for x in found)) for layer, unit in self._order(n)]
+        numbers, samples = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
+        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in self._order(n)]
 
     @checked
     def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
@@ -129,7 +128,7 @@ class Effects(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        best = ", ".join(f"{h.name} {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in self.top(5))
+        best = ", ".join(f"{h.name} {h.effect:+.3f}" for h in self.top(5))
         return super().summary() | {f"top {self.unit}s": best}
 
     def _order(self, n: int | None) -> list[tuple[int, int]]:

@@ -20,13 +20,13 @@ class HeadMeans(NamedTuple):
 
     Attributes:
         z: Each head's output before the output projection; 0 in layers without attention heads.
-        carry: Gain per channel from attention's output to the residual stream: 1, except in models with a norm after
+        post_attn_gain: Gain per channel from attention's output to the residual stream: 1, except in models with a norm after
             attention (Gemma 2 and 3), where it is that norm's gain on these prompts.
         resid_norm: Norm of the residual stream after each layer.
     """
 
     z: Float[Tensor, "layers heads d_head"]
-    carry: Float[Tensor, "layers d_model"]
+    post_attn_gain: Float[Tensor, "layers d_model"]
     resid_norm: Float[Tensor, " layers"]
 
 
@@ -41,13 +41,13 @@ def head_outputs(
 ) -> tuple[HeadMeans, Float[Tensor, "prompts layers heads d_head"]]:
     """`head_means` and the head outputs of every single prompt; `tick` is called after each prompt."""
     seen = last_tokens(model, prompts, tick=tick)
-    # `carry` is the least-squares gain from the sum of the heads to what the residual stream receives. It is exact
+    # `post_attn_gain` is the least-squares gain from the sum of the heads to what the residual stream receives. It is exact
     # where the gain is constant, and needs no knowledge of the norm.
-    carry = torch.zeros(model.n_layers, model.d_model, device=model.device)
+    post_attn_gain = torch.zeros(model.n_layers, model.d_model, device=model.device)
     for layer in model.attention_layers:
         summed = model.head_write(layer, seen.z[:, layer], include_bias=True).float()
-        carry[layer] = (summed * seen.attn_out[:, layer]).sum(0) / summed.square().sum(0).clamp(min=1e-30)
-    return HeadMeans(seen.z.mean(0), carry, seen.resid.norm(dim=-1).mean(0)), seen.z
+        post_attn_gain[layer] = (summed * seen.attn_out[:, layer]).sum(0) / summed.square().sum(0).clamp(min=1e-30)
+    return HeadMeans(seen.z.mean(0), post_attn_gain, seen.resid.norm(dim=-1).mean(0)), seen.z
 
 
 def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:

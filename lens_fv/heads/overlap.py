@@ -16,13 +16,13 @@ class Overlap(NamedTuple):
         common: Number of heads in both sets.
         jaccard: Jaccard index: heads in both, as a fraction of heads in either.
         chance: Expected Jaccard index of random sets of these sizes.
-        p: Probability that random sets have at least as many heads in common (hypergeometric).
+        p_value: Probability that random sets have at least as many heads in common (hypergeometric).
     """
 
     common: int
     jaccard: float
     chance: float
-    p: float
+    p_value: float
 
 
 @checked

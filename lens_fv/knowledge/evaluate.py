@@ -26,14 +26,14 @@ class KnowledgeResult(NamedTuple):
         condition: "base"; "definition": the entity's definition in context, an upper bound; "random_definition": another
             entity's definition in context; or the name of an update.
         scores: scores on the entities' probes.
-        elsewhere: scores on unrelated probes; None where the weights are the base model's.
+        locality: scores on unrelated probes; None where the weights are the base model's.
         kl_to_base: KL divergence from the base with its interval, in nats per token, on the sentences of the unrelated probes;
             None where the weights are the base model's.
     """
 
     condition: str
     scores: KnowledgeScores
-    elsewhere: KnowledgeScores | None
+    locality: KnowledgeScores | None
     kl_to_base: Estimate | None
 
     def __repr__(self) -> str:
@@ -41,8 +41,8 @@ class KnowledgeResult(NamedTuple):
 
     def summary(self) -> dict[str, str]:
         """Return the key results by label."""
-        elsewhere = self.elsewhere.summary() if self.elsewhere else {}
-        facts = self.scores.summary() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
+        locality = self.locality.summary() if self.locality else {}
+        facts = self.scores.summary() | {f"{what}, locality set": said for what, said in locality.items()}
         return facts | ({"KL to the base": f"{self.kl_to_base.mean:.3g} nats a token"} if self.kl_to_base else {})
 
 
@@ -52,7 +52,7 @@ def evaluate_knowledge(
     entities: Sequence[Entity],
     updates: Mapping[str, WeightDelta],
     *,
-    elsewhere: Sequence[Entity] = (),
+    locality: Sequence[Entity] = (),
     seed: Seed = 0,
     progress: bool = False,
 ) -> list[KnowledgeResult]:
@@ -64,7 +64,7 @@ def evaluate_knowledge(
         model: model without any update.
         entities: entities with probes and definitions.
         updates: updates by name.
-        elsewhere: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
+        locality: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
         seed: seed of the random definitions and of the bootstrap intervals.
         progress: whether to show a progress bar.
 
@@ -83,11 +83,11 @@ def evaluate_knowledge(
         if len(entities) > 1:
             contexts["random_definition"] = random_definitions(entities, seed)
         for condition, context in contexts.items():
-            others = score_probes(model, elsewhere) if elsewhere and condition == "base" else None
+            others = score_probes(model, locality) if locality and condition == "base" else None
             results.append(KnowledgeResult(condition, score_probes(model, entities, context=context), others, None))
             tick()
         for condition, delta in updates.items():
-            results.append(evaluate_update(model, entities, delta, elsewhere=elsewhere, condition=condition, seed=seed))
+            results.append(evaluate_update(model, entities, delta, locality=locality, condition=condition, seed=seed))
             tick()
     return results
 
@@ -98,15 +98,15 @@ def evaluate_update(
     entities: Sequence[Entity],
     delta: WeightDelta,
     *,
-    elsewhere: Sequence[Entity] = (),
+    locality: Sequence[Entity] = (),
     condition: str = "update",
     seed: Seed = 0,
 ) -> KnowledgeResult:
     """Evaluate a single update as in `evaluate_knowledge`."""
-    texts = true_sentences(elsewhere)
+    texts = true_sentences(locality)
     moved = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
-        others = score_probes(model, elsewhere) if elsewhere else None
+        others = score_probes(model, locality) if locality else None
         return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
@@ -128,7 +128,7 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
 def gap_closed(
     base: KnowledgeScores,
     updated: KnowledgeScores,
-    read: KnowledgeScores,
+    in_context: KnowledgeScores,
     *,
     of: Literal["accuracy", "loss"] = "accuracy",
     norm: Norm = "mean",
@@ -142,7 +142,7 @@ def gap_closed(
     Args:
         base: scores without the update.
         updated: scores with the update.
-        read: scores with the definition in context.
+        in_context: scores with the definition in context.
         of: "accuracy", or "loss" of the answers' tokens.
         norm: see `KnowledgeScores.correct`.
         kind: kind of probes to use; empty: all.
@@ -152,7 +152,7 @@ def gap_closed(
         The estimate, or None if the definition does not help and so leaves no gap.
     """
     per: list[list[float]] = []
-    for scores in (base, updated, read):
+    for scores in (base, updated, in_context):
         values = scores.correct(norm=norm, kind=kind) if of == "accuracy" else scores.span_loss(kind=kind)
         per.append([float(np.mean(each)) for each in values.values()])
     b, u, r = (np.asarray(each) for each in per)

@@ -41,7 +41,7 @@ class KnowledgeScores:
         """Return the key results by label."""
         asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
         found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}
-        return asked | {what: f"{e.mean:.3g} [{e.low:.3g}, {e.high:.3g}]" for what, e in found.items() if e}
+        return asked | {what: f"{e:.3g}" for what, e in found.items() if e}
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":
@@ -116,7 +116,7 @@ class KnowledgeScores:
         found = _over_entities(losses, seed)
         if found is None:
             return None
-        mean, low, high = torch.tensor([found.mean, found.low, found.high]).exp().tolist()
+        mean, low, high = torch.tensor(found[:3]).exp().tolist()
         return Estimate(mean, low, high, found.n)
 
     @property

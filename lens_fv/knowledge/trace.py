@@ -10,11 +10,11 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import NonNegative, Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.heads.corruptions import noise_on
 from lens_fv.heads.means import last_tokens
+from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.inside import probe_mentions
 from lens_fv.knowledge.measure import probe_prompts
+from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
 from lens_fv.tasks import EncodedPrompt

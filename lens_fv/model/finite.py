@@ -50,7 +50,7 @@ def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run
     text = str(model.tokenizer.decode(list(tokens)))
     text = text if len(text) <= SHOWN else f"...{text[-SHOWN:]}"
     if place is None:
-        found = f"but only in the way it ran, not in a pass of its own (method='loop'); {_advice(model.tl, model.dtype)}"
+        found = f"but only in the way it ran, not in a pass of its own (backend='loop'); {_advice(model.tl, model.dtype)}"
     else:
         layer = f" (layer {place.split('.')[1]})" if place.startswith("blocks.") else ""
         found = f"first at {place}{layer}; {_advice(model.tl, model.dtype)}"

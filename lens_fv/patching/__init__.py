@@ -1,7 +1,7 @@
 """Activation patching: the engine that runs many counterfactual edits of the same prompts."""
 
 from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_alike, score_answers
-from lens_fv.patching.check import branch_way, check_engine
+from lens_fv.patching.check import check_engine, choose_backend
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.plan import Plan
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs, answer_ranks, final_states
@@ -19,8 +19,8 @@ __all__ = [
     "Plan",
     "answer_logprobs",
     "answer_ranks",
-    "branch_way",
     "check_engine",
+    "choose_backend",
     "final_states",
     "plan_branches",
     "run_branches",

@@ -47,7 +47,7 @@ def comparisons(
     last: Float[Tensor, "batch pos d_model"],
     logits: Float[Tensor, "batch pos vocab"],
 ) -> Iterator[Comparison]:
-    """Yield the comparisons that must hold for every model, whichever method runs its branches.
+    """Yield the comparisons that must hold for every model, whichever backend runs its branches.
 
     Args:
         model: Model to check.

@@ -48,8 +48,8 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         seed: Seed of the random tokens that are run.
 
     Returns:
-        The findings. The last one names the method by which branches run (see `run_branches`) and why it is not a faster one.
-        It passes if the faster methods cannot run (every `HookedTransformer`). It fails if every faster method that ran
+        The findings. The last one names the backend by which branches run (see `run_branches`) and why it is not a faster one.
+        It passes if the faster backends cannot run (every `HookedTransformer`). It fails if every faster backend that ran
         disagreed with the loop, because the model then does not behave as its architecture promises. If hooks do not fire or
         numbers are not finite, the checks end there, because later ones would be meaningless.
 
@@ -105,7 +105,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
-        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], method=engine.method)[0, :, 0]).softmax(-1)
+        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], backend=engine.backend)[0, :, 0]).softmax(-1)
         base, same, other = probs.split([1, len(heads), len(heads)])
         compare("a head replaced by itself changes nothing", largest_difference(same, base.expand_as(same)))
         dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, base[0])]
@@ -113,8 +113,8 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         findings.append(Finding("a head replaced by noise changes the answer", not dead, detail))
     ran = [trial.max_abs_error for trial in engine.trials if trial.max_abs_error is not None]
     error = f" (largest difference {engine.max_abs_error:.1e})" if engine.max_abs_error is not None else ""
-    passed = engine.method != "loop" or not ran
-    findings.append(Finding("branches equal the plain loop", passed, f"{engine.method}: {engine.reason}{error}"))
+    passed = engine.backend != "loop" or not ran
+    findings.append(Finding("branches equal the plain loop", passed, f"{engine.backend}: {engine.reason}{error}"))
     return findings
 
 

@@ -50,7 +50,7 @@ def test_rank_takes_every_option(run, tmp_path):
             if name not in ("--correction", "--source", "--noise"):
                 assert said[name[2:].replace("-", "_")] == value
         assert found["heads"] != plain["heads"]
-        assert all(0 < h["p"] <= 1 for h in found["heads"])
+        assert all(0 < h["p_value"] <= 1 for h in found["heads"])
     assert len(found["heads"]) == 6  # three layers of two groups
 
 

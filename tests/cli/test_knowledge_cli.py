@@ -51,11 +51,11 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0, (read, said)
     assert (code, read["sentences"], read["anchors"], read["transfer"]) == (0, 2 * 5, 0, nothing)
     assert WeightDelta.load(tmp_path / "read" / "update.safetensors").provenance.method == "distill"
-    code, texts, _ = run("distill", *rows, *FAST, "--target", "definition", "--method", "lora", "--out", "texts")
+    code, texts, _ = run("distill", *rows, *FAST, "--target", "definition", "--update", "lora", "--out", "texts")
     assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)
     assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
 
-    asked = ["mine", "texts/update.safetensors", *rows, "--elsewhere", "mine.jsonl"]
+    asked = ["mine", "texts/update.safetensors", *rows, "--locality", "mine.jsonl"]
     code, tested, _ = run("knowledge", "evaluate", *asked, "--out", "found.json")
     assert code == 0
     conditions = {row["condition"]: row for row in tested["conditions"]}
@@ -66,7 +66,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     with WeightDelta.load(tmp_path / "mine" / "update.safetensors").applied(model):
         own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
-    assert conditions["mine"]["elsewhere_accuracy"]["mean"] == own.accuracy().mean
+    assert conditions["mine"]["locality_accuracy"]["mean"] == own.accuracy().mean
     assert conditions["mine"]["kl_to_base"]["mean"] > 0
     assert conditions["base"]["kl_to_base"] is None
 
@@ -74,7 +74,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert run("knowledge", "export", "mine", "--out", "updated")[0] == 0
-    code, of_copy, _ = run("knowledge", "evaluate", *rows, "--model", "updated", "--elsewhere", "none", model=False)
+    code, of_copy, _ = run("knowledge", "evaluate", *rows, "--model", "updated", "--locality", "none", model=False)
     assert of_copy["conditions"][0]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean, rel=1e-5)
 
 
@@ -131,10 +131,10 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
     expected = asdict(DistillConfig.released(epochs=2, n_checkpoints=2))
     assert {name: said[name] for name in expected} == expected
     assert (found["sentences"], found["anchors"]) == (4, 0)
-    clipped = ["--clip", "0.5", "--top-k", "9", "--method", "lora", "--where", "after_mention", "--temperature", "1"]
+    clipped = ["--max-grad-norm", "0.5", "--top-k", "9", "--update", "lora", "--target-tokens", "after_mention", "--temperature", "1"]
     assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--n-sentences", "2", "--out", "mixed")[0] == 0
     mixed = WeightDelta.load(tmp_path / "mixed" / "update.safetensors").provenance.options
-    assert [mixed[name] for name in ("clip", "top_k", "method", "where", "temperature")] == [
+    assert [mixed[name] for name in ("max_grad_norm", "top_k", "update", "target_tokens", "temperature")] == [
         0.5,
         9,
         "lora",
@@ -142,7 +142,7 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
         1.0,
     ]
     assert mixed["optimizer"] == "per_sentence"
-    usual = ["--clip", "none", "--top-k", "none", "--out", "usual"]
+    usual = ["--max-grad-norm", "none", "--top-k", "none", "--out", "usual"]
     assert run("distill", *rows, *FAST, *TWO, *usual)[0] == 0
     plain = WeightDelta.load(tmp_path / "usual" / "update.safetensors").provenance.options
-    assert (plain["clip"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")
+    assert (plain["max_grad_norm"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")

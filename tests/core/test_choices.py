@@ -69,6 +69,8 @@ def options() -> Iterator[tuple[str, Callable[..., Any], str, list[Any]]]:
     for name, thing in public():
         owner = thing.__init__ if inspect.isclass(thing) else thing
         hints = get_type_hints(inspect.unwrap(owner), include_extras=True, localns=vars(lens_fv))
+        if hasattr(thing, "__signature__"):  # options that a dataclass states
+            hints |= {each.name: each.annotation for each in inspect.signature(thing).parameters.values()}
         for parameter in inspect.signature(thing).parameters.values():
             if parameter.name in hints:
                 yield name, thing, parameter.name, list(leaves(hints[parameter.name]))
@@ -167,6 +169,6 @@ def test_what_may_be_passed_is_passed(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_dataclass_is_checked_whenever_one_is_made():
     with pytest.raises(
-        LensFVError, match=r"^FinetuneConfig\(method='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
+        LensFVError, match=r"^FinetuneConfig\(update='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
     ):
-        dataclasses.replace(lens_fv.FinetuneConfig(), method="LoRA")
+        dataclasses.replace(lens_fv.FinetuneConfig(), update="LoRA")

@@ -31,7 +31,7 @@ def test_prediction_is_evaluated_beside_its_parts_and_the_direct_vector(tiny_mod
     split = split_pairs(target)
     again = evaluate(model, target, {"predicted": vectors["predicted"]}, split=split, n_shots=2, max_items=5)
     for condition in ("none", "k_shot", "predicted", "random"):
-        assert found[condition].logprob_per_answer == pytest.approx(again[condition].logprob_per_answer, abs=1e-5)
+        assert found[condition].logprob_per_answer.mean == pytest.approx(again[condition].logprob_per_answer.mean, abs=1e-5)
 
 
 def test_tuned_vectors_are_the_default(tiny_model):

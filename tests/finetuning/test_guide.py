@@ -16,8 +16,8 @@ from lens_fv.core.divergence import divergence
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide, GuideConfig
 from lens_fv.finetuning.regularizers.guide import IGNORED, last_prompt_token
-from lens_fv.finetuning.regularizers.penalties import importance
-from lens_fv.finetuning.regularizers.places import Places
+from lens_fv.finetuning.regularizers.hook_points import HookPoints
+from lens_fv.finetuning.regularizers.penalties import fisher_information
 from lens_fv.model.quiet import hushed
 from lens_fv.vectors import FunctionVector
 
@@ -82,7 +82,7 @@ def terms_of(guide, model, inputs, done=0.0):
 def test_places_are_those_of_transformerlens(tiny_model, huggingface_model, family, where):
     lens, hf = tiny_model(family), adapted(huggingface_model(family), trained=False).eval()
     ids, at = torch.tensor([[3, 8, 12, 7, 9], [5, 6, 2, 11, 4]]), torch.tensor([4, 2])
-    guide = Guide(hf, vector_of(lens), GuideConfig(intervene=1.0, where=where))
+    guide = Guide(hf, vector_of(lens), GuideConfig(intervene=1.0, site=where))
     with guide.places.reading(HEADS, at) as read, guide.places.adding(guide.edits, -0.5, at):
         got = hf(ids).logits
     for row in range(2):
@@ -111,7 +111,7 @@ def test_the_strength_is_the_published_staircase():
     settings = GuideConfig(intervene=-1.0)
     table = {0.0: 1, 0.24: 1, 0.26: 0.9, 0.31: 0.8, 0.40: 0.7, 0.50: 0.5, 0.55: 0.4, 0.70: 0.1, 0.75: 0, 1.0: 0}
     assert {done: round(-settings.strength(done), 9) for done in table} == pytest.approx(table)
-    assert replace(settings, flat=0.0, stairs=2).strength(0.3) == -0.5
+    assert replace(settings, hold_fraction=0.0, n_decay_steps=2).strength(0.3) == -0.5
     assert replace(settings, intervene=2.0).strength(0.1) == 2.0
 
 
@@ -131,12 +131,12 @@ def test_divergence_by_hand():
 def test_terms_are_their_formulas(student, vector, steer, direction):
     """Every one worked out from separate forward passes."""
     settings = GuideConfig(
-        distill=2.0, distill_all=0.5, steer=steer, direction=direction, heads=3.0, where="resid_post", temperature=3.0
+        distill=2.0, distill_all=0.5, steer=steer, direction=direction, heads=3.0, site="resid_post", temperature=3.0
     )
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, settings)
     found, logits = terms_of(guide, student, inputs)
-    places, rows = Places(student, 4), torch.arange(2)
+    places, rows = HookPoints(student, 4), torch.arange(2)
     with places.reading(HEADS, at) as own:
         plain = student(**inputs).logits
     with student.disable_adapter():
@@ -164,10 +164,10 @@ def test_terms_are_their_formulas(student, vector, steer, direction):
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
     settings = GuideConfig(
-        crossed=2.0, crossed_heads=3.0, n_crossed=3, intervene=1.0, direction=direction, temperature=3.0, where="heads"
+        swap=2.0, swap_heads=3.0, n_swap_prompts=3, intervene=1.0, direction=direction, temperature=3.0, site="heads"
     )
-    found, logits = terms_of(Guide(student, vector, settings, crossed=PROMPTS), student, batch(), done=0.1)
-    places, apart, distances = Places(student, 4), [], []
+    found, logits = terms_of(Guide(student, vector, settings, swap_prompts=PROMPTS), student, batch(), done=0.1)
+    places, apart, distances = HookPoints(student, 4), [], []
     for prompt in PROMPTS:  # alone, without padding, and without the vector that the batch has
         ids, at = torch.tensor([prompt]), torch.tensor([len(prompt) - 1])
         with torch.no_grad(), student.disable_adapter(), places.reading(HEADS, at) as base:
@@ -178,15 +178,15 @@ def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
             p, q = q, p
         apart.append((p.exp() * (p - q)).sum())
         distances.append(sum((own[head] - base[head]).square().mean() for head in HEADS))
-    expected = {"crossed": 2.0 * torch.stack(apart).mean(), "crossed_heads": 3.0 * torch.stack(distances).mean()}
+    expected = {"swap": 2.0 * torch.stack(apart).mean(), "swap_heads": 3.0 * torch.stack(distances).mean()}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
-    only = replace(settings, crossed=0.0, intervene=0.0)
-    alone, logits_alone = terms_of(Guide(student, vector, only, crossed=PROMPTS), student, batch(), done=0.1)
-    torch.testing.assert_close(alone["crossed_heads"], expected["crossed_heads"], atol=1e-5, rtol=1e-4)
+    only = replace(settings, swap=0.0, intervene=0.0)
+    alone, logits_alone = terms_of(Guide(student, vector, only, swap_prompts=PROMPTS), student, batch(), done=0.1)
+    torch.testing.assert_close(alone["swap_heads"], expected["swap_heads"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits_alone, student(**batch()).logits)
-    plain = replace(settings, crossed=0.0, crossed_heads=0.0)
+    plain = replace(settings, swap=0.0, swap_heads=0.0)
     torch.testing.assert_close(logits, terms_of(Guide(student, vector, plain), student, batch(), done=0.1)[1])
 
 
@@ -202,17 +202,17 @@ def test_crossed_prompts_of_a_model_that_gives_all_logits(huggingface_model, stu
     other = huggingface_model("llama")
     other.__class__ = OfAnotherHand
     other = adapted(other).eval()
-    settings = GuideConfig(crossed=2.0, n_crossed=3)
-    found, same = (terms_of(Guide(each, None, settings, crossed=PROMPTS), each, batch())[0] for each in (other, student))
-    torch.testing.assert_close(found["crossed"], same["crossed"])
+    settings = GuideConfig(swap=2.0, n_swap_prompts=3)
+    found, same = (terms_of(Guide(each, None, settings, swap_prompts=PROMPTS), each, batch())[0] for each in (other, student))
+    torch.testing.assert_close(found["swap"], same["swap"])
 
 
 def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(student):
     prompts = [[i, 3, 5] for i in range(1, 40)]
 
     def term(done, inputs):
-        guide = Guide(student, None, GuideConfig(crossed=1.0, n_crossed=2), crossed=prompts)
-        return float(terms_of(guide, student, inputs, done=done)[0]["crossed"].detach())
+        guide = Guide(student, None, GuideConfig(swap=1.0, n_swap_prompts=2), swap_prompts=prompts)
+        return float(terms_of(guide, student, inputs, done=done)[0]["swap"].detach())
 
     other = batch()
     other["input_ids"][0, 0] += 1
@@ -222,9 +222,9 @@ def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(studen
 
 
 def test_a_guide_that_begins_late_does_nothing_before(student, vector):
-    settings = GuideConfig(intervene=-2.0, distill=1.0, heads=1.0, crossed=1.0, begins=0.5)
-    late = Guide(student, vector, settings, crossed=PROMPTS)
-    always = Guide(student, vector, replace(settings, begins=0.0), crossed=PROMPTS)
+    settings = GuideConfig(intervene=-2.0, distill=1.0, heads=1.0, swap=1.0, start_fraction=0.5)
+    late = Guide(student, vector, settings, swap_prompts=PROMPTS)
+    always = Guide(student, vector, replace(settings, start_fraction=0.0), swap_prompts=PROMPTS)
     inputs, plain = batch(), student(**batch()).loss
     assert torch.equal(late.loss(student, inputs, done=0.49), plain)
     assert late.seen == 0
@@ -234,7 +234,7 @@ def test_a_guide_that_begins_late_does_nothing_before(student, vector):
 
 def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vector):
     inputs, at = batch(), torch.tensor([3, 1])
-    guide = Guide(student, vector, GuideConfig(intervene=-2.0, heads=1.0, where="heads"))
+    guide = Guide(student, vector, GuideConfig(intervene=-2.0, heads=1.0, site="heads"))
     _, whole = terms_of(guide, student, inputs, done=0.1)
     with guide.places.adding(guide.edits, -2.0, at):
         expected = student(**inputs).logits
@@ -252,15 +252,15 @@ def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vec
 
 def test_an_unchanged_model_is_exactly_its_teacher(huggingface_model, tiny_model):
     model = adapted(huggingface_model("llama"), trained=False).train()
-    settings = GuideConfig(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, matched="all", crossed=1.0)
-    found, _ = terms_of(Guide(model, None, settings, crossed=PROMPTS), model, batch())
+    settings = GuideConfig(distill=1.0, distill_all=1.0, steer=0.0, heads=1.0, head_subset="all", swap=1.0)
+    found, _ = terms_of(Guide(model, None, settings, swap_prompts=PROMPTS), model, batch())
     assert [float(value.detach()) for value in found.values()] == [0.0, 0.0, 0.0, 0.0]
-    linear = replace(settings, matched="vector", linear=True, crossed=0.0, crossed_heads=1.0)
-    found, _ = terms_of(Guide(model, vector_of(tiny_model("llama")), linear, crossed=PROMPTS), model, batch())
-    assert (float(found["heads"].detach()), float(found["crossed_heads"].detach())) == (0.0, 0.0)
+    linear = replace(settings, head_subset="vector", learn_projection=True, swap=0.0, swap_heads=1.0)
+    found, _ = terms_of(Guide(model, vector_of(tiny_model("llama")), linear, swap_prompts=PROMPTS), model, batch())
+    assert (float(found["heads"].detach()), float(found["swap_heads"].detach())) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["kl", "lwf", "l2", "crossed", "crossed-kl"])
+@pytest.mark.parametrize("name", ["kl", "lwf", "l2", "swap", "swap-kl"])
 @pytest.mark.parametrize("length", [5, 8, 40])
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_the_same_to_the_bit_whatever_the_rows(huggingface_model, name, length, rows):
@@ -270,27 +270,27 @@ def test_the_same_to_the_bit_whatever_the_rows(huggingface_model, name, length, 
     labels = ids.clone()
     labels[:, :-3] = IGNORED
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    found, _ = terms_of(Guide(model, None, PRESETS[name], crossed=PROMPTS), model, inputs)
+    found, _ = terms_of(Guide(model, None, PRESETS[name], swap_prompts=PROMPTS), model, inputs)
     assert {float(value.detach()) for value in found.values()} == {0.0}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        GuideConfig(intervene=-1.0, where="heads"),
+        GuideConfig(intervene=-1.0, site="heads"),
         GuideConfig(distill=1.0),
-        GuideConfig(distill_all=1.0, direction="forward", where="resid_post"),
+        GuideConfig(distill_all=1.0, direction="forward", site="resid_post"),
         GuideConfig(heads=1.0),
-        GuideConfig(heads=1.0, linear=True),
-        GuideConfig(crossed=1.0, intervene=1.0),
-        GuideConfig(crossed_heads=1.0),
+        GuideConfig(heads=1.0, learn_projection=True),
+        GuideConfig(swap=1.0, intervene=1.0),
+        GuideConfig(swap_heads=1.0),
         replace(PRESETS["fv"], distill_gate=0.0, heads_gate=0.0, intervene=0.5),
     ],
 )
 def test_gradients_are_those_of_finite_differences(huggingface_model, tiny_model, settings):
     vector = vector_of(tiny_model("gpt2"))  # whose norms are in double precision too, unlike Llama's
     model = adapted(huggingface_model("gpt2").double()).eval()
-    guide = Guide(model, vector, settings, crossed=PROMPTS).double()
+    guide = Guide(model, vector, settings, swap_prompts=PROMPTS).double()
     inputs = batch()
 
     def loss():
@@ -341,7 +341,7 @@ def test_gates(student, vector, caplog):
 def test_heads_behind_a_steered_pass_are_those_of_a_pass(tiny_model, huggingface_model, family, quick, distill_all):
     """By one token more a row where the model lets it; the first batch, and a longer one, are read by a pass as well."""
     hf, vector = adapted(huggingface_model(family)).eval(), vector_of(tiny_model(family))
-    gated = GuideConfig(distill=1.0, distill_all=distill_all, heads=1.0, heads_gate=1e-3, where="attn_out")
+    gated = GuideConfig(distill=1.0, distill_all=distill_all, heads=1.0, heads_gate=1e-3, site="attn_out")
     one, other = (Guide(hf, vector, s).teacher for s in (gated, replace(gated, heads_gate=0.0)))
     passes: list[tuple[int, ...]] = []
     hf.get_input_embeddings().register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
@@ -401,7 +401,7 @@ def test_learning_without_forgetting_has_the_updates_of_before_for_a_teacher(hug
     later, logits = terms_of(guide, student, batch())
     p, q = ((each[torch.arange(2), torch.tensor([3, 1])]).log_softmax(-1) for each in (before, logits))
     torch.testing.assert_close(later["distill"], (q.exp() * (q - p)).sum(-1).mean(), atol=1e-5, rtol=1e-4)
-    given = Guide(student, None, settings, before=was)
+    given = Guide(student, None, settings, previous=was)
     torch.testing.assert_close(terms_of(given, student, batch())[0]["distill"], later["distill"])
     torch.testing.assert_close(student(**batch()).logits, logits)
 
@@ -414,13 +414,13 @@ def test_the_fv_presets_teacher_is_the_model_with_all_earlier_updates_merged(stu
     for parameter in (p for p in student.parameters() if p.requires_grad):
         parameter.data = parameter.data + 0.2  # the next task's
     found, logits = terms_of(guide, student, batch())
-    places, inputs, at = Places(merged, 4), batch(), torch.tensor([3, 1])
+    places, inputs, at = HookPoints(merged, 4), batch(), torch.tensor([3, 1])
     with torch.no_grad():
         with places.reading(HEADS, at) as plain:
             merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         with places.adding(guide.edits, 1.0, at):
             taught = merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    with Places(student, 4).reading(HEADS, at) as own:
+    with HookPoints(student, 4).reading(HEADS, at) as own:
         student(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     p, q = ((each[torch.arange(2), at] / 2.0).log_softmax(-1) for each in (taught, logits))
     torch.testing.assert_close(found["distill"], (q.exp() * (q - p)).sum(-1).mean(), atol=1e-5, rtol=1e-4)
@@ -456,14 +456,14 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
     with pytest.raises(LensFVError, match=r"head 9\.0: the model has layers 0 to 2"):
         Guide(student, beyond, GuideConfig(heads=1.0))
     tuned = vector.with_vector(vector.vector, method="tuned", options={})
-    for settings in (GuideConfig(heads=1.0), GuideConfig(intervene=1.0, where="heads")):
+    for settings in (GuideConfig(heads=1.0), GuideConfig(intervene=1.0, site="heads")):
         with pytest.raises(LensFVError, match="vector that has none"):
             Guide(student, tuned, settings)
     with pytest.raises(LensFVError, match="without a vector"):
         Guide(student, None, GuideConfig(distill=1.0))
     for prompts in ((), [[1, 2], []]):
         with pytest.raises(LensFVError, match=rf"there are {len(prompts)}, {len(prompts) // 2} of them empty"):
-            Guide(student, None, GuideConfig(crossed=1.0), crossed=prompts)
+            Guide(student, None, GuideConfig(swap=1.0), swap_prompts=prompts)
     made, harmless = (Guide(student, vector, GuideConfig(**{term: 1.0})) for term in ("heads", "distill"))
     with hushed():
         student.gradient_checkpointing_enable()
@@ -476,10 +476,10 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
         {"distill": -1.0},
         {"temperature": 0.0},
         {"heads": math.nan},
-        {"flat": 0.6},
-        {"begins": 1.0},
-        {"stairs": 0},
-        {"n_crossed": 0},
+        {"hold_fraction": 0.6},
+        {"start_fraction": 1.0},
+        {"n_decay_steps": 0},
+        {"n_swap_prompts": 0},
     ):
         with pytest.raises(LensFVError, match=rf"GuideConfig\({next(iter(options))}=.*: it has to be"):
             GuideConfig(**options)
@@ -493,7 +493,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(student, vector):
         terms_of(guide, student, batch())
 
 
-@pytest.mark.parametrize("teacher", ["base", "before"])
+@pytest.mark.parametrize("teacher", ["base", "previous"])
 def test_an_interrupt_leaves_the_student_as_it_was(huggingface_model, vector, teacher):
     model = adapted(huggingface_model("llama"))
     for module in model.modules():
@@ -507,7 +507,7 @@ def test_an_interrupt_leaves_the_student_as_it_was(huggingface_model, vector, te
         ]
         return torch.is_grad_enabled(), modules, [(id(p), p.requires_grad, p.data_ptr()) for p in model.parameters()]
 
-    uses = [lambda: guide.loss(model, inputs), lambda: importance(model, [inputs])]
+    uses = [lambda: guide.loss(model, inputs), lambda: fisher_information(model, [inputs])]
     for use in uses:
         use()
         counted = Interrupting()

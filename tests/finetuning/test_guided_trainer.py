@@ -14,7 +14,7 @@ from lens_fv.finetuning.loop import trainer_arguments
 from lens_fv.finetuning.regularizers import Guide, GuideConfig, guided
 from lens_fv.finetuning.regularizers.guide import IGNORED
 
-SETTINGS = GuideConfig(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, where="heads")
+SETTINGS = GuideConfig(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, site="heads")
 
 
 def examples():
@@ -96,7 +96,7 @@ def test_evaluation_is_not_guided(trained):
 
 
 def test_maps_are_learned_and_a_run_that_was_stopped_goes_on_with_them(trained, tmp_path):
-    settings = GuideConfig(heads=5.0, linear=True)
+    settings = GuideConfig(heads=5.0, learn_projection=True)
     found, trainer = trained(settings, steps=4)
     maps = trainer.guide.maps
     assert len(maps) == 3

@@ -68,9 +68,9 @@ def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, v
 @pytest.mark.parametrize(
     "kept",
     [
-        {"guide": replace(PRESETS["fv"], linear=True, distill_gate=0.0, heads_gate=0.0), "replay": 0.25},
+        {"guide": replace(PRESETS["fv"], learn_projection=True, distill_gate=0.0, heads_gate=0.0), "replay": 0.25},
         {"guide": PRESETS["lwf"], "ewc": 10.0, "fisher": "example"},
-        {"guide": replace(PRESETS["crossed"], crossed_heads=1.0)},
+        {"guide": replace(PRESETS["swap"], swap_heads=1.0)},
         {"orthogonal": 0.5},
     ],
 )
@@ -161,8 +161,8 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     with pytest.raises(LensFVError, match="guided by another vector of one"):
         finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors={"one": random_like(vectors["one"])})
     for options, said in (
-        ({"method": "full", "guide": PRESETS["iv"]}, "takes low-rank updates"),
-        ({"method": "full", "orthogonal": 1.0}, "takes low-rank updates"),
+        ({"update": "full", "guide": PRESETS["iv"]}, "takes low-rank updates"),
+        ({"update": "full", "orthogonal": 1.0}, "takes low-rank updates"),
         ({"mixed": True, "ewc": 1.0}, "there are none"),
         ({"replay": 1.0}, "replay=1.0"),
         ({"ewc": -1.0}, "ewc=-1.0"),
@@ -190,13 +190,13 @@ def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
 
 
 def test_a_run_says_whose_instructions_it_was_guided_by(model_folder, tmp_path):
-    settings = replace(SMALL, guide=PRESETS["crossed"])
-    run = finetune(model_folder, TASKS[:1], tmp_path / "run", settings, others=TASKS)
-    assert run.about["crossed"] == ["two", "three"]
+    settings = replace(SMALL, guide=PRESETS["swap"])
+    run = finetune(model_folder, TASKS[:1], tmp_path / "run", settings, swap_tasks=TASKS)
+    assert run.about["swap_tasks"] == ["two", "three"]
     assert not same(
         updates(run.checkpoint()), updates(finetune(model_folder, TASKS[:1], tmp_path / "plain", SMALL).checkpoint())
     )
-    with pytest.raises(LensFVError, match=r"crossed \['two', 'three'\] \(asked: \['two'\]\)"):
-        finetune(model_folder, TASKS[:1], tmp_path / "run", settings, others=TASKS[:2])
+    with pytest.raises(LensFVError, match=r"swap_tasks \['two', 'three'\] \(asked: \['two'\]\)"):
+        finetune(model_folder, TASKS[:1], tmp_path / "run", settings, swap_tasks=TASKS[:2])
     with pytest.raises(LensFVError, match="there are 0"):
-        finetune(model_folder, TASKS[:1], tmp_path / "none", settings, others=TASKS[:1])
+        finetune(model_folder, TASKS[:1], tmp_path / "none", settings, swap_tasks=TASKS[:1])

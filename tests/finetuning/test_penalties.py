@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from test_guide import adapted, batch
 
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, elastic, importance
+from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
 from lens_fv.model.quiet import hushed
 
 
@@ -17,7 +17,7 @@ def trained_of(model):
 def test_importance_is_the_mean_squared_gradient(huggingface_model):
     model = adapted(huggingface_model("llama"))
     batches = [{key: value[i : i + 1] for key, value in batch().items()} for i in range(2)]
-    found, expected = importance(model, batches), {}
+    found, expected = fisher_information(model, batches), {}
     model.eval()
     for each in batches:
         model.zero_grad()
@@ -27,11 +27,11 @@ def test_importance_is_the_mean_squared_gradient(huggingface_model):
     for name, (f, was) in found.items():
         torch.testing.assert_close(f, expected[name])
         assert torch.equal(was, trained_of(model)[name])
-    twice = importance(model, batches, before=found)
+    twice = fisher_information(model, batches, previous=found)
     for name, (f, _) in twice.items():
         torch.testing.assert_close(f, 2 * expected[name])
     with pytest.raises(LensFVError, match="0 batches"):
-        importance(model, [])
+        fisher_information(model, [])
 
 
 def test_importance_by_examples_is_the_mean_over_single_ones(huggingface_model):
@@ -53,19 +53,19 @@ def test_importance_by_examples_is_the_mean_over_single_ones(huggingface_model):
             for name, p in trained_of(model).items():
                 expected[name] = expected.get(name, 0) + p.grad.square()
     assert n == 4
-    found, by_batch = (importance(model, batches, fisher=fisher) for fisher in ("example", "batch"))
+    found, by_batch = (fisher_information(model, batches, fisher=fisher) for fisher in ("example", "batch"))
     for name, (f, _) in found.items():
         torch.testing.assert_close(f, expected[name] / n, atol=1e-7, rtol=1e-3)
         assert not torch.allclose(f, by_batch[name][0], atol=1e-7, rtol=0.1)
     single = [{key: value[i : i + 1] for key, value in each.items()} for each in batches for i in range(2)]
-    for name, (f, _) in importance(model, single).items():
+    for name, (f, _) in fisher_information(model, single).items():
         assert torch.equal(f, found[name][0])
 
 
 def test_elastic_weights_are_pulled_back_by_their_importance(huggingface_model):
     model = adapted(huggingface_model("llama"))
-    kept = importance(model, [batch()])
-    penalty = elastic(model, kept, 3.0)
+    kept = fisher_information(model, [batch()])
+    penalty = ewc_penalty(model, kept, 3.0)
     assert float(penalty().detach()) == 0.0
     by = 0.5
     with torch.no_grad():

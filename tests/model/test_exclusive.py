@@ -69,9 +69,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
 
 
-def engine(model: LensModel, method: str) -> object:
+def engine(model: LensModel, backend: str) -> object:
     branches = [(), (Edit(1, torch.ones(model.d_head), head=1),), (Edit(0, torch.ones(model.d_model), mode="add"),)]
-    return run_branches(model, PROMPTS, branches, method=method)
+    return run_branches(model, PROMPTS, branches, backend=backend)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lens_fv.errors import LensFVError
 from lens_fv.heads import head_means, rank_heads
 from lens_fv.model import LensModel
-from lens_fv.patching import Branch, Edit, branch_way, run_branches, verify
+from lens_fv.patching import Branch, Edit, choose_backend, run_branches, verify
 from lens_fv.vectors import extract, tune
 
 TOKENS = torch.randint(1, 320, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -97,17 +97,19 @@ def test_the_projections_bias_counts_once(tiny_model, architecture):
 def test_carry_makes_up_for_a_norm_behind_attention(tiny_model):
     """Found on some prompts, right on others: in direction, and in length on average."""
     model = shaken(tiny_model("gemma3", fresh=True), "post_attention_layernorm")
-    carry = head_means(model, torch.randint(1, 320, (16, 9), generator=torch.Generator().manual_seed(1)).tolist()).carry
+    post_attn_gain = head_means(
+        model, torch.randint(1, 320, (16, 9), generator=torch.Generator().manual_seed(1)).tolist()
+    ).post_attn_gain
     written = seen_at_last_token(model, TOKENS, "hook_attn_out")
-    for summed, gain, wanted in zip(summed_heads(model, TOKENS), carry, written, strict=True):
+    for summed, gain, wanted in zip(summed_heads(model, TOKENS), post_attn_gain, written, strict=True):
         error, uncorrected = ((x - wanted).norm() / wanted.norm() for x in (summed * gain, summed))
         assert error < 0.25
         assert uncorrected > 0.5
 
 
 def test_carry_is_one_without_such_a_norm(tiny_model):
-    carry = head_means(tiny_model("qwen3"), TOKENS.tolist()).carry
-    torch.testing.assert_close(carry, torch.ones_like(carry), atol=1e-3, rtol=0)
+    post_attn_gain = head_means(tiny_model("qwen3"), TOKENS.tolist()).post_attn_gain
+    torch.testing.assert_close(post_attn_gain, torch.ones_like(post_attn_gain), atol=1e-3, rtol=0)
 
 
 def test_unembed_gives_the_forwards_logits(any_model):
@@ -187,7 +189,7 @@ def test_hooked_transformer_is_the_model_that_the_bridge_is(both, processing):
 def test_heads_of_a_hooked_transformer_rank_as_the_bridges_do(both, processing):
     """One model in the batch, the other in one pass: where a head's value bias is booked changes no effect."""
     slow, fast = (rank_heads(model, toy_task(), **SMALL) for model in (both[processing], both["bridge"]))
-    assert [branch_way(model) for model in (both[processing], both["bridge"])] == ["batched", "masked"]
+    assert [choose_backend(model) for model in (both[processing], both["bridge"])] == ["batched", "masked"]
     torch.testing.assert_close(slow.effects, fast.effects, atol=1e-5, rtol=1e-2)
 
 
@@ -201,7 +203,7 @@ def test_branches_of_a_hooked_transformer_equal_the_loop(both, processing):
     for branches, shared in ((edits(model), []), ([e for e in edits(model) if all(x.position == -1 for x in e)], noise)):
         asked = [Branch(tuple(made), answers) for made in branches]
         fast = run_branches(model, prompts, asked, shared=shared)
-        slow = run_branches(model, prompts, asked, shared=shared, method="loop")
+        slow = run_branches(model, prompts, asked, shared=shared, backend="loop")
         for got, want, answer in zip(fast, slow, answers, strict=True):
             torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 

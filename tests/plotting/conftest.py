@@ -29,7 +29,7 @@ def make_ranking() -> Callable[..., HeadRanking]:
             effects=effects,
             baseline=torch.zeros(trials),
             z=torch.zeros(LAYERS, HEADS, 4),
-            carry=torch.zeros(LAYERS, 8),
+            post_attn_gain=torch.zeros(LAYERS, 8),
             resid_norm=torch.ones(LAYERS),
             metric=metric,  # pyright: ignore[reportArgumentType]
         )

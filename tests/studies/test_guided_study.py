@@ -20,7 +20,7 @@ from lens_fv.studies.guided.training import means
 from lens_fv.studies.instruction.settings import InstructionSettings
 
 TRAIN = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
-ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "crossed", "crossed-heads", "crossed-kl"}
+ALL = {"lora", "full", "average", "o-lora", "replay", "ewc", "lwf", "kl", "iv", "fv", "swap", "swap-heads", "swap-kl"}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_everything_is_recorded(study, settings):
     assert {file.stem for file in (study.folder / "trajectories").iterdir()} == ALL | CONTROLS.keys()
     best = chosen(study)
     assert best["random"] == replace(best["fv"], control="random vectors")
-    assert best["other-heads"] == replace(best["crossed-heads"], control="other heads")
+    assert best["other-heads"] == replace(best["swap-heads"], control="other heads")
     assert best["lora"] == METHODS["lora"][0]
     record = json.loads((study.folder / "methods.json").read_text())["0/first/lora"]
     assert record["trained"] == ["task0", "task1"]

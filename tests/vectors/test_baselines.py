@@ -16,7 +16,7 @@ from lens_fv.vectors import random_like
 from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
 from lens_fv.vectors.baselines.head_weights import head_writes
 from lens_fv.vectors.baselines.lora import projections
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors.examples import validation_prompts
 
 FEW = {"pairs": 8, "steps": 5}
 SHOTS = {"n_shots": 2, "n_prompts": 3}
@@ -101,16 +101,16 @@ def test_layer_and_scale_are_the_best_on_validation(tiny_model):
 
 def test_head_writes_sum_to_the_projection(any_model):
     model = any_model
-    z, carry = torch.randn(model.n_layers, model.n_heads, model.d_head), torch.rand(model.n_layers, model.d_model)
-    summed = torch.stack([model.head_write(layer, z[layer]) * carry[layer] for layer in range(model.n_layers)])
-    torch.testing.assert_close(head_writes(model, z, carry).sum(1), summed, atol=1e-5, rtol=1e-4)
+    z, post_attn_gain = torch.randn(model.n_layers, model.n_heads, model.d_head), torch.rand(model.n_layers, model.d_model)
+    summed = torch.stack([model.head_write(layer, z[layer]) * post_attn_gain[layer] for layer in range(model.n_layers)])
+    torch.testing.assert_close(head_writes(model, z, post_attn_gain).sum(1), summed, atol=1e-5, rtol=1e-4)
 
 
 def test_head_weights_make_their_vector(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2)
     vector = train_head_weights(model, task, means=ranking, **FEW)
-    made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.carry)).sum((0, 1))
+    made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.post_attn_gain)).sum((0, 1))
     torch.testing.assert_close(vector.vector, made, atol=1e-4, rtol=1e-4)
     assert vector.weights.count_nonzero() > 0
     assert type(random_like(vector)).__name__ == "FunctionVector"
@@ -122,7 +122,7 @@ def test_learning_makes_training_answers_likelier(any_model, kind):
     split = split_pairs(task, seed=0)
     trained = MAKERS[kind](model, task, split=type(split)(split.train, split.train[:8], split.test))
     found = evaluate(model, task, {kind: trained}, split=type(split)(split.train, split.validation, split.train[:8]), n_shots=2)
-    assert found[kind].logprob_per_answer > found["none"].logprob_per_answer
+    assert found[kind].logprob_per_answer.mean > found["none"].logprob_per_answer.mean
 
 
 @pytest.mark.parametrize("kind", LEARNED)

@@ -29,7 +29,7 @@ def test_vector_is_the_sum_of_what_the_heads_write(tiny_model):
         model, task = tiny_model(architecture), toy_task()
         ranking = rank_heads(model, task, **SMALL)
         every = extract(model, task, ranking, n_heads=12, layer=0)
-        by_layer = [model.head_write(layer, ranking.z[layer]) * ranking.carry[layer] for layer in range(3)]
+        by_layer = [model.head_write(layer, ranking.z[layer]) * ranking.post_attn_gain[layer] for layer in range(3)]
         torch.testing.assert_close(every.vector, torch.stack(by_layer).sum(0), atol=1e-5, rtol=1e-4)
 
 
@@ -40,7 +40,7 @@ def test_bias_per_head_is_the_reference_codes_habit(tiny_model):
             block.attn.o.bias.normal_()
     ranking = rank_heads(model, task, **SMALL)
     plain, habit = (extract(model, task, ranking, n_heads=5, layer=0, bias_per_head=b) for b in (False, True))
-    biases = sum(model.tl.blocks[layer].attn.b_O * ranking.carry[layer] for layer, _ in plain.heads)
+    biases = sum(model.tl.blocks[layer].attn.b_O * ranking.post_attn_gain[layer] for layer, _ in plain.heads)
     torch.testing.assert_close(habit.vector - plain.vector, biases, atol=1e-4, rtol=1e-3)
 
 

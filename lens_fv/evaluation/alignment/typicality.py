@@ -15,7 +15,7 @@ from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, plain
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import bootstrap_interval
+from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.relations import without_own
 from lens_fv.evaluation.alignment.semeval import RatedRelation
@@ -31,16 +31,11 @@ class TypicalityResult(NamedTuple):
 
     Attributes:
         measure: see `typicality`; "one - other" for a difference.
-        spearman: correlation with human typicality within a relation, averaged over relations.
-        low, high: bootstrap interval over relations.
-        n: number of relations.
+        spearman: correlation with human typicality within a relation, averaged over relations, with its bootstrap interval.
     """
 
     measure: str
-    spearman: float
-    low: float
-    high: float
-    n: int
+    spearman: Estimate
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -109,12 +104,11 @@ class Typicality(Artefact):
         return self._result(f"{one} - {other}", rows)
 
     def _result(self, name: str, rows: Tensor) -> TypicalityResult:
-        values: list[float] = rows.tolist()
-        return TypicalityResult(name, float(rows.mean()), *bootstrap_interval(values, seed=self.provenance.seed), len(values))
+        return TypicalityResult(name, estimate(rows.tolist(), seed=self.provenance.seed))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        rows = {r.measure: f"Spearman {r.spearman:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in self.results}
+        rows = {r.measure: f"Spearman {r.spearman:+.2f}" for r in self.results}
         return super().summary() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
 
 

@@ -41,7 +41,7 @@ def check_checkpointing(model: nn.Module, settings: GuideConfig) -> None:
 
     The check also runs before each step, because trainers turn checkpointing on when they start.
     """
-    if not (settings.intervene or settings.heads or settings.crossed_heads):
+    if not (settings.intervene or settings.heads or settings.swap_heads):
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise LensFVError("guide with gradient checkpointing: what is run again would miss the hooks; turn it off")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lens_fv.core.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.checks import check_checkpointing, check_updates, check_vector
-from lens_fv.finetuning.regularizers.crossed import Crossed
-from lens_fv.finetuning.regularizers.places import Head, Places
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
+from lens_fv.finetuning.regularizers.instruction_swap import InstructionSwap
 from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.finetuning.regularizers.teacher import Teacher
 from lens_fv.patching import Edit
@@ -30,19 +30,19 @@ class Guide(nn.Module):
     """Add regularisation terms to the fine-tuning loss that preserve a vector's computation (Jiang et al. 2024, 2025).
 
     The teacher is the student without its updates, which takes one model in memory and one additional forward pass per step. If
-    the teacher is steered and heads are matched, each row needs one more token (`PlainHeads`), or a second pass without
-    `heads_gate`. The guide is a module because it may have linear maps to learn (`GuideConfig.linear`).
+    the teacher is steered and heads are matched, each row needs one more token (`UnsteeredHeads`), or a second pass without
+    `heads_gate`. The guide is a module because it may have linear maps to learn (`GuideConfig.learn_projection`).
 
     Args:
         model: PEFT model being trained.
         vector: vector of the model without updates; None only if no term needs it (`steer` 0, all heads, no intervention).
         settings: terms and their weights.
-        before: values of the trained parameters by name, for the teacher "before"; default: their current values.
-        crossed: token ids of the prompts for the terms `crossed` and `crossed_heads`.
+        before: values of the trained parameters by name, for the teacher "previous"; default: their current values.
+        swap_prompts: token ids of the prompts for the terms `swap` and `swap_heads`.
 
     Raises:
         LensFVError: a model without updates that can be turned off, a vector of another model or without the required heads, no
-            prompts for the `crossed` terms, or gradient checkpointing with terms that need hooks.
+            prompts for the `swap` terms, or gradient checkpointing with terms that need hooks.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Guide(nn.Module):
         vector: FunctionVector | None,
         settings: GuideConfig,
         *,
-        before: Mapping[str, Tensor] | None = None,
-        crossed: Sequence[Sequence[int]] = (),
+        previous: Mapping[str, Tensor] | None = None,
+        swap_prompts: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         check_checkpointing(model, settings)
@@ -60,27 +60,27 @@ class Guide(nn.Module):
         self.seen = 0
         self.opened: dict[str, int] = {}
         steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
-        if vector is None and settings.takes_vector:
-            raise LensFVError("guide without a vector: only steer=0 with no intervention, or matched='all', go without one")
+        if vector is None and settings.needs_vector:
+            raise LensFVError("guide without a vector: only steer=0 with no intervention, or head_subset='all', go without one")
         check_updates(model)
         config: Any = model.config
-        self.places = Places(model, config.num_attention_heads)
+        self.places = HookPoints(model, config.num_attention_heads)
         self._d_head = self.places.d_head
         if vector is not None:
             check_vector(vector, config, self._d_head)
         self.edits = _edits(vector, settings) if vector is not None and steered else []
         self.matched = self._matched(vector) if settings.heads else []
-        apart = self._matched(vector) if settings.crossed_heads else []
+        apart = self._matched(vector) if settings.swap_heads else []
         self.places.check([*self.matched, *apart, *((e.layer, e.head) for e in self.edits if e.head is not None)])
-        if settings.teacher == "before":
+        if settings.teacher == "previous":
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-            before = {name: (before or trained)[name].detach().clone().to(p) for name, p in trained.items()}
+            previous = {name: (previous or trained)[name].detach().clone().to(p) for name, p in trained.items()}
         self.teacher = Teacher(
-            settings, self.places, self.edits, self.matched, before if settings.teacher == "before" else None
+            settings, self.places, self.edits, self.matched, previous if settings.teacher == "previous" else None
         )
-        self._crossed = Crossed(crossed, settings, self.places, apart) if settings.crosses else None
+        self._crossed = InstructionSwap(swap_prompts, settings, self.places, apart) if settings.uses_swap else None
         self.maps = nn.ParameterDict()
-        if settings.linear:
+        if settings.learn_projection:
             device = next(model.parameters()).device
             for layer, head in self.matched:
                 self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self._d_head, device=device))
@@ -109,7 +109,7 @@ class Guide(nn.Module):
             A function from the student's logits to the weighted terms.
         """
         s = self.settings
-        if s.idle or done < s.begins:
+        if s.idle or done < s.start_fraction:
             yield lambda logits: {}  # noqa: ARG005
             return
         check_checkpointing(model, s)
@@ -171,10 +171,10 @@ class Guide(nn.Module):
         return value * is_open
 
     def _matched(self, vector: FunctionVector | None) -> list[Head]:
-        if self.settings.matched == "all":
+        if self.settings.head_subset == "all":
             return [(layer, head) for layer in sorted(self.places.projections) for head in range(self.places.n_heads)]
         if vector is None or not vector.heads:
-            raise LensFVError("match the heads of a vector that has none, such as a tuned one; use matched='all'")
+            raise LensFVError("match the heads of a vector that has none, such as a tuned one; use head_subset='all'")
         return list(vector.heads)
 
     def report(self) -> None:
@@ -200,7 +200,7 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
 
 
 def _edits(vector: FunctionVector, settings: GuideConfig) -> list[Edit]:
-    where = settings.where or ("heads" if vector.site == "heads" else "resid_post")
+    where = settings.site or ("heads" if vector.site == "heads" else "resid_post")
     if where == "heads":
         if not vector.heads:
             raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use where='resid_post'")

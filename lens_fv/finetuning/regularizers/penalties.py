@@ -15,10 +15,10 @@ Importance = dict[str, tuple[Tensor, Tensor]]
 """By parameter name: the Fisher information of each entry, and the parameter's value at that time."""
 
 
-def importance(
+def fisher_information(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
-    before: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    previous: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     *,
     fisher: Fisher = "batch",
 ) -> Importance:
@@ -26,12 +26,12 @@ def importance(
 
     It is the mean squared gradient of the answers' loss, which is in nats per token. A batch gradient is a mean of example
     gradients; if these were independent, its square would be that of an example divided by the batch size. The weight of
-    `elastic` is therefore specific to the kind of information, and for "batch" also to the batch size.
+    `ewc_penalty` is therefore specific to the kind of information, and for "batch" also to the batch size.
 
     Args:
         model: model with trainable parameters.
         batches: `input_ids`, `attention_mask`, `labels`.
-        before: importance of earlier tasks, which is added.
+        previous: importance of earlier tasks, which is added.
         fisher: "batch" squares the gradients of whole batches, with one backward pass per batch; "example" squares those of
             single examples, which matches the definition but needs one pass per example.
 
@@ -53,8 +53,8 @@ def importance(
             for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
                     found[name] += gradient.detach().square() / len(shown)
-    for name in found if before else ():
-        found[name] += before[name][0].to(found[name]) if before else 0
+    for name in found if previous else ():
+        found[name] += previous[name][0].to(found[name]) if previous else 0
     return {name: (found[name], trained[name].detach().clone()) for name in found}
 
 
@@ -63,7 +63,7 @@ def _rows(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield {name: value[i : i + 1] for name, value in batch.items()}
 
 
-def elastic(model: nn.Module, kept: Importance, weight: float) -> Callable[[], Tensor]:
+def ewc_penalty(model: nn.Module, kept: Importance, weight: float) -> Callable[[], Tensor]:
     """Elastic weight consolidation: weight x sum of (importance x squared change) (Kirkpatrick et al. 2017).
 
     Their penalty is half of lambda times that sum, so `weight` is lambda / 2. It is added to a loss in nats per token.

@@ -9,9 +9,9 @@ from lens_fv.core.choices import Count, Finite, NonNegative, PartialShare, Posit
 from lens_fv.core.divergence import Direction
 from lens_fv.errors import LensFVError
 
-Where = Literal["heads", "resid_post", "attn_out"]
-Matched = Literal["vector", "all"]
-Teacher = Literal["base", "before"]
+GuideSite = Literal["heads", "resid_post", "attn_out"]
+HeadSubset = Literal["vector", "all"]
+Teacher = Literal["base", "previous"]
 
 
 @checked
@@ -25,9 +25,9 @@ class GuideConfig:
     Attributes:
         intervene: factor by which the vector is added to the student at the last prompt token during training. A negative
             factor subtracts the vector, so that the updates need not rebuild its effect. 0: no intervention.
-        flat: share of the steps at the start with the full intervention, and share at the end without any; it decays in
+        hold_fraction: fraction of the steps at the start with the full intervention, and at the end without any; it decays in
             between.
-        stairs: number of equal steps in which the intervention decays.
+        n_decay_steps: number of equal steps in which the intervention decays.
         distill: weight of the divergence from the teacher at the last prompt token. The teacher is the model without its
             updates, with `steer` times the vector added.
         distill_all: weight of the same divergence at all tokens, summed over each row.
@@ -38,29 +38,30 @@ class GuideConfig:
         distill_gate: threshold up to which a divergence counts as 0.
         heads: weight of the squared distance between each head's outputs in the student and in the unsteered teacher at the
             last prompt token, averaged over the head's dimensions and the rows, and summed over heads.
-        matched: heads to match: those of the "vector", or "all".
+        head_subset: heads to match: those of the "vector", or "all".
         heads_gate: threshold up to which a head's distance counts as 0.
-        linear: whether to map each head's output in the student by its own learned linear map, initialised to the identity.
-        crossed: weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
+        learn_projection: whether to map each head's output in the student by a learned linear map of its own, initialised to
+            the identity.
+        swap: weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
             tasks' instructions (`instruction_swapped_prompts`).
-        crossed_heads: weight of the squared distance between the matched heads' outputs in student and teacher on these
+        swap_heads: weight of the squared distance between the matched heads' outputs in student and teacher on these
             prompts, averaged over the head's dimensions and the prompts, and summed over heads.
-        n_crossed: number of such prompts per step.
-        where: where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
+        n_swap_prompts: number of such prompts per step.
+        site: where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
             adds the vector after its layer; "attn_out" adds it to the attention output of its layer; None means
             "heads" for vectors with site "heads", else "resid_post".
-        teacher: "base" is the initial model without any updates; "before" is the model before the current task (learning
+        teacher: "base" is the initial model without any updates; "previous" is the model before the current task (learning
             without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights, so its teacher is
             the model before the task. For the first task the two are the same.
-        begins: share of the steps before the guide starts. Until then it has no effect and no cost.
+        start_fraction: fraction of the steps before the guide starts. Until then it has no effect and no cost.
 
     Raises:
         LensFVError: a value out of range.
     """
 
     intervene: Finite = 0.0
-    flat: Share = 0.25
-    stairs: Count = 10
+    hold_fraction: Share = 0.25
+    n_decay_steps: Count = 10
     distill: NonNegative = 0.0
     distill_all: NonNegative = 0.0
     steer: Finite = 1.0
@@ -68,58 +69,60 @@ class GuideConfig:
     temperature: Positive = 2.0
     distill_gate: NonNegative = 0.0
     heads: NonNegative = 0.0
-    matched: Matched = "vector"
+    head_subset: HeadSubset = "vector"
     heads_gate: NonNegative = 0.0
-    linear: bool = False
-    crossed: NonNegative = 0.0
-    crossed_heads: NonNegative = 0.0
-    n_crossed: Count = 4
-    where: Where | None = None
+    learn_projection: bool = False
+    swap: NonNegative = 0.0
+    swap_heads: NonNegative = 0.0
+    n_swap_prompts: Count = 4
+    site: GuideSite | None = None
     teacher: Teacher = "base"
-    begins: PartialShare = 0.0
+    start_fraction: PartialShare = 0.0
 
     def __post_init__(self) -> None:
-        if self.flat > 0.5:
-            raise LensFVError(f"GuideConfig(flat={self.flat}): it has to be at most 0.5, as it counts at both ends")
+        if self.hold_fraction > 0.5:
+            raise LensFVError(
+                f"GuideConfig(hold_fraction={self.hold_fraction}): it has to be at most 0.5, as it counts at both ends"
+            )
 
     @property
     def idle(self) -> bool:
         """Whether all terms are disabled, so that training proceeds as without a guide."""
-        return not (self.intervene or self.distill or self.distill_all or self.heads or self.crosses)
+        return not (self.intervene or self.distill or self.distill_all or self.heads or self.uses_swap)
 
     @property
-    def crosses(self) -> bool:
+    def uses_swap(self) -> bool:
         """Whether a term uses instruction-swapped prompts."""
-        return bool(self.crossed or self.crossed_heads)
+        return bool(self.swap or self.swap_heads)
 
     @property
-    def takes_vector(self) -> bool:
+    def needs_vector(self) -> bool:
         """Whether a term uses a vector."""
         steered = self.intervene or (self.steer and (self.distill or self.distill_all))
-        return bool(steered or ((self.heads or self.crossed_heads) and self.matched == "vector"))
+        return bool(steered or ((self.heads or self.swap_heads) and self.head_subset == "vector"))
 
     def strength(self, done: float) -> float:
         """Return the intervention's factor at a share of training from 0 to 1 (Jiang et al. 2024)."""
-        if done < self.flat:
+        if done < self.hold_fraction:
             return self.intervene
-        if done >= 1 - self.flat:
+        if done >= 1 - self.hold_fraction:
             return 0.0
         # Rounding first keeps floating-point error from moving the ceiling up by one step.
-        stair = math.ceil(round((done - self.flat) * self.stairs / (1 - 2 * self.flat), 9))
-        return self.intervene * (1 - stair / self.stairs)
+        stair = math.ceil(round((done - self.hold_fraction) * self.n_decay_steps / (1 - 2 * self.hold_fraction), 9))
+        return self.intervene * (1 - stair / self.n_decay_steps)
 
 
 PRESETS: Mapping[str, GuideConfig] = {
-    "iv": GuideConfig(intervene=-1.0, distill=1.0, where="heads"),
+    "iv": GuideConfig(intervene=-1.0, distill=1.0, site="heads"),
     "fv": GuideConfig(
-        distill=1.0, distill_all=0.1, distill_gate=0.1, heads=1.0, heads_gate=0.01, where="attn_out", teacher="before"
+        distill=1.0, distill_all=0.1, distill_gate=0.1, heads=1.0, heads_gate=0.01, site="attn_out", teacher="previous"
     ),
     "kl": GuideConfig(distill=1.0, steer=0.0),
-    "l2": GuideConfig(heads=1.0, matched="all"),
-    "lwf": GuideConfig(distill=1.0, steer=0.0, teacher="before"),
-    "crossed": GuideConfig(crossed=10.0),
-    "crossed-heads": GuideConfig(crossed_heads=10.0),
-    "crossed-kl": GuideConfig(distill=1.0, steer=0.0, crossed=10.0, n_crossed=2),
+    "l2": GuideConfig(heads=1.0, head_subset="all"),
+    "lwf": GuideConfig(distill=1.0, steer=0.0, teacher="previous"),
+    "swap": GuideConfig(swap=10.0),
+    "swap-heads": GuideConfig(swap_heads=10.0),
+    "swap-kl": GuideConfig(distill=1.0, steer=0.0, swap=10.0, n_swap_prompts=2),
 }
 """Guides by name: those of the two papers with the settings of their code ("fv" has the weights of its third sequence),
 baselines, and our own.

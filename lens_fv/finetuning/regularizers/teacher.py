@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.finetuning.regularizers.places import Head, Places
-from lens_fv.finetuning.regularizers.plain_heads import PlainHeads
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
 from lens_fv.finetuning.regularizers.settings import GuideConfig
+from lens_fv.finetuning.regularizers.unsteered_heads import UnsteeredHeads
 from lens_fv.model.cache import cache_of
 from lens_fv.model.exclusive import exclusive, modules_of
 from lens_fv.model.gate import Gate
@@ -33,14 +33,14 @@ class Teacher:
     def __init__(
         self,
         settings: GuideConfig,
-        places: Places,
+        places: HookPoints,
         edits: Sequence[Edit],
-        matched: Sequence[Head],
-        before: Mapping[str, Tensor] | None,
+        heads: Sequence[Head],
+        previous: Mapping[str, Tensor] | None,
     ) -> None:
-        self._settings, self._places, self._before = settings, places, before
+        self._settings, self._places, self._before = settings, places, previous
         self._edits = list(edits) if settings.steer else []
-        self._matched, self._plain = list(matched), PlainHeads(places, matched, exact=not settings.heads_gate)
+        self._matched, self._plain = list(heads), UnsteeredHeads(places, heads, exact=not settings.heads_gate)
 
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]

@@ -13,7 +13,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide
-from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, elastic, importance
+from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import hushed
@@ -74,7 +74,7 @@ class GuidedBench:
 def bench_guided(
     subject: Subject,
     *,
-    methods: Sequence[str] = ("iv", "fv", "kl", "crossed", "crossed-kl"),
+    methods: Sequence[str] = ("iv", "fv", "kl", "swap", "swap-kl"),
     rows: Count = 8,
     tokens: Annotated[int, Ge(5)] = 32,
     repeats: Count = 5,
@@ -140,11 +140,11 @@ def _step(
     guide: Guide | None = None
     if name in PRESETS:
         own = {each: p.detach().clone() for each, p in trained.named_parameters() if p.requires_grad}
-        before = own if PRESETS[name].teacher == "before" else None
-        guide = Guide(trained, vector, PRESETS[name], before=before, crossed=prompts)
+        before = own if PRESETS[name].teacher == "previous" else None
+        guide = Guide(trained, vector, PRESETS[name], previous=before, swap_prompts=prompts)
     penalties: list[Callable[[], Tensor]] = []
     if name == "ewc":
-        penalties.append(elastic(trained, importance(trained, [batch]), 1.0))
+        penalties.append(ewc_penalty(trained, fisher_information(trained, [batch]), 1.0))
     if name == "o-lora":
         penalties.append(OrthogonalBlocks(trained, RANK, 1, 1.0))
 

@@ -18,7 +18,7 @@ from lens_fv.studies.guided.training import trained_and_asked
 
 CONTROLS: Mapping[str, tuple[str, Literal["random vectors", "other heads"]]] = {
     "random": ("fv", "random vectors"),
-    "other-heads": ("crossed-heads", "other heads"),
+    "other-heads": ("swap-heads", "other heads"),
 }
 """Control methods: the guide each is based on, and what replaces its vectors or heads."""
 REPEATS = 5
@@ -76,11 +76,11 @@ def ablate(study: Study) -> None:
     """Change one setting of a method at a time, on the first sequence with the first seed, with one record per change."""
     s, taken, asked = study.settings, chosen(study), {}
     changed = {name: taken[of].guided(**changes) for name, (of, changes) in s.ablations.items() if of in taken}
-    for of in (name for name in ("fv", "crossed-heads") if name in taken):
+    for of in (name for name in ("fv", "swap-heads") if name in taken):
         changed |= {f"{of}, {n} heads": replace(taken[of], n_heads=n) for n in s.head_counts}
     if "fv" in taken:
         changed |= {f"fv, at {depth:.0%} of the depth": replace(taken["fv"], depth=depth) for depth in s.depths}
-    for of in (name for name in ("lora", "kl", "crossed-kl") if name in taken):
+    for of in (name for name in ("lora", "kl", "swap-kl") if name in taken):
         changed |= {f"{of}, {n} epochs": replace(taken[of], training={**taken[of].training, "epochs": n}) for n in s.epochs}
     seed, sequence = s.ground.seeds[0], s.reported[0]
     for name, method in changed.items():

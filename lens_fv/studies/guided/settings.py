@@ -16,7 +16,7 @@ from lens_fv.studies.parts import note_versions
 
 CHOOSING = "choosing"
 CHOSEN_BY = ("adjective-superlative", "country-language", "verb-gerund")
-IV, CROSSED, CROSSED_HEADS, CROSSED_KL = (PRESETS[name] for name in ("iv", "crossed", "crossed-heads", "crossed-kl"))
+IV, SWAP, SWAP_HEADS, SWAP_KL = (PRESETS[name] for name in ("iv", "swap", "swap-heads", "swap-kl"))
 FV = replace(PRESETS["fv"], teacher="base")
 """Variant used in the study: the preset's own teacher is the model before each task."""
 
@@ -50,7 +50,7 @@ class Method:
 
 METHODS: Mapping[str, tuple[Method, ...]] = {
     "lora": (Method(),),
-    "full": tuple(Method({"method": "full", "learning_rate": rate}) for rate in (1e-5, 5e-5)),
+    "full": tuple(Method({"update": "full", "learning_rate": rate}) for rate in (1e-5, 5e-5)),
     "replay": tuple(Method({"replay": share}) for share in (0.1, 0.25)),
     "ewc": tuple(Method({"ewc": weight}) for weight in (1e2, 1e4)),
     "o-lora": tuple(Method({"orthogonal": weight}) for weight in (0.05, 0.5)),
@@ -60,14 +60,14 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
     "l2": tuple(Method({"guide": replace(PRESETS["l2"], heads=weight)}) for weight in (1.0, 10.0)),
     "iv": tuple(Method({"guide": replace(IV, distill=weight)}) for weight in (1.0, 10.0)),
     "fv": tuple(Method({"guide": replace(FV, distill=weight)}) for weight in (1.0, 20.0)),
-    "crossed": (
-        *(Method({"guide": replace(CROSSED, crossed=weight)}) for weight in (1.0, 10.0, 30.0)),
-        Method({"guide": replace(CROSSED, crossed=20.0, begins=0.5)}),
+    "swap": (
+        *(Method({"guide": replace(SWAP, swap=weight)}) for weight in (1.0, 10.0, 30.0)),
+        Method({"guide": replace(SWAP, swap=20.0, start_fraction=0.5)}),
     ),
-    "crossed-heads": tuple(Method({"guide": replace(CROSSED_HEADS, crossed_heads=weight)}) for weight in (1.0, 10.0)),
-    "crossed-kl": (
-        Method({"guide": CROSSED_KL}),
-        Method({"guide": replace(CROSSED_KL, crossed=20.0, n_crossed=4, begins=0.5)}),
+    "swap-heads": tuple(Method({"guide": replace(SWAP_HEADS, swap_heads=weight)}) for weight in (1.0, 10.0)),
+    "swap-kl": (
+        Method({"guide": SWAP_KL}),
+        Method({"guide": replace(SWAP_KL, swap=20.0, n_swap_prompts=4, start_fraction=0.5)}),
     ),
 }
 """Candidate settings by method, to be tried on the tuning sequence; "average" uses the runs of "lora"."""
@@ -75,25 +75,25 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "iv, adding": ("iv", {"intervene": 1.0}),
     "iv, no intervention": ("iv", {"intervene": 0.0}),
     "iv, no teacher": ("iv", {"distill": 0.0}),
-    "iv, all at once": ("iv", {"stairs": 1}),
-    "iv, to the end": ("iv", {"flat": 0.0}),
+    "iv, all at once": ("iv", {"n_decay_steps": 1}),
+    "iv, to the end": ("iv", {"hold_fraction": 0.0}),
     "iv, teacher not steered": ("iv", {"steer": 0.0}),
     "fv, no teacher": ("fv", {"distill": 0.0, "distill_all": 0.0}),
     "fv, last prompt token": ("fv", {"distill_all": 0.0}),
     "fv, no heads": ("fv", {"heads": 0.0}),
-    "fv, linear maps": ("fv", {"linear": True}),
+    "fv, linear maps": ("fv", {"learn_projection": True}),
     "fv, forward": ("fv", {"direction": "forward"}),
     "fv, no gates": ("fv", {"distill_gate": 0.0, "heads_gate": 0.0}),
     "fv, teacher not steered": ("fv", {"steer": 0.0}),
-    "fv, second half": ("fv", {"begins": 0.5}),
-    "crossed, 2 prompts": ("crossed", {"n_crossed": 2}),
-    "crossed, forward": ("crossed", {"direction": "forward"}),
-    "crossed, second half": ("crossed", {"begins": 0.5}),
-    "crossed-heads, 2 prompts": ("crossed-heads", {"n_crossed": 2}),
-    "crossed-heads, all heads": ("crossed-heads", {"matched": "all"}),
-    "crossed-heads, divergence too": ("crossed-heads", {"crossed": 10.0}),
-    "crossed-kl, 4 prompts": ("crossed-kl", {"n_crossed": 4}),
-    "kl, second half": ("kl", {"begins": 0.5}),
+    "fv, second half": ("fv", {"start_fraction": 0.5}),
+    "swap, 2 prompts": ("swap", {"n_swap_prompts": 2}),
+    "swap, forward": ("swap", {"direction": "forward"}),
+    "swap, second half": ("swap", {"start_fraction": 0.5}),
+    "swap-heads, 2 prompts": ("swap-heads", {"n_swap_prompts": 2}),
+    "swap-heads, all heads": ("swap-heads", {"head_subset": "all"}),
+    "swap-heads, divergence too": ("swap-heads", {"swap": 10.0}),
+    "swap-kl, 4 prompts": ("swap-kl", {"n_swap_prompts": 4}),
+    "kl, second half": ("kl", {"start_fraction": 0.5}),
 }
 """Ablations by name: the method that each modifies, and the changed settings."""
 
@@ -107,7 +107,7 @@ class GuidedSettings:
             sequence `CHOOSING`; the others are reported.
         methods: see `METHODS`.
         ablations: see `ABLATIONS`; run on the first sequence with the first seed.
-        head_counts: numbers of heads to compare, for "fv" and "crossed-heads".
+        head_counts: numbers of heads to compare, for "fv" and "swap-heads".
         depths: depths of the layer at which "fv" adds vectors, to compare.
         epochs: numbers of passes over a task's examples to compare, since slower learning may only need more of them.
     """
@@ -154,7 +154,7 @@ class GuidedSettings:
         small = InstructionSettings.chosen(quick=True, first_seed=first_seed)
         return cls(
             ground=replace(small, sequences=few, seeds=seeds, training=replace(small.training, n_examples=40, n_checkpoints=1)),
-            methods={name: METHODS[name][:1] for name in ("lora", "average", "kl", "iv", "fv", "crossed")},
+            methods={name: METHODS[name][:1] for name in ("lora", "average", "kl", "iv", "fv", "swap")},
             ablations=dict(list(ABLATIONS.items())[:1]),
             head_counts=(1,),
             depths=(0.5,),

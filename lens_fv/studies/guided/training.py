@@ -91,9 +91,9 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
     ground, progress = study.ground, study.progress
     settings = method.settings(study.settings.ground.training, seed)
     vectors: dict[str, FunctionVector] = {}
-    if settings.guide is not None and settings.guide.takes_vector:
+    if settings.guide is not None and settings.guide.needs_vector:
         vectors = {task.name: _vector(study, method, task, seed) for task in ground.sequence(sequence)}
-    crosses = settings.guide is not None and settings.guide.crosses
+    crosses = settings.guide is not None and settings.guide.uses_swap
     # tasks that are not evaluated
     others = [load_task(name) for name in list_tasks() if name not in ground.tasks] if crosses else ()
     # The runs of plain fine-tuning are still there when they are averaged.
@@ -104,7 +104,7 @@ def _train(study: Study, method: Method, sequence: str, seed: int, folder: Path)
         own,
         settings,
         vectors=vectors,
-        others=others,
+        swap_tasks=others,
         **ground.place,
         progress=progress,
     )

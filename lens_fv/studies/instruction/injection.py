@@ -10,6 +10,7 @@ from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.sequences import vector
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered
+from lens_fv.studies.records import stored_row, stored_rows
 from lens_fv.tasks import Task
 from lens_fv.vectors import InstructionVector, extract, sweep_injection
 
@@ -44,7 +45,7 @@ def _taught(study: Study, task: Task, instruction: InstructionVector, seed: int)
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
     found = evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed)
     overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
-    return {"results": _rows(found), "overlap": overlap._asdict()}
+    return {"results": _rows(found), "overlap": stored_row(overlap)}
 
 
 def _untaught(study: Study, task: Task, instruction: InstructionVector, seed: int) -> dict[str, Any]:
@@ -69,8 +70,8 @@ def _against(study: Study, task: Task, seed: int, kind: Uninformative) -> dict[s
     model = study.load(study.start(seed))
     found = evaluate(model, task, {"instruction": made}, n_shots=N_SHOTS, max_items=study.settings.max_items, seed=seed)
     overlap = head_overlap(usual.heads, made.heads, model.n_layers * model.n_heads)
-    return {"results": _rows(found), "overlap": overlap._asdict(), "heads": [list(head) for head in made.heads]}
+    return {"results": _rows(found), "overlap": stored_row(overlap), "heads": [list(head) for head in made.heads]}
 
 
 def _rows(found: Evaluation) -> list[dict[str, Any]]:
-    return [result._asdict() for result in found.results]
+    return stored_rows(found.results)

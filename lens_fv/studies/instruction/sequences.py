@@ -5,8 +5,7 @@ from dataclasses import replace
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, make_task_probe, track_checkpoints
 from lens_fv.finetuning import finetune
-from lens_fv.heads import HeadRanking, instruction_contrast, rank_instruction_heads
-from lens_fv.heads.corruptions import PatchingPrompts
+from lens_fv.heads import HeadRanking, PatchingPrompts, make_instruction_prompts, rank_instruction_heads
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Study
 from lens_fv.studies.instruction.start import entered
@@ -69,7 +68,7 @@ def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> TaskPr
     s, model = study.settings, study.load(study.start(seed))
     contrast: PatchingPrompts | None = None
     if ranked:
-        contrast, _ = instruction_contrast(
+        contrast = make_instruction_prompts(
             model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
         )
     return make_task_probe(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import proportion
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import export_checkpoint, finetune
 from lens_fv.heads import competence
@@ -56,4 +56,4 @@ def entered(study: Study, seed: int) -> dict[str, Task]:
 def enters(record: dict[str, Any]) -> bool:
     """Whether the task of this record enters the study."""
     right = record["right"]
-    return wilson_interval(sum(right), len(right))[0] > record["majority"]
+    return proportion(sum(right), len(right)).ci_low > record["majority"]

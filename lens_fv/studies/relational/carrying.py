@@ -9,6 +9,7 @@ import torch
 from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import rank_heads
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import split_pairs
 from lens_fv.vectors import extract
@@ -31,7 +32,7 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     s, task = study.settings, study.tasks[name]
     split = split_pairs(task, seed=seed)
     ranking = rank_heads(study.model, task, split=split, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
-    plain = replace(ranking, carry=torch.ones_like(ranking.carry))
+    plain = replace(ranking, post_attn_gain=torch.ones_like(ranking.post_attn_gain))
     carried = extract(study.model, task, ranking, n_heads=s.n_heads, split=split)
     vectors = {
         "naive": extract(study.model, task, plain, n_heads=s.n_heads, split=split),
@@ -41,4 +42,4 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     found = evaluate(
         study.model, task, vectors, split=split, n_shots=s.n_shots, same_shots=True, max_items=s.max_items, seed=seed
     )
-    return [result._asdict() for result in found.results]
+    return stored_rows(found.results)

@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig
 from torch import Tensor
+from typing_extensions import Unpack
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, Seed, checked
-from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.baselines.fitting import fit
-from lens_fv.vectors.baselines.lora import PARTS, adapted
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
+from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
+from lens_fv.vectors.examples import FittingExamples
+from lens_fv.vectors.fitting import Best, fit
+from lens_fv.vectors.settings import FitConfig, FitOptions
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -89,13 +90,12 @@ def train_adapter(
     *,
     rank: Count = 4,
     alpha: Count = 8,
-    pairs: Count = 20,
     learning_rate: Positive = 2e-3,
-    steps: Count = 40,
     split: Split | None = None,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
+    **options: Unpack[FitOptions],
 ) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
@@ -107,77 +107,58 @@ def train_adapter(
         task: Task to learn.
         rank: Rank of each update.
         alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
-        pairs: Number of training pairs.
         learning_rate: Learning rate of Adam.
-        steps: Number of Adam steps.
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
         template: Prompt template.
         seed: Seed of the split and of the initial values.
         progress: Show a progress bar.
+        **options: `pairs` and `steps`; see `FitConfig`.
 
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
     """
-    split = split or split_pairs(task, seed=seed)
-    if pairs > len(split.train):
-        raise LensFVError(f"train an adapter for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    held_out = validation_prompts(model, split, template)
+    config, what = FitConfig(**options), f"{task.name}: adapter"
+    examples = FittingExamples.of(model, task, split, what="an adapter", pairs=config.pairs, template=template, seed=seed)
+    best = Best[dict[str, Tensor]]()
+    batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
-    def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
-        answers = torch.tensor([prompt.answers[0] for prompt in group], device=model.device)
-        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in group])
+    def logprobs(prompts: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
+        answers = torch.tensor([prompt.answers[0] for prompt in prompts], device=model.device)
+        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in prompts])
         logits = model.forward(tokens)[:, -answers.shape[1] :].float()
         return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
 
-    batches, checks = _alike(training), _alike(held_out)
-
     def loss() -> Tensor:
-        return -torch.cat([logprobs(group).mean(1) for group in batches]).mean()
+        return -torch.cat([logprobs(prompts).mean(1) for prompts in batches]).mean()
 
     def score() -> Tensor:
-        return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
+        return torch.cat([logprobs(prompts).sum(1) for prompts in held_out]).mean()[None]
 
     with torch.random.fork_rng():  # PEFT draws initial values from torch's global generator
         torch.manual_seed(seed)
         with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
+            layers = tuple(sorted({layer for layer, _ in parts}))
+
+            def factors(_: int) -> dict[str, Tensor]:
+                rows = {
+                    f"{part}_{factor}": [getattr(parts[layer, part], factor).detach().float().cpu() for layer in layers]
+                    for part in PARTS
+                    for factor in Update._fields
+                }
+                return {name: torch.stack(each) for name, each in rows.items()}
+
+            def check(step: int) -> None:
+                best.update(step, score(), factors)
+
             weights = [weight for part in parts.values() for weight in part]
-            what = f"{task.name}: adapter"
-            best = fit(weights, loss, score, learning_rate=learning_rate, steps=steps, what=what, progress=progress)
-    values = dict(zip(parts, zip(best.values[::2], best.values[1::2], strict=True), strict=True))
-    layers = tuple(sorted({layer for layer, _ in parts}))
-
-    def stacked(part: str, which: int) -> Float[Tensor, "layers ..."]:
-        return torch.stack([values[layer, part][which].float().cpu() for layer in layers])
-
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*training, *held_out)],
-        seed=seed,
-        method="lora",
-        options={
-            "rank": rank,
-            "alpha": alpha,
-            "pairs": pairs,
-            "steps": steps,
-            "learning_rate": learning_rate,
-            **best.options,
-        },
-    )
-    return Adapter(
-        provenance=provenance,
-        layers=layers,
-        q_down=stacked("q", 0),
-        q_up=stacked("q", 1) * alpha / rank,
-        v_down=stacked("v", 0),
-        v_up=stacked("v", 1) * alpha / rank,
-    )
+            fit(weights, loss, check, learning_rate=learning_rate, steps=config.steps, what=what, progress=progress)
+    recorded = {"rank": rank, "alpha": alpha, **vars(config), "learning_rate": learning_rate, **best.options}
+    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(what).items()}
+    return Adapter(provenance=examples.provenance(model, "lora", recorded), layers=layers, **scaled)
 
 
-def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+def _of_one_length(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
     """Group prompts by prompt and answer length, so that each group runs without padding."""
     groups: dict[tuple[int, int], list[EncodedPrompt]] = defaultdict(list)
     for prompt in prompts:

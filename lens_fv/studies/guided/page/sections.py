@@ -9,7 +9,7 @@ from lens_fv.studies.guided.page.recorded import METRICS, Followed, Recorded
 from lens_fv.studies.page.markdown import Block, Picture, interval, points, table
 
 NAMES = ("AP", "FP", "Forget", "GP", "IP", "lost")
-GUIDES = ("iv", "fv", "crossed", "crossed-heads", "crossed-kl")
+GUIDES = ("iv", "fv", "swap", "swap-heads", "swap-kl")
 PLAIN, KL = "lora", "kl"
 
 
@@ -23,7 +23,7 @@ def aims(run: Recorded) -> list[Block]:
         lost, kept = run.mean(guide, "lost"), run.difference(guide, KL, "general")
         at_once, learned = (run.difference(guide, PLAIN, metric) for metric in ("average", "final"))
         half, little = lost.mean <= plain / 2, learned is not None and learned.mean > -0.02
-        more = kept is not None and kept.n > 1 and kept.low > 0
+        more = kept is not None and kept.n > 1 and kept.ci_low > 0
         yes = {True: "yes", False: "no"}
         said.append(
             f"- {guide}, {'met' if half and little and more else 'not met'}: loses {points(lost)} points on tasks held out, "

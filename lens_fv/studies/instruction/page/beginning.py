@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lens_fv.core.statistics import Estimate, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.studies.instruction.page.recorded import Recorded
 from lens_fv.studies.instruction.start import enters
 from lens_fv.studies.page.markdown import NONE, Block, interval, table
@@ -46,7 +46,7 @@ def _accuracy(records: Sequence[Mapping[str, Any]]) -> str:
     right = [each for record in records for each in record["right"]]
     if not right:
         return NONE
-    return interval(Estimate(sum(right) / len(right), *wilson_interval(sum(right), len(right)), len(right)))
+    return interval(proportion(sum(right), len(right)))
 
 
 def injection(run: Recorded) -> list[Block]:

@@ -92,8 +92,8 @@ def _heads(which: int, lost: Lost) -> float:
 
 def _share(name: str, lost: Lost) -> float:
     judged = lost.verdict
-    gone = judged.before - judged.after
-    return (float(getattr(judged, name)) - judged.after) / gone if gone > 0 else float("nan")
+    gone = judged.before.mean - judged.after.mean
+    return (getattr(judged, name).mean - judged.after.mean) / gone if gone > 0 else float("nan")
 
 
 def _correlations(runs: Sequence[tuple[Followed, Tensor]]) -> Estimate | None:

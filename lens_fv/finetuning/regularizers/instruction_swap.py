@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lens_fv.core.divergence import divergence_of_logits, in_single
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.places import Enough, Head, Places
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, StopForward
 from lens_fv.finetuning.regularizers.settings import GuideConfig
 
 
-class Crossed:
+class InstructionSwap:
     """Measure how far the student moves from its teacher on a few prompts per step, both unsteered.
 
     The prompts combine training inputs with other tasks' instructions, so they need no data of other tasks. The aim is that the
@@ -33,11 +33,13 @@ class Crossed:
         LensFVError: no prompts, or an empty one.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], settings: GuideConfig, places: Places, heads: Sequence[Head]) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], settings: GuideConfig, places: HookPoints, heads: Sequence[Head]
+    ) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(
-                f"guide by crossed prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; give the "
-                "tokens of inputs after other instructions (`instruction_swapped_prompts`)"
+                f"guide by instruction-swapped prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; "
+                "give the tokens of inputs after other instructions (`instruction_swapped_prompts`)"
             )
         self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
 
@@ -51,7 +53,7 @@ class Crossed:
         """
         ids = inputs["input_ids"]
         rng = random.Random(f"{done}/{int(ids.sum())}")
-        rows = rng.sample(self._prompts, min(self._settings.n_crossed, len(self._prompts)))
+        rows = rng.sample(self._prompts, min(self._settings.n_swap_prompts, len(self._prompts)))
         at = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
         read = pad_sequence([torch.tensor(row, device=ids.device) for row in rows], batch_first=True)
         seen = torch.arange(read.shape[1], device=ids.device) <= at[:, None]
@@ -66,16 +68,16 @@ class Crossed:
         found: dict[str, Tensor] = {}
         if said is not None and taught is not None:
             apart = divergence_of_logits(taught, said, s.direction, temperature=s.temperature)
-            found["crossed"] = s.crossed * apart.mean()
+            found["swap"] = s.swap * apart.mean()
         if self._heads:
             distances = [(in_single(own[head]) - in_single(theirs[head])).square().mean() for head in self._heads]
-            found["crossed_heads"] = s.crossed_heads * torch.stack(distances).sum()
+            found["swap_heads"] = s.swap_heads * torch.stack(distances).sum()
         return found
 
     def _said(self, model: nn.Module, batch: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor | None, Mapping[Head, Tensor]]:
         """Return the logits at each prompt's last token, if needed, and the head outputs there."""
         logits: Tensor | None = None
-        with self._places.reading(self._heads, at, then_stop=not self._settings.crossed) as heads, suppress(Enough):
+        with self._places.reading(self._heads, at, then_stop=not self._settings.swap) as heads, suppress(StopForward):
             logits = _logits_at(model, batch, at)
         return logits, heads
 

@@ -19,11 +19,11 @@ PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?
 Head = tuple[int, int]
 
 
-class Enough(Exception):
+class StopForward(Exception):
     """Raised to end a forward pass once everything needed has been read."""
 
 
-class Places:
+class HookPoints:
     """A model's attention output projections and blocks, by layer.
 
     Args:
@@ -76,7 +76,7 @@ class Places:
         Args:
             heads: heads to read.
             at: position in each row.
-            then_stop: whether to end the pass by `Enough` once all heads are read, which skips the remaining layers.
+            then_stop: whether to end the pass by `StopForward` once all heads are read, which skips the remaining layers.
         """
         found: dict[Head, Tensor] = {}
         d_head, last = self.d_head, max((layer for layer, _ in heads), default=None)
@@ -87,7 +87,7 @@ class Places:
                 for head in own:
                     found[layer, head] = z[:, head * d_head : (head + 1) * d_head]
                 if then_stop and layer == last:
-                    raise Enough
+                    raise StopForward
 
             return read
 

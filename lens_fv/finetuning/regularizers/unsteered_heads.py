@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.finetuning.regularizers.places import Enough, Head, Places
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, StopForward
 from lens_fv.model.cache import cache_argument
 
 
-class PlainHeads:
+class UnsteeredHeads:
     """Read unsteered head outputs at the last prompt tokens after a steered pass over the same rows.
 
     Steering starts at the last prompt token, so the keys and values before it equal those of an unsteered pass. Running that
@@ -30,7 +30,7 @@ class PlainHeads:
             stop after the last prompt token, which is faster but rounds differently.
     """
 
-    def __init__(self, places: Places, heads: Sequence[Head], *, exact: bool) -> None:
+    def __init__(self, places: HookPoints, heads: Sequence[Head], *, exact: bool) -> None:
         self._places, self._heads, self._exact = places, list(heads), exact
         self._checked, self._holds = 0, True
 
@@ -48,7 +48,7 @@ class PlainHeads:
             at: position of the last prompt token of each row.
         """
         end = None if self._exact else int(at.max()) + 1
-        with self._places.reading(self._heads, at, then_stop=True) as found, suppress(Enough):
+        with self._places.reading(self._heads, at, then_stop=True) as found, suppress(StopForward):
             model(**{key: value[:, :end] for key, value in inputs.items()})
         return found
 
@@ -77,7 +77,7 @@ class PlainHeads:
         before = torch.arange(ids.shape[1], device=ids.device) < at[:, None]
         seen = torch.cat([before, torch.ones_like(before[:, :1])], 1).long()
         token, first = ids.gather(1, at[:, None]), torch.zeros_like(at)
-        with self._places.reading(self._heads, first, then_stop=True) as found, suppress(Enough):
+        with self._places.reading(self._heads, first, then_stop=True) as found, suppress(StopForward):
             passed = cache_argument(_inner(model).forward, kept)
             model(input_ids=token, attention_mask=seen, position_ids=at[:, None], **passed)
         return found

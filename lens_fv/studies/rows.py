@@ -1,0 +1,195 @@
+"""Rows: the results of a study, one JSON line for each job. A job is what is resumed, and what one worker claims."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from lens_fv.core.files import file_name, on_disk, one_writer
+from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("model", "part", "seed", "job", "unit", "condition", "measure", "item", "value", "n")
+"""Columns of the table of all rows."""
+REMEDY = "delete the line; its job is run again"
+Plain = tuple[str, str, str, float | tuple[float | None, ...] | None, int]
+"""A row as a file holds it."""
+
+
+class Row(NamedTuple):
+    """A measured value, or the values of all items of a unit.
+
+    Attributes:
+        unit: What intervals are taken over: a relation, task or entity.
+        condition: What was done: "tuned", "lora", "definition".
+        measure: Name of the measure, with its unit where it has one: "top1_accuracy", "logprob_per_token_nats".
+        value: The value, or one value for each item (test pair, probe, analogy, layer); None: not measured.
+        n: Number of observations behind each value.
+    """
+
+    unit: str
+    condition: str
+    measure: str
+    value: float | Sequence[float | None] | None
+    n: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work that yields rows; it is computed whole or not at all.
+
+    Attributes:
+        part: Part of the study that it belongs to.
+        name: Its name within the part and seed.
+        run: Computes the rows.
+        seed: Seed of splits, prompts and random draws.
+    """
+
+    part: str
+    name: str
+    run: Callable[[], Iterable[Row]]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """The JSON line of a finished job."""
+
+    model: str
+    settings_hash: str
+    part: str
+    seed: int
+    job: str
+    rows: tuple[Plain, ...]
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Part, seed and name of the job."""
+        return self.part, self.seed, self.job
+
+
+class RowStore:
+    """The rows of one model's run, in one file of JSON lines. Several workers may add to it at once.
+
+    Args:
+        path: File of the rows.
+        model: Name of the model.
+        settings_hash: Hash of the settings; rows made with other settings are refused.
+
+    Raises:
+        LensFVError: the file is damaged, or holds rows made with other settings.
+    """
+
+    def __init__(self, path: Path, model: str = "", settings_hash: str | None = None) -> None:
+        self._path, self._model, self._hash = path, model, settings_hash
+        self._lines: dict[tuple[str, int, str], Line] = {}
+        self._read_to = 0
+        self._refresh()
+
+    def __contains__(self, job: Job) -> bool:
+        return (job.part, job.seed, job.name) in self._lines
+
+    def lines(self) -> list[Line]:
+        """All finished jobs, in the order in which they were added."""
+        return list(self._lines.values())
+
+    def rows(self, part: str, job: str, *, seed: int = 0) -> list[Row]:
+        """The rows of a finished job; none if it is not finished."""
+        line = self._lines.get((part, seed, job))
+        return [Row(*row) for row in line.rows] if line else []
+
+    def compute(self, job: Job, *, wait: bool = False) -> bool:
+        """Compute a job and add its rows, unless they are there.
+
+        Args:
+            job: The job.
+            wait: Wait for another worker that has claimed the job; default: leave it to the other one.
+
+        Returns:
+            Whether the job's rows are there.
+        """
+        with self._claimed(job, wait=wait) as mine:
+            self._refresh()
+            if mine and job not in self:
+                self._append(Line(self._model, self._hash or "", job.part, job.seed, job.name, _plain(job.run())))
+                self._refresh()
+        return job in self
+
+    @contextmanager
+    def _claimed(self, job: Job, *, wait: bool) -> Iterator[bool]:
+        """Hold the job's lock, which the operating system releases if the worker dies."""
+        name = file_name(f"{job.part}-{job.seed}-{job.name}")
+        lock = FileLock(self._path.parent / ".claims" / f"{name}.lock", timeout=-1 if wait else 0)
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except (OSError, NotImplementedError):
+            pass  # the folder is read-only, which writing will report, or the file system has no locks
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _append(self, line: Line) -> None:
+        """Add a line. What a killed worker left of a line is overwritten."""
+        text = json.dumps(vars(line), ensure_ascii=False, separators=(",", ":"))
+        with one_writer(self._path), on_disk(f"write {self._path}", otherwise="make room; the study resumes from here"):
+            self._refresh()
+            with self._path.open("r+b" if self._path.exists() else "wb") as file:
+                file.truncate(self._read_to)
+                file.seek(self._read_to)
+                file.write(f"{text}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _refresh(self) -> None:
+        """Read the lines that were added since the last time; a line without its end is not read."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read_to)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        where = f"read the rows of a study in {self._path}"
+        for text in whole.decode(errors="replace").splitlines():
+            found = validated(parse_json(text, where, remedy=REMEDY), dict[str, Any], where, remedy=REMEDY)
+            line = Line(**record(Line, found, where, remedy=REMEDY))
+            if self._hash is not None and line.settings_hash != self._hash:
+                raise LensFVError(f"{where}: {line.part}/{line.job} was run with other settings; choose another folder")
+            self._lines.setdefault(line.key, line)
+        self._read_to += len(whole)
+
+
+def frame(stores: "Iterable[RowStore]") -> "pd.DataFrame":
+    """All rows as a tidy table with `COLUMNS`: one value a line, items counted from 0 within a row."""
+    import pandas as pd
+
+    table = pd.DataFrame(
+        [
+            (line.model, line.part, line.seed, line.job, unit, condition, measure, value, n)
+            for store in stores
+            for line in store.lines()
+            for unit, condition, measure, value, n in line.rows
+        ],
+        columns=[column for column in COLUMNS if column != "item"],
+    ).explode("value")
+    table["item"] = table.groupby(level=0).cumcount()
+    return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
+
+
+def _plain(rows: Iterable[Row]) -> tuple[Plain, ...]:
+    return tuple(
+        (row.unit, row.condition, row.measure, tuple(row.value) if isinstance(row.value, Sequence) else row.value, row.n)
+        for row in rows
+    )

@@ -1,0 +1,120 @@
+"""What all studies stand on: jobs that are resumed and claimed, rows, tables and contrasts, and the page."""
+
+import multiprocessing
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lens_fv.core.statistics import bootstrap_interval, estimate
+from lens_fv.errors import LensFVError
+from lens_fv.studies.rows import Job, Row, RowStore, frame
+from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, verdict
+
+RNG = np.random.default_rng(0)
+VALUES = RNG.uniform(size=(3, 4, 2, 5))
+"""Seeds, units, conditions, items."""
+CONDITIONS = ("tuned", "extracted")
+
+
+def jobs(calls: list[str] | None = None):
+    def rows(seed: int, unit: int) -> list[Row]:
+        if calls is not None:
+            calls.append(f"{seed}/{unit}")
+        return [Row(f"u{unit}", c, "accuracy", VALUES[seed, unit, i].tolist(), 5) for i, c in enumerate(CONDITIONS)]
+
+    return [Job("main", f"u{unit}", lambda s=seed, u=unit: rows(s, u), seed) for seed in range(3) for unit in range(4)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = RowStore(tmp_path / "rows.jsonl", "toy", "abc")
+    for job in jobs():
+        assert store.compute(job)
+    return store
+
+
+def test_a_job_is_run_once_and_read_as_it_was_written(store, tmp_path):
+    again, calls = RowStore(tmp_path / "rows.jsonl", "toy", "abc"), []
+    assert all(again.compute(job) for job in jobs(calls)) and not calls
+    pd.testing.assert_frame_equal(frame([again]), frame([store]))
+    rows = frame([store])
+    assert len(rows) == VALUES.size and rows["value"].tolist() == pytest.approx(np.moveaxis(VALUES, 2, 2).ravel().tolist())
+    assert again.rows("main", "u1", seed=2)[0].value == tuple(VALUES[2, 1, 0])
+
+
+def test_what_a_killed_worker_left_of_a_line_is_run_again(store, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    calls: list[str] = []
+    again = RowStore(path, "toy", "abc")
+    assert all([again.compute(job) for job in jobs(calls)]) and calls == ["2/3"]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", "{", '{"model": 1}'])
+def test_a_damaged_line_is_refused(store, tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line.encode() + b"\n" + path.read_bytes())
+    with pytest.raises(LensFVError, match="delete the line"):
+        RowStore(path)
+
+
+def test_rows_of_other_settings_are_refused(store, tmp_path):
+    with pytest.raises(LensFVError, match="other settings"):
+        RowStore(tmp_path / "rows.jsonl", "toy", "abd")
+
+
+def _claim(path, ready, done):
+    def rows():
+        ready.set()
+        done.wait(30)
+        return [Row("u", "theirs", "x", 1.0)]
+
+    RowStore(path, "toy", "abc").compute(Job("main", "one", rows))
+
+
+def test_a_job_that_another_worker_has_claimed_is_left_to_it(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    path, ready, done = tmp_path / "rows.jsonl", context.Event(), context.Event()
+    worker = context.Process(target=_claim, args=(path, ready, done))
+    worker.start()
+    assert ready.wait(60)
+    store, mine = RowStore(path, "toy", "abc"), Job("main", "one", lambda: [Row("u", "mine", "x", 1.0)])
+    assert not store.compute(mine)
+    assert store.compute(Job("main", "two", lambda: [Row("u", "mine", "x", 2.0)]))
+    done.set()
+    assert store.compute(mine, wait=True)
+    worker.join(30)
+    assert [row.condition for row in store.rows("main", "one")] == ["theirs"]
+
+
+def test_estimates_are_means_over_units_of_means_over_seeds_and_items(store):
+    rows = frame([store])
+    by_hand = VALUES[:, :, 0].mean((0, 2))
+    assert mean(select(rows, {"condition": "tuned"})) == pytest.approx((by_hand.mean(), *bootstrap_interval(list(by_hand)), 4))
+    table = Table().estimates(rows)
+    assert list(table) == list(CONDITIONS) and table["tuned"]["accuracy"] == mean(select(rows, {"condition": ["tuned"]}))
+    curve = Curve(where={"seed": 1}).estimates(rows)
+    assert curve["extracted"][3.0].mean == pytest.approx(VALUES[1, :, 1, 3].mean())
+    assert mean(select(rows, {"condition": "none"})) is None
+
+
+def test_contrasts_pair_what_both_conditions_have(store):
+    rows = frame([store])
+    some = rows[~((rows["condition"] == "extracted") & (rows["seed"] == 2) & (rows["unit"] == "u0"))]
+    contrast = Contrast("tuned", "extracted", "accuracy", "main")
+    differences = (VALUES[:, :, 0] - VALUES[:, :, 1]).mean(2)
+    by_hand = [differences[:2, 0].mean(), *differences[:, 1:].mean(0)]
+    assert list(contrast.differences(some).values()) == pytest.approx(by_hand)
+    assert contrast.estimate(some) == pytest.approx((np.mean(by_hand), *bootstrap_interval(list(by_hand)), 4))
+    assert Contrast("tuned", "random", "accuracy", "main").estimate(rows) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [([1.0, 2.0], "holds"), ([-1.0, 2.0], "does not show"), ([-1.0, -2.0], "the opposite holds"), ([1.0], "does not show")],
+)
+def test_a_verdict_needs_the_whole_interval(values, says):
+    assert verdict(estimate(values)) == says
