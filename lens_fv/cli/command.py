@@ -188,7 +188,7 @@ def _can_be_none(option: Option) -> bool:
 def _written_type(annotation: Any, default: Any) -> Any:
     """The type of what is written on the command line; None if there is no way to write it."""
     parts = list(_parts(annotation))
-    scalars = [part for part in parts if get_origin(part) is Literal or part in (int, float, str, bool, Path)]
+    scalars: list[Any] = [part for part in parts if get_origin(part) is Literal or part in (int, float, str, bool, Path)]
     several = [part for part in parts if isinstance(origin := get_origin(part), type) and issubclass(origin, Sequence)]
     if several:
         item = _written_type(get_args(several[0])[0], ...)

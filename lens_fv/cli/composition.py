@@ -126,11 +126,12 @@ def analogy(
 
 
 def _differences(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> list[dict[str, Any]]:
-    measures = ("top1", "logprob")
-    pairs = [(condition, measure) for condition in conditions for measure in measures]
-    paired = rows_of(solved.difference(condition, PROMPT, measure=measure) for condition, measure in pairs)
-    named = zip(pairs, paired, strict=True)
-    return [{"condition": condition, "than": PROMPT, "measure": measure, **row} for (condition, measure), row in named]
+    rows: list[dict[str, Any]] = []
+    for condition in conditions:
+        for measure in ("top1", "logprob"):
+            difference = solved.difference(condition, PROMPT, measure=measure)
+            rows.append({"condition": condition, "than": PROMPT, "measure": measure, **difference._asdict()})
+    return rows
 
 
 def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:

@@ -15,7 +15,7 @@ from lens_fv.core.choices import Count, Natural, Positive, Seed
 from lens_fv.core.files import file_name
 
 if TYPE_CHECKING:
-    from lens_fv.heads.effects import Effects
+    from lens_fv.heads import HeadRanking, UniversalHeads
 
 Source = Annotated[str, Parameter(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
 Top = Annotated[Count, Parameter(help="Number of heads to print.")]
@@ -107,8 +107,8 @@ def classes(
     them near the start of the prompt. It takes many times longer than rank, so its defaults are smaller.
     """
     the_task, model = fv.load_task(task), open_model(**loading)
-    prompts = {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials}
-    effects = fv.heads.class_effects(model, the_task, **options | prompts, progress=True)
+    options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials}
+    effects = fv.heads.class_effects(model, the_task, **options, progress=True)
     path = effects.save(out or Path(f"{file_name(the_task.name)}-classes.safetensors"))
     rows = rows_of(effects.top())
     payload = {
@@ -156,7 +156,13 @@ def attributions(
 
 
 def heads_printout(
-    effects: "Effects", correcting: Options, top: int, path: Path, payload: dict[str, Any], *views: Any, title: str
+    effects: "HeadRanking | UniversalHeads",
+    correcting: Options,
+    top: int,
+    path: Path,
+    payload: dict[str, Any],
+    *views: Any,
+    title: str,
 ) -> Printout:
     """Add all heads with their p-values to the payload, and print the strongest after the other views."""
     corrected = effects.p_values(**correcting)

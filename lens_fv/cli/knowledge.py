@@ -155,7 +155,7 @@ def evaluate(
         row = {"condition": result.condition, **_estimates(result, scored)}
         if result.condition in updates:
             row |= {f"gap_closed_{of}": gap_closed(base, result.scores, read, of=of, **scored) for of in ("accuracy", "loss")}
-        rows.append({key: value._asdict() if isinstance(value, tuple) else value for key, value in row.items()})
+        rows.append({key: value._asdict() if hasattr(value, "_asdict") else value for key, value in row.items()})
     payload = {
         "model": model.name,
         "entities": len(asked),

@@ -32,7 +32,9 @@ def demo(
     """
     from lens_fv.studies.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(**options, **({"tasks": tuple(task)} if task else {}))
+    if task:
+        options["tasks"] = tuple(task)
+    settings = DemoSettings(**options)
     for name in settings.tasks:
         fv.load_task(name)  # complain before the model is loaded
     report = run_demo(open_model(**loading), out, settings, progress=True)

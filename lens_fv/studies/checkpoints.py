@@ -103,7 +103,7 @@ def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True)):
         for t, task in enumerate(trajectory.tasks):
-            measures = {measure: curves[measure, task].get(step) for measure in MEASURES}
+            measures: dict[str, Any] = {measure: curves[measure, task].get(step) for measure in MEASURES}
             measures["head_overlap"] = overlaps[m][t]
             rows.append(
                 {"moment": name, "step": step, "task": task}

@@ -131,7 +131,18 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
     expected = asdict(DistillConfig.released(epochs=2, n_checkpoints=2))
     assert {name: said[name] for name in expected} == expected
     assert (found["sentences"], found["anchors"]) == (4, 0)
-    clipped = ["--max-grad-norm", "0.5", "--top-k", "9", "--update", "lora", "--target-tokens", "after_mention", "--temperature", "1"]
+    clipped = [
+        "--max-grad-norm",
+        "0.5",
+        "--top-k",
+        "9",
+        "--update",
+        "lora",
+        "--target-tokens",
+        "after_mention",
+        "--temperature",
+        "1",
+    ]
     assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--n-sentences", "2", "--out", "mixed")[0] == 0
     mixed = WeightDelta.load(tmp_path / "mixed" / "update.safetensors").provenance.options
     assert [mixed[name] for name in ("max_grad_norm", "top_k", "update", "target_tokens", "temperature")] == [
