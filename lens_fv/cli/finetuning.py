@@ -142,7 +142,7 @@ def dynamics(
         "run": str(run),
         "model": trajectory.provenance.model,
         "verdicts": verdicts,
-        "metrics": fv.dynamics.continual_metrics(trajectory, the_run.tasks)._asdict() if ordered else None,
+        "metrics": fv.dynamics.continual_metrics(trajectory, the_run.tasks).to_json() if ordered else None,
         "moments": measurement_rows(trajectory),
         "file": str(file),
         "report": str(write_dynamics_report(folder, the_run, trajectory, judged)),

@@ -148,7 +148,7 @@ def attributions(
         spearman, kendall = (comparison.correlation(score, coefficient=name) for name in ("spearman", "kendall"))
         shared = comparison.overlap(score, min(10, comparison.exact[0].numel()))
         scores.append(
-            {"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": shared._asdict()}
+            {"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": rows_of([shared])[0]}
         )
     model = comparison.provenance.model
     payload = {"model": model, "task": the_task.name, "metric": comparison.metric, "scores": scores, "file": str(path)}
@@ -175,7 +175,7 @@ def heads_printout(
         "queries": queries_used(options),
         "correction": correction,
         "heads": heads,
-        "reliability": effects.reliability(k=min(10, effects.mean.numel()))._asdict() if enough else None,
+        "reliability": rows_of([effects.reliability(k=min(10, effects.mean.numel()))])[0] if enough else None,
         "file": str(path),
     }
     title = f"{title}: {effects.metric} of the answer; p-values corrected by {correction}"

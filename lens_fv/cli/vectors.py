@@ -176,7 +176,7 @@ def decode(
     for name, vector in vectors.items():
         asked = [*words, *(tasks[name].relation_words if name in tasks else ())]
         decoded = fv.decode(vector, model, **options, words=asked)
-        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **decoded._asdict()})
+        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **decoded.to_json()})
     views = [table([_decoded_row(row) for row in rows], title=str(path))]
     summary: list[dict[str, Any]] = []
     if tasks:

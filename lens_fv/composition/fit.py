@@ -84,6 +84,17 @@ def fit_map(
 
     Raises:
         LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> tasks = [task, lens_fv.load_task('antonym')]
+        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
+        >>> split = lens_fv.split_pairs(task, seed=0)
+        >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
+        >>> held_out = lens_fv.make_analogies(task, split.train, split.validation)
+        >>> weight_map = lens_fv.fit_map(model, library, analogies, held_out, form='temperature', epochs=1)
+        >>> weight_map.matrix.shape  # a diagonal matrix is one row
+        torch.Size([1, 2])
     """
     fitted = fit_maps(
         model,

@@ -11,7 +11,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task
 from lens_fv.vectors import FunctionVector, extract, tune_many
 from lens_fv.vectors.examples import MOST_VALIDATION
-from lens_fv.vectors.settings import LEARNING_RATES
+from lens_fv.vectors.options import LEARNING_RATES
 
 TOGETHER = 8
 """Number of relations trained in the same passes; more bring no speed and lose more work on an interruption."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,10 +13,15 @@ from lens_fv.composition.shape import Shape
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import open_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Score = Literal["logprob", "prob"]
 
@@ -135,6 +140,16 @@ class WeightMap(Artefact):
         kept = [i for i, name in enumerate(self.names) if name not in names]
         matrix = self.matrix[:, kept] if len(self.matrix) == 1 else self.matrix[kept][:, kept]
         return replace(self, names=tuple(self.names[i] for i in kept), matrix=matrix, bias=self.bias[kept])
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per entry of the matrix: the factor of a score in a relation's logit; and the relation's bias."""
+        matrix = self.matrix if len(self.matrix) > 1 else torch.diag(self.matrix[0])
+        return data_frame(
+            {"relation": relation, "score_of": name, "factor": float(matrix[i, j]), "bias": float(self.bias[i])}
+            for i, relation in enumerate(self.names)
+            for j, name in enumerate(self.names)
+            if len(self.matrix) > 1 or i == j
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -1,8 +1,7 @@
-"""Estimates and confidence intervals."""
+"""Means and proportions with their confidence intervals."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -10,36 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.core.choices import Count, Level, Natural, NonNegative, Seed, checked
-
-
-class Estimate(NamedTuple):
-    """An estimate with its confidence interval.
-
-    Attributes:
-        mean: The estimate: a mean, a proportion or a correlation.
-        ci_low, ci_high: Ends of its interval.
-        n: Number of independent values that it is computed from.
-
-    Example:
-        >>> share = proportion(8, 10)
-        >>> print(share)
-        0.80 [0.49, 0.94]
-        >>> f"{share:.0%}"
-        '80% [49%, 94%]'
-    """
-
-    mean: float
-    ci_low: float
-    ci_high: float
-    n: int
-
-    def __format__(self, spec: str) -> str:
-        """Mean and interval, each formatted as `spec`; default: two decimals."""
-        mean, low, high = (format(value, spec or ".2f") for value in self[:3])
-        return f"{mean} [{low}, {high}]"
-
-    def __str__(self) -> str:
-        return format(self)
+from lens_fv.core.estimate import Estimate as Estimate
 
 
 @checked

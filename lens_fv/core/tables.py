@@ -1,9 +1,10 @@
 """Results as tables: one tidy row per unit, columns named by field terms and units."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from lens_fv.core.statistics import Estimate
+from lens_fv.core.estimate import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,16 +19,17 @@ COLUMNS = {
 """Columns that say more than the field they come from: the unit, or the whole term."""
 
 
-def table_rows(records: Iterable[Mapping[str, Any] | tuple[Any, ...]]) -> list[dict[str, Any]]:
+def table_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
     """Rows of plain values: each `Estimate` becomes its mean and the ends of its interval.
 
     In a table with a single estimate, the columns of its interval are `ci_low` and `ci_high`. With several, they are named
     after the estimate, as in `top1_accuracy_ci_low`. Unless the records have a field `n`, it is that of the first estimate.
 
     Args:
-        records: Mappings or named tuples with the same fields. None in place of an estimate gives an empty interval.
+        records: Mappings, named tuples or dataclasses with the same fields; None in place of an estimate leaves cells empty.
 
     Example:
+        >>> from lens_fv.core.estimate import Estimate
         >>> table_rows([{"layer": 3, "effect": Estimate(0.5, 0.25, 0.75, 9)}])
         [{'layer': 3, 'effect': 0.5, 'ci_low': 0.25, 'ci_high': 0.75, 'n': 9}]
     """
@@ -51,17 +53,19 @@ def table_rows(records: Iterable[Mapping[str, Any] | tuple[Any, ...]]) -> list[d
     return rows
 
 
-def table_row(record: Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
+def table_row(record: Any) -> dict[str, Any]:
     """The only row of a table of one record; see `table_rows`."""
     return table_rows([record])[0]
 
 
-def data_frame(records: Iterable[Mapping[str, Any] | tuple[Any, ...]]) -> "pd.DataFrame":
+def data_frame(records: Iterable[Any]) -> "pd.DataFrame":
     """The rows of `table_rows` as a pandas data frame."""
     import pandas as pd  # takes half a second to import
 
     return pd.DataFrame(table_rows(records))
 
 
-def _fields(record: Mapping[str, Any] | tuple[Any, ...]) -> Mapping[str, Any]:
-    return record if isinstance(record, Mapping) else cast(Any, record)._asdict()
+def _fields(record: Any) -> Mapping[str, Any]:
+    if dataclasses.is_dataclass(record):
+        return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return record if isinstance(record, Mapping) else record._asdict()

@@ -1,7 +1,8 @@
 """Judge whether a lost ability has been overwritten or merely suppressed."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -9,8 +10,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
+from lens_fv.core.results import Record, Records
 from lens_fv.core.statistics import Estimate, estimate, proportion
-from lens_fv.dynamics.measurement import ADDED
+from lens_fv.dynamics.measurement import STEERING_VECTORS
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.heads.significance import holm
@@ -64,8 +66,18 @@ class Verdict(NamedTuple):
         return (self.with_vector.mean - self.after.mean) / lost if lost > 0 else float("nan")
 
 
+class Verdicts(Records[Verdict]):
+    """The judgements on the tasks of a trajectory."""
+
+    row = Verdict
+
+    def summary(self) -> dict[str, str]:
+        """One line per task: the judgement, and accuracy before and after."""
+        return {v.task: f"{v.judgement}: accuracy {v.before.mean:.2f} to {v.after.mean:.2f}" for v in self}
+
+
 @checked
-def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> list[Verdict]:
+def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> Verdicts:
     """Judge every task of a trajectory by statistical tests.
 
     Tasks that were not present initially are "absent", since they have nothing to keep or lose. Knowledge counts as kept if the
@@ -73,23 +85,35 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
 
     Args:
         trajectory: trajectory that starts with the initial model.
-        moment: index of the checkpoint to judge; default: the last one.
+        checkpoint: index of the checkpoint to judge; default: the last one.
         level: significance level of the tests; intervals have confidence 1 - level.
         margin: nats per token by which knowledge may fall and still count as kept.
 
     Raises:
         LensFVError: no such checkpoint, or the initial model itself.
+
+    Example:
+        >>> model = lens_fv.load_model(model_folder)
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> config = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
+        >>> run = lens_fv.finetune(model_folder, [task], folder / 'run', config)
+        >>> trajectory = lens_fv.track_checkpoints(model, run, [probe])
+        >>> [(verdict.task, verdict.judgement) for verdict in lens_fv.verdicts(trajectory)]
+        [('antonym', 'absent')]
     """
-    n = len(trajectory.moments)
-    if not -n < moment < n or moment == 0:
-        raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
-    vector, random, other = (ADDED.index(name) for name in ("vector", "random", "other"))
+    n = len(trajectory.checkpoints)
+    if not -n < checkpoint < n or checkpoint == 0:
+        raise LensFVError(f"judge checkpoint {checkpoint} of {n}: give one from 1 to {n - 1}, or from the end")
+    vector, random, other = (STEERING_VECTORS.index(name) for name in ("vector", "random", "other"))
     rows: list[tuple[Tensor, ...]] = []
     for t in range(len(trajectory.tasks)):
         there = ~trajectory.correct[0, t].isnan()
-        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, moment))
-        added = trajectory.added[moment, t][:, there] > 0
-        change = (trajectory.knowledge[moment, t] - trajectory.knowledge[0, t])[there]
+        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, checkpoint))
+        added = trajectory.steered[checkpoint, t][:, there] > 0
+        change = (trajectory.knowledge[checkpoint, t] - trajectory.knowledge[0, t])[there]
         rows.append((before, after, added[vector], added[random], added[other], change))
     present = np.array(trajectory.present(level=1 - level))
     p_lost, p_restored = np.full((2, len(rows)), np.nan)
@@ -117,7 +141,7 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
                 majority,
             )
         )
-    return found
+    return Verdicts(found)
 
 
 def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
@@ -134,7 +158,8 @@ def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
 
 
-class ContinualMetrics(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class ContinualMetrics(Record):
     """Continual learning metrics of a task sequence, after Jiang et al. (2025).
 
     Attributes:
@@ -155,6 +180,10 @@ class ContinualMetrics(NamedTuple):
     in_context: float
     matrix: list[list[float]]
 
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row of the five metrics; the matrix is left out."""
+        return [{name: value for name, value in super().records()[0].items() if name != "matrix"}]
+
 
 def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
     """Compute continual learning metrics at the end of a run.
@@ -168,13 +197,13 @@ def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> Continu
             training, which has no in-context measurement, cannot replace it.
     """
     unknown = [task for task in trained if task not in trajectory.tasks]
-    measured = {trajectory.moments[m].rsplit("/", 1)[0]: m for m in trajectory.ends}
+    measured = {trajectory.checkpoints[m].rsplit("/", 1)[0]: m for m in trajectory.stage_ends}
     stages = [f"{i}-{task}" for i, task in enumerate(trained)]
     if unknown or not trained or not all(stage in measured for stage in stages):
-        ends = ", ".join(trajectory.moments[m] for m in trajectory.ends if m) or "none"
+        ends = ", ".join(trajectory.checkpoints[m] for m in trajectory.stage_ends if m) or "none"
         raise LensFVError(
             f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory has {', '.join(trajectory.tasks)} at "
-            f"{', '.join(trajectory.moments)}, of which ends of tasks: {ends}; it needs all of these tasks, and the end of each"
+            f"{', '.join(trajectory.checkpoints)}, of which ends of tasks: {ends}; it needs all of these tasks and their ends"
         )
     columns = [trajectory.tasks.index(task) for task in trained]
     matrix = trajectory.accuracy[[measured[stage] for stage in stages]][:, columns]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,8 +12,9 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Queries, asked_facts, choose_queries
+from lens_fv.heads.competence import Queries, choose_queries, queries_summary
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
 from lens_fv.tasks import (
@@ -29,6 +30,10 @@ from lens_fv.tasks import (
 )
 from lens_fv.vectors import FunctionVector, random_like
 from lens_fv.vectors.baselines import Adapter, SoftPrompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Kind = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]
@@ -83,6 +88,24 @@ class Evaluation(Artefact):
         shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.full))
         return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
 
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `Result`), or one per item and condition, with the item's own scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "item": item,
+                "condition": condition,
+                "top1": bool(self.top1[item, i]),
+                "top3": bool(self.top3[item, i]),
+                "exact_match": bool(self.full[item, i]),
+                "logprob_per_answer": float(self.logprob[item, i]),
+            }
+            for item in range(len(self.top1))
+            for i, condition in enumerate(self.conditions)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         rows = {
@@ -90,7 +113,7 @@ class Evaluation(Artefact):
             f"log-prob per answer {r.logprob_per_answer.mean:.2f} nats"
             for r in self.results
         }
-        items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)
+        items = {"test items": str(len(self.top1))} | queries_summary(self.provenance)
         return super().summary() | {"prompts": self.prompts} | items | rows
 
 

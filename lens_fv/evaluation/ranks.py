@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,12 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Of = Literal["words", "answers"]
 Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]
@@ -163,6 +168,23 @@ class DecodingEvaluation(Artefact):
                 f"decoding of {', '.join(conditions)} vectors: no relation has {of}; give its task relation_words"
             )
         return values
+
+    @checked
+    def to_dataframe(self, *, by: Literal["measure", "word"] = "measure") -> "pd.DataFrame":
+        """One row per measure and condition, with intervals over relations, or one per word and condition, with its rank."""
+        if by == "measure":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "relation": self.relations[int(self.relation[n])],
+                "word": word,
+                "of": "answers" if bool(self.answer[n]) else "words",
+                "condition": condition,
+                "rank": int(self.ranks[n, i]),
+            }
+            for n, word in enumerate(self.asked)
+            for i, condition in enumerate(self.conditions)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

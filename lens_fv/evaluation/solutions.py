@@ -1,7 +1,7 @@
 """Results of evaluating analogies: scores per analogy, and summaries."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,11 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AnalogyResult(NamedTuple):
@@ -128,6 +132,27 @@ class AnalogyEvaluation(Artefact):
     def far(self) -> Bool[Tensor, " analogies"]:
         """Mask of the half of the analogies with the larger distance between A and C."""
         return self.distance > self.distance.median()
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "analogy"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `AnalogyResult`), or one per analogy and condition, with its scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "analogy": n,
+                "relation": relation,
+                "condition": condition,
+                "top1": bool(self.top1[n, i]),
+                "exact_match": bool(self.full[n, i]),
+                "logprob_per_token": float(self.logprob[n, i]),
+                "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
+                "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,
+                "distance": float(self.distance[n]),
+            }
+            for n, relation in enumerate(self.relations)
+            for i, condition in enumerate(self.conditions)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,12 +14,17 @@ from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Kind
 from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ROWS = 32
 """Number of prompts per batch, so that memory does not grow with the test split."""
@@ -68,6 +73,23 @@ class TextEvaluation(Artefact):
         i = self.conditions.index(condition)
         rouge = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
         return TextResult(condition, rouge, proportion(int(self.exact[:, i].sum()), len(self.exact)))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `TextResult`), or one per item and condition, with the text."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "input": source,
+                "condition": condition,
+                "text": self.texts[item][i],
+                "rouge_l": float(self.rouge_l[item, i]),
+                "exact_match": bool(self.exact[item, i]),
+            }
+            for item, source in enumerate(self.inputs)
+            for i, condition in enumerate(self.conditions)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

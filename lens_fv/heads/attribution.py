@@ -100,15 +100,8 @@ def _ranked_prompts(
         raise LensFVError("compare attributions with a ranking on noisy embeddings: rank with another corruption")
     drawn = {field.name: options[field.name] for field in fields(RankingConfig) if field.name in options}
     prompts = make_ranking_prompts(model, task, split=split, template=template, seed=was.seed, **drawn)
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[prompt.tokens for prompt in (*prompts.clean, *prompts.corrupted)],
-        seed=was.seed,
-        method="attribution patching and direct logit attribution",
-        options=options,
-    )
+    method = "attribution patching and direct logit attribution"
+    provenance = prompts.provenance(model, task, seed=was.seed, method=method, options=options)
     if provenance.prompts_hash != was.prompts_hash:
         raise LensFVError(
             f"compare attributions on {task.name}: these are not the prompts that were ranked on; "

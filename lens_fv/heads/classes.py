@@ -2,28 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
+from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.store import load_or_compute
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.options import PromptsConfig, RunOptions
-from lens_fv.heads.protocol import patched_metric
+from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
 from lens_fv.heads.slots import slot_means
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
-from lens_fv.tasks import Prompt, Task, build_prompts, encode_prompts, split_pairs
-from lens_fv.tasks.prompts import Shuffle
+from lens_fv.tasks import Task
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Metric = Literal["prob", "logprob"]
 
@@ -105,6 +109,10 @@ class ClassEffects(Artefact):
         """The head of each layer whose mean effect at a class is furthest from zero."""
         return self.mean.abs().argmax(1)
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head and token class, largest effect first: the effect with its interval and number of trials."""
+        return data_frame(self.top())
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         top = self.top()
@@ -121,11 +129,11 @@ class ClassEffectsConfig(PromptsConfig):
 
     Attributes:
         metric: Effect metric, on the first token of the primary answer: "prob" as in the paper, or "logprob".
-        shuffle: How the labels of corrupted prompts are shuffled: a random "permutation" or "derangement".
+        corruption: How the labels of corrupted prompts are shuffled: a random "permutation" or "derangement".
     """
 
     metric: Metric = "prob"
-    shuffle: Literal["permutation", "derangement"] = "permutation"
+    corruption: Literal["permutation", "derangement"] = "permutation"
 
 
 @checked
@@ -158,39 +166,16 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
         LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
             prompt exceeds the context.
     """
-    if not model.attention_layers:
-        raise LensFVError(f"class effects in {model.name}: it {model.no_heads()}")
-    split = options.split or split_pairs(task, seed=options.seed)
-
-    def prompts(n_prompts: int, shuffle: Shuffle, seed: int) -> list[Prompt]:
-        return build_prompts(
-            split.validation,
-            split.train,
-            n_shots=options.n_shots,
-            n_prompts=n_prompts,
-            template=options.template,
-            shuffle=shuffle,
-            seed=seed,
-        )
-
-    clean = prompts(options.n_clean, "none", options.seed)
-    corrupted = prompts(options.n_trials, options.shuffle, options.seed + 1)
-    token_classes_of = [token_classes(model, prompt, template=options.template) for prompt in corrupted]
-    names = _names(token_classes_of, options.classes)
-    encoded = encode_prompts(model, corrupted)
-    provenance = Provenance.of(
+    prompts = make_ranking_prompts(model, task, options)
+    tokens_of = [token_classes(model, prompt, template=options.template) for prompt in prompts.corrupted_texts]
+    names = _names(tokens_of, options.classes)
+    provenance = prompts.provenance(
         model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[prompt.tokens for prompt in (*encode_prompts(model, clean), *encoded)],
+        task,
         seed=options.seed,
         method="causal mediation by token class",
         options={
-            "n_shots": options.n_shots,
-            "n_clean": options.n_clean,
-            "n_trials": options.n_trials,
             "metric": options.metric,
-            "shuffle": options.shuffle,
             "classes": names,
             "site": "attn.hook_z",
             "position": "all tokens of a class",
@@ -201,10 +186,10 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
     def compute() -> ClassEffects:
         layers = list(model.attention_layers)
         rows: list[Tensor] = []
-        with progress_bar("effects by token class", len(clean) + len(encoded), show=options.progress) as bar:
+        with progress_bar("effects by token class", options.n_clean + options.n_trials, show=options.progress) as bar:
             tick = options.tick or bar
-            means = slot_means(model, clean, template=options.template, tick=tick)
-            for prompt, tokens in zip(encoded, token_classes_of, strict=True):
+            means = slot_means(model, prompts.clean_texts, template=options.template, tick=tick)
+            for prompt, tokens in zip(prompts.corrupted, tokens_of, strict=True):
                 places = [[(at, _mean(means, tokens.slots[at])) for at in tokens.positions(name)] for name in names]
                 patches = [
                     [Edit(layer, mean[layer, head], head=head, position=at) for at, mean in place]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -11,9 +11,15 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
+from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.effects import Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]
@@ -25,7 +31,8 @@ SCORE_NAMES: dict[Score, str] = {
 _COEFFICIENTS: dict[Coefficient, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
-class Overlap(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Overlap(Record):
     """How many of the exact top `k` heads are among a score's top `k`.
 
     Attributes:
@@ -67,13 +74,7 @@ class HeadComparison(Artefact):
 
     @checked
     def mean(self, score: Score) -> Float[Tensor, "layers heads"]:
-        """A score averaged over trials.
-
-        Raises:
-            LensFVError: the score is unknown.
-        """
-        if score not in SCORE_NAMES:
-            raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
+        """A score averaged over trials."""
         return getattr(self, score).mean(0)
 
     @checked
@@ -90,13 +91,7 @@ class HeadComparison(Artefact):
             coefficient: Spearman's rho or Kendall's tau (tau-b, which accounts for ties).
             level: Level of the interval.
             resamples: Number of bootstrap resamples.
-
-        Raises:
-            LensFVError: the score or coefficient is unknown.
         """
-        if coefficient not in _COEFFICIENTS:
-            raise LensFVError(f"correlate by {coefficient!r}: choose one of {', '.join(_COEFFICIENTS)}")
-        self.mean(score)
         exact, other = (x.flatten(1).numpy(force=True) for x in (self.exact, getattr(self, score)))
 
         def correlate(trials: np.ndarray) -> float:
@@ -122,7 +117,7 @@ class HeadComparison(Artefact):
         """Count how many of the `k` heads with the largest exact effect are among the `k` with the largest score.
 
         Raises:
-            LensFVError: the score is unknown, or `k` is not between 1 and the number of heads.
+            LensFVError: `k` is not between 1 and the number of heads.
         """
         best = [self.mean(s).flatten() for s in ("exact", score)]
         n = len(best[0])
@@ -135,6 +130,20 @@ class HeadComparison(Artefact):
     def heatmap_data(self) -> Tensor:
         """The mean scores of attribution patching."""
         return self.mean("attribution")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head: its exact effect and both scores, averaged over trials."""
+        exact, attribution, direct = (self.mean(score) for score in ("exact", "attribution", "direct"))
+        return data_frame(
+            {
+                "layer": layer,
+                "head": head,
+                "exact_effect": float(exact[layer, head]),
+                "attribution": float(attribution[layer, head]),
+                "direct_attribution": float(direct[layer, head]),
+            }
+            for layer, head in np.ndindex(*exact.shape)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

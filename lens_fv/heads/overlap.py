@@ -1,15 +1,18 @@
 """Overlap of two sets of heads, compared with chance."""
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from scipy.stats import hypergeom
 
 from lens_fv.core.choices import Count, checked
+from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 
 
-class Overlap(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Overlap(Record):
     """Overlap of two sets of heads.
 
     Attributes:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Seed, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
@@ -27,7 +28,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import choose_queries
 from lens_fv.heads.effects import Metric
 from lens_fv.heads.means import HeadMeans, head_outputs
-from lens_fv.heads.options import MediationOptions, RankingConfig, RankingOptions, Source
+from lens_fv.heads.options import MediationOptions, PromptsConfig, RankingConfig, RankingOptions, Source
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
@@ -81,9 +82,9 @@ class PatchingPrompts(NamedTuple):
     """The prompts of a head ranking.
 
     Attributes:
-        clean: Prompts from which head outputs are taken.
-        corrupted: Prompts into which they are patched.
-        queries: Query pair of each corrupted prompt.
+        clean: Prompts from which head outputs are taken, as token ids.
+        corrupted: Prompts into which they are patched, as token ids.
+        clean_texts, corrupted_texts: The same prompts as texts.
         partners: For each corrupted prompt, the index of a random clean one, with another query if possible.
         noise: Edits of each corrupted prompt that add noise to embeddings; empty unless noise is the corruption.
         foils: First token of each query's foil; None: the strongest wrong one.
@@ -92,14 +93,33 @@ class PatchingPrompts(NamedTuple):
 
     clean: list[EncodedPrompt]
     corrupted: list[EncodedPrompt]
-    queries: list[Pair]
+    clean_texts: list[Prompt]
+    corrupted_texts: list[Prompt]
     partners: list[int]
     noise: list[list[Edit]]
     foils: list[int | None]
     recorded: Mapping[str, Any]
 
+    @property
+    def queries(self) -> list[Pair]:
+        """The query of each corrupted prompt."""
+        return [prompt.query for prompt in self.corrupted_texts]
 
-@takes_options(RankingOptions, RankingConfig)
+    @checked
+    def provenance(self, model: LensModel, task: Task, *, seed: Seed, method: str, options: Mapping[str, Any]) -> Provenance:
+        """Provenance of a measurement on these prompts; options that are None are left out."""
+        return Provenance.of(
+            model,
+            task=task.name,
+            task_hash=task.fingerprint,
+            prompts=[prompt.tokens for prompt in (*self.clean, *self.corrupted)],
+            seed=seed,
+            method=method,
+            options={name: value for name, value in {**self.recorded, **options}.items() if value is not None},
+        )
+
+
+@takes_options(RankingOptions, PromptsConfig)
 def make_ranking_prompts(model: LensModel, task: Task, options: RankingOptions) -> PatchingPrompts:
     """Build the clean and corrupted prompts of `rank_heads`; the corrupted ones are drawn with `seed` + 1.
 
@@ -204,7 +224,8 @@ def pair_prompts(
     return PatchingPrompts(
         clean=encode_prompts(model, clean),
         corrupted=encoded,
-        queries=queries,
+        clean_texts=list(clean),
+        corrupted_texts=list(corrupted),
         partners=[rng.choice(indices) for indices in others],
         noise=noise,
         foils=[None if foil is None else _foil_token(model, query, foil, options.template) for query in queries],
@@ -275,24 +296,20 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
     """
     if isinstance(options.source, HeadRanking):
         options.source.provenance.check(model)
-    recorded = {
-        **prompts.recorded,
-        "metric": options.metric,
-        "source": _source_name(options.source),
-        "mode": options.mode,
-        "unit": options.unit,
-        "site": "attn.hook_z",
-        "position": "last prompt token",
-        "engine": options.backend,
-    }
-    provenance = Provenance.of(
+    provenance = prompts.provenance(
         model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[prompt.tokens for prompt in (*prompts.clean, *prompts.corrupted)],
+        task,
         seed=options.seed,
         method="causal mediation",
-        options={name: value for name, value in recorded.items() if value is not None},
+        options={
+            "metric": options.metric,
+            "source": _source_name(options.source),
+            "mode": options.mode,
+            "unit": options.unit,
+            "site": "attn.hook_z",
+            "position": "last prompt token",
+            "engine": options.backend,
+        },
     )
 
     def compute() -> HeadRanking:

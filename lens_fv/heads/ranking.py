@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import require_shape
 from lens_fv.core.choices import checked
-from lens_fv.heads.competence import asked_facts
+from lens_fv.heads.competence import queries_summary
 from lens_fv.heads.effects import Effects, Metric
 
 
@@ -40,4 +40,4 @@ class HeadRanking(Effects):
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         unedited = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
-        return super().summary() | unedited | asked_facts(self.provenance)
+        return super().summary() | unedited | queries_summary(self.provenance)

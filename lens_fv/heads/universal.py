@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,14 +16,19 @@ from lens_fv.core.choices import Count, Level, Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, asked_facts, competence
+from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.effects import Effects, Metric
 from lens_fv.heads.options import RankingConfig, RankingOptions
 from lens_fv.heads.protocol import rank_heads
 from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.significance import Correction
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, split_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TaskRow(NamedTuple):
@@ -91,11 +96,16 @@ class UniversalHeads(Effects):
         half = float(stats.t.ppf((1 + level) / 2, n - 1)) * self.effects.std(0) / n**0.5
         return torch.stack([self.mean - half, self.mean + half])
 
+    @checked
+    def to_dataframe(self, *, correction: Correction | None = "holm", by: Literal["head", "task"] = "head") -> "pd.DataFrame":
+        """One row per head (see `HeadRanking.to_dataframe`), or per task: accuracy, baseline and whether it was kept."""
+        return data_frame(self.rows) if by == "task" else super().to_dataframe(correction=correction)
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
                 row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
                 for row in self.rows
@@ -136,6 +146,12 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
     Raises:
         LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
             `rank_heads` raises.
+
+    Example:
+        >>> options = {'instruction': 'Please do0 it', 'corruption': 'instruction', 'n_shots': 0}
+        >>> universal = lens_fv.universal_heads(capable_model, capable_tasks, n_clean=3, n_trials=3, **options)
+        >>> universal.tasks
+        ('task0', 'task1', 'task2')
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):

@@ -5,7 +5,14 @@ from lens_fv.knowledge.builtin import load_entities
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, finetune_on_texts
 from lens_fv.knowledge.entity import Entity, EntityProbe
-from lens_fv.knowledge.evaluate import KnowledgeResult, evaluate_knowledge, evaluate_update, gap_closed, random_definitions
+from lens_fv.knowledge.evaluate import (
+    KnowledgeResult,
+    KnowledgeResults,
+    evaluate_knowledge,
+    evaluate_update,
+    gap_closed,
+    random_definitions,
+)
 from lens_fv.knowledge.examples import DistillationExample, make_example
 from lens_fv.knowledge.generation import OPENINGS, generate_transfer_set
 from lens_fv.knowledge.kl import kl_to_base, true_sentences
@@ -23,6 +30,7 @@ __all__ = [
     "Entity",
     "EntityProbe",
     "KnowledgeResult",
+    "KnowledgeResults",
     "KnowledgeScores",
     "KnowledgeTrace",
     "TransferSet",

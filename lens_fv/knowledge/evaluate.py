@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.json_files import validated
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.results import Record, Records
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
@@ -19,7 +21,8 @@ from lens_fv.knowledge.scores import KnowledgeScores, Norm
 from lens_fv.model.lens_model import LensModel
 
 
-class KnowledgeResult(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class KnowledgeResult(Record):
     """Results for one condition.
 
     Attributes:
@@ -36,14 +39,62 @@ class KnowledgeResult(NamedTuple):
     locality: KnowledgeScores | None
     kl_to_base: Estimate | None
 
-    def __repr__(self) -> str:
-        return summary_text(f"KnowledgeResult: {self.condition}", self.summary())
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row: accuracies, perplexities and the divergence, averaged over entities."""
+        scores, others = self.scores, self.locality
+        return [
+            {
+                "condition": self.condition,
+                "accuracy": scores.accuracy(),
+                "explicit_accuracy": scores.accuracy(kind="explicit"),
+                "inferential_accuracy": scores.accuracy(kind="inferential"),
+                "perplexity": scores.perplexity(),
+                "locality_accuracy": others and others.accuracy(),
+                "locality_perplexity": others and others.perplexity(),
+                "kl_to_base_nats_per_token": self.kl_to_base,
+            }
+        ]
 
     def summary(self) -> dict[str, str]:
         """Return the key results by label."""
         locality = self.locality.summary() if self.locality else {}
         facts = self.scores.summary() | {f"{what}, locality set": said for what, said in locality.items()}
-        return facts | ({"KL to the base": f"{self.kl_to_base.mean:.3g} nats a token"} if self.kl_to_base else {})
+        kl = {"KL to the base": f"{self.kl_to_base.mean:.3g} nats per token"} if self.kl_to_base else {}
+        return {"condition": self.condition} | facts | kl
+
+    def to_json(self) -> Any:
+        """The condition, the rows of both scores, and the divergence."""
+        others = self.locality.to_json() if self.locality else None
+        return {
+            "condition": self.condition,
+            "scores": self.scores.to_json(),
+            "locality": others,
+            "kl_to_base": self.kl_to_base and self.kl_to_base._asdict(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> "KnowledgeResult":
+        """The result that `to_json` wrote."""
+        found = validated(values, dict[str, Any], where)
+        if found.keys() != {field.name for field in fields(cls)}:
+            raise LensFVError(f"{where}: the fields of a KnowledgeResult were expected; make it again")
+        others = found["locality"]
+        return cls(
+            validated(found["condition"], str, where),
+            KnowledgeScores.from_json(found["scores"], where),
+            None if others is None else KnowledgeScores.from_json(others, where),
+            validated(found["kl_to_base"], Estimate | None, where),
+        )
+
+
+class KnowledgeResults(Records[KnowledgeResult]):
+    """The results of `evaluate_knowledge`, one per condition."""
+
+    row = KnowledgeResult
+
+    def summary(self) -> dict[str, str]:
+        """One line per condition."""
+        return {r.condition: ", ".join(f"{k} {v}" for k, v in r.summary().items() if k != "condition") for r in self}
 
 
 @checked
@@ -55,7 +106,7 @@ def evaluate_knowledge(
     locality: Sequence[Entity] = (),
     seed: Seed = 0,
     progress: bool = False,
-) -> list[KnowledgeResult]:
+) -> KnowledgeResults:
     """Score the probes without and with definitions in context and under each update, and unrelated probes as a control.
 
     The condition "random_definition" needs at least two entities.
@@ -89,7 +140,7 @@ def evaluate_knowledge(
         for condition, delta in updates.items():
             results.append(evaluate_update(model, entities, delta, locality=locality, condition=condition, seed=seed))
             tick()
-    return results
+    return KnowledgeResults(results)
 
 
 @checked

@@ -8,17 +8,23 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lens_fv.core.artefact import Provenance, as_tuples
 from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.display import summary_text
 from lens_fv.core.files import write_whole
 from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.examples import TargetTokens
 from lens_fv.knowledge.readers import parse_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")
@@ -43,6 +49,10 @@ class TransferSet:
 
     def __repr__(self) -> str:
         return summary_text(KIND, self.summary())
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per sentence."""
+        return data_frame({"entity": key, "sentence": text} for key, texts in self.sentences.items() for text in texts)
 
     def summary(self) -> dict[str, str]:
         """Return the key facts by label."""

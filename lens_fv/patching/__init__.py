@@ -6,7 +6,7 @@ from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.plan import Plan
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs, answer_ranks, final_states
 from lens_fv.patching.run import OpenPrompts, plan_branches, run_branches
-from lens_fv.patching.verify import Finding, verify
+from lens_fv.patching.verify import Finding, Findings, verify
 
 __all__ = [
     "AnswerLogits",
@@ -15,6 +15,7 @@ __all__ = [
     "Branch",
     "Edit",
     "Finding",
+    "Findings",
     "OpenPrompts",
     "Plan",
     "answer_logprobs",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.core.choices import Seed, checked
+from lens_fv.core.results import Records
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
@@ -27,10 +28,25 @@ class Finding(NamedTuple):
     detail: str
 
 
+class Findings(Records[Finding]):
+    """The checks of `verify`, in order."""
+
+    row = Finding
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(finding.passed for finding in self)
+
+    def summary(self) -> dict[str, str]:
+        """One line per check."""
+        return {f.check: f"{'passed' if f.passed else 'FAILED'}: {f.detail}" for f in self}
+
+
 @checked
 @torch.no_grad()
 @measured
-def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
+def verify(model: LensModel, *, seed: Seed = 0) -> Findings:
     """Check a model before trusting measurements on it, because the usual failure is silently wrong numbers.
 
     The checks are:
@@ -54,7 +70,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         numbers are not finite, the checks end there, because later ones would be meaningless.
 
     Example:
-        >>> all(finding.passed for finding in lens_fv.verify(model))
+        >>> lens_fv.verify(model).passed
         True
     """
     rng = torch.Generator().manual_seed(seed)
@@ -82,13 +98,13 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         _finite(model, tokens),
     ]
     if not findings[-1].passed:
-        return findings
+        return Findings(findings)
     plain, hooked = model.forward(tokens), model.forward(tokens, [keep(name) for name in names])
     silent = [name for name in names if name not in seen]
     detail = f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks"
     findings.append(Finding("hooks fire in every layer", not silent, detail))
     if silent:
-        return findings
+        return Findings(findings)
 
     def compare(check: str, error: float) -> None:
         findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
@@ -115,7 +131,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
     error = f" (largest difference {engine.max_abs_error:.1e})" if engine.max_abs_error is not None else ""
     passed = engine.backend != "loop" or not ran
     findings.append(Finding("branches equal the plain loop", passed, f"{engine.backend}: {engine.reason}{error}"))
-    return findings
+    return Findings(findings)
 
 
 def _finite(model: LensModel, tokens: Tensor) -> Finding:

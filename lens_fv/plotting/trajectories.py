@@ -156,7 +156,7 @@ def _plain_line(
 
 def _ends(trajectory: Trajectory, n: int) -> list[dict[str, Any]]:
     """Draw lines between the training of successive tasks, in every panel."""
-    ends = [trajectory.steps[m] for m in trajectory.ends if 0 < m < len(trajectory.moments) - 1]
+    ends = [trajectory.steps[m] for m in trajectory.stage_ends if 0 < m < len(trajectory.checkpoints) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [
         line | {"x0": end, "x1": end, "xref": at["xaxis"], "yref": f"{at['yaxis']} domain"}

@@ -86,7 +86,7 @@ def _probe(
     sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=probed["max_items"], template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
     vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
-    return make_task_probe(model, task, vector, contrast=contrast, template=run.template, **probed)
+    return make_task_probe(model, task, vector, patching_prompts=contrast, template=run.template, **probed)
 
 
 def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
@@ -101,13 +101,14 @@ def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
         "control_head_cosine": control.mean(-1),
     }
     rows: list[dict[str, Any]] = []
-    for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True)):
+    for m, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
         for t, task in enumerate(trajectory.tasks):
-            measures: dict[str, Any] = {measure: curves[measure, task].get(step) for measure in MEASURES}
-            measures["head_overlap"] = overlaps[m][t]
+            overlap = overlaps[m][t]
+            measures = {measure: curves[measure, task].get(step) for measure in MEASURES}
             rows.append(
                 {"moment": name, "step": step, "task": task}
-                | {key: None if value is None else value._asdict() for key, value in measures.items()}
+                | {measure: estimate and estimate._asdict() for measure, estimate in measures.items()}
                 | {key: float(values[m, t]) for key, values in numbers.items()}
+                | {"head_overlap": overlap and overlap.to_json()}
             )
     return rows

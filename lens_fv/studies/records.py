@@ -20,11 +20,11 @@ STORED_KEYS = {
 """Columns of results, and their keys in stored records."""
 
 
-def stored_rows(results: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
+def stored_rows(results: Iterable[Any]) -> list[dict[str, Any]]:
     """The results of a part as its record holds them."""
     return [stored_row(result) for result in results]
 
 
-def stored_row(result: tuple[Any, ...]) -> dict[str, Any]:
+def stored_row(result: Any) -> dict[str, Any]:
     """One result as its record holds it."""
     return {STORED_KEYS.get(column, column): value for column, value in table_row(result).items()}

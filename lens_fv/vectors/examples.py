@@ -8,6 +8,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.vectors.options import FitConfig
 
 MOST_VALIDATION = 40
 """Maximum number of validation pairs for a choice; more cost time and rarely change it."""
@@ -31,27 +32,26 @@ class FittingExamples:
 
     @classmethod
     def of(
-        cls, model: LensModel, task: Task, split: Split | None, *, what: str, pairs: int, template: PromptTemplate, seed: int
+        cls, model: LensModel, task: Task, split: Split | None, config: FitConfig, template: PromptTemplate, *, what: str
     ) -> "FittingExamples":
         """Encode the prompts of a split.
 
         Args:
             model: Model that reads the prompts.
             task: Task to fit.
-            split: Split of its pairs; default: `split_pairs(task, seed=seed)`.
-            what: What is fitted, for the error.
-            pairs: Number of training pairs.
+            split: Split of its pairs; default: `split_pairs(task, seed=config.seed)`.
+            config: Number of training pairs, and seed.
             template: Prompt template.
-            seed: Seed of the split.
+            what: What is fitted, for the error.
 
         Raises:
-            LensFVError: the training split has fewer pairs.
+            LensFVError: the training split has too few pairs.
         """
-        split = split or split_pairs(task, seed=seed)
+        split, pairs = split or split_pairs(task, seed=config.seed), config.pairs
         if pairs > len(split.train):
             raise LensFVError(f"fit {what} on {pairs} pairs of {task.name}: its training split has {len(split.train)}")
         train = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-        return cls(task, train, validation_prompts(model, split, template), seed)
+        return cls(task, train, validation_prompts(model, split, template), config.seed)
 
     def provenance(self, model: LensModel, method: str, options: Mapping[str, Any]) -> Provenance:
         """Provenance of what was fitted on these prompts."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +11,16 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Level, Whole, checked
 from lens_fv.core.statistics import Estimate, bootstrap_means, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Measure = Literal["top1", "full", "logprob"]
 Part = Literal["validation", "test"]
@@ -113,6 +118,10 @@ class InjectionSweep(Artefact):
     def heatmap_data(self) -> Tensor:
         """Mean gain in log-probability over the plain model, (layers, scales)."""
         return (self.mean() - self.plain_logprob.double().mean()).float()
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per layer and scale; see `SweepCell`."""
+        return data_frame(self.cells())
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

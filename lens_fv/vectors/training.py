@@ -17,7 +17,7 @@ from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import CHECK_EVERY, Best, fit
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.settings import TuneConfig
+from lens_fv.vectors.options import TuneConfig
 
 PATIENCE = 15
 """Number of steps without a better validation score after which training of a relation stops."""

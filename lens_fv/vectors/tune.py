@@ -5,31 +5,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Unpack
 
-from lens_fv.core.choices import Seed, checked
+from lens_fv.core.options import takes_options
 from lens_fv.errors import LensFVError
 from lens_fv.heads import resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task
+from lens_fv.tasks import PromptTemplate, Split, Task
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.settings import Start, TuneConfig, TuneOptions, learning_rates, tuned_layers
+from lens_fv.vectors.options import Start, TuneConfig, TuneManyOptions, TuneOptions, learning_rates, tuned_layers
 from lens_fv.vectors.training import Candidate, TuningRun, train_vectors
 
 
-@checked
-def tune(
-    model: LensModel,
-    task: Task,
-    *,
-    start: Start = "zero",
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-    **options: Unpack[TuneOptions],
-) -> FunctionVector:
+@takes_options(TuneOptions, TuneConfig)
+def tune(model: LensModel, task: Task, options: TuneOptions) -> FunctionVector:
     """Fine-tune a function vector on a few pairs; the model stays frozen (Kang, Wu and Lu 2026).
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, with the vector added to the
@@ -40,12 +29,7 @@ def tune(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        start: Initial value: a vector, "zero" or "random".
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of a random start.
-        progress: Show a progress bar.
-        **options: `pairs`, `steps`, `layer`, `learning_rate`, `l2`, `l2_to` and `start_norm`; see `TuneConfig`.
+        options: Keywords: the fields of `TuneOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
@@ -54,34 +38,19 @@ def tune(
         >>> lens_fv.tune(model, task, pairs=4, steps=2, layer=1).layer
         1
     """
-    splits = {} if split is None else {task.name: split}
-    (vector,) = tune_many(model, [task], start=start, splits=splits, template=template, seed=seed, progress=progress, **options)
+    splits = {} if options.split is None else {task.name: options.split}
+    (vector,) = _tuned(model, [task], {task.name: options.start}, splits, options, options.template, options.progress)
     return vector
 
 
-@checked
-def tune_many(
-    model: LensModel,
-    tasks: Sequence[Task],
-    *,
-    start: Start | Mapping[str, Start] = "zero",
-    splits: Mapping[str, Split] | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-    **options: Unpack[TuneOptions],
-) -> list[FunctionVector]:
+@takes_options(TuneManyOptions, TuneConfig)
+def tune_many(model: LensModel, tasks: Sequence[Task], options: TuneManyOptions) -> list[FunctionVector]:
     """Fine-tune the vectors of many relations in the same passes; each equals the result of `tune` with the same layers.
 
     Args:
         model: Model, which stays frozen.
         tasks: Tasks to learn.
-        start: One initial value for all tasks, or a mapping by task name; see `tune`.
-        splits: Splits by task name; default: as in `tune`.
-        template: Prompt template.
-        seed: Seed of the splits and of random starts.
-        progress: Show a progress bar.
-        **options: As for `tune`.
+        options: Keywords: the fields of `TuneManyOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: no task is given, two have the same name, or `tune` raises.
@@ -90,25 +59,35 @@ def tune_many(
         >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], pairs=4, steps=2, layer=1)]
         ['toy']
     """
-    config = TuneConfig(**options)
-    names = [task.name for task in tasks]
+    names, start = [task.name for task in tasks], options.start
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"tune {len(names)} vectors: give at least one task, and each a name of its own: {', '.join(names)}")
     starts: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
-    for vector in starts.values():
-        if isinstance(vector, FunctionVector):
-            vector.provenance.check(model)
+    return _tuned(model, tasks, starts, options.splits or {}, options, options.template, options.progress)
+
+
+def _tuned(
+    model: LensModel,
+    tasks: Sequence[Task],
+    starts: Mapping[str, Start],
+    splits: Mapping[str, Split],
+    config: TuneConfig,
+    template: PromptTemplate,
+    progress: bool,
+) -> list[FunctionVector]:
+    for start in starts.values():
+        if isinstance(start, FunctionVector):
+            start.provenance.check(model)
     rates = learning_rates(config.learning_rate)
     candidates = [Candidate(at, rate) for at in tuned_layers(model, config.layer, starts.values()) for rate in rates]
     runs: list[TuningRun] = []
     for task in tasks:
-        split = (splits or {}).get(task.name)
-        examples = FittingExamples.of(model, task, split, what="a vector", pairs=config.pairs, template=template, seed=seed)
+        examples = FittingExamples.of(model, task, splits.get(task.name), config, template, what="a vector")
         units = resid_norms(model, [prompt.tokens for prompt in examples.train])
-        begin = starts[task.name]
-        first = [_initial(model, begin, config.start_norm * float(units[at]), seed) for at, _ in candidates]
-        origin = begin.provenance.method if isinstance(begin, FunctionVector) else begin
-        runs.append(TuningRun(examples, units, origin, torch.stack(first)))
+        start = starts[task.name]
+        initial = [_initial(model, start, config.start_norm * float(units[at]), config.seed) for at, _ in candidates]
+        origin = start.provenance.method if isinstance(start, FunctionVector) else start
+        runs.append(TuningRun(examples, units, origin, torch.stack(initial)))
     return train_vectors(model, runs, candidates, config, progress=progress)
 
 

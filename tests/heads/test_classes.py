@@ -155,7 +155,7 @@ def test_a_slot_that_no_clean_prompt_has_is_an_error(tiny_model):
     model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)), bos_token="<bos>")
     train = tuple(Pair(f"a{i}", ("b",)) for i in range(4))
     split = Split(train, (Pair("x", ("y",)), Pair("uv", ("w",))), train)
-    options = {"split": split, "template": TEMPLATES["arrow"], "n_shots": 1, "n_trials": 2}
+    options = {"split": split, "template": TEMPLATES["arrow"], "n_shots": 2, "n_trials": 2}
     assert class_effects(model, toy_task(), n_clean=2, seed=0, **options).classes[-1] == "query_predictive"
     with pytest.raises(LensFVError, match=r"no clean prompt has a token at .* more clean prompts"):
         class_effects(model, toy_task(), n_clean=1, seed=0, **options)

@@ -74,9 +74,9 @@ def test_results_say_first_what_matters():
     assert made.summary() == about
     whole = KnowledgeResult("mine", made, made, Estimate(0.01234, 0.0, 1.0, 2))
     locality = {f"{what}, locality set": said for what, said in about.items()}
-    assert whole.summary() == {**about, **locality, "KL to the base": "0.0123 nats a token"}
-    assert repr(whole).splitlines()[0] == "KnowledgeResult: mine"
-    assert KnowledgeResult("base", made, None, None).summary() == about
+    assert whole.summary() == {"condition": "mine", **about, **locality, "KL to the base": "0.0123 nats per token"}
+    assert repr(whole).splitlines()[0] == "KnowledgeResult"
+    assert KnowledgeResult("base", made, None, None).summary() == {"condition": "base", **about}
 
 
 def test_the_gap_is_between_the_base_and_reading_the_definition():

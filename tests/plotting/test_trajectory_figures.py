@@ -18,14 +18,14 @@ from lens_fv.plotting import (
     vector_plane,
 )
 
-TASKS, MOMENTS, ITEMS = ("one", "<two>", "three", "four", "five"), ("0", "0-one/2", "0-one/4", "1-three/2", "1-three/4"), 8
-LAST = len(MOMENTS) - 1
+TASKS, CHECKPOINTS, ITEMS = ("one", "<two>", "three", "four", "five"), ("0", "0-one/2", "0-one/4", "1-three/2", "1-three/4"), 8
+LAST = len(CHECKPOINTS) - 1
 
 
 @pytest.fixture
 def path():
     generator = torch.Generator().manual_seed(0)
-    shape = (len(MOMENTS), len(TASKS))
+    shape = (len(CHECKPOINTS), len(TASKS))
 
     def some(*rest):
         return torch.randn(*shape, *rest, generator=generator)
@@ -34,17 +34,17 @@ def path():
     effects[[1, 3]] = torch.nan
     return Trajectory(
         provenance=replace(provenance("all"), model="<tiny>"),
-        moments=MOMENTS,
+        checkpoints=CHECKPOINTS,
         steps=(0, 2, 4, 6, 8),
         tasks=TASKS,
         correct=(some(ITEMS) > 0).float(),
         instructed=some(ITEMS),
         in_context=(some(ITEMS) > 0).float(),
         knowledge=some(ITEMS),
-        added=(some(3, ITEMS) > 0).float(),
+        steered=(some(3, ITEMS) > 0).float(),
         alignment=some(ITEMS),
-        written=some(4, 8),
-        written_now=some(4, 8),
+        head_writes=some(4, 8),
+        head_writes_now=some(4, 8),
         answer_rank=some(LAYERS),
         effects=effects,
     )
@@ -88,7 +88,7 @@ def test_similarities_are_drawn_beside_random_heads(path):
 def test_the_plane_is_that_of_the_beginning(path):
     drawn = vector_plane(path)
     lines = [trace for trace in drawn.data if trace.mode == "lines+markers"]
-    x, y = (torch.tensor([getattr(line, axis) for line in lines]).T for axis in "xy")  # moments x tasks
+    x, y = (torch.tensor([getattr(line, axis) for line in lines]).T for axis in "xy")  # checkpoints x tasks
     vectors = path.vectors / path.vectors[:1].norm(dim=-1, keepdim=True)
     begin = vectors[0] - vectors[0].mean(0)
     # the two components hold as much of the variance as any plane can
@@ -126,7 +126,7 @@ def test_the_matrix_has_the_ends_of_tasks(path):
     assert list(heat.y) == ["beginning", "after one", "after three"]
     assert heat.x[1] == "&lt;two&gt;"
     torch.testing.assert_close(torch.tensor(heat.z), path.accuracy[[0, 2, 4]])
-    path.in_context[3:] = torch.nan  # the last moment is within the training of "three"
+    path.in_context[3:] = torch.nan  # the last checkpoint is within the training of "three"
     assert list(forgetting_matrix(path).data[0].y) == ["beginning", "after one"]
 
 

@@ -124,7 +124,7 @@ def test_records_are_what_the_library_says(run, model, tmp_path):
     at_once = distilled(study, study.first_few, study.sentences("own", 0), 0, tmp_path)  # not looked at on the way
     assert all(torch.equal(at_once.down[name], value) for name, value in delta.down.items())
     path = Trajectory.load(folder / "trajectory.safetensors")
-    assert path.moments == ("0", "1", "3")
+    assert path.checkpoints == ("0", "1", "3")
     assert float(path.similarity()[0].min()) == pytest.approx(1)
     assert float(path.similarity()[-1].max()) < 1
     traces = {name: KnowledgeTrace.load(folder / f"trace-{name}.safetensors") for name in ("base", "updated")}

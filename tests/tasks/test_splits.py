@@ -52,7 +52,7 @@ def test_a_relation_that_is_its_own_reverse():
 def test_shares():
     split = split_pairs(NUMBERS)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [55, 15, 30]
-    split = split_pairs(NUMBERS, test=0.21, validation=0.09)
+    split = split_pairs(NUMBERS, test_fraction=0.21, validation_fraction=0.09)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [70, 9, 21]
     assert repr(split) == "Split(70 train, 9 validation, 21 test)"
 

@@ -5,12 +5,13 @@ from dataclasses import fields
 
 import pytest
 import torch
+from helpers import toy_task
 from torch.nn import Parameter
 
 from lens_fv.composition.fit import MapConfig, MapOptions
 from lens_fv.errors import LensFVError
+from lens_fv.vectors import TuneConfig, tune, tune_many
 from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.settings import FitConfig, FitOptions, TuneConfig, TuneOptions
 
 TARGET = torch.tensor([1.0, -2.0, 3.0])
 
@@ -98,8 +99,20 @@ def test_without_a_finite_score_there_is_no_result():
         best.require("it")
 
 
-@pytest.mark.parametrize(("config", "options"), [(FitConfig, FitOptions), (TuneConfig, TuneOptions), (MapConfig, MapOptions)])
-def test_keyword_arguments_are_the_settings(config, options):
-    assert set(options.__annotations__) == {field.name for field in fields(config)}
-    with pytest.raises(LensFVError, match=r"=0\): it has to be"):
-        config(**{"steps" if config is not MapConfig else "epochs": 0})
+def test_settings_are_keywords_or_a_config(tiny_model):
+    """A keyword overrides the config; what is neither a setting nor in range is refused."""
+    model, task = tiny_model("llama"), toy_task()
+    one = tune(model, task, pairs=4, steps=3, layer=1, learning_rate=0.2)
+    other = tune(model, task, TuneConfig(pairs=4, steps=2, layer=1, learning_rate=0.2), steps=3)
+    assert torch.equal(one.vector, other.vector)
+    assert one.provenance.options == other.provenance.options
+    with pytest.raises(LensFVError, match=r"tune\(step=...\): it has no such option; did you mean 'steps'"):
+        tune(model, task, step=3)
+    with pytest.raises(LensFVError, match=r"tune_many\(steps=0\): it has to be .* at least 1"):
+        tune_many(model, [task], steps=0)
+
+
+def test_a_maps_keywords_are_its_settings():
+    assert set(MapOptions.__annotations__) == {field.name for field in fields(MapConfig)}
+    with pytest.raises(LensFVError, match=r"epochs=0\): it has to be"):
+        MapConfig(epochs=0)

@@ -1,7 +1,8 @@
 """Agreement between similarity matrices and with a taxonomy, tested by permuting items."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from scipy import stats
 from scipy.spatial.distance import squareform
 
 from lens_fv.core.choices import Count, Level, Seed, checked
+from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
@@ -18,7 +20,9 @@ BATCH = 500
 """Number of permutations per batch; 30 MB for the pairs of 116 items."""
 
 
-class Agreement(NamedTuple):
+@checked
+@dataclass(frozen=True, repr=False)
+class Agreement(Record):
     """Agreement of two similarity matrices.
 
     Attributes:
@@ -35,7 +39,8 @@ class Agreement(NamedTuple):
     n_pairs: int
 
 
-class TaxonomyStructure(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class TaxonomyStructure(Record):
     """Whether items of the same class are more similar than others.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.relations import without_own
 from lens_fv.evaluation.alignment.semeval import RatedRelation
@@ -24,6 +25,9 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, zero_shot
 from lens_fv.vectors import FunctionVector
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TypicalityResult(NamedTuple):
@@ -105,6 +109,24 @@ class Typicality(Artefact):
 
     def _result(self, name: str, rows: Tensor) -> TypicalityResult:
         return TypicalityResult(name, estimate(rows.tolist(), seed=self.provenance.seed))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["measure", "pair"] = "measure") -> "pd.DataFrame":
+        """One row per measure, with its correlation over relations, or one per rated pair and measure, with its score."""
+        if by == "measure":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "relation": self.relations[int(self.relation[n])],
+                "a": a,
+                "b": b,
+                "human": float(self.human[n]),
+                "measure": measure,
+                "score": float(self.scores[n, i]),
+            }
+            for n, (a, b) in enumerate(self.pairs)
+            for i, measure in enumerate(self.measures)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

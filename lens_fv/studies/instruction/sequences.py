@@ -75,7 +75,7 @@ def probe(study: Study, task: Task, seed: int, *, ranked: bool = True) -> TaskPr
         model,
         task,
         vector(study, task, seed),
-        contrast=contrast,
+        patching_prompts=contrast,
         n_shots=s.n_shots,
         n_context=s.n_context,
         max_items=s.max_items,

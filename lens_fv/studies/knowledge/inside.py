@@ -115,7 +115,7 @@ def _known(study: Study, entities: tuple[Entity, ...], delta: WeightDelta, condi
 
 
 def _moment(study: Study, probes: list[TaskProbe], delta: WeightDelta | None, epochs: int) -> CheckpointMeasurement:
-    measure = partial(measure_checkpoint, study.model, probes, name=str(epochs), step=epochs, full=False)
+    measure = partial(measure_checkpoint, study.model, probes, name=str(epochs), step=epochs, all_measures=False)
     if delta is None:
         return measure()
     with delta.applied(study.model):

@@ -11,7 +11,7 @@ from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
-from lens_fv.vectors.settings import Start
+from lens_fv.vectors.options import Start
 
 
 class Variation(NamedTuple):

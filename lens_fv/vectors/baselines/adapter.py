@@ -4,22 +4,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig
 from torch import Tensor
-from typing_extensions import Unpack
 
 from lens_fv.core.artefact import Artefact, require_shape
-from lens_fv.core.choices import Count, Positive, Seed, checked
+from lens_fv.core.choices import Count, Positive, checked
+from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
+from lens_fv.tasks import EncodedPrompt, Task
 from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.settings import FitConfig, FitOptions
+from lens_fv.vectors.options import FitConfig, SplitOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -77,6 +82,19 @@ class Adapter(Artefact):
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per layer and projection: the rank of the update and the norm of the change in weights."""
+        return data_frame(
+            {
+                "layer": layer,
+                "projection": {"q": "query", "v": "value"}[part],
+                "rank": self.q_down.shape[1],
+                "norm": float((getattr(self, f"{part}_up")[i] @ getattr(self, f"{part}_down")[i]).norm()),
+            }
+            for i, layer in enumerate(self.layers)
+            for part in PARTS
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         n = sum(x.numel() for x in (self.q_down, self.q_up, self.v_down, self.v_up))
@@ -84,19 +102,29 @@ class Adapter(Artefact):
 
 
 @checked
-def train_adapter(
-    model: LensModel,
-    task: Task,
-    *,
-    rank: Count = 4,
-    alpha: Count = 8,
-    learning_rate: Positive = 2e-3,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-    **options: Unpack[FitOptions],
-) -> Adapter:
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(FitConfig):
+    """Options of `train_adapter` that are numbers.
+
+    Attributes:
+        rank: Rank of each update.
+        alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
+        learning_rate: Learning rate of Adam.
+    """
+
+    rank: Count = 4
+    alpha: Count = 8
+    learning_rate: Positive = 2e-3
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions(AdapterConfig, SplitOptions):
+    """All options of `train_adapter`."""
+
+
+@takes_options(AdapterOptions, AdapterConfig)
+def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does. The step with
@@ -105,21 +133,14 @@ def train_adapter(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        rank: Rank of each update.
-        alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
-        learning_rate: Learning rate of Adam.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of the initial values.
-        progress: Show a progress bar.
-        **options: `pairs` and `steps`; see `FitConfig`.
+        options: Keywords: the fields of `AdapterOptions`, which `AdapterConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
     """
-    config, what = FitConfig(**options), f"{task.name}: adapter"
-    examples = FittingExamples.of(model, task, split, what="an adapter", pairs=config.pairs, template=template, seed=seed)
+    what, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
+    examples = FittingExamples.of(model, task, options.split, options, options.template, what="an adapter")
     best = Best[dict[str, Tensor]]()
     batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
@@ -136,7 +157,7 @@ def train_adapter(
         return torch.cat([logprobs(prompts).sum(1) for prompts in held_out]).mean()[None]
 
     with torch.random.fork_rng():  # PEFT draws initial values from torch's global generator
-        torch.manual_seed(seed)
+        torch.manual_seed(options.seed)
         with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
             layers = tuple(sorted({layer for layer, _ in parts}))
 
@@ -152,10 +173,18 @@ def train_adapter(
                 best.update(step, score(), factors)
 
             weights = [weight for part in parts.values() for weight in part]
-            fit(weights, loss, check, learning_rate=learning_rate, steps=config.steps, what=what, progress=progress)
-    recorded = {"rank": rank, "alpha": alpha, **vars(config), "learning_rate": learning_rate, **best.options}
+            fit(
+                weights,
+                loss,
+                check,
+                learning_rate=options.learning_rate,
+                steps=options.steps,
+                what=what,
+                progress=options.progress,
+            )
+    recorded = {name: getattr(options, name) for name in ("rank", "alpha", "pairs", "steps", "learning_rate")}
     scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(what).items()}
-    return Adapter(provenance=examples.provenance(model, "lora", recorded), layers=layers, **scaled)
+    return Adapter(provenance=examples.provenance(model, "lora", recorded | best.options), layers=layers, **scaled)
 
 
 def _of_one_length(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:

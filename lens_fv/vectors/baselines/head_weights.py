@@ -2,24 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
-from typing_extensions import Unpack
 
 from lens_fv.core.artefact import require_shape
-from lens_fv.core.choices import Count, Natural, Positive, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, Positive, Whole, checked
+from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+from lens_fv.tasks import Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.batches import open_batches
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.settings import LEARNING_RATES, FitConfig, FitOptions, learning_rates, tuned_layers
+from lens_fv.vectors.options import LEARNING_RATES, FitConfig, SplitOptions, learning_rates, tuned_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
@@ -50,27 +55,53 @@ class HeadWeights(FunctionVector):
         """See `Artefact.heatmap_data`."""
         return self.weights
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head with its weight."""
+        return data_frame(
+            {"layer": layer, "head": head, "weight": weight}
+            for layer, row in enumerate(self.weights.tolist())
+            for head, weight in enumerate(row)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         return super().summary() | {"heads": ", ".join(f"{a}.{b} x {w:.2f}" for a, b, w in self.top()) + ", ..."}
 
 
 @checked
-def train_head_weights(
-    model: LensModel,
-    task: Task,
-    *,
-    means: HeadMeans | HeadRanking | None = None,
-    layer: Whole | Sequence[Whole] | None = None,
-    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
-    n_shots: Natural = 10,
-    n_prompts: Count = 100,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-    **options: Unpack[FitOptions],
-) -> HeadWeights:
+@dataclass(frozen=True, kw_only=True)
+class HeadWeightsConfig(FitConfig):
+    """Options of `train_head_weights` that are numbers.
+
+    Attributes:
+        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
+        learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
+            the residual stream's typical norm at the layer.
+        n_shots: Number of demonstrations per prompt if means are computed.
+        n_prompts: Number of few-shot prompts if means are computed.
+    """
+
+    layer: Whole | Sequence[Whole] | None = None
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
+    n_shots: Natural = 10
+    n_prompts: Count = 100
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class HeadWeightsOptions(HeadWeightsConfig, SplitOptions):
+    """All options of `train_head_weights`.
+
+    Attributes:
+        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
+            pairs.
+    """
+
+    means: HeadMeans | HeadRanking | None = None
+
+
+@takes_options(HeadWeightsOptions, HeadWeightsConfig)
+def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions) -> HeadWeights:
     """Learn one weight per head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does, but with only
@@ -80,18 +111,7 @@ def train_head_weights(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
-            pairs.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
-        learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
-            the residual stream's typical norm at the layer.
-        n_shots: Number of demonstrations per prompt if means are computed.
-        n_prompts: Number of few-shot prompts if means are computed.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of the prompts.
-        progress: Show a progress bar.
-        **options: `pairs` and `steps`; see `FitConfig`.
+        options: Keywords: the fields of `HeadWeightsOptions`, which `HeadWeightsConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
@@ -99,16 +119,18 @@ def train_head_weights(
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
-    config, what, split = FitConfig(**options), f"{task.name}: head weights", split or split_pairs(task, seed=seed)
-    examples = FittingExamples.of(model, task, split, what="head weights", pairs=config.pairs, template=template, seed=seed)
+    what, seed, means = f"{task.name}: head weights", options.seed, options.means
+    split = options.split or split_pairs(task, seed=seed)
+    examples = FittingExamples.of(model, task, split, options, options.template, what="head weights")
     if isinstance(means, HeadRanking):
         means.provenance.check(model)
     elif means is None:
+        n_shots, n_prompts, template = options.n_shots, options.n_prompts, options.template
         shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
-        means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=progress)
+        means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=options.progress)
     writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
-    candidates = [(at, rate) for at in tuned_layers(model, layer) for rate in learning_rates(learning_rate)]
+    candidates = [(at, rate) for at in tuned_layers(model, options.layer) for rate in learning_rates(options.learning_rate)]
     layers = [at for at, _ in candidates]
     # Adam's first step moves all weights by the same amount, up or down; this scales its vector to the learning rate.
     sizes = torch.tensor([rate * float(norms[at]) for at, rate in candidates], device=model.device)
@@ -129,11 +151,11 @@ def train_head_weights(
         logprobs = [batch.read(layers, (weights @ writes)[None]).sum(-1) for batch in held_out]
         best.update(step, torch.cat(logprobs).mean(0), lambda candidate: weights[candidate])
 
-    fit([moved], loss, check, steps=config.steps, what=what, progress=progress)
+    fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
     weights, (at, rate) = best.require(what), candidates[best.candidate]
-    recorded = {**vars(config), "learning_rate": rate, "candidates": tuple(candidates), **best.options}
+    recorded = {"pairs": options.pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
-        provenance=examples.provenance(model, "head_weights", recorded),
+        provenance=examples.provenance(model, "head_weights", recorded | best.options),
         vector=(weights @ writes).float().cpu(),
         head_outputs=torch.zeros(0, model.d_head),
         layer=at,

@@ -1,6 +1,6 @@
 """Recorded results of the study of instructed tasks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Followed(NamedTuple):
     sequence: str
     trained: tuple[str, ...]
     path: Trajectory
-    verdicts: list[Verdict]
+    verdicts: Sequence[Verdict]
 
     @property
     def metrics(self) -> ContinualMetrics | None:

@@ -47,7 +47,7 @@ def moments_sheet(run: Recorded) -> Sheet:
     """Return every measure at every checkpoint."""
     header = ["sequence", "seed", "moment", "step", "task", "measure", "mean", "low", "high", "items"]
     rows = [
-        [each.sequence, each.seed, each.path.moments[each.path.steps.index(step)], step, task, measure, *found]
+        [each.sequence, each.seed, each.path.checkpoints[each.path.steps.index(step)], step, task, measure, *found]
         for each in run.followed
         for task in each.path.tasks
         for measure in MEASURES

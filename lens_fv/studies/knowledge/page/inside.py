@@ -60,7 +60,7 @@ def _others(run: Recorded) -> list[Block]:
         return []
     path = Trajectory.load(file)
     accuracy, cosine = path.accuracy, path.similarity()
-    (own, control), last = path.head_similarity(), len(path.moments) - 1
+    (own, control), last = path.head_similarity(), len(path.checkpoints) - 1
     rows = [
         [task, *(f"{float(accuracy[m, t]):.2f}" for m in (0, last)), f"{float(cosine[last, t]):.3f}"]
         + [f"{float(each[last, t].mean()):.3f}" for each in (own, control)]

@@ -1,11 +1,15 @@
-"""Settings of what is fitted to a task's pairs."""
+"""Options of what is fitted to a task's pairs. Each name, type, default and help text is stated here once.
 
-from collections.abc import Iterable, Sequence
+As in `lens_fv.heads.options`, a `...Config` holds words and numbers only, and `...Options` add what only Python code can give.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
-from lens_fv.core.choices import Count, NonNegative, Positive, Whole, checked
+from lens_fv.core.choices import Count, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.model.lens_model import LensModel
+from lens_fv.tasks import TODD, PromptTemplate, Split
 from lens_fv.vectors.function_vector import FunctionVector
 
 Start = FunctionVector | Literal["zero", "random"]
@@ -14,30 +18,51 @@ LEARNING_RATES = (0.05, 0.1)
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """Settings shared by everything that is fitted to a task's pairs.
+    """How something is fitted to a task's pairs.
 
     Attributes:
         pairs: Number of training pairs per task.
         steps: Number of Adam steps.
+        seed: Seed of the split and of all random draws.
     """
 
     pairs: Count = 20
     steps: Count = 40
-
-
-class FitOptions(TypedDict, total=False):
-    """The settings of `FitConfig` as keyword arguments."""
-
-    pairs: int
-    steps: int
+    seed: Seed = 0
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """What is fitted on, and whether progress is shown.
+
+    Attributes:
+        template: Prompt template.
+        progress: Show a progress bar.
+    """
+
+    template: PromptTemplate = TODD
+    progress: bool = False
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(PromptOptions):
+    """What is fitted on, for a single task.
+
+    Attributes:
+        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
+    """
+
+    split: Split | None = None
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
 class TuneConfig(FitConfig):
-    """Settings of `tune`, which takes each of them as a keyword argument.
+    """Options of `tune` and `tune_many` that are words and numbers.
 
     Attributes:
         layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
@@ -45,6 +70,10 @@ class TuneConfig(FitConfig):
         l2: Weight of the squared distance to zero or to the start, in units of the residual stream's typical norm.
         l2_to: Reference of that distance: "zero" or "start".
         start_norm: Norm of a random start, in units of the residual stream's typical norm.
+
+    Example:
+        >>> lens_fv.vectors.TuneConfig(steps=100).pairs
+        20
     """
 
     layer: Whole | Sequence[Whole] | None = None
@@ -54,14 +83,30 @@ class TuneConfig(FitConfig):
     start_norm: NonNegative = 0.25
 
 
-class TuneOptions(FitOptions, total=False):
-    """The settings of `TuneConfig` as keyword arguments."""
+@checked
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(TuneConfig, SplitOptions):
+    """All options of `tune`.
 
-    layer: int | Sequence[int] | None
-    learning_rate: float | Sequence[float]
-    l2: float
-    l2_to: Literal["zero", "start"]
-    start_norm: float
+    Attributes:
+        start: Initial value: a vector, "zero" or "random".
+    """
+
+    start: Start = "zero"
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class TuneManyOptions(TuneConfig, PromptOptions):
+    """All options of `tune_many`.
+
+    Attributes:
+        start: One initial value for all tasks, or a mapping by task name; see `tune`.
+        splits: Splits by task name; default: as in `tune`.
+    """
+
+    start: Start | Mapping[str, Start] = "zero"
+    splits: Mapping[str, Split] | None = None
 
 
 def learning_rates(rates: float | Sequence[float]) -> list[float]:
