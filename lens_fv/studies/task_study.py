@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lens_fv.core.choices import Seed
 from lens_fv.core.files import file_name
 from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
@@ -17,7 +18,14 @@ DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
 class DemoSettings:
     """Settings of the demonstration; fewer prompts than the defaults of `rank_heads`, so that it takes minutes.
 
-    `layers` are the candidate layers for tuning, as fractions of the depth.
+    Attributes:
+        tasks: Names or files of the tasks.
+        n_shots, n_clean, n_trials: Numbers of demonstrations per prompt, of clean prompts and of corrupted prompts.
+        n_heads: Number of heads in the extracted vector.
+        pairs, learning_rate, steps: Options of `tune`.
+        layers: Candidate layers for tuning, as fractions of the depth.
+        max_items: Maximum number of test pairs.
+        seed: Seed of splits, prompts and random draws.
     """
 
     tasks: tuple[str, ...] = DEMO_TASKS
@@ -30,7 +38,7 @@ class DemoSettings:
     learning_rate: float = 0.1
     steps: int = 30
     max_items: int = 60
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

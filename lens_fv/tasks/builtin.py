@@ -15,7 +15,11 @@ _DATA = files("lens_fv.tasks") / "data"
 
 @cache
 def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[str, ...]:
-    """List the names of the built-in relations, sorted, optionally of one group ("morphology") or family ("inflection").
+    """List the names of the built-in relations, sorted.
+
+    Args:
+        group: Group of relations, such as "morphology"; default: all.
+        family: Family of relations, such as "inflection"; default: all.
 
     Raises:
         LensFVError: no such group or family.

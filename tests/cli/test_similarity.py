@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from lens_fv.cli.app import execute
-from lens_fv.composition import VectorLibrary, softmax_map
+from lens_fv.composition import VectorLibrary, plain_map
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import Provenance
 from lens_fv.evaluation.alignment import similarity_matrix
@@ -78,8 +78,8 @@ def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
     basis = VectorLibrary.open(tmp_path / "tuned").basis(model)
     found = {}
     for temperature in (3.0, 0.5):
-        softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
-        code, found[temperature], err = run(*arguments, "--map", "map.safetensors")
+        plain_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
+        code, found[temperature], err = run(*arguments, "--weight-map", "map.safetensors")
         assert code == 0, err
     assert found[3.0] == run(*arguments)[1]
     assert found[0.5]["taxonomy"] != found[3.0]["taxonomy"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import Count, Seed, Whole
 from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, run_branches
 from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
 from lens_fv.studies.bench.subject import BenchResult, Subject
@@ -17,9 +18,9 @@ SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 def bench_engine(
     subject: Subject,
     *,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    sample: Count = 12,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Patch every head at the last token of a prompt.
@@ -37,7 +38,7 @@ def bench_engine(
 
     Args:
         subject: Model and prompt.
-        sample: Number of edits on which the loop is timed.
+        sample: Number of edits on which the plain loop is timed, extrapolated to all.
         repeats: Number of alternating runs of the engine and of the plain forward pass; the median counts.
         seed: Seed of the edits' random values and of the sample.
         tick: Called `repeats` + `sample` times.
@@ -49,12 +50,21 @@ def bench_sweep(
     subject: Subject,
     *,
     scales: Sequence[float] = SCALES,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    sample: Count = 6,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
-    """Add one random vector after every layer at every scale; see `bench_engine`."""
+    """Add one random vector after every layer at every scale; see `bench_engine`.
+
+    Args:
+        subject: Model and prompt.
+        scales: Factors of the vector.
+        sample: See `bench_engine`.
+        repeats: See `bench_engine`.
+        seed: Seed of the vector and of the sample.
+        tick: Called `repeats` + `sample` times.
+    """
     model = subject.model
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)).to(model.device)
     edits = [Edit(layer, scale * vector, mode="add") for layer in range(model.n_layers) for scale in scales]
@@ -64,14 +74,23 @@ def bench_sweep(
 def bench_compose(
     subject: Subject,
     *,
-    vectors: int = 100,
-    layer: int | None = None,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    vectors: Count = 100,
+    layer: Whole | None = None,
+    sample: Count = 12,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
-    """Score a basis of random vectors on one prompt, all at one layer (default: the middle); see `bench_engine`.
+    """Score a basis of random vectors on one prompt, all at one layer; see `bench_engine`.
+
+    Args:
+        subject: Model and prompt.
+        vectors: Number of vectors in the basis, with random directions.
+        layer: Layer after which vectors are added; default: the middle.
+        sample: See `bench_engine`.
+        repeats: See `bench_engine`.
+        seed: Seed of the vectors and of the sample.
+        tick: Called `repeats` + `sample` times.
 
     Raises:
         LensFVError: the layer does not exist.

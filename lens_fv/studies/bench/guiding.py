@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
@@ -31,10 +33,10 @@ def bench_guided(
     subject: Subject,
     *,
     methods: Sequence[str] = ("iv", "fv", "kl", "swap", "swap-kl"),
-    rows: int = 8,
-    tokens: int = 32,
-    repeats: int = 5,
-    seed: int = 0,
+    rows: Count = 8,
+    tokens: Annotated[int, Ge(5)] = 32,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Time a step of AdamW on random rows, with PEFT's rank 8 on queries and values, for plain training and other methods.
@@ -44,7 +46,7 @@ def bench_guided(
 
     Args:
         subject: Model to train.
-        methods: Methods to compare, from `METHODS`.
+        methods: Methods to compare with plain training: guide presets, ewc, o-lora or full.
         rows: Number of rows in the batch.
         tokens: Number of tokens per row; the last three are targets.
         repeats: Number of runs for the median.

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import Count, Seed
 from lens_fv.patching import Branch, answer_logprobs, plan_branches, run_branches
 from lens_fv.studies.bench.clock import Clock, peak_memory, plain_forward
 from lens_fv.studies.bench.engine import head_edits
@@ -16,8 +17,8 @@ def bench_memory(
     subject: Subject,
     prompts: Sequence[tuple[int, ...]],
     *,
-    repeats: int = 3,
-    seed: int = 0,
+    repeats: Count = 3,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Patch every head of prompts of growing length.

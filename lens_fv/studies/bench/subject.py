@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Ge
 
+from lens_fv.core.choices import Natural, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.model.lens_model import LensModel
@@ -82,11 +84,11 @@ def open_subject(
     name: str,
     task: Task | None = None,
     *,
-    n_shots: int = 10,
-    n_tokens: int | None = None,
+    n_shots: Natural = 10,
+    n_tokens: Annotated[int, Ge(2)] | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Subject:
     """Load a model with a few-shot prompt, or build one with random weights.
 
@@ -94,7 +96,7 @@ def open_subject(
         name: Name of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
         task: Task for the few-shot prompt; None: random tokens.
         n_shots: Number of demonstrations in the prompt.
-        n_tokens: Length of a prompt of random tokens; default: 10 per demonstration.
+        n_tokens: Length of a prompt of random tokens; default: a prompt of the task, or 10 random tokens per demonstration.
         device: See `load_model`.
         dtype: See `load_model`.
         seed: Seed of weights, prompt and random tokens.

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, finetune_on_texts, generate_transfer_set
 from lens_fv.model.lens_model import LensModel
@@ -17,8 +18,8 @@ def bench_teach(
     subject: Subject,
     entities: Sequence[Entity],
     *,
-    sentences: int = 5,
-    seed: int = 0,
+    n_sentences: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Let a model write sentences about each entity, and teach each entity separately in three ways.
@@ -34,7 +35,7 @@ def bench_teach(
     Args:
         subject: Model to teach.
         entities: Entities to teach.
-        sentences: Number of sentences that the model writes per entity; the definition is added twice.
+        n_sentences: Number of sentences that the model writes per entity; the definition is added twice.
         seed: Seed of sentences, anchors and their order.
         tick: Called after each entity.
 
@@ -49,7 +50,9 @@ def bench_teach(
     for entity in entities:
         found: list[TransferSet] = []
         writing.append(
-            clock.time(lambda e=entity, f=found: f.append(generate_transfer_set(model, [e], n=sentences, seed=seed)))
+            clock.time(
+                lambda e=entity, f=found: f.append(generate_transfer_set(model, [e], n_sentences=n_sentences, seed=seed))
+            )
         )
         if found[0].sentences.get(entity.key):
             ways = _ways(model, entity, found[0], seed)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.choices import Count, Positive, Seed, Whole
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import choose_backend
 from lens_fv.studies.bench.clock import Clock, body_weights
@@ -19,12 +20,12 @@ def bench_tune(
     subject: Subject,
     task: Task | None,
     *,
-    pairs: int = 20,
-    steps: int = 40,
-    layer: int | None = None,
-    learning_rate: float = 0.3,
-    vectors: int = 1,
-    seed: int = 0,
+    pairs: Count = 20,
+    steps: Count = 40,
+    layer: Whole | None = None,
+    learning_rate: Positive = 0.3,
+    vectors: Count = 1,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Tune a vector from zero by Adam with a cosine schedule, once with the engine and once with full passes.
