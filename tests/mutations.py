@@ -268,7 +268,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
     go("sweep", "vector.st", *on, *toy, "--max-items", "2", "--out", "sweep.st")
     go("iv", "rank", *on, "--task", "antonym", "--counterpart", "none", *few[2:], "--out", "instructed.st")
     go("iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--layer", "1", "--out", "iv.st")
-    go("library", "build", *on, *tasks, "--pairs", "4", "--steps", "1", "--out", "lib")
+    go("library", "build", *on, *tasks, "--n-pairs", "4", "--steps", "1", "--out", "lib")
     go("library", "fit", "lib", *on, "--epochs", "1", "--most", "1", "--out", "map.st")
     teach = ["distill", *on, "--entities", "entities.jsonl", "--epochs", "1"]
     go(*teach, "--transfer", "sentences.jsonl", "--out", "update")
@@ -300,7 +300,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         ["compose", "hot:cold", "--library", "lib", *on, "--out", "NEW"],
         ["library", "show", "lib", LIBRARY[0], *on],
         ["decode", "lib", *on],
-        ["library", "build", *on, *tasks, "--pairs", "4", "--steps", "1", "--out", "lib"],
+        ["library", "build", *on, *tasks, "--n-pairs", "4", "--steps", "1", "--out", "lib"],
     ]
     analogy = ["analogy", "--library", "lib", *on]
     vectors = ["decode", "sweep", "show"]
@@ -313,7 +313,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         "analogies.jsonl": [[*analogy, "--file", "analogies.jsonl"]],
         "analogies.txt": [[*analogy, "--file", "analogies.txt"]],
         "asks.json": [["iv", "rank", *on, *toy, "--instructions", "asks.json", "--counterpart", "none", *few, "--out", "NEW"]],
-        "judged.csv": [["similarity", "lib", *on, "--judgements", "judged.csv", "--permutations", "5", "--pairs", "2"]],
+        "judged.csv": [["similarity", "lib", *on, "--judgements", "judged.csv", "--permutations", "5", "--n-pairs", "2"]],
         "ranking.st": [
             ["extract", *on, *toy, "--ranking", "ranking.st", "--n-heads", "2", "--out", "NEW"],
             ["rank", *on, *toy, *few, "--source", "ranking.st", "--out", "NEW"],
@@ -322,7 +322,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         "vector.st": [
             ["evaluate", *on, *toy, "--vector", "vector.st", "--n-shots", "1", "--max-items", "1"],
             ["evaluate", *on, *toy, "--other", "vector.st", "--n-shots", "1", "--max-items", "1"],
-            ["tune", *on, *toy, "--start", "vector.st", "--pairs", "4", "--steps", "1", "--out", "NEW"],
+            ["tune", *on, *toy, "--init", "vector.st", "--n-pairs", "4", "--steps", "1", "--out", "NEW"],
             *([command, "vector.st", *on] for command in vectors),
         ],
         "instructed.st": [["iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--out", "NEW"]],

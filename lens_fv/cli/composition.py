@@ -139,7 +139,7 @@ def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:
     rows: list[dict[str, Any]] = []
     for name, among in solved.by_relation().items():
         shares = {condition: solved.result(condition, among).top1.mean for condition in conditions}
-        (paired,) = rows_of([solved.difference("composite", PROMPT, among=among)])
+        (paired,) = rows_of([solved.difference("composite", PROMPT, mask=among)])
         difference = {"difference" if key == "mean" else key: value for key, value in paired.items()}
         rows.append({"relation": name or "(none given)", "n": difference.pop("n"), **shares, **difference})
     return table(rows, title=f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)")

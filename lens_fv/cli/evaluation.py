@@ -65,7 +65,7 @@ def compare(
 ) -> Printout:
     """Compare function vectors with baselines made from the same pairs. Writes nothing unless --out is given."""
     result = fv.compare_baselines(open_model(**loading), fv.load_task(task), **options, progress=True)
-    return _evaluated(result, out, {"pairs": chosen(options, "lens_fv:compare_baselines", "pairs")})
+    return _evaluated(result, out, {"pairs": chosen(options, "lens_fv:compare_baselines", "n_pairs")})
 
 
 def _evaluated(result: "Evaluation", out: Path | None, about: dict[str, Any]) -> Printout:
@@ -117,7 +117,7 @@ def similarity(
     semeval: Path | None = None,
     relation: Sequence[str] | None = None,
     task: Sequence[Path] | None = None,
-    pairs: Count = 5,
+    n_pairs: Count = 5,
     weight_map: MapFile = None,
     testing: Annotated[Options, OptionsOf("lens_fv.evaluation.alignment:compare_similarities", only=("permutations", "seed"))],
 ) -> Printout:
@@ -131,7 +131,7 @@ def similarity(
         semeval: Folder of SemEval-2012 Task 2, to compare its relations.
         relation: Relation to compare; repeatable; default: all.
         task: File of pairs, for relations that are not built in; repeatable.
-        pairs: Number of pairs from which each relation's composite is made.
+        n_pairs: Number of pairs from which each relation's composite is made.
     """
     from lens_fv.evaluation import alignment
 
@@ -144,7 +144,7 @@ def similarity(
         raise LensFVError(f"compare {unknown[0]}: no such relation in {semeval or library[0]}; it has {', '.join(groups)}")
     human = alignment.load_judgements(judgements, known=names) if judgements else None
     seed = pick(testing, "seed")
-    examples = {name: rated[name].examples for name in names} if rated else _pairs(names, task or [], pairs, **seed)
+    examples = {name: rated[name].examples for name in names} if rated else _pairs(names, task or [], n_pairs, **seed)
     mapped: Any = {} if weight_map is None else {"weight_map": fv.composition.WeightMap.load(weight_map)}
     model = open_model(**loading)
     vectors = alignment.relation_vectors(model, libraries, examples, **mapped, progress=True)
@@ -152,7 +152,7 @@ def similarity(
     classes = [groups[name] for name in names]
     payload: dict[str, Any] = {"model": model.name, "relations": names, "classes": classes}
     views: list[Any] = []
-    if len(names) >= alignment.FEWEST and 1 < len(set(classes)) < len(names):
+    if len(names) >= alignment.MIN_ITEMS and 1 < len(set(classes)) < len(names):
         structures = {kind: alignment.taxonomy_structure(matrix, classes, **testing) for kind, matrix in matrices.items()}
         payload["taxonomy"] = [
             {"kind": kind, **row} for kind, row in zip(structures, rows_of(structures.values()), strict=True)

@@ -31,8 +31,8 @@ def build(
     task: Sequence[str] | None = None,
     filtering: Filtering,
     method: Literal["tuned", "extracted", "shuffled"] = "tuned",
-    tuned: Annotated[Options, OptionsOf("lens_fv.composition:Tuned", leave_out=("shuffled",))],
-    extracted: Annotated[Options, OptionsOf("lens_fv.composition:Extracted")],
+    tuned: Annotated[Options, OptionsOf("lens_fv.composition:TuneRecipe", leave_out=("shuffled",))],
+    extracted: Annotated[Options, OptionsOf("lens_fv.composition:ExtractRecipe")],
     building: Annotated[Options, OptionsOf("lens_fv:build_library")],
     out: Path | None = None,
 ) -> Printout:
@@ -58,9 +58,9 @@ def build(
     tasks = [each for name in task or fv.list_tasks(**filtering) for each in fv.tasks.load_tasks(name)]
     model = open_model(**loading)
     if method == "extracted":
-        recipe = fv.composition.Extracted(**{"layer": middle_layer(model), **extracted})
+        recipe = fv.composition.ExtractRecipe(**{"layer": middle_layer(model), **extracted})
     else:
-        recipe = fv.composition.Tuned(**tuned, shuffled=method == "shuffled")
+        recipe = fv.composition.TuneRecipe(**tuned, shuffled=method == "shuffled")
     folder = out or Path(f"{file_name(model.name)}-library")
     goes_on_in(folder)
     library = fv.build_library(model, tasks, folder, recipe, **building, progress=True)

@@ -35,8 +35,9 @@ def reproduce(
 
     The studies: "relational" tests the claims about extracted, tuned and composite vectors on all built-in relations;
     "instruction" asks whether abilities lost by fine-tuning are erased or suppressed; "knowledge" tests context distillation;
-    "guided" compares guided fine-tuning with other ways to keep abilities. Writes vectors and rows to --run-dir, and the page to
-    --out: STUDY.md, with figures and tables (CSV) in STUDY/.
+    "guided" compares guided fine-tuning with other ways to keep abilities.
+
+    Writes vectors and rows to --run-dir, and the page to --out: STUDY.md, with figures and tables (CSV) in STUDY/.
 
     Args:
         study: Name of the study.
@@ -45,7 +46,8 @@ def reproduce(
         set: Setting of the study as NAME=VALUE; repeatable. VALUE is JSON, or values separated by commas; an unknown NAME lists
             all settings.
         seeds: Number of seeds, starting at --seed; default: 3, or 1 with --quick.
-        run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default: STUDY-study.
+        run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default:
+            STUDY-study.
         quick: Run a small version: one seed, few tasks, prompts, steps and items.
         report_only: Write the page from the rows in --run-dir (of --model, if given) without loading a model.
         out: Folder for the page.
@@ -70,7 +72,7 @@ def reproduce(
         progress=True,
     )
     numbers = {name: {"folder": str(result.folders[name]), **_plain(headline)} for name, headline in result.models.items()}
-    rows = [{"model": name, **headline} for name, headline in result.models.items()]
+    rows = [{"model": name, **_plain(headline)} for name, headline in result.models.items()]
     payload = {"page": str(result.page), "run_dir": str(folder), "models": numbers}
     return Printout(payload, table(rows, title=study), f"written to {result.page}")
 

@@ -82,7 +82,7 @@ def tune(
     *,
     loading: Loading,
     task: TaskName = TASK,
-    start: str = "zero",
+    init: str = "zero",
     options: Annotated[Options, OptionsOf("lens_fv:tune")],
     test_options: Annotated[Options, OptionsOf("lens_fv:evaluate", only=("n_shots", "max_items"))],
     out: OutFile = None,
@@ -92,19 +92,19 @@ def tune(
     Writes the vector to --out (default: TASK-tuned.safetensors).
 
     Args:
-        start: Initial vector: zero, random, extracted (ranks heads first) or a vector file.
+        init: Initial vector: zero, random, extracted (ranks heads first) or a vector file.
     """
     the_task, model, seed = fv.load_task(task), open_model(**loading), pick(options, "seed")
-    beginning: Any = start
-    if start == "extracted":
+    initial: Any = init
+    if init == "extracted":
         ranking = fv.rank_heads(model, the_task, **pick(test_options, "n_shots"), **seed, progress=True)
-        beginning = fv.extract(model, the_task, ranking)
-    elif start not in ("zero", "random"):
-        beginning = fv.FunctionVector.load(start)
+        initial = fv.extract(model, the_task, ranking)
+    elif init not in ("zero", "random"):
+        initial = fv.FunctionVector.load(init)
     split = fv.split_pairs(the_task, **seed)
-    vector = fv.tune(model, the_task, **options | {"start": beginning}, split=split, progress=True)
+    vector = fv.tune(model, the_task, **options | {"init": initial}, split=split, progress=True)
     path = vector.save(out or Path(f"{file_name(the_task.name)}-tuned.safetensors"))
-    vectors = {"extracted": beginning} if isinstance(beginning, fv.FunctionVector) else {}
+    vectors = {"extracted": initial} if isinstance(initial, fv.FunctionVector) else {}
     vectors |= {"tuned": vector}
     results = rows_of(fv.evaluate(model, the_task, vectors, split=split, **test_options, **seed, progress=True).results)
     payload = {
@@ -142,12 +142,12 @@ def sweep(
     payload = {
         "model": result.provenance.model,
         "task": the_task.name,
-        "part": result.part,
+        "part": result.subset,
         "cells": rows_of(result.cells()),
         "best": rows_of([result.best()])[0],
         "file": written,
     }
-    title = f"top-1 on {len(result.top1)} {result.part} pairs"
+    title = f"top-1 on {len(result.top1)} {result.subset} pairs"
     return Printout(payload, table(rows, title=title), repr(result), *notes({}, written))
 
 
@@ -175,7 +175,7 @@ def decode(
     rows: list[dict[str, Any]] = []
     for name, vector in vectors.items():
         asked = [*words, *(tasks[name].relation_words if name in tasks else ())]
-        decoded = fv.decode(vector, model, **options, words=asked)
+        decoded = fv.decode(model, vector, **options, words=asked)
         rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **decoded.to_json()})
     views = [table([_decoded_row(row) for row in rows], title=str(path))]
     summary: list[dict[str, Any]] = []
@@ -222,7 +222,7 @@ def show(
 
 def decoded_line(payload: dict[str, Any], vector: "FunctionVector", model: Any) -> str:
     """Add a vector's likeliest tokens to the payload, and return them as a line."""
-    payload["decoded"] = fv.decode(vector, model).tokens
+    payload["decoded"] = fv.decode(model, vector).tokens
     return "  decodes into  " + ", ".join(f"{token!r} {p:.2f}" for token, p in payload["decoded"])
 
 

@@ -48,8 +48,8 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
 
-    tune = ["--pairs", "8", "--steps", "5", "--layer", "1", "--n-shots", "2"]
-    code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
+    tune = ["--n-pairs", "8", "--steps", "5", "--layer", "1", "--n-shots", "2"]
+    code, tuned, _ = run("tune", "--task", "toy.json", "--init", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
     columns = {"condition", "top1_accuracy", "top1_accuracy_ci_low", "exact_match", "n", "logprob_per_answer_nats"}
@@ -128,10 +128,10 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     assert code == 0
     assert (basis["edits"], basis["loop_sample"]) == (7, 4)
     assert basis["max_abs_error"] < 1e-5
-    code, tune, _ = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--out", "tune.json")
+    code, tune, _ = run("bench", "tune", "--task", "toy.json", "--n-pairs", "4", "--steps", "5", "--out", "tune.json")
     assert code == 0
     assert tune["relative_difference"] < 1e-3
-    several = run("bench", "tune", "--task", "toy.json", "--pairs", "4", "--steps", "5", "--vectors", "3")[1]
+    several = run("bench", "tune", "--task", "toy.json", "--n-pairs", "4", "--steps", "5", "--vectors", "3")[1]
     assert several["vectors"] == 3
     assert several["relative_difference"] < 1e-3
     assert json.loads((tmp_path / "tune.json").read_text()) == tune
@@ -203,7 +203,7 @@ def test_sweep_classes_and_attributions(run, tmp_path):
 
 
 def test_compare(run, tmp_path):
-    few = ["--pairs", "8", "--steps", "5", "--n-heads", "3", "--max-items", "4"]
+    few = ["--n-pairs", "8", "--steps", "5", "--n-heads", "3", "--max-items", "4"]
     kinds = ["--kinds", "extracted", "--kinds", "soft_prompt"]
     code, found, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
     assert code == 0
@@ -301,13 +301,13 @@ def bad_requests(folder):
         (["rank", "--task", "toy.json", "--device", "abacus"], "abacus"),
         (["rank", "--task", "toy.json", "--dtype", "float3"], "float3"),
         (["extract", "--task", "toy.json", *QUICK, "--n-heads", "99"], "99 heads"),
-        (["tune", "--task", "toy.json", "--pairs", "500"], "500"),
+        (["tune", "--task", "toy.json", "--n-pairs", "500"], "500"),
     ]
 
 
 def test_the_precision_of_products_is_set_and_recorded(run, tmp_path):
     try:
-        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--pairs", "8", "--steps", "2", "--n-shots", "2")[0] == 0
+        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--n-pairs", "8", "--steps", "2", "--n-shots", "2")[0] == 0
         assert torch.get_float32_matmul_precision() == "medium"
         assert load_artefact(tmp_path / "toy-tuned.safetensors").provenance.versions["matmul"] == "medium"
     finally:
@@ -340,7 +340,7 @@ def test_unknown_and_damaged_models(run, model_folder, tmp_path):
 
 
 def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
-    tune = ["--pairs", "8", "--steps", "2", "--layer", "1", "--n-shots", "2"]
+    tune = ["--n-pairs", "8", "--steps", "2", "--layer", "1", "--n-shots", "2"]
     assert run("tune", "--task", "toy.json", *tune)[0] == 0
     other = model_folder.with_name("other")
     if not other.exists():

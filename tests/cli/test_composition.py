@@ -6,7 +6,7 @@ import pytest
 from helpers import written
 from test_commands import run  # noqa: F401
 
-FEW = ["--pairs", "6", "--steps", "2"]
+FEW = ["--n-pairs", "6", "--steps", "2"]
 NAMES = ["antonym", "synonym", "present-past", "country-capital", "first-letter"]
 TASKS = [part for name in NAMES for part in ("--task", name)]
 

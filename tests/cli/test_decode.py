@@ -6,7 +6,7 @@ import pytest
 from helpers import toy_task
 
 from lens_fv.cli.app import execute
-from lens_fv.composition import Tuned, build_library
+from lens_fv.composition import TuneRecipe, build_library
 from lens_fv.model import load_model
 from lens_fv.tasks import load_task
 from lens_fv.vectors import FunctionVector, decode
@@ -18,7 +18,7 @@ def run(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
     tasks = [load_task("present-past"), load_task("toy.json")]
-    build_library(load_model(str(model_folder)), tasks, "library", Tuned(layer=1, pairs=4, steps=2, learning_rate=0.1))
+    build_library(load_model(str(model_folder)), tasks, "library", TuneRecipe(layer=1, n_pairs=4, steps=2, learning_rate=0.1))
 
     def go(*arguments, as_json=True):
         code = execute(["decode", *arguments, "--model", str(model_folder), *(["--json"] if as_json else [])])
@@ -48,7 +48,7 @@ def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
     assert code == 0
     assert alone["vectors"] == [past]
     vector = FunctionVector.load("library/present-past.safetensors")
-    again = decode(vector, load_model(str(model_folder)), 3, words=["walk"])
+    again = decode(load_model(str(model_folder)), vector, 3, words=["walk"])
     assert alone["vectors"][0]["ranks"]["walk"] == again.ranks["walk"]
 
     code, centred, _ = run("library", "--task", "toy.json", "--centred")

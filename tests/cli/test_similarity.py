@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from lens_fv.cli.app import execute
-from lens_fv.composition import VectorLibrary, plain_map
+from lens_fv.composition import VectorLibrary, softmax_map
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import Provenance
 from lens_fv.evaluation.alignment import similarity_matrix
@@ -47,7 +47,7 @@ def run(model_folder, tmp_path, monkeypatch, capsys):
     return go
 
 
-QUICK = ("--permutations", "20", "--pairs", "2")
+QUICK = ("--permutations", "20", "--n-pairs", "2")
 
 
 def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
@@ -78,7 +78,7 @@ def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
     basis = VectorLibrary.open(tmp_path / "tuned").basis(model)
     found = {}
     for temperature in (3.0, 0.5):
-        plain_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
+        softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
         code, found[temperature], err = run(*arguments, "--weight-map", "map.safetensors")
         assert code == 0, err
     assert found[3.0] == run(*arguments)[1]

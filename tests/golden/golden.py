@@ -76,7 +76,6 @@ ROWS = [
 ]
 QUICK = "--n-shots 2 --n-clean 3 --n-trials 4"
 FIVE = " ".join(f"--task {name}" for name in ("antonym", "synonym", "present-past", "country-capital", "first-letter"))
-TWO = "--task antonym --task capitalize"
 TINY = f"""
 tasks antonym
 verify MODEL
@@ -85,20 +84,20 @@ rank --model MODEL --task toy.json --n-shots 2 --n-clean 3 --n-trials 4 --metric
 classes --model MODEL --task toy.json {QUICK}
 attributions r.safetensors --model MODEL --task toy.json
 extract --model MODEL --task toy.json {QUICK} --n-heads 3 --out e.safetensors
-tune --model MODEL --task toy.json --pairs 6 --steps 5 --out t.safetensors
+tune --model MODEL --task toy.json --n-pairs 6 --steps 5 --out t.safetensors
 evaluate --vector e.safetensors --vector t.safetensors --model MODEL --task toy.json --n-shots 2 --max-items 6
 write --vector t.safetensors --model MODEL --task toy.json --max-items 3 --max-new-tokens 4
-compare --model MODEL --task toy.json {QUICK} --pairs 8 --steps 5 --n-heads 3 --max-items 4
+compare --model MODEL --task toy.json {QUICK} --n-pairs 8 --steps 5 --n-heads 3 --max-items 4
 sweep t.safetensors --model MODEL --task toy.json --max-items 4
 decode t.safetensors --model MODEL
 show t.safetensors --model MODEL
-library build --model MODEL {FIVE} --pairs 6 --steps 2 --out lib
+library build --model MODEL {FIVE} --n-pairs 6 --steps 2 --out lib
 library list lib
 library show lib antonym --model MODEL
 library fit lib --model MODEL --form full --epochs 1 --most 4 --out map.safetensors
 compose hot:cold big:small --model MODEL --library lib --query tall
 analogy --model MODEL --library lib --weight-map map.safetensors --most 2
-similarity lib --model MODEL {FIVE} --permutations 20 --pairs 2
+similarity lib --model MODEL {FIVE} --permutations 20 --n-pairs 2
 iv rank --model MODEL --task present-past --counterpart none --n-clean 3 --n-trials 2 --out ir.safetensors
 iv extract --model MODEL --task present-past --ranking ir.safetensors --n-heads 3 --layer 1 --out iv.safetensors
 finetune --model MODEL --task toy.json --task antonym --n-examples 8 --batch-size 4 --n-checkpoints 2 --rank 2 --out run
@@ -106,15 +105,15 @@ dynamics run --n-clean 2 --n-trials 2 --n-heads 2 --max-items 3 --n-context 1 --
 distill --model MODEL --entities rows.jsonl --epochs 2 --batch-size 2 --n-sentences 2 --out update
 knowledge evaluate update --model MODEL --entities rows.jsonl --locality rows.jsonl
 universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --n-shots 0
-reproduce instruction --model PLANTED --sequence task0.json,task1.json --n-heads 2 --quick --run-dir iw --out pages
-reproduce relational --model MODEL --quick --part completion --part decoding {TWO} --run-dir rw --out pages
+reproduce instruction --model PLANTED --set 'sequences={{"both": ["task0.json", "task1.json"]}}' --set n_heads=2 --quick --run-dir iw --out pages
+reproduce relational --model MODEL --quick --part completion --part decoding --set relations=antonym,capitalize --run-dir rw --out pages
 demo --model MODEL --task toy.json --task lowercase --out demo
 """
 REAL = """
 verify smollm2-135m
 rank --task present-past --n-clean 10 --n-trials 6 --out r.safetensors
 extract --task present-past --ranking r.safetensors --out e.safetensors
-tune --task present-past --pairs 20 --steps 8 --out t.safetensors
+tune --task present-past --n-pairs 20 --steps 8 --out t.safetensors
 evaluate --vector e.safetensors --vector t.safetensors --task present-past --max-items 20
 iv rank --task antonym --counterpart none --n-clean 6 --n-trials 4
 decode t.safetensors

@@ -128,4 +128,6 @@ class KnowledgeRun(Study[KnowledgeSettings]):
     def sentences(self, source: str, seed: int) -> TransferSet:
         """The model's sentences about the entities of a source; generated on the first call."""
         path, n = self.folder / f"sentences-{source}-{seed}.json", self.settings.n_sentences
-        return generate_transfer_set(self.model, self.sources[source], n_sentences=n, seed=seed, path=path, progress=self.progress)
+        return generate_transfer_set(
+            self.model, self.sources[source], n_sentences=n, seed=seed, path=path, progress=self.progress
+        )
