@@ -50,7 +50,7 @@ def bos() -> dict[str, list[float]]:
     for name, prepend in (("without", False), ("with", True)):
         MODEL.prepend_bos = prepend
         scored = competence(MODEL, task)
-        found[name] = [scored.accuracy, *scored.interval, len(scored.right)]
+        found[name] = list(scored.accuracy)
     MODEL.prepend_bos = False
     return found
 
@@ -77,8 +77,8 @@ def clipping() -> dict[str, float]:
     (entity,) = load_entities("invented")[:1]
     transfer = generate_transfer_set(MODEL, [entity], n=5, seed=0)
     found = {}
-    for name, settings in (("usual", DistillConfig.usual(1)), ("released", DistillConfig.released())):
-        clipped, free = (distill(MODEL, [entity], transfer, replace(settings, clip=clip)) for clip in (1.0, None))
+    for name, settings in (("usual", DistillConfig.for_entities(1)), ("released", DistillConfig.released())):
+        clipped, free = (distill(MODEL, [entity], transfer, replace(settings, max_grad_norm=clip)) for clip in (1.0, None))
         apart = sum(float((clipped.change(n) - free.change(n)).square().sum()) for n in free.names)
         found[name] = (apart / sum(float(free.change(n).square().sum()) for n in free.names)) ** 0.5
     return found
@@ -86,7 +86,7 @@ def clipping() -> dict[str, float]:
 
 def mentions(path: Path) -> dict[str, dict[str, int]]:
     """Sentences kept of the published Entity Inferences rows, and dropped."""
-    found = {where: load_transfer_set(path, where=where) for where in ("after_mention", "all")}
+    found = {where: load_transfer_set(path, target_tokens=where) for where in ("after_mention", "all")}
     return {where: {"kept": len(each), **each.dropped} for where, each in found.items()}
 
 

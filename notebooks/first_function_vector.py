@@ -129,7 +129,7 @@ plotting.condition_bars({task.name: after})
 # First tokens can be generous, where several answers begin with the same one. The stricter measure asks for the whole answer.
 
 # %%
-plotting.condition_bars({task.name: after}, measure="full")
+plotting.condition_bars({task.name: after}, measure="exact_match")
 
 # %% [markdown]
 # ## Read it as words

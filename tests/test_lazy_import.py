@@ -12,7 +12,7 @@ import lens_fv
 from lens_fv.composition import CompositeVector
 from lens_fv.core.artefact import MODULES, Artefact
 
-HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "numpy")
+HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "numpy", "pandas")
 
 
 def printed_by(code: str) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit, open_model
+from lens_fv.core.tables import table_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +150,7 @@ def analogy(
         ],
         "file": written,
     }
-    tables = [_table(results, f"{name}: {results[0].n} analogies") for name, results in parts.items()]
+    tables = [_table(results, f"{name}: {results[0].top1.n} analogies") for name, results in parts.items()]
     tables += [_relations(made, relations, ("none", "best", "composite", *fitted, PROMPT)), _differences(made, compared)]
     emit(payload, as_json, *tables, *([f"written to {written}"] if written else []))
 
@@ -170,20 +171,17 @@ def _open_model(name: str | None, library: "VectorLibrary", device: str | None, 
 
 
 def _row(result: "AnalogyResult") -> dict[str, object]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result._asdict().items()}
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in table_row(result).items()}
 
 
 def _table(results: "Sequence[AnalogyResult]", title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("condition", "top-1", "95 %", "whole", "log-prob a token", "choice", "95 % ", "calibrated"):
+    for column in ("condition", "top-1 [95 %]", "exact match", "log-prob per token", "choice [95 %]", "calibrated"):
         table.add_column(column)
     for r in results:
-        choice = ("", "", "")
-        if r.n_choice:
-            choice = (f"{r.choice:.2f}", f"[{r.choice_low:.2f}, {r.choice_high:.2f}]", f"{r.calibrated:.2f}")
-        table.add_row(
-            r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.full:.2f}", f"{r.logprob_per_token:.2f}", *choice
-        )
+        choice = (str(r.mc_accuracy), f"{r.calibrated_mc_accuracy:.2f}") if r.n_choice else ("", "")
+        scores = (str(r.top1), f"{r.exact_match.mean:.2f}", f"{r.logprob_per_token.mean:.2f}")
+        table.add_row(r.condition, *scores, *choice)
     return table
 
 
@@ -191,22 +189,21 @@ def _relations(made: "AnalogyEvaluation", relations: "Mapping[str, Tensor]", con
     """Make the table of first-token accuracy per relation, with the composite's difference from the prompt."""
     title = f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("relation", "n", *conditions, "difference", "95 %"):
+    for column in ("relation", "n", *conditions, "difference [95 %]"):
         table.add_column(column)
     for name, among in relations.items():
         shares = [made.result(condition, among).top1 for condition in conditions]
         paired = made.difference("composite", PROMPT, among=among)
-        cells = [f"{share:.2f}" for share in shares] + [f"{paired.mean:+.2f}", f"[{paired.low:+.2f}, {paired.high:+.2f}]"]
-        table.add_row(name or "(none given)", str(paired.n), *cells)
+        cells = (f"{share.mean:.2f}" for share in shares)
+        table.add_row(name or "(none given)", str(paired.n), *cells, f"{paired:+.2f}")
     return table
 
 
 def _differences(made: "AnalogyEvaluation", conditions: Sequence[str]) -> Table:
     title = f"less {PROMPT}, analogy by analogy: {len(made.relations)} analogies"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("condition", "top-1", "95 %", "log-prob a token", "95 % "):
+    for column in ("condition", "top-1 [95 %]", "log-prob per token [95 %]"):
         table.add_column(column)
     for condition in conditions:
-        found = [made.difference(condition, PROMPT, measure=measure) for measure in ("top1", "logprob")]
-        table.add_row(condition, *(cell for e in found for cell in (f"{e.mean:+.2f}", f"[{e.low:+.2f}, {e.high:+.2f}]")))
+        table.add_row(condition, *(f"{made.difference(condition, PROMPT, measure=m):+.2f}" for m in ("top1", "logprob")))
     return table

@@ -131,13 +131,13 @@ def distill(
         "n_anchors": anchors,
         "batch_size": batch,
         "rank": rank,
-        "method": method,
-        "where": where,
+        "update": method,
+        "target_tokens": where,
         "temperature": temperature,
     }
     # 0 on the command line is None in the settings
-    switches = {name: value or None for name, value in (("top_k", top_k), ("clip", clip)) if value is not None}
-    usual = partial(DistillConfig.usual, len(asked)) if teach == "reading" else DistillConfig
+    switches = {name: value or None for name, value in (("top_k", top_k), ("max_grad_norm", clip)) if value is not None}
+    usual = partial(DistillConfig.for_entities, len(asked)) if teach == "reading" else DistillConfig
     settings = (DistillConfig.released if preset == "released" else usual)(
         layers=tuple(layer) if layer else None,
         direction=direction,
@@ -151,7 +151,7 @@ def distill(
     run: dict[str, Any] = {"folder": out / UNFINISHED, "progress": True}
     written: TransferSet | None = None
     if transfer and teach != "definition":
-        written = load_transfer_set(transfer, where=settings.where)
+        written = load_transfer_set(transfer, target_tokens=settings.target_tokens)
     elif teach != "definition":
         n = sentences or (5 if len(asked) == 1 or preset == "released" else 10)
         written = generate_transfer_set(lens, asked, n=n, seed=seed, path=out / TRANSFER, progress=True)
@@ -161,8 +161,8 @@ def distill(
         if written is None:
             texts = varied = TransferSet({each.key: (each.definition,) for each in asked})
         else:
-            texts, varied = written.with_definitions(asked, times=settings.n_definitions), written
-        held = entity_swapped_anchors(asked, varied, times=settings.epochs * settings.n_anchors, seed=seed)
+            texts, varied = written.with_definitions(asked, n_copies=settings.n_definitions), written
+        held = entity_swapped_anchors(asked, varied, n_per_sentence=settings.epochs * settings.n_anchors, seed=seed)
         delta = finetune_on_texts(
             lens, asked, [texts.sentences.get(each.key, ()) for each in asked], settings, anchors=held, **run
         )
@@ -171,7 +171,7 @@ def distill(
     payload = {
         "model": lens.name,
         "entities": [each.key for each in asked],
-        "sentences": delta.provenance.options["lessons"],
+        "sentences": delta.provenance.options["n_examples"],
         "anchors": delta.provenance.options["anchors"],
         "dropped": dict(written.dropped) if written is not None else {},
         "skipped": dict(delta.skipped),

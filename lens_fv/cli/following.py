@@ -13,6 +13,7 @@ from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import AsJson, Device, Dtype, Seed, emit
 from lens_fv.cli.vectors import Heads
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_row
 
 if TYPE_CHECKING:
     from lens_fv.dynamics import TaskProbe, Trajectory
@@ -64,17 +65,16 @@ def dynamics(
     trajectory = track_checkpoints(lens, the_run, probes, folder=folder / "moments", seed=seed, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
     # In a mixture no task comes before another.
-    metrics = continual_metrics(trajectory, the_run.tasks)._asdict() if the_run.stages == the_run.tasks else None
+    metrics = continual_metrics(trajectory, the_run.tasks).to_json() if the_run.stages == the_run.tasks else None
     judged = verdicts(trajectory)
     table = Table("task", "verdict", "before", "after", "with vector", "knowledge", "cosine", title=str(run), box=None)
     for verdict, cosine in zip(judged, trajectory.similarity()[-1].tolist(), strict=True):
-        change = f"{verdict.knowledge.mean:+.2f} [{verdict.knowledge.low:+.2f}, {verdict.knowledge.high:+.2f}]"
-        shares = (f"{share:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
-        table.add_row(verdict.task, verdict.judgement, *shares, change, f"{cosine:.3f}")
+        shares = (f"{share.mean:.2f}" for share in (verdict.before, verdict.after, verdict.with_vector))
+        table.add_row(verdict.task, verdict.judgement, *shares, f"{verdict.knowledge:+.2f}", f"{cosine:.3f}")
     payload = {
         "run": str(run),
         "model": lens.name,
-        "verdicts": [_numbers({**v._asdict(), "knowledge": v.knowledge._asdict(), "recovery": v.recovery}) for v in judged],
+        "verdicts": [_numbers(table_row(v) | {"recovery": v.recovery}) for v in judged],
         "metrics": metrics and _numbers(metrics),
         "moments": _moments(trajectory),
         "file": str(file),
@@ -100,11 +100,11 @@ def _asked(
 ) -> "TaskProbe":
     """Make the probe of a task from its vector before training; saves the ranking and the vector."""
     from lens_fv.dynamics import make_task_probe
-    from lens_fv.heads import instruction_contrast, rank_contrast
+    from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
     from lens_fv.vectors import extract_instruction, sweep_injection
 
-    contrast, about = instruction_contrast(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
-    ranking = rank_contrast(model, task, contrast, options=about, seed=seed, folder=folder / "rankings", progress=True)
+    contrast = make_instruction_prompts(model, task, n_shots=shots, template=run.template, seed=seed, **drawn)
+    ranking = rank_prompts(model, task, contrast, MediationOptions(seed=seed, folder=folder / "rankings", progress=True))
     vector = extract_instruction(model, task, ranking, n_heads=heads, template=run.template)
     sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=items, template=run.template)
     vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
@@ -142,7 +142,7 @@ def _moments(trajectory: "Trajectory") -> list[dict[str, Any]]:
             "task": task,
             **{measure: (e := curves[measure, task].get(step)) and e._asdict() for measure in MEASURES},
             **{key: float(value[m, t]) for key, value in columns.items()},
-            "head_overlap": (overlap := overlaps[m][t]) and overlap._asdict(),
+            "head_overlap": (overlap := overlaps[m][t]) and table_row(overlap),
         }
         for m, (name, step) in enumerate(zip(trajectory.moments, trajectory.steps, strict=True))
         for t, task in enumerate(trajectory.tasks)

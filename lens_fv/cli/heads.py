@@ -9,6 +9,7 @@ from rich.table import Table
 from lens_fv.cli.leaving import goes_on_in
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, Shots, TaskName, emit, open_model
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_row, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="File to write; the defa
 Metric = Annotated[
     Literal["prob", "logprob", "logit", "logit_diff"], typer.Option(help="Effect metric, on the answer's first token.")
 ]
-Against = Annotated[
+Foil = Annotated[
     str | None, typer.Option(help="Wrong answer for logit_diff; default: the likeliest wrong token of the corrupted prompt.")
 ]
 Source = Annotated[str, typer.Option(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
@@ -64,7 +65,7 @@ def rank(
     trials: Trials = 25,
     queries: Queries = "all",
     metric: Metric = "prob",
-    against: Against = None,
+    foil: Foil = None,
     source: Source = "mean",
     mode: Mode = "replace",
     corruption: Corruption = "permutation",
@@ -117,7 +118,7 @@ def rank(
         n_trials=trials,
         queries=queries,
         metric=metric,
-        against=against,
+        foil=foil,
         source=given,
         mode=mode,
         corruption=corruption,
@@ -206,16 +207,15 @@ def universal(
     )
     path = found.save(out or folder / "universal.safetensors")
     heads, table = heads_table(found, correction, top, title=f"{len(found.kept)} tasks on {lens.name}: {metric} of the answer")
-    tasks_table = columns("task", "accuracy", "95 % interval", "majority", "", title=f"after {shots} demonstrations")
+    tasks_table = columns("task", "accuracy [95 %]", "majority", "", title=f"after {shots} demonstrations")
     for row in found.rows:
-        numbers = (f"{row.accuracy:.2f}", f"[{row.low:.2f}, {row.high:.2f}]", f"{row.majority:.2f}")
-        tasks_table.add_row(row.task, *numbers, "kept" if row.kept else "dropped")
+        tasks_table.add_row(row.task, str(row.accuracy), f"{row.majority:.2f}", "kept" if row.kept else "dropped")
     payload = {
         "model": lens.name,
         "metric": metric,
         "unit": unit,
         "queries": asked_of(found.provenance.options),
-        "tasks": [row._asdict() for row in found.rows],
+        "tasks": table_rows(found.rows),
         "correction": correction,
         "heads": heads,
         "reliability": reliability_of(found),
@@ -254,15 +254,13 @@ def heads_table(
     effects: "Effects", correction: Literal["holm", "bh", "max", "none"], top: int, *, title: str
 ) -> tuple[list[dict[str, Any]], Table]:
     """Return all heads as rows for JSON, and a table of the strongest."""
-    p = effects.p_values(correction=correction)
-    rows = [h._asdict() | {"p": float(p[h.layer, h.head])} for h in effects.top()]
-    table = columns(effects.unit, "effect", "95 % interval", f"p ({correction})", title=title)
-    for row in rows[:top]:
-        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
-        table.add_row(f"{row['layer']}.{row['head']}", f"{row['effect']:+.4f}", interval, f"{row['p']:.2g}")
-    return rows, table
+    p, heads = effects.p_values(correction=correction), effects.top()
+    table = columns(effects.unit, "effect [95 %]", f"p ({correction})", title=title)
+    for h in heads[:top]:
+        table.add_row(h.name, f"{h.effect:+.4f}", f"{p[h.layer, h.head]:.2g}")
+    return table_rows(h._asdict() | {"p_value": float(p[h.layer, h.head])} for h in heads), table
 
 
 def reliability_of(effects: "Effects") -> dict[str, float] | None:
     """Reliability of the head order across trials; None with fewer than four trials."""
-    return effects.reliability(k=min(10, effects.mean.numel()))._asdict() if len(effects.effects) >= 4 else None
+    return table_row(effects.reliability(k=min(10, effects.mean.numel()))) if len(effects.effects) >= 4 else None

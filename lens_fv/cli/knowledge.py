@@ -94,7 +94,7 @@ def evaluate(
     paths = [path / UPDATE if path.is_dir() else path for path in update or ()]
     updates = {_name(path): WeightDelta.load(path) for path in paths}
     lens = open_model(model, device, dtype)
-    found = evaluate_knowledge(lens, asked, updates, elsewhere=others, seed=seed, progress=True)
+    found = evaluate_knowledge(lens, asked, updates, locality=others, seed=seed, progress=True)
     base, read = found[0].scores, next(each.scores for each in found if each.condition == "definition")
     rows: list[dict[str, Any]] = []
     for each in found:
@@ -109,7 +109,7 @@ def evaluate(
         "inferential",
         "perplexity",
         "gap closed",
-        "elsewhere",
+        "locality",
         "KL",
         box=None,
         pad_edge=False,
@@ -119,7 +119,7 @@ def evaluate(
             row["condition"],
             *(_said(row[key]) for key in ("accuracy", "explicit", "inferential", "perplexity")),
             _said(row.get("gap_closed_accuracy")),
-            _said(row["elsewhere_accuracy"]),
+            _said(row["locality_accuracy"]),
             _said(row["kl_to_base"], 4),
         )
     said = [{key: value._asdict() if hasattr(value, "_asdict") else value for key, value in row.items()} for row in rows]
@@ -176,17 +176,17 @@ def _name(path: Path) -> str:
 
 
 def _scored(result: "KnowledgeResult", norm: Any, seed: int) -> "dict[str, Estimate | None]":
-    scores, others = result.scores, result.elsewhere
+    scores, others = result.scores, result.locality
     return {
         "accuracy": scores.accuracy(norm=norm, seed=seed),
         "explicit": scores.accuracy(norm=norm, kind="explicit", seed=seed),
         "inferential": scores.accuracy(norm=norm, kind="inferential", seed=seed),
         "perplexity": scores.perplexity(seed=seed),
-        "elsewhere_accuracy": others and others.accuracy(norm=norm, seed=seed),
-        "elsewhere_perplexity": others and others.perplexity(seed=seed),
+        "locality_accuracy": others and others.accuracy(norm=norm, seed=seed),
+        "locality_perplexity": others and others.perplexity(seed=seed),
         "kl_to_base": result.kl_to_base,
     }
 
 
 def _said(found: "Estimate | None", digits: int = 2) -> str:
-    return "" if found is None else f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return "" if found is None else f"{found:.{digits}f}"

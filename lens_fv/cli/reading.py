@@ -10,6 +10,7 @@ import typer
 from lens_fv.cli.heads import columns
 from lens_fv.cli.inspect import Report
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, SeedOption, emit, open_model
+from lens_fv.core.tables import table_row
 
 if TYPE_CHECKING:
     from lens_fv.tasks import Task
@@ -56,7 +57,7 @@ def decode(
         found = read(vector, lens, top, words=asked, through=through, force=force)
         ranks = sorted(found.ranks.items(), key=lambda item: item[1])
         table.add_row(name, " ".join(map(repr, (t for t, _ in found.tokens))), ", ".join(f"{w} {r:,}" for w, r in ranks))
-        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found._asdict()})
+        rows.append({"name": name, "method": vector.provenance.method, "layer": vector.layer, **found.to_json()})
     views: list[Any] = [table]
     summary: list[dict[str, Any]] = []
     if tasks:
@@ -72,15 +73,15 @@ def decode(
             force=force,
             progress=True,
         )
-        means = columns("of", "measure", "mean", "95 % interval", "relations", title="mean over relations")
+        means = columns("of", "measure", "mean [95 %]", "relations", title="mean over relations")
         for r in study.results:
             if (r.of, r.measure) in SHOWN:
-                means.add_row(r.of, r.measure, f"{r.mean:.3f}", f"[{r.low:.3f}, {r.high:.3f}]", str(r.n))
+                means.add_row(r.of, r.measure, f"{r.value:.3f}", str(r.value.n))
             values = dict(zip(study.relations, study.values(r.measure, of=r.of)[:, 0].tolist(), strict=True))
             for row in rows:
                 if not isnan(value := values.get(row["name"], nan)):
                     row.setdefault(r.of, {})[r.measure] = value
-            summary.append({key: value for key, value in r._asdict().items() if key != "condition"})
+            summary.append({key: value for key, value in table_row(r).items() if key != "condition"})
         views.append(means)
     emit(
         {"model": lens.name, "vectors": rows, "centred": centred, "through": through, "summary": summary},

@@ -67,5 +67,5 @@ def knowledge(
             for way, condition in run.conditions(source).items():
                 gap = closed(base, condition.scores, read, of="accuracy")
                 found[name]["gap_closed"].setdefault(source, {})[way] = gap and gap._asdict()
-                table.add_row(name, source, way, f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "-")
+                table.add_row(name, source, way, str(gap) if gap else "-")
     emit_report(page, work, found, as_json, table)

@@ -91,6 +91,8 @@ def _numbers(found: "Estimate | None") -> dict[str, Any] | None:
 
 
 def _table(models: dict[str, Any]) -> Table:
+    from lens_fv.core.statistics import Estimate
+
     table = Table(title="first-token accuracy, mean over relations", title_justify="left", box=None, pad_edge=False)
     for column in ("condition", *models):
         table.add_column(column)
@@ -98,6 +100,6 @@ def _table(models: dict[str, Any]) -> Table:
         means = [found["completion"].get(condition) for found in models.values()]
         table.add_row(condition, *(f"{m['mean']:.2f}" if m else "-" for m in means))
     gains = [found["tuned_minus_extracted"] for found in models.values()]
-    said = (f"{g['mean']:+.2f} [{g['low']:+.2f}, {g['high']:+.2f}]" if g else "-" for g in gains)
+    said = (f"{Estimate(**g):+.2f}" if g else "-" for g in gains)
     table.add_row("tuned - extracted", *said)
     return table

@@ -38,5 +38,5 @@ def demo(
         table.add_column(column, no_wrap=column == "relation")
     for name, found in report["tasks"].items():
         head = found["heads"][0]
-        table.add_row(name, f"{head['layer']}.{head['head']}", *(f"{r['top1']:.2f}" for r in found["results"]))
+        table.add_row(name, f"{head['layer']}.{head['head']}", *(f"{r['top1_accuracy']:.2f}" for r in found["results"]))
     emit(report, as_json, table, f"open {out / 'report.html'} ({report['seconds']:.0f} s)")

@@ -20,6 +20,7 @@ from lens_fv.cli.options import (
     open_model,
 )
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_row, table_rows
 
 
 def classes(
@@ -63,16 +64,16 @@ def classes(
         progress=True,
     )
     path = found.save(out or Path(f"{file_name(the_task.name)}-classes.safetensors"))
-    table = columns("head", "class", "effect", "95 % interval", title=f"{the_task.name} on {lens.name}: {metric} of the answer")
+    table = columns("head", "class", "effect [95 %]", title=f"{the_task.name} on {lens.name}: {metric} of the answer")
     effects = found.top()
     for e in effects[:top]:
-        table.add_row(e.name, e.token_class, f"{e.effect:+.4f}", f"[{e.low:+.4f}, {e.high:+.4f}]")
+        table.add_row(e.name, e.token_class, f"{e.effect:+.4f}")
     payload = {
         "model": lens.name,
         "task": the_task.name,
         "metric": metric,
         "classes": list(found.classes),
-        "effects": [e._asdict() for e in effects],
+        "effects": table_rows(effects),
         "file": str(path),
     }
     emit(payload, as_json, table, f"written to {path}")
@@ -106,8 +107,9 @@ def attributions(
     for score in ("attribution", "direct"):
         spearman, kendall = (found.correlation(score, coefficient=coefficient) for coefficient in ("spearman", "kendall"))
         shared = found.overlap(score, min(10, found.exact[0].numel()))
-        said = [f"{c.value:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" for c in (spearman, kendall)]
-        table.add_row(SCORE_NAMES[score], *said, f"{shared.shared} ({shared.chance:.1f})")
-        rows.append({"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": shared._asdict()})
+        table.add_row(SCORE_NAMES[score], f"{spearman:+.2f}", f"{kendall:+.2f}", f"{shared.shared} ({shared.chance:.1f})")
+        rows.append(
+            {"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": table_row(shared)}
+        )
     payload = {"model": lens.name, "task": the_task.name, "metric": found.metric, "scores": rows, "file": str(path)}
     emit(payload, as_json, table, f"written to {path}")

@@ -9,6 +9,7 @@ import typer
 from lens_fv.cli.analogies import Map
 from lens_fv.cli.heads import columns
 from lens_fv.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, Seed, emit, open_model
+from lens_fv.core.tables import table_row, table_rows
 
 if TYPE_CHECKING:
     from lens_fv.composition import VectorLibrary
@@ -75,26 +76,32 @@ def similarity(
         payload["taxonomy"] = []
         for kind, matrix in matrices.items():
             t = taxonomy_structure(matrix, payload["classes"], permutations=permutations, seed=seed)
-            cells = [f"{t.same:+.3f}", f"{t.different:+.3f}", f"{t.difference:+.3f}", f"{t.difference_p:.4f}", f"{t.auc:.3f}"]
-            table.add_row(kind, *cells, f"{t.auc_p:.4f}")
-            payload["taxonomy"].append({"kind": kind, **t._asdict()})
+            cells = [
+                f"{t.same:+.3f}",
+                f"{t.different:+.3f}",
+                f"{t.difference:+.3f}",
+                f"{t.difference_p_value:.4f}",
+                f"{t.auc:.3f}",
+            ]
+            table.add_row(kind, *cells, f"{t.auc_p_value:.4f}")
+            payload["taxonomy"].append({"kind": kind, **table_row(t)})
         views.append(table)
     if human is not None:
-        table = columns("similarity by", "coefficient", "value", "95 % interval", "p", title=f"against {judgements}")
+        table = columns("similarity by", "coefficient", "correlation [95 %]", "p", title=f"against {judgements}")
         payload["judgements"] = []
         for kind, matrix in matrices.items():
             for coefficient in ("spearman", "pearson"):
                 a = compare_similarities(matrix, human, coefficient=coefficient, permutations=permutations, seed=seed)
-                table.add_row(kind, coefficient, f"{a.value:+.3f}", f"[{a.low:+.3f}, {a.high:+.3f}]", f"{a.p:.4f}")
-                payload["judgements"].append({"kind": kind, **{k: None if v != v else v for k, v in a._asdict().items()}})
+                table.add_row(kind, coefficient, f"{a.correlation:+.3f}", f"{a.p_value:.4f}")
+                payload["judgements"].append({"kind": kind, **{k: None if v != v else v for k, v in table_row(a).items()}})
         views.append(table)
     if rated:
         found = typicality(lens, [rated[n] for n in names], vectors, library=basis, weight_map=fitted, seed=seed, progress=True)
-        table = columns("typicality by", "Spearman", "95 % interval", "relations", title="within SemEval-2012 relations")
+        table = columns("typicality by", "Spearman [95 %]", "relations", title="within SemEval-2012 relations")
         for r in found.results:
-            table.add_row(r.measure, f"{r.spearman:+.3f}", f"[{r.low:+.3f}, {r.high:+.3f}]", str(r.n))
+            table.add_row(r.measure, f"{r.spearman:+.3f}", str(r.spearman.n))
         by_relation = {name: row for name, row in zip(names, found.by_relation().tolist(), strict=True)}
-        payload["typicality"] = {"results": [r._asdict() for r in found.results], "by_relation": by_relation}
+        payload["typicality"] = {"results": table_rows(found.results), "by_relation": by_relation}
         views.append(table)
     emit(payload, as_json, *views, *([f"written to {out}"] if out else []), out=out)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -27,6 +27,7 @@ from lens_fv.cli.options import (
     open_model,
     read_vectors,
 )
+from lens_fv.core.tables import table_row, table_rows
 
 if TYPE_CHECKING:
     from lens_fv.evaluation import Result
@@ -79,7 +80,7 @@ def evaluate(
         "task": the_task.name,
         "prompts": prompts,
         "queries": asked_of(found.provenance.options),
-        "results": [r._asdict() for r in found.results],
+        "results": table_rows(found.results),
         "file": written,
     }
     notes = asked_line(found.provenance.options) + ([f"written to {written}"] if written else [])
@@ -130,7 +131,7 @@ def compare(
         "task": the_task.name,
         "pairs": pairs,
         "queries": asked_of(found.provenance.options),
-        "results": [r._asdict() for r in found.results],
+        "results": table_rows(found.results),
         "file": written,
     }
     notes = asked_line(found.provenance.options) + ([f"written to {written}"] if written else [])
@@ -179,16 +180,16 @@ def sweep(
         table.add_row(str(at), *(f"{value:.2f}" for value in row))
     best, plain = found.best(), float(found.plain_top1.double().mean())
     said = (
-        f"best by log-probability: layer {best.layer}, scale {best.scale:g}: top-1 {best.top1:.2f} [{best.low:.2f}, "
-        f"{best.high:.2f}], log-probability {best.logprob_per_answer:.2f} (without the vector {plain:.2f}, "
+        f"best by log-probability: layer {best.layer}, scale {best.scale:g}: top-1 {best.top1}, "
+        f"log-probability {best.logprob_per_answer.mean:.2f} (without the vector {plain:.2f}, "
         f"{float(found.plain_logprob.mean()):.2f})"
     )
     payload = {
         "model": lens.name,
         "task": the_task.name,
         "part": part,
-        "cells": [cell._asdict() for cell in found.cells()],
-        "best": best._asdict(),
+        "cells": table_rows(found.cells()),
+        "best": table_row(best),
         "file": written,
     }
     emit(payload, as_json, table, said, *([f"written to {written}"] if written else []))
@@ -196,10 +197,8 @@ def sweep(
 
 def results_table(results: "Sequence[Result]") -> Table:
     """Make the table of conditions with their scores and intervals."""
-    table = columns(
-        "condition", "top-1", "95 % interval", "top-3", "whole answer", "log-prob. an answer", "n", title="on the test split"
-    )
+    table = columns("condition", "top-1 [95 %]", "top-3", "exact match", "log-prob. (nats)", "n", title="on the test split")
     for r in results:
-        cells: list[Any] = [r.condition, f"{r.top1:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", f"{r.top3:.2f}", f"{r.full:.2f}"]
-        table.add_row(*cells, f"{r.logprob_per_answer:.2f}", str(r.n))
+        shares = (str(r.top1), f"{r.top3.mean:.2f}", f"{r.exact_match.mean:.2f}")
+        table.add_row(r.condition, *shares, f"{r.logprob_per_answer.mean:.2f}", str(r.top1.n))
     return table

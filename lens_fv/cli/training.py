@@ -81,7 +81,7 @@ def finetune(
     from lens_fv.vectors import FunctionVector, other_heads, random_like
 
     settings = FinetuneConfig(
-        method=method,
+        update=method,
         rank=rank,
         learning_rate=learning_rate,
         batch_size=batch,
@@ -110,7 +110,7 @@ def finetune(
     table = Table("checkpoint", "steps", title=f"{run.about['model']}: {', '.join(run.tasks)}", title_justify="left", box=None)
     for row in found:
         table.add_row(row["checkpoint"], str(row["steps"]))
-    payload = {"model": run.about["model"], "tasks": run.tasks, "method": method, "checkpoints": found, "run": str(out)}
+    payload = {"model": run.about["model"], "tasks": run.tasks, "update": method, "checkpoints": found, "run": str(out)}
     emit(payload, as_json, table, f"written to {out}; `lens-fv dynamics {out}` follows it")
 
 

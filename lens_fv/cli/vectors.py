@@ -21,6 +21,7 @@ from lens_fv.cli.options import (
 )
 from lens_fv.cli.testing import results_table
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_rows
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking
@@ -113,7 +114,7 @@ def tune(
     from lens_fv.evaluation import evaluate as test
     from lens_fv.tasks import load_task, split_pairs
     from lens_fv.vectors import FunctionVector, extract as make, tune as fit
-    from lens_fv.vectors.tune import LEARNING_RATES
+    from lens_fv.vectors.options import LEARNING_RATES
 
     the_task, lens = load_task(task), open_model(model, device, dtype)
     begin: FunctionVector | Literal["zero", "random"]
@@ -148,7 +149,7 @@ def tune(
         "task": the_task.name,
         "layer": vector.layer,
         "options": dict(vector.provenance.options),
-        "results": [r._asdict() for r in results],
+        "results": table_rows(results),
         "file": str(path),
     }
     emit(payload, as_json, repr(vector), results_table(results), f"written to {path}")

@@ -23,6 +23,7 @@ from lens_fv.cli.options import (
     open_model,
     read_vectors,
 )
+from lens_fv.core.tables import table_rows
 
 
 def write(
@@ -67,15 +68,14 @@ def write(
         "model": lens.name,
         "task": the_task.name,
         "instruction": instruction,
-        "results": [r._asdict() for r in found.results],
+        "results": table_rows(found.results),
         "texts": [
             {"input": asked, "written": dict(zip(found.conditions, texts, strict=True))}
             for asked, texts in zip(found.inputs, found.texts, strict=True)
         ],
         "file": written,
     }
-    table = columns("condition", "ROUGE-L", "95 % interval", "exact", "95 % interval", "n", title="on the test split")
+    table = columns("condition", "ROUGE-L [95 %]", "exact match [95 %]", "n", title="on the test split")
     for r in found.results:
-        exact = f"{r.exact:.2f}", f"[{r.exact_low:.2f}, {r.exact_high:.2f}]"
-        table.add_row(r.condition, f"{r.rouge_l:.2f}", f"[{r.low:.2f}, {r.high:.2f}]", *exact, str(r.n))
+        table.add_row(r.condition, str(r.rouge_l), str(r.exact_match), str(r.rouge_l.n))
     emit(payload, as_json, table, *([f"written to {written}"] if written else []))

@@ -3,7 +3,7 @@
 from lens_fv.composition.build import build_library
 from lens_fv.composition.compose import CompositeVector, compose, plain_map
 from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, separation
-from lens_fv.composition.fit import fit_map, fit_maps
+from lens_fv.composition.fit import MapConfig, fit_map, fit_maps
 from lens_fv.composition.index import Entry
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.merging import merge_libraries
@@ -16,6 +16,7 @@ __all__ = [
     "Confidence",
     "Entry",
     "Extracted",
+    "MapConfig",
     "Tuned",
     "VectorLibrary",
     "WeightMap",

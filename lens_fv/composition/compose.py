@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -12,10 +13,15 @@ from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Positive, checked
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero_shot
 from lens_fv.vectors import FunctionVector
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 TEMPERATURE = 3.0
 """Factor of the mean log-probabilities before the softmax when no map is given."""
@@ -69,6 +75,11 @@ class CompositeVector(FunctionVector):
         """The `k` relations of largest weight, with their weights."""
         found = self.weights.topk(min(k, len(self.names)))
         return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per relation: its weight, and the pairs' mean score under it."""
+        weights = zip(self.names, self.weights.tolist(), self.scores.tolist(), strict=True)
+        return data_frame({"relation": name, "weight": weight, "score": score} for name, weight, score in weights)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

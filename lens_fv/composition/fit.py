@@ -1,11 +1,13 @@
 """Fitting the map from scores to weights on analogies."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, get_args
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict, get_args
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
+from typing_extensions import Unpack
 
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
@@ -14,11 +16,38 @@ from lens_fv.composition.shape import Form, Shape, learn_shape
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Positive, Seed, checked
-from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.model.finite import loss_not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
+from lens_fv.vectors.batches import Batch
+from lens_fv.vectors.fitting import Best, fit
+
+
+@checked
+@dataclass(frozen=True)
+class MapConfig:
+    """Settings of `fit_map`, which takes each of them as a keyword argument.
+
+    Attributes:
+        score: See `relation_scores`.
+        epochs: Number of passes over the analogies.
+        learning_rate: Learning rate of Adam through the model.
+        leave_own_out: Give a relation's own vector no weight in its analogies, as if the relation were new.
+    """
+
+    score: Score = "logprob"
+    epochs: Count = 3
+    learning_rate: Positive = 0.05
+    leave_own_out: bool = True
+
+
+class MapOptions(TypedDict, total=False):
+    """The settings of `MapConfig` as keyword arguments."""
+
+    score: Score
+    epochs: int
+    learning_rate: float
+    leave_own_out: bool
 
 
 @checked
@@ -29,13 +58,10 @@ def fit_map(
     held_out: Sequence[Analogy],
     *,
     form: Form = "diagonal",
-    score: Score = "logprob",
-    epochs: Count = 3,
-    learning_rate: Positive = 0.05,
-    leave_own_out: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
+    **options: Unpack[MapOptions],
 ) -> WeightMap:
     """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
@@ -51,32 +77,37 @@ def fit_map(
         analogies: training analogies; only of training relations if the map should generalise to new ones.
         held_out: analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
         form: form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
-        score: see `relation_scores`.
-        epochs: number of passes over the analogies.
-        learning_rate: learning rate of Adam through the model.
-        leave_own_out: give a relation's own vector no weight in its analogies, as if the relation were new.
         template: prompt template.
         seed: seed of the batch order.
         progress: draw a progress bar.
+        **options: `score`, `epochs`, `learning_rate` and `leave_own_out`; see `MapConfig`.
 
     Raises:
         LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> tasks = [task, lens_fv.load_task('antonym')]
+        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
+        >>> split = lens_fv.split_pairs(task, seed=0)
+        >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
+        >>> held_out = lens_fv.make_analogies(task, split.train, split.validation)
+        >>> weight_map = lens_fv.fit_map(model, library, analogies, held_out, form='temperature', epochs=1)
+        >>> weight_map.matrix.shape  # a diagonal matrix is one row
+        torch.Size([1, 2])
     """
-    found = fit_maps(
+    fitted = fit_maps(
         model,
         library,
         analogies,
         held_out,
         forms=(form,),
-        score=score,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        leave_own_out=leave_own_out,
         template=template,
         seed=seed,
         progress=progress,
+        **options,
     )
-    return found[form]
+    return fitted[form]
 
 
 @checked
@@ -87,21 +118,17 @@ def fit_maps(
     held_out: Sequence[Analogy],
     *,
     forms: Sequence[Form] = get_args(Form),
-    score: Score = "logprob",
-    epochs: Count = 3,
-    learning_rate: Positive = 0.05,
-    leave_own_out: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
+    **options: Unpack[MapOptions],
 ) -> dict[Form, WeightMap]:
     """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
+    config = MapConfig(**options)
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train = Problems(model, basis, analogies, score, template, leave_own_out)
-    test = Problems(model, basis, held_out, score, template, leave_own_out)
-    options: dict[str, Any] = {"score": score, "epochs": epochs, "learning_rate": learning_rate}
+    train, test = (Problems(model, basis, part, config.score, template, config.leave_own_out) for part in (analogies, held_out))
     provenance = Provenance.of(
         model,
         task=f"{len(analogies)} analogies of {len({a.relation for a in analogies})} relations",
@@ -109,57 +136,61 @@ def fit_maps(
         prompts=[prompt.tokens for prompt in train.encoded],
         seed=seed,
         method="fitted",
-        options=options | {"leave_own_out": leave_own_out},
+        options=vars(config),
     )
     couples = train.couples(), test.couples()
-    with progress_bar("fitting weights", len(forms) * epochs * len(train.batches), show=progress) as tick:
-        found: dict[Form, WeightMap] = {}
-        for form in forms:
-            shape = learn_shape(form, *couples, temperature=TEMPERATURE, seed=seed)
-            said = replace(provenance, options={**provenance.options, "form": form})
-            found[form] = _fitted(basis, shape, train, test, said, tick)
-        return found
+    maps: dict[Form, WeightMap] = {}
+    for form in forms:
+        shape = learn_shape(form, *couples, temperature=TEMPERATURE, seed=seed)
+        its_own = replace(provenance, options={**provenance.options, "form": form})
+        maps[form] = _through_the_model(basis, shape, train, test, config, its_own, progress)
+    return maps
 
 
-def _fitted(
-    basis: Basis, shape: Shape, train: Problems, test: Problems, provenance: Provenance, tick: Callable[[], None]
+def _through_the_model(
+    basis: Basis, shape: Shape, train: Problems, test: Problems, config: MapConfig, provenance: Provenance, progress: bool
 ) -> WeightMap:
-    """Learn the temperature and scale of a shape through the model."""
-    options = provenance.options
-    hotter, log_scale = (torch.nn.Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
-    optimiser = torch.optim.Adam([hotter, log_scale], lr=options["learning_rate"])
+    """Learn the sharpness and the scale of a shape through the model."""
+    log_sharpness, log_scale = (Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
+    batches = _shuffled(train.batches, provenance.seed)
+    best = Best[WeightMap]()
 
-    def now() -> WeightMap:
-        sharp = shape.times(hotter.detach().exp())
-        return WeightMap(
+    def loss() -> Tensor:
+        batch = next(batches)
+        weights = train.logits(batch, shape.times(log_sharpness.exp())).softmax(-1)
+        vectors = log_scale.exp() * (weights @ basis.vectors)
+        return batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
+
+    def check(step: int) -> None:
+        sharp = shape.times(log_sharpness.exp())
+        learned = WeightMap(
             provenance=provenance,
             names=basis.names,
             matrix=sharp.matrix.float().cpu(),
             bias=sharp.bias.float().cpu(),
-            scale=float(log_scale.detach().exp()),
-            score=options["score"],
+            scale=float(log_scale.exp()),
+            score=config.score,
         )
+        best.update(step, torch.tensor([test.logprob_per_token(learned)]), lambda _: learned)
 
-    best, kept, updates = -math.inf, now(), 0
-    rng = torch.Generator().manual_seed(provenance.seed)
-    for epoch in range(options["epochs"] + 1):
-        with torch.no_grad():
-            found = test.logprob_per_token(now())
-        if found > best:
-            best, kept = found, now()
-        if epoch == options["epochs"]:
-            break
-        for at in torch.randperm(len(train.batches), generator=rng).tolist():
-            batch = train.batches[at]
-            with torch.enable_grad():
-                weights = train.logits(batch, shape.times(hotter.exp())).softmax(-1)
-                vectors = log_scale.exp() * (weights @ basis.vectors)
-                loss = batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
-            if not torch.isfinite(loss):
-                raise loss_not_finite(f"fit a map on {provenance.model}", float(loss.detach()), updates)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            updates += 1
-            tick()
-    return kept
+    what, steps = f"a map on {provenance.model}", config.epochs * len(train.batches)
+    fit(
+        [log_sharpness, log_scale],
+        loss,
+        check,
+        steps=steps,
+        what=what,
+        checks=range(0, steps + 1, len(train.batches)),
+        learning_rate=config.learning_rate,
+        cosine=False,
+        progress=progress,
+    )
+    return best.require(what)
+
+
+def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
+    """Yield all batches in a new random order, again and again."""
+    rng = torch.Generator().manual_seed(seed)
+    while True:
+        order: list[int] = torch.randperm(len(batches), generator=rng).tolist()
+        yield from (batches[at] for at in order)

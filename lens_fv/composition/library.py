@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,13 @@ from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
 from lens_fv.core.display import summary_html, summary_text
 from lens_fv.core.files import file_name
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.vectors import FunctionVector
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Basis(NamedTuple):
@@ -205,6 +209,10 @@ class VectorLibrary:
         entries = tuple(replace(e, file=self[e.name].save(folder / f"{file_name(e.name)}.safetensors")) for e in self.entries)
         write_index(folder, {}, entries)
         return VectorLibrary.open(folder)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per vector; see `Entry`."""
+        return data_frame(self.entries)
 
     def summary(self) -> dict[str, str]:
         """Key facts for display."""

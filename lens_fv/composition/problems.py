@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lens_fv.composition.library import Basis
 from lens_fv.composition.shape import Couples, Shape, couples_of
-from lens_fv.composition.weights import Score, WeightMap, relation_scores, without_left_out
+from lens_fv.composition.weights import Score, WeightMap, relation_scores
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Analogy, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import Batch, open_batches
@@ -43,8 +43,7 @@ class Problems:
     def logits(self, batch: Batch, shape: Shape) -> Float[Tensor, "batch relations"]:
         """Logits of the softmax for the batch's analogies."""
         owners = list(batch.owners)
-        left_out = self.left_out[owners]
-        return shape.logits(without_left_out(self.scores[owners], left_out)).masked_fill(left_out, -torch.inf)
+        return shape.logits(self.scores[owners], self.left_out[owners])
 
     def logprob_per_token(self, found: WeightMap) -> float:
         """Mean log-probability of the answers under a map, in nats per token."""

@@ -10,8 +10,8 @@ from lens_fv.heads import rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task
 from lens_fv.vectors import FunctionVector, extract, tune_many
-from lens_fv.vectors.extract import MOST_VALIDATION
-from lens_fv.vectors.tune import LEARNING_RATES
+from lens_fv.vectors.examples import MOST_VALIDATION
+from lens_fv.vectors.options import LEARNING_RATES
 
 TOGETHER = 8
 """Number of relations trained in the same passes; more bring no speed and lose more work on an interruption."""
@@ -24,9 +24,9 @@ class Tuned:
 
     Attributes:
         layer: layer after which all vectors are added; default: the middle one.
-        pairs: number of training pairs (see `tune`); tasks with fewer use all of them.
-        steps: see `tune`.
-        learning_rate: see `tune`.
+        pairs: number of training pairs; tasks with fewer use all of them.
+        steps: see `TuneConfig`.
+        learning_rate: see `TuneConfig`.
         shuffled: give every training and validation pair another pair's answer, as a control that sees the relation's words
             but not the relation.
         max_validation: maximum number of validation pairs for model selection.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from lens_fv.composition.weights import without_left_out
+from lens_fv.vectors.fitting import Best, fit
 
 Form = Literal["temperature", "diagonal", "full"]
 CHECK_EVERY = 20
@@ -36,9 +36,23 @@ class Shape(NamedTuple):
     matrix: Float[Tensor, "rows relations"]
     bias: Float[Tensor, " relations"]
 
-    def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
-        """Logits of the softmax."""
-        return scores * self.matrix + self.bias if len(self.matrix) == 1 else scores @ self.matrix.T + self.bias
+    def logits(
+        self, scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"] | None = None
+    ) -> Float[Tensor, "pairs relations"]:
+        """Logits of the softmax: matrix · scores + bias.
+
+        Args:
+            scores: see `relation_scores`.
+            left_out: mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
+                carry no information.
+        """
+        if left_out is not None:
+            others = (~left_out).to(scores)
+            mean = (scores * others).sum(-1, keepdim=True) / others.sum(-1, keepdim=True)
+            scores = torch.where(left_out, mean, scores)
+        matrix, bias = self.matrix.to(scores), self.bias.to(scores)
+        logits = scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
+        return logits if left_out is None else logits.masked_fill(left_out, -torch.inf)
 
     def times(self, sharpness: Float[Tensor, ""]) -> "Shape":
         """Scale the logits, which makes the weights sharper or flatter."""
@@ -73,39 +87,44 @@ def learn_shape(
         seed: seed of the batches.
     """
     n, device = train.sources.shape[-1], train.sources.device
-    best = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
+    start = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
     if form == "temperature":
-        return best
+        return start
     if form == "full":
-        best = Shape(torch.diag(best.matrix[0]), best.bias)
-    found = expected_score(best, test)
+        start = Shape(torch.diag(start.matrix[0]), start.bias)
+    best = Best(float(expected_score(start, test)), result=start)
     centre, spread = train.sources.mean(0), train.sources.std(0).clamp(min=1e-6)
-    for decay in decays:
+
+    def fit_with(decay: float) -> None:
         rng = torch.Generator().manual_seed(seed)
-        moved, bias = Parameter(torch.zeros_like(best.matrix)), Parameter(torch.zeros(n, device=device))
+        moved, bias = Parameter(torch.zeros_like(start.matrix)), Parameter(torch.zeros(n, device=device))
         log_temperature = Parameter(torch.tensor(math.log(temperature), device=device))
-        optimiser = torch.optim.Adam([moved, bias, log_temperature], lr=learning_rate)
-        for step in range(1, steps + 1):
-            some = torch.randint(len(train.sources), (BATCH,), generator=rng).to(device)
-            with torch.enable_grad():
-                shape = _folded(log_temperature.exp(), moved, bias, centre, spread)
-                loss = -expected_score(shape, Couples(*(each[some] for each in train)))
-                loss = loss + decay * (moved.square().sum() + bias.square().sum())
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            if step % CHECK_EVERY == 0:
-                with torch.no_grad():
-                    shape = _folded(log_temperature.exp(), moved, bias, centre, spread)
-                    if (now := expected_score(shape, test)) > found:
-                        best, found = shape, now
-    return best
+
+        def shape() -> Shape:
+            return _folded(log_temperature.exp(), moved, bias, centre, spread)
+
+        def loss() -> Tensor:
+            rows = torch.randint(len(train.sources), (BATCH,), generator=rng).to(device)
+            batch = Couples(*(values[rows] for values in train))
+            return decay * (moved.square().sum() + bias.square().sum()) - expected_score(shape(), batch)
+
+        def check(step: int) -> None:
+            learned = shape()
+            best.update(step, expected_score(learned, test)[None], lambda _: learned)
+
+        # Not before the first step, where the start would differ from itself by rounding.
+        checks = range(CHECK_EVERY, steps + 1, CHECK_EVERY)
+        parameters, what = [moved, bias, log_temperature], "a map from scores to weights"
+        fit(parameters, loss, check, steps=steps, what=what, checks=checks, learning_rate=learning_rate, cosine=False)
+
+    for decay in decays:
+        fit_with(decay)
+    return best.require("a map's shape")
 
 
 def expected_score(shape: Shape, couples: Couples) -> Float[Tensor, ""]:
     """Mean over couples of the targets' scores, weighted as the map weights their sources."""
-    logits = shape.logits(without_left_out(couples.sources, couples.left_out))
-    weights = logits.masked_fill(couples.left_out, -torch.inf).softmax(-1)
+    weights = shape.logits(couples.sources, couples.left_out).softmax(-1)
     return (weights * couples.targets).sum(-1).mean()
 
 

@@ -1,21 +1,27 @@
 """Scores of basis vectors on pairs, and maps from scores to weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.composition.library import Basis
+from lens_fv.composition.shape import Shape
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import open_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Score = Literal["logprob", "prob"]
 
@@ -97,10 +103,10 @@ class WeightMap(Artefact):
         require_shape("weight map's matrix", self.matrix, (1 if len(self.matrix) == 1 else n, n))
         require_shape("weight map's bias", self.bias, (n,))
 
-    def logits(self, scores: Float[Tensor, "pairs relations"]) -> Float[Tensor, "pairs relations"]:
-        """Logits of the softmax."""
-        matrix, bias = self.matrix.to(scores), self.bias.to(scores)
-        return scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
+    @property
+    def shape(self) -> Shape:
+        """Matrix and bias."""
+        return Shape(self.matrix, self.bias)
 
     @checked
     def weights(
@@ -122,13 +128,9 @@ class WeightMap(Artefact):
         """
         if scores.shape[-1] != len(self.names):
             raise LensFVError(f"weigh {scores.shape[-1]} scores: the map is for a basis of {len(self.names)}; fit it again")
-        if left_out is not None:
-            if bool(left_out.all(-1).any()):
-                raise LensFVError("weigh scores: every relation is left out; the basis needs others")
-            scores = without_left_out(scores, left_out)
-        logits = self.logits(scores)
-        if left_out is not None:
-            logits = logits.masked_fill(left_out, -torch.inf)
+        if left_out is not None and bool(left_out.all(-1).any()):
+            raise LensFVError("weigh scores: every relation is left out; the basis needs others")
+        logits = self.shape.logits(scores, left_out)
         if top_k is not None and top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
         return logits.softmax(-1)
@@ -137,24 +139,19 @@ class WeightMap(Artefact):
         """Return the map for a basis without some relations."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
         matrix = self.matrix[:, kept] if len(self.matrix) == 1 else self.matrix[kept][:, kept]
-        return WeightMap(
-            provenance=self.provenance,
-            names=tuple(self.names[i] for i in kept),
-            matrix=matrix,
-            bias=self.bias[kept],
-            scale=self.scale,
-            score=self.score,
+        return replace(self, names=tuple(self.names[i] for i in kept), matrix=matrix, bias=self.bias[kept])
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per entry of the matrix: the factor of a score in a relation's logit; and the relation's bias."""
+        matrix = self.matrix if len(self.matrix) > 1 else torch.diag(self.matrix[0])
+        return data_frame(
+            {"relation": relation, "score_of": name, "factor": float(matrix[i, j]), "bias": float(self.bias[i])}
+            for i, relation in enumerate(self.names)
+            for j, name in enumerate(self.names)
+            if len(self.matrix) > 1 or i == j
         )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         form = "diagonal" if len(self.matrix) == 1 else "full"
         return super().summary() | {"relations": str(len(self.names)), "matrix": form, "scale": f"{self.scale:.2f}"}
-
-
-def without_left_out(
-    scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"]
-) -> Float[Tensor, "pairs relations"]:
-    """Replace the scores of left-out relations by the mean of the others, so that they carry no information."""
-    kept = (~left_out).to(scores)
-    return torch.where(left_out, (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True), scores)

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from lens_fv.core.artefact_file import as_tuples, checked_fields, read_artefact_
 from lens_fv.core.display import summary_html, summary_text
 from lens_fv.core.json_files import record
 from lens_fv.core.provenance import Provenance
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODULES = {
     "Adapter": "lens_fv.vectors.baselines.adapter",
@@ -62,6 +66,11 @@ class Artefact:
         """The key facts as labels and values."""
         p = self.provenance
         return {"model": p.model, "task": p.task, "method": p.method, "seed": str(p.seed), "basis": p.weight_processing}
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The result as a pandas data frame: one row per head, layer, item or whatever the kind of artefact is about."""
+        p = self.provenance
+        return data_frame([{"task": p.task, "method": p.method, "model": p.model, "seed": p.seed}])
 
     def heatmap_data(self) -> Tensor | None:
         """Values for a (layers, heads) heat map, or None."""

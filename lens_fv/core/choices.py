@@ -73,17 +73,25 @@ def nearest(value: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def value_rules(function: Callable[..., Any]) -> "dict[str, _Rule]":
+    """What the parameters of a function or dataclass accept, by name; those that accept anything are left out."""
+    rules = {name: _rule(parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()}
+    return {name: rule for name, rule in rules.items() if rule.limits}
+
+
+def check_values(name: str, rules: "Mapping[str, _Rule]", values: Iterable[tuple[str, Any]]) -> None:
+    """Raise `LensFVError` for the first value that its rule does not accept; `name` is the function's, for the message."""
+    for parameter, value in values:
+        if parameter in rules and (wrong := rules[parameter].wrong(value)):
+            raise LensFVError(f"{name}({parameter}={brief(value)}): {wrong}")
+
+
 def _checking(function: Any, name: str) -> Any:
-    parameters = inspect.signature(function).parameters
-    rules = {each: _rule(parameter.annotation) for each, parameter in parameters.items()}
-    rules = {each: rule for each, rule in rules.items() if rule.limits}
-    positions = tuple(parameters)
+    rules, positions = value_rules(function), tuple(inspect.signature(function).parameters)
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        for each, value in (*zip(positions, args), *options.items()):
-            if each in rules and (wrong := rules[each].wrong(value)):
-                raise LensFVError(f"{name}({each}={brief(value)}): {wrong}")
+        check_values(name, rules, (*zip(positions, args), *options.items()))
         return function(*args, **options)
 
     return call

@@ -1,8 +1,7 @@
-"""Estimates and confidence intervals."""
+"""Means and proportions with their confidence intervals."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -10,15 +9,37 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.core.choices import Count, Level, Natural, NonNegative, Seed, checked
+from lens_fv.core.estimate import Estimate as Estimate
 
 
 @checked
-def wilson_interval(successes: Natural | NonNegative, n: Count, *, level: Level = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927). Successes may be fractional, as with tied choices."""
+def proportion(successes: Natural | NonNegative, n: Count, *, level: Level = 0.95) -> Estimate:
+    """A proportion with Wilson's interval (Wilson 1927). Successes may be fractional, as with tied choices.
+
+    Example:
+        >>> proportion(0, 10).ci_low
+        0.0
+    """
     z2, p = float(stats.norm.ppf((1 + level) / 2)) ** 2, successes / n
     middle, half = p + z2 / (2 * n), math.sqrt(z2 / n * (p * (1 - p) + z2 / (4 * n)))
     low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
-    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+    return Estimate(p, 0.0 if successes == 0 else low, 1.0 if successes == n else high, n)
+
+
+@checked
+def estimate(values: Sequence[float], *, level: Level = 0.95, seed: Seed = 0) -> Estimate:
+    """The mean of one or more independent values, with its percentile bootstrap interval (10,000 resamples).
+
+    Example:
+        >>> estimate([1.0, 1.0, 1.0])
+        Estimate(mean=1.0, ci_low=1.0, ci_high=1.0, n=3)
+    """
+    data = np.asarray(values, dtype=float)
+    mean = float(data.mean())
+    if np.ptp(data) == 0:
+        return Estimate(mean, mean, mean, len(data))
+    low, high = bootstrap_means(data, level=level, resamples=10_000, batch=None, seed=seed)
+    return Estimate(mean, float(low), float(high), len(data))
 
 
 def choice_shares(scores: Float[Tensor, "choices conditions"], right: int) -> Float[Tensor, " conditions"]:
@@ -31,36 +52,6 @@ def choice_shares(scores: Float[Tensor, "choices conditions"], right: int) -> Fl
     """
     best = scores == scores.amax(0)
     return best[right].float() / best.sum(0)
-
-
-@checked
-def bootstrap_interval(values: Sequence[float], *, level: Level = 0.95, seed: Seed = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of independent values (10,000 resamples)."""
-    data = np.asarray(values, dtype=float)
-    if np.ptp(data) == 0:
-        return float(data.mean()), float(data.mean())
-    low, high = bootstrap_means(data, level=level, resamples=10_000, batch=None, seed=seed)
-    return float(low), float(high)
-
-
-class Estimate(NamedTuple):
-    """A mean with its confidence interval.
-
-    Attributes:
-        mean: Mean of independent values.
-        low, high: Ends of its bootstrap interval.
-        n: Number of values.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def estimate(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Estimate:
-    """The mean of one or more independent values, with its bootstrap interval."""
-    return Estimate(float(np.mean(values)), *bootstrap_interval(values, level=level, seed=seed), len(values))
 
 
 def bootstrap_means(
@@ -77,7 +68,7 @@ def bootstrap_means(
     """
     if len(values) < 2:
         return np.stack([values[0], values[0]])
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (values,),
         np.mean,
         axis=0,
@@ -87,4 +78,4 @@ def bootstrap_means(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return np.stack([found.low, found.high])
+    return np.stack([ends.low, ends.high])

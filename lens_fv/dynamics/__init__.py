@@ -4,7 +4,7 @@ from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement, measure_c
 from lens_fv.dynamics.probe import TaskProbe, make_task_probe
 from lens_fv.dynamics.tracking import track_checkpoints
 from lens_fv.dynamics.trajectory import Trajectory
-from lens_fv.dynamics.verdict import ContinualMetrics, Verdict, continual_metrics, verdicts
+from lens_fv.dynamics.verdict import ContinualMetrics, Verdict, Verdicts, continual_metrics, verdicts
 
 __all__ = [
     "ADDED",
@@ -13,6 +13,7 @@ __all__ = [
     "TaskProbe",
     "Trajectory",
     "Verdict",
+    "Verdicts",
     "continual_metrics",
     "make_task_probe",
     "measure_checkpoint",

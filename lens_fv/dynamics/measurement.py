@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from einops import einsum
@@ -10,16 +11,21 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
+from lens_fv.core.tables import data_frame
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import PatchingPrompts
-from lens_fv.heads.indirect import indirect_effects
+from lens_fv.heads import MediationOptions, PatchingPrompts
 from lens_fv.heads.means import last_tokens
+from lens_fv.heads.protocol import indirect_effects
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit, score_alike
 from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.vectors import random_like
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ADDED = ("vector", "random", "other")
 """Vectors added to instructed prompts: the task's initial vector, a random one, and another task's; all of the same norm."""
@@ -62,6 +68,29 @@ class CheckpointMeasurement(Artefact):
     answer_rank: Float[Tensor, "tasks layers"]
     effects: Float[Tensor, "tasks layers heads_of_a_layer"]
     majority: Float[Tensor, " tasks"] | None = None
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per task and item: accuracy after the instruction and in context, and log-probabilities of the answer."""
+        return data_frame(
+            {
+                "checkpoint": self.name,
+                "step": self.step,
+                "task": task,
+                "item": item,
+                "accuracy": float(self.correct[t, item]),
+                "in_context_accuracy": float(self.in_context[t, item]),
+                "instruction_logprob_nats_per_token": float(self.instructed[t, item]),
+                "knowledge_logprob_nats_per_token": float(self.knowledge[t, item]),
+            }
+            for t, task in enumerate(self.tasks)
+            for item in range(self.correct.shape[1])
+            if not bool(self.correct[t, item].isnan())
+        )
+
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        rows = zip(self.tasks, self.correct.nanmean(-1).tolist(), strict=True)
+        return super().summary() | {"checkpoint": self.name} | {task: f"accuracy {share:.2f}" for task, share in rows}
 
 
 @checked
@@ -160,7 +189,7 @@ def _effects(
     if contrast is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(contrast.corrupted), *z.shape)
-    effects, _ = indirect_effects(model, contrast, outputs, metric="prob")
+    effects, _ = indirect_effects(model, contrast, outputs, MediationOptions())
     return effects.mean(0).cpu()
 
 

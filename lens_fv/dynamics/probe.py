@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
-from lens_fv.heads.corruptions import PatchingPrompts
+from lens_fv.heads import PatchingPrompts
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import (
     TODD,
@@ -108,7 +108,7 @@ def make_task_probe(
         task: task with instructions.
         vector: vector of the task, with heads; see `extract_instruction`.
         contrast: prompts for ranking all heads again, for the initial model and at the end of each task; see
-            `instruction_contrast`.
+            `make_instruction_prompts`.
         split: split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
         n_shots: number of demonstrations in the instructed prompts.
         n_context: number of demonstrations in the in-context prompts.
@@ -120,6 +120,14 @@ def make_task_probe(
     Raises:
         LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads for the
             control.
+
+    Example:
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> probe.task
+        'antonym'
     """
     vector.provenance.check(model)
     if not task.instructions:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,28 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
-from lens_fv.core.statistics import Estimate, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 _ADDED = {f"with_{name}": name for name in ADDED}
+_COLUMNS: dict[Measure, str] = {
+    "in_context": "in_context_accuracy",
+    "instruction": "instruction_logprob_nats_per_token",
+    "knowledge": "knowledge_logprob_nats_per_token",
+    "with_vector": "accuracy_with_vector",
+    "with_random": "accuracy_with_random",
+    "with_other": "accuracy_with_other",
+}
+"""Columns of measures whose names do not say what they are."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,6 +45,17 @@ class Trajectory(Artefact):
         correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
             `CheckpointMeasurement`, with the checkpoints as an additional first axis.
         majority: as in `CheckpointMeasurement`.
+
+    Example:
+        >>> task = lens_fv.load_task('antonym')
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
+        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
+        >>> measure = lens_fv.dynamics.measure_checkpoint
+        >>> states = [measure(model, [probe], name=str(step), step=step) for step in (0, 1)]
+        >>> trajectory = lens_fv.Trajectory.of(states)
+        >>> trajectory.similarity().tolist()  # cosine of each vector to its initial value, by checkpoint
+        [[1.0], [1.0]]
     """
 
     moments: tuple[str, ...]
@@ -128,7 +153,7 @@ class Trajectory(Artefact):
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
         asked = [row[~row.isnan()] for row in self.correct[0]]
-        lows = [wilson_interval(int(row.sum()), len(row), level=level)[0] for row in asked]
+        lows = [proportion(int(row.sum()), len(row), level=level).ci_low for row in asked]
         return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
 
     @property
@@ -193,6 +218,32 @@ class Trajectory(Artefact):
 
     def _own(self, written: Tensor) -> Tensor:
         return written[:, :, : written.shape[2] // 2]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
+
+        Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.
+        """
+        own, control = self.head_similarity()
+        curves = {(measure, task): self.curve(measure, task) for measure in MEASURES for task in self.tasks}
+        values = {
+            "cosine": self.similarity(),
+            "distance": self.distance(),
+            "head_cosine": own.mean(-1),
+            "control_head_cosine": control.mean(-1),
+        }
+        overlaps = self.head_overlaps()
+        rows: list[dict[str, Any]] = []
+        for m, (name, step) in enumerate(zip(self.moments, self.steps, strict=True)):
+            for t, task in enumerate(self.tasks):
+                overlap = overlaps[m][t]
+                rows.append(
+                    {"checkpoint": name, "step": step, "task": task}
+                    | {_COLUMNS.get(measure, measure): curves[measure, task].get(step) for measure in MEASURES}
+                    | {column: float(value[m, t]) for column, value in values.items()}
+                    | {"head_overlap": overlap and overlap.jaccard, "head_overlap_p_value": overlap and overlap.p_value}
+                )
+        return data_frame(rows)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

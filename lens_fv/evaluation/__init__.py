@@ -1,7 +1,7 @@
 """Evaluation of vectors with controls: accuracy, decoding, analogies, free text, human judgements."""
 
 from lens_fv.core.artefact import load_artefact
-from lens_fv.core.statistics import bootstrap_interval, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.evaluation.analogies import evaluate_analogies
 from lens_fv.evaluation.compare import BASELINES, compare_baselines
 from lens_fv.evaluation.decoding import evaluate_decoding
@@ -19,19 +19,20 @@ __all__ = [
     "DecodingDifference",
     "DecodingEvaluation",
     "DecodingResult",
+    "Estimate",
     "Evaluation",
     "ListComposition",
     "Result",
     "TextEvaluation",
     "TextResult",
-    "bootstrap_interval",
     "compare_baselines",
     "compose_lists",
+    "estimate",
     "evaluate",
     "evaluate_analogies",
     "evaluate_decoding",
     "evaluate_texts",
     "load_artefact",
+    "proportion",
     "rouge_l",
-    "wilson_interval",
 ]

@@ -60,6 +60,16 @@ def evaluate_analogies(
 
     Raises:
         LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.
+
+    Example:
+        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> tasks = [task, lens_fv.load_task('antonym')]
+        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
+        >>> split = lens_fv.split_pairs(task, seed=0)
+        >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
+        >>> evaluation = lens_fv.evaluate_analogies(model, library, analogies)
+        >>> [result.condition for result in evaluation.results][:4]
+        ['none', 'mean', 'best', 'composite']
     """
     shown = [list(pairs) for pairs in sources] if sources is not None else [[a.source] for a in analogies]
     if not analogies:

@@ -85,6 +85,12 @@ def compare_baselines(
     Raises:
         LensFVError: an unknown kind or none, too few pairs for training or demonstrations, no answered query, or an error
             from one of the kinds.
+
+    Example:
+        >>> options = {'pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
+        >>> evaluation = lens_fv.compare_baselines(model, task, kinds=['extracted', 'mean_state', 'tuned'], **options)
+        >>> [result.condition for result in evaluation.results]
+        ['none', 'k_shot', 'extracted', 'mean_state', 'tuned', 'random']
     """
     unknown = [kind for kind in kinds if kind not in BASELINES]
     if unknown or not kinds:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.statistics import bootstrap_interval, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Queries, asked_facts, choose_queries
+from lens_fv.heads.competence import Queries, choose_queries, queries_summary
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
 from lens_fv.tasks import (
@@ -30,6 +31,10 @@ from lens_fv.tasks import (
 from lens_fv.vectors import FunctionVector, random_like
 from lens_fv.vectors.baselines import Adapter, SoftPrompt
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 Kind = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]
 
@@ -39,24 +44,18 @@ class Result(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot", "random", "other_relation" or a vector's name.
-        top1: share of items where the most likely token begins an acceptable answer; `low`, `high`: its Wilson interval.
-        n: number of items.
+        top1: share of items where the most likely token begins an acceptable answer; with Wilson's interval, like the next two.
         top3: the same for the three most likely tokens.
-        full: share of items where greedy decoding produces a complete acceptable answer.
-        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`, `logprob_high`:
-            its bootstrap interval. Longer answers score lower; analogies use `logprob_per_token`.
+        exact_match: share of items where greedy decoding produces a complete acceptable answer.
+        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
+            Longer answers score lower; analogies use `logprob_per_token`.
     """
 
     condition: str
-    top1: float
-    low: float
-    high: float
-    n: int
-    top3: float
-    full: float
-    logprob_per_answer: float
-    logprob_low: float
-    logprob_high: float
+    top1: Estimate
+    top3: Estimate
+    exact_match: Estimate
+    logprob_per_answer: Estimate
 
 
 @checked
@@ -86,29 +85,35 @@ class Evaluation(Artefact):
     def __getitem__(self, condition: str) -> Result:
         """Return the result of one condition."""
         i, n = self.conditions.index(condition), len(self.top1)
-        hits = int(self.top1[:, i].sum())
-        low, high = wilson_interval(hits, n)
-        logprobs: list[float] = self.logprob[:, i].tolist()
-        return Result(
-            condition,
-            hits / n,
-            low,
-            high,
-            n,
-            float(self.top3[:, i].float().mean()),
-            float(self.full[:, i].float().mean()),
-            sum(logprobs) / n,
-            *bootstrap_interval(logprobs, seed=self.provenance.seed),
+        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.full))
+        return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `Result`), or one per item and condition, with the item's own scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "item": item,
+                "condition": condition,
+                "top1": bool(self.top1[item, i]),
+                "top3": bool(self.top3[item, i]),
+                "exact_match": bool(self.full[item, i]),
+                "logprob_per_answer": float(self.logprob[item, i]),
+            }
+            for item in range(len(self.top1))
+            for i, condition in enumerate(self.conditions)
         )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], whole {r.full:.2f}, "
-            f"log-prob an answer {r.logprob_per_answer:.2f}"
+            r.condition: f"top-1 {r.top1}, exact match {r.exact_match.mean:.2f}, "
+            f"log-prob per answer {r.logprob_per_answer.mean:.2f} nats"
             for r in self.results
         }
-        items = {"test items": str(len(self.top1))} | asked_facts(self.provenance)
+        items = {"test items": str(len(self.top1))} | queries_summary(self.provenance)
         return super().summary() | {"prompts": self.prompts} | items | rows
 
 

@@ -1,19 +1,27 @@
 """Vector arithmetic on list tasks: is the vector of a composed task the sum of its parts?"""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.core.display import summary_text
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, make_list_task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("first_output", "last_copy", "first_copy", "direct", "predicted")
 Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
 
 
-class ListComposition(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class ListComposition:
     """Vectors and evaluation from `compose_lists`.
 
     Attributes:
@@ -24,6 +32,29 @@ class ListComposition(NamedTuple):
 
     vectors: dict[str, FunctionVector]
     evaluation: Evaluation
+
+    def summary(self) -> dict[str, str]:
+        """The key facts of the evaluation."""
+        return self.evaluation.summary()
+
+    def __repr__(self) -> str:
+        return summary_text("ListComposition", self.summary())
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per condition; see `Evaluation.to_dataframe`."""
+        return self.evaluation.to_dataframe()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the vectors and the evaluation to files of their names in a folder."""
+        for name, artefact in {**self.vectors, "evaluation": self.evaluation}.items():
+            artefact.save(Path(folder) / f"{name}.safetensors")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ListComposition":
+        """Read the folder that `save` wrote."""
+        vectors = {name: FunctionVector.load(Path(folder) / f"{name}.safetensors") for name in PARTS}
+        return cls(vectors, Evaluation.load(Path(folder) / "evaluation.safetensors"))
 
 
 @checked

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import stats
@@ -12,8 +11,13 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
-from lens_fv.core.statistics import bootstrap_interval
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Of = Literal["words", "answers"]
 Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]
@@ -27,17 +31,13 @@ class DecodingResult(NamedTuple):
         condition: name of the condition, such as "extracted".
         of: "words" (that name the relation) or test "answers".
         measure: see `DecodingEvaluation.values`.
-        mean: mean over relations; `low`, `high`: its bootstrap interval.
-        n: number of relations.
+        value: mean over relations, with its bootstrap interval.
     """
 
     condition: str
     of: Of
     measure: Measure
-    mean: float
-    low: float
-    high: float
-    n: int
+    value: Estimate
 
 
 class DecodingDifference(NamedTuple):
@@ -46,20 +46,16 @@ class DecodingDifference(NamedTuple):
     Attributes:
         before, after: names of the conditions.
         of, measure: see `DecodingResult`.
-        mean: mean of after minus before; `low`, `high`: its bootstrap interval over relations.
-        p: two-sided p-value of the signed-rank test (Wilcoxon 1945); 1 if no relation differs.
-        n: number of relations.
+        value: mean of after minus before, with its bootstrap interval over relations.
+        p_value: two-sided, of the signed-rank test (Wilcoxon 1945); 1 if no relation differs.
     """
 
     before: str
     after: str
     of: Of
     measure: Measure
-    mean: float
-    low: float
-    high: float
-    p: float
-    n: int
+    value: Estimate
+    p_value: float
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -137,8 +133,7 @@ class DecodingEvaluation(Artefact):
             LensFVError: no such condition or measure, or no relation with such words.
         """
         values = self._of_conditions([condition], measure, of)[:, 0]
-        mean, low, high = _interval(values, self.provenance.seed)
-        return DecodingResult(condition, of, measure, mean, low, high, len(values))
+        return DecodingResult(condition, of, measure, estimate(values.tolist(), seed=self.provenance.seed))
 
     @property
     def results(self) -> list[DecodingResult]:
@@ -158,9 +153,9 @@ class DecodingEvaluation(Artefact):
         """
         values = self._of_conditions([before, after], measure, of)
         gain = values[:, 1] - values[:, 0]
-        found: Any = stats.wilcoxon(gain.numpy()) if bool(gain.any()) else None
-        p = 1.0 if found is None else float(found.pvalue)
-        return DecodingDifference(before, after, of, measure, *_interval(gain, self.provenance.seed), p, len(gain))
+        test: Any = stats.wilcoxon(gain.numpy()) if bool(gain.any()) else None
+        p_value = 1.0 if test is None else float(test.pvalue)
+        return DecodingDifference(before, after, of, measure, estimate(gain.tolist(), seed=self.provenance.seed), p_value)
 
     def _of_conditions(self, conditions: Sequence[str], measure: Measure, of: Of) -> Float[Tensor, "relations conditions"]:
         for condition in conditions:
@@ -174,18 +169,30 @@ class DecodingEvaluation(Artefact):
             )
         return values
 
+    @checked
+    def to_dataframe(self, *, by: Literal["measure", "word"] = "measure") -> "pd.DataFrame":
+        """One row per measure and condition, with intervals over relations, or one per word and condition, with its rank."""
+        if by == "measure":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "relation": self.relations[int(self.relation[n])],
+                "word": word,
+                "of": "answers" if bool(self.answer[n]) else "words",
+                "condition": condition,
+                "rank": int(self.ranks[n, i]),
+            }
+            for n, word in enumerate(self.asked)
+            for i, condition in enumerate(self.conditions)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
-        rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found}
+        rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.value:.3f}" for r in found}
         ranked = (
             f"{len(self.asked)} in {self.vocabulary:,} tokens"
             + ", centred" * self.centred
             + ", through the model" * self.through
         )
         return super().summary() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows
-
-
-def _interval(values: Float[Tensor, " relations"], seed: int) -> tuple[float, float, float]:
-    data = np.asarray(values, dtype=float)
-    return float(data.mean()), *bootstrap_interval(data.tolist(), seed=seed)

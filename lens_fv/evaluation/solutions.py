@@ -1,7 +1,7 @@
 """Results of evaluating analogies: scores per analogy, and summaries."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,8 +9,12 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
-from lens_fv.core.statistics import Estimate, bootstrap_interval, estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AnalogyResult(NamedTuple):
@@ -18,31 +22,22 @@ class AnalogyResult(NamedTuple):
 
     Attributes:
         condition: see `evaluate_analogies`.
-        top1: share of analogies where the most likely token begins an acceptable answer; `low`, `high`: Wilson interval.
-        n: number of analogies.
-        full: share of analogies where greedy decoding produces a complete acceptable answer.
-        logprob_per_token: mean log-probability of the best acceptable answer, in nats per token; `logprob_low`,
-            `logprob_high`: bootstrap interval.
-        choice: multiple-choice accuracy by mean log-probability per token; if k choices tie for the best and the correct one
-            is among them, it counts 1/k. `choice_low`, `choice_high`: Wilson interval. NaN without multiple-choice questions.
-        calibrated: the same after subtracting each choice's log-probability without a vector. In the condition without a
-            vector all choices then tie, which gives chance level.
+        top1: share of analogies where the most likely token begins an acceptable answer, with Wilson's interval.
+        exact_match: share of analogies where greedy decoding produces a complete acceptable answer, with Wilson's interval.
+        logprob_per_token: mean log-probability of the best acceptable answer, in nats per token, with its bootstrap interval.
+        mc_accuracy: multiple-choice accuracy by mean log-probability per token, with Wilson's interval; if k choices tie for
+            the best and the correct one is among them, it counts 1/k. NaN without multiple-choice questions.
+        calibrated_mc_accuracy: the same after subtracting each choice's log-probability without a vector. In the condition
+            without a vector all choices then tie, which gives chance level.
         n_choice: number of multiple-choice questions.
     """
 
     condition: str
-    top1: float
-    low: float
-    high: float
-    n: int
-    full: float
-    logprob_per_token: float
-    logprob_low: float
-    logprob_high: float
-    choice: float
-    choice_low: float
-    choice_high: float
-    calibrated: float
+    top1: Estimate
+    exact_match: Estimate
+    logprob_per_token: Estimate
+    mc_accuracy: Estimate
+    calibrated_mc_accuracy: float
     n_choice: int
 
 
@@ -89,20 +84,13 @@ class AnalogyEvaluation(Artefact):
         n, asked = int(some.sum()), some & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
-        hits, m, won = int(self.top1[some, i].sum()), int(asked.sum()), float(self.choice[asked, i].sum())
-        logprobs: list[float] = self.logprob[some, i].tolist()
-        choice, low, high = (won / m, *wilson_interval(won, m)) if m else (float("nan"),) * 3
+        m, won = int(asked.sum()), float(self.choice[asked, i].sum())
         return AnalogyResult(
             condition,
-            hits / n,
-            *wilson_interval(hits, n),
-            n,
-            float(self.full[some, i].float().mean()),
-            sum(logprobs) / n,
-            *bootstrap_interval(logprobs, seed=self.provenance.seed),
-            choice,
-            low,
-            high,
+            proportion(int(self.top1[some, i].sum()), n),
+            proportion(int(self.full[some, i].sum()), n),
+            estimate(self.logprob[some, i].tolist(), seed=self.provenance.seed),
+            proportion(won, m) if m else Estimate(*[float("nan")] * 3, n=0),
             float(self.calibrated[asked, i].float().mean()),
             m,
         )
@@ -145,11 +133,32 @@ class AnalogyEvaluation(Artefact):
         """Mask of the half of the analogies with the larger distance between A and C."""
         return self.distance > self.distance.median()
 
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "analogy"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `AnalogyResult`), or one per analogy and condition, with its scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "analogy": n,
+                "relation": relation,
+                "condition": condition,
+                "top1": bool(self.top1[n, i]),
+                "exact_match": bool(self.full[n, i]),
+                "logprob_per_token": float(self.logprob[n, i]),
+                "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
+                "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,
+                "distance": float(self.distance[n]),
+            }
+            for n, relation in enumerate(self.relations)
+            for i, condition in enumerate(self.conditions)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         rows = {
-            r.condition: f"top-1 {r.top1:.2f} [{r.low:.2f}, {r.high:.2f}], "
-            f"log-prob a token {r.logprob_per_token:.2f}, choice {r.choice:.2f}"
+            r.condition: f"top-1 {r.top1}, log-prob per token {r.logprob_per_token.mean:.2f} nats, "
+            f"multiple choice {r.mc_accuracy.mean:.2f}"
             for r in self.results
         }
         return super().summary() | {"analogies": str(len(self.top1))} | rows

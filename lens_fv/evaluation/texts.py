@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,13 +13,18 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import estimate, wilson_interval
+from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Kind
 from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ROWS = 32
 """Number of prompts per batch, so that memory does not grow with the test split."""
@@ -30,20 +35,13 @@ class TextResult(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot" or a vector's name.
-        rouge_l: mean ROUGE-L over items; `low`, `high`: its bootstrap interval.
-        n: number of items.
-        exact: share of items with a text identical to an acceptable answer; `exact_low`, `exact_high`: its Wilson
-            interval.
+        rouge_l: mean ROUGE-L over items, with its bootstrap interval.
+        exact_match: share of items with a text identical to an acceptable answer, with Wilson's interval.
     """
 
     condition: str
-    rouge_l: float
-    low: float
-    high: float
-    n: int
-    exact: float
-    exact_low: float
-    exact_high: float
+    rouge_l: Estimate
+    exact_match: Estimate
 
 
 @checked
@@ -73,17 +71,29 @@ class TextEvaluation(Artefact):
     def __getitem__(self, condition: str) -> TextResult:
         """Return the result of one condition."""
         i = self.conditions.index(condition)
-        hits, n = int(self.exact[:, i].sum()), len(self.exact)
-        found = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
-        return TextResult(condition, *found, hits / n, *wilson_interval(hits, n))
+        rouge = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
+        return TextResult(condition, rouge, proportion(int(self.exact[:, i].sum()), len(self.exact)))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `TextResult`), or one per item and condition, with the text."""
+        if by == "condition":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "input": source,
+                "condition": condition,
+                "text": self.texts[item][i],
+                "rouge_l": float(self.rouge_l[item, i]),
+                "exact_match": bool(self.exact[item, i]),
+            }
+            for item, source in enumerate(self.inputs)
+            for i, condition in enumerate(self.conditions)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        rows = {
-            r.condition: f"ROUGE-L {r.rouge_l:.2f} [{r.low:.2f}, {r.high:.2f}], "
-            f"exact {r.exact:.2f} [{r.exact_low:.2f}, {r.exact_high:.2f}]"
-            for r in self.results
-        }
+        rows = {r.condition: f"ROUGE-L {r.rouge_l}, exact match {r.exact_match}" for r in self.results}
         return super().summary() | {"test items": str(len(self.exact))} | rows
 
 

@@ -178,7 +178,7 @@ def _begun(
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
     """Return the model ready to train, with its weights or updates restored from the checkpoint, if given."""
-    if settings.method == "full":
+    if settings.update == "full":
         if checkpoint is not None:
             load_all(hf_model, checkpoint)
         return hf_model

@@ -26,12 +26,12 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
         share: weight of the checkpoint, above 0 and at most 1.
 
     Raises:
-        LensFVError: `share` out of range, an existing folder, a run of method "full", or a run without checkpoints.
+        LensFVError: `share` out of range, an existing folder, a run with update "full", or a run without checkpoints.
     """
     folder = Path(folder)
     if not 0 < share <= 1:
         raise LensFVError(f"average {run.folder} with a share of {share}: give one above 0, at most 1")
-    if run.about["settings"]["method"] != "lora":
+    if run.about["settings"]["update"] != "lora":
         raise LensFVError(f"average {run.folder}: it trained all weights; only low-rank updates can be averaged here")
     if folder.exists():
         raise LensFVError(f"average {run.folder} to {folder}: it is there already; choose another folder")

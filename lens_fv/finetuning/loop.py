@@ -23,7 +23,7 @@ def trainer_arguments(
     accumulation: int = 1,
     schedule: Literal["constant", "linear"] = "constant",
     weight_decay: float = 0.0,
-    clip: float | None = 1.0,
+    max_grad_norm: float | None = 1.0,
 ) -> "TrainingArguments":
     """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
 
@@ -38,7 +38,7 @@ def trainer_arguments(
         accumulation: number of batches per optimiser step.
         schedule: "constant" keeps the learning rate, "linear" decays it to 0.
         weight_decay: AdamW weight decay.
-        clip: maximum gradient norm; None disables clipping.
+        max_grad_norm: maximum gradient norm; None disables clipping.
     """
     from transformers import TrainingArguments
 
@@ -50,7 +50,7 @@ def trainer_arguments(
         learning_rate=learning_rate,
         lr_scheduler_type=schedule,
         weight_decay=weight_decay,
-        max_grad_norm=clip or 0.0,
+        max_grad_norm=max_grad_norm or 0.0,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no" if save_steps is None else "steps",

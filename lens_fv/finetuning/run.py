@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json, record, validated
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, load_task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN = "run.json"
 TASKS = "tasks"
@@ -41,7 +45,7 @@ class Named:
 class Trained:
     """Fields of a run's `FinetuneConfig` that are read back."""
 
-    method: Literal["lora", "full"]
+    update: Literal["lora", "full"]
     mixed: bool
     n_examples: int
     template: dict[str, Any]
@@ -169,6 +173,21 @@ class FinetuneRun:
                 f"checkpoint {name or 'of the end'} of the run in {self.folder}: it has {', '.join(found) or 'none'}"
             )
         return found[wanted]
+
+    def summary(self) -> dict[str, str]:
+        """The key facts as labels and values."""
+        settings = self.about["settings"]
+        return {
+            "model": self.about["model"],
+            "tasks": ", ".join(self.tasks),
+            "method": settings["method"],
+            "seed": str(settings["seed"]),
+            "checkpoints": f"{len(self.checkpoints)}{'' if self.finished else ', unfinished'}",
+        }
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per checkpoint; see `Checkpoint`."""
+        return data_frame(self.checkpoints)
 
     @property
     def finished(self) -> bool:

@@ -16,7 +16,7 @@ class FinetuneConfig:
     """Training settings for fine-tuning. Defaults follow Jiang et al. (2025), except for the examples.
 
     Attributes:
-        method: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of
+        update: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of
             the frozen model; "full" trains all weights.
         rank, alpha, dropout: rank, scaling numerator and dropout of the low-rank updates.
         learning_rate: constant AdamW learning rate.
@@ -43,11 +43,11 @@ class FinetuneConfig:
         LensFVError: a value out of range, or incompatible options.
 
     Example:
-        >>> lens_fv.FinetuneConfig(n_examples=8, batch_size=4).method
+        >>> lens_fv.FinetuneConfig(n_examples=8, batch_size=4).update
         'lora'
     """
 
-    method: Literal["lora", "full"] = "lora"
+    update: Literal["lora", "full"] = "lora"
     rank: Count = 8
     alpha: Count = 16
     dropout: PartialShare = 0.1
@@ -67,9 +67,9 @@ class FinetuneConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.method == "full" and (self.guides or self.orthogonal):
+        if self.update == "full" and (self.guides or self.orthogonal):
             raise LensFVError(
-                "guide, or keep orthogonal, fine-tuning of all weights: that takes low-rank updates, method='lora'"
+                "guide, or keep orthogonal, fine-tuning of all weights: that takes low-rank updates, update='lora'"
             )
         if self.mixed and (self.guides or self.replay or self.ewc or self.orthogonal):
             raise LensFVError("keep earlier tasks while a mixture is trained: there are none; leave out what keeps them")

@@ -37,7 +37,7 @@ def load_checkpoint(
 
     before = {name: p.clone() for name, p in hf_model.named_parameters()}
     try:
-        if run.about["settings"]["method"] == "full":
+        if run.about["settings"]["update"] == "full":
             load_all(hf_model, checkpoint.folder)
         else:
             with hushed():

@@ -6,14 +6,20 @@ from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, choose_queries, competence
 from lens_fv.heads.counterparts import counterpart_text
 from lens_fv.heads.effects import HeadEffect
-from lens_fv.heads.few_shot import rank_heads
-from lens_fv.heads.instructed import instruction_contrast, rank_instruction_heads
+from lens_fv.heads.instructed import (
+    InstructionRankingConfig,
+    InstructionRankingOptions,
+    make_instruction_prompts,
+    rank_instruction_heads,
+)
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
+from lens_fv.heads.options import MediationConfig, MediationOptions, PromptsConfig, RankingConfig, RankingOptions, RunOptions
 from lens_fv.heads.overlap import Overlap, head_overlap
 from lens_fv.heads.planning import RankingPlan, plan_ranking
-from lens_fv.heads.ranking import HeadRanking, rank_contrast
+from lens_fv.heads.protocol import PatchingPrompts, make_ranking_prompts, rank_heads, rank_prompts
+from lens_fv.heads.ranking import HeadRanking
 from lens_fv.heads.reliability import Reliability
-from lens_fv.heads.universal import UniversalHeads, universal_heads
+from lens_fv.heads.universal import UniversalHeads, UniversalHeadsConfig, UniversalHeadsOptions, universal_heads
 
 __all__ = [
     "ClassEffect",
@@ -23,10 +29,21 @@ __all__ = [
     "HeadEffect",
     "HeadMeans",
     "HeadRanking",
+    "InstructionRankingConfig",
+    "InstructionRankingOptions",
+    "MediationConfig",
+    "MediationOptions",
     "Overlap",
+    "PatchingPrompts",
+    "PromptsConfig",
+    "RankingConfig",
+    "RankingOptions",
     "RankingPlan",
     "Reliability",
+    "RunOptions",
     "UniversalHeads",
+    "UniversalHeadsConfig",
+    "UniversalHeadsOptions",
     "choose_queries",
     "class_effects",
     "compare_attributions",
@@ -34,11 +51,12 @@ __all__ = [
     "counterpart_text",
     "head_means",
     "head_overlap",
-    "instruction_contrast",
+    "make_instruction_prompts",
+    "make_ranking_prompts",
     "plan_ranking",
-    "rank_contrast",
     "rank_heads",
     "rank_instruction_heads",
+    "rank_prompts",
     "resid_norms",
     "resid_states",
     "universal_heads",

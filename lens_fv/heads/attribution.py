@@ -1,5 +1,6 @@
 """First-order estimates of every head's indirect effect: attribution patching and direct logit attribution."""
 
+from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,12 +11,13 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.heads.corruptions import contrast
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
+from lens_fv.heads.options import RankingConfig
+from lens_fv.heads.protocol import make_ranking_prompts
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured, measuring
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, split_pairs
+from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
 
 
 def compare_attributions(
@@ -88,41 +90,24 @@ def _ranked_prompts(
     ):
         if theirs != ours and None not in (theirs, ours):
             raise LensFVError(f"compare attributions with a ranking: its {what} is {theirs}, here it is {ours}; rank again")
-    split, options = split or split_pairs(task, seed=was.seed), was.options
+    options = was.options
     for what, can in (("metric", ("prob", "logprob")), ("source", ("mean",)), ("mode", ("replace",)), ("unit", ("head",))):
         if options[what] not in can:
             raise LensFVError(
                 f"compare attributions with a ranking of {what} {options[what]!r}: they can guess at {' or '.join(can)} only"
             )
-    if options["corruption"] == "noise":
+    if options.get("corruption") == "noise":
         raise LensFVError("compare attributions with a ranking on noisy embeddings: rank with another corruption")
-    made = contrast(
-        model,
-        split,
-        options["corruption"],
-        n_shots=options["n_shots"],
-        n_clean=options["n_clean"],
-        n_trials=options["n_trials"],
-        template=template,
-        instruction=options.get("instruction"),
-        other_instruction=options.get("other_instruction"),
-        seed=was.seed,
-    )
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*made.clean, *made.corrupted)],
-        seed=was.seed,
-        method="attribution patching and direct logit attribution",
-        options=options,
-    )
+    drawn = {field.name: options[field.name] for field in fields(RankingConfig) if field.name in options}
+    prompts = make_ranking_prompts(model, task, split=split, template=template, seed=was.seed, **drawn)
+    method = "attribution patching and direct logit attribution"
+    provenance = prompts.provenance(model, task, seed=was.seed, method=method, options=options)
     if provenance.prompts_hash != was.prompts_hash:
         raise LensFVError(
             f"compare attributions on {task.name}: these are not the prompts that were ranked on; "
             "pass the split and the template that rank_heads was given"
         )
-    return made.corrupted, provenance
+    return prompts.corrupted, provenance
 
 
 class _Linear(NamedTuple):

@@ -2,26 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
-from lens_fv.core.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Level, checked
+from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import bootstrap_means
+from lens_fv.core.statistics import Estimate, bootstrap_means
+from lens_fv.core.store import load_or_compute
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.heads.options import PromptsConfig, RunOptions
+from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
 from lens_fv.heads.slots import slot_means
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import Method
-from lens_fv.patching.edit import Branch, Edit
-from lens_fv.patching.readout import answer_logprobs
-from lens_fv.patching.run import run_branches
-from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+from lens_fv.patching.edit import Edit
+from lens_fv.tasks import Task
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Metric = Literal["prob", "logprob"]
 
@@ -32,9 +38,7 @@ class ClassEffect(NamedTuple):
     layer: int
     head: int
     token_class: str
-    effect: float
-    low: float
-    high: float
+    effect: Estimate
 
     @property
     def name(self) -> str:
@@ -89,13 +93,13 @@ class ClassEffects(Artefact):
         """The `n` largest mean effects (default: all) in descending order, optionally of one token class."""
         if token_class is not None:
             self.of(token_class)
-        mean, (low, high) = self.mean, self.interval()
-        found = [
-            ClassEffect(i, j, self.classes[k], *(float(x[i, j, k]) for x in (mean, low, high)))
-            for i, j, k in np.ndindex(*mean.shape)
+        numbers, trials = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
+        effects = [
+            ClassEffect(i, j, self.classes[k], Estimate(*numbers[i, j, k].tolist(), n=trials))
+            for i, j, k in np.ndindex(*numbers.shape[:3])
             if token_class in (None, self.classes[k])
         ]
-        return sorted(found, key=lambda e: e.effect, reverse=True)[:n]
+        return sorted(effects, key=lambda e: e.effect.mean, reverse=True)[:n]
 
     def heatmap_data(self) -> Tensor:
         """The mean effect of each layer's strongest head (of either sign) at each class, (layers, classes)."""
@@ -105,33 +109,48 @@ class ClassEffects(Artefact):
         """The head of each layer whose mean effect at a class is furthest from zero."""
         return self.mean.abs().argmax(1)
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head and token class, largest effect first: the effect with its interval and number of trials."""
+        return data_frame(self.top())
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         top = self.top()
         best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
-        rows = {name: f"{e.name} {e.effect:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for name, e in best.items()}
+        rows = {name: f"{e.name} {e.effect:+.3f}" for name, e in best.items()}
         counts = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
         return super().summary() | counts | {f"top head at {name}": text for name, text in rows.items()}
 
 
 @checked
+@dataclass(frozen=True, kw_only=True)
+class ClassEffectsConfig(PromptsConfig):
+    """Options of `class_effects` that are words and numbers; see `ClassEffectsOptions` for the others.
+
+    Attributes:
+        metric: Effect metric, on the first token of the primary answer: "prob" as in the paper, or "logprob".
+        corruption: How the labels of corrupted prompts are shuffled: a random "permutation" or "derangement".
+    """
+
+    metric: Metric = "prob"
+    corruption: Literal["permutation", "derangement"] = "permutation"
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class ClassEffectsOptions(RunOptions, ClassEffectsConfig):
+    """All options of `class_effects`.
+
+    Attributes:
+        classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
+    """
+
+    classes: Sequence[str] | None = None
+
+
+@takes_options(ClassEffectsOptions, ClassEffectsConfig)
 @torch.no_grad()
-def class_effects(
-    model: LensModel,
-    task: Task,
-    *,
-    classes: Sequence[str] | None = None,
-    split: Split | None = None,
-    n_shots: Natural = 10,
-    n_clean: Count = 100,
-    n_trials: Count = 25,
-    metric: Metric = "prob",
-    shuffle: Literal["permutation", "derangement"] = "permutation",
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    method: Method = "auto",
-    progress: bool = False,
-) -> ClassEffects:
+def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) -> ClassEffects:
     """Measure every head's indirect effect on the answer at every token class (Todd et al. 2024).
 
     For every head and class, the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
@@ -141,85 +160,64 @@ def class_effects(
     Args:
         model: Model to measure.
         task: Task; demonstrations come from its training split, queries from its validation split.
-        classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        n_shots: Number of demonstrations per prompt.
-        n_clean: Number of clean prompts to average over.
-        n_trials: Number of corrupted prompts to test on.
-        metric: "prob" as in the paper, or "logprob".
-        shuffle: How labels are corrupted; see `rank_heads`.
-        template: Prompt template.
-        seed: Seed of prompts and bootstrap.
-        method: See `run_branches`.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `ClassEffectsOptions`, `ClassEffectsConfig` and `RunOptions`.
 
     Raises:
         LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
             prompt exceeds the context.
     """
-    if not model.attention_layers:
-        raise LensFVError(f"class effects in {model.name}: it {model.no_heads()}")
-    split = split or split_pairs(task, seed=seed)
-
-    def prompts(n: int, corrupt: Literal["none", "permutation", "derangement"], seed: int) -> list[Prompt]:
-        return build_prompts(
-            split.validation, split.train, n_shots=n_shots, n_prompts=n, template=template, shuffle=corrupt, seed=seed
-        )
-
-    clean, corrupted = prompts(n_clean, "none", seed), prompts(n_trials, shuffle, seed + 1)
-    where = [token_classes(model, prompt, template=template) for prompt in corrupted]
-    names = _names(where, classes)
-    means = slot_means(model, clean, template=template, progress=progress)
-    encoded = encode_prompts(model, corrupted)
-    layers = list(model.attention_layers)
-    heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
-    rows: list[Tensor] = []
-    with progress_bar("effects by token class", n_trials, show=progress) as step:
-        for prompt, found in zip(encoded, where, strict=True):
-            answer = prompt.answers[0][:1]
-            places = [[(at, _mean(means, found.slots[at])) for at in found.positions(name)] for name in names]
-            edits = [
-                tuple(Edit(layer, mean[layer, head], head=head, position=at) for at, mean in place)
-                for layer, head in heads
-                for place in places
-            ]
-            branches = [Branch(edited, tokens=answer) for edited in ((), *edits)]
-            logprob = run_branches(model, [prompt.tokens], branches, readout=answer_logprobs, method=method)[0, :, 0].cpu()
-            rows.append(logprob.exp() if metric == "prob" else logprob)
-            step()
-    values = torch.stack(rows)
-    provenance = Provenance.of(
+    prompts = make_ranking_prompts(model, task, options)
+    tokens_of = [token_classes(model, prompt, template=options.template) for prompt in prompts.corrupted_texts]
+    names = _names(tokens_of, options.classes)
+    provenance = prompts.provenance(
         model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*encode_prompts(model, clean), *encoded)],
-        seed=seed,
+        task,
+        seed=options.seed,
         method="causal mediation by token class",
         options={
-            "n_shots": n_shots,
-            "n_clean": n_clean,
-            "n_trials": n_trials,
-            "metric": metric,
-            "shuffle": shuffle,
+            "metric": options.metric,
+            "classes": names,
             "site": "attn.hook_z",
             "position": "all tokens of a class",
-            "engine": method,
+            "engine": options.backend,
         },
     )
-    effects = values.new_zeros(len(values), model.n_layers, model.n_heads, len(names))
-    effects[:, layers] = (values[:, 1:] - values[:, :1]).reshape(-1, len(layers), model.n_heads, len(names))
-    return ClassEffects(provenance=provenance, effects=effects, baseline=values[:, 0], classes=names, metric=metric)
+
+    def compute() -> ClassEffects:
+        layers = list(model.attention_layers)
+        rows: list[Tensor] = []
+        with progress_bar("effects by token class", options.n_clean + options.n_trials, show=options.progress) as bar:
+            tick = options.tick or bar
+            means = slot_means(model, prompts.clean_texts, template=options.template, tick=tick)
+            for prompt, tokens in zip(prompts.corrupted, tokens_of, strict=True):
+                places = [[(at, _mean(means, tokens.slots[at])) for at in tokens.positions(name)] for name in names]
+                patches = [
+                    [Edit(layer, mean[layer, head], head=head, position=at) for at, mean in place]
+                    for layer in layers
+                    for head in range(model.n_heads)
+                    for place in places
+                ]
+                values, _ = patched_metric(
+                    model, prompt, patches, metric=options.metric, backend=options.backend, budget=options.budget
+                )
+                rows.append(values)
+                tick()
+        values = torch.stack(rows)
+        effects = values.new_zeros(len(values), model.n_layers, model.n_heads, len(names))
+        effects[:, layers] = (values[:, 1:] - values[:, :1]).reshape(-1, len(layers), model.n_heads, len(names))
+        return ClassEffects(provenance=provenance, effects=effects, baseline=values[:, 0], classes=names, metric=options.metric)
+
+    return load_or_compute(options.folder, ClassEffects, provenance, compute)
 
 
-def _names(where: Sequence[TokenClasses], asked: Sequence[str] | None) -> tuple[TokenClass, ...]:
-    """The requested classes, or by default all that occur in the prompts, in the paper's order."""
-    there = {name for found in where for name in found.classes}
-    if asked is not None:
-        for name in asked:
-            where[0].positions(name)
-            if name not in there:
-                raise LensFVError(f"effects at token class {name!r}: prompts of this template have no such token")
-    return tuple(name for name in TOKEN_CLASSES if name in (there if asked is None else asked))
+def _names(prompts: Sequence[TokenClasses], wanted: Sequence[str] | None) -> tuple[TokenClass, ...]:
+    """The wanted classes, or by default all that occur in the prompts, in the paper's order."""
+    present = {name for prompt in prompts for name in prompt.classes}
+    for name in wanted or ():
+        prompts[0].positions(name)
+        if name not in present:
+            raise LensFVError(f"effects at token class {name!r}: prompts of this template have no such token")
+    return tuple(name for name in TOKEN_CLASSES if name in (present if wanted is None else wanted))
 
 
 def _mean(means: dict[Place, Tensor], slot: Place | None) -> Tensor:

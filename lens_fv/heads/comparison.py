@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +11,15 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
+from lens_fv.core.results import Record
+from lens_fv.core.statistics import Estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.effects import Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]
@@ -24,15 +31,8 @@ SCORE_NAMES: dict[Score, str] = {
 _COEFFICIENTS: dict[Coefficient, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
-class Correlation(NamedTuple):
-    """A rank correlation over all heads, with its bootstrap interval over trials."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Overlap(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Overlap(Record):
     """How many of the exact top `k` heads are among a score's top `k`.
 
     Attributes:
@@ -74,19 +74,13 @@ class HeadComparison(Artefact):
 
     @checked
     def mean(self, score: Score) -> Float[Tensor, "layers heads"]:
-        """A score averaged over trials.
-
-        Raises:
-            LensFVError: the score is unknown.
-        """
-        if score not in SCORE_NAMES:
-            raise LensFVError(f"score {score!r} of a head comparison: choose one of {', '.join(SCORE_NAMES)}")
+        """A score averaged over trials."""
         return getattr(self, score).mean(0)
 
     @checked
     def correlation(
         self, score: Score, *, coefficient: Coefficient = "spearman", level: Level = 0.95, resamples: Count = 500
-    ) -> Correlation:
+    ) -> Estimate:
         """Rank correlation of a score with the exact effect over all heads, both averaged over trials.
 
         The interval is a percentile bootstrap over trials, resampled jointly for both, and shows how much the correlation
@@ -97,13 +91,7 @@ class HeadComparison(Artefact):
             coefficient: Spearman's rho or Kendall's tau (tau-b, which accounts for ties).
             level: Level of the interval.
             resamples: Number of bootstrap resamples.
-
-        Raises:
-            LensFVError: the score or coefficient is unknown.
         """
-        if coefficient not in _COEFFICIENTS:
-            raise LensFVError(f"correlate by {coefficient!r}: choose one of {', '.join(_COEFFICIENTS)}")
-        self.mean(score)
         exact, other = (x.flatten(1).numpy(force=True) for x in (self.exact, getattr(self, score)))
 
         def correlate(trials: np.ndarray) -> float:
@@ -112,8 +100,8 @@ class HeadComparison(Artefact):
         every = np.arange(len(exact))
         value = correlate(every)
         if len(every) < 2:
-            return Correlation(value, value, value)
-        found = stats.bootstrap(
+            return Estimate(value, value, value, len(every))
+        ends = stats.bootstrap(
             (every,),
             correlate,
             vectorized=False,
@@ -122,14 +110,14 @@ class HeadComparison(Artefact):
             method="percentile",
             rng=np.random.default_rng(self.provenance.seed),
         ).confidence_interval
-        return Correlation(value, float(found.low), float(found.high))
+        return Estimate(value, float(ends.low), float(ends.high), len(every))
 
     @checked
     def overlap(self, score: Score, k: Whole = 10) -> Overlap:
         """Count how many of the `k` heads with the largest exact effect are among the `k` with the largest score.
 
         Raises:
-            LensFVError: the score is unknown, or `k` is not between 1 and the number of heads.
+            LensFVError: `k` is not between 1 and the number of heads.
         """
         best = [self.mean(s).flatten() for s in ("exact", score)]
         n = len(best[0])
@@ -143,6 +131,20 @@ class HeadComparison(Artefact):
         """The mean scores of attribution patching."""
         return self.mean("attribution")
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head: its exact effect and both scores, averaged over trials."""
+        exact, attribution, direct = (self.mean(score) for score in ("exact", "attribution", "direct"))
+        return data_frame(
+            {
+                "layer": layer,
+                "head": head,
+                "exact_effect": float(exact[layer, head]),
+                "attribution": float(attribution[layer, head]),
+                "direct_attribution": float(direct[layer, head]),
+            }
+            for layer, head in np.ndindex(*exact.shape)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         facts = super().summary() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
@@ -151,9 +153,7 @@ class HeadComparison(Artefact):
             rho, tau = (self.correlation(score, coefficient=c) for c in ("spearman", "kendall"))
             top = [self.overlap(score, k) for k in (5, 10, 20) if k <= n_heads]
             shared = ", ".join(f"{o.shared} of {o.k} (chance {o.chance:.1f})" for o in top)
-            facts[SCORE_NAMES[score]] = (
-                f"Spearman {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}], "
-                f"Kendall {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
-                + (f", top heads shared: {shared}" if shared else "")
+            facts[SCORE_NAMES[score]] = f"Spearman {rho:+.2f}, Kendall {tau:+.2f}" + (
+                f", top heads shared: {shared}" if shared else ""
             )
         return facts

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool
@@ -12,12 +12,17 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import Estimate, proportion
 from lens_fv.core.store import load_or_compute
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Queries = Literal["all", "answered"]
 T = TypeVar("T")
@@ -36,25 +41,23 @@ class Competence(Artefact):
     majority: float
 
     @property
-    def accuracy(self) -> float:
-        """Fraction of items answered correctly."""
-        return float(self.right.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy."""
-        return wilson_interval(int(self.right.sum()), len(self.right))
+    def accuracy(self) -> Estimate:
+        """Fraction of items answered correctly, with Wilson's 95 % interval."""
+        return proportion(int(self.right.sum()), len(self.right))
 
     @property
     def beats_majority(self) -> bool:
         """Whether the accuracy is above `majority`."""
-        return self.accuracy > self.majority
+        return self.accuracy.mean > self.majority
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per item: whether the likeliest first token begins an acceptable answer."""
+        return data_frame({"item": i, "top1": right} for i, right in enumerate(self.right.tolist()))
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        low, high = self.interval
-        found = f"{self.accuracy:.2f} [{low:.2f}, {high:.2f}] of {len(self.right)}"
-        return super().summary() | {"accuracy": found, "majority": f"{self.majority:.2f}"}
+        accuracy = f"{self.accuracy} of {len(self.right)}"
+        return super().summary() | {"accuracy": accuracy, "majority": f"{self.majority:.2f}"}
 
 
 @checked
@@ -109,7 +112,7 @@ def competence(
     return load_or_compute(folder, Competence, provenance, make)
 
 
-class Asked(NamedTuple):
+class ChosenQueries(NamedTuple):
     """The queries of a measurement.
 
     Attributes:
@@ -139,7 +142,7 @@ def choose_queries(
     instruction: str | Sequence[str] | None = None,
     seed: Seed = 0,
     folder: str | Path | None = None,
-) -> Asked:
+) -> ChosenQueries:
     """Choose which of a task's pairs to query: all, or those that the model answers after demonstrations.
 
     A query counts as answered if greedy decoding after the demonstrations begins with the first token of an acceptable
@@ -162,7 +165,7 @@ def choose_queries(
         LensFVError: the model answers none of the queries.
     """
     if queries == "all":
-        return Asked(tuple(range(len(items))), {})
+        return ChosenQueries(tuple(range(len(items))), {})
     prompts = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
     right = competence(model, task, split=split, items=items, folder=folder, **prompts).right
     kept = tuple(right.nonzero()[:, 0].tolist())
@@ -171,10 +174,10 @@ def choose_queries(
             f"ask what {model.name} answers of {task.name}: after {n_shots} demonstrations it answers none of {len(items)} "
             "queries; use queries='all', more demonstrations or an easier task"
         )
-    return Asked(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
+    return ChosenQueries(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
 
 
-def asked_facts(provenance: Provenance) -> dict[str, str]:
+def queries_summary(provenance: Provenance) -> dict[str, str]:
     """A line for `Artefact.summary` with the number of queries kept; empty if all were used."""
     said = provenance.options
     return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}

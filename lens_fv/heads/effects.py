@@ -1,7 +1,7 @@
 """Effects of all heads per sample: their order and its uncertainty."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,22 +10,26 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
-from lens_fv.core.statistics import bootstrap_means
+from lens_fv.core.statistics import Estimate, bootstrap_means
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.reliability import Reliability, split_half
 from lens_fv.heads.significance import Correction, least_p, p_values
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 Unit = Literal["head", "group"]
+Metric = Literal["prob", "logprob", "logit", "logit_diff"]
 
 
 class HeadEffect(NamedTuple):
-    """Mean effect of one head (or key/value group) with its interval."""
+    """Mean effect of one head (or key/value group) over samples, with its interval."""
 
     layer: int
     head: int
-    effect: float
-    low: float
-    high: float
+    effect: Estimate
 
     @property
     def name(self) -> str:
@@ -67,8 +71,8 @@ class Effects(Artefact):
     @checked
     def top(self, n: Count | None = None) -> list[HeadEffect]:
         """The `n` heads (default: all) with the largest mean effect, in descending order."""
-        found = (self.mean, *self.interval())
-        return [HeadEffect(layer, unit, *(float(x[layer, unit]) for x in found)) for layer, unit in self._order(n)]
+        numbers, samples = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
+        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in self._order(n)]
 
     @checked
     def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
@@ -124,9 +128,28 @@ class Effects(Artefact):
         """The mean effects."""
         return self.mean
 
+    @checked
+    def to_dataframe(self, *, correction: Correction | None = "holm") -> "pd.DataFrame":
+        """One row per head (or group), largest effect first: effect with its interval, number of samples, and p-value.
+
+        Args:
+            correction: Correction of the p-values; see `p_values`. None leaves them out, which is faster.
+
+        Example:
+            >>> ranking = lens_fv.rank_heads(model, task, n_shots=2, n_clean=4, n_trials=4)
+            >>> list(ranking.to_dataframe().columns)
+            ['layer', 'head', 'effect', 'ci_low', 'ci_high', 'n', 'p_value']
+        """
+        heads = self.top()
+        rows: list[dict[str, Any]] = [{"layer": h.layer, self.unit: h.head, "effect": h.effect} for h in heads]
+        if correction is not None:
+            p = self.p_values(correction=correction)
+            rows = [row | {"p_value": float(p[h.layer, h.head])} for row, h in zip(rows, heads, strict=True)]
+        return data_frame(rows)
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        best = ", ".join(f"{h.name} {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in self.top(5))
+        best = ", ".join(f"{h.name} {h.effect:+.3f}" for h in self.top(5))
         return super().summary() | {f"top {self.unit}s": best}
 
     def _order(self, n: int | None) -> list[tuple[int, int]]:

@@ -1,96 +1,65 @@
 """Head rankings for tasks stated by an instruction."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from lens_fv.core.choices import Count, Natural, NonNegative, Seed, checked
+from lens_fv.core.choices import Natural, checked
+from lens_fv.core.options import takes_options
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Queries, choose_queries
-from lens_fv.heads.corruptions import PatchingPrompts, draw_partners, noise_on
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
-from lens_fv.heads.effects import Unit
-from lens_fv.heads.indirect import Mode
-from lens_fv.heads.metrics import Metric
-from lens_fv.heads.ranking import HeadRanking, rank_contrast
-from lens_fv.heads.sources import Source
+from lens_fv.heads.options import MediationConfig, MediationOptions
+from lens_fv.heads.protocol import PatchingPrompts, pair_prompts, rank_prompts, ranking_split
+from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import Method
-from lens_fv.patching.edit import Edit
-from lens_fv.tasks import (
-    TODD,
-    Prompt,
-    PromptTemplate,
-    Split,
-    Task,
-    build_prompts,
-    encode_prompts,
-    list_tasks,
-    load_task,
-    split_pairs,
-)
+from lens_fv.tasks import Prompt, PromptTemplate, Task, build_prompts, list_tasks, load_task
 from lens_fv.tasks.token_classes import token_classes
 
 Uninformative = Counterpart | Literal["noise_on_instruction", "noise_on_query"]
 
 
 @checked
-def rank_instruction_heads(
-    model: LensModel,
-    task: Task,
-    *,
-    instructions: Sequence[str] | None = None,
-    counterpart: Uninformative = "equiprobable",
-    others: Sequence[str] | None = None,
-    noise: NonNegative = 3.0,
-    split: Split | None = None,
-    n_shots: Natural = 0,
-    n_clean: Count = 100,
-    n_trials: Count = 25,
-    queries: Queries = "all",
-    metric: Metric = "prob",
-    source: Source | HeadRanking = "mean",
-    mode: Mode = "replace",
-    unit: Unit = "head",
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    method: Method = "auto",
-    budget: Count | None = None,
-    folder: str | Path | None = None,
-    progress: bool = False,
-    tick: Callable[[], None] | None = None,
-) -> HeadRanking:
+@dataclass(frozen=True, kw_only=True)
+class InstructionRankingConfig(MediationConfig):
+    """Options of `rank_instruction_heads` that are words and numbers; see `InstructionRankingOptions` for the others.
+
+    Attributes:
+        n_shots: Number of demonstrations after the instruction, in clean and corrupted prompts.
+        counterpart: What takes the instruction's place in corrupted prompts: "none" (no text), "other" (another task's
+            instruction), "real_text" (running text), "equiprobable" (random tokens as likely as the instruction's), or "half"
+            (the same for half of them); or Gaussian noise on the embeddings of the instruction ("noise_on_instruction") or
+            the query ("noise_on_query") instead. See `counterpart_text`.
+    """
+
+    n_shots: Natural = 0
+    counterpart: Uninformative = "equiprobable"
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class InstructionRankingOptions(InstructionRankingConfig, MediationOptions):
+    """All options of `rank_instruction_heads`.
+
+    Attributes:
+        instructions: Instructions, which alternate over prompts; default: the task's own.
+        others: Instructions to choose from for the counterpart "other"; default: those of the other built-in relations.
+    """
+
+    instructions: Sequence[str] | None = None
+    others: Sequence[str] | None = None
+
+
+@takes_options(InstructionRankingOptions, InstructionRankingConfig)
+def rank_instruction_heads(model: LensModel, task: Task, options: InstructionRankingOptions) -> HeadRanking:
     """Rank all attention heads by how much of an instruction they carry (Davidson et al. 2025; Jiang et al. 2024).
 
     For every head, its mean output over prompts with the instruction replaces its output at the last token of prompts with
-    an uninformative counterpart. The effect is the resulting change in the metric of the answer's first token. Several
-    instructions alternate over prompts.
+    an uninformative counterpart. The effect is the resulting change in the metric of the answer's first token.
 
     Args:
         model: Model to rank.
         task: Task; queries come from its validation split, demonstrations (if any) from its training split.
-        instructions: Instructions; default: the task's own.
-        counterpart: Uninformative counterpart: see `counterpart_text`, or Gaussian noise added to the embeddings of the
-            instruction's or the query's tokens at the input of the first block.
-        others: Instructions for the counterpart "other"; default: those of the other built-in relations.
-        noise: Standard deviation of the noise, in standard deviations of those embeddings.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        n_shots: Number of demonstrations in clean and corrupted prompts.
-        n_clean: Number of clean prompts to average over; this and the following are as in `rank_heads`.
-        n_trials: Number of corrupted prompts.
-        queries: Validation pairs used as queries: "all", or those "answered" correctly with the instructions (and `n_shots`
-            demonstrations); see `choose_queries`. Provenance records both counts.
-        metric: Measure of the answer's first token.
-        source: Output to patch in.
-        mode: "replace" or "add".
-        unit: "head" or "group".
-        template: Prompt template.
-        seed: Seed of all random draws.
-        method: Method of the engine; see `run_branches`.
-        budget: Memory budget of the engine; see `run_branches`.
-        folder: Folder to store the ranking in.
-        progress: Show a progress bar.
-        tick: Called after each prompt.
+        options: Keywords: the fields of `InstructionRankingOptions`, `InstructionRankingConfig` and `RunOptions`.
 
     Raises:
         LensFVError: no instruction is given, no query is answered, or `counterpart_text` or `rank_heads` raises.
@@ -100,129 +69,77 @@ def rank_instruction_heads(
         >>> len(ranking.top(3))
         3
     """
-    made, about = instruction_contrast(
-        model,
-        task,
-        instructions=instructions,
-        counterpart=counterpart,
-        others=others,
-        noise=noise,
-        split=split,
-        n_shots=n_shots,
-        n_clean=n_clean,
-        n_trials=n_trials,
-        queries=queries,
-        template=template,
-        seed=seed,
-        folder=folder,
-    )
-    return rank_contrast(
-        model,
-        task,
-        made,
-        options=about,
-        metric=metric,
-        source=source,
-        mode=mode,
-        unit=unit,
-        seed=seed,
-        method=method,
-        budget=budget,
-        folder=folder,
-        progress=progress,
-        tick=tick,
-    )
+    return rank_prompts(model, task, make_instruction_prompts(model, task, options), options)
 
 
-@checked
-def instruction_contrast(
-    model: LensModel,
-    task: Task,
-    *,
-    instructions: Sequence[str] | None = None,
-    counterpart: Uninformative = "equiprobable",
-    others: Sequence[str] | None = None,
-    noise: NonNegative = 3.0,
-    split: Split | None = None,
-    n_shots: Natural = 0,
-    n_clean: Count = 100,
-    n_trials: Count = 25,
-    queries: Queries = "all",
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    folder: str | Path | None = None,
-) -> tuple[PatchingPrompts, dict[str, Any]]:
-    """Build prompts with a task's instructions and with uninformative counterparts, and the options to record about them.
+@takes_options(InstructionRankingOptions, InstructionRankingConfig)
+def make_instruction_prompts(model: LensModel, task: Task, options: InstructionRankingOptions) -> PatchingPrompts:
+    """Build the prompts of `rank_instruction_heads`, with a task's instructions and with uninformative counterparts.
 
-    `rank_instruction_heads` ranks heads by these prompts. To use the prompts for other purposes too, build them here and
-    pass them to `rank_contrast`.
+    To use the prompts for other purposes too, build them here and pass them to `rank_prompts`.
+
+    Args:
+        model: Model that reads the prompts.
+        task: Task of the prompts.
+        options: Keywords of `rank_instruction_heads`.
 
     Raises:
-        LensFVError: no instruction is given, or `counterpart_text`, `choose_queries` or `build_prompts` raises.
+        LensFVError: the model has no heads, no instruction is given, no query is answered, or `counterpart_text` raises.
     """
-    given = tuple(instructions if instructions is not None else task.instructions)
-    if not given:
+    instructions = tuple(task.instructions if options.instructions is None else options.instructions)
+    if not instructions:
         raise LensFVError(f"rank heads by the instructions of {task.name}: it has none; give some")
-    split = split or split_pairs(task, seed=seed)
-    asked = choose_queries(
+    split, queries_record = ranking_split(model, task, options, instructions)
+    counterparts = _counterparts(model, task, instructions, options)
+
+    def prompts(n_prompts: int, texts: Sequence[str | None], seed: int) -> list[Prompt]:
+        return build_prompts(
+            split.validation,
+            split.train,
+            n_shots=options.n_shots,
+            n_prompts=n_prompts,
+            template=options.template,
+            instruction=texts,
+            seed=seed,
+        )
+
+    def noised_tokens(prompt: Prompt) -> list[int]:
+        return _noised_tokens(model, prompt, options.template, options.counterpart)
+
+    return pair_prompts(
         model,
-        task,
-        split.validation,
-        queries,
-        split=split,
-        n_shots=n_shots,
-        template=template,
-        instruction=given,
-        seed=seed,
-        folder=folder,
+        prompts(options.n_clean, instructions, options.seed),
+        prompts(options.n_trials, counterparts or instructions, options.seed + 1),
+        options,
+        noised_tokens=noised_tokens if counterparts is None else None,
+        recorded={
+            "instructions": list(instructions),
+            "counterpart": options.counterpart,
+            "counterparts": counterparts,
+            **queries_record,
+        },
     )
-    pairs = asked.of(split.validation)
-    instead = _counterparts(model, task, given, counterpart, others, seed)
-
-    def prompts(n: int, texts: Sequence[str | None], seed: int) -> list[Prompt]:
-        return build_prompts(pairs, split.train, n_shots=n_shots, n_prompts=n, template=template, instruction=texts, seed=seed)
-
-    clean, corrupted = prompts(n_clean, given, seed), prompts(n_trials, instead or given, seed + 1)
-    encoded = encode_prompts(model, corrupted)
-    edits: list[list[Edit]] = [[] for _ in corrupted]
-    if instead is None:
-        edits = noise_on(model, encoded, [_noisy_tokens(model, p, template, counterpart) for p in corrupted], noise, seed)
-    made = PatchingPrompts(
-        clean=encode_prompts(model, clean),
-        corrupted=encoded,
-        queries=[p.query for p in corrupted],
-        partners=draw_partners(clean, corrupted, seed),
-        edits=edits,
-    )
-    about = {
-        "n_shots": n_shots,
-        "n_clean": n_clean,
-        "n_trials": n_trials,
-        "instructions": list(given),
-        "counterpart": counterpart,
-        "counterparts": instead,
-        "noise": noise if instead is None else None,
-        **asked.noted,
-    }
-    return made, about
 
 
-def _noisy_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, counterpart: Uninformative) -> list[int]:
+def _noised_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, counterpart: Uninformative) -> list[int]:
     """Indices of the tokens that receive noise."""
-    found = token_classes(model, prompt, template=template)
+    tokens = token_classes(model, prompt, template=template)
     if counterpart == "noise_on_query":
-        return [i for i, name in enumerate(found.classes) if name == "query_demonstration"]
-    return [i for i, place in enumerate(found.places) if place is not None and (place.example, place.part) == (-1, 0)]
+        return [i for i, name in enumerate(tokens.classes) if name == "query_demonstration"]
+    return [i for i, place in enumerate(tokens.places) if place is not None and (place.example, place.part) == (-1, 0)]
 
 
 def _counterparts(
-    model: LensModel, task: Task, given: Sequence[str], kind: Uninformative, others: Sequence[str] | None, seed: int
+    model: LensModel, task: Task, instructions: Sequence[str], options: InstructionRankingOptions
 ) -> list[str | None] | None:
     """The counterpart of each instruction; None if the counterpart is noise, which changes no text."""
+    kind, others = options.counterpart, options.others
     if kind == "noise_on_instruction" or kind == "noise_on_query":
         return None
     if others is None and kind == "other":
         # A task with the same pairs under another name does not count as another task.
         tasks = (load_task(name) for name in list_tasks() if name != task.name)
         others = [other.instructions[0] for other in tasks if other.fingerprint != task.fingerprint]
-    return [counterpart_text(model, text, kind, others=others or (), seed=seed + i) for i, text in enumerate(given)]
+    return [
+        counterpart_text(model, text, kind, others=others or (), seed=options.seed + i) for i, text in enumerate(instructions)
+    ]

@@ -1,28 +1,31 @@
 """Overlap of two sets of heads, compared with chance."""
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from scipy.stats import hypergeom
 
 from lens_fv.core.choices import Count, checked
+from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 
 
-class Overlap(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Overlap(Record):
     """Overlap of two sets of heads.
 
     Attributes:
         common: Number of heads in both sets.
         jaccard: Jaccard index: heads in both, as a fraction of heads in either.
         chance: Expected Jaccard index of random sets of these sizes.
-        p: Probability that random sets have at least as many heads in common (hypergeometric).
+        p_value: Probability that random sets have at least as many heads in common (hypergeometric).
     """
 
     common: int
     jaccard: float
     chance: float
-    p: float
+    p_value: float
 
 
 @checked

@@ -1,15 +1,17 @@
 """Split-half reliability of head rankings: would other trials give the same ranking?"""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 
 
-class Reliability(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Reliability(Record):
     """Agreement of the mean effects of two halves of the samples, averaged over random halvings.
 
     Attributes:

@@ -1,21 +1,20 @@
 """Mean head outputs at every slot of a few-shot prompt."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
 from lens_fv.tasks.token_classes import Place, token_classes
 
 
 def slot_means(
-    model: LensModel, prompts: Sequence[Prompt], *, template: PromptTemplate = TODD, progress: bool = False
+    model: LensModel, prompts: Sequence[Prompt], *, template: PromptTemplate = TODD, tick: Callable[[], None] = lambda: None
 ) -> dict[Place, Float[Tensor, "layers heads d_head"]]:
     """Mean head outputs (before the output projection) at every slot of few-shot prompts.
 
@@ -23,17 +22,16 @@ def slot_means(
     """
     total: dict[Place, Tensor] = {}
     counts: dict[Place, int] = defaultdict(int)
-    with progress_bar("mean head outputs by slot", len(prompts), show=progress) as step:
-        for prompt, encoded in zip(prompts, encode_prompts(model, prompts), strict=True):
-            z = _head_outputs(model, encoded.tokens)
-            at: dict[Place, list[int]] = defaultdict(list)
-            for position, slot in enumerate(token_classes(model, prompt, template=template).slots):
-                if slot is not None:
-                    at[slot].append(position)
-            for slot, positions in at.items():
-                total[slot] = total.get(slot, 0) + z[:, positions].mean(1)
-                counts[slot] += 1
-            step()
+    for prompt, encoded in zip(prompts, encode_prompts(model, prompts), strict=True):
+        z = _head_outputs(model, encoded.tokens)
+        at: dict[Place, list[int]] = defaultdict(list)
+        for position, slot in enumerate(token_classes(model, prompt, template=template).slots):
+            if slot is not None:
+                at[slot].append(position)
+        for slot, positions in at.items():
+            total[slot] = total.get(slot, 0) + z[:, positions].mean(1)
+            counts[slot] += 1
+        tick()
     return {slot: z / counts[slot] for slot, z in total.items()}
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,26 +12,31 @@ from scipy import stats
 from torch import Tensor
 
 from lens_fv.core.artefact import require_shape
-from lens_fv.core.choices import Count, Level, Natural, Seed, checked
+from lens_fv.core.choices import Count, Level, Natural, checked
+from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.statistics import Estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import Competence, Queries, asked_facts, competence
-from lens_fv.heads.effects import Effects
-from lens_fv.heads.few_shot import rank_heads
-from lens_fv.heads.metrics import Metric
+from lens_fv.heads.competence import Competence, competence, queries_summary
+from lens_fv.heads.effects import Effects, Metric
+from lens_fv.heads.options import RankingConfig, RankingOptions
+from lens_fv.heads.protocol import rank_heads
 from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.significance import Correction
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Task, build_prompts, split_pairs
+from lens_fv.tasks import Task, build_prompts, split_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TaskRow(NamedTuple):
-    """A task's accuracy after demonstrations with its 95 % interval, the majority baseline, and whether the task was kept."""
+    """A task's accuracy after demonstrations, the majority baseline, and whether the task was kept."""
 
     task: str
     kept: bool
-    accuracy: float
-    low: float
-    high: float
+    accuracy: Estimate
     majority: float
 
 
@@ -46,20 +50,20 @@ class UniversalHeads(Effects):
     Attributes:
         effects: Mean indirect effect of every head on every kept task.
         tasks: Names of all tasks that were tried.
-        accuracy: Accuracy of each task with the ends of its interval; see `Competence`.
+        accuracy: Accuracy of each task (the four values of an `Estimate`); see `Competence`.
         majority: Majority baseline that the accuracy had to exceed; see `Competence`.
         metric: See `rank_heads`.
     """
 
     tasks: tuple[str, ...]
-    accuracy: Float[Tensor, "tasks 3"]
+    accuracy: Float[Tensor, "tasks 4"]
     majority: Float[Tensor, " tasks"]
     metric: Metric
 
     def __post_init__(self) -> None:
         """Check that tasks and effects match."""
         super().__post_init__()
-        require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 3))
+        require_shape("universal heads' accuracy", self.accuracy, (len(self.tasks), 4))
         require_shape("universal heads' majority", self.majority, (len(self.tasks),))
         if len(self.effects) != len(self.kept):
             raise LensFVError(f"universal heads: effects on {len(self.effects)} tasks, {len(self.kept)} are kept")
@@ -68,7 +72,10 @@ class UniversalHeads(Effects):
     def rows(self) -> list[TaskRow]:
         """Every task, kept or dropped, with its accuracy and baseline."""
         numbers = zip(self.tasks, self.accuracy.tolist(), self.majority.tolist(), strict=True)
-        return [TaskRow(task, found > majority, found, low, high, majority) for task, (found, low, high), majority in numbers]
+        return [
+            TaskRow(task, mean > majority, Estimate(mean, low, high, int(n)), majority)
+            for task, (mean, low, high, n), majority in numbers
+        ]
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -89,79 +96,96 @@ class UniversalHeads(Effects):
         half = float(stats.t.ppf((1 + level) / 2, n - 1)) * self.effects.std(0) / n**0.5
         return torch.stack([self.mean - half, self.mean + half])
 
+    @checked
+    def to_dataframe(self, *, correction: Correction | None = "holm", by: Literal["head", "task"] = "head") -> "pd.DataFrame":
+        """One row per head (see `HeadRanking.to_dataframe`), or per task: accuracy, baseline and whether it was kept."""
+        return data_frame(self.rows) if by == "task" else super().to_dataframe(correction=correction)
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         return (
             super().summary()
-            | asked_facts(self.provenance)
+            | queries_summary(self.provenance)
             | {
-                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], "
-                f"majority {row.majority:.2f}"
+                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
                 for row in self.rows
             }
         )
 
 
 @checked
-def universal_heads(
-    model: LensModel,
-    tasks: Sequence[Task],
-    *,
-    n_shots: Natural = 10,
-    n_clean: Count = 100,
-    n_trials: Count = 25,
-    queries: Queries = "all",
-    max_items: Count = 100,
-    template: PromptTemplate = TODD,
-    instruction: str | None = None,
-    seed: Seed = 0,
-    folder: str | Path | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> UniversalHeads:
+@dataclass(frozen=True, kw_only=True)
+class UniversalHeadsConfig(RankingConfig):
+    """Options of `universal_heads` that are words and numbers: those of `rank_heads`, and which tasks to keep.
+
+    Attributes:
+        max_items: Maximum number of validation pairs on which a task's accuracy is measured.
+    """
+
+    max_items: Count = 100
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class UniversalHeadsOptions(UniversalHeadsConfig, RankingOptions):
+    """All options of `universal_heads`."""
+
+
+@takes_options(UniversalHeadsOptions, UniversalHeadsConfig)
+def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsOptions) -> UniversalHeads:
     """Rank heads on every task where the model beats a constant answer, and average over tasks (Todd et al. 2024).
+
+    With `folder`, every task's accuracy and ranking are stored there, so that an interrupted run resumes. Provenance records
+    the numbers of queries, summed over the kept tasks.
 
     Args:
         model: Model to rank.
         tasks: Tasks; each is split by `split_pairs(task, seed=seed)` and queried on validation pairs.
-        n_shots: Number of demonstrations per prompt, for accuracy and ranking.
-        n_clean: Number of clean prompts per task.
-        n_trials: Number of corrupted prompts per task.
-        queries: Queries of the rankings: "all" of a task's validation pairs, or those "answered"; see `rank_heads`.
-            Provenance records both counts, summed over the kept tasks.
-        max_items: Maximum number of validation pairs for measuring accuracy.
-        template: Prompt template.
-        instruction: See `rank_heads`.
-        seed: Seed of splits and all random draws.
-        folder: Folder to store every task's accuracy and ranking in. Stored results of the same settings are loaded, so an
-            interrupted run resumes; runs with other settings add their own files.
-        progress: Show a progress bar.
-        options: Further options of `rank_heads`: metric, source, mode, corruption, unit and so on.
+        options: Keywords of `rank_heads` except `split`, and `max_items`; see `UniversalHeadsConfig`.
 
     Raises:
-        LensFVError: no task is given, two have the same name, the model can do none of them, or `rank_heads` raises.
+        LensFVError: no task is given, two have the same name, a split is given, the model can do none of the tasks, or
+            `rank_heads` raises.
+
+    Example:
+        >>> options = {'instruction': 'Please do0 it', 'corruption': 'instruction', 'n_shots': 0}
+        >>> universal = lens_fv.universal_heads(capable_model, capable_tasks, n_clean=3, n_trials=3, **options)
+        >>> universal.tasks
+        ('task0', 'task1', 'task2')
     """
     names = tuple(task.name for task in tasks)
     if not tasks or len(set(names)) < len(names):
         raise LensFVError(f"universal heads of {len(names)} tasks of {len(set(names))} names: give tasks of different names")
-    shared: dict[str, Any] = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
-    splits = [split_pairs(task, seed=seed) for task in tasks]
+    if options.split is not None:
+        raise LensFVError("universal heads on one split: every task is split by itself; leave the split out")
+    splits = [split_pairs(task, seed=options.seed) for task in tasks]
     for split in splits:  # fail before anything runs
-        build_prompts(split.validation, split.train, n_shots=n_shots)
-    found: list[Competence] = []
+        build_prompts(split.validation, split.train, n_shots=options.n_shots)
+    accuracies: list[Competence] = []
     rankings: list[HeadRanking] = []
-    steps = n_clean + n_trials
-    with progress_bar("universal heads", len(tasks) * (1 + steps), show=progress) as tick:
+    steps = options.n_clean + options.n_trials
+    with progress_bar("universal heads", len(tasks) * (1 + steps), show=options.progress) as bar:
+        tick = options.tick or bar
         for task, split in zip(tasks, splits, strict=True):
-            common = {**shared, "split": split, "folder": folder}
-            found.append(competence(model, task, items=split.validation[:max_items], **common))
+            accuracies.append(
+                competence(
+                    model,
+                    task,
+                    items=split.validation[: options.max_items],
+                    split=split,
+                    n_shots=options.n_shots,
+                    template=options.template,
+                    instruction=options.instruction,
+                    seed=options.seed,
+                    folder=options.folder,
+                )
+            )
             tick()
             with _share(tick, steps) as step:
-                if found[-1].beats_majority:
-                    prompts = {"n_clean": n_clean, "n_trials": n_trials, "queries": queries}
-                    rankings.append(rank_heads(model, task, tick=step, **prompts, **common, **options))
+                if accuracies[-1].beats_majority:
+                    rankings.append(rank_heads(model, task, options, split=split, tick=step, progress=False))
     if not rankings:
-        numbers = ", ".join(f"{c.provenance.task} {c.accuracy:.2f} (majority {c.majority:.2f})" for c in found)
+        numbers = ", ".join(f"{c.provenance.task} {c.accuracy.mean:.2f} (majority {c.majority:.2f})" for c in accuracies)
         raise LensFVError(
             f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
         )
@@ -174,14 +198,14 @@ def universal_heads(
         task_hash=_digest([r.provenance.task_hash for r in rankings]),
         prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
         method="causal mediation, averaged over tasks",
-        options={**first.options, **counted, "max_items": max_items},
+        options={**first.options, **counted, "max_items": options.max_items},
     )
     return UniversalHeads(
         provenance=provenance,
         effects=torch.stack([r.mean for r in rankings]),
         tasks=names,
-        accuracy=torch.tensor([(c.accuracy, *c.interval) for c in found], dtype=torch.float64),
-        majority=torch.tensor([c.majority for c in found], dtype=torch.float64),
+        accuracy=torch.tensor([c.accuracy for c in accuracies], dtype=torch.float64),
+        majority=torch.tensor([c.majority for c in accuracies], dtype=torch.float64),
         metric=rankings[0].metric,
         unit=rankings[0].unit,
     )

@@ -94,8 +94,8 @@ def entity_swapped_anchors(
     entities: Sequence[Entity],
     transfer: TransferSet,
     *,
-    others: Sequence[str] = (*NOBODY, *WELL_KNOWN),
-    times: Natural = 1,
+    subjects: Sequence[str] = (*NOBODY, *WELL_KNOWN),
+    n_per_sentence: Natural = 1,
     seed: Seed = 0,
 ) -> list[str]:
     """Rewrite the sentences about some entities with other subjects, as anchors for `distill`.
@@ -107,17 +107,17 @@ def entity_swapped_anchors(
         entities: entities in the sentences to rewrite.
         transfer: transfer set, preferably as generated: definitions (`with_definitions`) are long, and in trials adding them to
             the anchors preserved no more than the sentences alone.
-        others: subjects to draw from. A sentence gets each subject at most once, until all have been used.
-        times: number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of epochs
-            times `n_anchors`, so that each epoch has its own anchors.
+        subjects: subjects to draw from. A sentence gets each subject at most once, until all have been used.
+        n_per_sentence: number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of
+            epochs times `n_anchors`, so that each epoch has its own anchors.
         seed: seed of the random draws.
     """
     rng = random.Random(seed)
     # A sentence without the name would stay a sentence about the entity.
     sentences = [(each, text) for each in entities for text in transfer.sentences.get(each.key, ()) if each.mention(text)]
-    names = [rng.sample(others, len(others)) for _ in sentences]
+    names = [rng.sample(subjects, len(subjects)) for _ in sentences]
     return [
         entity.renamed(text, drawn[n % len(drawn)])
-        for n in range(times)
+        for n in range(n_per_sentence)
         for (entity, text), drawn in zip(sentences, names, strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import Literal
 from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.readers import read_entities
+from lens_fv.knowledge.readers import parse_entities
 
 BUILTIN = ("invented", "popular")
 
@@ -33,10 +33,10 @@ def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "e
     """
     if name_or_path in BUILTIN:
         with as_file(files("lens_fv.knowledge") / "data" / f"{name_or_path}.jsonl") as path:
-            return read_entities(path, by=by)
+            return parse_entities(path, by=by)
     path = Path(name_or_path)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         raise LensFVError(
             f"unknown entities {str(path)!r}: built in are {' and '.join(BUILTIN)}; your own are the path of a file"
         )
-    return read_entities(path, by=by)
+    return parse_entities(path, by=by)

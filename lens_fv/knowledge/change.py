@@ -35,7 +35,7 @@ def trainable(model: LensModel, settings: DistillConfig) -> Iterator[tuple[Any, 
     def asked(name: str) -> bool:
         return name.startswith(blocks) and (layers is None or int(name[len(blocks) :].partition(".")[0]) in layers)
 
-    if settings.method == "lora":
+    if settings.update == "lora":
         yield _adapted(plain, settings, asked)
         return
     chosen = {name: parameter for name, parameter in plain.named_parameters() if layers is None or asked(name)}

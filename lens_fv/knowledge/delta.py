@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,10 +12,14 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Finite, checked
 from lens_fv.core.files import new_folder
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -164,6 +169,17 @@ class WeightDelta(Artefact):
             config.save_pretrained(str(beside))
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per changed weight: the norm of its change, and its rank (empty for full-rank changes)."""
+        return data_frame(
+            {
+                "weight": name,
+                "rank": len(self.down[name]) if name in self.down else None,
+                "norm": float(self.change(name).norm()),
+            }
+            for name in self.names
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -21,7 +21,7 @@ from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.examples import DistillationExample, Unfit, make_example, text_example
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
-from lens_fv.knowledge.teach import teach
+from lens_fv.knowledge.training import train_student
 from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
@@ -38,7 +38,7 @@ def distill(
     *,
     anchors: Sequence[str] | None = None,
     folder: str | Path | None = None,
-    until: Count | None = None,
+    stop_after_epochs: Count | None = None,
     allow_empty: bool = False,
     progress: bool = False,
 ) -> WeightDelta:
@@ -52,18 +52,19 @@ def distill(
         entities: entities with definitions. An entity with an empty definition is skipped.
         transfer: sentences about the entities. The settings control how often definitions are added and how many sentences the
             entities share.
-        settings: training settings; default: `DistillConfig.usual` for the number of entities.
+        settings: training settings; default: `DistillConfig.for_entities` for the number of entities.
         anchors: texts on other topics, mixed in with the sentences, on which the model is trained to keep its original
             predictions, so that the update stays specific. None: `entity_swapped_anchors`, with new ones in every epoch.
         folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
-        until: number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can be resumed.
+        stop_after_epochs: number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can
+            be resumed.
         allow_empty: whether to return an empty update instead of raising if no sentence is usable, for loops over entities.
         progress: whether to show progress bars.
 
     Raises:
-        LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process, `until` out of
-            range, a non-finite loss, no usable sentence, or any error of `plain_model`. Unusable sentences do not raise
-            by themselves: `skipped` of the result counts them by reason.
+        LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process,
+            `stop_after_epochs` out of range, a non-finite loss, no usable sentence, or any error of `plain_model`. Unusable
+            sentences do not raise by themselves: `skipped` of the result counts them by reason.
 
     Example:
         >>> entity = lens_fv.Entity('Velm', 'Velm is a city in Norway.')
@@ -74,32 +75,34 @@ def distill(
         ...     len(update.names) > 0
         True
     """
-    settings = settings or DistillConfig.usual(len(entities))
+    settings = settings or DistillConfig.for_entities(len(entities))
     check_keys(entities)
-    if until is not None and not 1 <= until <= settings.epochs:
-        raise LensFVError(f"stop after {until} epochs: from 1 to {settings.epochs}, as many as the settings have")
+    if stop_after_epochs is not None and not 1 <= stop_after_epochs <= settings.epochs:
+        raise LensFVError(f"stop after {stop_after_epochs} epochs: from 1 to {settings.epochs}, as many as the settings have")
     if anchors is None:
-        anchors = entity_swapped_anchors(entities, transfer, times=settings.epochs * settings.n_anchors, seed=settings.seed)
+        anchors = entity_swapped_anchors(
+            entities, transfer, n_per_sentence=settings.epochs * settings.n_anchors, seed=settings.seed
+        )
     shared = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
-    transfer = shared.with_definitions(entities, times=settings.n_definitions)
+    transfer = shared.with_definitions(entities, n_copies=settings.n_definitions)
     skipped: Counter[str] = Counter()
-    lessons: list[DistillationExample] = []
+    examples: list[DistillationExample] = []
     for entity in entities:
         sentences = transfer.sentences.get(entity.key, ())
         if not entity.definition or not sentences:
             skipped["no sentence" if entity.definition else "empty definition"] += 1
             continue
         for sentence in sentences:
-            lesson = make_example(model, entity, sentence, where=settings.where)
-            if isinstance(lesson, DistillationExample):
-                lessons.append(lesson)
+            example = make_example(model, entity, sentence, target_tokens=settings.target_tokens)
+            if isinstance(example, DistillationExample):
+                examples.append(example)
             else:
-                skipped[lesson] += 1
-    if not lessons and not allow_empty:
+                skipped[example] += 1
+    if not examples and not allow_empty:
         raise _nothing_left(model, entities, skipped)
-    lessons += _anchored(model, anchors if lessons else ())
-    targets = _read(model, lessons, settings, progress)
-    return _taught(model, entities, lessons, targets, skipped, settings, "distill", folder, progress, until)
+    examples += _anchored(model, anchors if examples else ())
+    targets = _read(model, examples, settings, progress)
+    return _taught(model, entities, examples, targets, skipped, settings, "distill", folder, progress, stop_after_epochs)
 
 
 def finetune_on_texts(
@@ -119,8 +122,8 @@ def finetune_on_texts(
         model: see `distill`.
         entities: entities that the texts are about.
         texts: list of texts for each entity.
-        settings: training settings; default: `DistillConfig()`. `where`, `direction`, `temperature`, `n_definitions` and
-            `n_shared` are ignored, and `top_k` applies only to anchors.
+        settings: training settings; default: `DistillConfig()`. `target_tokens`, `direction`, `temperature`, `n_definitions`
+            and `n_shared` are ignored, and `top_k` applies only to anchors.
         anchors: see `distill`; none are added by default.
         folder: see `distill`.
         allow_empty: see `distill`.
@@ -134,14 +137,14 @@ def finetune_on_texts(
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
     found = [text_example(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
-    lessons = [lesson for lesson in found if lesson is not None]
-    skipped = Counter({"no sentence": sum(not each for each in texts), "nothing to teach": len(found) - len(lessons)})
-    if not lessons and not allow_empty:
+    examples = [example for example in found if example is not None]
+    skipped = Counter({"no sentence": sum(not each for each in texts), "no target tokens": len(found) - len(examples)})
+    if not examples and not allow_empty:
         raise _nothing_left(model, entities, skipped)
     plain = replace(settings, direction="forward", temperature=1.0)
-    kept = _anchored(model, anchors if lessons else ())
-    targets = [*token_targets(lessons), *_read(model, kept, plain, progress)]
-    return _taught(model, entities, [*lessons, *kept], targets, skipped, plain, "texts", folder, progress)
+    kept = _anchored(model, anchors if examples else ())
+    targets = [*token_targets(examples), *_read(model, kept, plain, progress)]
+    return _taught(model, entities, [*examples, *kept], targets, skipped, plain, "texts", folder, progress)
 
 
 def _nothing_left(model: LensModel, entities: Sequence[Entity], skipped: Counter[str]) -> LensFVError:
@@ -154,15 +157,15 @@ def _nothing_left(model: LensModel, entities: Sequence[Entity], skipped: Counter
 
 
 def _anchored(model: LensModel, anchors: Sequence[str]) -> list[DistillationExample]:
-    return [lesson for text in anchors if (lesson := text_example(model, "", text))]
+    return [example for text in anchors if (example := text_example(model, "", text))]
 
 
-def _read(model: LensModel, lessons: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
+def _read(model: LensModel, examples: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
     """Compute the model's own distributions, with the definitions in context except for anchors."""
-    with progress_bar("reading definitions", len(lessons), show=progress) as tick:
+    with progress_bar("reading definitions", len(examples), show=progress) as tick:
         return teacher_targets(
             plain_model(model),
-            lessons,
+            examples,
             pad=pad_token(model.tokenizer),
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -173,39 +176,41 @@ def _read(model: LensModel, lessons: Sequence[DistillationExample], settings: Di
 def _taught(
     model: LensModel,
     entities: Sequence[Entity],
-    lessons: Sequence[DistillationExample],
+    examples: Sequence[DistillationExample],
     targets: Sequence[Target],
     skipped: Counter[str],
     settings: DistillConfig,
     method: str,
     folder: str | Path | None,
     progress: bool,
-    until: int | None = None,
+    stop_after_epochs: int | None = None,
 ) -> WeightDelta:
-    own = sum(bool(lesson.entity) for lesson in lessons)
+    own = sum(bool(example.entity) for example in examples)
     options: dict[str, Any] = {
         **asdict(settings),
         "learning_rate": settings.rate,
-        "lessons": own,
-        "anchors": len(lessons) - own,
+        "n_examples": own,
+        "anchors": len(examples) - own,
     }
     at = Path(folder) if folder is not None else None
     with held(at, what="teach") if at else nullcontext():
         if at:
-            taught = sha256(repr([lesson[1:] for lesson in lessons]).encode()).hexdigest()[:16]
+            taught = sha256(repr([example[1:] for example in examples]).encode()).hexdigest()[:16]
             about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
             about |= {"what": method, "sentences": taught, **options}
-            check_settings(at / "teach.json", about, may_change=("n_checkpoints", "at_once"))
-        change = teach(model, lessons, targets, settings, folder=at, until=until, what=method, progress=progress)
+            check_settings(at / "settings.json", about, may_change=("n_checkpoints", "micro_batch_size"))
+        change = train_student(
+            model, examples, targets, settings, folder=at, stop_after_epochs=stop_after_epochs, what=method, progress=progress
+        )
     known = repr([(entity.key, entity.definition) for entity in entities])
     provenance = Provenance.of(
         model,
         task=entities[0].key if len(entities) == 1 else f"{len(entities)} entities",
         task_hash=sha256(known.encode()).hexdigest()[:16],
-        prompts=[lesson.teacher for lesson in lessons],
+        prompts=[example.teacher for example in examples],
         seed=settings.seed,
         method=method,
-        options=options if until is None else options | {"until": until},
+        options=options if stop_after_epochs is None else options | {"stop_after_epochs": stop_after_epochs},
     )
     counts = {what: skipped[what] for what in SKIPPED}
     return WeightDelta(provenance=provenance, dense=change.dense, down=change.down, up=change.up, skipped=counts)

@@ -54,15 +54,15 @@ class EntityProbe:
         before, _, after = self.text.partition(GAP)
         return before, after
 
-    def prompt(self, *, whole: bool = False) -> Prompt:
+    def prompt(self, *, full_sentence: bool = False) -> Prompt:
         """Return the text before the gap as a prompt, with the candidates (or the answer alone) as answers, in order.
 
         Args:
-            whole: whether to append the rest of the sentence to each answer.
+            full_sentence: whether to append the rest of the sentence to each answer.
         """
         before, after = self._parts
         text = before.rstrip()
-        rest = after if whole else ""
+        rest = after if full_sentence else ""
         answers = tuple(f"{before[len(text) :]}{filled}{rest}" for filled in self.candidates or (self.answer,))
         return Prompt(text=text, answers=answers, demonstrations=(), query=Pair(text, answers))
 

@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.json_files import validated
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.results import Record, Records
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.delta import WeightDelta
@@ -19,31 +21,80 @@ from lens_fv.knowledge.scores import KnowledgeScores, Norm
 from lens_fv.model.lens_model import LensModel
 
 
-class KnowledgeResult(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class KnowledgeResult(Record):
     """Results for one condition.
 
     Attributes:
         condition: "base"; "definition": the entity's definition in context, an upper bound; "random_definition": another
             entity's definition in context; or the name of an update.
         scores: scores on the entities' probes.
-        elsewhere: scores on unrelated probes; None where the weights are the base model's.
+        locality: scores on unrelated probes; None where the weights are the base model's.
         kl_to_base: KL divergence from the base with its interval, in nats per token, on the sentences of the unrelated probes;
             None where the weights are the base model's.
     """
 
     condition: str
     scores: KnowledgeScores
-    elsewhere: KnowledgeScores | None
+    locality: KnowledgeScores | None
     kl_to_base: Estimate | None
 
-    def __repr__(self) -> str:
-        return summary_text(f"KnowledgeResult: {self.condition}", self.summary())
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row: accuracies, perplexities and the divergence, averaged over entities."""
+        scores, others = self.scores, self.locality
+        return [
+            {
+                "condition": self.condition,
+                "accuracy": scores.accuracy(),
+                "explicit_accuracy": scores.accuracy(kind="explicit"),
+                "inferential_accuracy": scores.accuracy(kind="inferential"),
+                "perplexity": scores.perplexity(),
+                "locality_accuracy": others and others.accuracy(),
+                "locality_perplexity": others and others.perplexity(),
+                "kl_to_base_nats_per_token": self.kl_to_base,
+            }
+        ]
 
     def summary(self) -> dict[str, str]:
         """Return the key results by label."""
-        elsewhere = self.elsewhere.summary() if self.elsewhere else {}
-        facts = self.scores.summary() | {f"{what}, elsewhere": said for what, said in elsewhere.items()}
-        return facts | ({"KL to the base": f"{self.kl_to_base.mean:.3g} nats a token"} if self.kl_to_base else {})
+        locality = self.locality.summary() if self.locality else {}
+        facts = self.scores.summary() | {f"{what}, locality set": said for what, said in locality.items()}
+        kl = {"KL to the base": f"{self.kl_to_base.mean:.3g} nats per token"} if self.kl_to_base else {}
+        return {"condition": self.condition} | facts | kl
+
+    def to_json(self) -> Any:
+        """The condition, the rows of both scores, and the divergence."""
+        others = self.locality.to_json() if self.locality else None
+        return {
+            "condition": self.condition,
+            "scores": self.scores.to_json(),
+            "locality": others,
+            "kl_to_base": self.kl_to_base and self.kl_to_base._asdict(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> "KnowledgeResult":
+        """The result that `to_json` wrote."""
+        found = validated(values, dict[str, Any], where)
+        if found.keys() != {field.name for field in fields(cls)}:
+            raise LensFVError(f"{where}: the fields of a KnowledgeResult were expected; make it again")
+        others = found["locality"]
+        return cls(
+            validated(found["condition"], str, where),
+            KnowledgeScores.from_json(found["scores"], where),
+            None if others is None else KnowledgeScores.from_json(others, where),
+            validated(found["kl_to_base"], Estimate | None, where),
+        )
+
+
+class KnowledgeResults(Records[KnowledgeResult]):
+    """The results of `evaluate_knowledge`, one per condition."""
+
+    row = KnowledgeResult
+
+    def summary(self) -> dict[str, str]:
+        """One line per condition."""
+        return {r.condition: ", ".join(f"{k} {v}" for k, v in r.summary().items() if k != "condition") for r in self}
 
 
 @checked
@@ -52,10 +103,10 @@ def evaluate_knowledge(
     entities: Sequence[Entity],
     updates: Mapping[str, WeightDelta],
     *,
-    elsewhere: Sequence[Entity] = (),
+    locality: Sequence[Entity] = (),
     seed: Seed = 0,
     progress: bool = False,
-) -> list[KnowledgeResult]:
+) -> KnowledgeResults:
     """Score the probes without and with definitions in context and under each update, and unrelated probes as a control.
 
     The condition "random_definition" needs at least two entities.
@@ -64,7 +115,7 @@ def evaluate_knowledge(
         model: model without any update.
         entities: entities with probes and definitions.
         updates: updates by name.
-        elsewhere: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
+        locality: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
         seed: seed of the random definitions and of the bootstrap intervals.
         progress: whether to show a progress bar.
 
@@ -83,13 +134,13 @@ def evaluate_knowledge(
         if len(entities) > 1:
             contexts["random_definition"] = random_definitions(entities, seed)
         for condition, context in contexts.items():
-            others = score_probes(model, elsewhere) if elsewhere and condition == "base" else None
+            others = score_probes(model, locality) if locality and condition == "base" else None
             results.append(KnowledgeResult(condition, score_probes(model, entities, context=context), others, None))
             tick()
         for condition, delta in updates.items():
-            results.append(evaluate_update(model, entities, delta, elsewhere=elsewhere, condition=condition, seed=seed))
+            results.append(evaluate_update(model, entities, delta, locality=locality, condition=condition, seed=seed))
             tick()
-    return results
+    return KnowledgeResults(results)
 
 
 @checked
@@ -98,15 +149,15 @@ def evaluate_update(
     entities: Sequence[Entity],
     delta: WeightDelta,
     *,
-    elsewhere: Sequence[Entity] = (),
+    locality: Sequence[Entity] = (),
     condition: str = "update",
     seed: Seed = 0,
 ) -> KnowledgeResult:
     """Evaluate a single update as in `evaluate_knowledge`."""
-    texts = true_sentences(elsewhere)
+    texts = true_sentences(locality)
     moved = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
-        others = score_probes(model, elsewhere) if elsewhere else None
+        others = score_probes(model, locality) if locality else None
         return KnowledgeResult(condition, score_probes(model, entities), others, moved)
 
 
@@ -128,7 +179,7 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
 def gap_closed(
     base: KnowledgeScores,
     updated: KnowledgeScores,
-    read: KnowledgeScores,
+    in_context: KnowledgeScores,
     *,
     of: Literal["accuracy", "loss"] = "accuracy",
     norm: Norm = "mean",
@@ -142,7 +193,7 @@ def gap_closed(
     Args:
         base: scores without the update.
         updated: scores with the update.
-        read: scores with the definition in context.
+        in_context: scores with the definition in context.
         of: "accuracy", or "loss" of the answers' tokens.
         norm: see `KnowledgeScores.correct`.
         kind: kind of probes to use; empty: all.
@@ -152,7 +203,7 @@ def gap_closed(
         The estimate, or None if the definition does not help and so leaves no gap.
     """
     per: list[list[float]] = []
-    for scores in (base, updated, read):
+    for scores in (base, updated, in_context):
         values = scores.correct(norm=norm, kind=kind) if of == "accuracy" else scores.span_loss(kind=kind)
         per.append([float(np.mean(each)) for each in values.values()])
     b, u, r = (np.asarray(each) for each in per)

@@ -9,8 +9,8 @@ from lens_fv.knowledge.measure import after_definition
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks.token_classes import token_spans
 
-Where = Literal["after_mention", "all"]
-Unfit = Literal["no mention", "nothing to teach", "too long"]
+TargetTokens = Literal["after_mention", "all"]
+Unfit = Literal["no mention", "no target tokens", "too long"]
 """Reason why a sentence gives no example: it lacks the entity's name, has no token to train on, or exceeds the context."""
 
 
@@ -36,7 +36,7 @@ class DistillationExample(NamedTuple):
 
 @checked
 def make_example(
-    model: LensModel, entity: Entity, sentence: str, *, where: Where = "after_mention"
+    model: LensModel, entity: Entity, sentence: str, *, target_tokens: TargetTokens = "after_mention"
 ) -> DistillationExample | Unfit:
     """Put the entity's definition before the sentence for the teacher, and leave it out for the student.
 
@@ -44,15 +44,15 @@ def make_example(
         model: model that provides the tokenizer and the context length.
         entity: entity with its definition. With an empty definition the teacher and the student read the same text.
         sentence: sentence about the entity.
-        where: tokens to train on. "after_mention": tokens after the entity's first mention, since earlier tokens cannot depend
-            on the name (Padmanabhan et al. 2023). "all": all tokens that the two inputs share, whether or not the sentence
-            mentions the entity.
+        target_tokens: tokens to train on. "after_mention": tokens after the entity's first mention, since earlier tokens cannot
+            depend on the name (Padmanabhan et al. 2023). "all": all tokens that the two inputs share, whether or not the
+            sentence mentions the entity.
 
     Returns:
         The example, or the reason why none can be made: the sentence does not mention the entity, it has no token to train on,
         or the definition and the sentence together exceed the context.
     """
-    begin = entity.mention_end(sentence) if where == "after_mention" else 0
+    begin = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
     if begin is None:
         return "no mention"
     teacher = model.encode(after_definition(entity.definition, sentence))
@@ -62,10 +62,10 @@ def make_example(
     # After a definition, the first word of a sentence may be tokenised differently than at the beginning of a text.
     alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
     first = max(len(student) - alike, 1)
-    if where == "after_mention":
+    if target_tokens == "after_mention":
         first = max(first, tokens_before(model, sentence, begin))
     targets = tuple(range(first, len(student)))
-    return DistillationExample(entity.key, tuple(teacher), tuple(student), targets) if targets else "nothing to teach"
+    return DistillationExample(entity.key, tuple(teacher), tuple(student), targets) if targets else "no target tokens"
 
 
 def text_example(model: LensModel, key: str, text: str) -> DistillationExample | None:

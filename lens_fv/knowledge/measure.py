@@ -23,7 +23,7 @@ def score_probes(
     entities: Sequence[Entity],
     *,
     context: Mapping[str, str] | None = None,
-    whole: bool = False,
+    full_sentence: bool = False,
     progress: bool = False,
 ) -> KnowledgeScores:
     """Score all probes of some entities, reading each candidate separately after the text before the gap.
@@ -32,13 +32,13 @@ def score_probes(
         model: model to score.
         entities: entities with probes.
         context: text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
-        whole: whether to score the rest of the sentence along with each candidate.
+        full_sentence: whether to score the rest of the sentence along with each candidate.
         progress: whether to show a progress bar.
 
     Raises:
         LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.
     """
-    return score_probes_by_branch(model, entities, [()], context=context, whole=whole, progress=progress)[0]
+    return score_probes_by_branch(model, entities, [()], context=context, full_sentence=full_sentence, progress=progress)[0]
 
 
 def score_probes_by_branch(
@@ -47,14 +47,14 @@ def score_probes_by_branch(
     branches: Sequence[Sequence[Edit]],
     *,
     context: Mapping[str, str] | None = None,
-    whole: bool = False,
+    full_sentence: bool = False,
     progress: bool = False,
 ) -> list[KnowledgeScores]:
     """Run `score_probes` under the edits of each branch; edit values and positions are shared or one per probe.
 
     Probes are in the order of `probe_prompts`.
     """
-    encoded = probe_prompts(model, entities, context=context, whole=whole)
+    encoded = probe_prompts(model, entities, context=context, full_sentence=full_sentence)
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     most = max(len(each.answers) for each in encoded)
     logprobs = torch.full((len(branches), len(asked), most), -torch.inf)
@@ -73,7 +73,7 @@ def score_probes_by_branch(
 
 
 def probe_prompts(
-    model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, whole: bool = False
+    model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, full_sentence: bool = False
 ) -> list[EncodedPrompt]:
     """Encode the text before each probe's gap, entity by entity, with the candidates as answers; see `score_probes`."""
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
@@ -81,7 +81,7 @@ def probe_prompts(
         raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
     encoded: list[EncodedPrompt] = []
     for entity, probe in asked:
-        bare = probe.prompt(whole=whole)
+        bare = probe.prompt(full_sentence=full_sentence)
         encoded.append(
             encode_prompt(model, replace(bare, text=after_definition((context or {}).get(entity.key, ""), bare.text)))
         )

@@ -19,7 +19,7 @@ SCHEMAS = (
 )
 
 
-class Row(NamedTuple):
+class EntityRow(NamedTuple):
     """One line of a file.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 @checked
-def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
+def parse_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
     """Read entities with their definitions and probes from JSON lines.
 
     Our schema is `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates", "kind"}]}`, with
@@ -48,14 +48,14 @@ def read_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") 
         LensFVError: the file cannot be read; the message names the line and the problem.
     """
     found: dict[tuple[str, ...], Entity] = {}
-    for where, row in read_rows(path):
+    for where, row in parse_rows(path):
         one = row.entity
         at = (nfc(one.name), nfc(one.definition), *([where] if by == "row" else []))
         found[at] = replace(found[at], probes=found[at].probes + one.probes) if at in found else one
     return tuple(_with_keys(found.values()))
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+def parse_rows(path: str | Path) -> Iterator[tuple[str, EntityRow]]:
     """Yield the lines of an entity file with their locations; see `load_entities`."""
     path = Path(path)
     for where, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
@@ -74,7 +74,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
             raise LensFVError(f"{where}: {error}") from None
 
 
-def _row(row: Mapping[str, Any], where: str) -> Row:
+def _row(row: Mapping[str, Any], where: str) -> EntityRow:
     probes = tuple(
         EntityProbe(
             text=_text(probe["text"]),
@@ -92,10 +92,10 @@ def _row(row: Mapping[str, Any], where: str) -> Row:
         category=_text(row.get("category", "")),
         probes=probes,
     )
-    return Row(entity, _texts(row.get("sentences", [])))
+    return EntityRow(entity, _texts(row.get("sentences", [])))
 
 
-def _published_row(row: Mapping[str, Any], where: str) -> Row:
+def _published_row(row: Mapping[str, Any], where: str) -> EntityRow:
     """Parse a row of Entity Inferences or ECBD, removing only complete markers so that names keep all their letters."""
     definition = row.get("context") or row["definition"].replace(HOLE, _unmarked(row["def_target"]))
     probes: list[EntityProbe] = []
@@ -108,7 +108,7 @@ def _published_row(row: Mapping[str, Any], where: str) -> Row:
         else:
             probes.append(EntityProbe(text, _unmarked(asked["label"]), where=where))
     entity = Entity(row["ent_str"], definition, category=_text(row["category"]), probes=tuple(probes))
-    return Row(entity, _texts(row.get("augmented_probes", [])))
+    return EntityRow(entity, _texts(row.get("augmented_probes", [])))
 
 
 def _unmarked(text: str) -> str:

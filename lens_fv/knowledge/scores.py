@@ -2,23 +2,39 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.json_files import record, validated
+from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate, choice_shares, estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.knowledge.entity import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Norm = Literal["mean", "sum"]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A probe in a file; see `KnowledgeScores.rows`."""
+
+    entity: str
+    kind: Kind
+    answer: int
+    logprobs: list[float]
+    lengths: list[int]
+
+
 @checked
 @dataclass(frozen=True, repr=False)
-class KnowledgeScores:
+class KnowledgeScores(Record):
     """A model's scores on entity probes.
 
     Attributes:
@@ -34,14 +50,49 @@ class KnowledgeScores:
     logprobs: Float[Tensor, "probes candidates"]
     lengths: Int[Tensor, "probes candidates"]
 
-    def __repr__(self) -> str:
-        return summary_text("KnowledgeScores", self.summary())
-
     def summary(self) -> dict[str, str]:
         """Return the key results by label."""
         asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
         found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}
-        return asked | {what: f"{e.mean:.3g} [{e.low:.3g}, {e.high:.3g}]" for what, e in found.items() if e}
+        return asked | {what: f"{e:.3g}" for what, e in found.items() if e}
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per probe: the answer's score, rank among the candidates, log-probability, length and loss.
+
+        `correct` and `rank` compare candidates by log-probability per token; both are empty for probes without candidates.
+        """
+        right = self.correct_by_probe(norm="mean").tolist()
+        per_token = self.logprobs / self.lengths.clamp(min=1)
+        rows: list[dict[str, Any]] = []
+        for i, (entity, kind, answer) in enumerate(zip(self.entities, self.kinds, self.answers, strict=True)):
+            logprob, n, candidates = (
+                float(self.logprobs[i, answer]),
+                int(self.lengths[i, answer]),
+                int((self.lengths[i] > 0).sum()),
+            )
+            rank = 1 + int((per_token[i] > per_token[i, answer]).sum())
+            rows.append(
+                {
+                    "entity": entity,
+                    "kind": kind,
+                    "n_candidates": candidates,
+                    "correct": right[i] if candidates > 1 else None,
+                    "rank": rank if candidates > 1 else None,
+                    "logprob_per_answer": logprob,
+                    "n_tokens": n,
+                    "loss_nats_per_token": -logprob / n,
+                }
+            )
+        return data_frame(rows)
+
+    def to_json(self) -> Any:
+        """See `rows`."""
+        return self.rows()
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> "KnowledgeScores":
+        """The scores that `to_json` wrote."""
+        return cls.of_rows([record(_Row, validated(row, dict, where), where) for row in validated(values, list[Any], where)])
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":
@@ -80,9 +131,13 @@ class KnowledgeScores:
                 (2022) do.
             kind: kind of probes to use; empty: all.
         """
+        return self._by_entity(self.correct_by_probe(norm=norm), kind, choices=True)
+
+    @checked
+    def correct_by_probe(self, *, norm: Norm = "mean") -> Float[Tensor, " probes"]:
+        """The score of every probe; see `correct`."""
         scores = self.logprobs / self.lengths.clamp(min=1) if norm == "mean" else self.logprobs
-        right = torch.cat([choice_shares(row[:, None], answer) for row, answer in zip(scores, self.answers, strict=True)])
-        return self._by_entity(right, kind, choices=True)
+        return torch.cat([choice_shares(row[:, None], answer) for row, answer in zip(scores, self.answers, strict=True)])
 
     @checked
     def span_loss(self, *, kind: Kind = "") -> dict[str, list[float]]:
@@ -116,7 +171,7 @@ class KnowledgeScores:
         found = _over_entities(losses, seed)
         if found is None:
             return None
-        mean, low, high = torch.tensor([found.mean, found.low, found.high]).exp().tolist()
+        mean, low, high = torch.tensor(found[:3]).exp().tolist()
         return Estimate(mean, low, high, found.n)
 
     @property

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from lens_fv.core.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
 from lens_fv.errors import LensFVError
-from lens_fv.knowledge.examples import Where
+from lens_fv.knowledge.examples import TargetTokens
 from lens_fv.knowledge.targets import Direction
 
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
-"""Default learning rates by method, chosen with the other defaults on ten invented entities that no study reports on."""
+"""Default learning rates by `update`, chosen with the other defaults on ten invented entities that no study reports on."""
 ALONE: Mapping[str, Any] = {"epochs": 3, "learning_rate": 2e-3, "n_anchors": 1}
 """Low-rank defaults for distilling a single entity."""
 TOGETHER: Mapping[str, Any] = {
@@ -25,7 +25,7 @@ TOGETHER: Mapping[str, Any] = {
 }
 """Low-rank defaults for distilling several entities, which the model must learn to tell apart."""
 RELEASED: Mapping[str, Any] = {
-    "method": "full",
+    "update": "full",
     "epochs": 5,
     "n_definitions": 0,
     "n_shared": 0,
@@ -35,9 +35,9 @@ RELEASED: Mapping[str, Any] = {
     "schedule": "constant",
     "optimizer": "per_sentence",
     "weight_decay": 0.01,
-    "clip": None,
+    "max_grad_norm": None,
     "dropout": True,
-    "where": "all",
+    "target_tokens": "all",
     "temperature": 2.0,
     "top_k": None,
 }
@@ -47,15 +47,15 @@ RELEASED: Mapping[str, Any] = {
 @checked
 @dataclass(frozen=True)
 class DistillConfig:
-    """Training settings for distillation; `usual` gives the defaults for one entity or for many at once.
+    """Training settings for distillation; `for_entities` gives the defaults for one entity or for many at once.
 
     The loss of a step averages over each sentence's tokens first and over sentences second, so a token of a short sentence has
     more weight than one of a long sentence.
 
     Attributes:
-        method: "lora" trains low-rank updates of all linear maps of the blocks (PEFT). "full" trains all weights, or those of
+        update: "lora" trains low-rank updates of all linear maps of the blocks (PEFT). "full" trains all weights, or those of
             `layers`.
-        layers: layers to train; None trains all, including the embeddings if the method is "full".
+        layers: layers to train; None trains all, including the embeddings if `update` is "full".
         rank, alpha: rank and scaling numerator of the low-rank updates; alpha None means twice the rank.
         epochs: number of passes over the sentences.
         n_definitions: number of times an entity's definition is added to its sentences; see `TransferSet.with_definitions`.
@@ -63,8 +63,8 @@ class DistillConfig:
         n_anchors: number of anchors per sentence. Each epoch takes the next anchors in order and none twice, starting over once
             all have been used.
         batch_size: number of sentences and anchors per step.
-        at_once: maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed, not the
-            result.
+        micro_batch_size: maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed,
+            not the result.
         group_by_length: whether to batch examples of similar length, which saves computation on padding.
         learning_rate: AdamW learning rate at the first step; None takes it from `RATES`.
         schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
@@ -72,9 +72,9 @@ class DistillConfig:
             epochs of one sentence in a row with a new optimiser, then moves to the next; it requires a `batch_size` of 1 and no
             anchors.
         weight_decay: AdamW weight decay, applied to all trained weights.
-        clip: maximum norm of a step's gradient over all trained weights; None disables clipping.
+        max_grad_norm: maximum norm of a step's gradient over all trained weights; None disables clipping.
         dropout: whether to train with the dropout of the model's configuration. The teacher never uses dropout.
-        where: tokens to train on; see `make_example`.
+        target_tokens: tokens to train on; see `make_example`.
         direction, temperature: direction and temperature of the loss; see `divergence`.
         top_k: number of tokens kept from each teacher distribution; None keeps all.
         n_checkpoints: number of checkpoints, if the run has a folder.
@@ -84,11 +84,11 @@ class DistillConfig:
         LensFVError: a value out of range.
 
     Example:
-        >>> lens_fv.DistillConfig.released().where
+        >>> lens_fv.DistillConfig.released().target_tokens
         'all'
     """
 
-    method: Literal["lora", "full"] = "lora"
+    update: Literal["lora", "full"] = "lora"
     layers: tuple[Whole, ...] | None = None
     rank: Count = 8
     alpha: Count | None = None
@@ -97,15 +97,15 @@ class DistillConfig:
     n_shared: Natural = 0
     n_anchors: Natural = 2
     batch_size: Count = 2
-    at_once: Count = 8
+    micro_batch_size: Count = 8
     group_by_length: bool = False
     learning_rate: Positive | None = None
     schedule: Literal["linear", "constant"] = "linear"
     optimizer: Literal["shared", "per_sentence"] = "shared"
     weight_decay: NonNegative = 0.0
-    clip: Positive | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     dropout: bool = False
-    where: Where = "after_mention"
+    target_tokens: TargetTokens = "after_mention"
     direction: Direction = "forward"
     temperature: Positive = 1.0
     top_k: Count | None = 256
@@ -124,18 +124,18 @@ class DistillConfig:
     @property
     def rate(self) -> float:
         """Learning rate at the first step."""
-        return RATES[self.method] if self.learning_rate is None else self.learning_rate
+        return RATES[self.update] if self.learning_rate is None else self.learning_rate
 
     @classmethod
     @checked
-    def usual(cls, n_entities: Count, **others: Any) -> "DistillConfig":
+    def for_entities(cls, n_entities: Count, **others: Any) -> "DistillConfig":
         """Return the default settings for a number of entities; several entities get more training signal each.
 
         Args:
             n_entities: number of entities distilled together.
             **others: settings that override the defaults.
         """
-        low_rank = others.get("method", "lora") == "lora"
+        low_rank = others.get("update", "lora") == "lora"
         return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})
 
     @classmethod

@@ -33,7 +33,7 @@ class Target(NamedTuple):
 @torch.no_grad()
 def teacher_targets(
     plain: Any,
-    lessons: Sequence[DistillationExample],
+    examples: Sequence[DistillationExample],
     *,
     pad: int,
     temperature: float,
@@ -44,7 +44,7 @@ def teacher_targets(
 
     Args:
         plain: transformers model in eval mode, without dropout.
-        lessons: examples that the teacher reads.
+        examples: examples that the teacher reads.
         pad: padding token id.
         temperature: softmax temperature of the distributions.
         top_k: number of most likely tokens to keep, with the rest summed into one value; None keeps all tokens.
@@ -53,24 +53,24 @@ def teacher_targets(
     Raises:
         LensFVError: non-finite logits.
     """
-    order = sorted(range(len(lessons)), key=lambda i: len(lessons[i].teacher))
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].teacher))
     found: dict[int, Target] = {}
     while order:
-        longest = len(lessons[order[-1]].teacher)
+        longest = len(examples[order[-1]].teacher)
         batch, order = order[-max(1, ROWS // longest) :], order[: -max(1, ROWS // longest)]
-        taught = [[t + lessons[i].offset - 1 for t in lessons[i].targets] for i in batch]
+        taught = [[t + examples[i].offset - 1 for t in examples[i].targets] for i in batch]
         first = min(at[0] for at in taught)  # the tokens before it are definitions, which have no targets
-        texts = padded([lessons[i].teacher for i in batch], pad, plain.device)
+        texts = padded([examples[i].teacher for i in batch], pad, plain.device)
         logits = plain_logits(plain, "what the teacher says", texts, logits_to_keep=longest - first)
         for row, i, at in zip(logits, batch, taught, strict=True):
             found[i] = _kept((row[[t - first for t in at]].float() / temperature).log_softmax(-1), top_k)
             tick()
-    return [found[i] for i in range(len(lessons))]
+    return [found[i] for i in range(len(examples))]
 
 
-def token_targets(lessons: Sequence[DistillationExample]) -> list[Target]:
+def token_targets(examples: Sequence[DistillationExample]) -> list[Target]:
     """Return the examples' own tokens as targets, as in ordinary fine-tuning on text."""
-    tokens = [torch.tensor([each.student[t] for t in each.targets])[:, None] for each in lessons]
+    tokens = [torch.tensor([each.student[t] for t in each.targets])[:, None] for each in examples]
     return [Target(torch.zeros(each.shape), each, rest=False) for each in tokens]
 
 

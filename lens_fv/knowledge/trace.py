@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -10,14 +11,19 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import NonNegative, Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.heads.corruptions import noise_on
+from lens_fv.core.tables import data_frame
 from lens_fv.heads.means import last_tokens
+from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.inside import probe_mentions
 from lens_fv.knowledge.measure import probe_prompts
+from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
 from lens_fv.tasks import EncodedPrompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 PLACES = ("mention", "last")
 """Positions at which states are restored: the last token of the name, and the last token before the gap."""
@@ -49,6 +55,20 @@ class KnowledgeTrace(Artefact):
     def head_effects(self) -> Float[Tensor, "probes places layers heads"]:
         """Log-probability recovered by restoring one head's output, in nats."""
         return self.heads - self.noisy[:, None, None, None]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per restored state: the log-probability it recovers, averaged over probes; `head` is empty for layers."""
+        layers, heads = self.layer_effects.mean(0), self.head_effects.mean(0)
+        rows: list[dict[str, Any]] = []
+        for i, place in enumerate(PLACES):
+            for layer, effect in enumerate(layers[i].tolist()):
+                rows.append({"position": place, "layer": layer, "head": None, "recovered_nats": effect})
+            for layer, effects in enumerate(heads[i].tolist()):
+                rows += [
+                    {"position": place, "layer": layer, "head": head, "recovered_nats": effect}
+                    for head, effect in enumerate(effects)
+                ]
+        return data_frame(rows)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -18,7 +18,7 @@ class DistillationTrainer(Trainer):
     """Train on examples in the given order; a step's loss averages over targets within an example, then over examples.
 
     Args:
-        lessons: examples to train on.
+        examples: examples to train on.
         targets: targets of each example.
         order: example indices in training order, over all epochs. The learning rate schedule spans this whole order.
         pad: padding token id.
@@ -28,7 +28,7 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        lessons: Sequence[DistillationExample],
+        examples: Sequence[DistillationExample],
         targets: Sequence[Target],
         order: Sequence[int],
         *,
@@ -37,12 +37,12 @@ class DistillationTrainer(Trainer):
         **others: Any,
     ) -> None:
         def collated(at: Sequence[int]) -> dict[str, Any]:
-            return {**padded([lessons[i].student for i in at], pad), "at": torch.tensor(at)}
+            return {**padded([examples[i].student for i in at], pad), "at": torch.tensor(at)}
 
         # with examples left over, Trainer would take one more step after the last
         taught = order[: others["args"].max_steps * settings.batch_size]
         super().__init__(train_dataset=cast(Any, taught), data_collator=collated, **others)
-        self._lessons, self._targets, self._said, self._n = lessons, targets, settings, len(order)
+        self._examples, self._targets, self._said, self._n = examples, targets, settings, len(order)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Keep the given order: it is shuffled already, and resuming from a checkpoint relies on it."""
@@ -60,7 +60,7 @@ class DistillationTrainer(Trainer):
         """See transformers."""
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         at = inputs["at"].tolist()
-        losses = example_losses(logits, [self._lessons[i] for i in at], [self._targets[i] for i in at], self._said)
+        losses = example_losses(logits, [self._examples[i] for i in at], [self._targets[i] for i in at], self._said)
         # Trainer divides by the number of micro-batches per step; examples of a short last one must not get more weight.
         size = self._said.batch_size
         of_step = min(size, self._n - self.state.global_step * size)
@@ -84,11 +84,11 @@ class NewOptimizer(TrainerCallback):
 
 
 def example_losses(
-    logits: Tensor, lessons: Sequence[DistillationExample], targets: Sequence[Target], settings: DistillConfig
+    logits: Tensor, examples: Sequence[DistillationExample], targets: Sequence[Target], settings: DistillConfig
 ) -> Tensor:
     """Compute each example's mean loss over its targets, in nats per target, from logits of right-padded inputs."""
     losses: list[Tensor] = []
-    for row, lesson, target in zip(logits, lessons, targets, strict=True):
-        behind = row[[t - 1 for t in lesson.targets]]  # a token is predicted from the one before it
+    for row, example, target in zip(logits, examples, targets, strict=True):
+        behind = row[[t - 1 for t in example.targets]]  # a token is predicted from the one before it
         losses.append(divergence(behind, target, direction=settings.direction, temperature=settings.temperature).mean())
     return torch.stack(losses)

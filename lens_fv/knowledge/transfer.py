@@ -8,17 +8,23 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lens_fv.core.artefact import Provenance, as_tuples
 from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.display import summary_text
 from lens_fv.core.files import write_whole
 from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.examples import Where
-from lens_fv.knowledge.readers import read_rows
+from lens_fv.knowledge.examples import TargetTokens
+from lens_fv.knowledge.readers import parse_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")
@@ -44,6 +50,10 @@ class TransferSet:
     def __repr__(self) -> str:
         return summary_text(KIND, self.summary())
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per sentence."""
+        return data_frame({"entity": key, "sentence": text} for key, texts in self.sentences.items() for text in texts)
+
     def summary(self) -> dict[str, str]:
         """Return the key facts by label."""
         written = f"{self.provenance.model}, seed {self.provenance.seed}" if self.provenance else "a file"
@@ -51,7 +61,7 @@ class TransferSet:
         return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": written, "dropped": dropped}
 
     @checked
-    def with_definitions(self, entities: Sequence[Entity], *, times: Natural = 1) -> "TransferSet":
+    def with_definitions(self, entities: Sequence[Entity], *, n_copies: Natural = 1) -> "TransferSet":
         """Add each entity's definition to its sentences, a given number of times.
 
         Generated sentences need not cover the whole definition. Given the definition in context, the teacher predicts its
@@ -59,17 +69,17 @@ class TransferSet:
 
         Args:
             entities: entities with their definitions. Definitions that do not mention their entity are left out.
-            times: number of copies of each definition.
+            n_copies: number of copies of each definition.
 
         Raises:
-            LensFVError: `times` is negative.
+            LensFVError: `n_copies` is negative.
         """
-        if times < 0:
-            raise LensFVError(f"teach definitions {times} times: 0 or more")
+        if n_copies < 0:
+            raise LensFVError(f"teach definitions {n_copies} times: 0 or more")
         found = dict(self.sentences)
         for entity in entities:
             if not unfit(entity.definition, entity, ()):
-                found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * times)
+                found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * n_copies)
         return dataclasses.replace(self, sentences=found)
 
     @checked
@@ -107,7 +117,7 @@ class TransferSet:
 
 
 @checked
-def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> TransferSet:
+def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_mention") -> TransferSet:
     """Load sentences from a file saved by `TransferSet.save`, or from JSON lines of entities with sentences.
 
     JSON lines follow the format of `load_entities` with an extra list "sentences"; rows of Entity Inferences have their own.
@@ -115,7 +125,7 @@ def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> Tr
 
     Args:
         path: file to read.
-        where: tokens to be trained on; "all" keeps sentences that do not mention their entity.
+        target_tokens: tokens to be trained on; "all" keeps sentences that do not mention their entity.
 
     Raises:
         LensFVError: the file has neither format, or contains no usable sentence.
@@ -124,18 +134,18 @@ def load_transfer_set(path: str | Path, *, where: Where = "after_mention") -> Tr
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
     if (saved := parse_transfer_set(text, path)) is not None:
         return saved
-    rows = [(row.entity, row.sentences) for _, row in read_rows(path)]
+    rows = [(row.entity, row.sentences) for _, row in parse_rows(path)]
     dropped: Counter[str] = Counter()
     found: dict[str, list[str]] = {}
     for entity, sentences in rows:
         kept = found.setdefault(entity.key, [])
         for sentence in sentences:
-            if reason := unfit(sentence, entity, kept, where):
+            if reason := unfit(sentence, entity, kept, target_tokens):
                 dropped[reason] += 1
             else:
                 kept.append(sentence)
     if not any(found.values()):
-        wanted = "a sentence that mentions its entity" if where == "after_mention" else "a sentence"
+        wanted = "a sentence that mentions its entity" if target_tokens == "after_mention" else "a sentence"
         raise LensFVError(f"{path}: none of its {len(rows)} lines has {wanted}")
     return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
 
@@ -176,9 +186,9 @@ def check_keys(entities: Sequence[Entity]) -> None:
         )
 
 
-def unfit(sentence: str, entity: Entity, kept: Collection[str], where: Where = "after_mention") -> str:
+def unfit(sentence: str, entity: Entity, kept: Collection[str], target_tokens: TargetTokens = "after_mention") -> str:
     """Return why a sentence is unusable, or an empty string if it is usable."""
-    end = entity.mention_end(sentence) if where == "after_mention" else 0
+    end = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
     if end is None:
         return "no mention" if sentence.strip() else "empty"
     if not re.search(r"\w", sentence[end:]):  # no words to train on

@@ -5,7 +5,7 @@ and is idempotent. An interrupt may therefore arrive at any line: every block un
 undoes changes that an interrupted inner block left.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -56,6 +56,15 @@ def exclusive(model: Any, changes: str | None = None) -> Iterator[Gate]:
             gate.leave(turn, error)
     finally:
         gate.leave(turn, BaseException)  # again, because the first call may have been interrupted
+
+
+@contextmanager
+def forwards_replaced(model: Any, modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Replace the forwards of a model's modules inside the block."""
+    with exclusive(model, "has other forwards for a while") as gate:
+        for module, forward in zip(modules, forwards, strict=True):
+            gate.replace_forward(module, forward)
+        yield
 
 
 def while_on(on: list[bool], change: Callable[..., Any], x: Any, hook: Any) -> Any:

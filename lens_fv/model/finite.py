@@ -5,7 +5,6 @@ with a hook at every place.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.fingerprint import WRAPPED
 from lens_fv.model.measuring import measuring
 
@@ -46,11 +46,11 @@ def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run
     """
     # Hook points are listed under their own name and often an alias. Masked attention scores are infinite by design.
     points = {id(point): (name, point) for name, point in model.tl.hook_dict.items() if not {"scores", "mask"} & _words(name)}
-    place = first_not_finite(points.values(), run)
+    place = first_not_finite(model, points.values(), run)
     text = str(model.tokenizer.decode(list(tokens)))
     text = text if len(text) <= SHOWN else f"...{text[-SHOWN:]}"
     if place is None:
-        found = f"but only in the way it ran, not in a pass of its own (method='loop'); {_advice(model.tl, model.dtype)}"
+        found = f"but only in the way it ran, not in a pass of its own (backend='loop'); {_advice(model.tl, model.dtype)}"
     else:
         layer = f" (layer {place.split('.')[1]})" if place.startswith("blocks.") else ""
         found = f"first at {place}{layer}; {_advice(model.tl, model.dtype)}"
@@ -82,16 +82,17 @@ def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any
         return logits
     row = rows.index(False)
     one = {name: values[row : row + 1] for name, values in batch.items()}
-    place = first_not_finite(hf.named_modules(), lambda: hf(**one, **options).logits)
+    place = first_not_finite(hf, hf.named_modules(), lambda: hf(**one, **options).logits)
     dtype = next(weight.dtype for weight in hf.parameters() if weight.is_floating_point())
     raise LensFVError(f"{what}: logits not finite for text {row} of a batch, first at {place}; {_advice(hf, dtype)}")
 
 
 @torch.no_grad()
-def first_not_finite(places: Iterable[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> str | None:
+def first_not_finite(model: Any, places: Iterable[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> str | None:
     """Find the first place with output that is not finite, or too large for a norm; "the logits" if there is none.
 
     Args:
+        model: a `LensModel` or a model of torch.
         places: names and modules, in any order.
         run: function that runs the pass and returns its logits.
     """
@@ -105,9 +106,9 @@ def first_not_finite(places: Iterable[tuple[str, nn.Module]], run: Callable[[], 
 
         return hook
 
-    with ExitStack() as stack:
+    with exclusive(model, "is being searched for numbers that are not finite") as gate:
         for name, module in places:
-            stack.callback(module.register_forward_hook(watch(name)).remove)
+            gate.add_hook(module, watch(name))
         logits = run()
     if not found and not all_finite(logits.amax(-1)):
         return "the logits"

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from lens_fv.errors import LensFVError
 
@@ -72,11 +73,27 @@ class Gate:
         """Record an undo step before a change; it must be safe to run twice, or without the change having happened."""
         self._back.append(back)
 
-    def put_hooks(self, module: nn.Module) -> None:
-        """Remove all hooks that the module gets from now on when the block ends."""
+    def replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Replace a module's forward until the block ends."""
+        # In the instance's own dictionary: a bridge component forwards plain assignments to the module it wraps.
+        self.put(vars(module), "forward", forward)
+
+    def add_hook(
+        self, module: nn.Module, hook: Callable[..., Any], *, before: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Add a hook to a module until the block ends; all others that the module gets in the block are removed with it.
+
+        Args:
+            module: module to add it to.
+            hook: hook, called as torch calls forward hooks.
+            before: call it before the forward, with its input, instead of after it.
+            with_kwargs: pass it the forward's keyword arguments too.
+        """
         for name in HOOKS:
             if name in vars(module):
                 self.put(vars(module), name, vars(module)[name].copy())
+        register = module.register_forward_pre_hook if before else module.register_forward_hook
+        return register(hook, with_kwargs=with_kwargs)
 
     @contextmanager
     def writing(self, names: set[str]) -> Iterator[None]:

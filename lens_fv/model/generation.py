@@ -183,9 +183,8 @@ def _passes_counted(model: Any) -> Iterator[None]:
             raise not_finite(model, "text", row.tolist(), prompt=at, run=lambda: hf(**options).logits)
 
     with exclusive(model) as gate:
-        gate.put_hooks(hf)
-        hf.register_forward_pre_hook(count, with_kwargs=True)
-        after = hf.register_forward_hook(check, with_kwargs=True)
+        gate.add_hook(hf, count, before=True, with_kwargs=True)
+        after = gate.add_hook(hf, check, with_kwargs=True)
         yield
 
 

@@ -83,7 +83,7 @@ class LensModel:
         # Under grouped-query attention, several query heads share one key-value head.
         self.n_kv_heads = int(getattr(cfg, "n_key_value_heads", None) or self.n_heads)
         # Backend for branches on this model; `patching` sets it after checking a few edits against the plain loop.
-        self.branch_method: str | None = None
+        self.branch_backend: str | None = None
         # Whether the cache is correct; set by the first generation.
         self.cache_is_right: bool | None = None
         self.generation: Generation | None = None

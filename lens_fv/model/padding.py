@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.exclusive import exclusive
 
 
 class Passes:
@@ -106,11 +107,8 @@ def passes(model: Any) -> Iterator[Passes]:
     """Track the rows of every pass inside the block, by the mask that the model is called with."""
     noted = Passes(model)
     hf = getattr(model.tl, "original_model", None)
-    handles = [model.tl.register_forward_pre_hook(noted.on_input, with_kwargs=True)]
-    if hf is not None:
-        handles.append(hf.base_model.register_forward_pre_hook(noted.on_pass, with_kwargs=True))
-    try:
+    with exclusive(model, "has hooks on it") as gate:
+        gate.add_hook(model.tl, noted.on_input, before=True, with_kwargs=True)
+        if hf is not None:
+            gate.add_hook(hf.base_model, noted.on_pass, before=True, with_kwargs=True)
         yield noted
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import Method
+from lens_fv.patching.check import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.patching.run import OpenPrompts
@@ -57,15 +57,15 @@ class AnswerScorer:
     Args:
         model: Model to run.
         prompts: Encoded prompts with their acceptable answers.
-        method: See `run_branches`.
+        backend: See `run_branches`.
         batch_size: Number of prompts per batch.
     """
 
     def __init__(
-        self, model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto", batch_size: int = 16
+        self, model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: BackendChoice = "auto", batch_size: int = 16
     ) -> None:
         self.model, self._prompts = model, prompts
-        self._method: Method = method
+        self._backend: BackendChoice = backend
         # Group prompts with equally many answers of similar length, to waste little on padding. In long prompts the prompt
         # itself causes most of the padding.
         long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
@@ -117,7 +117,7 @@ class AnswerScorer:
             tick()
 
     def _open(self, i: int, batch: list[int], keep: bool) -> OpenPrompts:
-        opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], method=self._method)
+        opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], backend=self._backend)
         if keep:
             self._opened[i] = opened
         return opened
@@ -129,31 +129,31 @@ def score_answers(
     prompts: Sequence[EncodedPrompt],
     branches: Sequence[Sequence[Edit]],
     *,
-    method: Method = "auto",
+    backend: BackendChoice = "auto",
     what: str = "scoring",
     progress: bool = False,
 ) -> AnswerScores:
     """Score all branches on all prompts once; see `AnswerScorer`."""
-    scorer = AnswerScorer(model, prompts, method=method)
+    scorer = AnswerScorer(model, prompts, backend=backend)
     with progress_bar(what, len(scorer), show=progress) as tick:
         return scorer.score(branches, keep=False, tick=tick)
 
 
 @checked
 @torch.no_grad()
-def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, method: Method = "auto") -> AnswerScores:
+def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: BackendChoice = "auto") -> AnswerScores:
     """Score the plain model on prompts with common beginnings, such as the same demonstrations.
 
     Each common beginning runs once. The result equals `score_answers(model, prompts, [[]])`.
     """
-    return _best((len(prompts), 1), _each_alike(model, prompts, method))
+    return _best((len(prompts), 1), _each_alike(model, prompts, backend))
 
 
-def _each_alike(model: LensModel, prompts: Sequence[EncodedPrompt], method: Method) -> Iterator[ScoredAnswer]:
+def _each_alike(model: LensModel, prompts: Sequence[EncodedPrompt], backend: BackendChoice) -> Iterator[ScoredAnswer]:
     for prefix, group in _begin_alike(prompts):
         asked = [(p, a, answer) for p in group for a, answer in enumerate(prompts[p].answers)]
         branches = [Branch(tokens=(*prompts[p].tokens[prefix:], *answer)) for p, _, answer in asked]
-        opened = OpenPrompts(model, [prompts[group[0]].tokens[:prefix]], method=method)
+        opened = OpenPrompts(model, [prompts[group[0]].tokens[:prefix]], backend=backend)
         found = opened.run(branches, readout=answer_ranks, keep=False).cpu()[0]
         for (p, a, answer), scores in zip(asked, found, strict=True):
             rest = len(prompts[p].tokens) - prefix

@@ -19,9 +19,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.exclusive import exclusive
+from lens_fv.model.exclusive import exclusive, forwards_replaced
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.calls import forwards_replaced
 from lens_fv.patching.packing import Packing
 
 NAME = "lens_fv_tree"

@@ -1,4 +1,4 @@
-"""The "batched" method: one batch row per branch, for models that cannot share state between rows.
+"""The "batched" backend: one batch row per branch, for models that cannot share state between rows.
 
 Positions by index (ALiBi in MPT) and recurrent or hybrid layers keep state that belongs to one sequence. For these models the
 prefix runs once through the model's own cache, which is then copied for every row. No layer is skipped and no state is shared,

@@ -6,8 +6,7 @@ argument counts the tokens being run (queries) and which counts all tokens (keys
 depend on the tokens (Gemma 4 embeds them again for each layer).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,7 +17,7 @@ from transformers import DynamicCache
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import run_body
-from lens_fv.model.exclusive import exclusive
+from lens_fv.model.exclusive import forwards_replaced
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
 from lens_fv.patching.plan import is_out_of_memory
@@ -130,13 +129,3 @@ def _kinds(model: LensModel, plain: Tensor, more: Tensor, later: Tensor, other: 
     if unknown:
         raise LensFVError(f"branch {model.name}: its blocks take a tensor that grows with the prompt in an unknown way")
     return tuple(kinds[growth] for growth in grown)
-
-
-@contextmanager
-def forwards_replaced(model: LensModel, modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Temporarily replace the forwards of a model's modules."""
-    with exclusive(model, "has other forwards for a while") as gate:
-        # Write to the instance's own dictionary: a bridge component forwards plain assignments to the module it wraps.
-        for module, forward in zip(modules, forwards, strict=True):
-            gate.put(vars(module), "forward", forward)
-        yield

@@ -1,4 +1,4 @@
-"""Choice of the method for a model, by comparison with the plain loop rather than by architecture name."""
+"""Choice of the backend for a model, by comparison with the plain loop rather than by architecture name."""
 
 import logging
 from collections.abc import Sequence
@@ -22,112 +22,114 @@ from lens_fv.patching.rows import Placed, Row
 from lens_fv.patching.sound import largest_difference, require_sound
 from lens_fv.patching.trunk import Trunk
 
-Way = Literal["rows", "masked", "batched", "loop"]
-Method = Literal["auto"] | Way
+Backend = Literal["rows", "masked", "batched", "loop"]
+BackendChoice = Literal["auto"] | Backend
 AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk | PartedTrunk
-WAYS: tuple[Way, ...] = ("rows", "masked", "batched")
-"""Fast methods, fastest first; the loop is the fallback."""
+FAST_BACKENDS: tuple[Backend, ...] = ("rows", "masked", "batched")
+"""Fast backends, fastest first; the loop is the fallback."""
 
 log = logging.getLogger("lens_fv")
 
 
 class Trial(NamedTuple):
-    """Comparison of one method with the loop: its largest difference in probability, or why it does not run."""
+    """Comparison of one backend with the loop: its largest difference in probability, or why it does not run."""
 
-    way: Way
+    backend: Backend
     max_abs_error: float | None
     failure: str | None
 
 
 class Check(NamedTuple):
-    """The method chosen for a model, and why no faster one was chosen.
+    """The backend chosen for a model, and why no faster one was chosen.
 
     Attributes:
-        method: Chosen method.
+        backend: Chosen backend.
         max_abs_error: Largest difference in probability from the loop; None for the loop itself.
-        reason: Explanation, including the outcome of the methods tried before.
-        trials: All methods that were tried.
+        reason: Explanation, including the outcome of the backends tried before.
+        trials: All backends that were tried.
     """
 
-    method: Way
+    backend: Backend
     max_abs_error: float | None
     reason: str
     trials: tuple[Trial, ...]
 
 
 def open_trunk(
-    way: Way,
+    backend: Backend,
     model: LensModel,
     prefixes: Sequence[Sequence[int]],
     suffixes: Sequence[Sequence[Sequence[int]]],
     shared: Placed = (),
 ) -> AnyTrunk:
-    """Open prompts with one method, for branches that start where the prefixes end; see `Trunk`."""
-    if way == "loop":
+    """Open prompts with one backend, for branches that start where the prefixes end; see `Trunk`."""
+    if backend == "loop":
         return LoopTrunk(model, prefixes, suffixes, shared)
     if model.rotary_border is not None:
         sides = {side for pattern in longer(prefixes, suffixes, model.rotary_border) for side in pattern}
         if len(sides) == 2:
 
             def one_side(*parts: Any) -> AnyTrunk:
-                return open_trunk(way, model, *parts)
+                return open_trunk(backend, model, *parts)
 
             return PartedTrunk(prefixes, suffixes, shared, border=model.rotary_border, make=one_side)
-        if way == "batched" and sides == {True} and max(map(len, prefixes)) <= model.rotary_border:
+        if backend == "batched" and sides == {True} and max(map(len, prefixes)) <= model.rotary_border:
             return LoopTrunk(model, prefixes, suffixes, shared)  # a prefix run by itself counts as a short text
     if model.backend == "hooked":
-        if way != "batched":
-            raise LensFVError(f"branch {model.name} by {way!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'")
+        if backend != "batched":
+            raise LensFVError(
+                f"branch {model.name} by {backend!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'"
+            )
         return HookedTrunk(model, prefixes, suffixes, shared)
-    if way == "batched":
+    if backend == "batched":
         return BatchedTrunk(model, prefixes, suffixes, shared)
-    return Trunk(model, prefixes, suffixes, shared, native=way == "rows")
+    return Trunk(model, prefixes, suffixes, shared, native=backend == "rows")
 
 
 _TRIALS: WeakKeyDictionary[LensModel, dict[str, Trial]] = WeakKeyDictionary()
 
 
 @checked
-def branch_way(model: LensModel, method: Method = "auto") -> Way:
-    """The method by which branches run on this model; checked once, then remembered.
+def choose_backend(model: LensModel, backend: BackendChoice = "auto") -> Backend:
+    """The backend by which branches run on this model; checked once, then remembered.
 
     Args:
         model: Model to run.
-        method: "auto" for the fastest method that agrees with the plain loop, or a method, which must also agree.
+        backend: "auto" for the fastest backend that agrees with the plain loop, or a backend, which must also agree.
 
     Raises:
-        LensFVError: `require_sound` raises, or the method does not run on this model or differs from the loop.
+        LensFVError: `require_sound` raises, or the backend does not run on this model or differs from the loop.
     """
     require_sound(model)
-    if method not in ("auto", "loop"):
-        trial = _TRIALS.get(model, {}).get(method) or check_engine(model, ways=(method,)).trials[0]
+    if backend not in ("auto", "loop"):
+        trial = _TRIALS.get(model, {}).get(backend) or check_engine(model, backends=(backend,)).trials[0]
         if trial.failure is not None:
-            raise LensFVError(f"branch {model.name} by {method!r}: {trial.failure}; leave the method out, or take 'loop'")
-        return method
-    if method == "loop":
-        return method
-    if model.branch_method is None:
+            raise LensFVError(f"branch {model.name} by {backend!r}: {trial.failure}; leave the backend out, or take 'loop'")
+        return backend
+    if backend == "loop":
+        return backend
+    if model.branch_backend is None:
         check = check_engine(model)
-        model.branch_method = check.method
-        if check.method in ("batched", "loop"):
+        model.branch_backend = check.backend
+        if check.backend in ("batched", "loop"):
             log.warning("%s: %s", model.name, check.reason)
-    return model.branch_method  # pyright: ignore[reportReturnType]
+    return model.branch_backend  # pyright: ignore[reportReturnType]
 
 
 @checked
 @torch.no_grad()
 @measured
-def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0) -> Check:
-    """Compare the fast methods with the plain loop on a few random edits of two short prompts of different length.
+def check_engine(model: LensModel, *, backends: Sequence[Backend] = FAST_BACKENDS, seed: Seed = 0) -> Check:
+    """Compare the fast backends with the plain loop on a few random edits of two short prompts of different length.
 
     Heads, the residual stream, attention outputs and MLP outputs are replaced, added to and scaled, at the last token and
-    before it, with answers of several tokens, on a prompt longer than a short attention window. The first method with a largest
-    difference in probability within `model.tolerance` is chosen. Out-of-memory errors are raised unchanged, because they say
-    nothing about a method.
+    before it, with answers of several tokens, on a prompt longer than a short attention window. The first backend with a
+    largest difference in probability within `model.tolerance` is chosen. Out-of-memory errors are raised unchanged, because
+    they say nothing about a backend.
 
     Args:
         model: Model to check.
-        ways: Methods to try, in this order.
+        backends: Backends to try, in this order.
         seed: Seed of prompts and edits.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -147,23 +149,23 @@ def check_engine(model: LensModel, *, ways: Sequence[Way] = WAYS, seed: Seed = 0
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
         cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
     want = [_probabilities(model, open_trunk("loop", model, *case.prompts).run(case.rows), case) for case in cases]
-    for way in ways if model.backend == "bridge" or ways != WAYS else ("batched",):
+    for backend in backends if model.backend == "bridge" or backends != FAST_BACKENDS else ("batched",):
         error = 0.0
         try:
             for case, right in zip(cases, want, strict=True):
-                trunk = open_trunk(way, model, *case.prompts)
+                trunk = open_trunk(backend, model, *case.prompts)
                 for _ in range(2):  # once with the prefix, once with its cached keys and values
                     error = max(error, largest_difference(_probabilities(model, trunk.run(case.rows), case), right))
-        except Exception as e:  # an unknown architecture may raise anything; another method may still work
-            if is_out_of_memory(e):  # says nothing about the method
+        except Exception as e:  # an unknown architecture may raise anything; another backend may still work
+            if is_out_of_memory(e):  # says nothing about the backend
                 raise
-            trials.append(Trial(way, None, str(e) if isinstance(e, LensFVError) else f"{type(e).__name__}: {e}"))
+            trials.append(Trial(backend, None, str(e) if isinstance(e, LensFVError) else f"{type(e).__name__}: {e}"))
         else:
             failure = None if error <= model.tolerance else f"off by {error:.1e} in probability"
-            trials.append(Trial(way, error, failure))
-        _TRIALS.setdefault(model, {})[way] = trials[-1]
+            trials.append(Trial(backend, error, failure))
+        _TRIALS.setdefault(model, {})[backend] = trials[-1]
         if trials[-1].failure is None:
-            return Check(way, error, _reason(way, trials), tuple(trials))
+            return Check(backend, error, _reason(backend, trials), tuple(trials))
     return Check("loop", None, _reason("loop", trials), tuple(trials))
 
 
@@ -180,14 +182,14 @@ class _Case(NamedTuple):
         return self.prefixes, self.suffixes, self.shared
 
 
-def _reason(way: Way, trials: list[Trial]) -> str:
+def _reason(backend: Backend, trials: list[Trial]) -> str:
     said = {
         "rows": "branches run in one pass over a tree",
         "masked": "branches run in one pass under a tree mask",
         "batched": "branches run as a batch, each after its own copy of the prompt's state",
         "loop": "branches run one forward pass each",
-    }[way]
-    failed = [f"{trial.way}: {trial.failure}" for trial in trials if trial.failure is not None]
+    }[backend]
+    failed = [f"{trial.backend}: {trial.failure}" for trial in trials if trial.failure is not None]
     return said + (f" ({'; '.join(failed)})" if failed else "")
 
 

@@ -18,7 +18,7 @@ class Plan(NamedTuple):
     """How a run is divided into passes, and the memory it is expected to take.
 
     Attributes:
-        method: Method by which branches run.
+        backend: Backend by which branches run.
         prompts, prefix_tokens, row_tokens: Number of prompts, and of tokens in the shared prefix and in each row.
         rows, rows_per_pass, passes: Number of rows, of rows per pass, and of passes.
         fixed_bytes: Memory for the prompts' own activations, keys and values.
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
         budget: Limit for both together, in bytes.
     """
 
-    method: str
+    backend: str
     prompts: int
     prefix_tokens: int
     row_tokens: int
@@ -46,15 +46,16 @@ class Plan(NamedTuple):
         """The plan in one line."""
         mib = 2**20
         return (
-            f"{self.rows} rows of {self.row_tokens} tokens after {self.prompts} x {self.prefix_tokens}, method {self.method}: "
-            f"{self.passes} passes of up to {self.rows_per_pass} rows, about {self.peak_bytes / mib:.0f} MiB of "
-            f"{self.budget / mib:.0f} MiB (and {self.row_bytes / mib:.2f} MiB for each further row)"
+            f"{self.rows} rows of {self.row_tokens} tokens after {self.prompts} x {self.prefix_tokens}, "
+            f"backend {self.backend}: {self.passes} passes of up to {self.rows_per_pass} rows, "
+            f"about {self.peak_bytes / mib:.0f} MiB of {self.budget / mib:.0f} MiB "
+            f"(and {self.row_bytes / mib:.2f} MiB for each further row)"
         )
 
 
 def make_plan(
     model: LensModel,
-    method: str,
+    backend: str,
     *,
     prompts: int,
     prefix: int,
@@ -78,16 +79,16 @@ def make_plan(
     scores = 3 * 4 * model.n_heads
     lead = prefix + variants * width
     fixed = prompts * lead * (token + kept + scores * lead)
-    if method == "loop":
+    if backend == "loop":
         row, fixed = prompts * width * size * model.d_model, (prefix + width) * (token + scores * (prefix + width))
         most = rows
     else:
         keys = prefix + width
         row = prompts * width * (token + scores * keys + logits)
-        if method == "batched":
+        if backend == "batched":
             row += prompts * keys * kept
         most = max(1, MOST_TOKENS // width)
-        if method == "masked":  # scores between all rows
+        if backend == "masked":  # scores between all rows
             row += prompts * width * scores * min(most, rows) * width
     fits = (budget - fixed) // row
     if fits < 1:
@@ -96,7 +97,7 @@ def make_plan(
             f"{fixed / 2**20:.0f} MiB on {model.name} and each row {row / 2**20:.1f} MiB; give more, or fewer prompts at once"
         )
     per_pass = max(1, min(fits, most, rows))
-    return Plan(method, prompts, prefix, width, rows, per_pass, -(-rows // per_pass), fixed, row, budget)
+    return Plan(backend, prompts, prefix, width, rows, per_pass, -(-rows // per_pass), fixed, row, budget)
 
 
 def _free(device: torch.device) -> int:

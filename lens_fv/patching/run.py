@@ -13,7 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
-from lens_fv.patching.check import AnyTrunk, Method, Way, branch_way, open_trunk
+from lens_fv.patching.check import AnyTrunk, Backend, BackendChoice, choose_backend, open_trunk
 from lens_fv.patching.edit import Branch, BranchLike, Edit, check_branches, placed, positions
 from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
@@ -29,7 +29,7 @@ def run_branches(
     *,
     shared: Sequence[Edit] = (),
     readout: Readout = final_states,
-    method: Method = "auto",
+    backend: BackendChoice = "auto",
     budget: Count | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -42,7 +42,7 @@ def run_branches(
         shared: Edits of every branch at positions before any branch starts, such as noise on the prompts.
         readout: Function of the final states; see `lens_fv.patching.readout`. Default: the states themselves, at the last
             prompt token and at each forced answer token.
-        method: "rows" (one pass, the model's attention over a tree), "masked" (one pass, TransformerLens' attention under a
+        backend: "rows" (one pass, the model's attention over a tree), "masked" (one pass, TransformerLens' attention under a
             mask), "batched" (a copy of the prompt's state per row), "loop" (one forward pass per branch) or "auto": the first
             of these that agrees with the loop on this model. The check runs once per model.
         budget: Memory for activations, in bytes; default: half of the free memory. Rows run in chunks that fit.
@@ -62,7 +62,7 @@ def run_branches(
         >>> tuple(states.shape[:2])  # prompts, branches
         (1, 2)
     """
-    opened = OpenPrompts(model, prompts, shared=shared, method=method, budget=budget)
+    opened = OpenPrompts(model, prompts, shared=shared, backend=backend, budget=budget)
     with progress_bar("branches", len(branches), show=progress) as tick:
         return opened.run(branches, readout=readout, keep=False, tick=tick)
 
@@ -73,11 +73,11 @@ def plan_branches(
     prompts: Sequence[Sequence[int]],
     branches: Sequence[BranchLike],
     *,
-    method: Method = "auto",
+    backend: BackendChoice = "auto",
     budget: Count | None = None,
 ) -> list[Plan]:
     """Plan a call of `run_branches` without running it: one plan for each position at which branches start."""
-    opened = OpenPrompts(model, prompts, method=method, budget=budget)
+    opened = OpenPrompts(model, prompts, backend=backend, budget=budget)
     return [opened.plan(group) for group in opened.groups(branches)]
 
 
@@ -107,20 +107,20 @@ class OpenPrompts:
         prompts: Sequence[Sequence[int]],
         *,
         shared: Sequence[Edit] = (),
-        method: Method = "auto",
+        backend: BackendChoice = "auto",
         budget: int | None = None,
     ) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(f"run {model.name}: {'an empty prompt' if prompts else 'no prompts'}; give at least one token")
         self.model, self.prompts, self._budget = model, [tuple(p) for p in prompts], budget
         self._shared = tuple(shared)
-        self._method: Method = method
+        self._backend: BackendChoice = backend
         self._trunks: dict[tuple[object, ...], AnyTrunk] = {}
 
     @property
-    def way(self) -> Way:
-        """The method by which branches run."""
-        return branch_way(self.model, self._method)
+    def backend(self) -> Backend:
+        """The backend by which branches run."""
+        return choose_backend(self.model, self._backend)
 
     def groups(self, branches: Sequence[BranchLike]) -> list[Group]:
         """Check the branches and group them by starting position."""
@@ -175,7 +175,7 @@ class OpenPrompts:
         width = max(end + max(len(a) - 1, 0) for each in group.answers for end, a in zip(ends, each, strict=True))
         return make_plan(
             self.model,
-            self.way,
+            self.backend,
             prompts=len(self.prompts),
             prefix=max(group.starts),
             width=width,
@@ -219,7 +219,7 @@ class OpenPrompts:
     def _trunk(self, group: Group, keep: bool) -> AnyTrunk:
         key = (group.starts, group.answers)
         if key not in self._trunks:
-            trunk = open_trunk(self.way, self.model, *self._parts(group))
+            trunk = open_trunk(self.backend, self.model, *self._parts(group))
             if not keep:
                 return trunk
             self._trunks[key] = trunk

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import hooks_off
+from lens_fv.model.exclusive import forwards_replaced
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
-from lens_fv.patching.calls import forwards_replaced
 
 
 class Comparison(NamedTuple):
@@ -47,7 +47,7 @@ def comparisons(
     last: Float[Tensor, "batch pos d_model"],
     logits: Float[Tensor, "batch pos vocab"],
 ) -> Iterator[Comparison]:
-    """Yield the comparisons that must hold for every model, whichever method runs its branches.
+    """Yield the comparisons that must hold for every model, whichever backend runs its branches.
 
     Args:
         model: Model to check.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.core.choices import Seed, checked
+from lens_fv.core.results import Records
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import Sampling, generate_tokens, transformers_text
 from lens_fv.model.lens_model import LensModel
@@ -27,10 +28,25 @@ class Finding(NamedTuple):
     detail: str
 
 
+class Findings(Records[Finding]):
+    """The checks of `verify`, in order."""
+
+    row = Finding
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(finding.passed for finding in self)
+
+    def summary(self) -> dict[str, str]:
+        """One line per check."""
+        return {f.check: f"{'passed' if f.passed else 'FAILED'}: {f.detail}" for f in self}
+
+
 @checked
 @torch.no_grad()
 @measured
-def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
+def verify(model: LensModel, *, seed: Seed = 0) -> Findings:
     """Check a model before trusting measurements on it, because the usual failure is silently wrong numbers.
 
     The checks are:
@@ -48,13 +64,13 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         seed: Seed of the random tokens that are run.
 
     Returns:
-        The findings. The last one names the method by which branches run (see `run_branches`) and why it is not a faster one.
-        It passes if the faster methods cannot run (every `HookedTransformer`). It fails if every faster method that ran
+        The findings. The last one names the backend by which branches run (see `run_branches`) and why it is not a faster one.
+        It passes if the faster backends cannot run (every `HookedTransformer`). It fails if every faster backend that ran
         disagreed with the loop, because the model then does not behave as its architecture promises. If hooks do not fire or
         numbers are not finite, the checks end there, because later ones would be meaningless.
 
     Example:
-        >>> all(finding.passed for finding in lens_fv.verify(model))
+        >>> lens_fv.verify(model).passed
         True
     """
     rng = torch.Generator().manual_seed(seed)
@@ -82,13 +98,13 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         _finite(model, tokens),
     ]
     if not findings[-1].passed:
-        return findings
+        return Findings(findings)
     plain, hooked = model.forward(tokens), model.forward(tokens, [keep(name) for name in names])
     silent = [name for name in names if name not in seen]
     detail = f"silent: {', '.join(silent)}" if silent else f"{len(names)} hooks"
     findings.append(Finding("hooks fire in every layer", not silent, detail))
     if silent:
-        return findings
+        return Findings(findings)
 
     def compare(check: str, error: float) -> None:
         findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
@@ -105,7 +121,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
-        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], method=engine.method)[0, :, 0]).softmax(-1)
+        probs = model.unembed(run_branches(model, [prompt], [[], *own, *noise], backend=engine.backend)[0, :, 0]).softmax(-1)
         base, same, other = probs.split([1, len(heads), len(heads)])
         compare("a head replaced by itself changes nothing", largest_difference(same, base.expand_as(same)))
         dead = [f"{a}.{b}" for (a, b), p in zip(heads, other, strict=True) if torch.equal(p, base[0])]
@@ -113,9 +129,9 @@ def verify(model: LensModel, *, seed: Seed = 0) -> list[Finding]:
         findings.append(Finding("a head replaced by noise changes the answer", not dead, detail))
     ran = [trial.max_abs_error for trial in engine.trials if trial.max_abs_error is not None]
     error = f" (largest difference {engine.max_abs_error:.1e})" if engine.max_abs_error is not None else ""
-    passed = engine.method != "loop" or not ran
-    findings.append(Finding("branches equal the plain loop", passed, f"{engine.method}: {engine.reason}{error}"))
-    return findings
+    passed = engine.backend != "loop" or not ran
+    findings.append(Finding("branches equal the plain loop", passed, f"{engine.backend}: {engine.reason}{error}"))
+    return Findings(findings)
 
 
 def _finite(model: LensModel, tokens: Tensor) -> Finding:

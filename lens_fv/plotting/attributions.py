@@ -64,7 +64,7 @@ def attribution_figure(comparison: HeadComparison, *, top: Count = 10) -> go.Fig
                 )
             )
         rho = comparison.correlation(score)
-        caption = f"{SCORE_NAMES[score]}: Spearman {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}]"
+        caption = f"{SCORE_NAMES[score]}: Spearman {rho:+.2f}"
         place = {"x": domain[0], "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         captions.append({"text": caption, "showarrow": False, **place})
         axes["xaxis" + x_axis[1:]] = {"domain": domain, "anchor": y_axis, "title": {"text": x_titles[score]}, "nticks": 6}

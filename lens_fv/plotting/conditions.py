@@ -7,14 +7,15 @@ from typing import Literal
 import plotly.graph_objects as go
 
 from lens_fv.core.choices import checked
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import Evaluation, Result, wilson_interval
-from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
+from lens_fv.evaluation import Evaluation
+from lens_fv.plotting.theme import GREY, PALETTE, error_bars, figure, plain
 
-BarMeasure = Literal["top1", "full", "logprob_per_answer"]
+BarMeasure = Literal["top1", "exact_match", "logprob_per_answer"]
 _AXES = {
     "top1": "first-token accuracy",
-    "full": "whole-answer accuracy",
+    "exact_match": "exact match",
     "logprob_per_answer": "mean log-probability of the answer (nats)",
 }
 _STYLE = {
@@ -40,7 +41,7 @@ def condition_bars(
     Args:
         evaluations: evaluations by task name.
         conditions: conditions to draw, in this order; default: all, controls last.
-        measure: "top1" or "full" (Wilson intervals), or "logprob_per_answer" (bootstrap intervals).
+        measure: "top1" or "exact_match" (Wilson intervals), or "logprob_per_answer" (bootstrap intervals).
 
     Raises:
         LensFVError: nothing to draw, or a condition that occurs in no evaluation.
@@ -58,14 +59,17 @@ def condition_bars(
             raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
     rows = {c: {task: e[c] for task, e in evaluations.items() if c in e.conditions} for c in chosen}
     # Numbers are placed past the end of the intervals, at a distance of 1/50 of the axis.
-    span = max(abs(x) for row in rows.values() for result in row.values() for x in _numbers(result, measure))
+    shown: Mapping[str, Mapping[str, Estimate]] = {
+        c: {task: getattr(result, measure) for task, result in row.items()} for c, row in rows.items()
+    }
+    span = max(abs(x) for row in shown.values() for e in row.values() for x in e[:3])
     size = 11 if len(chosen) * len(evaluations) <= 16 else 9
     traces, others = [], cycle((PALETTE[1], PALETTE[6]))
     for condition in chosen:
         label, colour = _STYLE.get(condition) or (condition, next(others))
         if condition == "k_shot":
             label = _k_shot(evaluations)
-        traces += _bars(rows[condition], plain(label), colour, measure, gap=0.02 * span, size=size)
+        traces += _bars(shown[condition], plain(label), colour, measure, gap=0.02 * span, size=size)
     names = [plain(task) for task in evaluations]
     limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "logprob_per_answer" else {}
     return figure(
@@ -84,35 +88,29 @@ def condition_bars(
 
 
 def _bars(
-    rows: Mapping[str, Result], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
+    rows: Mapping[str, Estimate], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
 ) -> list[go.Bar | go.Scatter]:
     """Draw a condition's bars, and its numbers past the ends of the intervals."""
     tasks = [plain(task) for task in rows]
-    values, lows, highs = (list(column) for column in zip(*(_numbers(row, measure) for row in rows.values())))
-    hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in zip(values, lows, highs)]
+    estimates = list(rows.values())
     bars = go.Bar(
         x=tasks,
-        y=values,
+        y=[e.mean for e in estimates],
         name=label,
         legendgroup=label,
         offsetgroup=label,
         # An outline makes a zero visible as a line.
         marker={"color": colour, "line": {"color": colour, "width": 1.5}},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, high - value) for value, high in zip(values, highs)],
-            "arrayminus": [max(0.0, value - low) for value, low in zip(values, lows)],
-        },
-        text=[f"{tip}, {row.n} items" for tip, row in zip(hover, rows.values())],
+        error_y=error_bars(estimates),
+        text=[f"{e:.3f}, {e.n} items" for e in estimates],
         textposition="none",
         hovertemplate="%{x}: %{text}",
     )
     down = measure == "logprob_per_answer"
     numbers = go.Scatter(
         x=tasks,
-        y=[low - gap for low in lows] if down else [high + gap / 2 for high in highs],
-        text=[f"{value:.1f}".replace("-", "−") if down else f"{value:.2f}" for value in values],
+        y=[e.ci_low - gap if down else e.ci_high + gap / 2 for e in estimates],
+        text=[f"{e.mean:.1f}".replace("-", "−") if down else f"{e.mean:.2f}" for e in estimates],
         mode="text",
         textfont={"size": size},
         textposition="bottom center" if down else "top center",
@@ -124,14 +122,6 @@ def _bars(
         cliponaxis=False,
     )
     return [bars, numbers]
-
-
-def _numbers(row: Result, measure: BarMeasure) -> tuple[float, float, float]:
-    if measure == "top1":
-        return row.top1, row.low, row.high
-    if measure == "full":
-        return row.full, *wilson_interval(round(row.full * row.n), row.n)
-    return row.logprob_per_answer, row.logprob_low, row.logprob_high
 
 
 def _in_order(found: Sequence[str]) -> list[str]:

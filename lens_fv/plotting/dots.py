@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.theme import PALETTE, figure, plain
+from lens_fv.plotting.theme import PALETTE, error_bars, figure, plain
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 
@@ -45,11 +45,11 @@ def interval_dots(
                     **at,
                     mode="markers",
                     marker={"color": colour, "size": 7},
-                    error_x=_error(list(row.values()), colour),
+                    error_x=error_bars(list(row.values()), color=colour, thickness=1.5, width=0),
                     name=plain(name),
                     legendgroup=name,
                     showlegend=len(series) > 1 and panel == next((p for p, found in panels.items() if name in found), panel),
-                    hovertext=[f"{plain(panel)}, {plain(category)}, {plain(name)}: {_said(e)}" for category, e in row.items()],
+                    hovertext=[f"{plain(panel)}, {plain(category)}, {plain(name)}: {e:.3f}" for category, e in row.items()],
                     hovertemplate="%{hovertext}<extra></extra>",
                 )
             )
@@ -101,12 +101,12 @@ def interval_lines(
         go.Scatter(
             x=[beside(x, i) for x in sorted(line)],
             y=[line[x].mean for x in sorted(line)],
-            error_y=_error([line[x] for x in sorted(line)], colour),
+            error_y=error_bars([line[x] for x in sorted(line)], color=colour, thickness=1.5, width=0),
             mode="lines+markers",
             line={"color": colour, "width": 2},
             marker={"color": colour, "size": 7},
             name=plain(name),
-            hovertext=[f"{plain(name)}, {x:g}: {_said(line[x])}" for x in sorted(line)],
+            hovertext=[f"{plain(name)}, {x:g}: {line[x]:.3f}" for x in sorted(line)],
             hovertemplate="%{hovertext}<extra></extra>",
             showlegend=True,
         )
@@ -152,12 +152,3 @@ def panel_layout(
         place = {"x": start, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         layout["annotations"].append({"text": plain(name), "showarrow": False, **place})
     return layout
-
-
-def _error(rows: Sequence[Estimate], colour: str) -> dict[str, Any]:
-    ends = {"array": [max(0.0, e.high - e.mean) for e in rows], "arrayminus": [max(0.0, e.mean - e.low) for e in rows]}
-    return {"type": "data", "symmetric": False, **ends, "color": colour, "thickness": 1.5, "width": 0}
-
-
-def _said(found: Estimate) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 import torch
 
 from lens_fv.core.choices import Whole, checked
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import Estimate
 from lens_fv.dynamics import Trajectory, Verdict
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.dots import panel_axes, panel_layout
-from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, figure, plain
+from lens_fv.plotting.theme import GREY, PALETTE, counting_axis, error_bars, figure, plain
 
 _BARS = {
     "before": ("before", PALETTE[2]),
@@ -32,15 +32,8 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
     names = [f"{plain(v.task)}<br><i>{v.judgement}</i>" for v in verdicts]
     traces: list[go.Bar] = []
     for field, (label, colour) in _BARS.items():
-        values = [float(getattr(v, field)) for v in verdicts]
-        ends = [wilson_interval(round(value * v.knowledge.n), v.knowledge.n) for v, value in zip(verdicts, values)]
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, high - value) for value, (_, high) in zip(values, ends)],
-            "arrayminus": [max(0.0, value - low) for value, (low, _) in zip(values, ends)],
-        }
-        hover = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, (low, high) in zip(values, ends)]
+        shares: list[Estimate] = [getattr(v, field) for v in verdicts]
+        values, error, hover = [e.mean for e in shares], error_bars(shares), [f"{e:.3f}" for e in shares]
         mark = {"color": colour, "line": {"color": colour, "width": 1.5}}
         tip = {"text": hover, "textposition": "none", "hovertemplate": "%{x}: %{text}"}
         traces.append(go.Bar(x=names, y=values, name=label, marker=mark, error_y=error, **tip))

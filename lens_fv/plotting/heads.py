@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from lens_fv.core.choices import Count, checked
 from lens_fv.heads import HeadRanking
-from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, figure
+from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, error_bars, figure
 
 _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "logit", "logit_diff": "logit difference"}
 
@@ -52,19 +52,13 @@ def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     best = ranking.top(n)
     names = [head.name for head in best]
     bars = go.Bar(
-        x=[head.effect for head in best],
+        x=[head.effect.mean for head in best],
         y=names,
         orientation="h",
         width=0.7,
-        marker={"color": [POSITIVE if head.effect >= 0 else NEGATIVE for head in best]},
-        # A percentile interval of a skewed sample need not contain the mean, and an error bar cannot be negative.
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, head.high - head.effect) for head in best],
-            "arrayminus": [max(0.0, head.effect - head.low) for head in best],
-        },
-        text=[f"head {h.name}: effect {h.effect:+.3f} [{h.low:+.3f}, {h.high:+.3f}]" for h in best],
+        marker={"color": [POSITIVE if head.effect.mean >= 0 else NEGATIVE for head in best]},
+        error_x=error_bars([head.effect for head in best]),
+        text=[f"head {h.name}: effect {h.effect:+.3f}" for h in best],
         textposition="none",
         hovertemplate="%{text}<extra></extra>",
     )

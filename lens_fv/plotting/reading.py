@@ -41,7 +41,7 @@ def decoding_scatter(study: DecodingEvaluation, before: str, after: str, *, of: 
     axis = {"type": "log", "range": [low - 0.05, 0.1], **ticks}
     line = {"color": GREY, "width": 1, "dash": "dot"}
     hover = [f"{plain(name)}: rank {1 / x:,.0f} before, {1 / y:,.0f} after" for name, x, y in rows]
-    caption = f"mean difference {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], p = {gain.p:.2g}, {gain.n} relations"
+    caption = f"mean difference {gain.value:+.3f}, p = {gain.p_value:.2g}, {gain.value.n} relations"
     place = {"x": 0, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     return figure(
         [

@@ -84,8 +84,8 @@ def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") 
     scale_names = {scale: f"{scale:g}" for scale in sweep.scales}
     hover = [
         f"{'' if sweep.site == 'heads' else 'layer '}{layer_names[c.layer]}, scale {scale_names[c.scale]}: "
-        f"accuracy {c.top1:.3f} [{c.low:.3f}, {c.high:.3f}]<br>"
-        f"log-probability {c.logprob_per_answer:.3f} [{c.logprob_low:.3f}, {c.logprob_high:.3f}]"
+        f"accuracy {c.top1:.3f}<br>"
+        f"log-probability {c.logprob_per_answer:.3f}"
         for c in sweep.cells()
     ]
     n_scales = len(scale_names)

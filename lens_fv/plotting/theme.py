@@ -3,7 +3,7 @@
 All differences between themes are in the template, so a figure changes its theme by changing its template.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from html import escape
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import plotly.graph_objects as go
 
 from lens_fv.core.choices import checked
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 
 ThemeName = Literal["light", "dark", "print"]
@@ -126,3 +127,11 @@ def tint(colour: str, opacity: float) -> str:
     """Make a colour such as "#0072B2" translucent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def error_bars(estimates: Sequence[Estimate], **style: Any) -> dict[str, Any]:
+    """Error bars to the ends of the intervals of `estimates`."""
+    # A percentile interval of a skewed sample need not contain the mean, and an error bar cannot be negative.
+    up = [max(0.0, e.ci_high - e.mean) for e in estimates]
+    down = [max(0.0, e.mean - e.ci_low) for e in estimates]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **style}

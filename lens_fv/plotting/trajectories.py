@@ -125,7 +125,7 @@ def vector_plane(trajectory: Trajectory) -> go.Figure:
 
 
 def _line(curve: Mapping[int, Estimate], label: str, colour: str, at: Mapping[str, str], *, first: bool) -> go.Scatter:
-    hover = [f"step {step}: {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for step, e in curve.items()]
+    hover = [f"step {step}: {e:+.3f}" for step, e in curve.items()]
     return go.Scatter(
         x=list(curve),
         y=[e.mean for e in curve.values()],
@@ -142,7 +142,7 @@ def _line(curve: Mapping[int, Estimate], label: str, colour: str, at: Mapping[st
 
 
 def _band(curve: Mapping[int, Estimate], name: str, colour: str, at: Mapping[str, str]) -> list[go.Scatter]:
-    steps, low, high = list(curve), [e.low for e in curve.values()], [e.high for e in curve.values()]
+    steps, low, high = list(curve), [e.ci_low for e in curve.values()], [e.ci_high for e in curve.values()]
     band = {"x": steps + steps[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": tint(colour, 0.16)}
     return [go.Scatter(**band, **at, mode="lines", line={"width": 0}, name=name, hoverinfo="skip", showlegend=False)]
 

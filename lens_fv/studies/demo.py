@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.core.files import write_whole
+from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.demo_report import write_demo_report
@@ -84,13 +85,13 @@ def _task_report(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "pairs": len(study.task),
         "split": {"train": len(study.split.train), "validation": len(study.split.validation), "test": len(study.split.test)},
-        "heads": [head._asdict() for head in study.ranking.top()],
-        "unedited": float(study.ranking.baseline.mean()),
+        "heads": table_rows(study.ranking.top()),
+        "baseline": float(study.ranking.baseline.mean()),
         "layers": {
             "top1": study.by_layer.mean("top1")[:, 0].tolist(),
             "logprob": study.by_layer.mean()[:, 0].tolist(),
         },
-        "results": [result._asdict() for result in evaluation.results],
+        "results": table_rows(evaluation.results),
         "vectors": {
             name: {
                 "layer": vector.layer,

@@ -23,7 +23,7 @@ def write_demo_report(
     out: Path, model: LensModel, studies: Mapping[str, TaskStudy], evaluations: Mapping[str, Evaluation], seconds: float
 ) -> None:
     """Write `report.html` and `figures/` to the folder `out`."""
-    figures = {"conditions": condition_bars(evaluations), "whole-answers": condition_bars(evaluations, measure="full")}
+    figures = {"conditions": condition_bars(evaluations), "whole-answers": condition_bars(evaluations, measure="exact_match")}
     figures["layers"] = layer_curve(
         {name: study.by_layer for name, study in studies.items()},
         chosen={name: study.extracted.layer for name, study in studies.items()},
@@ -60,9 +60,9 @@ layer, where the answers are likeliest, is the one that was used."""
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list[list[object]]]:
-    header = ["relation", "condition", "top-1", "low", "high", "top-3", "whole answer", "log-probability", "items"]
+    header = ["relation", "condition", "top-1", "low", "high", "top-3", "exact match", "log-probability", "items"]
     rows: list[list[object]] = [
-        [name, r.condition, r.top1, r.low, r.high, r.top3, r.full, r.logprob_per_answer, r.n]
+        [name, r.condition, *r.top1[:3], r.top3.mean, r.exact_match.mean, r.logprob_per_answer.mean, r.top1.n]
         for name, evaluation in evaluations.items()
         for r in evaluation.results
     ]

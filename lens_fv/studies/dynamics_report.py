@@ -58,7 +58,7 @@ def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, j
     asked = ", ".join(task for task in trajectory.tasks if task not in run.tasks)
     intro = (
         f"<p><b>{escape(run.about['model'])}</b> fine-tuned on {escape(', then '.join(run.stages))} "
-        f"({escape(settings['method'])}, {settings['n_examples']} examples of each task, {trajectory.steps[-1]} steps)"
+        f"({escape(settings['update'])}, {settings['n_examples']} examples of each task, {trajectory.steps[-1]} steps)"
         f"{escape(f'; also evaluated: {asked}' if asked else '')}.</p>"
         "<p>Made by <code>lens-fv dynamics</code>; every number is in <code>dynamics.json</code>.</p>"
     )
@@ -97,10 +97,10 @@ def _table(judged: Sequence[Verdict]) -> tuple[list[str], list[list[object]]]:
         [
             v.task,
             v.judgement,
-            v.before,
-            v.after,
-            v.with_vector,
-            v.recovery if v.before > v.after and v.judgement != "absent" else "",
+            v.before.mean,
+            v.after.mean,
+            v.with_vector.mean,
+            v.recovery if v.before.mean > v.after.mean and v.judgement != "absent" else "",
             *((v.p_lost, v.p_restored) if v.judgement != "absent" else ("", "")),
             *v.knowledge,
         ]

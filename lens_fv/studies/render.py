@@ -55,7 +55,7 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
         setting=in_words,
         number=number,
     )
-    environment.globals.update(table=markdown_table, grid=grid, points=points, verdict=said_verdict)
+    environment.globals.update(table=markdown_table, columns_table=columns_table, points=points, verdict=said_verdict)
     environment.globals.update(folded=folded, figure=page.figure, csv=page.csv, command=command)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
@@ -97,7 +97,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, w
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def grid(
+def columns_table(
     first: str,
     table: Mapping[str, Mapping[str, Any]],
     columns: Mapping[str, str | tuple[str, Form]],

@@ -6,16 +6,19 @@ from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
 from lens_fv.vectors.function_vector import FunctionVector, other_heads, random_like
 from lens_fv.vectors.instruction_vector import InstructionVector, extract_instruction
+from lens_fv.vectors.options import FitConfig, TuneConfig
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
 from lens_fv.vectors.tune import tune, tune_many
 
 __all__ = [
     "Artefact",
     "Decoded",
+    "FitConfig",
     "FunctionVector",
     "InjectionSweep",
     "InstructionVector",
     "Provenance",
+    "TuneConfig",
     "combine",
     "decode",
     "extract",

@@ -1,13 +1,15 @@
 """Decoding of vectors into tokens."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.core.choices import Count, checked
+from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable
 from lens_fv.model.lens_model import LensModel
@@ -20,7 +22,8 @@ NEUTRAL = ("it", "this", "that", "something")
 """Neutral inputs, which belong to no relation."""
 
 
-class Decoded(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Decoded(Record):
     """A vector decoded into tokens.
 
     Decoding is no proxy for steering: vectors that steer well can decode to nothing readable.
@@ -30,11 +33,25 @@ class Decoded(NamedTuple):
             gains in nats.
         ranks: For each requested word, the rank (1 is the likeliest) of its first token, with a leading space.
         vocabulary: Number of tokens ranked.
+        through: Whether the vector was decoded through the model.
     """
 
     tokens: list[tuple[str, float]]
     ranks: dict[str, int]
     vocabulary: int
+    through: bool = False
+
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row per token, then one per requested word: its rank, and a token's probability or gain in nats."""
+        value = "gain_nats" if self.through else "probability"
+        tokens = [{"text": token, "rank": rank, value: number} for rank, (token, number) in enumerate(self.tokens, 1)]
+        return [*tokens, *({"text": word, "rank": rank, value: None} for word, rank in self.ranks.items())]
+
+    def summary(self) -> dict[str, str]:
+        """The likeliest tokens, and the ranks of the requested words."""
+        tokens = ", ".join(f"{token!r} {number:{'+' if self.through else ''}.3f}" for token, number in self.tokens)
+        words = {f"rank of {word!r}": f"{rank:,} of {self.vocabulary:,}" for word, rank in self.ranks.items()}
+        return {"gains in nats" if self.through else "tokens": tokens} | words
 
 
 @checked
@@ -75,7 +92,7 @@ def decode(
     tokens = [(model.decode(i), p) for i, p in zip(top.tolist(), values[top].tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
-    return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1])
+    return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1], through)
 
 
 def first_token(model: LensModel, word: str) -> int:

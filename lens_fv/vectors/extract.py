@@ -1,7 +1,7 @@
 """Extraction of a function vector from the strongest heads."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import torch
 
@@ -10,12 +10,21 @@ from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.heads import HeadRanking
 from lens_fv.heads.competence import Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
+from lens_fv.vectors.examples import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection
 
-MOST_VALIDATION = 40
-"""Maximum number of validation pairs for a choice; more cost time and rarely change it."""
+
+class ExtractOptions(TypedDict, total=False):
+    """Options of `extract` that `extract_instruction` takes too."""
+
+    n_heads: int
+    layer: int | None
+    site: Site
+    split: Split | None
+    queries: Queries | None
+    template: PromptTemplate
 
 
 @checked
@@ -111,10 +120,3 @@ def extract(
         anywhere = made.at(site="resid_post")
         at = sweep_injection(model, task, anywhere, scales=[1.0], split=split, template=template).best().layer
     return replace(made, layer=at, resid_norm=float(ranking.resid_norm[at]))
-
-
-def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
-    """Zero-shot prompts for at most 40 validation pairs, with primary answers only, on which layers and the like are chosen."""
-    pairs: Sequence[Pair] = split.validation[:MOST_VALIDATION]
-    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
-    return [EncodedPrompt(prompt.tokens, prompt.answers[:1]) for prompt in encoded]

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,16 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Finite, Seed, Whole, checked
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.model.padding import Passes, passes
 from lens_fv.patching import Edit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Site = Literal["resid_post", "state", "heads"]
 V = TypeVar("V", bound="FunctionVector")
@@ -144,6 +149,12 @@ class FunctionVector(Artefact):
 
     def __neg__(self) -> "FunctionVector":
         return _sum((self,), (-1.0,))
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row: what the vector was made from and where it acts; its norm is in units of the residual stream's."""
+        p = self.provenance
+        about = {"task": p.task, "method": p.method, "model": p.model, "seed": p.seed, "layer": self.layer, "site": self.site}
+        return data_frame([about | {"scale": self.scale, "norm_in_residuals": self.norm, "n_heads": len(self.heads)}])
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

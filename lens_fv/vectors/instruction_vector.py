@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, fields
 
-from lens_fv.core.choices import Count, Whole, checked
+from typing_extensions import Unpack
+
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
-from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task
-from lens_fv.vectors.extract import extract
-from lens_fv.vectors.function_vector import FunctionVector, Site
+from lens_fv.tasks import Task
+from lens_fv.vectors.extract import ExtractOptions, extract
+from lens_fv.vectors.function_vector import FunctionVector
 
 
 @checked
@@ -41,16 +42,7 @@ class InstructionVector(FunctionVector):
 
 @checked
 def extract_instruction(
-    model: LensModel,
-    task: Task,
-    ranking: HeadRanking,
-    *,
-    n_heads: Count = 10,
-    layer: Whole | None = None,
-    site: Site = "resid_post",
-    split: Split | None = None,
-    queries: Queries | None = None,
-    template: PromptTemplate = TODD,
+    model: LensModel, task: Task, ranking: HeadRanking, **options: Unpack[ExtractOptions]
 ) -> InstructionVector:
     """Extract an instruction vector: the sum of the top heads' mean outputs on instructed prompts (Jiang et al. 2024).
 
@@ -58,13 +50,8 @@ def extract_instruction(
         model: Model that was ranked.
         task: Task that was ranked.
         ranking: Ranking from `rank_instruction_heads`.
-        n_heads: Number of heads; this and the following are as in `extract`.
-        layer: Layer at which the vector is added; default: the one that makes validation answers likeliest after prompts
-            without an instruction.
-        site: Where the vector is injected.
-        split: Split of the task's pairs.
-        queries: Validation pairs for choosing the layer; "answered" means answered with the instructions.
-        template: Template of the prompts for choosing the layer.
+        **options: `n_heads`, `layer`, `site`, `split`, `queries` and `template`, as for `extract`. The layer is chosen after
+            prompts without an instruction; "answered" queries are those answered with the instructions.
 
     Raises:
         LensFVError: the ranking is not by instructions, or `extract` raises.
@@ -74,12 +61,11 @@ def extract_instruction(
         >>> lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1).layer
         1
     """
-    options = ranking.provenance.options
-    if "instructions" not in options:
+    recorded = ranking.provenance.options
+    if "instructions" not in recorded:
         raise LensFVError(
             f"instruction vector of {task.name}: the heads were not ranked by instructions; use rank_instruction_heads"
         )
-    how = {"n_heads": n_heads, "layer": layer, "site": site, "split": split, "queries": queries, "template": template}
-    made = extract(model, task, ranking, **how)
-    values = {field.name: getattr(made, field.name) for field in fields(made)}
-    return InstructionVector(**values, instructions=tuple(options["instructions"]), counterpart=options["counterpart"])
+    vector = extract(model, task, ranking, **options)
+    values = {field.name: getattr(vector, field.name) for field in fields(vector)}
+    return InstructionVector(**values, instructions=tuple(recorded["instructions"]), counterpart=recorded["counterpart"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,36 +10,36 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Level, Whole, checked
-from lens_fv.core.statistics import bootstrap_means, wilson_interval
+from lens_fv.core.statistics import Estimate, bootstrap_means, proportion
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 Measure = Literal["top1", "full", "logprob"]
 Part = Literal["validation", "test"]
 
 
 class SweepCell(NamedTuple):
-    """Results at one layer and scale, with 95 % intervals.
+    """Results at one layer and scale.
 
     Attributes:
-        top1: Fraction of items where the likeliest first token begins an acceptable answer; `low`, `high`: Wilson's interval.
-        full: Fraction of items where greedy decoding produces a complete acceptable answer.
-        logprob_per_answer: Mean log-probability of the whole (best acceptable) answer, in nats; `logprob_low`,
-            `logprob_high`: bootstrap interval.
+        top1: Fraction of items where the likeliest first token begins an acceptable answer, with Wilson's interval.
+        exact_match: Fraction of items where greedy decoding produces a complete acceptable answer, with Wilson's interval.
+        logprob_per_answer: Mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
     """
 
     layer: int
     scale: float
-    top1: float
-    low: float
-    high: float
-    full: float
-    logprob_per_answer: float
-    logprob_low: float
-    logprob_high: float
+    top1: Estimate
+    exact_match: Estimate
+    logprob_per_answer: Estimate
 
 
 @checked
@@ -86,16 +86,25 @@ class InjectionSweep(Artefact):
         n = len(values)
         if measure != "logprob":
             hits: list[int] = values.sum(0).flatten().tolist()
-            return torch.tensor([wilson_interval(k, n, level=level) for k in hits]).T.reshape(2, *values.shape[1:])
+            return torch.tensor([proportion(k, n, level=level)[1:3] for k in hits]).T.reshape(2, *values.shape[1:])
         found = bootstrap_means(values.numpy(force=True), level=level, resamples=resamples, seed=self.provenance.seed)
         return torch.from_numpy(found)
 
     def cells(self) -> list[SweepCell]:
         """One cell per layer and scale, ordered by layer."""
-        numbers = [self.mean("top1"), *self.interval("top1"), self.mean("full"), self.mean(), *self.interval()]
-        rows = torch.stack([x.double() for x in numbers], -1).flatten(0, 1).tolist()
-        places = [(layer, scale) for layer in self.layers for scale in self.scales]
-        return [SweepCell(*place, *row) for place, row in zip(places, rows, strict=True)]
+        n, (low, high) = len(self.logprob), self.interval()
+        logprobs = torch.stack([self.mean(), low.double(), high.double()], -1)
+        return [
+            SweepCell(
+                layer,
+                scale,
+                proportion(int(self.top1[:, i, j].sum()), n),
+                proportion(int(self.full[:, i, j].sum()), n),
+                Estimate(*logprobs[i, j].tolist(), n=n),
+            )
+            for i, layer in enumerate(self.layers)
+            for j, scale in enumerate(self.scales)
+        ]
 
     @checked
     def best(self, measure: Measure = "logprob") -> SweepCell:
@@ -103,12 +112,16 @@ class InjectionSweep(Artefact):
 
         `vector.at(layer=best.layer, scale=best.scale)` returns the vector for that cell.
         """
-        column = "logprob_per_answer" if measure == "logprob" else measure
-        return max(self.cells(), key=lambda cell: (getattr(cell, column), cell.logprob_per_answer))
+        field = {"top1": "top1", "full": "exact_match", "logprob": "logprob_per_answer"}[measure]
+        return max(self.cells(), key=lambda cell: (getattr(cell, field).mean, cell.logprob_per_answer.mean))
 
     def heatmap_data(self) -> Tensor:
         """Mean gain in log-probability over the plain model, (layers, scales)."""
         return (self.mean() - self.plain_logprob.double().mean()).float()
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per layer and scale; see `SweepCell`."""
+        return data_frame(self.cells())
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -118,9 +131,8 @@ class InjectionSweep(Artefact):
             "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
             "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
-            "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1:.2f} "
-            f"[{best.low:.2f}, {best.high:.2f}], log-prob {best.logprob_per_answer:.2f} "
-            f"[{best.logprob_low:.2f}, {best.logprob_high:.2f}]",
+            "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1}, "
+            f"log-prob {best.logprob_per_answer}",
         }
 
 

@@ -1,45 +1,24 @@
 """Fine-tuning of vectors; the model stays frozen."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.core.artefact import Provenance
-from lens_fv.core.choices import Count, NonNegative, Positive, Seed, Whole, checked
+from lens_fv.core.options import takes_options
 from lens_fv.errors import LensFVError
 from lens_fv.heads import resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.tasks import PromptTemplate, Split, Task
+from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.training import Candidate, TuningRun, train
-
-Start = FunctionVector | Literal["zero", "random"]
-DEPTHS = (0.3, 0.5)
-LEARNING_RATES = (0.05, 0.1)
+from lens_fv.vectors.options import Start, TuneConfig, TuneManyOptions, TuneOptions, learning_rates, tuned_layers
+from lens_fv.vectors.training import Candidate, TuningRun, train_vectors
 
 
-@checked
-def tune(
-    model: LensModel,
-    task: Task,
-    *,
-    start: Start = "zero",
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
-    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
-    steps: Count = 40,
-    l2: NonNegative = 0.0,
-    l2_to: Literal["zero", "start"] = "zero",
-    start_norm: NonNegative = 0.25,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> FunctionVector:
+@takes_options(TuneOptions, TuneConfig)
+def tune(model: LensModel, task: Task, options: TuneOptions) -> FunctionVector:
     """Fine-tune a function vector on a few pairs; the model stays frozen (Kang, Wu and Lu 2026).
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, with the vector added to the
@@ -50,18 +29,7 @@ def tune(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        start: Initial value: a vector, "zero" or "random".
-        pairs: Number of training pairs.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and that of `start`.
-        learning_rate: One rate or several, in units of the residual stream's typical norm at the layer over sqrt(d_model).
-        steps: Number of Adam steps.
-        l2: Weight of the squared distance to zero or to the start, in units of the residual stream's typical norm.
-        l2_to: Reference of that distance: "zero" or "start".
-        start_norm: Norm of a random start, in units of the residual stream's typical norm.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed, n_train=pairs)`.
-        template: Prompt template.
-        seed: Seed of the split and of a random start.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `TuneOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
@@ -70,57 +38,19 @@ def tune(
         >>> lens_fv.tune(model, task, pairs=4, steps=2, layer=1).layer
         1
     """
-    given = {} if split is None else {task.name: split}
-    options = {"pairs": pairs, "layer": layer, "learning_rate": learning_rate, "steps": steps, "l2": l2, "l2_to": l2_to}
-    (vector,) = tune_many(
-        model,
-        [task],
-        start=start,
-        start_norm=start_norm,
-        splits=given,
-        template=template,
-        seed=seed,
-        progress=progress,
-        **options,
-    )
+    splits = {} if options.split is None else {task.name: options.split}
+    (vector,) = _tuned(model, [task], {task.name: options.start}, splits, options, options.template, options.progress)
     return vector
 
 
-@checked
-def tune_many(
-    model: LensModel,
-    tasks: Sequence[Task],
-    *,
-    start: Start | Mapping[str, Start] = "zero",
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
-    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
-    steps: Count = 40,
-    l2: NonNegative = 0.0,
-    l2_to: Literal["zero", "start"] = "zero",
-    start_norm: NonNegative = 0.25,
-    splits: Mapping[str, Split] | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> list[FunctionVector]:
+@takes_options(TuneManyOptions, TuneConfig)
+def tune_many(model: LensModel, tasks: Sequence[Task], options: TuneManyOptions) -> list[FunctionVector]:
     """Fine-tune the vectors of many relations in the same passes; each equals the result of `tune` with the same layers.
 
     Args:
         model: Model, which stays frozen.
         tasks: Tasks to learn.
-        start: One initial value for all tasks, or a mapping by task name; see `tune`.
-        pairs: Number of training pairs per task.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
-        learning_rate: See `tune`.
-        steps: See `tune`.
-        l2: See `tune`.
-        l2_to: See `tune`.
-        start_norm: See `tune`.
-        splits: Splits by task name; default: as in `tune`.
-        template: Prompt template.
-        seed: Seed of the splits and of random starts.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `TuneManyOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: no task is given, two have the same name, or `tune` raises.
@@ -129,92 +59,39 @@ def tune_many(
         >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], pairs=4, steps=2, layer=1)]
         ['toy']
     """
-    names = [task.name for task in tasks]
+    names, start = [task.name for task in tasks], options.start
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"tune {len(names)} vectors: give at least one task, and each a name of its own: {', '.join(names)}")
-    begin: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
-    for vector in begin.values():
-        if isinstance(vector, FunctionVector):
-            vector.provenance.check(model)
-    rates = (learning_rate,) if isinstance(learning_rate, float | int) else tuple(learning_rate)
-    candidates = [Candidate(at, rate) for at in _layers(model, layer, begin.values()) for rate in rates]
-    courses = [
-        _course(model, task, (splits or {}).get(task.name), begin[task.name], candidates, pairs, start_norm, template, seed)
-        for task in tasks
-    ]
-    train(model, courses, candidates, steps=steps, l2=l2, l2_to_start=l2_to == "start", progress=progress)
-    settings = {"pairs": pairs, "steps": steps, "l2": l2, "l2_to": l2_to}
-    return [
-        _vector(model, task, c, candidates, begin[task.name], settings, seed) for task, c in zip(tasks, courses, strict=True)
-    ]
+    starts: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
+    return _tuned(model, tasks, starts, options.splits or {}, options, options.template, options.progress)
 
 
-def _course(
+def _tuned(
     model: LensModel,
-    task: Task,
-    split: Split | None,
-    start: Start,
-    candidates: Sequence[Candidate],
-    pairs: int,
-    start_norm: float,
+    tasks: Sequence[Task],
+    starts: Mapping[str, Start],
+    splits: Mapping[str, Split],
+    config: TuneConfig,
     template: PromptTemplate,
-    seed: int,
-) -> TuningRun:
-    split = split or split_pairs(task, seed=seed, n_train=pairs)
-    if len(split.train) < pairs:
-        raise LensFVError(f"tune on {pairs} pairs of {task.name}: its training split has {len(split.train)}; ask for fewer")
-    prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    units = resid_norms(model, [p.tokens for p in prompts])
-    starts = torch.stack([_start(model, start, start_norm * float(units[at]), seed) for at, _ in candidates])
-    return TuningRun(task.name, prompts, validation_prompts(model, split, template), units, starts)
+    progress: bool,
+) -> list[FunctionVector]:
+    for start in starts.values():
+        if isinstance(start, FunctionVector):
+            start.provenance.check(model)
+    rates = learning_rates(config.learning_rate)
+    candidates = [Candidate(at, rate) for at in tuned_layers(model, config.layer, starts.values()) for rate in rates]
+    runs: list[TuningRun] = []
+    for task in tasks:
+        examples = FittingExamples.of(model, task, splits.get(task.name), config, template, what="a vector")
+        units = resid_norms(model, [prompt.tokens for prompt in examples.train])
+        start = starts[task.name]
+        initial = [_initial(model, start, config.start_norm * float(units[at]), config.seed) for at, _ in candidates]
+        origin = start.provenance.method if isinstance(start, FunctionVector) else start
+        runs.append(TuningRun(examples, units, origin, torch.stack(initial)))
+    return train_vectors(model, runs, candidates, config, progress=progress)
 
 
-def _vector(
-    model: LensModel,
-    task: Task,
-    course: TuningRun,
-    candidates: Sequence[Candidate],
-    start: Start,
-    settings: dict[str, Any],
-    seed: int,
-) -> FunctionVector:
-    if course.vector is None:
-        raise LensFVError(f"tune {task.name} on {model.name}: no candidate gives its answers a finite log-probability")
-    at, rate = candidates[course.candidate]
-    options = settings | {
-        "start": start.provenance.method if isinstance(start, FunctionVector) else start,
-        "learning_rate": rate,
-        "best_step": course.step,
-        "validation_logprob": course.logprob,
-        "candidates": [list(c) for c in candidates],
-    }
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*course.train, *course.held_out)],
-        seed=seed,
-        method="tuned",
-        options=options,
-    )
-    return FunctionVector(
-        provenance=provenance,
-        vector=course.vector,
-        head_outputs=torch.zeros(0, model.d_head),
-        layer=at,
-        resid_norm=float(course.units[at]),
-    )
-
-
-def _layers(model: LensModel, layer: int | Sequence[int] | None, starts: Iterable[Start]) -> list[int]:
-    if layer is None:
-        own = [start.layer for start in starts if isinstance(start, FunctionVector)]
-        layer = [*own, *(round(depth * (model.n_layers - 1)) for depth in DEPTHS)]
-    layers = [layer] if isinstance(layer, int) else layer
-    return sorted({model.check_layer(at) for at in layers})
-
-
-def _start(model: LensModel, start: Start, norm: float, seed: int) -> Float[Tensor, " d_model"]:
+def _initial(model: LensModel, start: Start, norm: float, seed: int) -> Float[Tensor, " d_model"]:
     if isinstance(start, FunctionVector):
         return start.vector.to(model.device) * start.scale
     draw = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)).to(model.device)

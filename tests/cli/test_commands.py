@@ -11,6 +11,7 @@ import typer
 from helpers import toy_task
 
 from lens_fv.cli.app import app, execute
+from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
 from lens_fv.tasks import load_task
@@ -37,7 +38,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     code, ranked, _ = run("rank", "--task", "toy.json", *QUICK)
     assert code == 0
     assert len(ranked["heads"]) == 12
-    assert set(ranked["heads"][0]) == {"layer", "head", "effect", "low", "high", "p"}
+    assert set(ranked["heads"][0]) == {"layer", "head", "effect", "ci_low", "ci_high", "n", "p_value"}
     effects = [h["effect"] for h in ranked["heads"]]
     assert effects == sorted(effects, reverse=True)
 
@@ -49,7 +50,8 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
-    assert {"condition", "top1", "low", "high", "n", "logprob_per_answer"} <= set(tuned["results"][0])
+    columns = {"condition", "top1_accuracy", "top1_accuracy_ci_low", "exact_match", "n", "logprob_per_answer_nats"}
+    assert columns <= set(tuned["results"][0])
 
     vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
     code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--shots", "2", "--out", "all.safetensors")
@@ -101,7 +103,7 @@ def test_verify_and_bench(run, model_folder):
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
     assert bench["max_abs_error"] < 1e-5
-    assert bench["method"] == "rows"
+    assert bench["backend"] == "rows"
 
 
 def test_bench_sweep_tune_memory(run, tmp_path):
@@ -182,7 +184,7 @@ def test_sweep_classes_and_attributions(run, tmp_path):
     code, compared, _ = run("attributions", "r.safetensors", "--task", "toy.json", "--out", "a.safetensors")
     assert code == 0
     assert [row["score"] for row in compared["scores"]] == ["attribution", "direct"]
-    assert all(-1 <= row["spearman"]["low"] <= row["spearman"]["high"] <= 1 for row in compared["scores"])
+    assert all(-1 <= row["spearman"]["ci_low"] <= row["spearman"]["ci_high"] <= 1 for row in compared["scores"])
     for name in ("s", "c", "a"):
         assert run("show", f"{name}.safetensors", model=False)[0] == 0
 
@@ -198,7 +200,7 @@ def test_compare(run, tmp_path):
     code, _, said = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--queries", "answered", as_json=False)
     assert (code, said.count("\n")) == (2, 1)
     assert "it answers none of" in said
-    assert [r._asdict() for r in load_artefact(tmp_path / "k.safetensors").results] == found["results"]
+    assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == found["results"]
     code, _, said = run("compare", "--task", "toy.json", "--kind", "magic")
     assert code == 2
     assert "choose from extracted" in said

@@ -80,20 +80,20 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
         (c, m) for c in ("composite", "fitted", "one_shot_composite", "one_shot_fitted") for m in ("top1", "logprob")
     }
     found = paired["composite", "logprob"]
-    assert found["mean"] == pytest.approx(composite["logprob_per_token"] - one_shot["logprob_per_token"], abs=1e-5)
+    assert found["mean"] == pytest.approx(composite["logprob_per_token_nats"] - one_shot["logprob_per_token_nats"], abs=1e-5)
     assert (found["than"], found["n"]) == ("one_shot", 10)
-    assert found["low"] <= found["mean"] <= found["high"]
+    assert found["ci_low"] <= found["mean"] <= found["ci_high"]
     by_relation = solved["by_relation"]
     assert sum(rows[0]["n"] for rows in by_relation.values()) == 10
     for i, overall in enumerate(solved["results"]):
         parts = [rows[i] for rows in by_relation.values()]
         assert {row["condition"] for row in parts} == {overall["condition"]}
-        assert sum(row["top1"] * row["n"] for row in parts) / 10 == pytest.approx(overall["top1"])
+        assert sum(row["top1_accuracy"] * row["n"] for row in parts) / 10 == pytest.approx(overall["top1_accuracy"])
     assert run("show", "a.safetensors", model=False)[1]["kind"] == "AnalogyEvaluation"
     (tmp_path / "mine.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":"small"}\n')
     code, mine, _ = run("analogy", "--library", built, "--file", "mine.jsonl")
     assert (code, mine["analogies"]) == (0, 1)
-    assert mine["results"][0]["choice"] is None
+    assert mine["results"][0]["mc_accuracy"] is None
     code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--most", "2", as_json=False)
     assert code == 0
     assert "top-1 by relation, and composite less one_shot" in printed

@@ -42,7 +42,7 @@ def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
     by = {(r["of"], r["measure"]): r for r in found["summary"]}
     assert (by["words", "best_rank"]["n"], by["answers", "best_rank"]["n"]) == (1, 2)
     mean = (past["answers"]["top10"] + toy["answers"]["top10"]) / 2
-    assert by["answers", "top10"]["mean"] == pytest.approx(mean)
+    assert by["answers", "top10"]["value"] == pytest.approx(mean)
 
     code, alone, _ = run("library/present-past.safetensors", "--words", "walk", "--top", "3")
     assert code == 0

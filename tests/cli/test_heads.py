@@ -50,7 +50,7 @@ def test_rank_takes_every_option(run, tmp_path):
             if name not in ("--correction", "--source", "--noise"):
                 assert said[name[2:].replace("-", "_")] == value
         assert found["heads"] != plain["heads"]
-        assert all(0 < h["p"] <= 1 for h in found["heads"])
+        assert all(0 < h["p_value"] <= 1 for h in found["heads"])
     assert len(found["heads"]) == 6  # three layers of two groups
 
 
@@ -68,7 +68,7 @@ def test_rank_draws_a_table(run):
     code, out, _ = run("rank", "--task", "toy.json", "--top", "3", as_json=False)
     assert code == 0
     assert "p (holm)" in out
-    assert out.count("[") == 3
+    assert out.count("[+") + out.count("[-") == 3
 
 
 def test_universal(run, tmp_path):

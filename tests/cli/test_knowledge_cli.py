@@ -65,7 +65,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     with WeightDelta.load(tmp_path / "mine" / "update.safetensors").applied(model):
         own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
-    assert conditions["mine"]["elsewhere_accuracy"]["mean"] == own.accuracy().mean
+    assert conditions["mine"]["locality_accuracy"]["mean"] == own.accuracy().mean
     assert conditions["mine"]["kl_to_base"]["mean"] > 0
     assert conditions["base"]["kl_to_base"] is None
 
@@ -123,7 +123,7 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
     clipped = ["--clip", "0.5", "--top-k", "9", "--method", "lora", "--where", "after_mention", "--temperature", "1"]
     assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--sentences", "2", "--out", "mixed")[0] == 0
     mixed = WeightDelta.load(tmp_path / "mixed" / "update.safetensors").provenance.options
-    assert [mixed[name] for name in ("clip", "top_k", "method", "where", "temperature")] == [
+    assert [mixed[name] for name in ("max_grad_norm", "top_k", "update", "target_tokens", "temperature")] == [
         0.5,
         9,
         "lora",
@@ -134,4 +134,4 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
     usual = ["--clip", "0", "--top-k", "0", "--out", "usual"]
     assert run("distill", *rows, *FAST, *usual)[0] == 0
     plain = WeightDelta.load(tmp_path / "usual" / "update.safetensors").provenance.options
-    assert (plain["clip"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")
+    assert (plain["max_grad_norm"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")

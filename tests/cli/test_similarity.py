@@ -65,7 +65,7 @@ def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
     assert [row["kind"] for row in found["judgements"]] == [kind for kind in kinds for _ in range(2)]
     vectors = {name: FunctionVector.load(tmp_path / "extracted" / f"{name}.safetensors") for name in names}
     matrix = similarity_matrix(vectors)
-    by_kind = {(row["kind"], row["coefficient"]): row["value"] for row in found["judgements"]}
+    by_kind = {(row["kind"], row["coefficient"]): row["correlation"] for row in found["judgements"]}
     expected = stats.spearmanr(matrix.upper, np.arange(10)).statistic
     assert by_kind["extracted", "spearman"] == pytest.approx(expected)
     assert found["taxonomy"][1]["same"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)

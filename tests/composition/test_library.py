@@ -13,7 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.tasks import TODD, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, extract, tune
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors.examples import validation_prompts
 
 FEW = {"pairs": 6, "steps": 4, "learning_rate": 0.1}
 

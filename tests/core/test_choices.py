@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import jaxtyping
 import numpy as np
+import pandas
 import pytest
 
 import lens_fv
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Finite, Whole, checked
+from lens_fv.core.results import Saved
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import alignment
 from lens_fv.finetuning import regularizers
@@ -68,7 +70,9 @@ def leaves(annotation: Any) -> Iterator[Any]:
 def options() -> Iterator[tuple[str, Callable[..., Any], str, list[Any]]]:
     for name, thing in public():
         owner = thing.__init__ if inspect.isclass(thing) else thing
-        hints = get_type_hints(inspect.unwrap(owner), include_extras=True, localns=vars(lens_fv))
+        hints = get_type_hints(inspect.unwrap(owner), include_extras=True, localns={**vars(lens_fv), "pd": pandas})
+        if hasattr(thing, "__signature__"):  # options that a dataclass states
+            hints |= {each.name: each.annotation for each in inspect.signature(thing).parameters.values()}
         for parameter in inspect.signature(thing).parameters.values():
             if parameter.name in hints:
                 yield name, thing, parameter.name, list(leaves(hints[parameter.name]))
@@ -113,7 +117,7 @@ def test_numbers_out_of_range_are_refused(name, thing, option, parts):
 
 def test_every_number_that_is_an_option_has_a_range():
     bare = {(name, option) for name, _, option, parts in OPTIONS if {int, float} & set(parts)}
-    results = {name for name, thing in public() if inspect.isclass(thing) and issubclass(thing, Artefact)}
+    results = {name for name, thing in public() if inspect.isclass(thing) and issubclass(thing, Artefact | Saved)}
     assert {(name, option) for name, option in bare if name not in NO_OPTIONS | results} == set()
     assert len(CHOICES) > 60
     assert len(NUMBERS) > 150
@@ -167,6 +171,6 @@ def test_what_may_be_passed_is_passed(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_dataclass_is_checked_whenever_one_is_made():
     with pytest.raises(
-        LensFVError, match=r"^FinetuneConfig\(method='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
+        LensFVError, match=r"^FinetuneConfig\(update='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
     ):
-        dataclasses.replace(lens_fv.FinetuneConfig(), method="LoRA")
+        dataclasses.replace(lens_fv.FinetuneConfig(), update="LoRA")

@@ -11,7 +11,7 @@ from lens_fv.dynamics import Trajectory, continual_metrics, make_task_probe, mea
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
 from lens_fv.finetuning import FinetuneConfig, finetune, switch_to_checkpoint
-from lens_fv.heads import head_means, instruction_contrast, rank_instruction_heads
+from lens_fv.heads import head_means, make_instruction_prompts, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import extract_instruction
@@ -163,7 +163,7 @@ def run(model_folder, tmp_path_factory):
 def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     model = load_model(model_folder)
     settings = {"n_clean": 3, "n_trials": 2, "counterpart": "none"}
-    contrast, _ = instruction_contrast(model, TASKS[0], **settings)
+    contrast = make_instruction_prompts(model, TASKS[0], **settings)
     one = probe(model, TASKS[0], contrast=contrast)
     two = probe(model, TASKS[1])
     path = track_checkpoints(model, run, [one, two])

@@ -57,7 +57,7 @@ def test_curves_are_means_over_items(provenance):
     shortened = replace(made, correct=made.correct.index_fill(2, torch.tensor([0, 19]), torch.nan))
     before, after = shortened.curve("accuracy", "one").values()
     assert (before.mean, before.n, after.mean) == (14 / 18, 18, 1 / 18)
-    assert 0.5 < before.low < before.mean < before.high < 1
+    assert 0.5 < before.ci_low < before.mean < before.ci_high < 1
     assert shortened.curve("accuracy", "one", change=True)[1].mean == pytest.approx(-13 / 18)
     assert made.curve("with_vector", "one")[1].mean == pytest.approx(12 / 20)
     assert made.curve("with_random", "one")[1].mean == pytest.approx(3 / 20)
@@ -91,14 +91,15 @@ def test_every_judgement_where_it_belongs(provenance):
     found = {v.task: v for v in verdicts(made)}
     assert [v.judgement for v in found.values()] == ["kept", "suppressed", "overwritten", "undecided", "undecided", "undecided"]
     one = found["suppressed"]
-    assert (one.before, one.after, one.with_vector, one.with_random) == pytest.approx((0.75, 0.1, 0.6, 0.1))
+    shares = tuple(e.mean for e in (one.before, one.after, one.with_vector, one.with_random))
+    assert shares == pytest.approx((0.75, 0.1, 0.6, 0.1))
     assert one.recovery == pytest.approx(10 / 13)
-    assert math.isnan(found["steady"]._replace(after=0.75).recovery)
+    assert math.isnan(found["steady"]._replace(after=one.before).recovery)
     # 13 items went wrong and none right; six tasks, of which five lost as much
     assert one.p_lost == pytest.approx(6 * 0.5**13)
     assert found["steady"].p_lost == pytest.approx(binom.sf(0, 1, 0.5))
     assert one.knowledge.mean == pytest.approx(0.1)
-    assert one.knowledge.low < 0.1 < one.knowledge.high
+    assert one.knowledge.ci_low < 0.1 < one.knowledge.ci_high
     assert verdicts(made, margin=4.0)[2].judgement == "undecided"
 
 
@@ -117,7 +118,7 @@ def test_a_task_that_was_not_there_is_not_judged(provenance):
     assert [v.judgement for v in found.values()] == ["absent", "absent", "kept", "suppressed"]
     assert [v.lost for v in found.values()] == [False, False, False, True]
     same = found["one same answer"]
-    assert (same.before, same.after, same.majority) == (pytest.approx(0.4), 0, 0.25)
+    assert (same.before.mean, same.after.mean, same.majority) == (pytest.approx(0.4), 0, 0.25)
     assert all(math.isnan(value) for value in (same.p_lost, same.p_restored, same.recovery))
     assert found["suppressed"].p_lost == pytest.approx(2 * 0.5**13)  # two tasks are judged
     # without majorities, whoever gets one right is there
@@ -139,7 +140,7 @@ def test_items_that_are_not_there_do_not_count(provenance):
         getattr(made, key)[:, 0, 15:] = torch.nan
     made.added[:, 0, :, 15:] = torch.nan
     (found,) = verdicts(made)
-    assert (found.before, found.after) == (1.0, pytest.approx(2 / 15))
+    assert (found.before.mean, found.after.mean) == (1.0, pytest.approx(2 / 15))
     assert found.knowledge.n == 15
 
 

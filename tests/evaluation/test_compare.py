@@ -20,7 +20,7 @@ def test_all_kinds_in_one_table(tiny_model, tmp_path):
     found = compare_baselines(model, task, n_heads=3, **FEW)
     assert found.conditions == ("none", "k_shot", *BASELINES, "random")
     split = split_pairs(task, n_train=8)
-    assert {r.n for r in found.results} == {len(split.test)}
+    assert {r.top1.n for r in found.results} == {len(split.test)}
     alone = {
         "mean_state": mean_state(model, task, n_shots=2, n_prompts=3, split=split),
         "tuned": tune(model, task, pairs=8, steps=5, split=split),

@@ -10,7 +10,7 @@ from scipy import stats
 
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import DecodingEvaluation, bootstrap_interval, evaluate_decoding, load_artefact
+from lens_fv.evaluation import DecodingEvaluation, estimate, evaluate_decoding, load_artefact
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector, decode
 from lens_fv.vectors.decode import vocabulary_effect
@@ -84,8 +84,8 @@ def test_a_planted_word_is_read_at_rank_one(tiny_model):
     task = byte_task("planted", "bcd", ("word",))
     found = evaluate_decoding(model, [task], {"planted": {"planted": vector}, "against": {"planted": vector.at(scale=-1.0)}})
     assert found.ranks[0].tolist() == [1, 320]
-    assert found.mean("planted", "best_reciprocal").mean == found.mean("planted", "hit10").mean == 1.0
-    assert found.mean("against", "hit10").mean == 0.0
+    assert found.mean("planted", "best_reciprocal").value.mean == found.mean("planted", "hit10").value.mean == 1.0
+    assert found.mean("against", "hit10").value.mean == 0.0
     assert decode(vector, model, 1, words=["word"]).ranks == {"word": 1}
     assert decode(vector.at(scale=-1.0), model, 1, words=["word"]).ranks == {"word": 320}
 
@@ -123,7 +123,7 @@ def test_measures_are_what_they_say():
         assert {m: study.values(m)[0, k].item() for m in expected} == pytest.approx(expected)
     assert study.values("best_rank")[1].isnan().all()
     assert study.values("median_rank", of="answers")[1].tolist() == [8.0, 18.5]
-    assert [(study.mean("tuned", "best_rank", of=of).n) for of in ("words", "answers")] == [1, 2]
+    assert [(study.mean("tuned", "best_rank", of=of).value.n) for of in ("words", "answers")] == [1, 2]
     assert len(study.results) == 2 * 2 * 7
 
 
@@ -150,17 +150,17 @@ def test_intervals_and_tests_are_those_of_scipy():
     study = made(ranks.tolist(), list(range(24)), [False] * 24, seed=3)
     before, after = (1 / ranks.double()).unbind(1)
     result = study.mean("tuned", "best_reciprocal")
-    assert result.mean == pytest.approx(after.mean().item())
-    assert (result.low, result.high) == pytest.approx(bootstrap_interval(after.tolist(), seed=3))
+    assert result.value.mean == pytest.approx(after.mean().item())
+    assert result.value == estimate(after.tolist(), seed=3)
     gain = study.difference("extracted", "tuned", "best_reciprocal")
-    assert gain.mean == pytest.approx((after - before).mean().item())
-    assert (gain.low, gain.high) == pytest.approx(bootstrap_interval((after - before).tolist(), seed=3))
-    assert gain.low <= gain.mean <= gain.high
-    assert gain.p == pytest.approx(stats.wilcoxon(after.numpy(), before.numpy()).pvalue)
-    assert gain.p < 0.001
+    assert gain.value.mean == pytest.approx((after - before).mean().item())
+    assert gain.value == estimate((after - before).tolist(), seed=3)
+    assert gain.value.ci_low <= gain.value.mean <= gain.value.ci_high
+    assert gain.p_value == pytest.approx(stats.wilcoxon(after.numpy(), before.numpy()).pvalue)
+    assert gain.p_value < 0.001
     back = study.difference("tuned", "extracted", "best_reciprocal")
-    assert (back.mean, back.p) == pytest.approx((-gain.mean, gain.p))
-    assert study.difference("tuned", "tuned", "best_rank").p == 1.0
+    assert (back.value.mean, back.p_value) == pytest.approx((-gain.value.mean, gain.p_value))
+    assert study.difference("tuned", "tuned", "best_rank").p_value == 1.0
 
 
 def test_round_trip(tiny_model, tasks, tmp_path):

@@ -6,7 +6,7 @@ from helpers import toy_task
 from scipy.stats import binomtest, norm
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import Evaluation, bootstrap_interval, evaluate, wilson_interval
+from lens_fv.evaluation import Evaluation, estimate, evaluate, proportion
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
 from lens_fv.patching.readout import token_ranks
@@ -115,8 +115,8 @@ def test_conditions_and_their_order(tiny_model, tmp_path):
     found = evaluate(model, task, {"tuned": vector}, other=other, n_shots=2)
     assert found.conditions == ("none", "k_shot", "tuned", "random", "other_relation")
     split = split_pairs(task, seed=0)
-    assert [r.n for r in found.results] == [len(split.test)] * 5
-    assert all(r.low <= r.top1 <= r.high and r.logprob_low <= r.logprob_per_answer <= r.logprob_high for r in found.results)
+    assert [r.top1.n for r in found.results] == [len(split.test)] * 5
+    assert all(e.ci_low <= e.mean <= e.ci_high and e.n == len(found.top1) for r in found.results for e in r[1:])
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
     assert again.results == found.results
     assert "tuned" in repr(again)
@@ -173,16 +173,17 @@ def test_bad_requests(tiny_model):
 def test_wilson_is_the_closed_form(k, n):
     z, p = norm.ppf(0.975), k / n
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    assert wilson_interval(k, n) == pytest.approx((middle - half, middle + half), abs=1e-9)
+    assert proportion(k, n) == pytest.approx((k / n, middle - half, middle + half, n), abs=1e-9)
     found = binomtest(k, n).proportion_ci(confidence_level=0.9, method="wilson")
-    assert wilson_interval(k, n, level=0.9) == pytest.approx((found.low, found.high), abs=1e-12)
-    low, high = wilson_interval(k / 4, n)  # shares, as of tied choices
+    assert proportion(k, n, level=0.9)[1:3] == pytest.approx((found.low, found.high), abs=1e-12)
+    _, low, high, _ = proportion(k / 4, n)  # shares, as of tied choices
     assert low <= k / 4 / n <= high
 
 
 def test_bootstrap_agrees_with_the_normal_interval():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
     mean, error = sum(values) / 400, torch.tensor(values).std().item() / 20
-    low, high = bootstrap_interval(values)
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
-    assert bootstrap_interval([1.0, 1.0]) == (1.0, 1.0)
+    found = estimate(values)
+    assert found[::3] == (pytest.approx(mean), 400)
+    assert found[1:3] == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    assert estimate([1.0, 1.0]) == (1.0, 1.0, 1.0, 2)

@@ -17,7 +17,8 @@ def test_prediction_is_evaluated_beside_its_parts_and_the_direct_vector(tiny_mod
         asked.extend(tasks)
         return tune_many(model, tasks, pairs=6, steps=5, layer=1, learning_rate=0.1)
 
-    vectors, found = compose_lists(model, task, make, n_pairs=30, n_shots=2, max_items=5)
+    made = compose_lists(model, task, make, n_pairs=30, n_shots=2, max_items=5)
+    vectors, found = made.vectors, made.evaluation
     assert [t.name for t in asked] == ["first-of-3-toy", "first-of-3-copy", "last-of-3-toy", "last-of-3-copy"]
     parts = [vectors[name] for name in ("first_output", "last_copy", "first_copy")]
     torch.testing.assert_close(vectors["predicted"].vector, parts[0].vector + parts[1].vector - parts[2].vector)
@@ -31,12 +32,13 @@ def test_prediction_is_evaluated_beside_its_parts_and_the_direct_vector(tiny_mod
     split = split_pairs(target)
     again = evaluate(model, target, {"predicted": vectors["predicted"]}, split=split, n_shots=2, max_items=5)
     for condition in ("none", "k_shot", "predicted", "random"):
-        assert found[condition].logprob_per_answer == pytest.approx(again[condition].logprob_per_answer, abs=1e-5)
+        assert found[condition].logprob_per_answer.mean == pytest.approx(again[condition].logprob_per_answer.mean, abs=1e-5)
 
 
 def test_tuned_vectors_are_the_default(tiny_model):
     model = tiny_model("llama")
-    vectors, found = compose_lists(model, toy_task(), n_pairs=50, n_shots=1, max_items=2)
+    made = compose_lists(model, toy_task(), n_pairs=50, n_shots=1, max_items=2)
+    vectors, found = made.vectors, made.evaluation
     assert {v.provenance.method for v in vectors.values()} == {"tuned", "combined"}
     assert {v.layer for v in vectors.values()} == {1}
     assert len(found.top1) == 2

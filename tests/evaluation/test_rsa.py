@@ -62,9 +62,9 @@ def test_correlations_are_scipys_over_the_judged_pairs(judged):
     x, y = one.upper[~hidden], values[~hidden]
     for coefficient, of in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         found = compare_similarities(one, other, coefficient=coefficient, permutations=200, resamples=200)
-        assert found.value == pytest.approx(of(x, y).statistic)
-        assert (found.n_items, found.n_pairs) == (9, len(x))
-        assert found.low < found.high
+        assert found.correlation.mean == pytest.approx(of(x, y).statistic)
+        assert (found.correlation.n, found.n_pairs) == (9, len(x))
+        assert found.correlation.ci_low < found.correlation.ci_high
 
 
 @pytest.mark.parametrize("judged", [6, 5])
@@ -82,7 +82,7 @@ def test_p_counts_all_relabellings_by_hand(judged):
     every = np.array([spearman(list(order)) for order in permutations(range(4))])
     expected = np.mean(every >= spearman([0, 1, 2, 3]) - 1e-9)
     found = compare_similarities(one, made(truth), permutations=1000)
-    assert found.p == pytest.approx(expected)
+    assert found.p_value == pytest.approx(expected)
     assert 0 < expected < 0.5
 
 
@@ -90,16 +90,16 @@ def test_order_and_further_items_do_not_matter():
     one, other = drawn(8, 0), drawn(5, 1)
     again = compare_similarities(one, other.among(other.names[::-1]), permutations=10)
     plain = compare_similarities(one.among(other.names), other, permutations=10)
-    assert again.value == pytest.approx(plain.value)
+    assert again.correlation.mean == pytest.approx(plain.correlation.mean)
 
 
 def test_agreement_is_found_where_it_is_and_only_there():
     one = drawn(14, 0)
     noisy = made(one.upper + 0.5 * drawn(14, 1).upper, one.names)
     found = compare_similarities(one, noisy, permutations=1000)
-    assert found.p == pytest.approx(1 / 1001)
-    assert 0 < found.low < found.value < found.high <= 1
-    ps = [compare_similarities(drawn(8, 2 * i), drawn(8, 2 * i + 1), permutations=200, resamples=2).p for i in range(60)]
+    assert found.p_value == pytest.approx(1 / 1001)
+    assert 0 < found.correlation.ci_low < found.correlation.mean < found.correlation.ci_high <= 1
+    ps = [compare_similarities(drawn(8, 2 * i), drawn(8, 2 * i + 1), permutations=200, resamples=2).p_value for i in range(60)]
     assert 0.3 < np.mean(ps) < 0.7
     assert np.mean(np.array(ps) < 0.05) < 0.15
 
@@ -126,7 +126,7 @@ def test_structure_by_hand():
     # 0.9 beats all four, 0.25 beats three
     assert found.auc == pytest.approx(7 / 8)
     # of the three ways to halve four items this is the best, with its 8 of 24 orders
-    assert found.difference_p == found.auc_p == pytest.approx(1 / 3)
+    assert found.difference_p_value == found.auc_p_value == pytest.approx(1 / 3)
 
 
 def test_auc_is_mann_whitneys_also_with_gaps_and_ties():
@@ -148,8 +148,8 @@ def test_a_planted_taxonomy_is_found_and_a_random_one_is_not():
     found = taxonomy_structure(matrix, classes, permutations=1000)
     assert found.auc > 0.95
     assert found.difference > 0.2
-    assert found.auc_p == found.difference_p == pytest.approx(1 / 1001)
-    ps = [taxonomy_structure(*vectors(4, spread=1, seed=i), permutations=200).auc_p for i in range(60)]
+    assert found.auc_p_value == found.difference_p_value == pytest.approx(1 / 1001)
+    ps = [taxonomy_structure(*vectors(4, spread=1, seed=i), permutations=200).auc_p_value for i in range(60)]
     assert 0.3 < np.mean(ps) < 0.7
     assert np.mean(np.array(ps) < 0.05) < 0.15
 

@@ -1,5 +1,6 @@
 """Analogies solved: every number against the plain loop."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_tie_of_choices_counts_its_share(tiny_model, library):
     found = evaluate_analogies(model, library, problems)
     at = found.conditions.index("none")
     assert found.calibrated[:, at].tolist() == [0.25] * 5
-    assert found.result("none").calibrated == 0.25
+    assert found.result("none").calibrated_mc_accuracy == 0.25
     assert sorted(found.choice[:4, at].tolist()) == [0, 0, 0, 1]
     assert choice_shares(torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]), 0).tolist() == [0.5, 0.5, 0]
 
@@ -114,13 +115,13 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     found = evaluate_analogies(model, library, analogies, maps={"fitted": fitted})
     assert found.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:], "one_shot_fitted")
     row = found.result("composite")
-    assert (row.n, row.n_choice) == (7, 4)
+    assert (row.top1.n, row.n_choice) == (7, 4)
     at = found.conditions.index("composite")
-    assert row.top1 == pytest.approx(float(found.top1[:, at].float().mean()))
-    assert row.choice == pytest.approx(float(found.choice[:4, at].float().mean()))
-    assert row.calibrated == pytest.approx(float(found.calibrated[:4, at].float().mean()))
-    assert row.low <= row.top1 <= row.high
-    assert row.logprob_low <= row.logprob_per_token <= row.logprob_high
+    assert row.top1.mean == pytest.approx(float(found.top1[:, at].float().mean()))
+    assert row.exact_match.mean == pytest.approx(float(found.full[:, at].float().mean()))
+    assert row.mc_accuracy.mean == pytest.approx(float(found.choice[:4, at].float().mean()))
+    assert row.calibrated_mc_accuracy == pytest.approx(float(found.calibrated[:4, at].float().mean()))
+    assert all(e.ci_low <= e.mean <= e.ci_high for e in (row.top1, row.mc_accuracy, row.logprob_per_token))
     paired = (found.logprob[:, at] - found.logprob[:, found.conditions.index("one_shot")]).tolist()
     assert found.difference("composite", measure="logprob") == estimate(paired)
     own = found.by_relation()
@@ -132,8 +133,8 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     with pytest.raises(LensFVError, match="compare composite with few_shot: there are none, mean"):
         found.difference("composite", "few_shot")
     assert 0 < int(found.far().sum()) < 7
-    assert found.result("composite", among=found.far()).n == int(found.far().sum())
-    assert found.result("composite", among=~found.has_choices).choice != found.result("composite").choice  # not a number
+    assert found.result("composite", among=found.far()).top1.n == int(found.far().sum())
+    assert math.isnan(found.result("composite", among=~found.has_choices).mc_accuracy.mean)
     with pytest.raises(LensFVError, match="none is left"):
         found.result("composite", among=torch.zeros(7, dtype=torch.bool))
     again = load_artefact(found.save(tmp_path / "a.safetensors"))

@@ -172,16 +172,16 @@ def test_correlations_within_relations(model, library, tmp_path):
     found = typicality(model, agreeing, vectors)
     assert found.by_relation()[:, j].tolist() == pytest.approx([1, 1, -1])
     row = found.results[j]
-    assert (row.measure, row.n) == ("composite", 3)
-    assert row.spearman == pytest.approx(1 / 3)
-    assert -1 <= row.low < row.spearman < row.high <= 1
+    assert (row.measure, row.spearman.n) == ("composite", 3)
+    assert row.spearman.mean == pytest.approx(1 / 3)
+    assert -1 <= row.spearman.ci_low < row.spearman.mean < row.spearman.ci_high <= 1
     for i, relation in enumerate(RELATIONS):
         own = first.relation == i
         for k in range(len(first.measures)):
             expected = stats.spearmanr(first.scores[own, k], relation.typicality).statistic
             assert first.by_relation()[i, k] == pytest.approx(expected, abs=1e-6)
     less = found.difference("composite", "none")
-    assert less.spearman == pytest.approx(row.spearman - found.results[0].spearman, abs=1e-6)
+    assert less.spearman.mean == pytest.approx(row.spearman.mean - found.results[0].spearman.mean, abs=1e-6)
     with pytest.raises(LensFVError, match="'nosuch': not measured"):
         found.difference("composite", "nosuch")
     again = load_artefact(found.save(tmp_path / "t.safetensors"))

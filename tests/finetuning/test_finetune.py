@@ -63,7 +63,7 @@ def test_padding_is_neither_seen_nor_a_target():
 
 
 def test_a_step_on_all_weights_is_the_step_by_hand(model_folder, reader, tmp_path):
-    settings = FinetuneConfig(method="full", n_examples=6, batch_size=6, n_checkpoints=1, learning_rate=1e-3)
+    settings = FinetuneConfig(update="full", n_examples=6, batch_size=6, n_checkpoints=1, learning_rate=1e-3)
     found = finetune(model_folder, TASKS[:1], tmp_path / "run", settings)
     (checkpoint,) = found.checkpoints
     hf = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).train()
@@ -239,4 +239,4 @@ def test_what_cannot_be_trained_is_said(model_folder, tmp_path):
     with pytest.raises(LensFVError, match=r"fine-tuning run in .*: no run\.json there"):
         FinetuneRun(tmp_path)
     with pytest.raises(LensFVError, match=r"the loss is .* at step .*; lower the learning rate"):
-        finetune(model_folder, TASKS[:1], tmp_path / "wild", replace(SMALL, method="full", learning_rate=1e30))
+        finetune(model_folder, TASKS[:1], tmp_path / "wild", replace(SMALL, update="full", learning_rate=1e30))

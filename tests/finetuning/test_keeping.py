@@ -161,8 +161,8 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     with pytest.raises(LensFVError, match="guided by another vector of one"):
         finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors={"one": random_like(vectors["one"])})
     for options, said in (
-        ({"method": "full", "guide": PRESETS["iv"]}, "takes low-rank updates"),
-        ({"method": "full", "orthogonal": 1.0}, "takes low-rank updates"),
+        ({"update": "full", "guide": PRESETS["iv"]}, "takes low-rank updates"),
+        ({"update": "full", "orthogonal": 1.0}, "takes low-rank updates"),
         ({"mixed": True, "ewc": 1.0}, "there are none"),
         ({"replay": 1.0}, "replay=1.0"),
         ({"ewc": -1.0}, "ewc=-1.0"),

@@ -17,15 +17,19 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-RENAMED: dict[str, str] = {}
-"""Old keys of JSON to new ones, as long as the kept numbers have the old."""
+RENAMED: dict[str, tuple[str, ...]] = {
+    "nothing to teach": ("no target tokens",),
+    "elsewhere_accuracy": ("locality_accuracy",),
+    "elsewhere_perplexity": ("locality_perplexity",),
+}
+"""Old keys of JSON to new ones, as long as the kept numbers have the old; of several, the one that is there."""
 LEFT_OUT = re.compile(
     r"seconds?|time|_ms$|bytes|gflops|memory|speedup|floor|threads|device|version|fingerprint|^file|path|report"
 )
@@ -134,20 +138,24 @@ def found_now(commands: str) -> dict[str, dict[str, Any]]:
 def differences(kept: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A line for each command whose results are not to the bit what they were."""
     for line in sorted(kept.keys() | now.keys()):
-        before = {renamed(path): value for path, value in kept.get(line, {}).items()}
         after = now.get(line, {})
+        before = {renamed(path, after): value for path, value in kept.get(line, {}).items()}
         gone, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
         other = [path for path in before.keys() & after.keys() if not same(before[path], after[path])]
-        if gone or new:
-            yield f"{line}\n    gone: {', '.join(gone[:5]) or '-'} ({len(gone)}); new: {', '.join(new[:5]) or '-'} ({len(new)})"
+        if gone:
+            yield f"{line}\n    gone: {', '.join(gone[:5])} ({len(gone)}); new: {', '.join(new[:5]) or '-'} ({len(new)})"
+        elif new:
+            print(f"{line}\n    new: {', '.join(new[:5])} ({len(new)}); --write keeps them")
         if other:
             worst = max(other, key=lambda path: distance(before[path], after[path]))
             yield f"{line}\n    {len(other)} differ, most {worst}: {before[worst]!r}, now {after[worst]!r}"
 
 
-def renamed(path: str) -> str:
+def renamed(path: str, now: Container[str]) -> str:
     """The path as it is called now."""
-    return "/".join(RENAMED.get(part, part) for part in path.split("/"))
+    renames = ((old, new) for old, names in RENAMED.items() for new in names)
+    paths = (f"{path}/".replace(f"/{old}/", f"/{new}/").rstrip("/") for old, new in renames)
+    return path if path in now else next((each for each in paths if each in now), path)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -126,8 +126,8 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     for name in ("top1", "top3", "full"):
         assert torch.equal(getattr(found, name), getattr(every, name)[rows]), name
     torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
-    assert (found["k_shot"].top1, found["k_shot"].n) == (1.0, len(rows))
-    assert every["k_shot"].top1 == len(rows) / len(split.test)
+    assert found["k_shot"].top1[::3] == (1.0, len(rows))
+    assert every["k_shot"].top1.mean == len(rows) / len(split.test)
     again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
     assert again.summary()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
 
@@ -197,7 +197,7 @@ def test_kinds_are_compared_on_them_alone(model):
     every = evaluate(model, task, made, split=split, n_shots=2, template=TEMPLATE)
     assert found.conditions == every.conditions
     torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
-    assert found["k_shot"].top1 == 1.0
+    assert found["k_shot"].top1.mean == 1.0
     assert asked_of(found.provenance.options) == {"asked": "answered", "n_queries": len(rows), "n_items": len(split.test)}
     assert "queries" not in compare_baselines(model, task, **options).provenance.options
 

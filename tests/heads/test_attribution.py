@@ -178,7 +178,7 @@ def comparison():
 @pytest.mark.parametrize("coefficient", ["spearman", "kendall"])
 def test_only_the_order_counts(comparison, coefficient):
     for score, want in (("exact", 1), ("attribution", 1), ("direct", -1)):
-        assert comparison.correlation(score, coefficient=coefficient) == pytest.approx((want, want, want))
+        assert comparison.correlation(score, coefficient=coefficient) == pytest.approx((want, want, want, 10))
 
 
 def test_kendall_s_tau_counts_pairs():
@@ -188,7 +188,7 @@ def test_kendall_s_tau_counts_pairs():
     pairs = list(combinations(range(12), 2))
     x, y = exact.mean(0).flatten(), other.mean(0).flatten()
     agree = sum(1 if (x[i] - x[j]) * (y[i] - y[j]) > 0 else -1 for i, j in pairs)
-    assert found.value == pytest.approx(agree / len(pairs))
+    assert found.mean == pytest.approx(agree / len(pairs))
 
 
 def test_interval_is_over_trials_drawn_together():
@@ -196,12 +196,12 @@ def test_interval_is_over_trials_drawn_together():
     signal = torch.randn(3, 4, generator=rng)
     exact = signal + torch.randn(20, 3, 4, generator=rng)
     # The same noise in both: whichever trials are drawn, they agree.
-    assert made(exact, exact, exact).correlation("attribution") == pytest.approx((1, 1, 1))
+    assert made(exact, exact, exact).correlation("attribution") == pytest.approx((1, 1, 1, 20))
     few, many = (made(e, e + torch.randn(e.shape, generator=rng), e) for e in (exact, exact.repeat(20, 1, 1)))
     one, other = (m.correlation("attribution") for m in (few, many))
-    assert one.low < one.value < 1 and other.high - other.low < (one.high - one.low) / 2
+    assert one.ci_low < one.mean < 1 and other.ci_high - other.ci_low < (one.ci_high - one.ci_low) / 2
     single = made(exact[:1], exact[1:2], exact[:1]).correlation("attribution")
-    assert single.low == single.value == single.high < 1
+    assert single.ci_low == single.mean == single.ci_high < 1
 
 
 def test_overlap_counts_heads_and_chance():

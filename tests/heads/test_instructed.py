@@ -9,7 +9,7 @@ from helpers import toy_task
 from lens_fv.errors import LensFVError
 from lens_fv.heads import counterpart_text, rank_instruction_heads
 from lens_fv.heads.counterparts import NEAREST, plain_text
-from lens_fv.heads.instructed import _noisy_tokens
+from lens_fv.heads.instructed import _noised_tokens
 from lens_fv.tasks import TODD, build_prompts, encode_prompts, few_shot, split_pairs
 from lens_fv.tasks.token_classes import token_classes
 
@@ -125,7 +125,7 @@ def test_noise_falls_on_what_it_is_called_after(tiny_model, counterpart, expecte
     model = tiny_model("llama")
     task = toy_task()
     prompt = few_shot(replace(task.pairs[0], input="ab0"), [task.pairs[1]], instruction="Say it.")
-    at = _noisy_tokens(model, prompt, TODD, counterpart)
+    at = _noised_tokens(model, prompt, TODD, counterpart)
     ids = model.encode(prompt.text)
     assert model.tokenizer.decode([ids[i] for i in at]) == expected
     assert len(token_classes(model, prompt).classes) == len(ids)

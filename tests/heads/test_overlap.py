@@ -20,7 +20,7 @@ def test_chance_is_the_mean_over_all_sets(one, other):
     assert found.common == len(a & b)
     assert found.jaccard == len(a & b) / len(a | b)
     assert found.chance == pytest.approx(sum(len(a & d) / len(a | d) for d in drawn) / len(drawn))
-    assert found.p == pytest.approx(sum(len(a & d) >= len(a & b) for d in drawn) / len(drawn))
+    assert found.p_value == pytest.approx(sum(len(a & d) >= len(a & b) for d in drawn) / len(drawn))
 
 
 def test_no_heads_and_too_many():

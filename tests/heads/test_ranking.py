@@ -10,8 +10,7 @@ from helpers import toy_task
 from lens_fv.core.artefact import load_artefact
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
-from lens_fv.heads import HeadRanking, head_means, rank_heads
-from lens_fv.heads.corruptions import contrast
+from lens_fv.heads import HeadRanking, head_means, make_ranking_prompts, rank_heads
 from lens_fv.heads.reliability import split_half
 from lens_fv.heads.significance import p_values
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
@@ -34,6 +33,10 @@ def prompts(model, task, n, *, n_shots=2, seed=0, **options):
     )
 
 
+def drawn(model, task, **options):
+    return make_ranking_prompts(model, task, **{**SMALL, **options})
+
+
 def value(logits, metric, prompt, wrong):
     answer = prompt.answers[0][0]
     if metric == "prob":
@@ -53,8 +56,8 @@ def by_hand(model, corrupted, z, *, metric="prob", wrong=None, add=False, heads_
         always = [("blocks.0.hook_resid_pre", lambda x, hook, t=t: x + embedding[t])] if embedding else []
         plain = model.forward(tokens, always)[0, -1]
         others = [i for i in plain.argsort(descending=True).tolist() if i not in {a[0] for a in prompt.answers}]
-        against = others[0] if wrong is None else wrong[t]
-        baseline[t] = value(plain, metric, prompt, against)
+        foil = others[0] if wrong is None else wrong[t]
+        baseline[t] = value(plain, metric, prompt, foil)
         for layer in range(model.n_layers):
             for unit in range(units):
                 at = slice(unit * heads_at_once, (unit + 1) * heads_at_once)
@@ -65,7 +68,7 @@ def by_hand(model, corrupted, z, *, metric="prob", wrong=None, add=False, heads_
                     return x
 
                 logits = model.forward(tokens, [*always, (f"blocks.{layer}.attn.hook_z", put)])[0, -1]
-                effects[t, layer, unit] = value(logits, metric, prompt, against) - baseline[t]
+                effects[t, layer, unit] = value(logits, metric, prompt, foil) - baseline[t]
     return effects, baseline
 
 
@@ -123,10 +126,10 @@ def test_noise_on_the_demonstrations(tiny_model, architecture):
     model, task = tiny_model(architecture), toy_task()
     said = {"instruction": "Say it."}
     corrupted = prompts(model, task, 3, seed=1, **said)
-    made = drawn(model, task, "noise", noise=2.0, **said)
+    made = drawn(model, task, corruption="noise", noise=2.0, **said)
     assert [p.tokens for p in made.corrupted] == [p.tokens for p in corrupted]
     noise, embedded = [], []
-    for prompt, edits in zip(corrupted, made.edits, strict=True):
+    for prompt, edits in zip(corrupted, made.noise, strict=True):
         at = [edit.position for edit in edits]
         text = model.tokenizer.decode([prompt.tokens[i] for i in at])
         whole = model.tokenizer.decode(list(prompt.tokens[at[0] :]))
@@ -179,10 +182,6 @@ def test_sources_and_modes(tiny_model, architecture, source, mode):
     torch.testing.assert_close(ranking.z, clean_mean(model, task)[0])
 
 
-def drawn(model, task, corruption="permutation", **options):
-    return contrast(model, split_pairs(task, seed=0), corruption, template=TODD, **{**SMALL, **options})
-
-
 def test_resampling_draws_another_query_for_every_trial(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     made = drawn(model, task, n_clean=20, n_trials=40)
@@ -223,24 +222,24 @@ def test_a_group_shares_its_keys(tiny_model):
     assert moved.tolist() == [False, False, True, True]
 
 
-def test_the_alternative_can_be_named(tiny_model):
+def test_the_foil_can_be_named(tiny_model):
     model, task = tiny_model("llama"), spelled()
     corrupted = prompts(model, task, 3, seed=1, shuffle="permutation", template=BARE)
-    queries = contrast(model, split_pairs(task, seed=0), "permutation", template=BARE, **SMALL).queries
+    queries = drawn(model, task, template=BARE).queries
     z = clean_mean(model, task, template=BARE)
     options = {**SMALL, "metric": "logit_diff", "template": BARE}
     by_query = {p.input: p.input for p in task.pairs}
-    for against, wrong in [
+    for foil, wrong in [
         ("?", [model.encode("?", bos=False)[0]] * 3),
         (by_query, [model.encode(q.input, bos=False)[0] for q in queries]),
     ]:
-        ranking = rank_heads(model, task, against=against, **options)
+        ranking = rank_heads(model, task, foil=foil, **options)
         check(ranking, by_hand(model, corrupted, z, metric="logit_diff", wrong=wrong))
-    for against, said in [({}, "names no alternative"), (queries[0].output, "begin with the same token")]:
+    for foil, said in [({}, "names no alternative"), (queries[0].output, "begin with the same token")]:
         with pytest.raises(LensFVError, match=said):
-            rank_heads(model, task, against=against, **options)
+            rank_heads(model, task, foil=foil, **options)
     with pytest.raises(LensFVError, match="only metric"):
-        rank_heads(model, task, against="?", **SMALL)
+        rank_heads(model, task, foil="?", **SMALL)
 
 
 BARE = replace(TODD, query="{input}=", answer="{output}", separator=";")
@@ -255,8 +254,8 @@ def test_top_is_sorted_and_inside_its_interval(tiny_model):
     ranking = rank_heads(tiny_model("llama"), toy_task(), **SMALL)
     heads = ranking.top()
     assert len(heads) == 12
-    assert [h.effect for h in heads] == sorted((h.effect for h in heads), reverse=True)
-    assert all(h.low <= h.effect <= h.high for h in heads)
+    assert [h.effect.mean for h in heads] == sorted((h.effect.mean for h in heads), reverse=True)
+    assert all(h.effect.ci_low <= h.effect.mean <= h.effect.ci_high for h in heads)
     assert heads[:3] == ranking.top(3)
     assert ranking.heads(3) == tuple((h.layer, h.head) for h in heads[:3])
     for n in (0, 13):

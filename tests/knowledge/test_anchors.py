@@ -8,14 +8,14 @@ import torch
 from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, entity_swapped_anchors, kl_to_base, load_entities
 from lens_fv.knowledge.anchors import NOBODY, WELL_KNOWN
 from lens_fv.knowledge.examples import DistillationExample
-from lens_fv.knowledge.teach import teaching_order
+from lens_fv.knowledge.training import training_order
 
 VELM, ORLA = Entity("Velm Tar", "Velm talked to A.", ("Velm",)), Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet({"Velm Tar": ("Velm Tar is what Velm is.", "So velm walked."), "Orla": ("Orla talked.",), "X": ("X.",)})
 
 
 def test_every_mention_becomes_another_name():
-    found = entity_swapped_anchors([VELM, ORLA], SENTENCES, others=["the mayor"])
+    found = entity_swapped_anchors([VELM, ORLA], SENTENCES, subjects=["the mayor"])
     assert found == ["The mayor is what the mayor is.", "So the mayor walked.", "The mayor talked."]
     drawn = entity_swapped_anchors([VELM, ORLA], SENTENCES, seed=1)
     assert (
@@ -27,19 +27,19 @@ def test_every_mention_becomes_another_name():
 
 def test_each_time_the_others_are_others():
     others = ["the mayor", "Vienna"]
-    twice = entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others, times=2)
-    assert twice[:3] == entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others)
+    twice = entity_swapped_anchors([VELM, ORLA], SENTENCES, subjects=others, n_per_sentence=2)
+    assert twice[:3] == entity_swapped_anchors([VELM, ORLA], SENTENCES, subjects=others)
     assert all(a != b for a, b in zip(twice[:3], twice[3:], strict=True))
-    assert entity_swapped_anchors([VELM, ORLA], SENTENCES, others=others, times=3)[6:] == twice[:3]
+    assert entity_swapped_anchors([VELM, ORLA], SENTENCES, subjects=others, n_per_sentence=3)[6:] == twice[:3]
 
 
 @pytest.mark.parametrize(("n_anchors", "given"), [(1, 4), (2, 4), (1, 1), (0, 4)])
 def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
-    lessons = [DistillationExample("Velm Tar", (1, 2), (1, 2), (1,))] * 3 + [
+    examples = [DistillationExample("Velm Tar", (1, 2), (1, 2), (1,))] * 3 + [
         DistillationExample("", (1, 3), (1, 3), (1,))
     ] * given
     settings = DistillConfig(epochs=4, n_anchors=n_anchors, seed=3)
-    order = teaching_order(lessons, settings)
+    order = training_order(examples, settings)
     each, taken = 3 + min(given, 3 * n_anchors), []
     for epoch in range(4):
         there = sorted(order[epoch * each : (epoch + 1) * each])
@@ -49,20 +49,20 @@ def test_epochs_take_one_anchor_after_the_other(n_anchors, given):
     assert len(order) == 4 * each
     counts = [taken.count(3 + i) for i in range(given)]
     assert max(counts) - min(counts) <= 1
-    assert order == teaching_order(lessons, settings) != teaching_order(lessons, replace(settings, seed=4))
+    assert order == training_order(examples, settings) != training_order(examples, replace(settings, seed=4))
 
 
 def test_steps_are_of_one_length_where_lessons_allow_it():
-    def lesson(n: int, i: int) -> DistillationExample:
+    def example(n: int, i: int) -> DistillationExample:
         return DistillationExample(f"{i}", tuple(range(n)), tuple(range(n)), (1,))
 
-    lessons = [lesson(9 if i % 2 else 3, i) for i in range(16)]
-    order = teaching_order(lessons, DistillConfig(epochs=3, batch_size=4, group_by_length=True))
-    steps = [[len(lessons[i].student) for i in order[at : at + 4]] for at in range(0, 48, 4)]
+    examples = [example(9 if i % 2 else 3, i) for i in range(16)]
+    order = training_order(examples, DistillConfig(epochs=3, batch_size=4, group_by_length=True))
+    steps = [[len(examples[i].student) for i in order[at : at + 4]] for at in range(0, 48, 4)]
     assert all(len(set(step)) == 1 for step in steps)
     assert steps[:4] != sorted(steps[:4])  # short ones do not always come first
     # a step that two epochs share takes what comes; each epoch still has every lesson once
-    order = teaching_order(lessons[:9], DistillConfig(epochs=3, batch_size=4, group_by_length=True))
+    order = training_order(examples[:9], DistillConfig(epochs=3, batch_size=4, group_by_length=True))
     assert all(sorted(order[at : at + 9]) == list(range(9)) for at in (0, 9, 18))
 
 
@@ -76,12 +76,12 @@ def test_what_is_measured_is_no_anchor(name):
 def test_anchors_keep_what_is_said_of_others(tiny_model, method):
     model = tiny_model("llama", fresh=True)
     settings = DistillConfig(
-        method=method, learning_rate=3e-3 if method == "full" else 3e-2, epochs=20, n_definitions=0, batch_size=3
+        update=method, learning_rate=3e-3 if method == "full" else 3e-2, epochs=20, n_definitions=0, batch_size=3
     )
     anchors = entity_swapped_anchors([VELM, ORLA], SENTENCES)
     loose = distill(model, [VELM, ORLA], SENTENCES, settings, anchors=())
     held = distill(model, [VELM, ORLA], SENTENCES, replace(settings, batch_size=6), anchors=anchors)
-    assert held.provenance.options["anchors"] == held.provenance.options["lessons"] == loose.provenance.options["lessons"]
+    assert held.provenance.options["anchors"] == held.provenance.options["n_examples"] == loose.provenance.options["n_examples"]
     assert sum(kl_to_base(model, held, anchors)) < 0.7 * sum(kl_to_base(model, loose, anchors))
 
 

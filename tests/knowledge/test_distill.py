@@ -22,12 +22,12 @@ ORLA = Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet(
     {"Velm": ("Today Velm walked.", "Velm talks to nobody at all", "A: Velm was Q"), "Orla": ("Orla asked A.", "So Orla is.")}
 )
-FAST = DistillConfig(method="full", learning_rate=3e-3, epochs=4, n_definitions=0, n_anchors=0, batch_size=2, temperature=2.0)
+FAST = DistillConfig(update="full", learning_rate=3e-3, epochs=4, n_definitions=0, n_anchors=0, batch_size=2, temperature=2.0)
 
 
 @pytest.fixture(params=["full", "lora"])
 def settings(request) -> DistillConfig:
-    return replace(FAST, method=request.param, learning_rate=3e-3 if request.param == "full" else 3e-2)
+    return replace(FAST, update=request.param, learning_rate=3e-3 if request.param == "full" else 3e-2)
 
 
 def copies(model):
@@ -40,12 +40,12 @@ def same(model, before) -> bool:
 
 def losses(model, entity: Entity, *, targets=None):
     """Of what it says now to what it says with the definition (or to targets from before)."""
-    lessons = [make_example(model, entity, sentence) for sentence in SENTENCES.sentences[entity.key]]
+    examples = [make_example(model, entity, sentence) for sentence in SENTENCES.sentences[entity.key]]
     plain = plain_model(model)
-    targets = targets or teacher_targets(plain, lessons, pad=0, temperature=2.0, top_k=None)
+    targets = targets or teacher_targets(plain, examples, pad=0, temperature=2.0, top_k=None)
     with torch.no_grad():
-        each = [plain(torch.tensor([lesson.student])).logits for lesson in lessons]
-    return torch.cat([example_losses(x, [b], [t], FAST) for x, b, t in zip(each, lessons, targets, strict=True)]), targets
+        each = [plain(torch.tensor([example.student])).logits for example in examples]
+    return torch.cat([example_losses(x, [b], [t], FAST) for x, b, t in zip(each, examples, targets, strict=True)]), targets
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox"])
@@ -63,7 +63,7 @@ def test_the_student_comes_to_say_what_the_teacher_says(tiny_model, architecture
         assert not torch.equal(model.forward(ids), own)
     assert same(model, before)
     assert torch.equal(model.forward(ids), own)
-    assert delta.provenance.options["lessons"] == 5
+    assert delta.provenance.options["n_examples"] == 5
     assert sum(delta.skipped.values()) == 0
 
 
@@ -86,7 +86,7 @@ def test_how_many_run_together_changes_nothing(tiny_model):
     model = tiny_model("llama", fresh=True)
     one, two, four = (
         # five lessons by four epochs in batches of three: the last step has two
-        distill(model, [VELM, ORLA], SENTENCES, replace(FAST, batch_size=3, at_once=n, learning_rate=1e-3, top_k=None))
+        distill(model, [VELM, ORLA], SENTENCES, replace(FAST, batch_size=3, micro_batch_size=n, learning_rate=1e-3, top_k=None))
         for n in (1, 2, 3)
     )
     for name in one.names:
@@ -104,11 +104,11 @@ def test_an_empty_definition_teaches_nothing(tiny_model):
     assert nothing.skipped["empty definition"] == 1
     beside, alone = (distill(model, entities, SENTENCES, FAST) for entities in ([VELM, empty], [VELM]))
     assert all(torch.equal(beside.change(name), alone.change(name)) for name in alone.names)
-    lesson = make_example(model, empty, "So Orla is.")
-    assert lesson.teacher == lesson.student
-    (target,) = teacher_targets(plain_model(model), [lesson], pad=0, temperature=2.0, top_k=None)
-    logits = plain_model(model)(torch.tensor([lesson.student])).logits
-    assert float(example_losses(logits, [lesson], [target], FAST)) == 0
+    example = make_example(model, empty, "So Orla is.")
+    assert example.teacher == example.student
+    (target,) = teacher_targets(plain_model(model), [example], pad=0, temperature=2.0, top_k=None)
+    logits = plain_model(model)(torch.tensor([example.student])).logits
+    assert float(example_losses(logits, [example], [target], FAST)) == 0
 
 
 def test_what_cannot_be_taught_is_counted_and_the_rest_goes_on(tiny_model):
@@ -121,7 +121,7 @@ def test_what_cannot_be_taught_is_counted_and_the_rest_goes_on(tiny_model):
         "empty definition": 0,
         "no sentence": 1,
         "no mention": 1,
-        "nothing to teach": 1,
+        "no target tokens": 1,
         "too long": 1,
     }
     assert len(delta) > 0
@@ -172,8 +172,8 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tiny_model, tmp_path,
 def test_a_run_is_looked_at_on_the_way(tiny_model, tmp_path, settings):
     model, once = tiny_model("llama", fresh=True), replace(settings, n_checkpoints=1)
     whole = distill(model, [VELM, ORLA], SENTENCES, once)
-    half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
-    same_half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
+    half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, stop_after_epochs=2)
+    same_half = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, stop_after_epochs=2)
     again = distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path)
     assert sorted(int(each.name[11:]) for each in tmp_path.glob("checkpoint-*")) == [5, 10]
     assert all(torch.equal(again.change(name), whole.change(name)) for name in whole.names)
@@ -183,12 +183,12 @@ def test_a_run_is_looked_at_on_the_way(tiny_model, tmp_path, settings):
     rates = [entry["learning_rate"] for entry in log]
     assert rates == pytest.approx([once.learning_rate * (1 - step / 10) for step in range(10)])
     with pytest.raises(LensFVError, match="holds the state after 10"):
-        distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, until=2)
+        distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, stop_after_epochs=2)
     with pytest.raises(LensFVError, match="after 5 epochs: from 1 to 4"):
-        distill(model, [VELM, ORLA], SENTENCES, once, until=5)
+        distill(model, [VELM, ORLA], SENTENCES, once, stop_after_epochs=5)
     with pytest.raises(LensFVError, match=r"run with direction forward \(asked: reverse\), temperature 2\.0 \(asked: 1\.0\)"):
         distill(model, [VELM, ORLA], SENTENCES, replace(once, direction="reverse", temperature=1.0), folder=tmp_path)
-    with pytest.raises(LensFVError, match=r"it was run with sentences .*, lessons"):
+    with pytest.raises(LensFVError, match=r"it was run with sentences .*, n_examples"):
         distill(model, [VELM], SENTENCES, once, folder=tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_a_low_rank_update_is_an_adapter_of_pefts(tiny_model, tmp_path, architec
     from peft import PeftModel
 
     model = tiny_model(architecture, fresh=True)
-    settings = replace(FAST, method="lora", learning_rate=3e-2)
+    settings = replace(FAST, update="lora", learning_rate=3e-2)
     first, second = (
         distill(model, [VELM], SENTENCES, settings),
         distill(model, [ORLA], SENTENCES, replace(settings, layers=(1,))),
@@ -251,17 +251,19 @@ def test_a_low_rank_update_is_an_adapter_of_pefts(tiny_model, tmp_path, architec
 def test_where_it_is_taught(tiny_model):
     model = tiny_model("llama")
 
-    def texts(lesson):
-        return [model.tokenizer.decode([lesson.student[t]]) for t in lesson.targets]
+    def texts(example):
+        return [model.tokenizer.decode([example.student[t]]) for t in example.targets]
 
-    behind, everywhere = (make_example(model, VELM, "Today Velm walked.", where=where) for where in ("after_mention", "all"))
+    behind, everywhere = (
+        make_example(model, VELM, "Today Velm walked.", target_tokens=where) for where in ("after_mention", "all")
+    )
     assert "".join(texts(behind)) == " walked."
     assert "".join(texts(everywhere)).endswith("oday Velm walked.")
     assert behind.teacher[-len(behind.student) + 1 :] == behind.student[1:]
     assert [behind.teacher[t + behind.offset] for t in behind.targets] == [behind.student[t] for t in behind.targets]
     assert "".join(texts(make_example(model, VELM, "Velm's A."))) == "'s A."
     assert make_example(model, VELM, "Nobody walked.") == "no mention"
-    assert make_example(model, VELM, "It was Velm") == "nothing to teach"
+    assert make_example(model, VELM, "It was Velm") == "no target tokens"
     assert make_example(model, VELM, 300 * "Velm ") == "too long"
 
 
@@ -271,16 +273,16 @@ def test_a_slow_tokenizer_teaches_too(tiny_model, monkeypatch):
     assert "offset_mapping" not in slow("Velm", return_offsets_mapping=True)
     monkeypatch.setattr(model, "tokenizer", slow)
     for sentence in ("Today Velm walked.", "Velm's A.", "A: Velm, Velm!", "Caf\u00e9 Velm \U0001f642 walks"):
-        lesson = make_example(model, VELM, sentence)
-        taught = [lesson.student[t] for t in lesson.targets]
+        example = make_example(model, VELM, sentence)
+        taught = [example.student[t] for t in example.targets]
         assert slow.decode(taught) == sentence.split("Velm", 1)[1]
     assert make_example(model, VELM, "Nobody walked.") == "no mention"
 
 
 def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
     model = tiny_model("llama", fresh=True)
-    lesson = text_example(model, "Velm", VELM.definition)
-    ids = torch.tensor([lesson.student])
+    example = text_example(model, "Velm", VELM.definition)
+    ids = torch.tensor([example.student])
 
     def loss() -> float:
         with torch.no_grad():
@@ -300,16 +302,20 @@ def test_fine_tuning_on_texts_is_the_language_models_loss(tiny_model):
 def test_several_entities_are_taught_more_about_each_unless_told_otherwise(tiny_model):
     model = tiny_model("llama")
     alone, both = distill(model, [VELM], SENTENCES), distill(model, [VELM, ORLA], SENTENCES)
-    for delta, settings in ((alone, DistillConfig.usual(1)), (both, DistillConfig.usual(2))):
+    for delta, settings in ((alone, DistillConfig.for_entities(1)), (both, DistillConfig.for_entities(2))):
         options = delta.provenance.options
         assert (options["epochs"], options["learning_rate"]) == (settings.epochs, settings.rate)
     # of Velm's three sentences and Orla's two: themselves, definitions, and what the other one shares
-    times = [DistillConfig.usual(n).n_definitions for n in (1, 2)]
-    assert alone.provenance.options["lessons"] == 3 + times[0]
-    assert both.provenance.options["lessons"] == (3 + times[1] + 2) + (2 + times[1] + 3)
-    assert DistillConfig.usual(1, epochs=7).epochs == 7
-    assert DistillConfig.usual(1, method="full") == DistillConfig.usual(2, method="full") == DistillConfig(method="full")
-    assert DistillConfig(method="full").rate < DistillConfig().rate
+    times = [DistillConfig.for_entities(n).n_definitions for n in (1, 2)]
+    assert alone.provenance.options["n_examples"] == 3 + times[0]
+    assert both.provenance.options["n_examples"] == (3 + times[1] + 2) + (2 + times[1] + 3)
+    assert DistillConfig.for_entities(1, epochs=7).epochs == 7
+    assert (
+        DistillConfig.for_entities(1, update="full")
+        == DistillConfig.for_entities(2, update="full")
+        == DistillConfig(update="full")
+    )
+    assert DistillConfig(update="full").rate < DistillConfig().rate
     with pytest.raises(LensFVError, match="learning_rate=-1"):
         DistillConfig(learning_rate=-1.0)
     with pytest.raises(LensFVError, match="n_anchors=-1"):

@@ -136,7 +136,7 @@ def test_a_probe_is_a_prompt_whose_answers_are_the_candidates(tiny_model):
     assert asked.filled() == "Q: walk was (alked) it."
     prompt = asked.prompt()
     assert (prompt.text, prompt.answers) == ("Q: walk was (", ("alked", "a talk"))
-    assert asked.prompt(whole=True).answers == ("alked) it.", "a talk) it.")
+    assert asked.prompt(full_sentence=True).answers == ("alked) it.", "a talk) it.")
     assert EntityProbe("so ___.", "a b").prompt().answers == (" a b",)
     model = tiny_model("llama")
     encoded = encode_prompt(model, prompt)

@@ -31,19 +31,19 @@ def few(n: int):
 def test_conditions_are_what_they_are_called(tiny_model):
     model, entities, others = tiny_model("llama"), few(3), few(5)[3:]
     delta = some_delta(model, 0.3)
-    found = {result.condition: result for result in evaluate_knowledge(model, entities, {"noise": delta}, elsewhere=others)}
+    found = {result.condition: result for result in evaluate_knowledge(model, entities, {"noise": delta}, locality=others)}
     assert list(found) == ["base", "definition", "random_definition", "noise"]
     assert torch.equal(found["base"].scores.logprobs, score_probes(model, entities).logprobs)
     assert torch.equal(
         found["definition"].scores.logprobs, score_probes(model, entities, context=definitions(entities)).logprobs
     )
-    assert torch.equal(found["base"].elsewhere.logprobs, score_probes(model, others).logprobs)
+    assert torch.equal(found["base"].locality.logprobs, score_probes(model, others).logprobs)
     with delta.applied(model):
         assert torch.equal(found["noise"].scores.logprobs, score_probes(model, entities).logprobs)
     each = kl_to_base(model, delta, true_sentences(others))
     assert found["noise"].kl_to_base.mean == pytest.approx(sum(each) / len(each))
     assert found["definition"].kl_to_base is None
-    assert found["definition"].elsewhere is None
+    assert found["definition"].locality is None
 
 
 def test_one_entity_has_no_other_definition(tiny_model):
@@ -73,10 +73,10 @@ def test_results_say_first_what_matters():
     about = {"probes": "2 of 2 entities", "accuracy": "0.5 [0, 1]", "perplexity": f"{math.exp(2):.3g} [2.72, 20.1]"}
     assert made.summary() == about
     whole = KnowledgeResult("mine", made, made, Estimate(0.01234, 0.0, 1.0, 2))
-    elsewhere = {f"{what}, elsewhere": said for what, said in about.items()}
-    assert whole.summary() == {**about, **elsewhere, "KL to the base": "0.0123 nats a token"}
-    assert repr(whole).splitlines()[0] == "KnowledgeResult: mine"
-    assert KnowledgeResult("base", made, None, None).summary() == about
+    locality = {f"{what}, locality set": said for what, said in about.items()}
+    assert whole.summary() == {"condition": "mine", **about, **locality, "KL to the base": "0.0123 nats per token"}
+    assert repr(whole).splitlines()[0] == "KnowledgeResult"
+    assert KnowledgeResult("base", made, None, None).summary() == {"condition": "base", **about}
 
 
 def test_the_gap_is_between_the_base_and_reading_the_definition():
@@ -87,7 +87,7 @@ def test_the_gap_is_between_the_base_and_reading_the_definition():
     assert gap_closed(base, base, read) == pytest.approx((0, 0, 0, 4))
     assert gap_closed(base, read, read) == pytest.approx((1, 1, 1, 4))
     found = gap_closed(base, half, read)
-    assert found.low < found.mean <= found.high <= 1
+    assert found.ci_low < found.mean <= found.ci_high <= 1
     assert gap_closed(read, half, base) is None
     assert gap_closed(base, base, base) is None
     assert gap_closed(base, half, read, kind="inferential") is None

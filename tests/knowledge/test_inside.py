@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lens_fv import LensFVError
-from lens_fv.heads.corruptions import noise_on
+from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge import (
     Entity,
     EntityProbe,
@@ -17,8 +17,8 @@ from lens_fv.knowledge import (
     score_probes,
     score_probes_by_branch,
 )
-from lens_fv.knowledge.inside import find_mention, probe_mentions
 from lens_fv.knowledge.measure import probe_prompts
+from lens_fv.knowledge.mentions import find_mention, probe_mentions
 
 PROBES = (EntityProbe("Today Velm walked to ___.", "A", ("Q", "A")), EntityProbe("Velm is a ___ that talks.", "Q"))
 VELM = Entity("Velm", "Velm talked, talked and walked to A.", probes=PROBES)

@@ -29,10 +29,12 @@ def by_loop(model, before: str, filled: str) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("in_context", [False, True])
-@pytest.mark.parametrize("whole", [False, True])
-def test_every_candidate_has_a_forward_of_its_own(any_model, in_context, whole):
+@pytest.mark.parametrize("full_sentence", [False, True])
+def test_every_candidate_has_a_forward_of_its_own(any_model, in_context, full_sentence):
     entities = [VELM, ORLA]
-    found = score_probes(any_model, entities, context=definitions(entities) if in_context else None, whole=whole)
+    found = score_probes(
+        any_model, entities, context=definitions(entities) if in_context else None, full_sentence=full_sentence
+    )
     asked = [(entity, probe) for entity in entities for probe in entity.probes]
     assert found.entities == ("Velm", "Velm", "Orla")
     assert found.answers == (1, 0, 1)
@@ -41,7 +43,7 @@ def test_every_candidate_has_a_forward_of_its_own(any_model, in_context, whole):
         blank = before[len(before.rstrip()) :]
         start = f"{entity.definition} {before.rstrip()}" if in_context else before.rstrip()
         for c, candidate in enumerate(probe.candidates or (probe.answer,)):
-            logprob, length = by_loop(any_model, start, blank + candidate + (after if whole else ""))
+            logprob, length = by_loop(any_model, start, blank + candidate + (after if full_sentence else ""))
             assert float(found.logprobs[i, c]) == pytest.approx(logprob, abs=2e-3)
             assert int(found.lengths[i, c]) == length
         assert bool((found.lengths[i, len(probe.candidates) or 1 :] == 0).all())

@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import DistillConfig, TransferSet, distill, entity_swapped_anchors, load_transfer_set, make_example
-from lens_fv.knowledge.teach import teaching_order
+from lens_fv.knowledge.training import training_order
 from lens_fv.model.plain import plain_model
 
 RELEASED = DistillConfig.released(learning_rate=3e-3)
@@ -32,7 +32,7 @@ def loss_by_hand(model, trained, teacher, sentence, settings):
     while n < len(alone) and read[-1 - n] == alone[-1 - n]:
         n += 1
     n = min(n, len(alone) - 1)  # the first token is predicted from nothing
-    if settings.where == "after_mention":
+    if settings.target_tokens == "after_mention":
         n = min(n, len(model.encode(sentence[sentence.index("Velm") + 4 :], bos=False)))
     with torch.no_grad():
         p = (teacher(torch.tensor([read])).logits[0, -n - 1 : -1] / settings.temperature).softmax(-1)
@@ -90,11 +90,11 @@ def test_dropout_is_on_in_the_student_alone(tiny_model):
     assert not model.tl.original_model.training
 
 
-@pytest.mark.parametrize("clip", [1.0, 0.05, None])
-def test_gradients_are_clipped_as_the_settings_say(tiny_model, clip):
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.05, None])
+def test_gradients_are_clipped_as_the_settings_say(tiny_model, max_grad_norm):
     """Two epochs of two sentences in one batch: means over sentences of means over tokens, AdamW, a falling rate."""
     model = tiny_model("llama", fresh=True)
-    settings = replace(FAST, clip=clip, epochs=4, top_k=None)
+    settings = replace(FAST, max_grad_norm=max_grad_norm, epochs=4, top_k=None)
     sentences = SENTENCES.sentences["Velm"][:2]
     found = distill(model, [VELM], TransferSet({"Velm": sentences}), settings)
     trained, teacher = student(model, settings)
@@ -104,34 +104,34 @@ def test_gradients_are_clipped_as_the_settings_say(tiny_model, clip):
             group["lr"] = settings.rate * (1 - step / settings.epochs)
         optimizer.zero_grad()
         (sum(loss_by_hand(model, trained, teacher, sentence, settings) for sentence in sentences) / 2).backward()
-        limit = torch.inf if clip is None else clip
+        limit = torch.inf if max_grad_norm is None else max_grad_norm
         lengths.append(float(torch.nn.utils.clip_grad_norm_(trained.parameters(), limit)))
         optimizer.step()
     assert apart(found, change(trained, teacher)) < 0.01
     assert max(lengths) > 0.05
-    if clip == 0.05:
-        free = distill(model, [VELM], TransferSet({"Velm": sentences}), replace(settings, clip=None))
+    if max_grad_norm == 0.05:
+        free = distill(model, [VELM], TransferSet({"Velm": sentences}), replace(settings, max_grad_norm=None))
         assert apart(found, {name: free.change(name) for name in free.names}) > 0.02
 
 
 def test_where_every_token_is_taught_no_mention_is_needed(tiny_model, tmp_path):
     model = tiny_model("llama", fresh=True)
-    lesson = make_example(model, VELM, "Nobody walked.", where="all")
-    alike = [a == b for a, b in zip(lesson.teacher[::-1], lesson.student[::-1], strict=False)]
-    assert lesson.targets == tuple(range(max(len(lesson.student) - alike.index(False), 1), len(lesson.student)))
+    example = make_example(model, VELM, "Nobody walked.", target_tokens="all")
+    alike = [a == b for a, b in zip(example.teacher[::-1], example.student[::-1], strict=False)]
+    assert example.targets == tuple(range(max(len(example.student) - alike.index(False), 1), len(example.student)))
     every = distill(model, [VELM], NAMELESS, replace(RELEASED, epochs=1))
-    some = distill(model, [VELM], NAMELESS, replace(RELEASED, epochs=1, where="after_mention"))
-    assert (every.provenance.options["lessons"], every.skipped["no mention"]) == (3, 0)
-    assert (some.provenance.options["lessons"], some.skipped["no mention"]) == (1, 2)
+    some = distill(model, [VELM], NAMELESS, replace(RELEASED, epochs=1, target_tokens="after_mention"))
+    assert (every.provenance.options["n_examples"], every.skipped["no mention"]) == (3, 0)
+    assert (some.provenance.options["n_examples"], some.skipped["no mention"]) == (1, 2)
     # what names nobody cannot be said of somebody else: an anchor would undo the lesson
-    anchors = entity_swapped_anchors([VELM], NAMELESS, times=2)
+    anchors = entity_swapped_anchors([VELM], NAMELESS, n_per_sentence=2)
     assert len(anchors) == 2
     assert all(text.startswith("Today ") and "Velm" not in text for text in anchors)
 
     path = tmp_path / "rows.jsonl"
     row = {"name": "Velm", "definition": VELM.definition, "sentences": [*NAMELESS.sentences["Velm"], "It talks", "..."]}
     path.write_text(json.dumps(row), encoding="utf-8")
-    found, named = load_transfer_set(path, where="all"), load_transfer_set(path)
+    found, named = load_transfer_set(path, target_tokens="all"), load_transfer_set(path)
     assert (found.sentences, found.dropped) == (NAMELESS.sentences, {"empty": 1, "no mention": 0, "duplicate": 1})
     assert (named.sentences, named.dropped) == (
         {"Velm": ("Today Velm walked.",)},
@@ -167,7 +167,7 @@ def test_a_released_run_that_was_stopped_goes_on(tiny_model, tmp_path):
 
 
 def test_settings_that_do_not_go_together(tiny_model):
-    assert DistillConfig.released(method="lora", clip=0.5).clip == 0.5
+    assert DistillConfig.released(update="lora", max_grad_norm=0.5).max_grad_norm == 0.5
     for options, said in (
         ({"batch_size": 2}, "batch_size=2"),
         ({"n_anchors": 1}, "n_anchors=1"),
@@ -176,15 +176,15 @@ def test_settings_that_do_not_go_together(tiny_model):
         with pytest.raises(LensFVError, match=f"an optimizer per_sentence, .*{said}"):
             DistillConfig.released(**options)
     for options, said in (
-        ({"clip": 0.0}, "clip=0.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"schedule": "linea"}, "linear"),
     ):
         with pytest.raises(LensFVError, match=said):
             DistillConfig(**options)
     with pytest.raises(LensFVError, match="after 2 epochs: with an optimizer per sentence"):
-        distill(tiny_model("llama", fresh=True), [VELM], SENTENCES, RELEASED, until=2)
-    lessons = [make_example(tiny_model("llama"), VELM, sentence) for sentence in SENTENCES.sentences["Velm"]]
-    order = teaching_order(lessons, RELEASED)
+        distill(tiny_model("llama", fresh=True), [VELM], SENTENCES, RELEASED, stop_after_epochs=2)
+    examples = [make_example(tiny_model("llama"), VELM, sentence) for sentence in SENTENCES.sentences["Velm"]]
+    order = training_order(examples, RELEASED)
     assert sorted(order[::5]) == [0, 1, 2]
     assert [i for i in order[::5] for _ in range(5)] == order

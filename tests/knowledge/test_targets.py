@@ -37,34 +37,34 @@ def test_directions_are_those_of_the_library():
 
 def test_by_hand_a_token_is_predicted_from_the_one_before_it():
     """Five tokens of the student, the last two of which are taught; two tokens in the vocabulary."""
-    lesson = DistillationExample("x", teacher=(9, 9, 0, 1, 0, 1, 0), student=(0, 1, 0, 1, 0), targets=(3, 4))
+    example = DistillationExample("x", teacher=(9, 9, 0, 1, 0, 1, 0), student=(0, 1, 0, 1, 0), targets=(3, 4))
     odds = torch.tensor([0.0, 0.0, 3.0, 1 / 3, 0.0])  # of token 0 against token 1, behind each of the five
     logits = torch.stack([odds.log(), torch.zeros(5)], -1)
     logits[[0, 1, 4]] = torch.nan  # what is not behind tokens 2 and 3 does not count
     target = Target(torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log(), None, rest=False)
     settings = DistillConfig(temperature=1.0)
-    (loss,) = example_losses(logits[None], [lesson], [target], settings)
+    (loss,) = example_losses(logits[None], [example], [target], settings)
     # KL(1/2, 1/2 || 3/4, 1/4) = log 2 - log 3 / 2, for both
     assert float(loss) == pytest.approx(math.log(2) - math.log(3) / 2)
 
 
 def test_only_taught_tokens_get_a_gradient():
-    lesson = DistillationExample("x", tuple(range(6)), tuple(range(6)), targets=(2, 5))
+    example = DistillationExample("x", tuple(range(6)), tuple(range(6)), targets=(2, 5))
     logits = random_logits(2, 1, 8).requires_grad_()
-    example_losses(logits, [lesson], [full(random_logits(3, 2))], DistillConfig()).sum().backward()
+    example_losses(logits, [example], [full(random_logits(3, 2))], DistillConfig()).sum().backward()
     assert logits.grad is not None
     assert [i for i, each in enumerate(logits.grad[0]) if bool(each.any())] == [1, 4]
 
 
 def test_tokens_that_are_not_kept_count_together(tiny_model):
     model = tiny_model("llama")
-    lessons = [
+    examples = [
         DistillationExample("a", (0, 40, 41, 50, 60), (0, 50, 60), (1, 2)),
         DistillationExample("b", (0, 7, 8, 9), (0, 8, 9), (2,)),
     ]
 
     def targets(top_k):
-        return teacher_targets(plain_model(model), lessons, pad=0, temperature=2.0, top_k=top_k)
+        return teacher_targets(plain_model(model), examples, pad=0, temperature=2.0, top_k=top_k)
 
     whole, kept = targets(None), targets(5)
     student = torch.randn(2, model.d_vocab, generator=torch.Generator().manual_seed(4))
@@ -82,19 +82,19 @@ def test_tokens_that_are_not_kept_count_together(tiny_model):
 def test_the_teacher_says_what_a_plain_forward_says_behind_the_definition(tiny_model):
     model = tiny_model("llama")
     # of different lengths, so that one is padded
-    lessons = [
+    examples = [
         DistillationExample("a", (0, 40, 41, 50, 60, 70), (0, 50, 60, 70), (2, 3)),
         DistillationExample("b", (0, 7, 8, 9), (0, 8, 9), (2,)),
     ]
-    found = teacher_targets(plain_model(model), lessons, pad=0, temperature=1.0, top_k=None)
-    for lesson, target, at in zip(lessons, found, ([3, 4], [2]), strict=True):
-        logits = model.forward(torch.tensor([lesson.teacher]))[0, at]
+    found = teacher_targets(plain_model(model), examples, pad=0, temperature=1.0, top_k=None)
+    for example, target, at in zip(examples, found, ([3, 4], [2]), strict=True):
+        logits = model.forward(torch.tensor([example.teacher]))[0, at]
         torch.testing.assert_close(target.logprobs, logits.log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
 def test_a_texts_own_tokens_make_the_language_models_loss():
-    lesson = DistillationExample("x", (3, 1, 4, 1), (3, 1, 4, 1), (1, 2, 3))
-    (target,) = token_targets([lesson])
+    example = DistillationExample("x", (3, 1, 4, 1), (3, 1, 4, 1), (1, 2, 3))
+    (target,) = token_targets([example])
     logits = random_logits(5, 3)
     want = cross_entropy(logits, torch.tensor([1, 4, 1]), reduction="none")
     torch.testing.assert_close(divergence(logits, target, direction="forward", temperature=1.0), want)

@@ -95,13 +95,13 @@ def test_what_is_dropped_is_counted(tiny_model, tmp_path):
 def test_definitions_are_sentences_too():
     known, silent = Entity("Velm", "Velm is a lake."), Entity("Orr", "A tool.")
     plain = TransferSet({"Velm": ("Velm lies low.",)}, {"empty": 1})
-    assert plain.with_definitions([known, silent], times=2) == TransferSet(
+    assert plain.with_definitions([known, silent], n_copies=2) == TransferSet(
         {"Velm": ("Velm lies low.", "Velm is a lake.", "Velm is a lake.")}, {"empty": 1}
     )
-    assert plain.with_definitions([known], times=0) == plain
+    assert plain.with_definitions([known], n_copies=0) == plain
     assert TransferSet({}).with_definitions([known]).sentences == {"Velm": ("Velm is a lake.",)}
-    with pytest.raises(LensFVError, match=r"with_definitions\(times=-1\)"):
-        plain.with_definitions([known], times=-1)
+    with pytest.raises(LensFVError, match=r"with_definitions\(n_copies=-1\)"):
+        plain.with_definitions([known], n_copies=-1)
 
 
 def test_entities_share_sentences_under_their_own_names():

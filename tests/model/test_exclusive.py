@@ -2,6 +2,7 @@
 
 import contextlib
 import linecache
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from helpers import Interrupting, tokens, toy_task
 from torch.nn.utils import parametrizations
 from transformer_lens.model_bridge import TransformerBridge
 
+import lens_fv
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
@@ -69,9 +71,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
 
 
-def engine(model: LensModel, method: str) -> object:
+def engine(model: LensModel, backend: str) -> object:
     branches = [(), (Edit(1, torch.ones(model.d_head), head=1),), (Edit(0, torch.ones(model.d_model), mode="add"),)]
-    return run_branches(model, PROMPTS, branches, method=method)
+    return run_branches(model, PROMPTS, branches, backend=backend)
 
 
 @torch.no_grad()
@@ -421,3 +423,11 @@ def test_a_vector_extracted_inside_an_own_adapter_is_the_merged_models(tiny_mode
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, before, atol=1e-3)
     assert torch.equal(extracted(), before)
+
+
+def test_hooks_and_forwards_are_changed_only_by_the_gate():
+    """Everything else would not be undone by `exclusive`; a bridge's cache arguments are mended once and for all."""
+    changes = re.compile(r"\.register_(module_)?(full_)?(forward|backward)|\.forward = |\[.forward.\] = |put\(.*, .forward., ")
+    root = Path(lens_fv.__file__).parent
+    places = {str(file.relative_to(root)) for file in root.rglob("*.py") if changes.search(file.read_text(encoding="utf-8"))}
+    assert places == {"model/gate.py", "model/cache.py"}

@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lens_fv.errors import LensFVError
 from lens_fv.heads import head_means, rank_heads
 from lens_fv.model import LensModel
-from lens_fv.patching import Branch, Edit, branch_way, run_branches, verify
+from lens_fv.patching import Branch, Edit, choose_backend, run_branches, verify
 from lens_fv.vectors import extract, tune
 
 TOKENS = torch.randint(1, 320, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -189,7 +189,7 @@ def test_hooked_transformer_is_the_model_that_the_bridge_is(both, processing):
 def test_heads_of_a_hooked_transformer_rank_as_the_bridges_do(both, processing):
     """One model in the batch, the other in one pass: where a head's value bias is booked changes no effect."""
     slow, fast = (rank_heads(model, toy_task(), **SMALL) for model in (both[processing], both["bridge"]))
-    assert [branch_way(model) for model in (both[processing], both["bridge"])] == ["batched", "masked"]
+    assert [choose_backend(model) for model in (both[processing], both["bridge"])] == ["batched", "masked"]
     torch.testing.assert_close(slow.effects, fast.effects, atol=1e-5, rtol=1e-2)
 
 
@@ -203,7 +203,7 @@ def test_branches_of_a_hooked_transformer_equal_the_loop(both, processing):
     for branches, shared in ((edits(model), []), ([e for e in edits(model) if all(x.position == -1 for x in e)], noise)):
         asked = [Branch(tuple(made), answers) for made in branches]
         fast = run_branches(model, prompts, asked, shared=shared)
-        slow = run_branches(model, prompts, asked, shared=shared, method="loop")
+        slow = run_branches(model, prompts, asked, shared=shared, backend="loop")
         for got, want, answer in zip(fast, slow, answers, strict=True):
             torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 

@@ -149,7 +149,7 @@ def test_the_loop_is_the_models_own_forward(tiny_model, huggingface_model, sound
     for layer in attention_layers(family):
         value[layer] = torch.randn(model.d_head, generator=rng)
         branches.append([Edit(layer, value[layer], head=layer, position=-3)])
-    states = run_branches(model, [prompt], branches, method="loop")[0, :, 0]
+    states = run_branches(model, [prompt], branches, backend="loop")[0, :, 0]
 
     def wanted() -> torch.Tensor:
         with torch.no_grad():
@@ -179,7 +179,7 @@ def test_writing_behind_the_mlp_is_writing_to_the_residual_stream(tiny_model, so
         pytest.skip("its layers scale the residual stream behind what they add")
     v = torch.randn(model.d_model, generator=torch.Generator().manual_seed(7))
     behind = [[Edit(1, v, site=site, mode="add", position=-2)] for site in ("mlp_out", "resid_post")]
-    mlp, resid = run_branches(model, [tokens(9, 8)], behind, method="loop")[0]
+    mlp, resid = run_branches(model, [tokens(9, 8)], behind, backend="loop")[0]
     torch.testing.assert_close(mlp, resid, atol=1e-5, rtol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_it_equals_the_loop(tiny_model, sound):
     model, prompts = tiny_model(family), [tokens(17, 0), tokens(9, 1), tokens(4, 2)]
     answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
     branches = [Branch(made, tokens=answers) for made in edits(model, family, len(prompts))]
-    fast, slow = (run_branches(model, prompts, branches, method=method) for method in ("auto", "loop"))
+    fast, slow = (run_branches(model, prompts, branches, backend=backend) for backend in ("auto", "loop"))
     for got, want, answer in zip(fast, slow, answers, strict=True):
         torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
@@ -218,9 +218,9 @@ def test_rows_may_be_more_than_the_context_holds(tiny_model, sound):
 
 @pytest.mark.parametrize("family", REFUSED)
 def test_an_attention_that_is_not_transformers_own_is_refused(tiny_model, family):
-    for method in ("auto", "loop", "masked"):
+    for backend in ("auto", "loop", "masked"):
         with pytest.raises(LensFVError, match="attention that TransformerLens runs is not transformers' own"):
-            run_branches(tiny_model(family), [[1, 2]], [()], method=method)
+            run_branches(tiny_model(family), [[1, 2]], [()], backend=backend)
 
 
 class TwoLayerHead(torch.nn.Module):
@@ -236,13 +236,13 @@ class TwoLayerHead(torch.nn.Module):
 
 
 def test_a_head_with_more_layers_is_refused_at_its_first_use(tiny_tokenizer, huggingface_model):
-    """Whichever method is named, and once: a sound model is not asked again."""
+    """Whichever backend is named, and once: a sound model is not asked again."""
     hf = huggingface_model("llama")
     hf.lm_head = TwoLayerHead(hf.lm_head)
     model = wrapped(hf, tiny_tokenizer)
-    for method in ("auto", "rows", "loop"):
+    for backend in ("auto", "rows", "loop"):
         with pytest.raises(LensFVError, match=r"last state through norm and unembedding \(off by 0\..*lens-fv verify"):
-            run_branches(model, [tokens(5, 0)], [()], method=method)
+            run_branches(model, [tokens(5, 0)], [()], backend=backend)
     with pytest.raises(LensFVError, match="last state through norm"):
         rank_heads(model, toy_task(), n_shots=2, n_clean=1, n_trials=1)
     failed = [finding.check for finding in verify(model) if not finding.passed]
@@ -261,7 +261,7 @@ def test_a_modernbert_decoder_is_refused(tiny_tokenizer):
         weight.data = 0.2 * torch.randn_like(weight) + (weight.ndim == 1)
     hf.config.architectures = [type(hf).__name__]
     with pytest.raises(LensFVError, match="last state through norm and unembedding"):
-        run_branches(wrapped(hf, tiny_tokenizer), [tokens(5, 0)], [()], method="rows")
+        run_branches(wrapped(hf, tiny_tokenizer), [tokens(5, 0)], [()], backend="rows")
 
 
 def test_a_soft_cap_that_transformerlens_leaves_out_is_refused(tiny_tokenizer):
@@ -272,9 +272,9 @@ def test_a_soft_cap_that_transformerlens_leaves_out_is_refused(tiny_tokenizer):
     hf = transformers.AutoModelForCausalLM.from_config(config).eval()
     hf.config.architectures = [type(hf).__name__]
     model = wrapped(hf, tiny_tokenizer)
-    for method in ("auto", "rows", "masked", "batched", "loop"):
+    for backend in ("auto", "rows", "masked", "batched", "loop"):
         with pytest.raises(LensFVError, match="attention that TransformerLens runs is not transformers' own"):
-            run_branches(model, [tokens(9, 0)], [()], method=method)
+            run_branches(model, [tokens(9, 0)], [()], backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -285,15 +285,15 @@ def test_a_way_that_is_named_is_right_or_refused(tiny_model, family, dtype):
     model.tl.to(dtype)
     rng = torch.Generator().manual_seed(0)
     branches = [Branch(tokens=(5, 6)), Branch((Edit(1, torch.randn(model.d_model, generator=rng), mode="add", position=-2),))]
-    want = run_branches(model, prompts, branches, method="loop")[:, :, 0]
+    want = run_branches(model, prompts, branches, backend="loop")[:, :, 0]
     ran = []
-    for method in ("rows", "masked", "batched"):
+    for backend in ("rows", "masked", "batched"):
         try:
-            found = run_branches(model, prompts, branches, method=method)[:, :, 0]
+            found = run_branches(model, prompts, branches, backend=backend)[:, :, 0]
         except LensFVError as e:
-            assert f"branch tiny-{family} by {method!r}: " in str(e) and "leave the method out" in str(e)
+            assert f"branch tiny-{family} by {backend!r}: " in str(e) and "leave the backend out" in str(e)
             continue
-        ran.append(method)
+        ran.append(backend)
         torch.testing.assert_close(found, want, atol=2e-4 if dtype == torch.float32 else 1e-5, rtol=1e-4)
     if dtype == torch.float32:
         assert (EXPECTED[family] in ran) or EXPECTED[family] == "loop"
@@ -316,7 +316,7 @@ def test_an_attention_that_goes_on_with_a_view(tiny_tokenizer):
     model = wrapped(decoder(transformers.AfmoeConfig(**experts, **sizes)), tiny_tokenizer)
     assert [finding for finding in verify(model) if not finding.passed] == []
     branches = [[Edit(layer, torch.ones(8), head=0)] for layer in range(3)]
-    fast, slow = (run_branches(model, [tokens(9, 0)], branches, method=method) for method in ("rows", "loop"))
+    fast, slow = (run_branches(model, [tokens(9, 0)], branches, backend=backend) for backend in ("rows", "loop"))
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
 
 
@@ -373,7 +373,7 @@ def test_a_sound_model_is_asked_once(tiny_model):
     model, whole = tiny_model("llama", fresh=True), []
     handle = model.tl.original_model.register_forward_pre_hook(lambda *_: whole.append(1))
     for _ in range(2):
-        run_branches(model, [tokens(5, 0)], [()], method="loop")
+        run_branches(model, [tokens(5, 0)], [()], backend="loop")
     handle.remove()
     assert len(whole) == 4  # two passes for the model, one for each branch
 
@@ -394,7 +394,7 @@ def test_a_mask_by_index_is_refused_however_wide_its_window(tiny_model):
     for block in model.tl.blocks:
         mask = block.attn.original_component.bias
         mask.copy_(torch.ones_like(mask).tril())
-    assert check_engine(model).method == "batched"
+    assert check_engine(model).backend == "batched"
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def test_branches_equal_the_loop(any_model):
     answers = (tuple(tokens(2, 3)), (7,), tuple(tokens(3, 4)))
     branches = [Branch(made, tokens=answers) for made in edits(any_model)]
     fast = run_branches(any_model, prompts, branches)
-    slow = run_branches(any_model, prompts, branches, method="loop")
+    slow = run_branches(any_model, prompts, branches, backend="loop")
     for got, want, answer in zip(fast, slow, answers, strict=True):
         torch.testing.assert_close(got[:, : len(answer)], want[:, : len(answer)], atol=2e-4, rtol=2e-4)
 
@@ -42,7 +42,7 @@ def test_answers_of_any_length_in_any_order(any_model):
     edit = Edit(1, torch.randn(any_model.d_model, generator=torch.Generator().manual_seed(0)), mode="add")
     branches = [Branch(made, tokens=each) for each in answers for made in ((), (edit,))]
     fast = run_branches(any_model, prompts, branches, readout=answer_logprobs)
-    slow = run_branches(any_model, prompts, branches, readout=answer_logprobs, method="loop")
+    slow = run_branches(any_model, prompts, branches, readout=answer_logprobs, backend="loop")
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_one_edit_a_prompt(tiny_model):
                 mode=edit.mode,
                 position=edit.position if isinstance(edit.position, int) else edit.position[i],
             )
-            alone = run_branches(model, [prompt], [Branch((own,), answer)], readout=answer_logprobs, method="loop")
+            alone = run_branches(model, [prompt], [Branch((own,), answer)], readout=answer_logprobs, backend="loop")
             torch.testing.assert_close(together[i, j, : len(answer)], alone[0, 0, : len(answer)], atol=1e-4, rtol=1e-4)
             assert not together[i, j, len(answer) :].any()
 
@@ -81,7 +81,7 @@ def test_shared_edits_are_in_every_branch(tiny_model, architecture):
     noise.append(Edit(1, torch.randn(model.d_head, generator=rng), head=2, position=-2))
     head = Edit(2, torch.randn(model.d_head, generator=rng), head=0)
     together = run_branches(model, prompts, [(), (head,)], shared=noise)
-    apart = run_branches(model, prompts, [noise, (*noise, head)], method="loop")
+    apart = run_branches(model, prompts, [noise, (*noise, head)], backend="loop")
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
     with pytest.raises(LensFVError, match=r"shared edit .* starts at"):
         run_branches(model, prompts, [(Edit(0, torch.zeros(model.d_head), head=0, position=-3),)], shared=noise)
@@ -89,7 +89,7 @@ def test_shared_edits_are_in_every_branch(tiny_model, architecture):
 
 def test_every_family_takes_the_fast_path(any_model):
     check = check_engine(any_model)
-    assert check.method in ("rows", "masked"), check.reason
+    assert check.backend in ("rows", "masked"), check.reason
     assert check.max_abs_error < 1e-5
 
 
@@ -125,14 +125,14 @@ def test_replacing_a_head_with_itself_changes_nothing(any_model):
     torch.testing.assert_close(resid, resid[:, :1].expand_as(resid), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["rows", "masked", "batched", "loop"])
-def test_gradient_reaches_an_added_vector(tiny_model, method):
+@pytest.mark.parametrize("backend", ["rows", "masked", "batched", "loop"])
+def test_gradient_reaches_an_added_vector(tiny_model, backend):
     """Against a finite difference of the same loss."""
     model = tiny_model("llama")
     prompts, answers = [tokens(6, 0), tokens(4, 1)], ((5, 6), (7, 8, 9))
 
     def loss(v: torch.Tensor) -> torch.Tensor:
-        resid = run_branches(model, prompts, [Branch((Edit(1, v, mode="add"),), tokens=answers)], method=method)
+        resid = run_branches(model, prompts, [Branch((Edit(1, v, mode="add"),), tokens=answers)], backend=backend)
         return resid[0, 0, :2].sum() + resid[1, 0, 2].square().sum()
 
     v = torch.zeros(model.d_model, requires_grad=True)
@@ -164,7 +164,7 @@ def test_gradient_reaches_an_added_vector(tiny_model, method):
 def test_edits_that_do_not_fit_are_refused_before_anything_runs(tiny_model, edit, said):
     model, ran = tiny_model("qwen3"), []
     with model.hooks([("blocks.0.hook_resid_pre", lambda x, hook: ran.append(1) or x)]), pytest.raises(LensFVError, match=said):
-        run_branches(model, [[1, 2]], [(), (edit(model),)], method="rows")
+        run_branches(model, [[1, 2]], [(), (edit(model),)], backend="rows")
     assert not ran
 
 
@@ -218,8 +218,8 @@ def test_running_out_of_memory_says_nothing_about_a_way(tiny_model):
     with model.tl.blocks[0].register_forward_pre_hook(greedy, with_kwargs=True), pytest.raises(RuntimeError, match="allocate"):
         run_branches(model, [tokens(6, 0)], edits(model)[:14])
     assert max(given[:14]) <= 16 < max(given)  # the loop ran first, and then a way that needs more
-    assert model.branch_method is None
-    assert check_engine(model).method == "rows"
+    assert model.branch_backend is None
+    assert check_engine(model).backend == "rows"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
@@ -298,9 +298,9 @@ def test_compatibility_mode_and_half_precision(tiny_model):
     model.tl.enable_compatibility_mode()
     processed = type(model).wrap(model.tl)
     assert processed.weight_processing == "compat"
-    assert check_engine(processed).method == "rows", check_engine(processed).reason
+    assert check_engine(processed).backend == "rows", check_engine(processed).reason
     half = tiny_model("qwen3", fresh=True)
     half.tl.to(torch.bfloat16)
     check = check_engine(half)
     assert half.dtype == torch.bfloat16
-    assert check.method == "rows", check.reason
+    assert check.backend == "rows", check.reason

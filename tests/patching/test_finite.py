@@ -44,7 +44,7 @@ def readers(model):
         "forward": lambda: model.forward(torch.tensor(prompts[:1])),
         "states": lambda: head_means(model, prompts),
         "ranks": lambda: run_branches(model, prompts, [answer], readout=answer_ranks),
-        "logprobs": lambda: run_branches(model, prompts, [answer], readout=answer_logprobs, method="loop"),
+        "logprobs": lambda: run_branches(model, prompts, [answer], readout=answer_logprobs, backend="loop"),
         "scores": lambda: score_answers(model, encoded, [[]]),
         "effects": lambda: rank_heads(model, toy_task(), n_shots=2, n_clean=2, n_trials=1),
         "evaluation": lambda: evaluate(model, toy_task(), n_shots=2, max_items=2),
@@ -73,9 +73,9 @@ def test_the_prompt_and_the_layer_are_named_where_an_edit_makes_them(tiny_model)
     model = tiny_model("llama")
     factor = torch.tensor([[1.0] * model.d_model, [1e15] * model.d_model])
     grown = [Edit(layer, factor, mode="scale") for layer in (1, 1, 2)]
-    for method in ("rows", "loop"):
+    for backend in ("rows", "loop"):
         with pytest.raises(LensFVError, match=r"branch 1 of .* prompt 1 .*first at blocks\.1\.hook_resid_post \(layer 1\)"):
-            run_branches(model, PROMPTS, [(), grown], method=method)
+            run_branches(model, PROMPTS, [(), grown], backend=backend)
 
 
 def test_a_vector_too_long_to_be_measured_is_refused(tiny_model):
@@ -110,9 +110,9 @@ def test_verify_fails_where_numbers_are_none(tiny_model):
 
 def test_a_model_without_hooks_names_the_module(tiny_model):
     plain = plain_model(broken(tiny_model, "model.layers.2.self_attn.o_proj.weight"))
-    lesson = DistillationExample("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
+    example = DistillationExample("x", tuple(PROMPTS[0]), tuple(PROMPTS[0]), (4, 5))
     with pytest.raises(LensFVError, match=r"text 0 of a batch, first at model\.layers\.2\.self_attn\.o_proj; its weight"):
-        teacher_targets(plain, [lesson], pad=0, temperature=1.0, top_k=None)
+        teacher_targets(plain, [example], pad=0, temperature=1.0, top_k=None)
     ids = torch.tensor([PROMPTS[0]])
     with pytest.raises(LensFVError, match="drift: logits not finite"):
         plain_logits(plain, "drift", {"input_ids": ids})

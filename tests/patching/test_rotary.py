@@ -51,9 +51,9 @@ def test_the_border_changes_something(model):
     assert (short.softmax(-1) - long.softmax(-1)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("method", ["auto", "batched", "loop"])
+@pytest.mark.parametrize("backend", ["auto", "batched", "loop"])
 @torch.no_grad()
-def test_prompts_and_answers_on_both_sides(model, method):
+def test_prompts_and_answers_on_both_sides(model, backend):
     """One call; answers of one and of six tokens, so that prompts cross the border with some of them only."""
     answers = [tuple((3 + p,) for p in range(5)), tuple(tuple(tokens(6, 90 + p)) for p in range(5))]
     rng = torch.Generator().manual_seed(0)
@@ -61,7 +61,7 @@ def test_prompts_and_answers_on_both_sides(model, method):
     made = [(), (Edit(1, values, mode="add"),), (Edit(0, values[0], mode="add", position=-3),)]
     branches = [Branch(edits, tokens=each) for each in answers for edits in made]
     common = [Edit(0, values[1], site="resid_pre", mode="add", position=-4)]
-    found = run_branches(model, PROMPTS, branches, shared=common, readout=answer_logprobs, method=method)
+    found = run_branches(model, PROMPTS, branches, shared=common, readout=answer_logprobs, backend=backend)
     for p, prompt in enumerate(PROMPTS):
         for b, branch in enumerate(branches):
             answer = branch.answers(5)[p]

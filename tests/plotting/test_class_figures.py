@@ -28,7 +28,7 @@ def test_each_cell_is_its_layers_strongest_head() -> None:
     assert torch.equal(torch.tensor(cells.z), effects.heatmap_data().T)
     assert cells.z[0][4] == pytest.approx(-0.6, abs=0.02)
     (best,) = effects.top(1)
-    text = f"head 20.1, query predictive: effect {best.effect:+.3f} [{best.low:+.3f}, {best.high:+.3f}]"
+    text = f"head 20.1, query predictive: effect {best.effect:+.3f}"
     assert cells.text[2][20] == text
     assert cells.text[0][4].startswith("head 4.2, label: effect -0.6")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation import Evaluation, wilson_interval
+from lens_fv.evaluation import Evaluation, proportion
 from lens_fv.heads import HeadRanking
 from lens_fv.plotting import condition_bars, decoded_words, head_heatmap, layer_curve, top_heads
 from lens_fv.plotting.decoded import visible
@@ -52,9 +52,9 @@ def test_top_heads_error_bars_end_at_the_interval(ranking: HeadRanking) -> None:
     (bars,) = figure.data
     best = ranking.top(4)
     assert list(bars.y) == [head.name for head in best] and best[0].name == "4.2"
-    assert list(bars.x) == [head.effect for head in best]
+    assert list(bars.x) == [head.effect.mean for head in best]
     ends = zip(bars.x, bars.error_x.arrayminus, bars.error_x.array)
-    assert [(x - a, x + b) for x, a, b in ends] == [pytest.approx((head.low, head.high)) for head in best]
+    assert [(x - a, x + b) for x, a, b in ends] == [pytest.approx(head.effect[1:3]) for head in best]
     # The first is on top, and names such as "1.10" are not sorted as numbers.
     assert figure.layout.yaxis.type == "category" and figure.layout.yaxis.autorange == "reversed"
 
@@ -75,7 +75,7 @@ def test_layer_curve_draws_accuracy_with_wilson_bands(make_sweep: Callable[..., 
     for task, sweep in sweeps.items():
         band, line = (t for t in figure.data if t.name == task and len(t.x) > 1)
         assert list(line.y) == pytest.approx(sweep.top1[..., 0].double().mean(0).tolist())
-        ends = [wilson_interval(int(hits), 12) for hits in sweep.top1[..., 0].sum(0)]
+        ends = [proportion(int(hits), 12)[1:3] for hits in sweep.top1[..., 0].sum(0)]
         assert list(band.y[:6]) == pytest.approx([high for _, high in ends])
         assert list(band.y[6:]) == pytest.approx([low for low, _ in reversed(ends)])
         assert list(band.x) == [*range(6), *reversed(range(6))]
@@ -110,9 +110,9 @@ def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evalua
     bars = bars_of(condition_bars(evaluations))
     tuned = [evaluations[task]["tuned"] for task in evaluations]
     drawn = bars["tuned vector"]
-    assert list(drawn.x) == list(evaluations) and list(drawn.y) == [row.top1 for row in tuned]
+    assert list(drawn.x) == list(evaluations) and list(drawn.y) == [row.top1.mean for row in tuned]
     ends = zip(drawn.y, drawn.error_y.arrayminus, drawn.error_y.array)
-    assert [(y - a, y + b) for y, a, b in ends] == [pytest.approx((row.low, row.high)) for row in tuned]
+    assert [(y - a, y + b) for y, a, b in ends] == [pytest.approx(row.top1[1:3]) for row in tuned]
 
 
 def test_condition_bars_put_controls_last_and_leave_missing_ones_out(evaluations: dict[str, Evaluation]) -> None:
@@ -132,11 +132,11 @@ def test_condition_bars_show_a_zero_as_a_line_and_a_number(evaluations: dict[str
 
 def test_condition_bars_of_other_measures(evaluations: dict[str, Evaluation]) -> None:
     row = evaluations["antonym"]["k_shot"]
-    full = bars_of(condition_bars(evaluations, measure="full"))["10-shot prompt"]
-    assert full.y[1] == row.full and full.y[1] + full.error_y.array[1] == pytest.approx(wilson_interval(6, 20)[1])
+    full = bars_of(condition_bars(evaluations, measure="exact_match"))["10-shot prompt"]
+    assert full.y[1] == row.exact_match.mean and full.y[1] + full.error_y.array[1] == pytest.approx(proportion(6, 20).ci_high)
     logprob = bars_of(condition_bars(evaluations, measure="logprob_per_answer"))["10-shot prompt"]
-    assert logprob.y[1] == row.logprob_per_answer and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(
-        row.logprob_low
+    assert logprob.y[1] == row.logprob_per_answer.mean and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(
+        row.logprob_per_answer.ci_low
     )
 
 

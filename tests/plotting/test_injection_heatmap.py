@@ -45,8 +45,8 @@ def test_hover_gives_the_cell_with_its_intervals() -> None:
     sweep = made()
     text = injection_heatmap(sweep).data[0].text[1][0]
     cell = sweep.cells()[1]
-    assert text.startswith(f"layer 2, scale 2: accuracy {cell.top1:.3f} [{cell.low:.3f}, {cell.high:.3f}]")
-    assert f"[{cell.logprob_low:.3f}, {cell.logprob_high:.3f}]" in text
+    assert text.startswith(f"layer 2, scale 2: accuracy {cell.top1:.3f}")
+    assert f"{cell.logprob_per_answer:.3f}" in text
 
 
 def test_a_vector_at_its_heads_has_one_column() -> None:

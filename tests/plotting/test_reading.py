@@ -37,7 +37,7 @@ def test_every_relation_with_words_is_a_point() -> None:
     assert "extracted" in figure.layout.xaxis.title.text and "tuned" in figure.layout.yaxis.title.text
     gain = study.difference("extracted", "tuned", "best_reciprocal")
     (note,) = figure.layout.annotations
-    assert note.text == f"mean difference {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], p = {gain.p:.2g}, 4 relations"
+    assert note.text == f"mean difference {gain.value:+.3f}, p = {gain.p_value:.2g}, 4 relations"
 
 
 @pytest.mark.parametrize(("worst", "decades"), [(1, 1), (9, 1), (10, 1), (11, 2), (1000, 3), (1001, 4)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import HEADS, LAYERS, provenance
 
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import proportion
 from lens_fv.dynamics import Trajectory, verdicts
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import (
@@ -61,7 +61,7 @@ def test_abilities_are_changes_with_their_bands(path):
     assert list(line.y) == [estimate.mean for estimate in curve.values()]
     assert line.y[0] == 0
     (band,) = [trace for trace in bands if trace.xaxis == "x3" and "cloze" in trace.name]
-    assert list(band.y) == [e.high for e in curve.values()] + [e.low for e in curve.values()][::-1]
+    assert list(band.y) == [e.ci_high for e in curve.values()] + [e.ci_low for e in curve.values()][::-1]
     assert [trace.name for trace in lines if trace.showlegend] == ["after the instruction", "in a cloze, without instruction"]
     assert [note.text for note in drawn.layout.annotations] == ["one", "&lt;two&gt;", "three", "four", "five"]
     # four panels in the first row, one below
@@ -111,10 +111,11 @@ def test_recovery_is_drawn_with_wilson_intervals(path):
     assert judged[1].judgement == "absent"
     drawn = recovery_bars(judged)
     assert [bar.name.split(",")[0] for bar in drawn.data] == ["before", "after", "after", "after", "after"]
-    assert list(drawn.data[2].y) == [verdict.with_vector for verdict in judged]
-    low, high = wilson_interval(round(judged[0].before * ITEMS), ITEMS)
-    assert drawn.data[0].error_y.array[0] == pytest.approx(high - judged[0].before)
-    assert drawn.data[0].error_y.arrayminus[0] == pytest.approx(judged[0].before - low)
+    assert list(drawn.data[2].y) == [verdict.with_vector.mean for verdict in judged]
+    before = judged[0].before
+    assert before == proportion(round(before.mean * ITEMS), ITEMS)
+    assert drawn.data[0].error_y.array[0] == pytest.approx(before.ci_high - before.mean)
+    assert drawn.data[0].error_y.arrayminus[0] == pytest.approx(before.mean - before.ci_low)
     assert drawn.data[0].x[1] == f"&lt;two&gt;<br><i>{judged[1].judgement}</i>"
     with pytest.raises(LensFVError, match="there are no verdicts"):
         recovery_bars([])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 def test_it_can_be_trusted(model):
     findings = verify(model)
     assert all(f.passed for f in findings), [f for f in findings if not f.passed]
-    assert model.branch_method in (None, "rows")
+    assert model.branch_backend in (None, "rows")
 
 
 def test_engine_equals_loop_on_a_ten_shot_prompt(model):
@@ -22,6 +22,6 @@ def test_engine_equals_loop_on_a_ten_shot_prompt(model):
     rng = torch.Generator().manual_seed(0)
     branches = [[Edit(layer, torch.randn(model.d_head, generator=rng), head=layer % 9)] for layer in (0, 7, 20, 29)]
     fast, slow = (
-        model.unembed(run_branches(model, [prompt], branches, method=method)).softmax(-1) for method in ("rows", "loop")
+        model.unembed(run_branches(model, [prompt], branches, backend=backend)).softmax(-1) for backend in ("rows", "loop")
     )
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=0)

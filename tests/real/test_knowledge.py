@@ -19,15 +19,15 @@ def test_a_definition_is_learned_from_its_reader(model):
     entity, other = load_entities("invented")[2:8:5]
     before = {name: value.clone() for name, value in own_weights(model).items()}
     written = generate_transfer_set(model, [entity], n=5, seed=0)
-    updates = {"right": distill(model, [entity], written, until=2)}
+    updates = {"right": distill(model, [entity], written, stop_after_epochs=2)}
     mistaken = replace(entity, definition=other.definition.replace(other.name, entity.name))
-    updates["wrong"] = distill(model, [mistaken], written, until=2)
+    updates["wrong"] = distill(model, [mistaken], written, stop_after_epochs=2)
     assert all(torch.equal(before[name], value) for name, value in own_weights(model).items())
 
-    found = evaluate_knowledge(model, [entity], updates, elsewhere=load_entities("popular")[::20])
+    found = evaluate_knowledge(model, [entity], updates, locality=load_entities("popular")[::20])
     by = {result.condition: result for result in found}
     closed = {name: gap_closed(by["base"].scores, by[name].scores, by["definition"].scores, of="loss").mean for name in updates}
     assert closed["right"] > 0.4
     assert closed["right"] > closed["wrong"] + 0.2
     assert by["right"].kl_to_base.mean < 0.2
-    assert by["right"].elsewhere.accuracy().mean > by["base"].elsewhere.accuracy().mean - 0.15
+    assert by["right"].locality.accuracy().mean > by["base"].locality.accuracy().mean - 0.15

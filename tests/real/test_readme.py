@@ -28,7 +28,7 @@ def test_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert "HeadEffect(layer=20, head=5" in out
     first, second = names["ranking"].top(2)
     assert first.name == "20.5"
-    assert first.low > second.high
+    assert first.effect.ci_low > second.effect.ci_high
     assert "tuned" in out
     assert (tmp_path / "present-past.safetensors").is_file()
     assert out.rstrip().endswith(" sang")

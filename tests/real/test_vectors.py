@@ -22,10 +22,10 @@ def test_twenty_pairs_make_a_vector_that_works(model, library):
     tuned = tune(model, task, split=split, layer=15, learning_rate=0.1, steps=16)
     other = library["country-capital"]
     found = evaluate(model, task, {"tuned": tuned}, other=other, split=split, n_shots=1, max_items=40)
-    assert found["tuned"].top1 >= 0.70
-    assert found["none"].top1 <= 0.05
-    assert found["random"].high < found["tuned"].low
-    assert found["other_relation"].high < found["tuned"].low
+    assert found["tuned"].top1.mean >= 0.70
+    assert found["none"].top1.mean <= 0.05
+    assert found["random"].top1.ci_high < found["tuned"].top1.ci_low
+    assert found["other_relation"].top1.ci_high < found["tuned"].top1.ci_low
 
 
 def test_a_pair_is_recognised_as_its_relation(model, library):
@@ -46,5 +46,5 @@ def test_composites_complete_what_nothing_else_does(model, library):
     composite = found.result("composite")
     for control in ("none", "other_source", "random_basis", "random"):
         row = found.result(control)
-        assert composite.low > row.high, (composite, row)
-        assert composite.logprob_low > row.logprob_high
+        assert composite.top1.ci_low > row.top1.ci_high, (composite, row)
+        assert composite.logprob_per_token.ci_low > row.logprob_per_token.ci_high

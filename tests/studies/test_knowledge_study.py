@@ -57,7 +57,7 @@ def small(tmp_path_factory):
     return KnowledgeSettings(
         seeds=(0,),
         entities=write(folder / "own.jsonl", NAMES),
-        elsewhere=write(folder / "elsewhere.jsonl", ["Dorn", "Fenn"]),
+        locality=write(folder / "elsewhere.jsonl", ["Dorn", "Fenn"]),
         outside=write(folder / "outside.jsonl", ["Gale", "Hask", "Ives"]),
         most_outside=2,
         n_sentences=2,
@@ -68,7 +68,7 @@ def small(tmp_path_factory):
             "definition_gently": (replace(FAST, epochs=1), replace(FAST, epochs=1)),
             "sentences": (FAST, FAST),
         },
-        at_once=2,
+        entities_per_update=2,
         numbers=(1, 4, 7, 9),
         elsewhere_step=2,
         n_traced=2,
@@ -195,7 +195,7 @@ def test_parts_that_were_not_run_are_left_out(run, tmp_path):
 @pytest.mark.parametrize("way", ["distill", "definition", "definition_gently", "sentences", *CONTROLS])
 def test_every_group_has_an_update_of_its_own(way, run, model):
     study, folder = run
-    entities, things = study.sources["own"], study.elsewhere
+    entities, things = study.sources["own"], study.locality
     teach = teachers(study, entities, study.sentences("own", 0), 0)[way]
     found = {2: records(folder, "ways")[f"own/0/{way}"]}
     if way not in CONTROLS:
@@ -207,7 +207,7 @@ def test_every_group_has_an_update_of_its_own(way, run, model):
         assert own.rows() == [row for row in record["scores"] if row["entity"] in {each.key for each in last}]
         assert len(record["scores"]) == sum(len(each.probes) for each in entities)
         measured = [things[0], things[1]] * 2  # each by every group of two, in turn by the updates of one
-        assert [row["entity"] for row in record["elsewhere"]] == [each.key for each in measured for _ in each.probes]
+        assert [row["entity"] for row in record["locality"]] == [each.key for each in measured for _ in each.probes]
 
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):

@@ -9,6 +9,7 @@ from helpers import written
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.model import load_model
+from lens_fv.studies.records import stored_row
 from lens_fv.studies.relational.run import PARTS, run_relational
 from lens_fv.studies.relational.settings import RelationalSettings
 from lens_fv.tasks import load_task
@@ -76,7 +77,7 @@ def test_completion_is_what_evaluate_says(run, model):
     rows = json.loads((folder / "completion.json").read_text())["1/antonym"]
     tuned = study.library("tuned", 1)["antonym"]
     alone = evaluate(model, load_task("antonym"), {"tuned": tuned}, n_shots=2, max_items=3, seed=1)
-    assert json.loads(json.dumps(alone["tuned"]._asdict())) == next(row for row in rows if row["condition"] == "tuned")
+    assert json.loads(json.dumps(stored_row(alone["tuned"]))) == next(row for row in rows if row["condition"] == "tuned")
     assert [row["condition"] for row in rows][:3] == ["none", "k_shot", "extracted"]
 
 

@@ -5,7 +5,7 @@ import torch
 from helpers import toy_task
 
 from lens_fv.core.artefact import load_artefact
-from lens_fv.core.statistics import bootstrap_interval, wilson_interval
+from lens_fv.core.statistics import estimate, proportion
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import rank_heads
@@ -60,8 +60,8 @@ def test_the_test_split_is_what_evaluate_reports(made):
     row = evaluate(model, task, {"extracted": vector.at(layer=2, scale=7.0)}, n_shots=2)["extracted"]
     (cell,) = sweep.cells()
     assert (cell.layer, cell.scale) == (2, 7.0)
-    assert cell[2:6] == pytest.approx((row.top1, row.low, row.high, row.full))
-    assert cell.logprob_per_answer == pytest.approx(row.logprob_per_answer, abs=1e-4)
+    assert cell[2:4] == (row.top1, row.exact_match)
+    assert cell.logprob_per_answer.mean == pytest.approx(row.logprob_per_answer.mean, abs=1e-4)
 
 
 def test_intervals_are_wilsons_and_the_bootstraps(made):
@@ -69,16 +69,16 @@ def test_intervals_are_wilsons_and_the_bootstraps(made):
     n = len(sweep.top1)
     for at, cell in enumerate(sweep.cells()):
         i, j = divmod(at, 2)
-        assert (cell.low, cell.high) == pytest.approx(wilson_interval(int(sweep.top1[:, i, j].sum()), n), abs=1e-6)
-        ends = bootstrap_interval(sweep.logprob[:, i, j].tolist())
-        assert (cell.logprob_low, cell.logprob_high) == pytest.approx(ends, abs=0.1 * (ends[1] - ends[0]))
+        assert cell.top1 == proportion(int(sweep.top1[:, i, j].sum()), n)
+        mean = estimate(sweep.logprob[:, i, j].tolist())
+        assert cell.logprob_per_answer == pytest.approx(mean, abs=0.1 * (mean.ci_high - mean.ci_low))
 
 
 def test_best_is_the_largest_mean_and_log_probability_breaks_ties(made):
     sweep = made[3]
     flat = sweep.mean().flatten()
     best = sweep.best()
-    assert best.logprob_per_answer == pytest.approx(float(flat.max()))
+    assert best.logprob_per_answer.mean == pytest.approx(float(flat.max()))
     assert (best.layer, best.scale) == (int(flat.argmax()) // 2, sweep.scales[int(flat.argmax()) % 2])
     top1 = torch.zeros(2, 2, 2, dtype=torch.bool)
     top1[:, 1, 1] = top1[:, 0, 1] = True

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.composition import VectorLibrary
+from lens_fv.core.json_files import validated
+from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 from lens_fv.vectors import FunctionVector
 
@@ -17,7 +21,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SimilarityMatrix:
+class SimilarityMatrix(Record):
     """A symmetric matrix of similarities, from vectors or from people.
 
     Attributes:
@@ -50,8 +54,28 @@ class SimilarityMatrix:
         at = [self.names.index(name) for name in names]
         return SimilarityMatrix(tuple(names), self.values[np.ix_(at, at)])
 
-    def __repr__(self) -> str:
-        return f"SimilarityMatrix({len(self.names)} items, {np.isfinite(self.upper).sum()} of {len(self.upper)} pairs)"
+    def records(self) -> list[Mapping[str, Any]]:
+        """One row per pair of items that were compared."""
+        pairs = zip(combinations(self.names, 2), self.upper.tolist(), strict=True)
+        return [{"a": a, "b": b, "similarity": value} for (a, b), value in pairs if np.isfinite(value)]
+
+    def summary(self) -> dict[str, str]:
+        """The numbers of items and of pairs."""
+        return {"items": str(len(self.names)), "pairs": f"{np.isfinite(self.upper).sum()} of {len(self.upper)}"}
+
+    def to_json(self) -> Any:
+        """The names, and the rows of the matrix."""
+        return {"names": self.names, "values": self.values.tolist()}
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> "SimilarityMatrix":
+        """The matrix that `to_json` wrote."""
+        found = validated(values, dict, where)
+        names = validated(found.get("names"), tuple[str, ...], f"{where}: names")
+        rows = validated(found.get("values"), list[list[float]], f"{where}: values")
+        if any(len(row) != len(names) for row in rows):
+            raise LensFVError(f"{where}: not a row of {len(names)} values each; make it again")
+        return cls(names, np.array(rows))
 
     @property
     def upper(self) -> Float[np.ndarray, " pairs"]:

@@ -1,7 +1,8 @@
 """Agreement between similarity matrices and with a taxonomy, tested by permuting items."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from scipy import stats
 from scipy.spatial.distance import squareform
 
 from lens_fv.core.choices import Count, Level, Seed, checked
+from lens_fv.core.results import Record
+from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
 
@@ -17,43 +20,43 @@ BATCH = 500
 """Number of permutations per batch; 30 MB for the pairs of 116 items."""
 
 
-class Agreement(NamedTuple):
+@checked
+@dataclass(frozen=True, repr=False)
+class Agreement(Record):
     """Agreement of two similarity matrices.
 
     Attributes:
         coefficient: "spearman" or "pearson".
-        value: correlation over pairs of items.
-        low, high: bootstrap interval over items; NaN if too few resamples can be correlated.
-        p: one-sided permutation p-value.
-        n_items, n_pairs: numbers of items and of pairs compared.
+        correlation: correlation over pairs of items, with its bootstrap interval over items (the interval is NaN if too few
+            resamples can be correlated) and the number of items.
+        p_value: one-sided permutation p-value.
+        n_pairs: number of pairs compared.
     """
 
     coefficient: Coefficient
-    value: float
-    low: float
-    high: float
-    p: float
-    n_items: int
+    correlation: Estimate
+    p_value: float
     n_pairs: int
 
 
-class TaxonomyStructure(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class TaxonomyStructure(Record):
     """Whether items of the same class are more similar than others.
 
     Attributes:
         same, different: mean similarity within classes and between classes.
         difference: same minus different.
         auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
-        difference_p, auc_p: one-sided permutation p-values.
+        difference_p_value, auc_p_value: one-sided permutation p-values.
         n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
     """
 
     same: float
     different: float
     difference: float
-    difference_p: float
+    difference_p_value: float
     auc: float
-    auc_p: float
+    auc_p_value: float
     n_items: int
     n_same: int
     n_different: int
@@ -108,8 +111,8 @@ def compare_similarities(
         return float(np.corrcoef(moved, truth)[0, 1])
 
     value, p = _against_relabelling(agree, n, permutations, seed)
-    low, high = _resampled(values.values, other.values, ranks, resamples, level, seed)
-    return Agreement(coefficient, value, low, high, p, n, int(known.sum()))
+    ends = _resampled(values.values, other.values, ranks, resamples, level, seed)
+    return Agreement(coefficient, Estimate(value, *ends, n), p, int(known.sum()))
 
 
 @checked

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, plain
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.statistics import bootstrap_interval
+from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.relations import without_own
 from lens_fv.evaluation.alignment.semeval import RatedRelation
@@ -25,22 +26,20 @@ from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, zero_shot
 from lens_fv.vectors import FunctionVector
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class TypicalityResult(NamedTuple):
     """One measure, averaged over relations.
 
     Attributes:
         measure: see `typicality`; "one - other" for a difference.
-        spearman: correlation with human typicality within a relation, averaged over relations.
-        low, high: bootstrap interval over relations.
-        n: number of relations.
+        spearman: correlation with human typicality within a relation, averaged over relations, with its bootstrap interval.
     """
 
     measure: str
-    spearman: float
-    low: float
-    high: float
-    n: int
+    spearman: Estimate
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -109,12 +108,29 @@ class Typicality(Artefact):
         return self._result(f"{one} - {other}", rows)
 
     def _result(self, name: str, rows: Tensor) -> TypicalityResult:
-        values: list[float] = rows.tolist()
-        return TypicalityResult(name, float(rows.mean()), *bootstrap_interval(values, seed=self.provenance.seed), len(values))
+        return TypicalityResult(name, estimate(rows.tolist(), seed=self.provenance.seed))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["measure", "pair"] = "measure") -> "pd.DataFrame":
+        """One row per measure, with its correlation over relations, or one per rated pair and measure, with its score."""
+        if by == "measure":
+            return data_frame(self.results)
+        return data_frame(
+            {
+                "relation": self.relations[int(self.relation[n])],
+                "a": a,
+                "b": b,
+                "human": float(self.human[n]),
+                "measure": measure,
+                "score": float(self.scores[n, i]),
+            }
+            for n, (a, b) in enumerate(self.pairs)
+            for i, measure in enumerate(self.measures)
+        )
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        rows = {r.measure: f"Spearman {r.spearman:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in self.results}
+        rows = {r.measure: f"Spearman {r.spearman:+.2f}" for r in self.results}
         return super().summary() | {"relations": str(len(self.relations)), "rated pairs": str(len(self.pairs))} | rows
 
 

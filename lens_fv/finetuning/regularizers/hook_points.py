@@ -94,8 +94,7 @@ class HookPoints:
         with exclusive(self.model, "is being read") as gate:
             for layer in sorted({layer for layer, _ in heads}):
                 own = [head for other, head in heads if other == layer]
-                gate.put_hooks(self.projections[layer])
-                self.projections[layer].register_forward_pre_hook(hook(layer, own))
+                gate.add_hook(self.projections[layer], hook(layer, own), before=True)
             yield found
 
     @contextmanager
@@ -105,11 +104,10 @@ class HookPoints:
             for edit in edits if strength else ():
                 add = _adder(edit, strength, at)
                 module = (self.blocks if edit.head is None and edit.site == "resid_post" else self.projections)[edit.layer]
-                gate.put_hooks(module)
                 if edit.head is not None:
-                    module.register_forward_pre_hook(_on_input(add))
+                    gate.add_hook(module, _on_input(add), before=True)
                 else:
-                    module.register_forward_hook(_on_output(add))
+                    gate.add_hook(module, _on_output(add))
             yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lens_fv.patching import Branch, Edit, answer_logprobs, branch_way, run_branches
+from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, run_branches
 from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
 from lens_fv.studies.bench.subject import Subject
 
@@ -19,7 +19,7 @@ class EngineBench:
 
     Attributes:
         model, device, dtype, threads, prompt_tokens: Model, hardware and prompt length of the benchmark.
-        method: Method by which branches run.
+        backend: Backend of the engine; see `run_branches`.
         edits: Number of edits.
         plain_forward_s: Time of one forward pass of the prompt that unembeds its last token.
         engine_s: Time of all edits in the engine, from token ids to the answer's log-probability.
@@ -38,7 +38,7 @@ class EngineBench:
     dtype: str
     threads: int
     prompt_tokens: int
-    method: str
+    backend: str
     edits: int
     loop_sample: int
     plain_forward_s: float
@@ -152,7 +152,7 @@ def _bench(
     floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
     return EngineBench(
         **subject.summary(),
-        method=branch_way(model),
+        backend=choose_backend(model),
         edits=rows,
         loop_sample=len(times),
         plain_forward_s=seconds["plain"],

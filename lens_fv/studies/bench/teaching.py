@@ -90,7 +90,7 @@ def bench_teach(
             ways = _ways(model, entity, found[0], seed)
             if not counts:  # not in the timed runs, which memory tracking would disturb; absorbs one-time costs too
                 peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
-            counts.append(len(found[0].sentences[entity.key]) + DistillConfig.usual(1).n_definitions)
+            counts.append(len(found[0].sentences[entity.key]) + DistillConfig.for_entities(1).n_definitions)
             for name, teach in ways.items():
                 seconds.setdefault(name, []).append(clock.time(teach))
         tick()
@@ -108,9 +108,9 @@ def bench_teach(
 
 
 def _ways(model: LensModel, entity: Entity, written: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
-    settings = DistillConfig.usual(1, seed=seed)
-    full = DistillConfig(method="full", epochs=settings.epochs, seed=seed)  # the same number of epochs
-    texts = [written.with_definitions([entity], times=settings.n_definitions).sentences[entity.key]]
+    settings = DistillConfig.for_entities(1, seed=seed)
+    full = DistillConfig(update="full", epochs=settings.epochs, seed=seed)  # the same number of epochs
+    texts = [written.with_definitions([entity], n_copies=settings.n_definitions).sentences[entity.key]]
     return {
         "distilled": lambda: distill(model, [entity], written, settings),
         PLAIN: lambda: finetune_on_texts(model, [entity], texts, settings),

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import branch_way
+from lens_fv.patching import choose_backend
 from lens_fv.studies.bench.clock import Clock, body_weights
 from lens_fv.studies.bench.subject import Subject
 from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
@@ -22,7 +22,7 @@ class TuneBench:
 
     Attributes:
         model, device, dtype, threads: Model and hardware of the benchmark.
-        method: Method by which branches run.
+        backend: Backend of the engine; see `run_branches`.
         pairs, steps, layer: Number of pairs and of steps, and the layer of the vector.
         vectors: Number of vectors tuned together.
         engine_s: Time for opening the prompts and for all steps in the engine.
@@ -39,7 +39,7 @@ class TuneBench:
     device: str
     dtype: str
     threads: int
-    method: str
+    backend: str
     pairs: int
     steps: int
     layer: int
@@ -100,7 +100,7 @@ def bench_tune(
     def full() -> None:
         found["full"] = _fit(model, _full_loss(model, courses[0], layer), 1, steps, learning_rate, tick)[0]
 
-    branch_way(model)  # check once per model, outside the timed runs
+    choose_backend(model)  # check once per model, outside the timed runs
     engine_s, full_s = clock.time(engine), clock.time(full) * vectors
     difference = (found["engine"] - found["full"]).norm() / found["full"].norm()
     # A step runs the suffix through the layers above, forward and backward; with frozen weights both cost the same.
@@ -111,7 +111,7 @@ def bench_tune(
     facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
     return TuneBench(
         **facts,
-        method=branch_way(model),
+        backend=choose_backend(model),
         pairs=pairs,
         steps=steps,
         layer=layer,

@@ -47,7 +47,7 @@ class GuidedStudy(InstructedStudy[GuidedSettings]):
     name = "guided"
     settings_type = GuidedSettings
     parts: ClassVar = {"start": start, "choosing": choosing, "methods": methods, "ablations": ablations, "costs": costs}
-    hidden = ("methods", "ablations", "guides", "counterparts")
+    apart = ("methods", "ablations", "guides", "counterparts")
 
     @classmethod
     def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:

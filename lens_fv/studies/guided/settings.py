@@ -124,7 +124,7 @@ class GuidedSettings(InstructionSettings):
         if guide is not None:
             names = {setting.name for setting in fields(guide)}
             guide = replace(guide, **{name: merged.pop(name) for name in names & merged.keys()})
-        update = {"method": "full"} if method == "full" else {}
+        update = {"update": "full"} if method == "full" else {}
         return Recipe(replace(self.training, guide=guide, mixed=False, seed=seed, **update, **merged), **own)
 
     @classmethod

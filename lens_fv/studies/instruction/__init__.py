@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, ClassVar, get_args
 
 from lens_fv.core.files import file_name
-from lens_fv.core.statistics import Estimate, wilson_interval
+from lens_fv.core.statistics import proportion
 from lens_fv.dynamics import Trajectory, verdicts
 from lens_fv.dynamics.verdict import Judgement
 from lens_fv.plotting import (
@@ -101,7 +101,7 @@ def _start(run: Results) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"task": task, "majority": mean(select(rows, {"measure": "majority_accuracy"}), over="seed")}
         for when in ("before", "after"):
             correct = select(rows, {"measure": "correct", "condition": when})["value"].tolist()
-            row[when] = Estimate(sum(correct) / len(correct), *wilson_interval(sum(correct), len(correct)), len(correct))
+            row[when] = proportion(sum(correct), len(correct))
         after = select(rows, {"condition": "after"})
         row["seeds"] = after["seed"].nunique()
         row["enters"] = 0

@@ -14,7 +14,7 @@ from lens_fv.dynamics import TaskProbe, Trajectory, continual_metrics, make_task
 from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.finetuning import finetune
-from lens_fv.heads import competence, head_overlap, instruction_contrast, rank_heads, rank_instruction_heads
+from lens_fv.heads import competence, head_overlap, make_instruction_prompts, rank_heads, rank_instruction_heads
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings
 from lens_fv.studies.rows import Job, Row
@@ -84,7 +84,7 @@ def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[
                 if len(measured):
                     yield Row(task, moment, measure, float(measured.mean()), len(measured))
     if set(trained) <= set(trajectory.tasks):
-        metrics = continual_metrics(trajectory, trained)._asdict()
+        metrics = vars(continual_metrics(trajectory, trained))
         yield from (Row(name, "run", key, value) for key, value in metrics.items() if key != "matrix")
         others = [t for t, p in enumerate(trajectory.present()) if p and trajectory.tasks[t] not in trained]
         yield Row(name, "run", "general_before", float(trajectory.accuracy[0, others].mean()))
@@ -101,7 +101,9 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
     for t, verdict in enumerate(verdicts(trajectory)):
         unit = f"{name}/{verdict.task}"
         yield Row(unit, verdict.judgement, "trained" if verdict.task in trained else "not_trained", 1.0)
-        for measure in ("before", "after", "with_vector", "with_random", "with_other", "p_lost", "p_restored", "recovery"):
+        for measure in ("before", "after", "with_vector", "with_random", "with_other"):
+            yield Row(unit, "verdict", measure, getattr(verdict, measure).mean)
+        for measure in ("p_lost", "p_restored", "recovery"):
             yield Row(unit, "verdict", measure, _number(getattr(verdict, measure)))
         if not verdict.lost:
             continue
@@ -111,9 +113,9 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
         yield Row(unit, "vector", "cosine_to_initial", _number(similarity[-1, t]))
         yield Row(unit, "vector_heads", "cosine_to_initial", _number(heads[-1, t].mean()))
         yield Row(unit, "random_heads", "cosine_to_initial", _number(random_heads[-1, t].mean()))
-        lost = verdict.before - verdict.after
+        lost = verdict.before.mean - verdict.after.mean
         for added in ("with_vector", "with_random", "with_other"):
-            share = (getattr(verdict, added) - verdict.after) / lost if lost > 0 else None
+            share = (getattr(verdict, added).mean - verdict.after.mean) / lost if lost > 0 else None
             yield Row(unit, added, "recovered_share", share)
         if (overlap := overlaps[t]) is not None:
             yield Row(unit, "strongest_heads", "jaccard", overlap.jaccard)
@@ -141,7 +143,7 @@ def _taught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) 
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
     yield from _accuracies(task, evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed))
     overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
-    yield from (Row(task.name, "heads", key, float(value)) for key, value in overlap._asdict().items())
+    yield from (Row(task.name, "heads", key, float(value)) for key, value in vars(overlap).items())
 
 
 def _untaught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
@@ -164,7 +166,7 @@ def _counterpart(study: InstructedStudy[InstructionSettings], task: Task, seed: 
     usual, other = vector(study, task, seed), vector(study, task, seed, kind)
     model, max_items = study.taught(seed), study.settings.max_items
     evaluation = evaluate(model, task, {"instruction": other}, n_shots=N_SHOTS, max_items=max_items, seed=seed)
-    accuracy = next(result.top1 for result in evaluation.results if result.condition == "instruction")
+    accuracy = next(result.top1.mean for result in evaluation.results if result.condition == "instruction")
     yield Row(task.name, kind, "top1_accuracy", accuracy)
     yield Row(task.name, kind, "jaccard", head_overlap(usual.heads, other.heads, model.n_layers * model.n_heads).jaccard)
 
@@ -207,7 +209,7 @@ def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *,
     s, model = study.settings, study.taught(seed)
     contrast = None
     if ranked:
-        contrast, _ = instruction_contrast(
+        contrast = make_instruction_prompts(
             model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
         )
     return make_task_probe(
@@ -223,7 +225,9 @@ def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *,
 
 
 def _accuracies(task: Task, evaluation: Evaluation) -> Iterator[Row]:
-    yield from (Row(task.name, result.condition, "top1_accuracy", result.top1, result.n) for result in evaluation.results)
+    yield from (
+        Row(task.name, result.condition, "top1_accuracy", result.top1.mean, result.top1.n) for result in evaluation.results
+    )
 
 
 def _correlation(trajectory: Trajectory, cosine: Tensor) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lens_fv.core.files import file_name, one_writer
-from lens_fv.core.statistics import wilson_interval
+from lens_fv.core.statistics import proportion
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, export_checkpoint, finetune
 from lens_fv.heads.instructed import Uninformative
@@ -151,4 +151,4 @@ class InstructedStudy(Study[SomeSettings]):
 
 def enters(correct: Sequence[float], majority: float) -> bool:
     """Whether a task enters the study: whether its accuracy exceeds that of always giving the most frequent first token."""
-    return wilson_interval(sum(correct), len(correct))[0] > majority
+    return proportion(sum(correct), len(correct)).ci_low > majority

@@ -110,7 +110,7 @@ def _one_probe(entity: Entity) -> Entity:
 
 
 def _known(study: Study, entities: tuple[Entity, ...], delta: WeightDelta, condition: str) -> dict[str, Any]:
-    result = evaluate_update(study.model, entities, delta, elsewhere=study.elsewhere, condition=condition)
+    result = evaluate_update(study.model, entities, delta, locality=study.locality, condition=condition)
     return said(result) | {"moved": delta.by_layer(study.model)}
 
 

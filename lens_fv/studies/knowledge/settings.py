@@ -16,7 +16,7 @@ OWN, OUTSIDE, MORE = "own", "outside", "more"
 CHOSEN_BY = 2
 """Index of the first entity used to choose the settings."""
 WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
-    "distill": (DistillConfig.usual(1), DistillConfig.usual(2)),
+    "distill": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
     "definition": (
         DistillConfig(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
         DistillConfig(epochs=15, n_anchors=1),
@@ -25,7 +25,7 @@ WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
         DistillConfig(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
         DistillConfig(epochs=15, learning_rate=2e-4, n_anchors=1),
     ),
-    "sentences": (DistillConfig.usual(1), DistillConfig.usual(2)),
+    "sentences": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
 }
 """Settings by training method, for a single entity and for several, chosen on ten entities that are not reported on.
 
@@ -40,15 +40,16 @@ class KnowledgeSettings:
     Attributes:
         seeds: seeds of the sentences, their order and the random draws. The main comparison uses all of them, the other parts
             only the first.
-        entities, elsewhere: entities to teach, and unrelated ones that should not change; see `load_entities`.
+        entities, locality: entities to teach, and unrelated ones that should not change; see `load_entities`.
         outside: file of further entities, such as Entity Inferences.
         most_outside: number of outside entities taught by every method. Further ones only fill the largest updates.
-        every: one in `every` entities was used to choose settings. Only the others are reported.
-        keep_every: one in `keep_every` of the reported entities is used.
+        stride: one in `stride` entities was used to choose settings. Only the others are reported.
+        keep_stride: one in `keep_stride` of the reported entities is used.
         n_sentences: number of sentences that the model writes about each entity.
         n_alone: number of those sentences used when an entity is taught alone.
         ways: settings by training method, for one entity and for several at once; see `teachers`.
-        at_once: number of entities per update in the main comparison. The internal analyses use the first of these updates.
+        entities_per_update: number of entities per update in the main comparison. The internal analyses use the first of these
+            updates.
         numbers: numbers of entities taught at once, for the comparison by number.
         elsewhere_step: updates of a single entity are each evaluated on one in `elsewhere_step` of the unrelated entities, in
             turn.
@@ -60,15 +61,15 @@ class KnowledgeSettings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     entities: str = "invented"
-    elsewhere: str = "popular"
+    locality: str = "popular"
     outside: str | None = None
     most_outside: int = 20
-    every: int = 5
-    keep_every: int = 1
+    stride: int = 5
+    keep_stride: int = 1
     n_sentences: int = 10
     n_alone: int = 5
     ways: Mapping[str, tuple[DistillConfig, DistillConfig]] = field(default_factory=lambda: dict(WAYS))
-    at_once: int = 10
+    entities_per_update: int = 10
     numbers: tuple[int, ...] = (1, 40, 150)
     elsewhere_step: int = 6
     n_traced: int = 10
@@ -111,10 +112,10 @@ class KnowledgeSettings:
             seeds=seeds,
             outside=outside,
             most_outside=5,
-            keep_every=5,
+            keep_stride=5,
             n_sentences=4,
             n_alone=4,
-            at_once=4,
+            entities_per_update=4,
             numbers=(1, 8),
             n_traced=2,
             tasks=("present-past", "country-capital"),
@@ -151,14 +152,14 @@ class Study:
     def sources(self) -> dict[str, tuple[Entity, ...]]:
         """Reported entities by source."""
         s = self.settings
-        reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.every != CHOSEN_BY]
-        found = {OWN: tuple(reported[:: s.keep_every])}
+        reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.stride != CHOSEN_BY]
+        found = {OWN: tuple(reported[:: s.keep_stride])}
         return found | ({OUTSIDE: self._outside[: s.most_outside]} if s.outside else {})
 
     @property
     def first_few(self) -> tuple[Entity, ...]:
         """Entities of the first update of several."""
-        return self.sources[OWN][: self.settings.at_once]
+        return self.sources[OWN][: self.settings.entities_per_update]
 
     @cached_property
     def everything(self) -> dict[str, tuple[Entity, ...]]:
@@ -173,12 +174,12 @@ class Study:
     @cached_property
     def chosen_by(self) -> tuple[Entity, ...]:
         """Entities used to choose settings."""
-        return load_entities(self.settings.entities)[CHOSEN_BY :: self.settings.every]
+        return load_entities(self.settings.entities)[CHOSEN_BY :: self.settings.stride]
 
     @cached_property
-    def elsewhere(self) -> tuple[Entity, ...]:
+    def locality(self) -> tuple[Entity, ...]:
         """Unrelated entities that no update should affect."""
-        return load_entities(self.settings.elsewhere)
+        return load_entities(self.settings.locality)
 
     def sentences(self, source: str, seed: int) -> TransferSet:
         """Generate the model's sentences about a source's entities, or load them if they exist."""

@@ -20,7 +20,7 @@ def measure_base(study: Study) -> None:
     records = study.records("base")
     for source, entities in study.everything.items():
         if entities and f"{source}/base" not in records:
-            for result in evaluate_knowledge(study.model, entities, {}, elsewhere=study.elsewhere, progress=study.progress):
+            for result in evaluate_knowledge(study.model, entities, {}, locality=study.locality, progress=study.progress):
                 records.get_or_compute(f"{source}/{result.condition}", partial(said, result))
 
 
@@ -33,7 +33,7 @@ def compare_ways(study: Study) -> None:
         for source, seed, way in asked:
             known, transfer = study.sources[source], study.sentences(source, seed)
             teach = teachers(study, known, transfer, seed)[way]
-            groups = [known[i : i + s.at_once] for i in range(0, len(known), s.at_once)]
+            groups = [known[i : i + s.entities_per_update] for i in range(0, len(known), s.entities_per_update)]
             if (source, seed, way) == (OWN, s.seeds[0], "distill"):
                 teach = partial(_first_kept, study, teach)
             _record(study, records, f"{source}/{seed}/{way}", teach, groups)
@@ -80,7 +80,7 @@ def said(result: KnowledgeResult) -> dict[str, Any]:
     """Convert a result to JSON-compatible values."""
     return {
         "scores": result.scores.rows(),
-        "elsewhere": result.elsewhere.rows() if result.elsewhere else None,
+        "locality": result.locality.rows() if result.locality else None,
         "drift": result.kl_to_base._asdict() if result.kl_to_base else None,
     }
 
@@ -102,8 +102,8 @@ def _record(study: Study, records: ResultStore, key: str, teach: Teacher, groups
     def known(i: int) -> dict[str, Any]:
         alone = len(groups[i]) == 1
         delta = teach(groups[i], None if alone else unfinished / str(i))
-        things = study.elsewhere[i % step :: step] if alone else study.elsewhere
-        result = evaluate_update(study.model, groups[i], delta, elsewhere=things)
+        things = study.locality[i % step :: step] if alone else study.locality
+        result = evaluate_update(study.model, groups[i], delta, locality=things)
         return said(result) | {"skipped": dict(delta.skipped)}
 
     def all_known() -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _record(study: Study, records: ResultStore, key: str, teach: Teacher, groups
         drift = [each["drift"]["mean"] for each in found]
         return {
             "scores": [row for each in found for row in each["scores"]],
-            "elsewhere": [row for each in found for row in each["elsewhere"]],
+            "locality": [row for each in found for row in each["locality"]],
             "drift": estimate(drift)._asdict() if len(drift) > 1 else found[0]["drift"],
             "skipped": {what: sum(each["skipped"][what] for each in found) for what in found[0]["skipped"]},
         }

@@ -61,7 +61,7 @@ def teachers(study: Study, known: Sequence[Entity], transfer: TransferSet, seed:
 
     def sentences(entities: Sequence[Entity], _: Path | None) -> WeightDelta:
         settings = _settings(study, "sentences", entities, seed)
-        whole = _few(study, entities, transfer).with_definitions(entities, times=settings.n_definitions).sentences
+        whole = _few(study, entities, transfer).with_definitions(entities, n_copies=settings.n_definitions).sentences
         return finetune_on_texts(
             study.model, entities, [whole.get(each.key, ()) for each in entities], settings, allow_empty=True
         )
@@ -101,7 +101,7 @@ def distilled(
     """
     settings = replace(_settings(study, "distill", entities, seed), **changes)
     # Entities without usable sentences count as taught nothing; their probes are still scored.
-    place: dict[str, Any] = {"folder": folder, "until": until, "allow_empty": True}
+    place: dict[str, Any] = {"folder": folder, "stop_after_epochs": until, "allow_empty": True}
     place["progress"] = study.progress and len(entities) > 1
     return distill(study.model, entities, _few(study, entities, transfer), settings, **place)
 
@@ -112,7 +112,7 @@ def _definition(
     settings, definitions = _settings(study, way, entities, seed), [(each.definition,) for each in entities]
     own = TransferSet({each.key: texts for each, texts in zip(entities, definitions, strict=True)})
     n = settings.epochs * settings.n_anchors
-    anchors = entity_swapped_anchors(entities, own, times=n, seed=seed) if anchored else ()
+    anchors = entity_swapped_anchors(entities, own, n_per_sentence=n, seed=seed) if anchored else ()
     return finetune_on_texts(study.model, entities, definitions, settings, anchors=anchors, allow_empty=True)
 
 

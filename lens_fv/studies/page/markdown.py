@@ -69,21 +69,21 @@ def interval(found: Estimate | None, *, digits: int = 2, signed: bool = False) -
     form = f"{'+' if signed else ''}.{digits}f"
     if found.n == 1:
         return f"{found.mean:{form}}"
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    return f"{found:{form}}"
 
 
 def points(found: Estimate | None) -> str:
     """A difference of shares, in percentage points."""
     if found is None:
         return NONE
-    return interval(Estimate(100 * found.mean, 100 * found.low, 100 * found.high, found.n), digits=0, signed=True)
+    return interval(Estimate(100 * found.mean, 100 * found.ci_low, 100 * found.ci_high, found.n), digits=0, signed=True)
 
 
 def verdict(found: Estimate) -> str:
     """Whether a difference that should be above 0 is, by its whole interval; one value alone shows nothing."""
-    if found.n == 1 or found.low <= 0 <= found.high:
+    if found.n == 1 or found.ci_low <= 0 <= found.ci_high:
         return "**does not show**"
-    return "holds" if found.low > 0 else "**the opposite holds**"
+    return "holds" if found.ci_low > 0 else "**the opposite holds**"
 
 
 def p_value(p: float) -> str:

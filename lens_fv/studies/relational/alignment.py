@@ -15,6 +15,7 @@ from lens_fv.evaluation.alignment import (
     taxonomy_structure,
     typicality,
 )
+from lens_fv.studies.records import stored_row, stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector
@@ -32,7 +33,7 @@ def align(study: Study) -> None:
     was used in training.
     """
     records = study.records("alignment")
-    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_every] if study.settings.semeval else []
+    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_stride] if study.settings.semeval else []
     for seed in study.settings.seeds:
         records.get_or_compute(f"{seed}/built-in", partial(_built_in, study, seed))
     if rated:
@@ -50,7 +51,7 @@ def _built_in(study: Study, seed: int) -> dict[str, Any]:
 
 
 def _structure(matrices: Mapping[str, SimilarityMatrix], classes: Sequence[str], seed: int) -> dict[str, Any]:
-    return {kind: taxonomy_structure(matrix, classes, seed=seed)._asdict() for kind, matrix in matrices.items()}
+    return {kind: stored_row(taxonomy_structure(matrix, classes, seed=seed)) for kind, matrix in matrices.items()}
 
 
 def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[str, Any]:
@@ -85,8 +86,8 @@ def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[st
         for one, other in (("tuned", "extracted"), ("tuned", "shuffled"), ("composite", "extracted"))
     ]
     return {
-        "results": [result._asdict() for result in found.results],
-        "differences": [*(d._asdict() for d in differences), *(found.difference(m, "none")._asdict() for m in recipes)],
+        "results": stored_rows(found.results),
+        "differences": stored_rows([*differences, *(found.difference(m, "none") for m in recipes)]),
         "by_relation": dict(zip(found.relations, found.by_relation().tolist(), strict=True)),
         "classes": _structure(relation_similarities(study.model, vectors, examples), [r.group for r in rated], seed),
     }

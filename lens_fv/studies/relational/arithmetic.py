@@ -7,6 +7,7 @@ from typing import Any
 from lens_fv.composition.recipes import middle_layer
 from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import compose_lists
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import TODD, Task, split_pairs
 from lens_fv.vectors import FunctionVector
@@ -28,7 +29,7 @@ def _composed(study: Study, name: str, method: str, seed: int) -> list[dict[str,
     s = study.settings
     make = partial(_extracted, study, seed) if method == "extracted" else None
     found = compose_lists(study.model, study.tasks[name], make, n_shots=s.n_shots, max_items=s.max_items, seed=seed)
-    return [result._asdict() for result in found.evaluation.results]
+    return stored_rows(found.evaluation.results)
 
 
 def _extracted(study: Study, seed: int, tasks: Sequence[Task]) -> list[FunctionVector]:

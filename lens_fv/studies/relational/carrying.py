@@ -9,6 +9,7 @@ import torch
 from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import rank_heads
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import split_pairs
 from lens_fv.vectors import extract
@@ -41,4 +42,4 @@ def _carried(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
     found = evaluate(
         study.model, task, vectors, split=split, n_shots=s.n_shots, same_shots=True, max_items=s.max_items, seed=seed
     )
-    return [result._asdict() for result in found.results]
+    return stored_rows(found.results)

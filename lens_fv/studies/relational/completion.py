@@ -8,6 +8,7 @@ import torch
 from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import evaluate
 from lens_fv.patching import score_answers
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector
@@ -47,7 +48,7 @@ def _completion(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
         vectors = {"shuffled": study.library("shuffled", seed)[name], **vectors}
     shots = {"n_shots": s.n_shots, "same_shots": True}
     found = evaluate(study.model, study.tasks[name], vectors, **shots, max_items=s.max_items, seed=seed)
-    return [result._asdict() for result in found.results]
+    return stored_rows(found.results)
 
 
 def matched(vector: FunctionVector, like: FunctionVector) -> FunctionVector:

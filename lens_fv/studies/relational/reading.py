@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from lens_fv.evaluation import evaluate_decoding
 from lens_fv.evaluation.ranks import Measure, Of
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 
 HOW: Mapping[str, Mapping[str, Any]] = {
@@ -31,6 +32,6 @@ def _decoded(study: Study, seed: int, options: Mapping[str, Any]) -> dict[str, A
     found = evaluate_decoding(study.model, list(study.tasks.values()), vectors, **options, seed=seed, progress=study.progress)
     pairs: list[tuple[Of, Measure]] = [(of, measure) for of in get_args(Of) for measure in MEASURES]
     return {
-        "results": [found.mean(c, measure, of=of)._asdict() for of, measure in pairs for c in found.conditions],
-        "differences": [found.difference("extracted", "tuned", measure, of=of)._asdict() for of, measure in pairs],
+        "results": stored_rows(found.mean(c, measure, of=of) for of, measure in pairs for c in found.conditions),
+        "differences": stored_rows(found.difference("extracted", "tuned", measure, of=of) for of, measure in pairs),
     }

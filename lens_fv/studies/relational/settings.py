@@ -43,7 +43,7 @@ class RelationalSettings:
         depths: Layers to compare, as fractions of the depth.
         n_analogies: Number of analogies per relation for learning a map, and for reporting.
         semeval: Folder of SemEval-2012 Task 2; None omits the comparison with human typicality.
-        rated_every: Stride through SemEval's relations; 2 uses every second one.
+        rated_stride: Stride through SemEval's relations; 2 uses every second one.
     """
 
     relations: tuple[str, ...] = field(default_factory=lambda: tuple(list_tasks()))
@@ -61,7 +61,7 @@ class RelationalSettings:
     depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     n_analogies: tuple[int, int] = (8, 4)
     semeval: str | None = None
-    rated_every: int = 2
+    rated_stride: int = 2
 
     @classmethod
     def chosen(

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from lens_fv.composition.recipes import middle_layer
 from lens_fv.core.progress import progress_bar
 from lens_fv.evaluation import compare_baselines, evaluate
+from lens_fv.studies.records import stored_rows
 from lens_fv.studies.relational.settings import Study
 from lens_fv.tasks import Split, Task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
-from lens_fv.vectors.tune import Start
+from lens_fv.vectors.options import Start
 
 
 class Variation(NamedTuple):
@@ -59,10 +60,10 @@ def _tuned(study: Study, way: Variation, seed: int) -> dict[str, dict[str, float
         tested = evaluate(study.model, task, {"tuned": vector}, n_shots=0, max_items=s.max_items, seed=seed)
         without, with_it = tested["none"], tested["tuned"]
         found[name] = {
-            "none": without.top1,
-            "top1": with_it.top1,
-            "logprob": with_it.logprob_per_answer,
-            "gain": with_it.logprob_per_answer - without.logprob_per_answer,
+            "none": without.top1.mean,
+            "top1": with_it.top1.mean,
+            "logprob": with_it.logprob_per_answer.mean,
+            "gain": with_it.logprob_per_answer.mean - without.logprob_per_answer.mean,
             "step": vector.provenance.options["best_step"],
             "norm": vector.norm,
         }
@@ -118,4 +119,4 @@ def _compared(study: Study, name: str, seed: int) -> list[dict[str, Any]]:
         max_items=s.max_items,
         seed=seed,
     )
-    return [result._asdict() for result in found.results]
+    return stored_rows(found.results)

@@ -4,21 +4,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig
 from torch import Tensor
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
-from lens_fv.core.choices import Count, Positive, Seed, checked
-from lens_fv.errors import LensFVError
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Positive, checked
+from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.baselines.fitting import fit
-from lens_fv.vectors.baselines.lora import PARTS, adapted
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.tasks import EncodedPrompt, Task
+from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
+from lens_fv.vectors.examples import FittingExamples
+from lens_fv.vectors.fitting import Best, fit
+from lens_fv.vectors.options import FitConfig, SplitOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -76,6 +82,19 @@ class Adapter(Artefact):
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per layer and projection: the rank of the update and the norm of the change in weights."""
+        return data_frame(
+            {
+                "layer": layer,
+                "projection": {"q": "query", "v": "value"}[part],
+                "rank": self.q_down.shape[1],
+                "norm": float((getattr(self, f"{part}_up")[i] @ getattr(self, f"{part}_down")[i]).norm()),
+            }
+            for i, layer in enumerate(self.layers)
+            for part in PARTS
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         n = sum(x.numel() for x in (self.q_down, self.q_up, self.v_down, self.v_up))
@@ -83,20 +102,29 @@ class Adapter(Artefact):
 
 
 @checked
-def train_adapter(
-    model: LensModel,
-    task: Task,
-    *,
-    rank: Count = 4,
-    alpha: Count = 8,
-    pairs: Count = 20,
-    learning_rate: Positive = 2e-3,
-    steps: Count = 40,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> Adapter:
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(FitConfig):
+    """Options of `train_adapter` that are numbers.
+
+    Attributes:
+        rank: Rank of each update.
+        alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
+        learning_rate: Learning rate of Adam.
+    """
+
+    rank: Count = 4
+    alpha: Count = 8
+    learning_rate: Positive = 2e-3
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions(AdapterConfig, SplitOptions):
+    """All options of `train_adapter`."""
+
+
+@takes_options(AdapterOptions, AdapterConfig)
+def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does. The step with
@@ -105,79 +133,61 @@ def train_adapter(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        rank: Rank of each update.
-        alpha: Numerator of LoRA's scaling factor `alpha / rank`; the stored factors include it.
-        pairs: Number of training pairs.
-        learning_rate: Learning rate of Adam.
-        steps: Number of Adam steps.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of the initial values.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `AdapterOptions`, which `AdapterConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
     """
-    split = split or split_pairs(task, seed=seed)
-    if pairs > len(split.train):
-        raise LensFVError(f"train an adapter for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    held_out = validation_prompts(model, split, template)
+    what, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
+    examples = FittingExamples.of(model, task, options.split, options, options.template, what="an adapter")
+    best = Best[dict[str, Tensor]]()
+    batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
-    def logprobs(group: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
-        answers = torch.tensor([prompt.answers[0] for prompt in group], device=model.device)
-        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in group])
+    def logprobs(prompts: Sequence[EncodedPrompt]) -> Float[Tensor, "prompts answer"]:
+        answers = torch.tensor([prompt.answers[0] for prompt in prompts], device=model.device)
+        tokens = torch.tensor([[*prompt.tokens, *prompt.answers[0][:-1]] for prompt in prompts])
         logits = model.forward(tokens)[:, -answers.shape[1] :].float()
         return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
 
-    batches, checks = _alike(training), _alike(held_out)
-
     def loss() -> Tensor:
-        return -torch.cat([logprobs(group).mean(1) for group in batches]).mean()
+        return -torch.cat([logprobs(prompts).mean(1) for prompts in batches]).mean()
 
     def score() -> Tensor:
-        return torch.cat([logprobs(group).sum(1) for group in checks]).mean()[None]
+        return torch.cat([logprobs(prompts).sum(1) for prompts in held_out]).mean()[None]
 
     with torch.random.fork_rng():  # PEFT draws initial values from torch's global generator
-        torch.manual_seed(seed)
+        torch.manual_seed(options.seed)
         with adapted(model, LoraConfig(r=rank, lora_alpha=alpha)) as parts:
+            layers = tuple(sorted({layer for layer, _ in parts}))
+
+            def factors(_: int) -> dict[str, Tensor]:
+                rows = {
+                    f"{part}_{factor}": [getattr(parts[layer, part], factor).detach().float().cpu() for layer in layers]
+                    for part in PARTS
+                    for factor in Update._fields
+                }
+                return {name: torch.stack(each) for name, each in rows.items()}
+
+            def check(step: int) -> None:
+                best.update(step, score(), factors)
+
             weights = [weight for part in parts.values() for weight in part]
-            what = f"{task.name}: adapter"
-            best = fit(weights, loss, score, learning_rate=learning_rate, steps=steps, what=what, progress=progress)
-    values = dict(zip(parts, zip(best.values[::2], best.values[1::2], strict=True), strict=True))
-    layers = tuple(sorted({layer for layer, _ in parts}))
-
-    def stacked(part: str, which: int) -> Float[Tensor, "layers ..."]:
-        return torch.stack([values[layer, part][which].float().cpu() for layer in layers])
-
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*training, *held_out)],
-        seed=seed,
-        method="lora",
-        options={
-            "rank": rank,
-            "alpha": alpha,
-            "pairs": pairs,
-            "steps": steps,
-            "learning_rate": learning_rate,
-            **best.options,
-        },
-    )
-    return Adapter(
-        provenance=provenance,
-        layers=layers,
-        q_down=stacked("q", 0),
-        q_up=stacked("q", 1) * alpha / rank,
-        v_down=stacked("v", 0),
-        v_up=stacked("v", 1) * alpha / rank,
-    )
+            fit(
+                weights,
+                loss,
+                check,
+                learning_rate=options.learning_rate,
+                steps=options.steps,
+                what=what,
+                progress=options.progress,
+            )
+    recorded = {name: getattr(options, name) for name in ("rank", "alpha", "pairs", "steps", "learning_rate")}
+    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(what).items()}
+    return Adapter(provenance=examples.provenance(model, "lora", recorded | best.options), layers=layers, **scaled)
 
 
-def _alike(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+def _of_one_length(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
     """Group prompts by prompt and answer length, so that each group runs without padding."""
     groups: dict[tuple[int, int], list[EncodedPrompt]] = defaultdict(list)
     for prompt in prompts:

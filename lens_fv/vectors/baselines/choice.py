@@ -9,7 +9,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import PromptTemplate, Split
 from lens_fv.vectors import FunctionVector
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors.examples import validation_prompts
 
 
 @torch.no_grad()

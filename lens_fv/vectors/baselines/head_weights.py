@@ -2,24 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from lens_fv.core.artefact import Provenance, require_shape
-from lens_fv.core.choices import Count, Natural, Positive, Seed, Whole, checked
+from lens_fv.core.artefact import require_shape
+from lens_fv.core.choices import Count, Natural, Positive, Whole, checked
+from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.readout import answer_logprobs
-from lens_fv.tasks import TODD, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs, zero_shot
+from lens_fv.tasks import Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import FunctionVector
-from lens_fv.vectors.baselines.fitting import fit
 from lens_fv.vectors.batches import open_batches
-from lens_fv.vectors.extract import validation_prompts
-from lens_fv.vectors.tune import DEPTHS, LEARNING_RATES
+from lens_fv.vectors.examples import FittingExamples
+from lens_fv.vectors.fitting import Best, fit
+from lens_fv.vectors.options import LEARNING_RATES, FitConfig, SplitOptions, learning_rates, tuned_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
@@ -50,28 +55,53 @@ class HeadWeights(FunctionVector):
         """See `Artefact.heatmap_data`."""
         return self.weights
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per head with its weight."""
+        return data_frame(
+            {"layer": layer, "head": head, "weight": weight}
+            for layer, row in enumerate(self.weights.tolist())
+            for head, weight in enumerate(row)
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         return super().summary() | {"heads": ", ".join(f"{a}.{b} x {w:.2f}" for a, b, w in self.top()) + ", ..."}
 
 
 @checked
-def train_head_weights(
-    model: LensModel,
-    task: Task,
-    *,
-    means: HeadMeans | HeadRanking | None = None,
-    pairs: Count = 20,
-    layer: Whole | Sequence[Whole] | None = None,
-    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
-    steps: Count = 40,
-    n_shots: Natural = 10,
-    n_prompts: Count = 100,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> HeadWeights:
+@dataclass(frozen=True, kw_only=True)
+class HeadWeightsConfig(FitConfig):
+    """Options of `train_head_weights` that are numbers.
+
+    Attributes:
+        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
+        learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
+            the residual stream's typical norm at the layer.
+        n_shots: Number of demonstrations per prompt if means are computed.
+        n_prompts: Number of few-shot prompts if means are computed.
+    """
+
+    layer: Whole | Sequence[Whole] | None = None
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
+    n_shots: Natural = 10
+    n_prompts: Count = 100
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class HeadWeightsOptions(HeadWeightsConfig, SplitOptions):
+    """All options of `train_head_weights`.
+
+    Attributes:
+        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
+            pairs.
+    """
+
+    means: HeadMeans | HeadRanking | None = None
+
+
+@takes_options(HeadWeightsOptions, HeadWeightsConfig)
+def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions) -> HeadWeights:
     """Learn one weight per head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does, but with only
@@ -81,19 +111,7 @@ def train_head_weights(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
-            pairs.
-        pairs: Number of training pairs.
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
-        learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
-            the residual stream's typical norm at the layer.
-        steps: Number of Adam steps.
-        n_shots: Number of demonstrations per prompt if means are computed.
-        n_prompts: Number of few-shot prompts if means are computed.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of the prompts.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `HeadWeightsOptions`, which `HeadWeightsConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
@@ -101,61 +119,47 @@ def train_head_weights(
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
-    split = split or split_pairs(task, seed=seed)
-    if not 1 <= pairs <= len(split.train):
-        raise LensFVError(f"learn head weights of {task.name} on {pairs} pairs: its training split has {len(split.train)}")
+    what, seed, means = f"{task.name}: head weights", options.seed, options.means
+    split = options.split or split_pairs(task, seed=seed)
+    examples = FittingExamples.of(model, task, split, options, options.template, what="head weights")
     if isinstance(means, HeadRanking):
         means.provenance.check(model)
     elif means is None:
+        n_shots, n_prompts, template = options.n_shots, options.n_prompts, options.template
         shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
-        means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=progress)
-    device, writes = model.device, head_writes(model, means.z, means.post_attn_gain)
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    held_out = validation_prompts(model, split, template)
-    units = resid_norms(model, [p.tokens for p in training])
-    depths = layer if layer is not None else [round(depth * (model.n_layers - 1)) for depth in DEPTHS]
-    layers = sorted({model.check_layer(at) for at in ([depths] if isinstance(depths, int) else depths)})
-    rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)
-    candidates = [(at, rate) for at in layers for rate in rates]
-    at = [layer for layer, _ in candidates]
+        means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=options.progress)
+    writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
+    norms = resid_norms(model, [p.tokens for p in examples.train])
+    candidates = [(at, rate) for at in tuned_layers(model, options.layer) for rate in learning_rates(options.learning_rate)]
+    layers = [at for at, _ in candidates]
     # Adam's first step moves all weights by the same amount, up or down; this scales its vector to the learning rate.
-    flat = writes.flatten(0, 1)
-    unit = torch.tensor([rate * float(units[where]) for where, rate in candidates], device=device)[:, None] / flat.norm()
-    moved = Parameter(torch.zeros(len(candidates), len(flat), device=device))
-    batches, checks = (open_batches(model, [(0, prompt) for prompt in part]) for part in (training, held_out))
+    sizes = torch.tensor([rate * float(norms[at]) for at, rate in candidates], device=model.device)
+    unit = sizes[:, None] / writes.norm()
+    moved = Parameter(torch.zeros(len(candidates), len(writes), device=model.device))
+    batches, held_out = (
+        open_batches(model, [(0, prompt) for prompt in prompts]) for prompts in (examples.train, examples.validation)
+    )
 
     def loss() -> Tensor:
-        vectors = ((moved * unit) @ flat)[None]
-        return torch.stack([batch.losses(at, vectors).sum() for batch in batches]).sum() / len(training)
+        vectors = ((moved * unit) @ writes)[None]
+        return torch.stack([batch.losses(layers, vectors).sum() for batch in batches]).sum() / len(examples.train)
 
-    def score() -> Tensor:
-        vectors = ((moved * unit) @ flat)[None]
-        return torch.cat([batch.read(at, vectors, answer_logprobs).sum(-1) for batch in checks]).mean(0)
+    best = Best[Tensor]()
 
-    best = fit([moved], loss, score, steps=steps, what=f"{task.name}: head weights", progress=progress)
-    where, rate = candidates[best.candidate]
-    weights = (best.values[0] * unit)[best.candidate]
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*training, *held_out)],
-        seed=seed,
-        method="head_weights",
-        options={
-            "pairs": pairs,
-            "steps": steps,
-            "learning_rate": rate,
-            "candidates": tuple(candidates),
-            **best.options,
-        },
-    )
+    def check(step: int) -> None:
+        weights = moved * unit
+        logprobs = [batch.read(layers, (weights @ writes)[None]).sum(-1) for batch in held_out]
+        best.update(step, torch.cat(logprobs).mean(0), lambda candidate: weights[candidate])
+
+    fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
+    weights, (at, rate) = best.require(what), candidates[best.candidate]
+    recorded = {"pairs": options.pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
-        provenance=provenance,
-        vector=(weights @ flat).float().cpu(),
+        provenance=examples.provenance(model, "head_weights", recorded | best.options),
+        vector=(weights @ writes).float().cpu(),
         head_outputs=torch.zeros(0, model.d_head),
-        layer=where,
-        resid_norm=float(units[where]),
+        layer=at,
+        resid_norm=float(norms[at]),
         weights=weights.reshape(model.n_layers, model.n_heads).float().cpu(),
     )
 

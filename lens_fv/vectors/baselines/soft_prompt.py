@@ -3,23 +3,29 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
-from lens_fv.core.choices import Count, Positive, Seed, checked
-from lens_fv.errors import LensFVError
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Count, Positive, checked
+from lens_fv.core.options import takes_options
+from lens_fv.core.tables import data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
-from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.baselines.fitting import fit
+from lens_fv.tasks import EncodedPrompt, Task
 from lens_fv.vectors.batches import Batch, open_batches
-from lens_fv.vectors.extract import validation_prompts
+from lens_fv.vectors.examples import FittingExamples
+from lens_fv.vectors.fitting import Best, fit
+from lens_fv.vectors.options import FitConfig, SplitOptions, learning_rates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 LEARNING_RATES = (0.05, 0.2)
 PLACE = "blocks.0.hook_resid_pre"
@@ -97,25 +103,39 @@ class SoftPrompt(Artefact):
         with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
             yield
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per learned state: its position in the prompt and its norm."""
+        return data_frame(
+            {"position": self.start + i, "norm": norm} for i, norm in enumerate(self.states.norm(dim=-1).tolist())
+        )
+
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         return super().summary() | {"states": f"{len(self.states)}, from position {self.start}"}
 
 
 @checked
-def train_soft_prompt(
-    model: LensModel,
-    task: Task,
-    *,
-    n_tokens: Count = 10,
-    pairs: Count = 20,
-    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES,
-    steps: Count = 40,
-    split: Split | None = None,
-    template: PromptTemplate = TODD,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> SoftPrompt:
+@dataclass(frozen=True, kw_only=True)
+class SoftPromptConfig(FitConfig):
+    """Options of `train_soft_prompt` that are numbers.
+
+    Attributes:
+        n_tokens: Number of states.
+        learning_rate: One rate or several, in units of an embedding's norm over sqrt(d_model).
+    """
+
+    n_tokens: Count = 10
+    learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class SoftPromptOptions(SoftPromptConfig, SplitOptions):
+    """All options of `train_soft_prompt`."""
+
+
+@takes_options(SoftPromptOptions, SoftPromptConfig)
+def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptOptions) -> SoftPrompt:
     """Learn a soft prompt on a few pairs with the model frozen (prompt tuning: Lester et al. 2021).
 
     Minimises the mean negative log-probability of the answers' tokens, as `tune` does, starting from the embeddings of random
@@ -124,64 +144,43 @@ def train_soft_prompt(
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        n_tokens: Number of states.
-        pairs: Number of training pairs.
-        learning_rate: One rate or several, in units of an embedding's norm over sqrt(d_model).
-        steps: Number of Adam steps.
-        split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        seed: Seed of the split and of the initial tokens.
-        progress: Show a progress bar.
+        options: Keywords: the fields of `SoftPromptOptions`, which `SoftPromptConfig` and `FitConfig` describe.
 
     Raises:
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
     """
-    split = split or split_pairs(task, seed=seed)
-    if pairs > len(split.train):
-        raise LensFVError(f"learn a soft prompt for {task.name} on {pairs} pairs: its training split has {len(split.train)}")
-    training = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
-    held_out = validation_prompts(model, split, template)
-    rates = [learning_rate] if isinstance(learning_rate, float | int) else list(learning_rate)
-    first = _embedded(model, n_tokens, training[0], seed)
-    length = float(first.norm(dim=-1).mean())
-    unit = torch.tensor(rates, device=model.device)[:, None, None] * length / model.d_model**0.5
-    moved = Parameter(torch.zeros(len(rates), *first.shape, device=model.device))
+    what, n_tokens = f"{task.name}: soft prompt", options.n_tokens
+    examples = FittingExamples.of(model, task, options.split, options, options.template, what="a soft prompt")
+    rates, start = learning_rates(options.learning_rate), int(model.prepend_bos)
+    initial = _embedded(model, n_tokens, examples.train[0], options.seed)
+    norm = float(initial.norm(dim=-1).mean())
+    unit = torch.tensor(rates, device=model.device)[:, None, None] * norm / model.d_model**0.5
+    moved = Parameter(torch.zeros(len(rates), *initial.shape, device=model.device))
 
-    start = int(model.prepend_bos)
-
-    def opened(part: Sequence[EncodedPrompt]) -> list[Batch]:
-        longer = [EncodedPrompt(_lengthened(p.tokens, n_tokens, start), p.answers) for p in part]
+    def opened(prompts: Sequence[EncodedPrompt]) -> list[Batch]:
+        longer = [EncodedPrompt(_lengthened(prompt.tokens, n_tokens, start), prompt.answers) for prompt in prompts]
         return open_batches(model, [(0, prompt) for prompt in longer])
 
-    batches, checks = opened(training), opened(held_out)
+    batches, held_out = opened(examples.train), opened(examples.validation)
 
     def logprobs(batch: Batch) -> Float[Tensor, "prompts rates"]:
-        branches = [Branch(tuple(_edits(states, start)), tokens=batch.answers) for states in first + moved * unit]
+        branches = [Branch(tuple(_edits(states, start)), tokens=batch.answers) for states in initial + moved * unit]
         return batch.opened.run(branches, readout=answer_logprobs).sum(-1)
 
     def loss() -> Tensor:
-        return torch.stack([-(logprobs(b) / b.lengths(model.device)).sum() for b in batches]).sum() / len(training)
+        losses = [-(logprobs(batch) / batch.lengths(model.device)).sum() for batch in batches]
+        return torch.stack(losses).sum() / len(examples.train)
 
-    def score() -> Tensor:
-        return torch.cat([logprobs(batch) for batch in checks]).mean(0)
+    best = Best[Tensor]()
 
-    best = fit([moved], loss, score, steps=steps, what=f"{task.name}: soft prompt", progress=progress)
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in (*training, *held_out)],
-        seed=seed,
-        method="soft_prompt",
-        options={
-            "n_tokens": n_tokens,
-            "pairs": pairs,
-            "steps": steps,
-            "learning_rate": rates[best.candidate],
-            **best.options,
-        },
-    )
-    return SoftPrompt(provenance=provenance, states=(first + best.values[0] * unit)[best.candidate].float().cpu())
+    def check(step: int) -> None:
+        states = initial + moved * unit
+        scores = torch.cat([logprobs(batch) for batch in held_out]).mean(0)
+        best.update(step, scores, lambda candidate: states[candidate].float().cpu())
+
+    fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
+    recorded = {"n_tokens": n_tokens, "pairs": options.pairs, "steps": options.steps, "learning_rate": rates[best.candidate]}
+    return SoftPrompt(provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(what))
 
 
 def _lengthened(tokens: Sequence[int], n: int, start: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ def aims(run: Recorded) -> list[Block]:
     """Report whether the targets were met by updates of several entities and of one."""
     lines: list[str] = []
     for source in run.sources:
-        said = f"{source_name(run, source)}, {run.settings['at_once']} at once"
+        said = f"{source_name(run, source)}, {run.settings['entities_per_update']} at once"
         lines += _reached_by(run, said, source, run.conditions(source))
     alone = {way: found for (n, way), found in run.numbers.items() if n == 1}
     if OWN in run.sources:

@@ -42,7 +42,8 @@ def known(run: Recorded) -> list[Block]:
         header = ["condition (seeds)", "accuracy", "explicit", "inferential", "perplexity", "gap closed", "gap closed, loss"]
         n = len(set(base.entities))
         blocks += [
-            f"### What is known: {source_name(run, source)}\n\n{n} entities, taught {run.settings['at_once']} at once; "
+            f"### What is known: {source_name(run, source)}\n\n{n} entities, taught "
+            f"{run.settings['entities_per_update']} at once; "
             f"{len(base.entities)} probes; chance {base.chance:.2f}. A candidate counts by its log-probability a token.",
             table(header, rows),
         ]
@@ -82,8 +83,8 @@ def moved(base: KnowledgeScores, found: Condition) -> tuple[str, str, str]:
 
 def changed(base: KnowledgeScores, found: Condition) -> tuple[Estimate, Estimate]:
     """Return the differences from the base in accuracy (as a share) and perplexity (in percent), paired by unrelated entity."""
-    assert found.elsewhere is not None
-    after = found.elsewhere
+    assert found.locality is not None
+    after = found.locality
     accuracy, loss = paired(base.correct(), after.correct()), paired(base.span_loss(), after.span_loss())
     mean, low, high = (100 * float(np.expm1(x)) for x in loss[:3])
     return accuracy, Estimate(mean, low, high, loss.n)
@@ -107,7 +108,7 @@ def numbers(run: Recorded) -> list[Block]:
     base, read, own = run.everything("base"), run.everything("definition"), set(run.base(OWN).entities)
     rows: list[list[object]] = []
     gaps: dict[str, dict[float, Estimate]] = {}
-    elsewhere: dict[str, dict[float, Estimate]] = {}
+    locality: dict[str, dict[float, Estimate]] = {}
     for (n, way), condition in found.items():
         for source in (OWN, OUTSIDE):
             asked = [row for row in condition.scores.rows() if (row["entity"] in own) == (source == OWN)]
@@ -119,7 +120,7 @@ def numbers(run: Recorded) -> list[Block]:
             rows.append([*said, *moved(run.unrelated, condition)])
             if source == OWN and accuracy is not None:
                 gaps.setdefault(WAYS[way], {})[float(n)] = accuracy
-        elsewhere.setdefault(WAYS[way], {})[float(n)] = _in_points(changed(run.unrelated, condition)[0])
+        locality.setdefault(WAYS[way], {})[float(n)] = _in_points(changed(run.unrelated, condition)[0])
     header = ["at once", "taught by", "of these", "gap closed", "gap closed, loss"]
     header += ["accuracy elsewhere (points)", "perplexity elsewhere (%)", "KL elsewhere"]
     blocks: list[Block] = [
@@ -127,7 +128,7 @@ def numbers(run: Recorded) -> list[Block]:
         "were chosen as those of several were.",
         table(header, rows, words=3),
     ]
-    about = {"numbers": (gaps, "gap in accuracy closed", "share"), "specific": (elsewhere, "accuracy elsewhere", "points")}
+    about = {"numbers": (gaps, "gap in accuracy closed", "share"), "specific": (locality, "accuracy elsewhere", "points")}
     for name, (lines, said, unit) in about.items():
         if lines:
             title = f"{said.capitalize()}, by entities at once"
@@ -142,4 +143,4 @@ def _scores(scores: KnowledgeScores) -> list[str]:
 
 
 def _in_points(found: Estimate) -> Estimate:
-    return Estimate(100 * found.mean, 100 * found.low, 100 * found.high, found.n)
+    return Estimate(100 * found.mean, 100 * found.ci_low, 100 * found.ci_high, found.n)

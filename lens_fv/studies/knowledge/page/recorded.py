@@ -16,13 +16,13 @@ class Condition(NamedTuple):
 
     Attributes:
         scores: scores on the entities' probes.
-        elsewhere: scores on unrelated probes; None where the weights are the base model's.
+        locality: scores on unrelated probes; None where the weights are the base model's.
         drift: mean KL divergence from the base, for each seed.
         seeds: number of seeds.
     """
 
     scores: KnowledgeScores
-    elsewhere: KnowledgeScores | None
+    locality: KnowledgeScores | None
     drift: list[Estimate]
     seeds: int
 
@@ -40,7 +40,7 @@ class Recorded(RecordedStudy):
             for name, said in zip(("one alone", "several"), each, strict=True):
                 rate = DistillConfig(**said).rate
                 counted = {"distill": ("n_definitions", "n_shared"), "sentences": ("n_definitions",)}.get(way, ())
-                about = {key: said[key] for key in ("method", "rank", "epochs", "batch_size", *counted, "n_anchors")}
+                about = {key: said[key] for key in ("update", "rank", "epochs", "batch_size", *counted, "n_anchors")}
                 settings[f"{way}, {name}"] = {**about, "learning_rate": rate}
         return settings
 
@@ -65,11 +65,11 @@ class Recorded(RecordedStudy):
     @property
     def numbers(self) -> dict[tuple[int, str], Condition]:
         """Results by number of entities at once and method, for the first seed; empty if that part was not run."""
-        first, at_once = self.settings["seeds"][0], self.settings["at_once"]
+        first, entities_per_update = self.settings["seeds"][0], self.settings["entities_per_update"]
         found = {tuple(key.split("/")): record for key, record in self.part("numbers").items()}
         for way in self.settings["ways"] if found else ():
             if f"{OWN}/{first}/{way}" in self.part("ways"):
-                found[str(at_once), way] = self.part("ways")[f"{OWN}/{first}/{way}"]
+                found[str(entities_per_update), way] = self.part("ways")[f"{OWN}/{first}/{way}"]
         order = sorted(found, key=lambda each: (int(each[0]), list(self.settings["ways"]).index(each[1])))
         return {(int(n), way): pooled([found[n, way]]) for n, way in order}
 
@@ -81,7 +81,7 @@ class Recorded(RecordedStudy):
     @property
     def unrelated(self) -> KnowledgeScores:
         """Scores on the unrelated probes without an update."""
-        return KnowledgeScores.of_rows(self.part("base")[f"{self.sources[0]}/base"]["elsewhere"])
+        return KnowledgeScores.of_rows(self.part("base")[f"{self.sources[0]}/base"]["locality"])
 
     @property
     def command(self) -> str | None:
@@ -100,12 +100,12 @@ class Recorded(RecordedStudy):
 
 def pooled(records: Sequence[Mapping[str, Any]]) -> Condition:
     """Pool the records of one method over seeds or groups of entities."""
-    elsewhere = [row for record in records for row in record["elsewhere"] or ()]
+    locality = [row for record in records for row in record["locality"] or ()]
     scores = KnowledgeScores.of_rows([row for record in records for row in record["scores"]])
     return Condition(
         scores,
-        KnowledgeScores.of_rows(elsewhere) if elsewhere else None,
-        [Estimate(**record["drift"]) for record in records if record["drift"]],
+        KnowledgeScores.of_rows(locality) if locality else None,
+        [Estimate(*record["drift"].values()) for record in records if record["drift"]],
         len(records),
     )
 

@@ -12,7 +12,7 @@ from lens_fv.studies.page.study import opening, run_by_run, write_study_page
 
 SECTIONS = (aims, known, specific, numbers, steps, traces, vectors)
 TITLE = "Knowledge: updates by context distillation"
-FILES = ("entities", "elsewhere", "outside")
+FILES = ("entities", "locality", "outside")
 HOW = """\
 A model that has read an entity's definition teaches the same model that has not, on sentences that it wrote itself
 (Padmanabhan et al. 2023); the same sentences said of others, where it is to say what it always said, are the anchors.

@@ -77,7 +77,7 @@ def decoding(runs: Sequence[Recorded]) -> list[Block]:
                 digits = ".0f" if measure == "median_rank" else ".3f"
                 d = found.difference
                 said = [f"{found.extracted:{digits}}", f"{found.tuned:{digits}}"]
-                said += [f"{d.mean:+{digits}} [{d.low:+{digits}}, {d.high:+{digits}}]", p_value(found.p)]
+                said += [f"{d:+{digits}}", p_value(found.p)]
                 rows.append([how, of, MEASURES[measure], *said, found.n])
         header = ["logits", "of", "measure", "extracted", "tuned", "tuned - extracted", "p", "relations"]
         blocks += [f"### {run.name}", table(header, rows, words=3)]

@@ -26,14 +26,14 @@ WINDOW = 8
 """Window size, in steps, within which examples are sorted by length."""
 
 
-def teach(
+def train_student(
     model: LensModel,
-    lessons: Sequence[DistillationExample],
+    examples: Sequence[DistillationExample],
     targets: Sequence[Target],
     settings: DistillConfig,
     *,
     folder: Path | None = None,
-    until: int | None = None,
+    stop_after_epochs: int | None = None,
     what: str = "teaching",
     progress: bool = False,
 ) -> Change:
@@ -42,11 +42,11 @@ def teach(
     Args:
         model: model to train in place. Nothing else may use it during training. Its weights are restored even if training
             fails.
-        lessons: examples to train on.
+        examples: examples to train on.
         targets: targets of each example.
         settings: training settings.
         folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
-        until: number of epochs after which to stop.
+        stop_after_epochs: number of epochs after which to stop.
         what: label of the progress bar.
         progress: whether to show a progress bar.
 
@@ -54,19 +54,21 @@ def teach(
         LensFVError: a non-finite loss, layers that the model does not have, or checkpoints later than the requested
             end.
     """
-    if until is not None and settings.optimizer == "per_sentence":
-        raise LensFVError(f"stop teaching after {until} epochs: with an optimizer per sentence there are none of all sentences")
-    if not lessons:
+    if stop_after_epochs is not None and settings.optimizer == "per_sentence":
+        raise LensFVError(
+            f"stop teaching after {stop_after_epochs} epochs: with an optimizer per sentence there are none of all sentences"
+        )
+    if not examples:
         return Change({}, {}, {})
     from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
 
-    order = teaching_order(lessons, settings)
-    steps = -(-len(order) * (until or settings.epochs) // (settings.epochs * settings.batch_size))
+    order = training_order(examples, settings)
+    steps = -(-len(order) * (stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
     with hushed(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
         at = folder or Path(aside)
         full = on_disk(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
         with full, progress_bar(what, steps, show=progress) as tick:
-            trainer = _trainer(model, trained, lessons, targets, order, settings, at, steps, keep=folder is not None)
+            trainer = _trainer(model, trained, examples, targets, order, settings, at, steps, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))
             clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
@@ -80,15 +82,15 @@ def teach(
         return change()
 
 
-def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
+def training_order(examples: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
     """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
 
     Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
     """
-    own = [i for i, lesson in enumerate(lessons) if lesson.entity]
+    own = [i for i, example in enumerate(examples) if example.entity]
     if settings.optimizer == "per_sentence":
         return [i for i in random.Random(settings.seed).sample(own, len(own)) for _ in range(settings.epochs)]
-    anchors = [i for i, lesson in enumerate(lessons) if not lesson.entity]
+    anchors = [i for i, example in enumerate(examples) if not example.entity]
     n = min(len(anchors), settings.n_anchors * len(own))
     rng, following = random.Random(settings.seed), cycle(anchors)
     epochs = [[*own, *islice(following, n)] for _ in range(settings.epochs)]
@@ -97,14 +99,14 @@ def teaching_order(lessons: Sequence[DistillationExample], settings: DistillConf
         size, n = settings.batch_size, len(own) + n
         for begin in range(0, len(order), n or 1):
             steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # steps that lie entirely within this epoch
-            order[steps] = _alike(order[steps], lessons, size, rng)
+            order[steps] = _alike(order[steps], examples, size, rng)
     return order
 
 
-def _alike(order: Sequence[int], lessons: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
+def _alike(order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
     """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
     windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
-    by_length = [i for each in windows for i in sorted(each, key=lambda i: len(lessons[i].student))]
+    by_length = [i for each in windows for i in sorted(each, key=lambda i: len(examples[i].student))]
     steps = [by_length[i : i + size] for i in range(0, len(order), size)]
     return [i for each in rng.sample(steps, len(steps)) for i in each]
 
@@ -112,7 +114,7 @@ def _alike(order: Sequence[int], lessons: Sequence[DistillationExample], size: i
 def _trainer(
     model: LensModel,
     trained: Any,
-    lessons: Sequence[DistillationExample],
+    examples: Sequence[DistillationExample],
     targets: Sequence[Target],
     order: Sequence[int],
     settings: DistillConfig,
@@ -125,16 +127,18 @@ def _trainer(
 
     from lens_fv.knowledge.trainer import DistillationTrainer, NewOptimizer
 
-    at_once = next(n for n in range(min(settings.at_once, settings.batch_size), 0, -1) if settings.batch_size % n == 0)
+    micro_batch_size = next(
+        n for n in range(min(settings.micro_batch_size, settings.batch_size), 0, -1) if settings.batch_size % n == 0
+    )
     trainer = DistillationTrainer(
-        lessons,
+        examples,
         targets,
         order,
         model=trained,
         args=trainer_arguments(
             folder,
-            batch_size=at_once,
-            accumulation=settings.batch_size // at_once,
+            batch_size=micro_batch_size,
+            accumulation=settings.batch_size // micro_batch_size,
             steps=steps,
             save_steps=-(-steps // settings.n_checkpoints) if keep else None,
             learning_rate=settings.rate,
@@ -142,7 +146,7 @@ def _trainer(
             device=str(model.device),
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
-            clip=settings.clip,
+            max_grad_norm=settings.max_grad_norm,
         ),
         pad=pad_token(model.tokenizer),
         settings=settings,

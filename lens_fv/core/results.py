@@ -1,0 +1,149 @@
+"""Results that are not artefacts: records and lists of records, with a summary, a table and a JSON file.
+
+Every result has `summary()`, `to_dataframe()` and `save()`. Those that hold tensors and belong to one model are artefacts.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from lens_fv.core.display import summary_html, summary_text
+from lens_fv.core.estimate import Estimate
+from lens_fv.core.files import write_whole
+from lens_fv.core.json_files import read_json, record, validated
+from lens_fv.core.tables import data_frame
+from lens_fv.errors import LensFVError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+R = TypeVar("R")
+S = TypeVar("S", bound="Saved")
+T = TypeVar("T", bound="Records[Any]")
+
+
+class Saved:
+    """A result in a JSON file, which states its kind."""
+
+    def to_json(self) -> Any:
+        """The result as JSON values."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls: type[S], values: Any, where: str) -> S:
+        """The result that `to_json` wrote.
+
+        Raises:
+            LensFVError: the values are of another kind.
+        """
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> Path:
+        """Write a JSON file. The write is atomic: the file appears complete or not at all.
+
+        Raises:
+            LensFVError: the folder cannot be written to.
+        """
+        text = json.dumps({"kind": type(self).__name__, "values": self.to_json()}, ensure_ascii=False)
+        write_whole(Path(path), text + "\n")
+        return Path(path)
+
+    @classmethod
+    def load(cls: type[S], path: str | Path) -> S:
+        """Read a file that `save` wrote.
+
+        Raises:
+            LensFVError: the file is missing or damaged, or holds another kind of result.
+        """
+        found = read_json(Path(path), dict)
+        if found.get("kind") != cls.__name__ or "values" not in found:
+            raise LensFVError(f"load {path} as {cls.__name__}: it holds {found.get('kind') or 'no result'}")
+        return cls.from_json(found["values"], f"load {path}")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Record(Saved):
+    """Base of small results: a frozen dataclass of plain values and estimates.
+
+    Example:
+        >>> overlap = lens_fv.heads.head_overlap([(0, 1)], [(0, 1), (2, 3)], 8)
+        >>> path = overlap.save(folder / 'overlap.json')
+        >>> lens_fv.heads.Overlap.load(path) == overlap
+        True
+    """
+
+    def records(self) -> list[Mapping[str, Any]]:
+        """The records of the table; by default the fields, in one row."""
+        return [{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The result as a pandas data frame."""
+        return data_frame(self.records())
+
+    def summary(self) -> dict[str, str]:
+        """The key facts as labels and values."""
+        return {field.name.replace("_", " "): _shown(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def __repr__(self) -> str:
+        return summary_text(type(self).__name__, self.summary())
+
+    def _repr_html_(self) -> str:
+        return summary_html(type(self).__name__, self.summary())
+
+    def to_json(self) -> Any:
+        """The result as JSON values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls: type[S], values: Any, where: str) -> S:
+        """The result that `to_json` wrote; see `Saved.from_json`."""
+        return cls(**record(cls, validated(values, dict, where), where))
+
+
+class Records(tuple[R, ...], Saved, Generic[R]):
+    """Base of lists of results: a tuple of named tuples or of `Record`s of the kind `row`."""
+
+    row: ClassVar[type]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per result."""
+        return data_frame(row for each in self for row in _records(each))
+
+    def summary(self) -> dict[str, str]:
+        """One line per result, labelled by its first field."""
+        lines: dict[str, str] = {}
+        for each in self:
+            label, *values = _records(each)[0].values()
+            lines[str(label)] = ", ".join(_shown(value) for value in values)
+        return lines
+
+    def __repr__(self) -> str:
+        return summary_text(type(self).__name__, self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.to_dataframe().to_html(index=False)
+
+    def to_json(self) -> Any:
+        """The results as a list of JSON values."""
+        return [each.to_json() if isinstance(each, Record) else each for each in self]
+
+    @classmethod
+    def from_json(cls: type[T], values: Any, where: str) -> T:
+        """The results that `to_json` wrote; see `Saved.from_json`."""
+        rows = validated(values, list[Any], where)
+        if issubclass(cls.row, Record):
+            return cls(cls.row.from_json(each, where) for each in rows)
+        return cls(validated(rows, tuple[cls.row, ...], where))
+
+
+def _records(result: Any) -> list[Mapping[str, Any]]:
+    return result.records() if isinstance(result, Record) else [result._asdict()]
+
+
+def _shown(value: Any) -> str:
+    """A value in a summary: estimates with their intervals, other numbers with three significant digits."""
+    if isinstance(value, Estimate):
+        return str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,116 @@
+"""The loop that fits everything learned here: Adam on a loss, and the choice of the best step on held-out data."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+from lens_fv.core.progress import progress_bar
+from lens_fv.errors import LensFVError
+from lens_fv.model.finite import loss_not_finite
+
+CHECK_EVERY = 5
+"""Number of steps between checks on held-out data."""
+R = TypeVar("R")
+
+
+@dataclass
+class Best(Generic[R]):
+    """The best result so far on held-out data.
+
+    Attributes:
+        score: Its score; higher is better.
+        step: Number of Adam steps that led to it.
+        candidate: Its index among the candidates that are trained together.
+        result: The result; None as long as no score was finite.
+    """
+
+    score: float = -math.inf
+    step: int = 0
+    candidate: int = 0
+    result: R | None = None
+
+    def update(self, step: int, scores: Float[Tensor, " candidates"], result: Callable[[int], R]) -> None:
+        """Keep the result of the candidate with the highest score if no earlier score is as high."""
+        candidate = int(scores.argmax())
+        score = float(scores[candidate])
+        if score > self.score:
+            self.score, self.step, self.candidate, self.result = score, step, candidate, result(candidate)
+
+    def require(self, what: str) -> R:
+        """The result.
+
+        Raises:
+            LensFVError: no score was finite.
+        """
+        if self.result is None:
+            raise LensFVError(f"{what}: no step gives the held-out answers a finite score; run verify on the model")
+        return self.result
+
+    @property
+    def options(self) -> dict[str, int | float]:
+        """The options to record in the provenance."""
+        return {"best_step": self.step, "validation_logprob": self.score}
+
+
+def fit(
+    parameters: Sequence[Parameter],
+    loss: Callable[[], Float[Tensor, "*runs"]],
+    check: Callable[[int], bool | None],
+    *,
+    steps: int,
+    what: str,
+    names: Sequence[str] = (),
+    checks: Collection[int] | None = None,
+    learning_rate: float = 1.0,
+    cosine: bool = True,
+    progress: bool = False,
+) -> None:
+    """Minimise a loss by Adam, and check the result on held-out data from time to time.
+
+    Args:
+        parameters: Parameters to train.
+        loss: Returns the loss, or one loss per run if several independent runs are trained together.
+        check: Called without gradients with the number of steps taken so far, usually to call `Best.update`. If it returns
+            False, training ends.
+        steps: Maximum number of steps.
+        what: What is fitted, for the progress bar and errors.
+        names: Names of the runs, for errors.
+        checks: Numbers of steps after which `check` is called; default: every fifth, and at the end.
+        learning_rate: Learning rate of Adam.
+        cosine: Whether the learning rate decays to 0 along a cosine; otherwise it is constant.
+        progress: Show a progress bar.
+
+    Raises:
+        LensFVError: a loss is not finite; the message names the step and the runs.
+    """
+    checks = {*range(0, steps, CHECK_EVERY), steps} if checks is None else checks
+    optimiser = torch.optim.Adam(list(parameters), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1)) if cosine else None
+    with progress_bar(what, steps, show=progress) as tick:
+        for step in range(steps + 1):
+            if step in checks:
+                with torch.no_grad():
+                    unfinished = check(step)
+                if unfinished is False:
+                    return
+            if step == steps:
+                return
+            with torch.enable_grad():
+                losses = loss()
+                total = losses.sum()
+            if not torch.isfinite(total):
+                finite: list[bool] = losses.isfinite().flatten().tolist()
+                broken = [name for name, whole in zip(names, finite) if not whole]
+                raise loss_not_finite(" ".join([what, *broken]), float(total.detach()), step)
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
+            if schedule is not None:
+                schedule.step()
+            tick()
