@@ -75,7 +75,7 @@ def means_of_25() -> dict[str, float]:
 def clipping() -> dict[str, float]:
     """Length of what clipping at 1 changes in an update of one entity, in lengths of the update that is not clipped."""
     (entity,) = load_entities("invented")[:1]
-    transfer = generate_transfer_set(MODEL, [entity], n=5, seed=0)
+    transfer = generate_transfer_set(MODEL, [entity], n_sentences=5, seed=0)
     found = {}
     for name, settings in (("usual", DistillConfig.for_entities(1)), ("released", DistillConfig.released())):
         clipped, free = (distill(MODEL, [entity], transfer, replace(settings, max_grad_norm=clip)) for clip in (1.0, None))

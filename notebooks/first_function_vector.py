@@ -65,14 +65,14 @@ ranking = fv.rank_heads(model, task, split=split, n_clean=20, n_trials=8, seed=0
 ranking
 
 # %%
-plotting.head_heatmap(ranking)
+plotting.plot_heads(ranking)
 
 # %% [markdown]
 # The scale is centred on zero: most heads do nothing. The intervals are over prompts: a head whose interval includes zero
 # has not been shown to do anything.
 
 # %%
-plotting.top_heads(ranking, 8)
+plotting.plot_top_heads(ranking, 8)
 
 # %% [markdown]
 # ## A vector
@@ -91,7 +91,7 @@ extracted
 from lens_fv.vectors import sweep_injection
 
 by_layer = sweep_injection(model, task, extracted, scales=[1.0], split=split)
-plotting.layer_curve({task.name: by_layer}, chosen={task.name: extracted.layer})
+plotting.plot_layers({task.name: by_layer}, chosen={task.name: extracted.layer})
 
 # %% [markdown]
 # ## Does it work?
@@ -110,7 +110,7 @@ before
 # the validation pairs.
 
 # %%
-tuned = fv.tune(model, task, start=extracted, pairs=20, layer=(9, 15), learning_rate=0.1, split=split, seed=0)
+tuned = fv.tune(model, task, init=extracted, n_pairs=20, layers=(9, 15), learning_rate=0.1, split=split, seed=0)
 tuned
 
 # %% [markdown]
@@ -120,16 +120,16 @@ tuned
 # "answer in one word" rather than "past tense".
 
 # %%
-other = fv.tune(model, fv.load_task("antonym"), pairs=20, layer=15, learning_rate=0.1, steps=20, seed=0)
+other = fv.tune(model, fv.load_task("antonym"), n_pairs=20, layers=15, learning_rate=0.1, steps=20, seed=0)
 vectors = {"extracted": extracted, "tuned": tuned}
 after = fv.evaluate(model, task, vectors, other=other, split=split, max_items=40, seed=0)
-plotting.condition_bars({task.name: after})
+plotting.plot_conditions({task.name: after})
 
 # %% [markdown]
 # First tokens can be generous, where several answers begin with the same one. The stricter measure asks for the whole answer.
 
 # %%
-plotting.condition_bars({task.name: after}, measure="exact_match")
+plotting.plot_conditions({task.name: after}, measure="exact_match")
 
 # %% [markdown]
 # ## Read it as words
@@ -139,7 +139,7 @@ plotting.condition_bars({task.name: after}, measure="exact_match")
 
 # %%
 words = task.relation_words
-plotting.decoded_words({name: fv.decode(vector, model, 8, words=words) for name, vector in vectors.items()})
+plotting.plot_decoded({name: fv.decode(model, vector, 8, words=words) for name, vector in vectors.items()})
 
 # %% [markdown]
 # ## Keep it

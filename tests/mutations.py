@@ -117,7 +117,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
     run = folder / "run"
-    about = {"mixed": False, "method": "lora", "n_examples": 4, "template": asdict(TODD)}
+    about = {"mixed": False, "update": "lora", "n_examples": 4, "template": asdict(TODD)}
     toy_task(6, "one").save(run / "tasks" / "0-one.json")
     (run / "0-one" / "checkpoint-4").mkdir(parents=True)
     (run / "0-one" / "checkpoint-4" / "done.json").write_text('{"total": 4, "last": true}')
@@ -243,7 +243,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         model: the folder of a tiny model.
         go: runs a command that has to succeed.
     """
-    on, toy, few = ["--model", str(model)], ["--task", "toy.json"], ["--shots", "2", "--clean", "2", "--trials", "2"]
+    on, toy, few = ["--model", str(model)], ["--task", "toy.json"], ["--n-shots", "2", "--n-clean", "2", "--n-trials", "2"]
     answers = [{"kind": "explicit", "text": "Velm is in ___.", "answer": "A", "candidates": ["A", "Q"]}]
     texts: dict[str, str] = {
         "toy.json": json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task(30).pairs]),
@@ -263,23 +263,36 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
         Path(name).write_text(text)
     tasks = [part for name in LIBRARY for part in ("--task", name)]
     go("rank", *on, *toy, *few, "--out", "ranking.st")
-    go("extract", *on, *toy, "--ranking", "ranking.st", "--heads", "2", "--layer", "1", "--out", "vector.st")
-    go("evaluate", *on, *toy, "--vector", "vector.st", "--shots", "1", "--out", "evaluation.st")
-    go("sweep", "vector.st", *on, *toy, "--items", "2", "--out", "sweep.st")
+    go("extract", *on, *toy, "--ranking", "ranking.st", "--n-heads", "2", "--layer", "1", "--out", "vector.st")
+    go("evaluate", *on, *toy, "--vector", "vector.st", "--n-shots", "1", "--out", "evaluation.st")
+    go("sweep", "vector.st", *on, *toy, "--max-items", "2", "--out", "sweep.st")
     go("iv", "rank", *on, "--task", "antonym", "--counterpart", "none", *few[2:], "--out", "instructed.st")
     go("iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--layer", "1", "--out", "iv.st")
     go("library", "build", *on, *tasks, "--pairs", "4", "--steps", "1", "--out", "lib")
     go("library", "fit", "lib", *on, "--epochs", "1", "--most", "1", "--out", "map.st")
     teach = ["distill", *on, "--entities", "entities.jsonl", "--epochs", "1"]
     go(*teach, "--transfer", "sentences.jsonl", "--out", "update")
-    go("knowledge", "write", *on, "--entities", "entities.jsonl", "--sentences", "2", "--out", "transfer.json")
-    trained = ["--examples", "4", "--batch", "4", "--checkpoints", "1", "--rank", "2"]
+    go("knowledge", "write", *on, "--entities", "entities.jsonl", "--n-sentences", "2", "--out", "transfer.json")
+    trained = ["--n-examples", "4", "--batch-size", "4", "--n-checkpoints", "1", "--rank", "2"]
     go("finetune", *on, "--task", "antonym", *trained, "--out", "run")
-    asked = ["--clean", "1", "--trials", "1", "--heads", "1", "--items", "1", "--context", "1", "--counterpart", "none"]
+    asked = [
+        "--n-clean",
+        "1",
+        "--n-trials",
+        "1",
+        "--n-heads",
+        "1",
+        "--max-items",
+        "1",
+        "--n-context",
+        "1",
+        "--counterpart",
+        "none",
+    ]
     go("dynamics", "run", *asked, "--out", "followed")
     of_run = [
         ["dynamics", "run", *asked, "--out", "NEW"],
-        ["average", "run", "--out", "NEW"],
+        ["interpolate", "run", "--out", "NEW"],
         ["export", "run", "--out", "NEW"],
     ]
     in_library = [
@@ -292,31 +305,31 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
     analogy = ["analogy", "--library", "lib", *on]
     vectors = ["decode", "sweep", "show"]
     read = {
-        "toy.json": [["tasks", "toy.json"], ["evaluate", *on, *toy, "--shots", "1", "--items", "1"]],
-        "toy.csv": [["tasks", "toy.csv"], ["evaluate", *on, "--task", "toy.csv", "--shots", "1", "--items", "1"]],
-        "toy.jsonl": [["tasks", "toy.jsonl"], ["sweep", "vector.st", *on, "--task", "toy.jsonl", "--items", "1"]],
-        "entities.jsonl": [["knowledge", "evaluate", *on, "--entities", "entities.jsonl", "--elsewhere", "none"]],
+        "toy.json": [["tasks", "toy.json"], ["evaluate", *on, *toy, "--n-shots", "1", "--max-items", "1"]],
+        "toy.csv": [["tasks", "toy.csv"], ["evaluate", *on, "--task", "toy.csv", "--n-shots", "1", "--max-items", "1"]],
+        "toy.jsonl": [["tasks", "toy.jsonl"], ["sweep", "vector.st", *on, "--task", "toy.jsonl", "--max-items", "1"]],
+        "entities.jsonl": [["knowledge", "evaluate", *on, "--entities", "entities.jsonl", "--locality", "none"]],
         "sentences.jsonl": [[*teach, "--transfer", "sentences.jsonl", "--out", "NEW"]],
         "analogies.jsonl": [[*analogy, "--file", "analogies.jsonl"]],
         "analogies.txt": [[*analogy, "--file", "analogies.txt"]],
         "asks.json": [["iv", "rank", *on, *toy, "--instructions", "asks.json", "--counterpart", "none", *few, "--out", "NEW"]],
         "judged.csv": [["similarity", "lib", *on, "--judgements", "judged.csv", "--permutations", "5", "--pairs", "2"]],
         "ranking.st": [
-            ["extract", *on, *toy, "--ranking", "ranking.st", "--heads", "2", "--out", "NEW"],
+            ["extract", *on, *toy, "--ranking", "ranking.st", "--n-heads", "2", "--out", "NEW"],
             ["rank", *on, *toy, *few, "--source", "ranking.st", "--out", "NEW"],
             ["attributions", "ranking.st", *on, *toy],
         ],
         "vector.st": [
-            ["evaluate", *on, *toy, "--vector", "vector.st", "--shots", "1", "--items", "1"],
-            ["evaluate", *on, *toy, "--other", "vector.st", "--shots", "1", "--items", "1"],
+            ["evaluate", *on, *toy, "--vector", "vector.st", "--n-shots", "1", "--max-items", "1"],
+            ["evaluate", *on, *toy, "--other", "vector.st", "--n-shots", "1", "--max-items", "1"],
             ["tune", *on, *toy, "--start", "vector.st", "--pairs", "4", "--steps", "1", "--out", "NEW"],
             *([command, "vector.st", *on] for command in vectors),
         ],
         "instructed.st": [["iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--out", "NEW"]],
         "iv.st": [["finetune", *on, "--task", "antonym", *trained, "--guide", "iv", "--vector", "iv.st", "--out", "NEW"]],
-        "map.st": [["compose", "hot:cold", "--library", "lib", "--map", "map.st", *on, "--out", "NEW"]],
+        "map.st": [["compose", "hot:cold", "--library", "lib", "--weight-map", "map.st", *on, "--out", "NEW"]],
         "update/update.safetensors": [
-            ["knowledge", "evaluate", "update", *on, "--entities", "entities.jsonl", "--elsewhere", "none"],
+            ["knowledge", "evaluate", "update", *on, "--entities", "entities.jsonl", "--locality", "none"],
             ["knowledge", "export", "update", *on, "--out", "NEW"],
         ],
         "transfer.json": [

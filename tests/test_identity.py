@@ -10,7 +10,7 @@ from architectures import random_weights
 from helpers import made_provenance, toy_task
 
 from lens_fv import load_model
-from lens_fv.composition import Tuned, VectorLibrary, build_library
+from lens_fv.composition import TuneRecipe, VectorLibrary, build_library
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
@@ -70,7 +70,7 @@ def test_a_vector_of_the_other_is_refused_unless_insisted_on(models, vector):
     for use in (
         lambda: vector.applied(second).__enter__(),
         lambda: sweep_injection(second, toy_task(), vector, layers=[1]),
-        lambda: decode(vector, second),
+        lambda: decode(second, vector),
     ):
         with pytest.raises(LensFVError, match=f"{OTHER} {first.fingerprint}, this is {second.fingerprint}; pass force=True"):
             use()
@@ -113,7 +113,7 @@ def test_a_ranking_that_is_kept_is_not_the_others(models, tmp_path):
 
 
 def test_a_library_does_not_mix_them(models, tmp_path):
-    recipe, tasks = Tuned(pairs=6, steps=2), [toy_task(name="one"), toy_task(name="two")]
+    recipe, tasks = TuneRecipe(n_pairs=6, steps=2), [toy_task(name="one"), toy_task(name="two")]
     first = build_library(models[0], tasks[:1], tmp_path / "kept", recipe)
     with pytest.raises(LensFVError, match="it holds one made with fingerprint"):
         build_library(models[1], tasks, tmp_path / "kept", recipe)

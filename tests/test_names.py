@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import made_provenance, toy_task
 
-from lens_fv.composition import Tuned, VectorLibrary, build_library
+from lens_fv.composition import TuneRecipe, VectorLibrary, build_library
 from lens_fv.core.files import file_name, inside
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
@@ -49,7 +49,7 @@ def everything(folder: Path) -> set[Path]:
 @pytest.mark.parametrize("name", ["../../escaped", "two words", "x" * 300])
 def test_a_library_stays_in_its_folder(tiny_model, tmp_path, name):
     folder = tmp_path / "a" / "b" / "kept"
-    made = build_library(tiny_model(), [toy_task(name=name)], folder, Tuned(pairs=6, steps=2))
+    made = build_library(tiny_model(), [toy_task(name=name)], folder, TuneRecipe(n_pairs=6, steps=2))
     assert {path.parent for path in everything(tmp_path)} == {folder}
     assert VectorLibrary.open(folder).names == (name,)
     assert torch.equal(VectorLibrary.open(folder)[name].vector, made[name].vector)
@@ -59,7 +59,7 @@ def test_a_library_stays_in_its_folder(tiny_model, tmp_path, name):
 
 @pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "..", 3, None, "a\0"])
 def test_a_library_that_names_files_elsewhere_is_refused(tiny_model, tmp_path, file):
-    build_library(tiny_model(), [toy_task()], tmp_path / "kept", Tuned(pairs=6, steps=2))
+    build_library(tiny_model(), [toy_task()], tmp_path / "kept", TuneRecipe(n_pairs=6, steps=2))
     index = json.loads((tmp_path / "kept" / "library.json").read_text())
     index["entries"][0]["file"] = file
     (tmp_path / "kept" / "library.json").write_text(json.dumps(index))

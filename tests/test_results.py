@@ -164,7 +164,7 @@ def test_tasks_of_universal_heads():
 @pytest.mark.parametrize(
     ("name", "by", "unit", "columns"),
     [
-        ("Evaluation", "item", "item", {"top1_accuracy": "top1", "exact_match": "full", LOGPROB: "logprob"}),
+        ("Evaluation", "item", "item", {"top1_accuracy": "top1", "exact_match": "exact_match", LOGPROB: "logprob"}),
         ("AnalogyEvaluation", "analogy", "analogy", {"top1_accuracy": "top1", "logprob_per_token_nats": "logprob"}),
         ("TextEvaluation", "item", "input", {"rouge_l": "rouge_l", "exact_match": "exact"}),
     ],
@@ -343,7 +343,7 @@ def test_probes_have_ranks_and_losses():
 
 
 def test_decoded_through_the_model_has_gains():
-    made = Decoded([(" past", 0.5)], {"time": 7}, 320, through=True)
+    made = Decoded([(" past", 0.5)], {"time": 7}, 320, through_layers=True)
     assert list(made.to_dataframe().columns) == ["text", "rank", "gain_nats"]
     assert made.summary() == {"gains in nats": "' past' +0.500", "rank of 'time'": "7 of 320"}
 
@@ -381,12 +381,12 @@ def test_intervals_are_named_after_their_estimates():
 
 ROOMS = ("composition", "dynamics", "evaluation", "evaluation.alignment", "finetuning", "heads", "knowledge", "patching")
 INPUTS = {
-    "composition": {"Basis", "Confidence", "Entry", "Extracted", "Tuned"},
+    "composition": {"Basis", "Confidence", "Entry", "ExtractRecipe", "TuneRecipe"},
     "dynamics": {"TaskProbe"},
     "evaluation.alignment": {"RatedRelation"},
-    "finetuning": {"Checkpoint", "FinetuneConfig"},
-    "heads": {"HeadMeans", "RankingPlan"},
-    "knowledge": {"DistillConfig", "DistillationExample", "Entity", "EntityProbe"},
+    "finetuning": {"Checkpoint"},
+    "heads": {"HeadMeans", "PatchingPrompts", "RankingPlan"},
+    "knowledge": {"DistillationExample", "Entity", "EntityProbe"},
     "patching": {"AnswerLogits", "AnswerScorer", "AnswerScores", "Branch", "Edit", "OpenPrompts", "Plan"},
     "vectors": {"Provenance"},
 }
@@ -399,9 +399,9 @@ ROWS = {"Estimate", "Result", "ClassEffect", "HeadEffect", "Verdict", "Finding"}
 def test_every_public_result_has_a_summary_a_table_and_a_file(room):
     module = importlib.import_module(f"lens_fv.{room}")
     classes = {name: kind for name in module.__all__ if inspect.isclass(kind := getattr(module, name))}
-    rows = {name for name in classes if name in ROWS or re.search(r"(?<!Knowledge)(Result|Difference)$", name)}
-    rows |= {name for name in classes if re.search(r"(Config|Options)$", name)}
-    results = {name: kind for name, kind in classes.items() if name not in rows | INPUTS.get(room, set())}
+    other = INPUTS.get(room, set()) | {name for name in classes if re.search(r"(Config|Options)$", name)}
+    other |= {name for name in classes if name in ROWS or re.search(r"(?<!Knowledge)(Result|Difference)$", name)}
+    results = {name: kind for name, kind in classes.items() if name not in other}
     for name, kind in results.items():
         assert callable(getattr(kind, "summary", None)), name
         assert callable(getattr(kind, "to_dataframe", None)), name

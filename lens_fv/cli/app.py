@@ -4,116 +4,103 @@ import logging
 import re
 import signal
 import sys
-from typing import Annotated, Any
+from functools import lru_cache
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
-import typer
+from cyclopts import App, CycloptsError, Group, Parameter
 
+from lens_fv import __version__
 from lens_fv.cli import (
-    analogies,
-    bench_training,
-    following,
+    bench,
+    composition,
+    evaluation,
+    finetuning,
     heads,
-    inspect,
-    reading,
-    reproduce_guided,
-    reproduce_instruction,
-    reproduce_knowledge,
-    reproduce_relational,
-    run,
-    scores,
-    testing,
-    training,
+    iv,
+    knowledge,
+    library,
+    models,
+    reproduce,
     vectors,
-    writing,
 )
-from lens_fv.cli.bench import bench
-from lens_fv.cli.distilling import distill
-from lens_fv.cli.instructions import iv
-from lens_fv.cli.knowledge import knowledge
+from lens_fv.cli.command import Command
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, watched_output, write_out
-from lens_fv.cli.library import library
-from lens_fv.cli.similarity import similarity
-from lens_fv.core.choices import nearest
 from lens_fv.core.files import disk_trouble
 from lens_fv.errors import LensFVError
 
-# Some versions of Typer bundle their own Click.
-ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-PRECISIONS = ("highest", "high", "medium")
-app = typer.Typer(
-    name="lens-fv",
-    help="Function vectors, instruction vectors and knowledge updates in language models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (run.demo, inspect.models, inspect.tasks, inspect.verify, heads.rank, heads.universal):
-    app.command()(command)
-for command in (
-    scores.classes,
-    scores.attributions,
-    vectors.extract,
-    vectors.tune,
-    testing.evaluate,
-    writing.write,
-    testing.compare,
-    testing.sweep,
-):
-    app.command()(command)
-for command in (training.finetune, training.average, training.export, following.dynamics):
-    app.command()(command)
-for command in (analogies.compose, analogies.analogy, reading.decode, inspect.show):
-    app.command()(command)
-app.command()(similarity)
-app.command()(distill)
-app.add_typer(library, name="library")
-app.add_typer(iv, name="iv")
-app.add_typer(knowledge, name="knowledge")
-reproduce = typer.Typer(help="Run a study from end to end and write its report.", no_args_is_help=True)
-for command in (
-    reproduce_relational.relational,
-    reproduce_instruction.instruction,
-    reproduce_knowledge.knowledge,
-    reproduce_guided.guided,
-):
-    reproduce.command()(command)
-app.add_typer(reproduce, name="reproduce")
-for command in (bench_training.tune, bench_training.guided, bench_training.teach):
-    bench.command()(command)
-app.add_typer(bench, name="bench")
+HEADINGS: dict[str, tuple[Command, ...]] = {
+    "Models and tasks": models.COMMANDS,
+    "Heads": heads.COMMANDS,
+    "Vectors": vectors.COMMANDS,
+    "Evaluation": evaluation.COMMANDS,
+    "Composition": composition.COMMANDS,
+    "Fine-tuning": finetuning.COMMANDS,
+    "Knowledge": (knowledge.distill,),
+    "Studies": reproduce.COMMANDS,
+}
+"""Commands by the heading under which `lens-fv --help` lists them."""
+GROUPS: dict[str, ModuleType] = {"library": library, "iv": iv, "knowledge": knowledge, "bench": bench}
+"""Modules of the commands that have a word before their name, such as `library build`."""
+SETTINGS: dict[str, Any] = {
+    "help_flags": ("-h", "--help"),
+    "help_format": "plaintext",
+    "version": __version__,
+    "default_parameter": Parameter(negative=()),
+    "result_action": "return_value",
+    "suppress_keyboard_interrupt": False,
+}
+GLOBAL = Group("Global options", sort_key=99)
+CALLING: dict[str, Any] = {"exit_on_error": False, "print_error": False}
 
 
-def _say_version(asked: bool) -> bool:
-    if asked:
-        from lens_fv import __version__
+@lru_cache
+def command_line() -> App:
+    """Build the parser."""
+    text = "Function vectors, instruction vectors and knowledge updates in language models."
+    app = App(name="lens-fv", help=text, version_flags="--version", **SETTINGS)
+    groups = Group("Groups of commands", sort_key=len(HEADINGS))
+    for order, (heading, functions) in enumerate(HEADINGS.items()):
+        _add(app, functions, group=Group(heading, sort_key=order))
+    for word, module in GROUPS.items():
+        group = App(name=word, help=module.HELP, version_flags=(), **SETTINGS)
+        _add(group, module.COMMANDS)
+        app.command(group)
+        group.group = groups
+    app["--help"].group = app["--version"].group = GLOBAL
+    app.meta.default(_root)
+    return app
 
-        typer.echo(__version__)
-        raise typer.Exit
-    return asked
+
+def _add(app: App, commands: tuple[Command, ...], **settings: Any) -> None:
+    """Add commands whose signatures are read when one of them is called or explains itself."""
+    for command in commands:
+        app.command(command.path, name=command.name, help=command.help, version_flags=(), **settings)
 
 
-@app.callback()
 def _root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     matmul: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LENS_FV_MATMUL",
-            help="Precision of float32 matrix products: highest (torch's default), high or medium. medium is twice as fast on "
-            "some processors; the performance page gives the loss of accuracy.",
+        Literal["highest", "high", "medium"] | None,
+        Parameter(
+            group=GLOBAL,
+            env_var="LENS_FV_MATMUL",
+            help="Precision of float32 matrix products; default: highest. medium is twice as fast on some processors; the "
+            "performance page gives the loss of accuracy.",
         ),
     ] = None,
-) -> None:
+) -> Any:
+    """Run a command, after setting the global options."""
     if matmul is not None:
         import torch
 
-        if matmul not in PRECISIONS:
-            raise LensFVError(f"multiply with precision {matmul!r}: choose from {', '.join(PRECISIONS)}")
         torch.set_float32_matmul_precision(matmul)
+    if not tokens or (len(tokens) == 1 and tokens[0] in GROUPS):  # no command
+        from rich.console import Console
+
+        command_line().help_print(tokens, console=Console(stderr=True))
+        return 2
+    return command_line()(tokens, **CALLING)
 
 
 def execute(arguments: list[str] | None = None) -> int:
@@ -126,7 +113,7 @@ def execute(arguments: list[str] | None = None) -> int:
     logging.getLogger("lens_fv").setLevel(logging.INFO)
     with watched_output(), Interrupts() as interrupts:
         try:
-            code = app(args=arguments, standalone_mode=False)
+            code = command_line().meta(sys.argv[1:] if arguments is None else arguments, **CALLING)
             write_out("")  # flush buffered output such as help
         except BaseException as error:
             stopped = interrupts.leave()
@@ -134,8 +121,6 @@ def execute(arguments: list[str] | None = None) -> int:
                 return _leave(error)
             tell(stopped)
             return INTERRUPTED
-        if interrupts.seen and code == INTERRUPTED:  # Typer turned it into an exit
-            tell(interrupts.leave())
         return code if isinstance(code, int) else 0
 
 
@@ -145,28 +130,14 @@ def _leave(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, OutputUnread):
         return UNREAD
-    if isinstance(error, ClickException):
-        said = str(error.format_message())  # pyright: ignore[reportAttributeAccessIssue] - `ClickException` is Any to it
-        if "\n" in said:  # help of a group called without a command
-            sys.stderr.write(f"{said}\n")
-        else:
-            tell(_with_nearest(said))
-    elif isinstance(error, LensFVError):
-        tell(str(error))
+    if isinstance(error, CycloptsError | LensFVError):
+        tell(re.sub(r"(?<!\.)\.$", "", str(error)))
     elif (trouble := disk_trouble(error)) is not None:
         where = "standard output" if output_lost() else getattr(error, "filename", None)
         tell(f"write to {where or 'disk'}: {trouble}; make room, or choose another place")
     else:
         raise error
     return 2
-
-
-def _with_nearest(message: str) -> str:
-    """Add the nearest valid choice to Click's message about an invalid one."""
-    message = message.replace("Value error, ", "")
-    wrong = re.search(r"'([^']*)' is not one of (.*)", message)
-    near = nearest(wrong[1], re.findall("'([^']*)'", wrong[2])) if wrong else ""
-    return f"{message.rstrip('.')}{near}" if near else message
 
 
 def run_app() -> None:

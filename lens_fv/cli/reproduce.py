@@ -1,61 +1,93 @@
-"""Options and helpers shared by the commands `lens-fv reproduce ...`."""
+"""The command `lens-fv reproduce STUDY`: run a study from end to end and write its page."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import typer
-from rich.table import Table
+from cyclopts import Parameter
 
+from lens_fv.cli.command import command
+from lens_fv.cli.inputs import Placing
 from lens_fv.cli.leaving import goes_on_in
-from lens_fv.cli.options import emit
+from lens_fv.cli.output import Printout, table
+from lens_fv.core.choices import Count, Seed
+from lens_fv.errors import LensFVError
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="Model to study; repeatable, models run one after another; default: smollm2-135m."),
-]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, help="Number of seeds, starting at --seed; default: 3, or 1 with --quick.")
-]
-Work = Annotated[
-    Path,
-    typer.Option("--work", help="Folder for intermediate results, with a subfolder per model; an interrupted study resumes."),
-]
-ReportOnly = Annotated[
-    bool,
-    typer.Option(
-        "--report-only", help="Write the report from the results in --work (of --model, if given) without loading a model."
-    ),
-]
-ReportFolder = Annotated[Path, typer.Option("--out", help="Folder for the report.")]
-REPORTS = Path("docs/results")
+StudyName = Literal["relational", "instruction", "knowledge", "guided"]
 
 
-def study_folders(models: Sequence[str], work: Path) -> tuple[list[str], dict[str, Path]]:
-    """Return the models and each one's folder; without models, those already in the folder."""
-    from lens_fv.errors import LensFVError
+@command
+def reproduce(
+    study: StudyName,
+    *,
+    model: Sequence[str] | None = None,
+    part: Sequence[str] | None = None,
+    set: Sequence[str] | None = None,
+    seeds: Count | None = None,
+    run_dir: Path | None = None,
+    quick: bool = False,
+    report_only: bool = False,
+    seed: Annotated[Seed, Parameter(help="First seed of splits, prompts and random draws.")] = 0,
+    placing: Placing,
+    out: Path = Path("docs/results"),
+) -> Printout:
+    """Run a study from end to end and write its page; several workers may share one --run-dir.
 
-    goes_on_in(work)
-    names = list(models) or sorted(path.parent.name for path in work.glob("*/study.json"))
-    if not names:
-        raise LensFVError(f"report on what {work} holds: no study is there; run one first, or name its folder by --work")
-    folders = {Path(name).name: work / Path(name).name for name in names}
-    if len(folders) < len(names):
-        raise LensFVError(
-            f"run {', '.join(names)}: two of them would share a folder in {work}; run them into two --work folders"
-        )
-    return names, folders
+    The studies: "relational" tests the claims about extracted, tuned and composite vectors on all built-in relations;
+    "instruction" asks whether abilities lost by fine-tuning are erased or suppressed; "knowledge" tests context distillation;
+    "guided" compares guided fine-tuning with other ways to keep abilities. Writes vectors and rows to --run-dir, and the page to
+    --out: STUDY.md, with figures and tables (CSV) in STUDY/.
+
+    Args:
+        study: Name of the study.
+        model: Model to study; repeatable, models run one after another; default: the study's own.
+        part: Part of the study; repeatable; default: all.
+        set: Setting of the study as NAME=VALUE; repeatable. VALUE is JSON, or values separated by commas; an unknown NAME lists
+            all settings.
+        seeds: Number of seeds, starting at --seed; default: 3, or 1 with --quick.
+        run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default: STUDY-study.
+        quick: Run a small version: one seed, few tasks, prompts, steps and items.
+        report_only: Write the page from the rows in --run-dir (of --model, if given) without loading a model.
+        out: Folder for the page.
+    """
+    from lens_fv.studies.reproduce import reproduce as run
+
+    settings = dict(_assignment(text) for text in set or ())
+    if seeds is not None or seed:
+        settings["seeds"] = str(list(range(seed, seed + (seeds or (1 if quick else 3)))))
+    folder = run_dir or Path(f"{study}-study")
+    goes_on_in(folder)
+    result = run(
+        study,
+        tuple(model or ()),
+        folder=folder,
+        out=out,
+        parts=tuple(part or ()),
+        settings=settings,
+        quick=quick,
+        report_only=report_only,
+        **placing,
+        progress=True,
+    )
+    numbers = {name: {"folder": str(result.folders[name]), **_plain(headline)} for name, headline in result.models.items()}
+    rows = [{"model": name, **headline} for name, headline in result.models.items()]
+    payload = {"page": str(result.page), "run_dir": str(folder), "models": numbers}
+    return Printout(payload, table(rows, title=study), f"written to {result.page}")
 
 
-def chosen_parts(part: Sequence[str] | None, known: Collection[str]) -> list[str]:
-    """Return the requested parts, by default all; unknown ones fail before a model is loaded."""
-    from lens_fv.studies.parts import check_parts
+def _assignment(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise LensFVError(f"--set {text}: write NAME=VALUE")
+    return name, value
 
-    parts = list(part or known)
-    check_parts(parts, known)
-    return parts
+
+def _plain(value: Any) -> Any:
+    """A headline for JSON: estimates with their fields' names."""
+    if hasattr(value, "_asdict"):
+        return value._asdict()
+    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def emit_report(page: Path, work: Path, models: Mapping[str, Any], as_json: bool, table: Table) -> None:
-    """Print the results of a study for each model."""
-    emit({"page": str(page), "work": str(work), "models": dict(models)}, as_json, table, f"written to {page}")
+COMMANDS = (reproduce,)

@@ -1,13 +1,13 @@
 """Composite vectors: libraries of relation vectors, weights for mixing them, and fitted maps."""
 
 from lens_fv.composition.build import build_library
-from lens_fv.composition.compose import CompositeVector, compose, plain_map
-from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, separation
+from lens_fv.composition.compose import CompositeVector, compose, softmax_map
+from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, roc_auc
 from lens_fv.composition.fit import MapConfig, fit_map, fit_maps
 from lens_fv.composition.index import Entry
 from lens_fv.composition.library import Basis, VectorLibrary
 from lens_fv.composition.merging import merge_libraries
-from lens_fv.composition.recipes import Extracted, Tuned
+from lens_fv.composition.recipes import ExtractRecipe, TuneRecipe
 from lens_fv.composition.weights import WeightMap, relation_scores
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "CompositeVector",
     "Confidence",
     "Entry",
-    "Extracted",
+    "ExtractRecipe",
     "MapConfig",
-    "Tuned",
+    "TuneRecipe",
     "VectorLibrary",
     "WeightMap",
     "build_library",
@@ -27,7 +27,7 @@ __all__ = [
     "fit_map",
     "fit_maps",
     "merge_libraries",
-    "plain_map",
     "relation_scores",
-    "separation",
+    "roc_auc",
+    "softmax_map",
 ]

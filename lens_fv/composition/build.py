@@ -11,7 +11,7 @@ import torch
 
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
-from lens_fv.composition.recipes import Recipe, Tuned
+from lens_fv.composition.recipes import Recipe, TuneRecipe
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.files import file_name, held, write_whole
 from lens_fv.core.json_files import read_json
@@ -48,7 +48,7 @@ def build_library(
         model: the model.
         tasks: tasks with distinct names; each is split by `split_pairs(task, seed=seed)`.
         folder: folder for vectors and index.
-        recipe: method that makes the vectors; default: `Tuned()`.
+        recipe: method that makes the vectors; default: `TuneRecipe()`.
         template: prompt template.
         seed: seed of the splits and of the recipe's random draws.
         progress: draw a progress bar.
@@ -58,12 +58,12 @@ def build_library(
             there, or an error from the recipe.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> library = lens_fv.build_library(model, [task], folder / 'library', recipe)
         >>> library.names
         ('toy',)
     """
-    folder, recipe = Path(folder), (recipe or Tuned()).resolved(model)
+    folder, recipe = Path(folder), (recipe or TuneRecipe()).resolved(model)
     # Through JSON, to match the index, in which tuples are lists.
     settings: dict[str, Any] = json.loads(
         json.dumps(

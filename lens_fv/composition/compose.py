@@ -40,7 +40,7 @@ class CompositeVector(FunctionVector):
         source_gain: increase in the log-probability of B after A, in nats per token, averaged over pairs.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> tasks = [task, lens_fv.load_task('antonym')]
         >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
@@ -119,7 +119,7 @@ def compose(
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> tasks = [task, lens_fv.load_task('antonym')]
         >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
@@ -130,7 +130,7 @@ def compose(
     if not given:
         raise LensFVError(f"compose on {model.name}: no pair to read the weights off; give at least one")
     basis = library.basis(model)
-    found = weight_map or plain_map(model, basis, temperature=temperature, score=score, scale=scale)
+    found = weight_map or softmax_map(model, basis, temperature=temperature, score=score, scale=scale)
     if found.names != basis.names:
         raise LensFVError("compose with a fitted map: it is for another basis or another order; filter the library to it")
     scores = relation_scores(model, basis, given, score=found.score, template=template)
@@ -164,7 +164,7 @@ def compose(
 
 
 @checked
-def plain_map(
+def softmax_map(
     model: LensModel, basis: Basis, *, temperature: Positive = TEMPERATURE, score: Score = "logprob", scale: Finite = 1.0
 ) -> WeightMap:
     """Make the map that needs no fitting: softmax(temperature x score)."""

@@ -77,7 +77,7 @@ def fit_confidence(
     return Confidence(tuple(center.tolist()), tuple(spread.tolist()), tuple(found), bias)
 
 
-def separation(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composites"]) -> tuple[float, float]:
+def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composites"]) -> tuple[float, float]:
     """Area under the ROC curve (0.5 is chance), and the p-value of the Mann-Whitney test.
 
     Raises:

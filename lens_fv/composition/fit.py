@@ -11,8 +11,8 @@ from typing_extensions import Unpack
 
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.problems import Problems
-from lens_fv.composition.shape import Form, Shape, learn_shape
+from lens_fv.composition.problems import AnalogyBatches
+from lens_fv.composition.shape import Form, LogitMap, fit_logit_map
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Positive, Seed, checked
@@ -32,13 +32,13 @@ class MapConfig:
         score: See `relation_scores`.
         epochs: Number of passes over the analogies.
         learning_rate: Learning rate of Adam through the model.
-        leave_own_out: Give a relation's own vector no weight in its analogies, as if the relation were new.
+        exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
     """
 
     score: Score = "logprob"
     epochs: Count = 3
     learning_rate: Positive = 0.05
-    leave_own_out: bool = True
+    exclude_own_relation: bool = True
 
 
 class MapOptions(TypedDict, total=False):
@@ -47,7 +47,7 @@ class MapOptions(TypedDict, total=False):
     score: Score
     epochs: int
     learning_rate: float
-    leave_own_out: bool
+    exclude_own_relation: bool
 
 
 @checked
@@ -66,7 +66,7 @@ def fit_map(
     """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
     Weights are softmax(matrix · scores + bias), and the weighted sum is multiplied by `scale`. Matrix and bias are first
-    learned from scores alone, so that the weights of one pair explain other pairs of its relation (`learn_shape`). Their
+    learned from scores alone, so that the weights of one pair explain other pairs of its relation (`fit_logit_map`). Their
     sharpness and the scale are then learned through the model: Adam minimises the mean negative log-probability of the answers'
     tokens, in batches of similar length. The weight decay and step of the first stage, and the epoch, are chosen on held-out
     analogies.
@@ -80,13 +80,13 @@ def fit_map(
         template: prompt template.
         seed: seed of the batch order.
         progress: draw a progress bar.
-        **options: `score`, `epochs`, `learning_rate` and `leave_own_out`; see `MapConfig`.
+        **options: `score`, `epochs`, `learning_rate` and `exclude_own_relation`; see `MapConfig`.
 
     Raises:
         LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> tasks = [task, lens_fv.load_task('antonym')]
         >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
@@ -128,7 +128,10 @@ def fit_maps(
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train, test = (Problems(model, basis, part, config.score, template, config.leave_own_out) for part in (analogies, held_out))
+    train, test = (
+        AnalogyBatches(model, basis, part, config.score, template, config.exclude_own_relation)
+        for part in (analogies, held_out)
+    )
     provenance = Provenance.of(
         model,
         task=f"{len(analogies)} analogies of {len({a.relation for a in analogies})} relations",
@@ -141,14 +144,20 @@ def fit_maps(
     couples = train.couples(), test.couples()
     maps: dict[Form, WeightMap] = {}
     for form in forms:
-        shape = learn_shape(form, *couples, temperature=TEMPERATURE, seed=seed)
+        shape = fit_logit_map(form, *couples, temperature=TEMPERATURE, seed=seed)
         its_own = replace(provenance, options={**provenance.options, "form": form})
         maps[form] = _through_the_model(basis, shape, train, test, config, its_own, progress)
     return maps
 
 
 def _through_the_model(
-    basis: Basis, shape: Shape, train: Problems, test: Problems, config: MapConfig, provenance: Provenance, progress: bool
+    basis: Basis,
+    shape: LogitMap,
+    train: AnalogyBatches,
+    test: AnalogyBatches,
+    config: MapConfig,
+    provenance: Provenance,
+    progress: bool,
 ) -> WeightMap:
     """Learn the sharpness and the scale of a shape through the model."""
     log_sharpness, log_scale = (Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))

@@ -47,7 +47,7 @@ class VectorLibrary:
         entries: index entries of the vectors, in order.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> library = lens_fv.build_library(model, [task], folder / 'library', recipe)
         >>> library['toy'].layer
         1
@@ -144,8 +144,8 @@ class VectorLibrary:
         Raises:
             LensFVError: a name that the library lacks.
         """
-        left_out = {self.entry(name).name for name in names}
-        return self._part(e for e in self.entries if e.name not in left_out)
+        excluded = {self.entry(name).name for name in names}
+        return self._part(e for e in self.entries if e.name not in excluded)
 
     def merge(self, other: "VectorLibrary") -> "VectorLibrary":
         """Return the union of two libraries.

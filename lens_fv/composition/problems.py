@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.composition.library import Basis
-from lens_fv.composition.shape import Couples, Shape, couples_of
+from lens_fv.composition.shape import LogitMap, ScoredPairs, scored_pairs
 from lens_fv.composition.weights import Score, WeightMap, relation_scores
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Analogy, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import Batch, open_batches
 
 
-class Problems:
+class AnalogyBatches:
     """Analogies with their scores and prepared batches."""
 
     def __init__(
@@ -24,30 +24,30 @@ class Problems:
         analogies: Sequence[Analogy],
         score: Score,
         template: PromptTemplate,
-        leave_own_out: bool,
+        exclude_own_relation: bool,
     ) -> None:
         self._model, self._basis, self._analogies, self._template = model, basis, analogies, template
         self._score: Score = score
         self.scores = relation_scores(model, basis, [a.source for a in analogies], score=score, template=template)
-        self.left_out = own_relations(basis, analogies).to(model.device) & leave_own_out
+        self.excluded = own_relations(basis, analogies).to(model.device) & exclude_own_relation
         self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
         self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
 
-    def couples(self) -> Couples:
+    def couples(self) -> ScoredPairs:
         """Scores of source pairs, coupled with those of target pairs of the same relation."""
         targets = [Pair(a.c, (a.d[0],)) for a in self._analogies]
         scores = relation_scores(self._model, self._basis, targets, score=self._score, template=self._template)
         words = [(a.a, a.c) for a in self._analogies]
-        return couples_of([a.relation for a in self._analogies], words, self.scores, scores, self.left_out)
+        return scored_pairs([a.relation for a in self._analogies], words, self.scores, scores, self.excluded)
 
-    def logits(self, batch: Batch, shape: Shape) -> Float[Tensor, "batch relations"]:
+    def logits(self, batch: Batch, shape: LogitMap) -> Float[Tensor, "batch relations"]:
         """Logits of the softmax for the batch's analogies."""
         owners = list(batch.owners)
-        return shape.logits(self.scores[owners], self.left_out[owners])
+        return shape.logits(self.scores[owners], self.excluded[owners])
 
     def logprob_per_token(self, found: WeightMap) -> float:
         """Mean log-probability of the answers under a map, in nats per token."""
-        vectors = found.scale * (found.weights(self.scores, left_out=self.left_out) @ self._basis.vectors)
+        vectors = found.scale * (found.weights(self.scores, excluded=self.excluded) @ self._basis.vectors)
         losses = [batch.losses([self._basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
         return -float(torch.cat(losses).mean())
 

@@ -10,7 +10,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Pair, PromptTemplate, Split, Task
 from lens_fv.vectors import FunctionVector, extract, tune_many
-from lens_fv.vectors.examples import MOST_VALIDATION
+from lens_fv.vectors.examples import MAX_VALIDATION
 from lens_fv.vectors.options import LEARNING_RATES
 
 TOGETHER = 8
@@ -19,12 +19,12 @@ TOGETHER = 8
 
 @checked
 @dataclass(frozen=True)
-class Tuned:
+class TuneRecipe:
     """Vectors fine-tuned on pairs from zero, several relations in parallel.
 
     Attributes:
         layer: layer after which all vectors are added; default: the middle one.
-        pairs: number of training pairs; tasks with fewer use all of them.
+        n_pairs: number of training pairs; tasks with fewer use all of them.
         steps: see `TuneConfig`.
         learning_rate: see `TuneConfig`.
         shuffled: give every training and validation pair another pair's answer, as a control that sees the relation's words
@@ -33,13 +33,13 @@ class Tuned:
     """
 
     layer: Whole | None = None
-    pairs: Count = 20
+    n_pairs: Count = 20
     steps: Count = 40
     learning_rate: Positive | tuple[Positive, ...] = LEARNING_RATES
     shuffled: bool = False
-    max_validation: Count = MOST_VALIDATION
+    max_validation: Count = MAX_VALIDATION
 
-    def resolved(self, model: LensModel) -> "Tuned":
+    def resolved(self, model: LensModel) -> "TuneRecipe":
         """Fill in the defaults that depend on the model.
 
         Raises:
@@ -72,8 +72,8 @@ class Tuned:
         made = tune_many(
             model,
             tasks,
-            layer=self.layer,
-            pairs=self._pairs(seen[tasks[0].name]),
+            layers=self.layer,
+            n_pairs=self._pairs(seen[tasks[0].name]),
             steps=self.steps,
             learning_rate=self.learning_rate,
             splits=seen,
@@ -85,12 +85,12 @@ class Tuned:
         return [replace(v, provenance=replace(v.provenance, method="tuned_shuffled")) for v in made]
 
     def _pairs(self, split: Split) -> int:
-        return min(self.pairs, len(split.train))
+        return min(self.n_pairs, len(split.train))
 
 
 @checked
 @dataclass(frozen=True)
-class Extracted:
+class ExtractRecipe:
     """Vectors that sum the outputs of the heads found by causal mediation (Todd et al. 2024).
 
     Attributes:
@@ -108,14 +108,14 @@ class Extracted:
     n_shots: Natural = 10
     n_clean: Count = 100
     n_trials: Count = 25
-    max_validation: Count = MOST_VALIDATION
+    max_validation: Count = MAX_VALIDATION
 
-    def resolved(self, model: LensModel) -> "Extracted":
-        """See `Tuned`."""
+    def resolved(self, model: LensModel) -> "ExtractRecipe":
+        """See `TuneRecipe`."""
         return self if self.layer is None else replace(self, layer=model.check_layer(self.layer))
 
     def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:  # noqa: ARG002
-        """See `Tuned`; here each task is a group of its own."""
+        """See `TuneRecipe`; here each task is a group of its own."""
         return ([task] for task in tasks)
 
     @checked
@@ -147,7 +147,7 @@ class Extracted:
         return made
 
 
-Recipe = Tuned | Extracted
+Recipe = TuneRecipe | ExtractRecipe
 
 
 def middle_layer(model: LensModel) -> int:

@@ -17,59 +17,59 @@ BATCH = 256
 DECAYS = (1e-3, 1e-2, 1e-1)
 
 
-class Couples(NamedTuple):
+class ScoredPairs(NamedTuple):
     """Couples of pairs of one relation: from the first pair's scores, the map should pick vectors that explain the second.
 
     Attributes:
         sources, targets: scores of the first and second pairs; see `relation_scores`.
-        left_out: mask of relations that get no weight.
+        excluded: mask of relations that get no weight.
     """
 
     sources: Float[Tensor, "couples relations"]
     targets: Float[Tensor, "couples relations"]
-    left_out: Bool[Tensor, "couples relations"]
+    excluded: Bool[Tensor, "couples relations"]
 
 
-class Shape(NamedTuple):
+class LogitMap(NamedTuple):
     """A map's matrix (one row: a diagonal) and bias; see `WeightMap`."""
 
     matrix: Float[Tensor, "rows relations"]
     bias: Float[Tensor, " relations"]
 
     def logits(
-        self, scores: Float[Tensor, "pairs relations"], left_out: Bool[Tensor, "pairs relations"] | None = None
+        self, scores: Float[Tensor, "pairs relations"], excluded: Bool[Tensor, "pairs relations"] | None = None
     ) -> Float[Tensor, "pairs relations"]:
         """Logits of the softmax: matrix · scores + bias.
 
         Args:
             scores: see `relation_scores`.
-            left_out: mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
+            excluded: mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
                 carry no information.
         """
-        if left_out is not None:
-            others = (~left_out).to(scores)
+        if excluded is not None:
+            others = (~excluded).to(scores)
             mean = (scores * others).sum(-1, keepdim=True) / others.sum(-1, keepdim=True)
-            scores = torch.where(left_out, mean, scores)
+            scores = torch.where(excluded, mean, scores)
         matrix, bias = self.matrix.to(scores), self.bias.to(scores)
         logits = scores * matrix + bias if len(matrix) == 1 else scores @ matrix.T + bias
-        return logits if left_out is None else logits.masked_fill(left_out, -torch.inf)
+        return logits if excluded is None else logits.masked_fill(excluded, -torch.inf)
 
-    def times(self, sharpness: Float[Tensor, ""]) -> "Shape":
+    def times(self, sharpness: Float[Tensor, ""]) -> "LogitMap":
         """Scale the logits, which makes the weights sharper or flatter."""
-        return Shape(sharpness * self.matrix, sharpness * self.bias)
+        return LogitMap(sharpness * self.matrix, sharpness * self.bias)
 
 
-def learn_shape(
+def fit_logit_map(
     form: Form,
-    train: Couples,
-    test: Couples,
+    train: ScoredPairs,
+    test: ScoredPairs,
     *,
     temperature: float,
     steps: int = 400,
     learning_rate: float = 0.01,
     decays: Sequence[float] = DECAYS,
     seed: int = 0,
-) -> Shape:
+) -> LogitMap:
     """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
     Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam from
@@ -87,11 +87,11 @@ def learn_shape(
         seed: seed of the batches.
     """
     n, device = train.sources.shape[-1], train.sources.device
-    start = Shape(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
+    start = LogitMap(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
     if form == "temperature":
         return start
     if form == "full":
-        start = Shape(torch.diag(start.matrix[0]), start.bias)
+        start = LogitMap(torch.diag(start.matrix[0]), start.bias)
     best = Best(float(expected_score(start, test)), result=start)
     centre, spread = train.sources.mean(0), train.sources.std(0).clamp(min=1e-6)
 
@@ -100,12 +100,12 @@ def learn_shape(
         moved, bias = Parameter(torch.zeros_like(start.matrix)), Parameter(torch.zeros(n, device=device))
         log_temperature = Parameter(torch.tensor(math.log(temperature), device=device))
 
-        def shape() -> Shape:
+        def shape() -> LogitMap:
             return _folded(log_temperature.exp(), moved, bias, centre, spread)
 
         def loss() -> Tensor:
             rows = torch.randint(len(train.sources), (BATCH,), generator=rng).to(device)
-            batch = Couples(*(values[rows] for values in train))
+            batch = ScoredPairs(*(values[rows] for values in train))
             return decay * (moved.square().sum() + bias.square().sum()) - expected_score(shape(), batch)
 
         def check(step: int) -> None:
@@ -122,13 +122,13 @@ def learn_shape(
     return best.require("a map's shape")
 
 
-def expected_score(shape: Shape, couples: Couples) -> Float[Tensor, ""]:
+def expected_score(shape: LogitMap, couples: ScoredPairs) -> Float[Tensor, ""]:
     """Mean over couples of the targets' scores, weighted as the map weights their sources."""
-    weights = shape.logits(couples.sources, couples.left_out).softmax(-1)
+    weights = shape.logits(couples.sources, couples.excluded).softmax(-1)
     return (weights * couples.targets).sum(-1).mean()
 
 
-def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> Shape:
+def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> LogitMap:
     """Fold temperature · s + moved · (standardised s) + bias into one matrix and bias.
 
     The full form subtracts each pair's mean from its standardised scores, because the difficulty of B says nothing about the
@@ -136,18 +136,18 @@ def _folded(temperature: Tensor, moved: Tensor, bias: Tensor, centre: Tensor, sp
     """
     n = len(bias)
     if len(moved) == 1:
-        return Shape(temperature + moved / spread, bias - (moved * centre / spread)[0])
+        return LogitMap(temperature + moved / spread, bias - (moved * centre / spread)[0])
     rows = (moved - moved.mean(1, keepdim=True)) / spread
-    return Shape(temperature * torch.eye(n, device=moved.device) + rows, bias - rows @ centre)
+    return LogitMap(temperature * torch.eye(n, device=moved.device) + rows, bias - rows @ centre)
 
 
-def couples_of(
+def scored_pairs(
     relations: Sequence[str],
     words: Sequence[tuple[str, str]],
     sources: Float[Tensor, "analogies relations"],
     targets: Float[Tensor, "analogies relations"],
-    left_out: Bool[Tensor, "analogies relations"],
-) -> Couples:
+    excluded: Bool[Tensor, "analogies relations"],
+) -> ScoredPairs:
     """Couple every source with every target of its relation that does not share its input.
 
     Args:
@@ -155,7 +155,7 @@ def couples_of(
         words: inputs of source and target.
         sources: scores of A:B.
         targets: scores of C:D.
-        left_out: see `Couples`.
+        excluded: see `ScoredPairs`.
     """
     together: Int[Tensor, "couples 2"] = torch.tensor(
         [
@@ -165,4 +165,4 @@ def couples_of(
             if i == j or (one and one == other and words[i][0] != words[j][1])
         ]
     )
-    return Couples(sources[together[:, 0]], targets[together[:, 1]], left_out[together[:, 0]])
+    return ScoredPairs(sources[together[:, 0]], targets[together[:, 1]], excluded[together[:, 0]])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.composition.library import Basis
-from lens_fv.composition.shape import Shape
+from lens_fv.composition.shape import LogitMap
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
 from lens_fv.core.progress import progress_bar
@@ -104,23 +104,23 @@ class WeightMap(Artefact):
         require_shape("weight map's bias", self.bias, (n,))
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> LogitMap:
         """Matrix and bias."""
-        return Shape(self.matrix, self.bias)
+        return LogitMap(self.matrix, self.bias)
 
     @checked
     def weights(
         self,
         scores: Float[Tensor, "pairs relations"],
         *,
-        left_out: Bool[Tensor, "pairs relations"] | None = None,
+        excluded: Bool[Tensor, "pairs relations"] | None = None,
         top_k: Count | None = None,
     ) -> Float[Tensor, "pairs relations"]:
         """Turn scores into weights that are nonnegative and sum to one.
 
         Args:
             scores: see `relation_scores`.
-            left_out: mask of relations that get no weight and do not influence the others'.
+            excluded: mask of relations that get no weight and do not influence the others'.
             top_k: number of highest weights to keep; default: all.
 
         Raises:
@@ -128,9 +128,9 @@ class WeightMap(Artefact):
         """
         if scores.shape[-1] != len(self.names):
             raise LensFVError(f"weigh {scores.shape[-1]} scores: the map is for a basis of {len(self.names)}; fit it again")
-        if left_out is not None and bool(left_out.all(-1).any()):
+        if excluded is not None and bool(excluded.all(-1).any()):
             raise LensFVError("weigh scores: every relation is left out; the basis needs others")
-        logits = self.shape.logits(scores, left_out)
+        logits = self.shape.logits(scores, excluded)
         if top_k is not None and top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
         return logits.softmax(-1)

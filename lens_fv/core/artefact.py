@@ -122,7 +122,7 @@ def load_artefact(path: str | Path) -> Artefact:
     """Read an artefact of any kind; see `Artefact.load`.
 
     Example:
-        >>> path = lens_fv.tune(model, task, pairs=4, steps=2, layer=1).save(folder / 'toy.safetensors')
+        >>> path = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1).save(folder / 'toy.safetensors')
         >>> type(lens_fv.load_artefact(path)).__name__
         'FunctionVector'
     """
@@ -137,7 +137,8 @@ def load_artefact(path: str | Path) -> Artefact:
     values = checked_fields(kind, header, tensors, where)
     try:
         artefact = kind(provenance=provenance, **values)
-        artefact.summary(), artefact.heatmap_data()  # so that whatever loads can be shown
+        artefact.summary()  # so that whatever loads can be shown
+        artefact.heatmap_data()
         return artefact
     except LensFVError:
         raise

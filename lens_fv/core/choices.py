@@ -177,3 +177,9 @@ def _rule(annotation: Any) -> _Rule:
         if inside.limits:
             return _Rule(inside=inside)
     return _Rule(types=(annotation,))
+
+
+def wrong_value(annotation: Any, value: object) -> str:
+    """Describe what is wrong with a value for a parameter with this annotation; empty if it is accepted."""
+    rule = _rule(annotation)
+    return rule.wrong(value) if rule.limits else ""

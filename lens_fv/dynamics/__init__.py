@@ -1,13 +1,13 @@
 """Track tasks and their vectors over fine-tuning, with the same measurements at every checkpoint."""
 
-from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement, measure_checkpoint
+from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement, measure_checkpoint
 from lens_fv.dynamics.probe import TaskProbe, make_task_probe
 from lens_fv.dynamics.tracking import track_checkpoints
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.dynamics.verdict import ContinualMetrics, Verdict, Verdicts, continual_metrics, verdicts
 
 __all__ = [
-    "ADDED",
+    "STEERING_VECTORS",
     "CheckpointMeasurement",
     "ContinualMetrics",
     "TaskProbe",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-ADDED = ("vector", "random", "other")
+STEERING_VECTORS = ("vector", "random", "other")
 """Vectors added to instructed prompts: the task's initial vector, a random one, and another task's; all of the same norm."""
 
 
@@ -43,11 +43,11 @@ class CheckpointMeasurement(Artefact):
         instructed: log-probability of the answer after the instruction, in nats per token.
         in_context: as `correct`, with demonstrations; NaN if not measured.
         knowledge: log-probability of the answer in the cloze, in nats per token.
-        added: as `correct`, with a vector added; see `ADDED`.
+        steered: as `correct`, with a vector added; see `STEERING_VECTORS`.
         alignment: cosine between the initial vector and the residual stream at the vector's layer; NaN pads as above.
-        written: mean output of each of the probe's heads at the end of the instructed prompts, through the initial output
+        head_writes: mean output of each of the probe's heads at the end of the instructed prompts, through the initial output
             projections.
-        written_now: the same through the checkpoint's output projections.
+        head_writes_now: the same through the checkpoint's output projections.
         answer_rank: rank of the answer's first token (0 is the most likely) read off the residual stream after each layer;
             median over items.
         effects: mean indirect effect of every head on the probe's contrast at this checkpoint; NaN if heads were not ranked.
@@ -61,10 +61,10 @@ class CheckpointMeasurement(Artefact):
     instructed: Float[Tensor, "tasks items"]
     in_context: Float[Tensor, "tasks items"]
     knowledge: Float[Tensor, "tasks items"]
-    added: Float[Tensor, "tasks 3 items"]
-    alignment: Float[Tensor, "tasks looked_at"]
-    written: Float[Tensor, "tasks heads d_model"]
-    written_now: Float[Tensor, "tasks heads d_model"]
+    steered: Float[Tensor, "tasks 3 items"]
+    alignment: Float[Tensor, "tasks read_items"]
+    head_writes: Float[Tensor, "tasks heads d_model"]
+    head_writes_now: Float[Tensor, "tasks heads d_model"]
     answer_rank: Float[Tensor, "tasks layers"]
     effects: Float[Tensor, "tasks layers heads_of_a_layer"]
     majority: Float[Tensor, " tasks"] | None = None
@@ -101,7 +101,7 @@ def measure_checkpoint(
     *,
     name: str = "0",
     step: Natural = 0,
-    full: bool = True,
+    all_measures: bool = True,
     seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> CheckpointMeasurement:
@@ -112,7 +112,7 @@ def measure_checkpoint(
         probes: at least one probe, all with the same number of heads.
         name: checkpoint name.
         step: number of steps since the start of the run.
-        full: whether to measure in-context accuracy and to rank all heads of probes with a contrast.
+        all_measures: whether to measure in-context accuracy and to rank all heads of probes with a contrast.
         seed: seed of the random vectors.
         tick: callback after each probe.
 
@@ -123,7 +123,7 @@ def measure_checkpoint(
         raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
     found: list[dict[str, Tensor]] = []
     for i, probe in enumerate(probes):
-        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, full=full))
+        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, all_measures=all_measures))
         tick()
     provenance = Provenance.of(
         model,
@@ -131,7 +131,7 @@ def measure_checkpoint(
         task_hash="",
         prompts=[p.tokens for probe in probes for p in probe.prompts],
         seed=seed,
-        method="moment",
+        method="checkpoint",
         options={"probes": [probe.fingerprint for probe in probes]},
     )
     values = {key: _padded([each[key] for each in found]) for key in found[0]}
@@ -141,7 +141,7 @@ def measure_checkpoint(
     )
 
 
-def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *, full: bool) -> dict[str, Tensor]:
+def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *, all_measures: bool) -> dict[str, Tensor]:
     vector = probe.vector
     length = float(other.vector.vector.norm())
     like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
@@ -149,8 +149,8 @@ def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *
     correct, instructed = _asked(model, probe.instructed, branches)
     _, knowledge = _asked(model, probe.cloze, [[]])
     in_context = torch.full_like(correct[:, :1], torch.nan)
-    if full:
-        in_context = score_alike(model, probe.in_context).full.float()
+    if all_measures:
+        in_context = score_alike(model, probe.in_context).exact_match.float()
     looked_at = probe.instructed[: probe.n_read]
     z, _, states = last_tokens(model, [p.tokens for p in looked_at])
     direction = (vector.vector * vector.scale).to(states)
@@ -160,12 +160,12 @@ def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *
         "instructed": instructed[:, 0],
         "in_context": in_context[:, 0],
         "knowledge": knowledge[:, 0],
-        "added": correct[:, 1:].T,
+        "steered": correct[:, 1:].T,
         "alignment": torch.cosine_similarity(states[:, vector.layer], direction, dim=-1).cpu(),
-        "written": written,
-        "written_now": now,
+        "head_writes": written,
+        "head_writes_now": now,
         "answer_rank": _answer_ranks(model, states, looked_at),
-        "effects": _effects(model, probe.contrast if full else None, z.mean(0)),
+        "effects": _effects(model, probe.patching_prompts if all_measures else None, z.mean(0)),
     }
 
 
@@ -183,13 +183,13 @@ def _asked(
 
 
 def _effects(
-    model: LensModel, contrast: PatchingPrompts | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
+    model: LensModel, patching_prompts: PatchingPrompts | None, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> Float[Tensor, "layers heads_of_a_layer"]:
     """Return the effect on the answer's probability of patching each head's mean output into the corrupted prompts."""
-    if contrast is None:
+    if patching_prompts is None:
         return torch.full(z.shape[:2], torch.nan)
-    outputs = z.expand(len(contrast.corrupted), *z.shape)
-    effects, _ = indirect_effects(model, contrast, outputs, MediationOptions())
+    outputs = z.expand(len(patching_prompts.corrupted), *z.shape)
+    effects, _ = indirect_effects(model, patching_prompts, outputs, MediationOptions())
     return effects.mean(0).cpu()
 
 

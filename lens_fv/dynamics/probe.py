@@ -48,7 +48,7 @@ class TaskProbe:
         in_context: the same prompts with demonstrations, one set for each of the task's instructions.
         cloze: the same items without an instruction, as sentences that the answer completes; for tasks without clozes,
             zero-shot prompts without the instruction.
-        contrast: prompts for ranking all heads again; None: heads are not ranked.
+        patching_prompts: prompts for ranking all heads again; None: heads are not ranked.
         n_read: number of instructed prompts at which heads and the residual stream are read.
     """
 
@@ -59,7 +59,7 @@ class TaskProbe:
     instructed: tuple[EncodedPrompt, ...]
     in_context: tuple[EncodedPrompt, ...]
     cloze: tuple[EncodedPrompt, ...]
-    contrast: PatchingPrompts | None = None
+    patching_prompts: PatchingPrompts | None = None
     n_read: Natural = 20
 
     @property
@@ -75,7 +75,7 @@ class TaskProbe:
     @property
     def prompts(self) -> tuple[EncodedPrompt, ...]:
         """All prompts of the probe."""
-        ranked = self.contrast.corrupted if self.contrast else ()
+        ranked = self.patching_prompts.corrupted if self.patching_prompts else ()
         return (*self.instructed, *self.in_context, *self.cloze, *ranked)
 
     @property
@@ -92,7 +92,7 @@ def make_task_probe(
     task: Task,
     vector: FunctionVector,
     *,
-    contrast: PatchingPrompts | None = None,
+    patching_prompts: PatchingPrompts | None = None,
     split: Split | None = None,
     n_shots: Natural = 0,
     n_context: Natural = 5,
@@ -107,7 +107,7 @@ def make_task_probe(
         model: initial model.
         task: task with instructions.
         vector: vector of the task, with heads; see `extract_instruction`.
-        contrast: prompts for ranking all heads again, for the initial model and at the end of each task; see
+        patching_prompts: prompts for ranking all heads again, for the initial model and at the end of each task; see
             `make_instruction_prompts`.
         split: split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
         n_shots: number of demonstrations in the instructed prompts.
@@ -162,7 +162,7 @@ def make_task_probe(
         instructed=tuple(encode_prompts(model, behind)),
         in_context=tuple(encode_prompts(model, in_context)),
         cloze=tuple(encode_prompts(model, sentences)),
-        contrast=contrast,
+        patching_prompts=patching_prompts,
         n_read=n_read,
     )
 

@@ -56,29 +56,31 @@ def track_checkpoints(
         torch.Size([2, 1])
     """
     at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
-    moments: list[CheckpointMeasurement] = []
+    measurements: list[CheckpointMeasurement] = []
     try:
         with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
             for checkpoint in at:
                 name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
                 file = None if folder is None else Path(folder) / f"{file_name(name.replace('/', '-'))}.safetensors"
                 if file is not None and file.is_file():
-                    moments.append(_again(file, probes, seed))
+                    measurements.append(_again(file, probes, seed))
                     for _ in probes:
                         tick()
                     continue
                 switch_to_checkpoint(model, run, checkpoint)
                 full = checkpoint is None or checkpoint.last
-                moments.append(measure_checkpoint(model, probes, name=name, step=step, full=full, seed=seed, tick=tick))
+                measurements.append(
+                    measure_checkpoint(model, probes, name=name, step=step, all_measures=full, seed=seed, tick=tick)
+                )
                 if file is not None:
-                    moments[-1].save(file)
+                    measurements[-1].save(file)
     finally:
         switch_to_checkpoint(model, run, None)
-    return Trajectory.of(moments)
+    return Trajectory.of(measurements)
 
 
 def _again(file: Path, probes: Sequence[TaskProbe], seed: int) -> CheckpointMeasurement:
-    moment, asked = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
-    if (list(moment.provenance.options["probes"]), moment.provenance.seed) != (asked, seed):
+    measurement, asked = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
+    if (list(measurement.provenance.options["probes"]), measurement.provenance.seed) != (asked, seed):
         raise LensFVError(f"resume in {file.parent}: {file.name} was measured with other probes; choose another folder")
-    return moment
+    return measurement

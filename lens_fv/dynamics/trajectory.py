@@ -12,7 +12,7 @@ from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
-from lens_fv.dynamics.measurement import ADDED, CheckpointMeasurement
+from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-_ADDED = {f"with_{name}": name for name in ADDED}
+_STEERED = {f"with_{name}": name for name in STEERING_VECTORS}
 _COLUMNS: dict[Measure, str] = {
     "in_context": "in_context_accuracy",
     "instruction": "instruction_logprob_nats_per_token",
@@ -39,11 +39,11 @@ class Trajectory(Artefact):
     """Measurements at successive checkpoints of a run, starting with the initial model; see `CheckpointMeasurement`.
 
     Attributes:
-        moments: checkpoint names.
+        checkpoints: checkpoint names.
         steps: number of steps since the start of the run.
         tasks: names of the measured tasks.
-        correct, instructed, in_context, knowledge, added, alignment, written, written_now, answer_rank, effects: as in
-            `CheckpointMeasurement`, with the checkpoints as an additional first axis.
+        correct, instructed, in_context, knowledge, steered, alignment, head_writes, head_writes_now, answer_rank, effects: as
+            in `CheckpointMeasurement`, with the checkpoints as an additional first axis.
         majority: as in `CheckpointMeasurement`.
 
     Example:
@@ -58,57 +58,57 @@ class Trajectory(Artefact):
         [[1.0], [1.0]]
     """
 
-    moments: tuple[str, ...]
+    checkpoints: tuple[str, ...]
     steps: tuple[int, ...]
     tasks: tuple[str, ...]
-    correct: Float[Tensor, "moments tasks items"]
-    instructed: Float[Tensor, "moments tasks items"]
-    in_context: Float[Tensor, "moments tasks items"]
-    knowledge: Float[Tensor, "moments tasks items"]
-    added: Float[Tensor, "moments tasks 3 items"]
-    alignment: Float[Tensor, "moments tasks looked_at"]
-    written: Float[Tensor, "moments tasks heads d_model"]
-    written_now: Float[Tensor, "moments tasks heads d_model"]
-    answer_rank: Float[Tensor, "moments tasks layers"]
-    effects: Float[Tensor, "moments tasks layers heads_of_a_layer"]
+    correct: Float[Tensor, "checkpoints tasks items"]
+    instructed: Float[Tensor, "checkpoints tasks items"]
+    in_context: Float[Tensor, "checkpoints tasks items"]
+    knowledge: Float[Tensor, "checkpoints tasks items"]
+    steered: Float[Tensor, "checkpoints tasks 3 items"]
+    alignment: Float[Tensor, "checkpoints tasks read_items"]
+    head_writes: Float[Tensor, "checkpoints tasks heads d_model"]
+    head_writes_now: Float[Tensor, "checkpoints tasks heads d_model"]
+    answer_rank: Float[Tensor, "checkpoints tasks layers"]
+    effects: Float[Tensor, "checkpoints tasks layers heads_of_a_layer"]
     majority: Float[Tensor, " tasks"] | None = None
 
     @classmethod
-    def of(cls, moments: Sequence[CheckpointMeasurement]) -> "Trajectory":
+    def of(cls, measurements: Sequence[CheckpointMeasurement]) -> "Trajectory":
         """Combine the measurements of several checkpoints.
 
         Raises:
             LensFVError: no measurements, or measurements with different probes.
         """
-        asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in moments}
+        asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in measurements}
         if len(asked) != 1:
-            raise LensFVError(f"trajectory of {len(moments)} moments: give at least one, all of the same questions")
+            raise LensFVError(f"trajectory of {len(measurements)} checkpoints: give at least one, all with the same probes")
         keys = (
             "correct",
             "instructed",
             "in_context",
             "knowledge",
-            "added",
+            "steered",
             "alignment",
-            "written",
-            "written_now",
+            "head_writes",
+            "head_writes_now",
             "answer_rank",
             "effects",
         )
         return cls(
-            provenance=replace(moments[0].provenance, method="trajectory"),
-            moments=tuple(m.name for m in moments),
-            steps=tuple(m.step for m in moments),
-            tasks=moments[0].tasks,
-            majority=next((m.majority for m in moments if m.majority is not None), None),
-            **{key: torch.stack([getattr(m, key) for m in moments]) for key in keys},
+            provenance=replace(measurements[0].provenance, method="trajectory"),
+            checkpoints=tuple(m.name for m in measurements),
+            steps=tuple(m.step for m in measurements),
+            tasks=measurements[0].tasks,
+            majority=next((m.majority for m in measurements if m.majority is not None), None),
+            **{key: torch.stack([getattr(m, key) for m in measurements]) for key in keys},
         )
 
     @checked
-    def items(self, measure: Measure) -> Float[Tensor, "moments tasks items"]:
+    def items(self, measure: Measure) -> Float[Tensor, "checkpoints tasks items"]:
         """Return a measure for each item; `accuracy` and measures with an added vector are 0 or 1. NaN marks missing items."""
-        if measure in _ADDED:
-            return self.added[:, :, ADDED.index(_ADDED[measure])]
+        if measure in _STEERED:
+            return self.steered[:, :, STEERING_VECTORS.index(_STEERED[measure])]
         return {
             "accuracy": self.correct,
             "in_context": self.in_context,
@@ -137,7 +137,7 @@ class Trajectory(Artefact):
         return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in asked.items()}
 
     @property
-    def accuracy(self) -> Float[Tensor, "moments tasks"]:
+    def accuracy(self) -> Float[Tensor, "checkpoints tasks"]:
         """Share of items answered correctly after the instruction."""
         return self.correct.nanmean(-1)
 
@@ -157,43 +157,43 @@ class Trajectory(Artefact):
         return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
 
     @property
-    def ends(self) -> list[int]:
+    def stage_ends(self) -> list[int]:
         """Indices of the initial model and of each stage's end, where tasks were also measured in context.
 
         Stages that were not tracked to their end have no index.
         """
         asked = (~self.in_context.isnan()).flatten(1).any(1).tolist()
-        stages = [name.rsplit("/", 1)[0] for name in self.moments]
+        stages = [name.rsplit("/", 1)[0] for name in self.checkpoints]
         last = {stage: m for m, stage in enumerate(stages) if asked[m]}
         return list(last.values())
 
     @property
-    def vectors(self) -> Float[Tensor, "moments tasks d_model"]:
+    def vectors(self) -> Float[Tensor, "checkpoints tasks d_model"]:
         """Sum of the outputs of the vector's heads, through the initial output projections."""
-        return self._own(self.written).sum(2)
+        return self._own(self.head_writes).sum(2)
 
-    def similarity(self, *, projection_of_now: bool = False) -> Float[Tensor, "moments tasks"]:
+    def similarity(self, *, current_projection: bool = False) -> Float[Tensor, "checkpoints tasks"]:
         """Compute the cosine between each vector and its initial value.
 
         Args:
-            projection_of_now: whether to use each checkpoint's output projections instead of the initial ones. The results
+            current_projection: whether to use each checkpoint's output projections instead of the initial ones. The results
                 differ only where training changed the projections.
         """
-        found = self._own(self.written_now if projection_of_now else self.written).sum(2)
+        found = self._own(self.head_writes_now if current_projection else self.head_writes).sum(2)
         return torch.cosine_similarity(found, found[:1], dim=-1)
 
-    def distance(self) -> Float[Tensor, "moments tasks"]:
+    def distance(self) -> Float[Tensor, "checkpoints tasks"]:
         """Compute the norm of each vector's change, relative to the norm of its initial value."""
         found = self.vectors
         return (found - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1)
 
-    def head_similarity(self) -> tuple[Float[Tensor, "moments tasks heads"], Float[Tensor, "moments tasks heads"]]:
+    def head_similarity(self) -> tuple[Float[Tensor, "checkpoints tasks heads"], Float[Tensor, "checkpoints tasks heads"]]:
         """Compute the cosine between each head's output and its initial value.
 
         Returns:
             The cosines of the vector's heads, and those of as many random heads.
         """
-        found = torch.cosine_similarity(self.written, self.written[:1], dim=-1)
+        found = torch.cosine_similarity(self.head_writes, self.head_writes[:1], dim=-1)
         n = found.shape[-1] // 2
         return found[..., :n], found[..., n:]
 
@@ -203,17 +203,17 @@ class Trajectory(Artefact):
         Returns:
             The overlaps by checkpoint and task; None where heads were not ranked.
         """
-        n, (layers, heads) = self.written.shape[2] // 2, self.effects.shape[2:]
+        n, (layers, heads) = self.head_writes.shape[2] // 2, self.effects.shape[2:]
         top = [
             [
                 None if effects.isnan().any() else {divmod(int(i), heads) for i in effects.flatten().topk(n).indices}
-                for effects in moment
+                for effects in checkpoint
             ]
-            for moment in self.effects
+            for checkpoint in self.effects
         ]
         return [
-            [None if a is None or b is None else head_overlap(a, b, layers * heads) for a, b in zip(top[0], moment)]
-            for moment in top
+            [None if a is None or b is None else head_overlap(a, b, layers * heads) for a, b in zip(top[0], checkpoint)]
+            for checkpoint in top
         ]
 
     def _own(self, written: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class Trajectory(Artefact):
         }
         overlaps = self.head_overlaps()
         rows: list[dict[str, Any]] = []
-        for m, (name, step) in enumerate(zip(self.moments, self.steps, strict=True)):
+        for m, (name, step) in enumerate(zip(self.checkpoints, self.steps, strict=True)):
             for t, task in enumerate(self.tasks):
                 overlap = overlaps[m][t]
                 rows.append(
@@ -252,4 +252,4 @@ class Trajectory(Artefact):
             task: f"accuracy {a:.2f} to {b:.2f}, vector's cosine {cosine:.2f}"
             for task, a, b, cosine in zip(self.tasks, begin, end, moved, strict=True)
         }
-        return super().summary() | {"moments": str(len(self.moments)), "steps": str(self.steps[-1])} | rows
+        return super().summary() | {"checkpoints": str(len(self.checkpoints)), "steps": str(self.steps[-1])} | rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
 from lens_fv.core.results import Record, Records
 from lens_fv.core.statistics import Estimate, estimate, proportion
-from lens_fv.dynamics.measurement import ADDED
+from lens_fv.dynamics.measurement import STEERING_VECTORS
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.heads.significance import holm
@@ -77,7 +77,7 @@ class Verdicts(Records[Verdict]):
 
 
 @checked
-def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> Verdicts:
+def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0.05, margin: NonNegative = MARGIN) -> Verdicts:
     """Judge every task of a trajectory by statistical tests.
 
     Tasks that were not present initially are "absent", since they have nothing to keep or lose. Knowledge counts as kept if the
@@ -85,7 +85,7 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
 
     Args:
         trajectory: trajectory that starts with the initial model.
-        moment: index of the checkpoint to judge; default: the last one.
+        checkpoint: index of the checkpoint to judge; default: the last one.
         level: significance level of the tests; intervals have confidence 1 - level.
         margin: nats per token by which knowledge may fall and still count as kept.
 
@@ -104,16 +104,16 @@ def verdicts(trajectory: Trajectory, *, moment: Whole = -1, level: Level = 0.05,
         >>> [(verdict.task, verdict.judgement) for verdict in lens_fv.verdicts(trajectory)]
         [('antonym', 'absent')]
     """
-    n = len(trajectory.moments)
-    if not -n < moment < n or moment == 0:
-        raise LensFVError(f"judge moment {moment} of {n}: give one from 1 to {n - 1}, or from the end")
-    vector, random, other = (ADDED.index(name) for name in ("vector", "random", "other"))
+    n = len(trajectory.checkpoints)
+    if not -n < checkpoint < n or checkpoint == 0:
+        raise LensFVError(f"judge checkpoint {checkpoint} of {n}: give one from 1 to {n - 1}, or from the end")
+    vector, random, other = (STEERING_VECTORS.index(name) for name in ("vector", "random", "other"))
     rows: list[tuple[Tensor, ...]] = []
     for t in range(len(trajectory.tasks)):
         there = ~trajectory.correct[0, t].isnan()
-        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, moment))
-        added = trajectory.added[moment, t][:, there] > 0
-        change = (trajectory.knowledge[moment, t] - trajectory.knowledge[0, t])[there]
+        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, checkpoint))
+        added = trajectory.steered[checkpoint, t][:, there] > 0
+        change = (trajectory.knowledge[checkpoint, t] - trajectory.knowledge[0, t])[there]
         rows.append((before, after, added[vector], added[random], added[other], change))
     present = np.array(trajectory.present(level=1 - level))
     p_lost, p_restored = np.full((2, len(rows)), np.nan)
@@ -197,13 +197,13 @@ def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> Continu
             training, which has no in-context measurement, cannot replace it.
     """
     unknown = [task for task in trained if task not in trajectory.tasks]
-    measured = {trajectory.moments[m].rsplit("/", 1)[0]: m for m in trajectory.ends}
+    measured = {trajectory.checkpoints[m].rsplit("/", 1)[0]: m for m in trajectory.stage_ends}
     stages = [f"{i}-{task}" for i, task in enumerate(trained)]
     if unknown or not trained or not all(stage in measured for stage in stages):
-        ends = ", ".join(trajectory.moments[m] for m in trajectory.ends if m) or "none"
+        ends = ", ".join(trajectory.checkpoints[m] for m in trajectory.stage_ends if m) or "none"
         raise LensFVError(
             f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory has {', '.join(trajectory.tasks)} at "
-            f"{', '.join(trajectory.moments)}, of which ends of tasks: {ends}; it needs all of these tasks, and the end of each"
+            f"{', '.join(trajectory.checkpoints)}, of which ends of tasks: {ends}; it needs all of these tasks and their ends"
         )
     columns = [trajectory.tasks.index(task) for task in trained]
     matrix = trajectory.accuracy[[measured[stage] for stage in stages]][:, columns]

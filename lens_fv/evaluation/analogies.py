@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.composition import Basis, VectorLibrary, WeightMap, plain_map, relation_scores
+from lens_fv.composition import Basis, VectorLibrary, WeightMap, relation_scores, softmax_map
 from lens_fv.composition.problems import own_relations
 from lens_fv.composition.weights import Score, source_gain
 from lens_fv.core.artefact import Provenance
@@ -32,7 +32,7 @@ def evaluate_analogies(
     maps: Mapping[str, WeightMap] | None = None,
     sources: Sequence[Sequence[Pair]] | None = None,
     top_k: Count | None = None,
-    leave_own_out: bool = True,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
@@ -53,7 +53,7 @@ def evaluate_analogies(
         maps: fitted maps by condition name.
         sources: for each analogy, the pairs that its weights are inferred from and its prompt demonstrates; default: A:B.
         top_k: see `compose`.
-        leave_own_out: give an analogy's own relation no weight, as if the relation were new.
+        exclude_own_relation: give an analogy's own relation no weight, as if the relation were new.
         template: prompt template.
         seed: seed of the random controls.
         progress: draw a progress bar.
@@ -62,7 +62,7 @@ def evaluate_analogies(
         LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.
 
     Example:
-        >>> recipe = lens_fv.composition.Tuned(layer=1, pairs=4, steps=2)
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
         >>> tasks = [task, lens_fv.load_task('antonym')]
         >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
@@ -77,8 +77,8 @@ def evaluate_analogies(
     if len(shown) != len(analogies) or not all(shown):
         raise LensFVError(f"solve {len(analogies)} analogies: source pairs are given for {sum(map(bool, shown))} of them")
     basis, device = library.basis(model), model.device
-    left_out = own_relations(basis, analogies).to(device) & leave_own_out
-    found = {"composite": plain_map(model, basis), **(maps or {})}
+    excluded = own_relations(basis, analogies).to(device) & exclude_own_relation
+    found = {"composite": softmax_map(model, basis), **(maps or {})}
     pairs, counts = [pair for each in shown for pair in each], [len(each) for each in shown]
     different = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     which = torch.tensor([different[pair] for pair in pairs], device=device)
@@ -87,9 +87,9 @@ def evaluate_analogies(
     for kind in kinds:
         each = relation_scores(model, basis, list(different), score=kind, template=template, progress=progress)
         scores[kind] = _means(each[which], counts)
-    weights = {name: m.weights(scores[m.score], left_out=left_out, top_k=top_k) for name, m in found.items()}
+    weights = {name: m.weights(scores[m.score], excluded=excluded, top_k=top_k) for name, m in found.items()}
     composites = {name: found[name].scale * (w @ basis.vectors) for name, w in weights.items()}
-    vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], left_out, analogies, seed)
+    vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], excluded, analogies, seed)
     vectors = {name: vectors.pop(name) for name in ("mean", "best")} | composites | vectors
     prompted = "one_shot" if set(counts) == {1} else "few_shot"
     conditions = ("none", *vectors, prompted, *(f"{prompted}_{name}" for name in composites))
@@ -111,7 +111,7 @@ def evaluate_analogies(
         prompts=[p.tokens for p in zero],
         seed=seed,
         method="analogies",
-        options={"basis": list(basis.names), "top_k": top_k, "leave_own_out": leave_own_out},
+        options={"basis": list(basis.names), "top_k": top_k, "exclude_own_relation": exclude_own_relation},
     )
     return AnalogyEvaluation(
         provenance=provenance,
@@ -130,7 +130,7 @@ def _controls(
     weights: Tensor,
     composite: Tensor,
     scores: Tensor,
-    left_out: Tensor,
+    excluded: Tensor,
     analogies: Sequence[Analogy],
     seed: int,
 ) -> dict[str, Tensor]:
@@ -140,10 +140,10 @@ def _controls(
         draw = torch.randn(rows.shape, generator=rng).to(rows)
         return draw * rows.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
 
-    kept = (~left_out).to(weights)
+    kept = (~excluded).to(weights)
     relations = [a.relation for a in analogies]
     others = [next((j for j in _from(i, len(relations)) if relations[j] != r), i - 1) for i, r in enumerate(relations)]
-    best = basis.vectors[scores.masked_fill(left_out, -torch.inf).argmax(-1)]
+    best = basis.vectors[scores.masked_fill(excluded, -torch.inf).argmax(-1)]
     return {
         "mean": kept / kept.sum(-1, keepdim=True) @ basis.vectors,
         "best": best,
@@ -187,11 +187,11 @@ def _read(
 def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
     """Combine answers and choices of each analogy."""
     n, at = len(analogies), 0
-    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "full")}
+    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "exact_match")}
     best, choice, calibrated = (torch.zeros(n, rank.shape[1]) for _ in range(3))
     for i, analogy in enumerate(analogies):
         rows = slice(at, at := at + len(analogy.d))
-        made["top1"][i], made["full"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
+        made["top1"][i], made["exact_match"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
         best[i] = logprob[rows].amax(0)
     for i, analogy in enumerate(analogies):
         rows = slice(at, at := at + len(analogy.choices))

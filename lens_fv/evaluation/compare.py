@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lens_fv.core.choices import Count, Natural, Seed, checked, nearest
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.evaluate import Evaluation, Kind, evaluate
+from lens_fv.evaluation.evaluate import Evaluation, Intervention, evaluate
 from lens_fv.heads import HeadRanking, choose_queries, rank_heads
 from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
@@ -17,7 +17,7 @@ from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, tra
 from lens_fv.vectors.baselines.choice import likeliest
 from lens_fv.vectors.baselines.states import SCALES
 
-KindName = Literal[
+BaselineName = Literal[
     "extracted",
     "distributed",
     "mean_state",
@@ -28,7 +28,7 @@ KindName = Literal[
     "soft_prompt",
     "lora",
 ]
-BASELINES: tuple[KindName, ...] = get_args(KindName)
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 
 
 @checked
@@ -36,8 +36,8 @@ def compare_baselines(
     model: LensModel,
     task: Task,
     *,
-    kinds: Sequence[str] = BASELINES,
-    pairs: Count = 20,
+    baselines: Sequence[str] = BASELINES,
+    n_pairs: Count = 20,
     ranking: HeadRanking | None = None,
     n_heads: Count = 10,
     n_shots: Natural = 10,
@@ -66,8 +66,8 @@ def compare_baselines(
     Args:
         model: the model.
         task: the task.
-        kinds: kinds to compare, in the order of the evaluation; default: all.
-        pairs: number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
+        baselines: kinds to compare, in the order of the evaluation; default: all.
+        n_pairs: number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
             pairs.
         ranking: head ranking for this task; default: made here on the same split.
         n_heads: number of heads in the extracted vector.
@@ -87,27 +87,27 @@ def compare_baselines(
             from one of the kinds.
 
     Example:
-        >>> options = {'pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
-        >>> evaluation = lens_fv.compare_baselines(model, task, kinds=['extracted', 'mean_state', 'tuned'], **options)
+        >>> options = {'n_pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
+        >>> evaluation = lens_fv.compare_baselines(model, task, baselines=['extracted', 'mean_state', 'tuned'], **options)
         >>> [result.condition for result in evaluation.results]
         ['none', 'k_shot', 'extracted', 'mean_state', 'tuned', 'random']
     """
-    unknown = [kind for kind in kinds if kind not in BASELINES]
-    if unknown or not kinds:
+    unknown = [kind for kind in baselines if kind not in BASELINES]
+    if unknown or not baselines:
         near = nearest(unknown[0], BASELINES) if unknown else ""
         raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(BASELINES)}{near}")
-    if n_shots >= pairs:
+    if n_shots >= n_pairs:
         raise LensFVError(
-            f"compare kinds on {pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
-            f"{pairs - 1} shots or give more pairs"
+            f"compare kinds on {n_pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
+            f"{n_pairs - 1} shots or give more pairs"
         )
-    whole = split_pairs(task, seed=seed, n_train=pairs)
+    whole = split_pairs(task, seed=seed, n_train=n_pairs)
     written: dict[str, Any] = {"template": template, "seed": seed}
     asked = choose_queries(model, task, whole.validation, queries, split=whole, n_shots=n_shots, **written)
     split = replace(whole, validation=asked.of(whole.validation))
     shared = {**written, "split": split, "progress": progress}
     prompts = {"n_shots": n_shots, "n_prompts": n_clean}
-    learning = {"pairs": len(split.train), "steps": steps}
+    learning = {"n_pairs": len(split.train), "steps": steps}
 
     @cache
     def ranked() -> HeadRanking:
@@ -121,18 +121,18 @@ def compare_baselines(
     def picked(vectors: list[FunctionVector]) -> FunctionVector:
         return likeliest(model, vectors, split, template, what=f"{task.name}: layer and scale", progress=progress)
 
-    makers: dict[str, Callable[[], Kind]] = {
+    makers: dict[str, Callable[[], Intervention]] = {
         "extracted": lambda: picked([from_heads().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),
         "distributed": lambda: picked([from_heads().at(site="heads", scale=s) for s in SCALES]),
         "mean_state": lambda: mean_state(model, task, **prompts, **shared),
-        "mean_difference": lambda: mean_state(model, task, minus="zero_shot", **prompts, **shared),
+        "mean_difference": lambda: mean_state(model, task, subtract="zero_shot", **prompts, **shared),
         "task_state": lambda: task_state(model, task, n_shots=n_shots, **shared),
         "head_weights": lambda: train_head_weights(model, task, means=ranked(), **learning, **shared),
         "tuned": lambda: tune(model, task, **learning, **shared),
         "soft_prompt": lambda: train_soft_prompt(model, task, **learning, **shared),
         "lora": lambda: train_adapter(model, task, **learning, **shared),
     }
-    made: dict[str, Kind] = {kind: makers[kind]() for kind in dict.fromkeys(kinds)}
+    made: dict[str, Intervention] = {kind: makers[kind]() for kind in dict.fromkeys(baselines)}
     return evaluate(
         model,
         task,

@@ -26,7 +26,7 @@ def evaluate_decoding(
     *,
     splits: Mapping[str, Split] | None = None,
     centred: bool = False,
-    through: bool = False,
+    through_layers: bool = False,
     seed: Seed = 0,
     force: bool = False,
     progress: bool = False,
@@ -45,7 +45,7 @@ def evaluate_decoding(
             that rank high for any vector, such as frequent tokens and those with a large unembedding norm. Ranks then depend on
             the set of relations. (Decoding a zero state is no substitute: without biases in norm and unembedding, it gives all
             tokens the same logit.)
-        through: decode vectors through the layers after them (`vocabulary_effect`) instead of directly.
+        through_layers: decode vectors through the layers after them (`vocabulary_effect`) instead of directly.
         seed: seed of the splits and the bootstrap.
         force: decode vectors even if their provenance does not match.
         progress: draw a progress bar.
@@ -70,7 +70,7 @@ def evaluate_decoding(
     if not force:
         for vector in (v for row in rows for v in row):
             vector.provenance.check(model)
-    read = vocabulary_effect if through else vocabulary_logits
+    read = vocabulary_effect if through_layers else vocabulary_logits
     centre = sum(read(model, row) for row in rows) / len(rows) if centred else 0.0
     asked: list[str] = []
     relation: list[int] = []
@@ -96,19 +96,19 @@ def evaluate_decoding(
         prompts=[],
         seed=seed,
         method="decoding",
-        options={"centred": centred, "through": through},
+        options={"centred": centred, "through_layers": through_layers},
     )
     return DecodingEvaluation(
         provenance=provenance,
         relations=tuple(names),
         conditions=tuple(vectors),
-        asked=tuple(asked),
+        targets=tuple(asked),
         relation=torch.tensor(relation),
         answer=torch.tensor(answer),
         ranks=torch.cat(ranks),
         vocabulary=vocabulary,
         centred=centred,
-        through=through,
+        through_layers=through_layers,
     )
 
 

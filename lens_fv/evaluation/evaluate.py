@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Kind = FunctionVector | SoftPrompt | Adapter
+Intervention = FunctionVector | SoftPrompt | Adapter
 PromptKind = Literal["zero_shot", "shuffled"]
 
 
@@ -67,14 +67,14 @@ class Evaluation(Artefact):
         conditions: names of the conditions, in the order of the last axis.
         prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
             labels.
-        top1, top3, full, logprob: see `AnswerScores`.
+        top1, top3, exact_match, logprob: see `AnswerScores`.
     """
 
     conditions: tuple[str, ...]
     prompts: PromptKind
     top1: Bool[Tensor, "items conditions"]
     top3: Bool[Tensor, "items conditions"]
-    full: Bool[Tensor, "items conditions"]
+    exact_match: Bool[Tensor, "items conditions"]
     logprob: Float[Tensor, "items conditions"]
 
     @property
@@ -85,7 +85,7 @@ class Evaluation(Artefact):
     def __getitem__(self, condition: str) -> Result:
         """Return the result of one condition."""
         i, n = self.conditions.index(condition), len(self.top1)
-        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.full))
+        shares = (proportion(int(right[:, i].sum()), n) for right in (self.top1, self.top3, self.exact_match))
         return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
 
     @checked
@@ -99,7 +99,7 @@ class Evaluation(Artefact):
                 "condition": condition,
                 "top1": bool(self.top1[item, i]),
                 "top3": bool(self.top3[item, i]),
-                "exact_match": bool(self.full[item, i]),
+                "exact_match": bool(self.exact_match[item, i]),
                 "logprob_per_answer": float(self.logprob[item, i]),
             }
             for item in range(len(self.top1))
@@ -121,7 +121,7 @@ class Evaluation(Artefact):
 def evaluate(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, Kind | tuple[FunctionVector, ...]] | None = None,
+    vectors: Mapping[str, Intervention | tuple[FunctionVector, ...]] | None = None,
     *,
     other: FunctionVector | None = None,
     split: Split | None = None,
@@ -161,7 +161,7 @@ def evaluate(
         LensFVError: no test items or none answered, a vector of another model, or a vector named like a control.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
         >>> found = lens_fv.evaluate(model, task, {'tuned': vector}, n_shots=2, max_items=4)
         >>> found.conditions
         ('none', 'k_shot', 'tuned', 'random')

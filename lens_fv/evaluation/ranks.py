@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Of = Literal["words", "answers"]
+Targets = Literal["words", "answers"]
 Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]
 TOP = 10
 
@@ -35,7 +35,7 @@ class DecodingResult(NamedTuple):
     """
 
     condition: str
-    of: Of
+    of: Targets
     measure: Measure
     value: Estimate
 
@@ -52,7 +52,7 @@ class DecodingDifference(NamedTuple):
 
     before: str
     after: str
-    of: Of
+    of: Targets
     measure: Measure
     value: Estimate
     p_value: float
@@ -67,12 +67,12 @@ class DecodingEvaluation(Artefact):
     Attributes:
         relations: names of the relations.
         conditions: names of the conditions, such as "extracted" and "tuned", in the order of the last axis.
-        asked: ranked words, grouped by relation.
+        targets: ranked words, grouped by relation.
         relation: index of each word's relation.
         answer: True for a test answer, False for a word that names the relation.
         ranks: rank of the word's first token in the whole vocabulary, from 1 (most likely).
         vocabulary: number of tokens ranked.
-        centred, through: see `evaluate_decoding`.
+        centred, through_layers: see `evaluate_decoding`.
 
     Raises:
         LensFVError: a word without a relation, or without a valid rank in every condition.
@@ -80,23 +80,23 @@ class DecodingEvaluation(Artefact):
 
     relations: tuple[str, ...]
     conditions: tuple[str, ...]
-    asked: tuple[str, ...]
-    relation: Int[Tensor, " asked"]
-    answer: Bool[Tensor, " asked"]
-    ranks: Int[Tensor, "asked conditions"]
+    targets: tuple[str, ...]
+    relation: Int[Tensor, " targets"]
+    answer: Bool[Tensor, " targets"]
+    ranks: Int[Tensor, "targets conditions"]
     vocabulary: int
     centred: bool
-    through: bool = False
+    through_layers: bool = False
 
     def __post_init__(self) -> None:
         """Check that every word has a relation and valid ranks."""
-        shape, known = (len(self.asked), len(self.conditions)), (self.relation >= 0) & (self.relation < len(self.relations))
+        shape, known = (len(self.targets), len(self.conditions)), (self.relation >= 0) & (self.relation < len(self.relations))
         ranked = (self.ranks >= 1) & (self.ranks <= self.vocabulary)
         if tuple(self.ranks.shape) != shape or not bool(known.all()) or not bool(ranked.all()):
             raise LensFVError(f"decoding study: {shape[0]} words do not have relations and ranks from 1; make it again")
 
     @checked
-    def values(self, measure: Measure, *, of: Of = "words") -> Float[Tensor, "relations conditions"]:
+    def values(self, measure: Measure, *, of: Targets = "words") -> Float[Tensor, "relations conditions"]:
         """Compute a measure for every relation; NaN for relations without such words.
 
         Args:
@@ -116,7 +116,7 @@ class DecodingEvaluation(Artefact):
             "top10": lambda ranks: (ranks <= TOP).double().mean(0),
             "hit10": lambda ranks: (ranks.amin(0) <= TOP).double(),
         }
-        if measure not in summarise or of not in get_args(Of):
+        if measure not in summarise or of not in get_args(Targets):
             raise LensFVError(f"{measure!r} of {of!r}: choose one of {', '.join(summarise)} of words or answers")
         found = torch.full((len(self.relations), len(self.conditions)), torch.nan, dtype=torch.float64)
         for i in range(len(self.relations)):
@@ -126,7 +126,7 @@ class DecodingEvaluation(Artefact):
         return found
 
     @checked
-    def mean(self, condition: str, measure: Measure, *, of: Of = "words") -> DecodingResult:
+    def mean(self, condition: str, measure: Measure, *, of: Targets = "words") -> DecodingResult:
         """Average one measure in one condition over the relations with such words.
 
         Raises:
@@ -141,11 +141,11 @@ class DecodingEvaluation(Artefact):
         return [self.mean(c, m, of=of) for of in self._having for m in get_args(Measure) for c in self.conditions]
 
     @property
-    def _having(self) -> list[Of]:
-        return [of for of in get_args(Of) if bool((self.answer == (of == "answers")).any())]
+    def _having(self) -> list[Targets]:
+        return [of for of in get_args(Targets) if bool((self.answer == (of == "answers")).any())]
 
     @checked
-    def difference(self, before: str, after: str, measure: Measure, *, of: Of = "words") -> DecodingDifference:
+    def difference(self, before: str, after: str, measure: Measure, *, of: Targets = "words") -> DecodingDifference:
         """Compare two conditions, paired by relation.
 
         Raises:
@@ -157,7 +157,7 @@ class DecodingEvaluation(Artefact):
         p_value = 1.0 if test is None else float(test.pvalue)
         return DecodingDifference(before, after, of, measure, estimate(gain.tolist(), seed=self.provenance.seed), p_value)
 
-    def _of_conditions(self, conditions: Sequence[str], measure: Measure, of: Of) -> Float[Tensor, "relations conditions"]:
+    def _of_conditions(self, conditions: Sequence[str], measure: Measure, of: Targets) -> Float[Tensor, "relations conditions"]:
         for condition in conditions:
             if condition not in self.conditions:
                 raise LensFVError(f"decoding of {condition!r} vectors: the study has none; it has {', '.join(self.conditions)}")
@@ -182,7 +182,7 @@ class DecodingEvaluation(Artefact):
                 "condition": condition,
                 "rank": int(self.ranks[n, i]),
             }
-            for n, word in enumerate(self.asked)
+            for n, word in enumerate(self.targets)
             for i, condition in enumerate(self.conditions)
         )
 
@@ -191,8 +191,8 @@ class DecodingEvaluation(Artefact):
         found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
         rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.value:.3f}" for r in found}
         ranked = (
-            f"{len(self.asked)} in {self.vocabulary:,} tokens"
+            f"{len(self.targets)} in {self.vocabulary:,} tokens"
             + ", centred" * self.centred
-            + ", through the model" * self.through
+            + ", through the model" * self.through_layers
         )
         return super().summary() | {"relations": str(len(self.relations)), "words and answers": ranked} | rows

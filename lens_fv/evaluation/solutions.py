@@ -49,7 +49,7 @@ class AnalogyEvaluation(Artefact):
         conditions: names of the conditions, in the order of the last axis.
         relations: relation of each analogy, "" if unknown.
         has_choices: mask of the analogies with choices.
-        top1, full, logprob: per-analogy values; see `AnalogyResult`.
+        top1, exact_match, logprob: per-analogy values; see `AnalogyResult`.
         choice, calibrated: 1 if the correct choice won, its share in a tie, otherwise 0.
         weights: weights of the composite.
         source_gain: gain in log-probability of B after A under the composite, in nats per token.
@@ -60,7 +60,7 @@ class AnalogyEvaluation(Artefact):
     relations: tuple[str, ...]
     has_choices: Bool[Tensor, " analogies"]
     top1: Bool[Tensor, "analogies conditions"]
-    full: Bool[Tensor, "analogies conditions"]
+    exact_match: Bool[Tensor, "analogies conditions"]
     logprob: Float[Tensor, "analogies conditions"]
     choice: Float[Tensor, "analogies conditions"]
     calibrated: Float[Tensor, "analogies conditions"]
@@ -73,14 +73,14 @@ class AnalogyEvaluation(Artefact):
         """Results, one per condition."""
         return [self.result(condition) for condition in self.conditions]
 
-    def result(self, condition: str, among: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
+    def result(self, condition: str, mask: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
         """Summarise one condition over all analogies or a subset.
 
         Raises:
             LensFVError: an empty subset.
         """
         i = self.conditions.index(condition)
-        some = torch.ones_like(self.has_choices) if among is None else among
+        some = torch.ones_like(self.has_choices) if mask is None else mask
         n, asked = int(some.sum()), some & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
@@ -88,7 +88,7 @@ class AnalogyEvaluation(Artefact):
         return AnalogyResult(
             condition,
             proportion(int(self.top1[some, i].sum()), n),
-            proportion(int(self.full[some, i].sum()), n),
+            proportion(int(self.exact_match[some, i].sum()), n),
             estimate(self.logprob[some, i].tolist(), seed=self.provenance.seed),
             proportion(won, m) if m else Estimate(*[float("nan")] * 3, n=0),
             float(self.calibrated[asked, i].float().mean()),
@@ -99,30 +99,30 @@ class AnalogyEvaluation(Artefact):
     def difference(
         self,
         condition: str,
-        than: str = "one_shot",
+        baseline: str = "one_shot",
         *,
-        measure: Literal["top1", "full", "logprob"] = "top1",
-        among: Bool[Tensor, " analogies"] | None = None,
+        measure: Literal["top1", "exact_match", "logprob"] = "top1",
+        mask: Bool[Tensor, " analogies"] | None = None,
     ) -> Estimate:
         """Estimate the paired difference between two conditions over analogies, with a bootstrap interval.
 
         Args:
             condition: one of `conditions`.
-            than: condition to subtract.
-            measure: "top1" or "full" (shares of analogies), or "logprob" (nats per token).
-            among: mask of the analogies to use; default: all.
+            baseline: condition to subtract.
+            measure: "top1" or "exact_match" (shares of analogies), or "logprob" (nats per token).
+            mask: mask of the analogies to use; default: all.
 
         Raises:
             LensFVError: no such condition, or an empty subset.
         """
-        for name in (condition, than):
+        for name in (condition, baseline):
             if name not in self.conditions:
-                raise LensFVError(f"compare {condition} with {than}: there are {', '.join(self.conditions)}")
-        some = torch.ones_like(self.has_choices) if among is None else among
+                raise LensFVError(f"compare {condition} with {baseline}: there are {', '.join(self.conditions)}")
+        some = torch.ones_like(self.has_choices) if mask is None else mask
         if not some.any():
-            raise LensFVError(f"compare {condition} with {than}: no analogy is left")
+            raise LensFVError(f"compare {condition} with {baseline}: no analogy is left")
         values = getattr(self, measure)[some].float()
-        one, other = (values[:, self.conditions.index(name)] for name in (condition, than))
+        one, other = (values[:, self.conditions.index(name)] for name in (condition, baseline))
         return estimate((one - other).tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
@@ -144,7 +144,7 @@ class AnalogyEvaluation(Artefact):
                 "relation": relation,
                 "condition": condition,
                 "top1": bool(self.top1[n, i]),
-                "exact_match": bool(self.full[n, i]),
+                "exact_match": bool(self.exact_match[n, i]),
                 "logprob_per_token": float(self.logprob[n, i]),
                 "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
                 "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,

@@ -17,7 +17,7 @@ from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.evaluate import Kind
+from lens_fv.evaluation.evaluate import Intervention
 from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, split_pairs, zero_shot
@@ -101,7 +101,7 @@ class TextEvaluation(Artefact):
 def evaluate_texts(
     model: LensModel,
     task: Task,
-    vectors: Mapping[str, Kind] | None = None,
+    vectors: Mapping[str, Intervention] | None = None,
     *,
     split: Split | None = None,
     instruction: str | None = None,

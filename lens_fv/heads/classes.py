@@ -118,7 +118,7 @@ class ClassEffects(Artefact):
         top = self.top()
         best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
         rows = {name: f"{e.name} {e.effect:+.3f}" for name, e in best.items()}
-        counts = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
+        counts = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
         return super().summary() | counts | {f"top head at {name}": text for name, text in rows.items()}
 
 

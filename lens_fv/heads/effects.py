@@ -92,6 +92,9 @@ class Effects(Artefact):
         """Two-sided sign-flip p-values of every head, corrected for multiple tests; see `lens_fv.heads.significance`.
 
         The samples are assumed independent. Trials that repeat a query, for lack of validation pairs, are less so.
+
+        Args:
+            correction: See `p_values`.
         """
         p = torch.ones(self.mean.shape, dtype=torch.float64)
         p[self._live] = torch.from_numpy(p_values(self._tests(), correction=correction, seed=self.provenance.seed))

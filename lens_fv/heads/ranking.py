@@ -39,5 +39,5 @@ class HeadRanking(Effects):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        unedited = {"trials": str(len(self.effects)), f"{self.metric} unedited": f"{float(self.baseline.mean()):.3f}"}
-        return super().summary() | unedited | queries_summary(self.provenance)
+        facts = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
+        return super().summary() | facts | queries_summary(self.provenance)

@@ -27,9 +27,9 @@ def p_values(
 
     Args:
         values: Independent samples (trials, tasks) of every test (head).
-        correction: "holm" (family-wise, Holm 1979), "max" (family-wise, by the largest statistic over all tests for each
-            flip, which is more powerful for correlated tests; Westfall & Young 1993, Nichols & Holmes 2002), "bh" (false
-            discovery rate, Benjamini & Hochberg 1995) or "none".
+        correction: Correction for the number of tests: "holm" (family-wise, Holm 1979), "max" (family-wise, by the largest
+            statistic over all tests for each flip, which is more powerful for correlated tests; Westfall & Young 1993,
+            Nichols & Holmes 2002), "bh" (false discovery rate, Benjamini & Hochberg 1995) or "none".
         resamples: Number of random flips; default: 100 per test, at least 99,999.
         seed: Seed of the random flips.
     """

@@ -202,17 +202,25 @@ def gap_closed(
     Returns:
         The estimate, or None if the definition does not help and so leaves no gap.
     """
-    per: list[list[float]] = []
+    sign, per = 1 if of == "accuracy" else -1, []
     for scores in (base, updated, in_context):
         values = scores.correct(norm=norm, kind=kind) if of == "accuracy" else scores.span_loss(kind=kind)
-        per.append([float(np.mean(each)) for each in values.values()])
-    b, u, r = (np.asarray(each) for each in per)
-    if len(b) == 0 or (r.mean() > b.mean()) != (of == "accuracy") or r.mean() == b.mean():
+        per.append([sign * float(np.mean(each)) for each in values.values()])
+    return share_of_gap(*per, seed=seed)
+
+
+@checked
+def share_of_gap(
+    base: Sequence[float], updated: Sequence[float], in_context: Sequence[float], *, seed: Seed = 0
+) -> Estimate | None:
+    """Compute `gap_closed` from one value per entity and condition, of a measure that is better if higher."""
+    b, u, r = (np.asarray(values) for values in (base, updated, in_context))
+    if len(b) == 0 or r.mean() <= b.mean():
         return None
-    found = float((u.mean() - b.mean()) / (r.mean() - b.mean()))
+    share = float((u.mean() - b.mean()) / (r.mean() - b.mean()))
     # Not SciPy's bootstrap: the share is undefined for resamples without a gap, so they are dropped.
     at = np.random.default_rng(seed).integers(len(b), size=(10_000, len(b)))
     gaps = r[at].mean(1) - b[at].mean(1)
     shares = (u[at].mean(1) - b[at].mean(1))[gaps != 0] / gaps[gaps != 0]
     low, high = np.percentile(shares, [2.5, 97.5])
-    return Estimate(found, float(low), float(high), len(b))
+    return Estimate(share, float(low), float(high), len(b))

@@ -46,7 +46,7 @@ def generate_transfer_set(
     model: LensModel,
     entities: Sequence[Entity],
     *,
-    n: Count = 10,
+    n_sentences: Count = 10,
     max_new_tokens: Count = 24,
     openings: Sequence[str] = OPENINGS,
     temperature: Positive = 0.5,
@@ -63,8 +63,8 @@ def generate_transfer_set(
     Args:
         model: model that writes the sentences: the model to be taught, or another one.
         entities: entities with definitions.
-        n: number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not mention the
-            entity.
+        n_sentences: number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not
+            mention the entity.
         max_new_tokens: maximum number of generated tokens per sentence.
         openings: sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. With `("",)` the model
             is free to begin as it likes.
@@ -80,14 +80,14 @@ def generate_transfer_set(
 
     Example:
         >>> entity = lens_fv.Entity('Velm', 'Velm is a city in Norway.')
-        >>> transfer = lens_fv.generate_transfer_set(model, [entity], n=2)
+        >>> transfer = lens_fv.generate_transfer_set(model, [entity], n_sentences=2)
         >>> sum(map(len, transfer.sentences.values())) <= 2
         True
     """
     if not openings:
-        raise LensFVError(f"write {n} sentences with 0 openings: give at least one")
+        raise LensFVError(f"write {n_sentences} sentences with 0 openings: give at least one")
     check_keys(entities)
-    starts = [openings[i % len(openings)] for i in range(n)]
+    starts = [openings[i % len(openings)] for i in range(n_sentences)]
     prompts = [[_prompt(model, entity, start, max_new_tokens) for start in starts] for entity in entities]
     say: Say = partial(_continuations, model, plain_model(model), max_new_tokens, temperature, top_p)
     definitions = sha256(json.dumps([[e.key, e.definition] for e in entities]).encode()).hexdigest()[:16]
@@ -99,7 +99,7 @@ def generate_transfer_set(
         seed=seed,
         method="continued definitions",
         options={
-            "n": n,
+            "n": n_sentences,
             "max_new_tokens": max_new_tokens,
             "openings": tuple(openings),
             "temperature": temperature,

@@ -168,11 +168,8 @@ class KnowledgeScores(Record):
         losses = self.span_loss(kind=kind)
         if over == "probes":
             losses = {f"{key} {i}": [loss] for key, each in losses.items() for i, loss in enumerate(each)}
-        found = _over_entities(losses, seed)
-        if found is None:
-            return None
-        mean, low, high = torch.tensor(found[:3]).exp().tolist()
-        return Estimate(mean, low, high, found.n)
+        loss = _over_entities(losses, seed)
+        return loss and perplexity_of(loss)
 
     @property
     def chance(self) -> float:
@@ -187,6 +184,13 @@ class KnowledgeScores(Record):
             if kind in ("", each) and (has or not choices):
                 found.setdefault(key, []).append(value)
         return found
+
+
+def perplexity_of(loss: Estimate) -> Estimate:
+    """Convert a mean loss per token, in nats, to a perplexity."""
+    *values, n = loss
+    mean, low, high = torch.tensor(values).exp().tolist()
+    return Estimate(mean, low, high, n)
 
 
 def _over_entities(values: Mapping[str, Sequence[float]], seed: int) -> Estimate | None:

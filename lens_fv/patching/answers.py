@@ -26,13 +26,13 @@ class AnswerScores(NamedTuple):
     Attributes:
         top1, top3: Whether an acceptable answer's first token is the likeliest, or among the three likeliest. Among equally
             likely tokens the lowest id ranks first, because greedy decoding takes it (see `token_ranks`).
-        full: Whether greedy decoding produces an acceptable answer: each of its tokens is the likeliest given those before it.
+        exact_match: Whether greedy decoding produces an acceptable answer: each token is the likeliest given those before it.
         logprob: Log-probability of the whole answer, in nats.
     """
 
     top1: Bool[Tensor, "prompts branches"]
     top3: Bool[Tensor, "prompts branches"]
-    full: Bool[Tensor, "prompts branches"]
+    exact_match: Bool[Tensor, "prompts branches"]
     logprob: Float[Tensor, "prompts branches"]
 
 

@@ -1,45 +1,45 @@
 """Figures, each made by one function that returns a plotly `Figure`, and reports in a single HTML file."""
 
-from lens_fv.plotting.attributions import attribution_figure
-from lens_fv.plotting.classes import class_heatmap, heads_by_class
-from lens_fv.plotting.conditions import condition_bars
-from lens_fv.plotting.decoded import decoded_words
-from lens_fv.plotting.dots import interval_dots, interval_lines
-from lens_fv.plotting.forgetting import forgetting_matrix, head_change, recovery_bars
-from lens_fv.plotting.heads import head_heatmap, top_heads
-from lens_fv.plotting.reading import decoding_scatter
-from lens_fv.plotting.relations import relation_scatter, transfer_heatmap
+from lens_fv.plotting.attributions import plot_attributions
+from lens_fv.plotting.classes import plot_classes, plot_heads_by_class
+from lens_fv.plotting.conditions import plot_conditions
+from lens_fv.plotting.decoded import plot_decoded
+from lens_fv.plotting.dots import plot_interval_dots, plot_interval_lines
+from lens_fv.plotting.forgetting import plot_forgetting, plot_head_change, plot_recovery
+from lens_fv.plotting.heads import plot_heads, plot_top_heads
+from lens_fv.plotting.reading import plot_decoding
+from lens_fv.plotting.relations import plot_relations, plot_transfer
 from lens_fv.plotting.report import Section, save_figures, write_report
-from lens_fv.plotting.similarities import similarity_heatmap
-from lens_fv.plotting.sweeps import injection_heatmap, layer_curve
+from lens_fv.plotting.similarities import plot_similarities
+from lens_fv.plotting.sweeps import plot_injection, plot_layers
 from lens_fv.plotting.theme import ThemeName, theme
-from lens_fv.plotting.trajectories import ability_curves, similarity_curves, vector_plane
+from lens_fv.plotting.trajectories import plot_abilities, plot_vector_plane, plot_vector_similarity
 
 __all__ = [
     "Section",
     "ThemeName",
-    "ability_curves",
-    "attribution_figure",
-    "class_heatmap",
-    "condition_bars",
-    "decoded_words",
-    "decoding_scatter",
-    "forgetting_matrix",
-    "head_change",
-    "head_heatmap",
-    "heads_by_class",
-    "injection_heatmap",
-    "interval_dots",
-    "interval_lines",
-    "layer_curve",
-    "recovery_bars",
-    "relation_scatter",
+    "plot_abilities",
+    "plot_attributions",
+    "plot_classes",
+    "plot_conditions",
+    "plot_decoded",
+    "plot_decoding",
+    "plot_forgetting",
+    "plot_head_change",
+    "plot_heads",
+    "plot_heads_by_class",
+    "plot_injection",
+    "plot_interval_dots",
+    "plot_interval_lines",
+    "plot_layers",
+    "plot_recovery",
+    "plot_relations",
+    "plot_similarities",
+    "plot_top_heads",
+    "plot_transfer",
+    "plot_vector_plane",
+    "plot_vector_similarity",
     "save_figures",
-    "similarity_curves",
-    "similarity_heatmap",
     "theme",
-    "top_heads",
-    "transfer_heatmap",
-    "vector_plane",
     "write_report",
 ]

@@ -15,7 +15,7 @@ _PANELS: tuple[tuple[Score, str, str, list[float]], ...] = (
 
 
 @checked
-def attribution_figure(comparison: HeadComparison, *, top: Count = 10) -> go.Figure:
+def plot_attributions(comparison: HeadComparison, *, top: Count = 10) -> go.Figure:
     """Plot every head's exact effect against attribution patching (left) and direct logit attribution (right).
 
     The `top` heads of largest exact effect are highlighted, the first three by name. On the left, both axes have the same unit,

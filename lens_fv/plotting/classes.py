@@ -11,7 +11,7 @@ from lens_fv.plotting.theme import figure, plain
 _UNITS = {"prob": "probability", "logprob": "log-probability<br>(nats)"}
 
 
-def class_heatmap(effects: ClassEffects) -> go.Figure:
+def plot_classes(effects: ClassEffects) -> go.Figure:
     """Plot the mean indirect effect of each layer's strongest head at each token class: layers across, classes down.
 
     The strongest head is the one with the largest absolute effect; the hover text names it.
@@ -28,7 +28,7 @@ def class_heatmap(effects: ClassEffects) -> go.Figure:
 
 
 @checked
-def heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
+def plot_heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
     """Plot the `n` heads of largest mean indirect effect at any token class: heads across, the best first; classes down.
 
     Raises:

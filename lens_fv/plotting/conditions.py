@@ -30,7 +30,7 @@ _CONTROLS = ("random", "other_relation")
 
 
 @checked
-def condition_bars(
+def plot_conditions(
     evaluations: Mapping[str, Evaluation],
     *,
     conditions: Sequence[str] | None = None,

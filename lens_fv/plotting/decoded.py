@@ -11,7 +11,7 @@ from lens_fv.vectors import Decoded
 _SEEN = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
-def decoded_words(decoded: Mapping[str, Decoded]) -> go.Figure:
+def plot_decoded(decoded: Mapping[str, Decoded]) -> go.Figure:
     """Tabulate the likeliest tokens of each vector with probabilities, and the three best ranks of queried words.
 
     Spaces are shown as ␣, other invisible characters as escapes.

@@ -14,7 +14,7 @@ from lens_fv.plotting.theme import PALETTE, error_bars, figure, plain
 Rows = Mapping[str, Mapping[str, Estimate]]
 
 
-def interval_dots(
+def plot_interval_dots(
     panels: Mapping[str, Rows], *, title: str, axis: str = "", limits: tuple[float, float] | None = None
 ) -> go.Figure:
     """Plot means with intervals: panels side by side, one row per category, one colour per series.
@@ -73,7 +73,7 @@ def interval_dots(
     )
 
 
-def interval_lines(
+def plot_interval_lines(
     lines: Mapping[str, Mapping[float, Estimate]], *, title: str, x_axis: str, y_axis: str, log: bool = False
 ) -> go.Figure:
     """Plot means with intervals over a varied quantity, as lines with small offsets so that none is hidden.

@@ -21,7 +21,7 @@ _BARS = {
 }
 
 
-def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
+def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
     """Plot accuracy before, after, and after with the original vectors added, with Wilson 95 % intervals and verdicts.
 
     Raises:
@@ -48,10 +48,10 @@ def recovery_bars(verdicts: Sequence[Verdict]) -> go.Figure:
     )
 
 
-def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
+def plot_forgetting(trajectory: Trajectory) -> go.Figure:
     """Plot the accuracy of every task (across) before training and at the end of each task's training (down)."""
-    at = trajectory.ends
-    stages = [trajectory.moments[m].rsplit("/", 1)[0] for m in at]
+    at = trajectory.stage_ends
+    stages = [trajectory.checkpoints[m].rsplit("/", 1)[0] for m in at]
     rows = ["beginning" if m == 0 else f"after {plain(stage.split('-', 1)[1])}" for m, stage in zip(at, stages, strict=True)]
     names, values = [plain(task) for task in trajectory.tasks], trajectory.accuracy[at].tolist()
     heat = go.Heatmap(
@@ -77,24 +77,24 @@ def forgetting_matrix(trajectory: Trajectory) -> go.Figure:
 
 
 @checked
-def head_change(trajectory: Trajectory, task: str, moment: Whole = -1) -> go.Figure:
+def plot_head_change(trajectory: Trajectory, task: str, checkpoint: Whole = -1) -> go.Figure:
     """Plot every head's mean indirect effect before training, at a checkpoint, and the difference: layers across, heads down.
 
     Args:
         trajectory: trajectory of a fine-tuning run.
         task: name of one of its tasks.
-        moment: index of a checkpoint at which heads were ranked again; default: the last.
+        checkpoint: index of a checkpoint at which heads were ranked again; default: the last.
 
     Raises:
         LensFVError: a task that was not probed, or a checkpoint without a head ranking.
     """
     if task not in trajectory.tasks:
         raise LensFVError(f"draw the heads of {task}: the trajectory asks about {', '.join(trajectory.tasks)}")
-    before, after = trajectory.effects[[0, moment], trajectory.tasks.index(task)]
+    before, after = trajectory.effects[[0, checkpoint], trajectory.tasks.index(task)]
     if bool(torch.isnan(before).any() or torch.isnan(after).any()):
         raise LensFVError(
-            f"draw the heads of {task} at {trajectory.moments[moment]}: they were not ranked then; give the probe a contrast, "
-            "and choose the end of a task"
+            f"draw the heads of {task} at {trajectory.checkpoints[checkpoint]}: they were not ranked then; give the probe "
+            "patching_prompts, and choose the end of a task"
         )
     panels = {"before": before, "after": after, "difference": after - before}
     furthest = max(float(each.abs().max()) for each in panels.values()) or 1.0

@@ -9,7 +9,7 @@ from lens_fv.plotting.theme import NEGATIVE, POSITIVE, counting_axis, error_bars
 _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "logit", "logit_diff": "logit difference"}
 
 
-def head_heatmap(ranking: HeadRanking) -> go.Figure:
+def plot_heads(ranking: HeadRanking) -> go.Figure:
     """Plot every head's mean indirect effect: layers across, heads down, on a diverging scale around zero."""
     mean = ranking.mean
     low, high = (end.tolist() for end in ranking.interval())
@@ -43,7 +43,7 @@ def head_heatmap(ranking: HeadRanking) -> go.Figure:
 
 
 @checked
-def top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
+def plot_top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     """Plot the `n` heads of largest mean indirect effect with bootstrap intervals, the largest on top.
 
     Raises:

@@ -5,14 +5,14 @@ import plotly.graph_objects as go
 from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import DecodingEvaluation
-from lens_fv.evaluation.ranks import Of
+from lens_fv.evaluation.ranks import Targets
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 _OF = {"words": "relation words", "answers": "test answers"}
 
 
 @checked
-def decoding_scatter(study: DecodingEvaluation, before: str, after: str, *, of: Of = "words") -> go.Figure:
+def plot_decoding(study: DecodingEvaluation, before: str, after: str, *, of: Targets = "words") -> go.Figure:
     """Plot the reciprocal rank of each relation's best word before (across) and after (up), on logarithmic axes.
 
     Each point is a relation; above the dotted line, the word ranks better after. The caption gives the mean difference, its

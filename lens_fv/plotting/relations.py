@@ -14,7 +14,7 @@ from lens_fv.plotting.similarities import by_class, class_axes
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 
-def relation_scatter(
+def plot_relations(
     panels: Mapping[str, Mapping[str, tuple[float, float]]],
     groups: Mapping[str, str],
     *,
@@ -72,7 +72,7 @@ def relation_scatter(
 
 
 @checked
-def transfer_heatmap(
+def plot_transfer(
     values: Float[ndarray, "vectors relations"],
     names: Sequence[str],
     classes: Sequence[str],

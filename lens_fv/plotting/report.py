@@ -143,5 +143,5 @@ def _table(title: str, table: Table) -> str:
 
 def _cell(value: object, *, first: bool) -> str:
     shown = escape(f"{value:.3f}" if isinstance(value, float) else str(value))
-    number = ' class="number"' if isinstance(value, Number) and not isinstance(value, bool) else ""
+    number = ' class="number"' if not isinstance(value, bool) and isinstance(value, Number) else ""
     return f'<th scope="row"{number}>{shown}</th>' if first else f"<td{number}>{shown}</td>"

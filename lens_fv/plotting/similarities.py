@@ -11,7 +11,7 @@ from lens_fv.evaluation.alignment import SimilarityMatrix
 from lens_fv.plotting.theme import GREY, figure, plain
 
 
-def similarity_heatmap(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
+def plot_similarities(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
     """Plot a similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
 
     Up to 60 items are labelled on the axes; with more, only their classes are. The hover text always names them. The diagonal

@@ -16,7 +16,7 @@ _AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the
 
 
 @checked
-def layer_curve(
+def plot_layers(
     sweeps: Mapping[str, InjectionSweep],
     *,
     chosen: Mapping[str, int] | None = None,
@@ -66,7 +66,7 @@ def layer_curve(
 
 
 @checked
-def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> go.Figure:
+def plot_injection(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> go.Figure:
     """Plot a vector's gain over no vector: layers across, scales up, diverging colours around zero, best cell marked.
 
     Args:
@@ -111,7 +111,7 @@ def injection_heatmap(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") 
     )
     furthest = float(won.abs().max()) or 1.0
     unit = _AXES[measure].replace(" of the answer", "<br>of the answer").replace("first-token ", "first-token<br>")
-    about = f"{sweep.provenance.task}, {sweep.provenance.model}, {len(sweep.top1)} {sweep.part} items"
+    about = f"{sweep.provenance.task}, {sweep.provenance.model}, {len(sweep.top1)} {sweep.subset} items"
     category = {"type": "category", "showgrid": False}
     return figure(
         [cells, mark],
@@ -133,7 +133,7 @@ def _check(sweeps: Mapping[str, InjectionSweep], chosen: Mapping[str, int], meas
         if len(sweep.scales) != 1 or sweep.site == "heads":
             raise LensFVError(
                 f"draw {task} by layer: its sweep has {len(sweep.scales)} scales at {sweep.site}; give one of a single scale "
-                "over layers, or draw it with injection_heatmap"
+                "over layers, or draw it with plot_injection"
             )
     for task, layer in chosen.items():
         if task not in sweeps or layer not in sweeps[task].layers:

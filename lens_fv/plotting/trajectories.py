@@ -18,7 +18,7 @@ _ABILITIES: Mapping[Measure, str] = {"instruction": "after the instruction", "kn
 _DASHES = ("solid", "dash", "dot")
 
 
-def ability_curves(trajectory: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
+def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
     """Plot log-probability gains of the answers by instruction and by knowledge, with 95 % bands; one panel per task.
 
     Args:
@@ -51,7 +51,7 @@ def ability_curves(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
     )
 
 
-def similarity_curves(trajectory: Trajectory) -> go.Figure:
+def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     """Plot the similarity of each task's vector to its original value, one line per task.
 
     Three panels: the vector itself; the residual stream at the injection layer compared with the original vector; and the
@@ -77,7 +77,7 @@ def similarity_curves(trajectory: Trajectory) -> go.Figure:
     )
 
 
-def vector_plane(trajectory: Trajectory) -> go.Figure:
+def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
     """Plot the path of every task's vector in the plane that best separates the original vectors.
 
     Vectors are computed with the original output projection and drawn relative to their original norm. The plane is spanned by
@@ -156,7 +156,7 @@ def _plain_line(
 
 def _ends(trajectory: Trajectory, n: int) -> list[dict[str, Any]]:
     """Draw lines between the training of successive tasks, in every panel."""
-    ends = [trajectory.steps[m] for m in trajectory.ends if 0 < m < len(trajectory.moments) - 1]
+    ends = [trajectory.steps[m] for m in trajectory.stage_ends if 0 < m < len(trajectory.checkpoints) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [
         line | {"x0": end, "x1": end, "xref": at["xaxis"], "yref": f"{at['yaxis']} domain"}

@@ -88,8 +88,8 @@ def _task_report(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
         "heads": table_rows(study.ranking.top()),
         "baseline": float(study.ranking.baseline.mean()),
         "layers": {
-            "top1": study.by_layer.mean("top1")[:, 0].tolist(),
-            "logprob": study.by_layer.mean()[:, 0].tolist(),
+            "top1_accuracy": study.by_layer.mean("top1")[:, 0].tolist(),
+            "logprob_per_answer_nats": study.by_layer.mean()[:, 0].tolist(),
         },
         "results": table_rows(evaluation.results),
         "vectors": {

@@ -8,12 +8,12 @@ from lens_fv.evaluation import Evaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.plotting import (
     Section,
-    condition_bars,
-    decoded_words,
-    head_heatmap,
-    layer_curve,
+    plot_conditions,
+    plot_decoded,
+    plot_heads,
+    plot_layers,
+    plot_top_heads,
     save_figures,
-    top_heads,
     write_report,
 )
 from lens_fv.studies.task_study import TaskStudy
@@ -23,15 +23,15 @@ def write_demo_report(
     out: Path, model: LensModel, studies: Mapping[str, TaskStudy], evaluations: Mapping[str, Evaluation], seconds: float
 ) -> None:
     """Write `report.html` and `figures/` to the folder `out`."""
-    figures = {"conditions": condition_bars(evaluations), "whole-answers": condition_bars(evaluations, measure="exact_match")}
-    figures["layers"] = layer_curve(
+    figures = {"conditions": plot_conditions(evaluations), "whole-answers": plot_conditions(evaluations, measure="exact_match")}
+    figures["layers"] = plot_layers(
         {name: study.by_layer for name, study in studies.items()},
         chosen={name: study.extracted.layer for name, study in studies.items()},
     )
     for name, study in studies.items():
-        figures[f"{study.slug}-heads"] = head_heatmap(study.ranking)
-        figures[f"{study.slug}-top-heads"] = top_heads(study.ranking)
-        figures[f"{study.slug}-words"] = decoded_words({f"{name}, {kind}": words for kind, words in study.decoded.items()})
+        figures[f"{study.slug}-heads"] = plot_heads(study.ranking)
+        figures[f"{study.slug}-top-heads"] = plot_top_heads(study.ranking)
+        figures[f"{study.slug}-words"] = plot_decoded({f"{name}, {kind}": words for kind, words in study.decoded.items()})
     save_figures(figures, out / "figures")
     sections = [
         Section("What the vectors do", _WHAT, (figures["conditions"], figures["whole-answers"]), _results(evaluations)),
@@ -81,7 +81,7 @@ Effect of a head: its mean output over {study.ranking.provenance.options["n_clea
 ({float(study.ranking.baseline.mean()):.3f} without).
 
 The extracted vector sums what the {len(study.extracted.heads)} strongest heads write, and is added after layer \
-{study.extracted.layer}. Tuned on {options["pairs"]} pairs it is added after layer {tuned.layer} (step \
+{study.extracted.layer}. Tuned on {options["n_pairs"]} pairs it is added after layer {tuned.layer} (step \
 {options["best_step"]} of {options["steps"]} was best on validation pairs); its length is {tuned.norm:.2f} of the residual \
 stream's.
 

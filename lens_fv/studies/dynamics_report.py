@@ -11,13 +11,13 @@ from lens_fv.dynamics import Trajectory, Verdict
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.plotting import (
     Section,
-    ability_curves,
-    forgetting_matrix,
-    head_change,
-    recovery_bars,
+    plot_abilities,
+    plot_forgetting,
+    plot_head_change,
+    plot_recovery,
+    plot_vector_plane,
+    plot_vector_similarity,
     save_figures,
-    similarity_curves,
-    vector_plane,
     write_report,
 )
 
@@ -35,15 +35,15 @@ def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, j
         LensFVError: the folder cannot be written.
     """
     figures: dict[str, Figure] = {
-        "recovery": recovery_bars(judged),
-        "forgetting": forgetting_matrix(trajectory),
-        "abilities": ability_curves(trajectory),
-        "similarity": similarity_curves(trajectory),
+        "recovery": plot_recovery(judged),
+        "forgetting": plot_forgetting(trajectory),
+        "abilities": plot_abilities(trajectory),
+        "similarity": plot_vector_similarity(trajectory),
     }
     if len(trajectory.tasks) > 2:
-        figures["plane"] = vector_plane(trajectory)
+        figures["plane"] = plot_vector_plane(trajectory)
     heads = {
-        f"heads-{file_name(task)}": head_change(trajectory, task) for task in trajectory.tasks if _ranked(trajectory, task)
+        f"heads-{file_name(task)}": plot_head_change(trajectory, task) for task in trajectory.tasks if _ranked(trajectory, task)
     }
     save_figures(figures | heads, out / "figures")
     sections = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NONE = "–"
+MANY = 20
+"""A setting with more names than this is given as their number."""
 Form = Callable[[Any], str]
 """How an estimate is written: `interval`, `points` or `said_verdict`."""
 LARGEST = 1_000_000
@@ -55,8 +57,9 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
         setting=in_words,
         number=number,
     )
-    environment.globals.update(table=markdown_table, columns_table=columns_table, points=points, verdict=said_verdict)
-    environment.globals.update(folded=folded, figure=page.figure, csv=page.csv, command=command)
+    tables = {"table": markdown_table, "grid": estimates_table, "columns": columns_table}
+    words = {"label": label, "folded": folded, "command": command, "points": points, "verdict": said_verdict}
+    environment.globals.update(**tables, **words, figure=page.figure, csv=page.csv)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
@@ -95,6 +98,45 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, w
     rule = ["---" if i < words else "---:" for i in range(len(header))]
     lines = [header, rule, *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def estimates_table(
+    title: str,
+    estimates: Mapping[str, Mapping[str, Estimate | None]],
+    *,
+    words: Mapping[str, str] | None = None,
+    form: Literal["signed", "points"] | None = None,
+    counts: str | None = None,
+) -> str:
+    """Format a table of estimates by row and column, such as `Table.estimates` returns.
+
+    Args:
+        title: Header of the first column.
+        estimates: Estimates by row and column; a row may lack columns.
+        words: Names of rows and columns in words; see `label`. Rows named there come first, in this order.
+        form: Format of all cells. Rows named "one - other" are always signed, and columns named "... (points)" hold points.
+        counts: Title of a first row with the number of units of each column; default: no such row.
+    """
+    columns = list(dict.fromkeys(column for cells in estimates.values() for column in cells))
+    rows, number_of = list[list[str]](), list[str]()
+    if counts:
+        for column in columns:
+            units = {cell[3] for cells in estimates.values() if (cell := cells.get(column))}
+            number_of.append("–".join(str(n) for n in sorted({min(units), max(units)})) if units else NONE)
+        rows.append([counts, *number_of])
+    order = {name: i for i, name in enumerate(words or {})}
+    for name in sorted(estimates, key=lambda name: order.get(name, len(order))):
+        cells, signed = estimates[name], form == "signed" or " - " in name
+        rows.append([label(name, words or {})])
+        for column in columns:
+            in_points = form == "points" or "(points)" in column
+            rows[-1].append(points(cells.get(column)) if in_points else interval(cells.get(column), signed=signed))
+    return markdown_table([title, *(label(column, words or {}) for column in columns)], rows)
+
+
+def label(name: str, words: Mapping[str, str]) -> str:
+    """A name in words, and each part of "one - other", "model: measure" and "condition, variant"."""
+    return "".join(words.get(part, part) for part in re.split("( - |: |, )", name))
 
 
 def columns_table(
@@ -165,7 +207,9 @@ def in_words(value: Any) -> Any:
     """A setting in few words."""
     if isinstance(value, dict):
         return "; ".join(f"{key}: {in_words(inner)}" for key, inner in value.items() if not isinstance(inner, dict))
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return f"{len(value)} names" if len(value) > MANY and isinstance(value[0], str) else ", ".join(map(str, value))
+    return value
 
 
 def command(study: type[Study[Any]], run: Results) -> str:

@@ -49,7 +49,7 @@ class Study(Generic[S]):
         parts: Parts in the order in which they run; each yields its jobs.
         models: Models that it runs on by default.
         external: Settings that name files outside the project; only the file names are recorded.
-        apart: Settings that the template shows in a table of its own.
+        hidden: Settings that the page does not list at its end, because they stand next to their results or are not used.
 
     Raises:
         LensFVError: the folder holds a run with other settings, weights or data type.
@@ -60,7 +60,7 @@ class Study(Generic[S]):
     parts: ClassVar[Mapping[str, Callable[[Any], Iterable[Job]]]]
     models: ClassVar[tuple[str, ...]] = ("smollm2-135m",)
     external: ClassVar[tuple[str, ...]] = ()
-    apart: ClassVar[tuple[str, ...]] = ()
+    hidden: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ class Curve:
     over: str = "unit"
 
     def estimates(self, rows: "pd.DataFrame") -> dict[str, dict[float, Estimate]]:
-        """Estimates by line and position, as `plotting.interval_lines` draws them."""
+        """Estimates by line and position, as `plotting.plot_interval_lines` draws them."""
         lines = Table(self.line, self.x, self.where, self.over).estimates(rows)
         return {
             line: {float(x): value for x, value in sorted(at.items(), key=lambda e: float(e[0]))} for line, at in lines.items()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lens_fv.core.choices import Seed
 from lens_fv.core.files import file_name
 from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
@@ -17,7 +18,14 @@ DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
 class DemoSettings:
     """Settings of the demonstration; fewer prompts than the defaults of `rank_heads`, so that it takes minutes.
 
-    `layers` are the candidate layers for tuning, as fractions of the depth.
+    Attributes:
+        tasks: Names or files of the tasks.
+        n_shots, n_clean, n_trials: Numbers of demonstrations per prompt, of clean prompts and of corrupted prompts.
+        n_heads: Number of heads in the extracted vector.
+        pairs, learning_rate, steps: Options of `tune`.
+        layers: Candidate layers for tuning, as fractions of the depth.
+        max_items: Maximum number of test pairs.
+        seed: Seed of splits, prompts and random draws.
     """
 
     tasks: tuple[str, ...] = DEMO_TASKS
@@ -30,7 +38,7 @@ class DemoSettings:
     learning_rate: float = 0.1
     steps: int = 30
     max_items: int = 60
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,9 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
     tuned = tune(
         model,
         task,
-        start=extracted,
-        pairs=s.pairs,
-        layer=[round(depth * (model.n_layers - 1)) for depth in s.layers],
+        init=extracted,
+        n_pairs=s.pairs,
+        layers=[round(depth * (model.n_layers - 1)) for depth in s.layers],
         learning_rate=s.learning_rate,
         steps=s.steps,
         split=split,
@@ -80,5 +88,5 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         progress=progress,
     )
     words = [*task.relation_words, *(pair.output for pair in split.test)]
-    decoded = {name: decode(v, model, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
+    decoded = {name: decode(model, v, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
     return TaskStudy(task, split, ranking, by_layer, extracted, tuned, decoded)

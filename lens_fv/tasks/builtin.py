@@ -6,8 +6,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from lens_fv.errors import LensFVError
-from lens_fv.tasks.folders import read_tasks
-from lens_fv.tasks.readers import read_task
+from lens_fv.tasks.folders import parse_task_folder
+from lens_fv.tasks.readers import parse_task_file
 from lens_fv.tasks.task import Task
 
 _DATA = files("lens_fv.tasks") / "data"
@@ -15,7 +15,11 @@ _DATA = files("lens_fv.tasks") / "data"
 
 @cache
 def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[str, ...]:
-    """List the names of the built-in relations, sorted, optionally of one group ("morphology") or family ("inflection").
+    """List the names of the built-in relations, sorted.
+
+    Args:
+        group: Group of relations, such as "morphology"; default: all.
+        family: Family of relations, such as "inflection"; default: all.
 
     Raises:
         LensFVError: no such group or family.
@@ -46,7 +50,7 @@ def load_task(
     """Load a built-in relation by name, or a task file by path.
 
     Args:
-        name_or_path: name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.read_task` reads.
+        name_or_path: name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.parse_task_file` reads.
         name: name of a file's task; default: the name in the file, or the file's own.
         input_column: column or key of a file's inputs, where several could be meant.
         output_column: likewise for the outputs.
@@ -65,7 +69,9 @@ def load_task(
         return _built_in(asked)
     path = Path(name_or_path)
     if told or path.exists() or path.suffix or len(path.parts) > 1:
-        return read_task(path, name=name, input_column=input_column, output_column=output_column, alternatives=alternatives)
+        return parse_task_file(
+            path, name=name, input_column=input_column, output_column=output_column, alternatives=alternatives
+        )
     near = " or ".join(get_close_matches(asked.lower(), list_tasks(), n=3))
     hint = f"did you mean {near}? " if near else ""
     raise LensFVError(
@@ -81,11 +87,11 @@ def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
         LensFVError: no such relation, folder or file, or a file is not a task.
     """
     known = str(name_or_path) in list_tasks() or not Path(name_or_path).exists()
-    return (load_task(name_or_path),) if known else read_tasks(name_or_path)
+    return (load_task(name_or_path),) if known else parse_task_folder(name_or_path)
 
 
 @cache
 def _built_in(name: str) -> Task:
     """Read a built-in relation and cache it, because neither the file nor a task changes."""
     with as_file(_DATA / f"{name}.json") as path:
-        return read_task(path)
+        return parse_task_file(path)

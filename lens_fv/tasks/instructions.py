@@ -29,7 +29,7 @@ class ChatTemplate(PromptTemplate):
 
 
 @runtime_checkable
-class Chatter(Protocol):
+class HasTokenizer(Protocol):
     """The part of a `LensModel` that reading a chat template needs."""
 
     name: str
@@ -37,7 +37,7 @@ class Chatter(Protocol):
     prepend_bos: bool
 
 
-def chat_template(model: Chatter) -> ChatTemplate:
+def chat_template(model: HasTokenizer) -> ChatTemplate:
     """Infer a model's own chat template from its tokenizer's rendering of two turns.
 
     Raises:

@@ -20,7 +20,7 @@ CLOZE_NAMES = ("clozes", "prompt_templates")
 SPLIT_NAMES = ("train", "dev", "test")
 
 
-def read_task(
+def parse_task_file(
     path: str | Path,
     *,
     name: str | None = None,

@@ -29,7 +29,12 @@ class Split:
 
 @checked
 def split_pairs(
-    task: Task, *, seed: Seed = 0, test: Finite = 0.30, validation: Finite = 0.15, n_train: Whole | None = None
+    task: Task,
+    *,
+    seed: Seed = 0,
+    test_fraction: Finite = 0.30,
+    validation_fraction: Finite = 0.15,
+    n_train: Whole | None = None,
 ) -> Split:
     """Split a task's pairs at random, by facts rather than by rows.
 
@@ -40,8 +45,8 @@ def split_pairs(
     Args:
         task: task to split.
         seed: seed of the random order of the facts.
-        test: share of the pairs, default 0.30.
-        validation: share of the pairs, default 0.15; the rest is for training.
+        test_fraction: fraction of the pairs, default 0.30.
+        validation_fraction: fraction of the pairs, default 0.15; the rest is for training.
         n_train: number of training pairs to keep, default all; the other parts are unchanged.
 
     Raises:
@@ -52,8 +57,11 @@ def split_pairs(
         >>> len(split.train)
         5
     """
-    if not (test > 0 and validation > 0 and test + validation < 1):
-        raise LensFVError(f"split with test={test}, validation={validation}: both must be above 0, their sum below 1")
+    if not (test_fraction > 0 and validation_fraction > 0 and test_fraction + validation_fraction < 1):
+        raise LensFVError(
+            f"split with test_fraction={test_fraction}, validation_fraction={validation_fraction}: "
+            "each must be above 0, and their sum below 1"
+        )
     groups = _groups(task.pairs)
     if len(groups) < 3:
         raise LensFVError(
@@ -61,8 +69,8 @@ def split_pairs(
             f"{'s' * (len(groups) != 1)}; a split into train, validation and test needs at least 3 unrelated pairs"
         )
     random.Random(seed).shuffle(groups)
-    test_pairs = _take(groups, round(test * len(task)), leave=2)
-    validation_pairs = _take(groups, round(validation * len(task)), leave=1)
+    test_pairs = _take(groups, round(test_fraction * len(task)), leave=2)
+    validation_pairs = _take(groups, round(validation_fraction * len(task)), leave=1)
     train_pairs = _take(groups, len(task), leave=0)
     if n_train is not None and not 1 <= n_train <= len(train_pairs):
         raise LensFVError(

@@ -33,66 +33,66 @@ class Decoded(Record):
             gains in nats.
         ranks: For each requested word, the rank (1 is the likeliest) of its first token, with a leading space.
         vocabulary: Number of tokens ranked.
-        through: Whether the vector was decoded through the model.
+        through_layers: Whether the vector was decoded through the model.
     """
 
     tokens: list[tuple[str, float]]
     ranks: dict[str, int]
     vocabulary: int
-    through: bool = False
+    through_layers: bool = False
 
     def records(self) -> list[Mapping[str, Any]]:
         """One row per token, then one per requested word: its rank, and a token's probability or gain in nats."""
-        value = "gain_nats" if self.through else "probability"
+        value = "gain_nats" if self.through_layers else "probability"
         tokens = [{"text": token, "rank": rank, value: number} for rank, (token, number) in enumerate(self.tokens, 1)]
         return [*tokens, *({"text": word, "rank": rank, value: None} for word, rank in self.ranks.items())]
 
     def summary(self) -> dict[str, str]:
         """The likeliest tokens, and the ranks of the requested words."""
-        tokens = ", ".join(f"{token!r} {number:{'+' if self.through else ''}.3f}" for token, number in self.tokens)
+        tokens = ", ".join(f"{token!r} {number:{'+' if self.through_layers else ''}.3f}" for token, number in self.tokens)
         words = {f"rank of {word!r}": f"{rank:,} of {self.vocabulary:,}" for word, rank in self.ranks.items()}
-        return {"gains in nats" if self.through else "tokens": tokens} | words
+        return {"gains in nats" if self.through_layers else "tokens": tokens} | words
 
 
 @checked
 @torch.no_grad()
 def decode(
-    vector: FunctionVector,
     model: LensModel,
+    vector: FunctionVector,
     k: Count = 10,
     *,
     words: Sequence[str] = (),
-    through: bool = False,
+    through_layers: bool = False,
     force: bool = False,
 ) -> Decoded:
     """Decode a vector into tokens.
 
     Args:
+        model: Model the vector was made on.
         vector: Vector to decode.
-        model: Model it was made on.
         k: Number of tokens to return.
         words: Words to rank, such as the relation's words or its answers.
-        through: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the final
-            norm and the unembedding.
+        through_layers: Decode through the later layers of the model (see `vocabulary_effect`) instead of directly through the
+            final norm and the unembedding.
         force: Decode even if the provenance does not match.
 
     Raises:
         LensFVError: the vector belongs to another model.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
-        >>> len(lens_fv.decode(vector, model, k=3).tokens)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
+        >>> len(lens_fv.decode(model, vector, k=3).tokens)
         3
     """
     if not force:
         vector.provenance.check(model)
-    logits = (vocabulary_effect if through else vocabulary_logits)(model, [vector])[0]
-    values = logits if through else logits.softmax(-1)
+    logits = (vocabulary_effect if through_layers else vocabulary_logits)(model, [vector])[0]
+    values = logits if through_layers else logits.softmax(-1)
     top = logits.argsort(descending=True, stable=True)[:k]  # ties: lowest id first, as in `token_ranks`
     tokens = [(model.decode(i), p) for i, p in zip(top.tolist(), values[top].tolist(), strict=True)]
     first = [first_token(model, word) for word in words]
     ranks = ranks_of(logits[None], first)[:, 0].tolist()
-    return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1], through)
+    return Decoded(tokens, dict(zip(words, ranks, strict=True)), logits.shape[-1], through_layers)
 
 
 def first_token(model: LensModel, word: str) -> int:

@@ -10,7 +10,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.options import FitConfig
 
-MOST_VALIDATION = 40
+MAX_VALIDATION = 40
 """Maximum number of validation pairs for a choice; more cost time and rarely change it."""
 
 
@@ -47,7 +47,7 @@ class FittingExamples:
         Raises:
             LensFVError: the training split has too few pairs.
         """
-        split, pairs = split or split_pairs(task, seed=config.seed), config.pairs
+        split, pairs = split or split_pairs(task, seed=config.seed), config.n_pairs
         if pairs > len(split.train):
             raise LensFVError(f"fit {what} on {pairs} pairs of {task.name}: its training split has {len(split.train)}")
         train = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:pairs]])
@@ -68,6 +68,6 @@ class FittingExamples:
 
 def validation_prompts(model: LensModel, split: Split, template: PromptTemplate = TODD) -> list[EncodedPrompt]:
     """Zero-shot prompts of at most 40 validation pairs, with primary answers only."""
-    pairs = split.validation[:MOST_VALIDATION]
+    pairs = split.validation[:MAX_VALIDATION]
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     return [EncodedPrompt(prompt.tokens, prompt.answers[:1]) for prompt in encoded]

@@ -44,7 +44,7 @@ class FunctionVector(Artefact):
         scale: Factor applied to `vector` (or to `head_outputs`) on injection.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
         >>> path = vector.save(folder / 'toy.safetensors')
         >>> torch.equal(lens_fv.FunctionVector.load(path).vector, vector.vector)
         True
@@ -133,10 +133,10 @@ class FunctionVector(Artefact):
             site=site,
         )
 
-    def __add__(self, other: "FunctionVector") -> "FunctionVector":
+    def __add__(self, other: object) -> "FunctionVector":
         return _sum((self, other), (1.0, 1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
-    def __sub__(self, other: "FunctionVector") -> "FunctionVector":
+    def __sub__(self, other: object) -> "FunctionVector":
         return _sum((self, other), (1.0, -1.0)) if isinstance(other, FunctionVector) else NotImplemented
 
     def __mul__(self, factor: float | int) -> "FunctionVector":

@@ -23,12 +23,12 @@ class FitConfig:
     """How something is fitted to a task's pairs.
 
     Attributes:
-        pairs: Number of training pairs per task.
+        n_pairs: Number of training pairs per task.
         steps: Number of Adam steps.
         seed: Seed of the split and of all random draws.
     """
 
-    pairs: Count = 20
+    n_pairs: Count = 20
     steps: Count = 40
     seed: Seed = 0
 
@@ -65,22 +65,22 @@ class TuneConfig(FitConfig):
     """Options of `tune` and `tune_many` that are words and numbers.
 
     Attributes:
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
+        layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth, and those of all starts.
         learning_rate: One rate or several, in units of the residual stream's typical norm at the layer over sqrt(d_model).
         l2: Weight of the squared distance to zero or to the start, in units of the residual stream's typical norm.
         l2_to: Reference of that distance: "zero" or "start".
-        start_norm: Norm of a random start, in units of the residual stream's typical norm.
+        init_norm: Norm of a random start, in units of the residual stream's typical norm.
 
     Example:
-        >>> lens_fv.vectors.TuneConfig(steps=100).pairs
+        >>> lens_fv.vectors.TuneConfig(steps=100).n_pairs
         20
     """
 
-    layer: Whole | Sequence[Whole] | None = None
+    layers: Whole | Sequence[Whole] | None = None
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
     l2: NonNegative = 0.0
     l2_to: Literal["zero", "start"] = "zero"
-    start_norm: NonNegative = 0.25
+    init_norm: NonNegative = 0.25
 
 
 @checked
@@ -89,10 +89,10 @@ class TuneOptions(TuneConfig, SplitOptions):
     """All options of `tune`.
 
     Attributes:
-        start: Initial value: a vector, "zero" or "random".
+        init: Initial value: a vector, "zero" or "random".
     """
 
-    start: Start = "zero"
+    init: Start = "zero"
 
 
 @checked
@@ -101,11 +101,11 @@ class TuneManyOptions(TuneConfig, PromptOptions):
     """All options of `tune_many`.
 
     Attributes:
-        start: One initial value for all tasks, or a mapping by task name; see `tune`.
+        init: One initial value for all tasks, or a mapping by task name; see `tune`.
         splits: Splits by task name; default: as in `tune`.
     """
 
-    start: Start | Mapping[str, Start] = "zero"
+    init: Start | Mapping[str, Start] = "zero"
     splits: Mapping[str, Split] | None = None
 
 

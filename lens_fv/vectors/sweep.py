@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Measure = Literal["top1", "full", "logprob"]
+Measure = Literal["top1", "exact_match", "logprob"]
 Part = Literal["validation", "test"]
 
 
@@ -51,20 +51,20 @@ class InjectionSweep(Artefact):
         layers: Layers after which the vector was added; only the vector's own layer for the site "heads".
         scales: Factors applied to the vector.
         site: See `FunctionVector`.
-        part: Part of the split used as queries.
-        top1, full, logprob: See `AnswerScores`.
-        plain_top1, plain_full, plain_logprob: The same without the vector.
+        subset: Part of the split used as queries.
+        top1, exact_match, logprob: See `AnswerScores`.
+        plain_top1, plain_exact_match, plain_logprob: The same without the vector.
     """
 
     layers: tuple[int, ...]
     scales: tuple[float, ...]
     site: Site
-    part: Part
+    subset: Part
     top1: Bool[Tensor, "items layers scales"]
-    full: Bool[Tensor, "items layers scales"]
+    exact_match: Bool[Tensor, "items layers scales"]
     logprob: Float[Tensor, "items layers scales"]
     plain_top1: Bool[Tensor, " items"]
-    plain_full: Bool[Tensor, " items"]
+    plain_exact_match: Bool[Tensor, " items"]
     plain_logprob: Float[Tensor, " items"]
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class InjectionSweep(Artefact):
                 layer,
                 scale,
                 proportion(int(self.top1[:, i, j].sum()), n),
-                proportion(int(self.full[:, i, j].sum()), n),
+                proportion(int(self.exact_match[:, i, j].sum()), n),
                 Estimate(*logprobs[i, j].tolist(), n=n),
             )
             for i, layer in enumerate(self.layers)
@@ -112,7 +112,7 @@ class InjectionSweep(Artefact):
 
         `vector.at(layer=best.layer, scale=best.scale)` returns the vector for that cell.
         """
-        field = {"top1": "top1", "full": "exact_match", "logprob": "logprob_per_answer"}[measure]
+        field = "logprob_per_answer" if measure == "logprob" else measure
         return max(self.cells(), key=lambda cell: (getattr(cell, field).mean, cell.logprob_per_answer.mean))
 
     def heatmap_data(self) -> Tensor:
@@ -129,7 +129,7 @@ class InjectionSweep(Artefact):
         top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
         return super().summary() | {
             "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
-            "items": f"{len(self.top1)} of the {self.part} split, zero-shot",
+            "items": f"{len(self.top1)} of the {self.subset} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
             "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1}, "
             f"log-prob {best.logprob_per_answer}",
@@ -145,7 +145,7 @@ def sweep_injection(
     layers: Sequence[Whole] | None = None,
     scales: Sequence[Finite] = (0.5, 1.0, 2.0, 4.0),
     split: Split | None = None,
-    part: Part = "validation",
+    subset: Part = "validation",
     max_items: Count | None = 40,
     template: PromptTemplate = TODD,
     force: bool = False,
@@ -160,7 +160,7 @@ def sweep_injection(
         layers: Layers of the residual stream; default: all.
         scales: Factors applied to the vector in place of its own scale.
         split: Split of the task's pairs; default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
-        part: Part of the split used as queries. Do not report test results for a choice made by a sweep of the test part.
+        subset: Part of the split used as queries. Do not report test results for a choice made by a sweep of the test part.
         max_items: Maximum number of pairs; more cost time and rarely change a choice.
         template: Template of the zero-shot prompts.
         force: Run the sweep even if the provenance does not match.
@@ -171,7 +171,7 @@ def sweep_injection(
             "heads", or the vector belongs to another model.
 
     Example:
-        >>> vector = lens_fv.tune(model, task, pairs=4, steps=2, layer=1)
+        >>> vector = lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1)
         >>> sweep = lens_fv.sweep_injection(model, task, vector, layers=[0, 1], scales=[1.0], max_items=4)
         >>> len(sweep.cells())
         2
@@ -189,13 +189,13 @@ def sweep_injection(
     if not at or not by:
         raise LensFVError(f"sweep a vector over {len(at)} layers and {len(by)} scales: give at least one of each")
     split = split or split_pairs(task, seed=vector.provenance.seed)
-    items = (split.validation if part == "validation" else split.test)[:max_items]
+    items = (split.validation if subset == "validation" else split.test)[:max_items]
     if not items:
-        raise LensFVError(f"sweep {task.name}: no items of its {part} split; it needs more pairs, or raise max_items")
+        raise LensFVError(f"sweep {task.name}: no items of its {subset} split; it needs more pairs, or raise max_items")
     prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in items])
     branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in at for scale in by)]
     scores = score_answers(model, prompts, branches, what=f"{task.name}: sweep", progress=progress)
-    found = {name: getattr(scores, name) for name in ("top1", "full", "logprob")}
+    found = {name: getattr(scores, name) for name in ("top1", "exact_match", "logprob")}
     provenance = Provenance.of(
         model,
         task=task.name,
@@ -203,14 +203,14 @@ def sweep_injection(
         prompts=[p.tokens for p in prompts],
         seed=vector.provenance.seed,
         method="injection sweep",
-        options={"vector": vector.provenance.method, "vector_task": vector.provenance.task, "part": part},
+        options={"vector": vector.provenance.method, "vector_task": vector.provenance.task, "subset": subset},
     )
     return InjectionSweep(
         provenance=provenance,
         layers=at,
         scales=by,
         site=vector.site,
-        part=part,
+        subset=subset,
         **{name: values[:, 1:].reshape(len(items), len(at), len(by)) for name, values in found.items()},
         **{f"plain_{name}": values[:, 0] for name, values in found.items()},
     )

@@ -32,14 +32,14 @@ def tune(model: LensModel, task: Task, options: TuneOptions) -> FunctionVector:
         options: Keywords: the fields of `TuneOptions`, which `TuneConfig` and `FitConfig` describe.
 
     Raises:
-        LensFVError: the task has too few pairs, `start` is of another model, a layer does not exist, or a loss is not finite.
+        LensFVError: the task has too few pairs, `init` is of another model, a layer does not exist, or a loss is not finite.
 
     Example:
-        >>> lens_fv.tune(model, task, pairs=4, steps=2, layer=1).layer
+        >>> lens_fv.tune(model, task, n_pairs=4, steps=2, layers=1).layer
         1
     """
     splits = {} if options.split is None else {task.name: options.split}
-    (vector,) = _tuned(model, [task], {task.name: options.start}, splits, options, options.template, options.progress)
+    (vector,) = _tuned(model, [task], {task.name: options.init}, splits, options, options.template, options.progress)
     return vector
 
 
@@ -56,10 +56,10 @@ def tune_many(model: LensModel, tasks: Sequence[Task], options: TuneManyOptions)
         LensFVError: no task is given, two have the same name, or `tune` raises.
 
     Example:
-        >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], pairs=4, steps=2, layer=1)]
+        >>> [vector.provenance.task for vector in lens_fv.tune_many(model, [task], n_pairs=4, steps=2, layers=1)]
         ['toy']
     """
-    names, start = [task.name for task in tasks], options.start
+    names, start = [task.name for task in tasks], options.init
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"tune {len(names)} vectors: give at least one task, and each a name of its own: {', '.join(names)}")
     starts: dict[str, Start] = {name: start[name] if isinstance(start, Mapping) else start for name in names}
@@ -79,13 +79,13 @@ def _tuned(
         if isinstance(start, FunctionVector):
             start.provenance.check(model)
     rates = learning_rates(config.learning_rate)
-    candidates = [Candidate(at, rate) for at in tuned_layers(model, config.layer, starts.values()) for rate in rates]
+    candidates = [Candidate(at, rate) for at in tuned_layers(model, config.layers, starts.values()) for rate in rates]
     runs: list[TuningRun] = []
     for task in tasks:
         examples = FittingExamples.of(model, task, splits.get(task.name), config, template, what="a vector")
         units = resid_norms(model, [prompt.tokens for prompt in examples.train])
         start = starts[task.name]
-        initial = [_initial(model, start, config.start_norm * float(units[at]), config.seed) for at, _ in candidates]
+        initial = [_initial(model, start, config.init_norm * float(units[at]), config.seed) for at, _ in candidates]
         origin = start.provenance.method if isinstance(start, FunctionVector) else start
         runs.append(TuningRun(examples, units, origin, torch.stack(initial)))
     return train_vectors(model, runs, candidates, config, progress=progress)

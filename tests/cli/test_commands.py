@@ -7,16 +7,16 @@ import sys
 
 import pytest
 import torch
-import typer
 from helpers import toy_task
 
-from lens_fv.cli.app import app, execute
+from lens_fv.cli.app import GROUPS, HEADINGS, execute
+from lens_fv.cli.command import Command
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
 from lens_fv.tasks import load_task
 
-QUICK = ["--shots", "2", "--clean", "3", "--trials", "2"]
+QUICK = ["--n-shots", "2", "--n-clean", "3", "--n-trials", "2"]
 
 
 @pytest.fixture
@@ -42,11 +42,13 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     effects = [h["effect"] for h in ranked["heads"]]
     assert effects == sorted(effects, reverse=True)
 
-    code, made, _ = run("extract", "--task", "toy.json", "--ranking", ranked["file"], "--heads", "3", "--out", "e.safetensors")
+    code, made, _ = run(
+        "extract", "--task", "toy.json", "--ranking", ranked["file"], "--n-heads", "3", "--out", "e.safetensors"
+    )
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
 
-    tune = ["--pairs", "8", "--steps", "5", "--layer", "1", "--shots", "2"]
+    tune = ["--pairs", "8", "--steps", "5", "--layer", "1", "--n-shots", "2"]
     code, tuned, _ = run("tune", "--task", "toy.json", "--start", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
@@ -54,15 +56,15 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert columns <= set(tuned["results"][0])
 
     vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
-    code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--shots", "2", "--out", "all.safetensors")
+    code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--n-shots", "2", "--out", "all.safetensors")
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
     assert found["results"][:4] == tuned["results"][:4]
-    two = ["--items", "2", "--shots", "2"]
+    two = ["--max-items", "2", "--n-shots", "2"]
     assert [r["n"] for r in run("evaluate", "--task", "toy.json", "--vector", "e.safetensors", *two)[1]["results"]] == [2] * 4
-    assert [r["n"] for r in run("tune", "--task", "toy.json", *tune, "--items", "2")[1]["results"]] == [2] * 4
+    assert [r["n"] for r in run("tune", "--task", "toy.json", *tune, "--max-items", "2")[1]["results"]] == [2] * 4
     assert found["queries"] == {"asked": "all"}
-    code, _, err = run("evaluate", "--task", "toy.json", "--shots", "2", "--queries", "answered", as_json=False)
+    code, _, err = run("evaluate", "--task", "toy.json", "--n-shots", "2", "--queries", "answered", as_json=False)
     assert (code, err.count("\n")) == (2, 1)
     assert "it answers none of 12 queries" in err
 
@@ -75,8 +77,19 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
 
 
 def test_write(run, tmp_path):
-    assert run("extract", "--task", "toy.json", *QUICK, "--heads", "3", "--layer", "1", "--out", "v.safetensors")[0] == 0
-    few = ["--vector", "v.safetensors", "--shots", "1", "--items", "2", "--new-tokens", "4", "--instruction", "Say it."]
+    assert run("extract", "--task", "toy.json", *QUICK, "--n-heads", "3", "--layer", "1", "--out", "v.safetensors")[0] == 0
+    few = [
+        "--vector",
+        "v.safetensors",
+        "--n-shots",
+        "1",
+        "--max-items",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--instruction",
+        "Say it.",
+    ]
     code, found, _ = run("write", "--task", "toy.json", *few, "--out", "w.safetensors")
     assert code == 0
     assert [(r["condition"], r["n"]) for r in found["results"]] == [("none", 2), ("k_shot", 2), ("extracted", 2)]
@@ -99,7 +112,7 @@ def test_verify_and_bench(run, model_folder):
     code, found, _ = run("verify", str(model_folder), model=False)
     assert code == 0
     assert found["passed"]
-    code, bench, _ = run("bench", "engine", "--task", "toy.json", "--shots", "2", "--sample", "4", "--repeats", "1")
+    code, bench, _ = run("bench", "engine", "--task", "toy.json", "--n-shots", "2", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
     assert bench["max_abs_error"] < 1e-5
@@ -107,7 +120,7 @@ def test_verify_and_bench(run, model_folder):
 
 
 def test_bench_sweep_tune_memory(run, tmp_path):
-    code, sweep, _ = run("bench", "sweep", "--task", "toy.json", "--shots", "2", "--sample", "4", "--repeats", "1")
+    code, sweep, _ = run("bench", "sweep", "--task", "toy.json", "--n-shots", "2", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert (sweep["edits"], sweep["loop_sample"]) == (15, 4)  # 3 layers x 5 scales
     assert sweep["max_abs_error"] < 1e-5
@@ -122,7 +135,7 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     assert several["vectors"] == 3
     assert several["relative_difference"] < 1e-3
     assert json.loads((tmp_path / "tune.json").read_text()) == tune
-    code, memory, _ = run("bench", "memory", "--task", "toy.json", "--shots", "1", "--shots", "3", "--repeats", "1")
+    code, memory, _ = run("bench", "memory", "--task", "toy.json", "--n-shots", "1", "--n-shots", "3", "--repeats", "1")
     assert code == 0
     assert [g["prompt_tokens"] for g in memory["growth"]] == sorted(g["prompt_tokens"] for g in memory["growth"])
     assert all(g["planned_bytes"] > 0 for g in memory["growth"])
@@ -135,9 +148,9 @@ def test_bench_guided(run):
     assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
     assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
     others = ("full", "ewc", "o-lora", "lwf", "l2", "swap-heads")
-    _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--method", name)))
+    _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--methods", name)))
     assert {step["method"] for step in found["steps"]} == {"lora", *others}
-    code, _, error = run("bench", "guided", "--method", "none", as_json=False)
+    code, _, error = run("bench", "guided", "--methods", "none", as_json=False)
     assert (code, "choose from iv, fv, kl, l2, lwf" in error) == (2, True)
 
 
@@ -145,7 +158,7 @@ def test_bench_needs_no_network(run, monkeypatch):
     """Random weights of a known shape, random tokens."""
     monkeypatch.setitem(SHAPES, "small", SHAPES["smollm2-135m"] | {"num_hidden_layers": 4, "vocab_size": 500})
     code, found, _ = run(
-        "bench", "engine", "--model", "random:small", "--tokens", "6", "--sample", "1", "--repeats", "1", model=False
+        "bench", "engine", "--model", "random:small", "--n-tokens", "6", "--sample", "1", "--repeats", "1", model=False
     )
     assert code == 0
     assert (found["edits"], found["prompt_tokens"]) == (36, 6)
@@ -156,17 +169,17 @@ def test_bench_needs_no_network(run, monkeypatch):
 
 
 def test_sweep_classes_and_attributions(run, tmp_path):
-    assert run("extract", "--task", "toy.json", *QUICK, "--heads", "3", "--out", "v.safetensors")[0] == 0
+    assert run("extract", "--task", "toy.json", *QUICK, "--n-heads", "3", "--out", "v.safetensors")[0] == 0
     code, swept, _ = run(
         "sweep",
         "v.safetensors",
         "--task",
         "toy.json",
-        "--layer",
+        "--layers",
         "0",
-        "--layer",
+        "--layers",
         "2",
-        "--scale",
+        "--scales",
         "1.5",
         "--out",
         "s.safetensors",
@@ -175,7 +188,7 @@ def test_sweep_classes_and_attributions(run, tmp_path):
     assert [(cell["layer"], cell["scale"]) for cell in swept["cells"]] == [(0, 1.5), (2, 1.5)]
     assert swept["best"] in swept["cells"]
     code, found, _ = run(
-        "classes", "--task", "toy.json", *QUICK, "--class", "label", "--class", "query_predictive", "--out", "c.safetensors"
+        "classes", "--task", "toy.json", *QUICK, "--classes", "label", "--classes", "query_predictive", "--out", "c.safetensors"
     )
     assert code == 0
     assert found["classes"] == ["label", "query_predictive"]
@@ -190,8 +203,8 @@ def test_sweep_classes_and_attributions(run, tmp_path):
 
 
 def test_compare(run, tmp_path):
-    few = ["--pairs", "8", "--steps", "5", "--heads", "3", "--items", "4"]
-    kinds = ["--kind", "extracted", "--kind", "soft_prompt"]
+    few = ["--pairs", "8", "--steps", "5", "--n-heads", "3", "--max-items", "4"]
+    kinds = ["--kinds", "extracted", "--kinds", "soft_prompt"]
     code, found, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
@@ -201,7 +214,7 @@ def test_compare(run, tmp_path):
     assert (code, said.count("\n")) == (2, 1)
     assert "it answers none of" in said
     assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == found["results"]
-    code, _, said = run("compare", "--task", "toy.json", "--kind", "magic")
+    code, _, said = run("compare", "--task", "toy.json", "--kinds", "magic")
     assert code == 2
     assert "choose from extracted" in said
 
@@ -212,13 +225,13 @@ def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
     assert not (tmp_path / "toy-ranking.safetensors").exists()
     assert plan["run"]["rows"] == 13
     whole = run("rank", "--task", "toy.json", *QUICK)[1]
-    megabytes = (plan["run"]["fixed_bytes"] + 4 * plan["run"]["row_bytes"]) / 2**20
-    cut = run("rank", "--task", "toy.json", *QUICK, "--budget", str(megabytes), "--plan")[1]
+    mebibytes = (plan["run"]["fixed_bytes"] + 4 * plan["run"]["row_bytes"]) / 2**20
+    cut = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", str(mebibytes), "--plan")[1]
     assert (cut["run"]["rows_per_pass"], cut["run"]["passes"]) == (4, 4)
-    parts = run("rank", "--task", "toy.json", *QUICK, "--budget", str(megabytes))[1]
+    parts = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", str(mebibytes))[1]
     effects = [{(h["layer"], h["head"]): h["effect"] for h in found["heads"]} for found in (whole, parts)]
     assert effects[0] == pytest.approx(effects[1], abs=1e-5)
-    code, _, said = run("rank", "--task", "toy.json", *QUICK, "--budget", "0.001")
+    code, _, said = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", "0.001")
     assert code == 2
     assert "memory budget" in said
 
@@ -281,26 +294,26 @@ def bad_requests(folder):
         (["rank", "--task", "nosuch"], "unknown task 'nosuch'"),
         (["rank", "--task", "empty.json"], "empty.json"),
         (["rank", "--task", "no-output.json"], "no-output.json"),
-        (["rank", "--task", "one.json", "--shots", "10"], "1 pair"),
-        (["rank", "--task", "long.json", "--shots", "2"], "reads 256 at most"),
+        (["rank", "--task", "one.json", "--n-shots", "10"], "1 pair"),
+        (["rank", "--task", "long.json", "--n-shots", "2"], "reads 256 at most"),
         (["show", "cut.safetensors"], "not a whole safetensors file"),
         (["evaluate", "--task", "toy.json", "--vector", "missing.safetensors"], "no such file"),
         (["rank", "--task", "toy.json", "--device", "abacus"], "abacus"),
         (["rank", "--task", "toy.json", "--dtype", "float3"], "float3"),
-        (["extract", "--task", "toy.json", *QUICK, "--heads", "99"], "99 heads"),
+        (["extract", "--task", "toy.json", *QUICK, "--n-heads", "99"], "99 heads"),
         (["tune", "--task", "toy.json", "--pairs", "500"], "500"),
     ]
 
 
 def test_the_precision_of_products_is_set_and_recorded(run, tmp_path):
     try:
-        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--pairs", "8", "--steps", "2", "--shots", "2")[0] == 0
+        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--pairs", "8", "--steps", "2", "--n-shots", "2")[0] == 0
         assert torch.get_float32_matmul_precision() == "medium"
         assert load_artefact(tmp_path / "toy-tuned.safetensors").provenance.versions["matmul"] == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
     code, _, err = run("--matmul", "fastest", "tasks", model=False, as_json=False)
-    assert (code, "highest, high, medium" in err) == (2, True)
+    assert (code, '"highest", "high", "medium"' in err) == (2, True)
 
 
 def test_bad_requests_are_one_clear_line_and_exit_code_2(run, tmp_path):
@@ -327,34 +340,45 @@ def test_unknown_and_damaged_models(run, model_folder, tmp_path):
 
 
 def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
-    tune = ["--pairs", "8", "--steps", "2", "--layer", "1", "--shots", "2"]
+    tune = ["--pairs", "8", "--steps", "2", "--layer", "1", "--n-shots", "2"]
     assert run("tune", "--task", "toy.json", *tune)[0] == 0
     other = model_folder.with_name("other")
     if not other.exists():
         other.mkdir()
         for file in model_folder.iterdir():
             (other / file.name).write_bytes(file.read_bytes())
-    arguments = ["evaluate", "--task", "toy.json", "--vector", "toy-tuned.safetensors", "--shots", "2", "--model", str(other)]
+    arguments = ["evaluate", "--task", "toy.json", "--vector", "toy-tuned.safetensors", "--n-shots", "2", "--model", str(other)]
     code, _, err = run(*arguments, model=False, as_json=False)
     assert (code, err.count("\n")) == (2, 1)
     assert "made on model tiny" in err
     assert run(*arguments, "--force", model=False)[0] == 0
 
 
+def commands() -> dict[str, Command]:
+    """Every command by the words that call it."""
+    alone = {command.name: command for heading in HEADINGS.values() for command in heading}
+    return alone | {f"{word} {command.name}": command for word, module in GROUPS.items() for command in module.COMMANDS}
+
+
 def test_every_command_has_the_shared_options():
-    """Whatever it does, a script can pass them."""
-    commands = {" ".join(path): command for path, command in commands_of(typer.main.get_command(app))}
-    assert {"rank", "bench engine", "bench memory", "tasks", "sweep"} <= set(commands)
-    for name, command in commands.items():
-        options = {option for parameter in command.params for option in parameter.opts}
-        assert {"--json", "--seed", "--device", "--dtype", "--out"} <= options, name
-        assert "rites" in (command.help or ""), name
+    """Every command prints JSON and writes to --out; one that loads a model takes its place and precision, and says of each
+    option what it is. A command without a model or a random draw takes neither (what does nothing is not accepted)."""
+    found = commands()
+    assert {"rank", "bench engine", "bench memory", "tasks", "sweep"} <= set(found)
+    for name, command in found.items():
+        assert {"json", "out"} <= set(command.options), name
+        assert "rites" in command.help, name
+        assert not [option.name for option in command.options.values() if not described(option)], name
+    without_model = {"models", "tasks", "library list", "library merge", "interpolate", "export"}
+    assert {name for name, command in found.items() if "device" not in command.options} == without_model
+    assert {name for name, command in found.items() if "dtype" not in command.options} == without_model - {"export"}
+    without_seed = {"models", "tasks", "show", "compose", "interpolate", "export", "knowledge export"}
+    without_seed |= {"library list", "library merge", "library show"}
+    assert {name for name, command in found.items() if "seed" not in command.options} == without_seed
 
 
-def commands_of(command, path=()):
-    if not hasattr(command, "commands"):
-        return [(path, command)]
-    return [found for name, below in command.commands.items() for found in commands_of(below, (*path, name))]
+def described(option) -> bool:
+    return bool(option.help or any(getattr(mark, "help", "") for mark in getattr(option.annotation, "__metadata__", ())))
 
 
 def test_as_a_process(run, tmp_path):
@@ -369,7 +393,7 @@ def test_as_a_process(run, tmp_path):
     found = process("--version")
     assert found.returncode == 0
     assert found.stdout.startswith("0.")
-    assert run("evaluate", "--task", "toy.json", "--shots", "2", "--out", "e.safetensors")[0] == 0
+    assert run("evaluate", "--task", "toy.json", "--n-shots", "2", "--out", "e.safetensors")[0] == 0
     found = process("show", "e.safetensors", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["kind"] == "Evaluation"

@@ -36,7 +36,7 @@ def test_build_list_show(run, built, tmp_path):  # noqa: F811
 
 
 def test_compose_and_complete(run, built):  # noqa: F811
-    code, made, _ = run("compose", "hot:cold", "big:small", "--library", built, "--on", "tall", "--top-k", "2")
+    code, made, _ = run("compose", "hot:cold", "big:small", "--library", built, "--query", "tall", "--top-k", "2")
     assert code == 0
     assert len([w for w in made["weights"].values() if w > 0]) == 2
     assert sum(made["weights"].values()) == pytest.approx(1, abs=1e-4)
@@ -68,7 +68,9 @@ def test_libraries_are_merged(run, built):  # noqa: F811
 def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--most", "4")
     assert code == 0
-    code, solved, _ = run("analogy", "--library", built, "--map", fitted["file"], "--most", "2", "--out", "a.safetensors")
+    code, solved, _ = run(
+        "analogy", "--library", built, "--weight-map", fitted["file"], "--most", "2", "--out", "a.safetensors"
+    )
     assert code == 0
     assert solved["analogies"] == 10
     conditions = [r["condition"] for r in solved["results"]]
@@ -107,8 +109,8 @@ def test_bad_requests(run, built, tmp_path):  # noqa: F811
         (["compose", "hot-cold", "--library", built], "give pairs as A:B"),
         (["compose", "hot:cold", "--library", "nowhere"], "it has no library.json"),
         (["analogy", "--library", built, "--file", "empty.jsonl"], "empty.jsonl, line 1: analogy hot:cold::big"),
-        (["analogy", "--library", built, "--map", f"{built}/antonym.safetensors"], "it holds a FunctionVector"),
-        (["library", "fit", built, "--form", "round"], "there are temperature, diagonal, full"),
+        (["analogy", "--library", built, "--weight-map", f"{built}/antonym.safetensors"], "it holds a FunctionVector"),
+        (["library", "fit", built, "--form", "round"], 'Choose from: "temperature", "diagonal", "full"'),
         (["library", "show", built, "nothing"], "the library has none"),
         (["library", "build", *TASKS, *FEW, "--layer", "2", "--out", "lib"], "choose another folder"),
         (["library", "build", "--group", "cooking"], "there are none; known are"),

@@ -29,7 +29,7 @@ def run(model_folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
-    code, found, _ = run("library", "--words", "walk", "--task", "toy.json", "--top", "3", "--out", "report.json")
+    code, found, _ = run("library", "--words", "walk", "--task", "toy.json", "--k", "3", "--out", "report.json")
     assert code == 0
     assert json.loads((tmp_path / "report.json").read_text()) == found
     past, toy = found["vectors"]
@@ -44,7 +44,7 @@ def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
     mean = (past["answers"]["top10"] + toy["answers"]["top10"]) / 2
     assert by["answers", "top10"]["value"] == pytest.approx(mean)
 
-    code, alone, _ = run("library/present-past.safetensors", "--words", "walk", "--top", "3")
+    code, alone, _ = run("library/present-past.safetensors", "--words", "walk", "--k", "3")
     assert code == 0
     assert alone["vectors"] == [past]
     vector = FunctionVector.load("library/present-past.safetensors")

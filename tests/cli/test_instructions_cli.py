@@ -3,7 +3,7 @@
 import pytest
 from test_commands import run  # noqa: F401
 
-QUICK = ["--clean", "3", "--trials", "2"]
+QUICK = ["--n-clean", "3", "--n-trials", "2"]
 
 
 def test_rank_and_extract(run, tmp_path):  # noqa: F811
@@ -12,7 +12,9 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
     assert len(ranked["heads"]) == 12
     assert ranked["counterparts"] == [None] * 4
     assert ranked["queries"] == {"asked": "all"}
-    code, made, _ = run("iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--heads", "3", "--layer", "1")
+    code, made, _ = run(
+        "iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--n-heads", "3", "--layer", "1"
+    )
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
     assert made["counterpart"] == "none"
@@ -42,7 +44,7 @@ def test_bad_input_is_one_line(run, arguments, said):  # noqa: F811
 
 
 def test_a_ranking_by_demonstrations_makes_no_instruction_vector(run):  # noqa: F811
-    code, ranked, _ = run("rank", "--task", "present-past", "--shots", "2", *QUICK)
+    code, ranked, _ = run("rank", "--task", "present-past", "--n-shots", "2", *QUICK)
     assert code == 0
     code, _, error = run("iv", "extract", "--task", "present-past", "--ranking", ranked["file"])
     assert code == 2

@@ -20,7 +20,8 @@ ROWS = [
     }
     for name, place in (("Velm", "A"), ("Orla", "Q"))
 ]
-FAST = ["--epochs", "2", "--batch", "2", "--learning-rate", "0.01", "--sentences", "2"]
+FAST = ["--epochs", "2", "--batch-size", "2", "--learning-rate", "0.01"]
+TWO = ["--n-sentences", "2"]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def rows(tmp_path):
 
 
 def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
-    code, found, _ = run("distill", *rows, *FAST, "--out", "mine")
+    code, found, _ = run("distill", *rows, *FAST, *TWO, "--out", "mine")
     assert code == 0
     assert found["entities"] == ["Velm", "Orla"]
     written = load_transfer_set(tmp_path / found["transfer"])
@@ -42,7 +43,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert found["dropped"] == written.dropped
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["transfer.json", "update.safetensors"]
     assert found["by_layer"]["0"] > 0
-    none = ["--anchors", "0", "--definitions", "0", "--shared", "0"]
+    none = ["--n-anchors", "0", "--n-definitions", "0", "--n-shared", "0"]
     code, again, _ = run("distill", *rows, *FAST, *none, "--out", "again", "--transfer", found["transfer"])
     assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, found["transfer"])
     nothing = str(TransferSet({}).save(tmp_path / "nothing.json"))
@@ -50,11 +51,11 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0, (read, said)
     assert (code, read["sentences"], read["anchors"], read["transfer"]) == (0, 2 * 5, 0, nothing)
     assert WeightDelta.load(tmp_path / "read" / "update.safetensors").provenance.method == "distill"
-    code, texts, _ = run("distill", *rows, *FAST, "--teach", "definition", "--method", "lora", "--out", "texts")
+    code, texts, _ = run("distill", *rows, *FAST, "--target", "definition", "--update", "lora", "--out", "texts")
     assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)
     assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
 
-    asked = ["mine", "texts/update.safetensors", *rows, "--elsewhere", "mine.jsonl"]
+    asked = ["mine", "texts/update.safetensors", *rows, "--locality", "mine.jsonl"]
     code, tested, _ = run("knowledge", "evaluate", *asked, "--out", "found.json")
     assert code == 0
     conditions = {row["condition"]: row for row in tested["conditions"]}
@@ -73,12 +74,12 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert code == 0
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert run("knowledge", "export", "mine", "--out", "updated")[0] == 0
-    code, of_copy, _ = run("knowledge", "evaluate", *rows, "--model", "updated", "--elsewhere", "none", model=False)
+    code, of_copy, _ = run("knowledge", "evaluate", *rows, "--model", "updated", "--locality", "none", model=False)
     assert of_copy["conditions"][0]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean, rel=1e-5)
 
 
 def test_bench_teach(run, rows):  # noqa: F811
-    code, found, said = run("bench", "teach", *rows, "--sentences", "3", "--number", "2")
+    code, found, said = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
     assert code == 0, said
     assert [way["name"] for way in found["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
     assert found["entities"] == 2
@@ -91,7 +92,17 @@ def test_bench_teach(run, rows):  # noqa: F811
 
 def test_write_for_another(run, rows, tmp_path):  # noqa: F811
     code, found, _ = run(
-        "knowledge", "write", *rows, "--entity", "Orla", "--sentences", "2", "--tokens", "6", "--opening", "So {name}"
+        "knowledge",
+        "write",
+        *rows,
+        "--entity",
+        "Orla",
+        "--n-sentences",
+        "2",
+        "--max-new-tokens",
+        "6",
+        "--openings",
+        "So {name}",
     )
     assert code == 0
     assert list(found["sentences"]) == ["Orla"]
@@ -104,8 +115,8 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
         (["distill", *rows, "--entity", "Nobody"], "entities Nobody of mine.jsonl: its 2 have other names, such as Velm, Orla"),
         (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
         (["distill", *rows, "--transfer", "mine.jsonl"], "none of its 2 lines has a sentence"),
-        (["distill", *rows, "--layer", "9", "--teach", "definition"], "layer 9 of"),
-        (["distill", *rows, "--learning-rate", "0"], "DistillConfig(learning_rate=0.0): it has to be a finite number above 0"),
+        (["distill", *rows, "--layers", "9", "--target", "definition"], "layer 9 of"),
+        (["distill", *rows, "--learning-rate", "0"], "--learning-rate 0: it has to be a finite number above 0"),
         (["knowledge", "evaluate", "nosuch.safetensors", *rows], "nosuch.safetensors"),
     ):
         code, _, error = run(*arguments)
@@ -114,14 +125,25 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
 
 
 def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
-    code, found, err = run("distill", *rows, "--preset", "released", "--sentences", "2", "--epochs", "2", "--out", "released")
+    code, found, err = run("distill", *rows, "--preset", "released", "--n-sentences", "2", "--epochs", "2", "--out", "released")
     assert code == 0, err
     said = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options
     expected = asdict(DistillConfig.released(epochs=2, n_checkpoints=2))
     assert {name: said[name] for name in expected} == expected
     assert (found["sentences"], found["anchors"]) == (4, 0)
-    clipped = ["--clip", "0.5", "--top-k", "9", "--method", "lora", "--where", "after_mention", "--temperature", "1"]
-    assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--sentences", "2", "--out", "mixed")[0] == 0
+    clipped = [
+        "--max-grad-norm",
+        "0.5",
+        "--top-k",
+        "9",
+        "--update",
+        "lora",
+        "--target-tokens",
+        "after_mention",
+        "--temperature",
+        "1",
+    ]
+    assert run("distill", *rows, "--preset", "released", *FAST[:2], *clipped, "--n-sentences", "2", "--out", "mixed")[0] == 0
     mixed = WeightDelta.load(tmp_path / "mixed" / "update.safetensors").provenance.options
     assert [mixed[name] for name in ("max_grad_norm", "top_k", "update", "target_tokens", "temperature")] == [
         0.5,
@@ -131,7 +153,7 @@ def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
         1.0,
     ]
     assert mixed["optimizer"] == "per_sentence"
-    usual = ["--clip", "0", "--top-k", "0", "--out", "usual"]
-    assert run("distill", *rows, *FAST, *usual)[0] == 0
+    usual = ["--max-grad-norm", "none", "--top-k", "none", "--out", "usual"]
+    assert run("distill", *rows, *FAST, *TWO, *usual)[0] == 0
     plain = WeightDelta.load(tmp_path / "usual" / "update.safetensors").provenance.options
     assert (plain["max_grad_norm"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")

@@ -13,29 +13,28 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
-import typer
 from helpers import toy_task
 from planted import planted_tasks, planted_weights
-from test_commands import run  # noqa: F401
+from test_commands import commands, run  # noqa: F401
 from test_knowledge_cli import ROWS
 
-from lens_fv.cli.app import app, execute
+from lens_fv.cli.app import execute
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD
 
 COMMANDS = {
-    "finetune": "finetune --task TOY --examples 12 --batch 4 --checkpoints 3 --rank 2 --model TINY --out OUT",
+    "finetune": "finetune --task TOY --n-examples 12 --batch-size 4 --n-checkpoints 3 --rank 2 --model TINY --out OUT",
     "library": "library build --task TOY --task antonym --pairs 4 --steps 3 --model TINY --out OUT",
-    "distill": "distill --entities ROWS --epochs 2 --batch 2 --sentences 2 --model TINY --out OUT",
-    "dynamics": "dynamics RUN --clean 2 --trials 2 --heads 2 --items 3 --context 1 --counterpart none --out OUT",
-    "universal": "universal --task TASK0 --task TASK1 --instruction 'Please do0 it' --corruption instruction --shots 0 "
-    "--clean 2 --trials 2 --model PLANTED --folder OUT",
-    "reproduce": "reproduce instruction --sequence TASK0,TASK1 --heads 2 --quick --model PLANTED --work OUT --out PAGE",
+    "distill": "distill --entities ROWS --epochs 2 --batch-size 2 --n-sentences 2 --model TINY --out OUT",
+    "dynamics": "dynamics RUN --n-clean 2 --n-trials 2 --n-heads 2 --max-items 3 --n-context 1 --counterpart none --out OUT",
+    "universal": "universal --task TASK0 --task TASK1 --instruction 'Please do0 it' --corruption instruction --n-shots 0 "
+    "--n-clean 2 --n-trials 2 --model PLANTED --folder OUT",
+    "reproduce": "reproduce instruction --sequence TASK0,TASK1 --n-heads 2 --quick --model PLANTED --run-dir OUT --out PAGE",
 }
 """All that go on where they were stopped; what is written in capitals, `Place` knows."""
-RANK = ["rank", "--task", "toy.json", "--shots", "2", "--clean", "2", "--trials", "2"]
+RANK = ["rank", "--task", "toy.json", "--n-shots", "2", "--n-clean", "2", "--n-trials", "2"]
 DISK = {"os.rename", "os.mkdir", "os.remove", "open"}
 """Between two of these nothing changes on the disk."""
 _stops: list[Callable[[str, tuple[Any, ...]], None]] = []
@@ -278,51 +277,68 @@ def test_no_standard_output_at_all(monkeypatch):
     assert execute(["tasks"]) == 0
 
 
-def commands(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, *names, name)
-        else:
-            yield (*names, name), command
+def parts(annotation: Any) -> Iterator[tuple[type, list[Any]]]:
+    """The number types that an annotation allows, also in a sequence, with their bounds."""
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] in (int, float):
+        kind, *bounds = get_args(annotation)
+        yield kind, bounds
+    elif annotation in (int, float):
+        yield annotation, []
+    else:
+        for inside in get_args(annotation):
+            yield from parts(inside)
 
 
-def numbers() -> Iterator[tuple[str, Any, Any]]:
-    """Every option of every command that is a number: the command, its type, and what Typer knows of it."""
-    for names, command in commands(typer.main.get_command(app)):
-        for name, hint in get_type_hints(command.callback, include_extras=True).items():
-            if get_origin(hint) is Annotated and isinstance(option := get_args(hint)[1], typer.models.OptionInfo):
-                kinds = {int, float} & {get_args(hint)[0], *get_args(get_args(hint)[0])}
-                flags = [*option.param_decls, f"--{name.replace('_', '-')}"]
-                for kind in kinds:
-                    yield " ".join([*names, flags[0]]), kind, option
+def numbers() -> Iterator[tuple[str, type, list[Any]]]:
+    """Every option of every command that is a number: the words that give it, its type and its bounds."""
+    for name, command in commands().items():
+        for option in command.options.values():
+            for kind, bounds in dict(parts(option.annotation)).items():
+                yield f"{name} --{option.name.replace('_', '-')}", kind, bounds
 
 
-NUMBERS = list(numbers())
-BY_FUNCTIONS = {"--layer", "--scale", "--share"}
-"""Their range is that of the function that takes them, as tests/test_choices.py has it."""
+NUMBERS = list({(words.split()[-1], kind, repr(bounds)): (words, kind, bounds) for words, kind, bounds in numbers()}.values())
+"""One command for each option and range, because a range is stated once, where the option is defined."""
+POSITIONAL = {"attributions": 1, "sweep": 1, "decode": 1, "show": 1, "dynamics": 1, "interpolate": 1, "export": 1}
+POSITIONAL |= {"similarity": 1, "compose": 1, "library show": 2, "library fit": 1, "knowledge export": 1}
+"""Number of arguments that a command cannot do without."""
 
 
-@pytest.mark.parametrize(("words", "kind", "option"), NUMBERS, ids=[words for words, *_ in NUMBERS])
-def test_numbers_out_of_range_are_one_line(words, kind, option, capsys):
-    assert option.min is not None or words.split()[-1] in BY_FUNCTIONS
+@pytest.mark.parametrize(("words", "kind", "bounds"), NUMBERS, ids=[words for words, *_ in NUMBERS])
+def test_numbers_out_of_range_are_one_line(words, kind, bounds, capsys):
+    *command, flag = words.split()
+    command += ["x"] * POSITIONAL.get(" ".join(command), 0)
     wrong = ["many"] if kind is float else ["many", "1.5"]
-    if option.min is not None:
-        wrong.append(f"{option.min - 1}")
+    for bound in bounds:
+        wrong += [f"{at - 1}" for key in ("ge", "gt") if (at := getattr(bound, key, None)) is not None and abs(at) < 2**32]
+        wrong += [f"{at + 1}" for key in ("le", "lt") if (at := getattr(bound, key, None)) is not None and at <= 2**32]
+    assert bounds, "an option that is a number has a range"
     for value in wrong:
-        assert execute([*words.split(), value]) == 2
-        assert words.split()[-1] in one_line(capsys.readouterr().err)
+        assert execute([*command, flag, value]) == 2
+        assert flag in one_line(capsys.readouterr().err)
+    assert len(NUMBERS) > 60 and len(list(numbers())) > 150
 
 
 def test_choices_are_named_with_the_nearest(capsys):
     assert execute(["rank", "--metric", "logprobs"]) == 2
     line = one_line(capsys.readouterr().err)
-    assert line.endswith("'logprobs' is not one of 'prob', 'logprob', 'logit', 'logit_diff'; did you mean 'logprob'?")
+    choices = 'Choose from: "prob", "logprob", "logit", "logit_diff". Did you mean "logprob"?'
+    assert line == f'lens-fv: Invalid value "logprobs" for --metric. {choices}'
 
 
-def test_numbers_that_functions_refuse_are_one_line(run):  # noqa: F811
+def test_commands_and_options_are_named_with_the_nearest(capsys):
+    assert execute(["rnak"]) == 2
+    assert 'Unknown command "rnak". Did you mean "rank"?' in one_line(capsys.readouterr().err)
+    assert execute(["rank", "--n-trails", "3"]) == 2
+    assert one_line(capsys.readouterr().err) == "lens-fv: Unknown option: --n-trails. Did you mean --n-trials?"
+    assert execute(["library"]) == 2
+    assert "lens-fv library COMMAND" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_finite_are_one_line(run):  # noqa: F811
     code, printed, error = run("tune", "--learning-rate", "inf", "--task", "toy.json")
     assert (code, printed) == (2, "")
-    assert one_line(error) == "lens-fv: tune(learning_rate=[inf]): it has to be a finite number above 0"
+    assert one_line(error) == "lens-fv: --learning-rate inf: it has to be a finite number above 0"
     code, printed, error = run("finetune", "--learning-rate", "inf", "--task", "toy.json")
     assert (code, printed) == (2, "")
-    assert one_line(error) == "lens-fv: FinetuneConfig(learning_rate=inf): it has to be a finite number above 0"
+    assert one_line(error) == "lens-fv: --learning-rate inf: it has to be a finite number above 0"

@@ -79,7 +79,7 @@ def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
     found = {}
     for temperature in (3.0, 0.5):
         plain_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
-        code, found[temperature], err = run(*arguments, "--map", "map.safetensors")
+        code, found[temperature], err = run(*arguments, "--weight-map", "map.safetensors")
         assert code == 0, err
     assert found[3.0] == run(*arguments)[1]
     assert found[0.5]["taxonomy"] != found[3.0]["taxonomy"]

@@ -5,8 +5,8 @@ import json
 from planted import planted_tasks, planted_weights
 from test_commands import run  # noqa: F401
 
-TRAIN = ["--examples", "8", "--batch", "4", "--checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
-ASK = ["--clean", "2", "--trials", "2", "--heads", "2", "--items", "3", "--context", "1"]
+TRAIN = ["--n-examples", "8", "--batch-size", "4", "--n-checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
+ASK = ["--n-clean", "2", "--n-trials", "2", "--n-heads", "2", "--max-items", "3", "--n-context", "1"]
 PLAINLY = [*ASK, "--counterpart", "none"]
 """Without searching for texts as likely as an instruction, which takes most of the time."""
 
@@ -58,7 +58,7 @@ def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
     files = []
     for task in ("antonym", "present-past"):
         code, made, _ = run(
-            "iv", "extract", "--task", task, "--clean", "2", "--trials", "1", "--heads", "2", "--out", f"{task}.st"
+            "iv", "extract", "--task", task, "--n-clean", "2", "--n-trials", "1", "--n-heads", "2", "--out", f"{task}.st"
         )
         assert code == 0
         files += ["--vector", made["file"]]
@@ -74,7 +74,7 @@ def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
     assert run("finetune", *tasks, *TRAIN, "--guide", "iv", *files, "--random-vectors", "--out", "random")[0] == 0
     code, _, error = run("finetune", *tasks, *TRAIN, "--guide", "fv", "--out", "none", as_json=False)
     assert (code, "there is no vector of it" in error) == (2, True)
-    code, half, _ = run("average", "guided", "--share", "0.5", "--out", "half", model=False)
+    code, half, _ = run("interpolate", "guided", "--share", "0.5", "--out", "half", model=False)
     assert (code, half["checkpoints"]) == (0, [c["checkpoint"] for c in found["checkpoints"]])
     assert run("export", "half", "--out", "exported", model=False)[0] == 0
 
@@ -116,13 +116,13 @@ def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811
     planted_weights(model).save_pretrained(model)
     for task in planted_tasks():
         task.save(tmp_path / f"{task.name}.json")
-    options = ["--model", str(model), "--sequence", "task0.json,task1.json", "--heads", "2", "--quick", "--out", "page"]
+    options = ["--model", str(model), "--sequence", "task0.json,task1.json", "--n-heads", "2", "--quick", "--out", "page"]
     code, found, _ = run("reproduce", "instruction", *options, model=False)
     assert code == 0
     (only,) = found["models"].values()
     assert only["runs"] == 1
     text = (tmp_path / "page" / "instruction.md").read_text()
-    assert f"--model {model} --sequence task0.json,task1.json --quick --heads 2 --seeds 1 --seed 0" in text
+    assert f"--model {model} --sequence task0.json,task1.json --quick --n-heads 2 --seeds 1 --seed 0" in text
     code, again, _ = run("reproduce", "instruction", "--report-only", "--out", "page", model=False)
     assert code == 0
     assert again["models"] == {"planted": only}

@@ -9,14 +9,14 @@ from helpers import toy_task
 from lens_fv.composition import (
     Basis,
     CompositeVector,
-    Tuned,
+    TuneRecipe,
     VectorLibrary,
     WeightMap,
     build_library,
     compose,
     fit_map,
-    plain_map,
     relation_scores,
+    softmax_map,
 )
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
@@ -30,7 +30,7 @@ PAIRS = [Pair("ab", ("cd",)), Pair("e", ("fgh",)), Pair("xyz", ("q",))]
 def library(request, tmp_path_factory) -> VectorLibrary:
     model = request.getfixturevalue("tiny_model")("llama")
     tasks = [toy_task(name=f"toy{i}", n=30 + i) for i in range(4)]
-    return build_library(model, tasks, tmp_path_factory.mktemp("library"), Tuned(pairs=6, steps=3, learning_rate=0.1))
+    return build_library(model, tasks, tmp_path_factory.mktemp("library"), TuneRecipe(n_pairs=6, steps=3, learning_rate=0.1))
 
 
 def looped(model, basis: Basis, pair: Pair) -> list[float]:
@@ -121,7 +121,7 @@ def test_what_cannot_be_composed_is_said(tiny_model, library):
     model = tiny_model("llama")
     with pytest.raises(LensFVError, match="no pair to read the weights off"):
         compose(model, library, [])
-    fitted = plain_map(model, library.filter(["toy0", "toy1"]).basis(model))
+    fitted = softmax_map(model, library.filter(["toy0", "toy1"]).basis(model))
     with pytest.raises(LensFVError, match="it is for another basis"):
         compose(model, library, PAIRS, weight_map=fitted)
 
@@ -150,15 +150,15 @@ def test_a_map_is_affine_then_softmax(tiny_model):
 def test_what_is_left_out_neither_gets_weight_nor_counts(tiny_model):
     model, rng = tiny_model("llama"), torch.Generator().manual_seed(0)
     scores, matrix = torch.randn(2, 3, generator=rng), torch.randn(3, 3, generator=rng)
-    found, left_out = a_map(model, 3, matrix=matrix, bias=torch.zeros(3)), torch.tensor([[False, True, False]] * 2)
+    found, excluded = a_map(model, 3, matrix=matrix, bias=torch.zeros(3)), torch.tensor([[False, True, False]] * 2)
     other = scores.clone()
     other[:, 1] = 99.0
-    one, two = (found.weights(x, left_out=left_out) for x in (scores, other))
+    one, two = (found.weights(x, excluded=excluded) for x in (scores, other))
     torch.testing.assert_close(one, two)
     assert one[:, 1].eq(0).all()
     torch.testing.assert_close(one.sum(-1), torch.ones(2))
     with pytest.raises(LensFVError, match="every relation is left out"):
-        found.weights(scores, left_out=torch.ones(2, 3, dtype=torch.bool))
+        found.weights(scores, excluded=torch.ones(2, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("form", ["temperature", "diagonal", "full"])
@@ -172,7 +172,7 @@ def test_fitting_makes_held_out_answers_likelier(tiny_model, library, form):
     # Held out here is what is learned: the best epoch cannot be the one before the first step, unless nothing is learned.
     fitted = fit_map(model, library, analogies, analogies, form=form, epochs=3, learning_rate=0.05)
     basis = library.basis(model)
-    plain = plain_map(model, basis)
+    plain = softmax_map(model, basis)
 
     def mean_logprob(found: WeightMap) -> float:
         weights = found.weights(relation_scores(model, basis, [a.source for a in analogies]))

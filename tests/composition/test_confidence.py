@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lens_fv.composition import composite_features, fit_confidence, separation
+from lens_fv.composition import composite_features, fit_confidence, roc_auc
 from lens_fv.errors import LensFVError
 
 
@@ -19,12 +19,12 @@ def test_it_finds_what_is_planted_and_ranks_unseen_cases_by_it():
     features, helped = planted()
     found = fit_confidence(features[:200], helped[:200])
     assert abs(found.weights[0]) < 0.5 < found.weights[1]
-    auc, p = separation(found(features[200:]), helped[200:])
+    auc, p = roc_auc(found(features[200:]), helped[200:])
     assert auc > 0.8
     assert p < 1e-6
     shuffled = helped[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
     nothing = fit_confidence(features[:200], shuffled[:200])
-    assert separation(nothing(features[200:]), shuffled[200:])[1] > 0.01
+    assert roc_auc(nothing(features[200:]), shuffled[200:])[1] > 0.01
 
 
 def test_it_is_the_regularised_maximum_of_the_likelihood():
@@ -46,11 +46,11 @@ def test_features_and_areas_by_hand():
     features = composite_features(weights, torch.tensor([2.0, -1.0]))
     torch.testing.assert_close(features, torch.tensor([[0.0, 2.0], [0.6931472, -1.0]]))
     scores, helped = torch.tensor([0.9, 0.4, 0.5, 0.1]), torch.tensor([True, True, False, False])
-    assert separation(scores, helped)[0] == 0.75
+    assert roc_auc(scores, helped)[0] == 0.75
 
 
 def test_one_outcome_teaches_nothing():
     with pytest.raises(LensFVError, match="all helped; give both"):
         fit_confidence(torch.randn(3, 2), torch.ones(3, dtype=torch.bool))
     with pytest.raises(LensFVError, match="none helped"):
-        separation(torch.randn(3), torch.zeros(3, dtype=torch.bool))
+        roc_auc(torch.randn(3), torch.zeros(3, dtype=torch.bool))

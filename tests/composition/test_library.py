@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library
+from lens_fv.composition import ExtractRecipe, TuneRecipe, VectorLibrary, build_library
 from lens_fv.composition.recipes import with_wrong_answers
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
@@ -15,7 +15,7 @@ from lens_fv.tasks import TODD, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, extract, tune
 from lens_fv.vectors.examples import validation_prompts
 
-FEW = {"pairs": 6, "steps": 4, "learning_rate": 0.1}
+FEW = {"n_pairs": 6, "steps": 4, "learning_rate": 0.1}
 
 
 def tasks(n: int = 3) -> list:
@@ -24,12 +24,12 @@ def tasks(n: int = 3) -> list:
 
 @pytest.fixture
 def built(tiny_model, tmp_path):
-    return build_library(tiny_model("llama"), tasks(), tmp_path / "kept", Tuned(**FEW))
+    return build_library(tiny_model("llama"), tasks(), tmp_path / "kept", TuneRecipe(**FEW))
 
 
 def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
     model, task = tiny_model("llama"), tasks()[1]
-    alone = tune(model, task, layer=1, **FEW)
+    alone = tune(model, task, layers=1, **FEW)
     assert built["toy1"].provenance.options["learning_rate"] == 0.1
     torch.testing.assert_close(built["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
     assert VectorLibrary.open(tmp_path / "kept").names == ("toy0", "toy1", "toy2")
@@ -38,12 +38,12 @@ def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
 def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
     model, task = tiny_model("llama"), tasks()[1]
     few = {"n_shots": 2, "n_clean": 3, "n_trials": 2}
-    made = build_library(model, tasks(), tmp_path / "kept", Extracted(n_heads=3, **few))
+    made = build_library(model, tasks(), tmp_path / "kept", ExtractRecipe(n_heads=3, **few))
     ranking = rank_heads(model, task, **few)
     alone = extract(model, task, ranking, n_heads=3)
     assert made["toy1"].layer == alone.layer
     torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
-    with pytest.raises(LensFVError, match=r"recipe Extracted \(asked: Tuned\)"):
+    with pytest.raises(LensFVError, match=r"recipe ExtractRecipe \(asked: TuneRecipe"):
         build_library(model, tasks(), tmp_path / "kept")
 
 
@@ -54,8 +54,8 @@ def test_few_validation_pairs_are_the_first_ones(tiny_model):
     assert len(split.validation) > 2
     first = replace(split, validation=split.validation[:2])
     ranking = rank_heads(model, task, **prompts)
-    expected = tune(model, task, layer=1, split=first, **FEW), extract(model, task, ranking, split=first)
-    for recipe, alone in zip((Tuned(layer=1, **FEW), Extracted(**prompts)), expected, strict=True):
+    expected = tune(model, task, layers=1, split=first, **FEW), extract(model, task, ranking, split=first)
+    for recipe, alone in zip((TuneRecipe(layer=1, **FEW), ExtractRecipe(**prompts)), expected, strict=True):
         fewer = replace(recipe, max_validation=2)
         (made,) = fewer.make(model, [task], {task.name: split}, template=TODD, seed=0)
         assert made.provenance.prompts_hash == alone.provenance.prompts_hash
@@ -73,8 +73,8 @@ def test_wrong_answers_are_other_pairs_answers(tiny_model, tmp_path):
         assert sorted(p.outputs for p in right) == sorted(p.outputs for p in shown)
         assert not any(a.outputs == b.outputs for a, b in zip(right, shown, strict=True))
     assert wrong.test == split.test
-    made = build_library(model, tasks(), tmp_path / "kept", Tuned(shuffled=True, **FEW))
-    alone = tune(model, task, layer=1, split=wrong, **FEW)
+    made = build_library(model, tasks(), tmp_path / "kept", TuneRecipe(shuffled=True, **FEW))
+    alone = tune(model, task, layers=1, split=wrong, **FEW)
     torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
     assert made.entry("toy1").method == "tuned_shuffled"
 
@@ -122,13 +122,13 @@ def test_files_are_read_when_asked_for(built, tmp_path):
 
 def test_a_stopped_build_goes_on_and_makes_nothing_twice(tiny_model, tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "kept"
-    build_library(model, tasks(1), folder, Tuned(**FEW))
+    build_library(model, tasks(1), folder, TuneRecipe(**FEW))
     first = (folder / "toy0.safetensors").stat().st_mtime_ns
-    whole = build_library(model, tasks(), folder, Tuned(**FEW))
+    whole = build_library(model, tasks(), folder, TuneRecipe(**FEW))
     assert whole.names == ("toy0", "toy1", "toy2")
     assert (folder / "toy0.safetensors").stat().st_mtime_ns == first
     (folder / "toy1.safetensors").unlink()
-    again = build_library(model, tasks(), folder, Tuned(**FEW))
+    again = build_library(model, tasks(), folder, TuneRecipe(**FEW))
     assert set(again.names) == {"toy0", "toy1", "toy2"}
     torch.testing.assert_close(again["toy1"].vector, whole["toy1"].vector, atol=1e-5, rtol=1e-4)
 
@@ -136,9 +136,9 @@ def test_a_stopped_build_goes_on_and_makes_nothing_twice(tiny_model, tmp_path):
 def test_what_was_made_otherwise_is_refused(tiny_model, built, tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "kept"
     with pytest.raises(LensFVError, match=r"holds one made with layer 1 \(asked: 0\), steps 4 \(asked: 5\); choose another"):
-        build_library(model, tasks(), folder, Tuned(**{**FEW, "layer": 0, "steps": 5}))
+        build_library(model, tasks(), folder, TuneRecipe(**{**FEW, "layer": 0, "steps": 5}))
     with pytest.raises(LensFVError, match="its vector of toy0 is of other pairs"):
-        build_library(model, [toy_task(name="toy0", n=20)], folder, Tuned(**FEW))
+        build_library(model, [toy_task(name="toy0", n=20)], folder, TuneRecipe(**FEW))
 
 
 def test_parts_keep_their_order_and_unknown_names_are_said(built):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.composition import Extracted, Tuned, VectorLibrary, build_library, merge_libraries
+from lens_fv.composition import ExtractRecipe, TuneRecipe, VectorLibrary, build_library, merge_libraries
 from lens_fv.composition.build import PLAN
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import load_task
 
-QUICK = Tuned(pairs=4, steps=2, max_validation=3)
+QUICK = TuneRecipe(n_pairs=4, steps=2, max_validation=3)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_libraries_that_were_made_otherwise_are_refused(two, tiny_model, tmp_pat
 def test_a_build_that_fails_at_once_binds_nobody(tiny_model, tmp_path):
     model = tiny_model("llama")
     with pytest.raises(LensFVError, match="changes nothing"):
-        build_library(model, [toy_task()], tmp_path, Extracted(n_heads=1, n_shots=1, n_clean=1, n_trials=1))
+        build_library(model, [toy_task()], tmp_path, ExtractRecipe(n_heads=1, n_shots=1, n_clean=1, n_trials=1))
     assert build_library(model, [toy_task()], tmp_path, QUICK).names == ("toy",)
     assert not (tmp_path / PLAN).exists()
 

@@ -1,4 +1,4 @@
-"""A model asked the same questions at every moment, against plain forward passes; and models that changed in a known way."""
+"""A model probed at every checkpoint, against plain forward passes; and models that changed in a known way."""
 
 from collections import Counter
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
             with_it = [said(model, prompt.tokens, answer, hooks) for answer in prompt.answers]
             assert bool(found.correct[t, i]) == any(whole for whole, _ in plain)
             assert float(found.instructed[t, i]) == pytest.approx(plain[0][1], abs=1e-4)
-            assert bool(found.added[t, 0, i]) == any(whole for whole, _ in with_it)
+            assert bool(found.steered[t, 0, i]) == any(whole for whole, _ in with_it)
             state = last_token(model, prompt.tokens, f"blocks.{vector.layer}.hook_resid_post")
             cosine = torch.cosine_similarity(state, vector.vector, dim=0)
             if i < 3:
@@ -101,8 +101,8 @@ def test_a_moment_is_what_plain_forward_passes_say(tiny_model, probes):
         for h, (layer, head) in enumerate(each.heads):
             z = [last_token(model, prompt.tokens, f"blocks.{layer}.attn.hook_z", head) for prompt in each.instructed[:3]]
             written = torch.stack(z).mean(0) @ model.tl.blocks[layer].attn.W_O[head]
-            torch.testing.assert_close(found.written[t, h], written, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(found.written_now[t, h], written, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found.head_writes[t, h], written, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found.head_writes_now[t, h], written, atol=1e-5, rtol=1e-4)
     last = [said_rank(model, p) for p in probes[0].instructed[:3]]
     assert float(found.answer_rank[0, -1]) == sorted(last)[(len(last) - 1) // 2]
 
@@ -116,7 +116,7 @@ def test_a_model_that_did_not_change_did_not_move(tiny_model, probes):
     model = tiny_model("llama")
     path = Trajectory.of([measure_checkpoint(model, probes, name=name, step=step) for name, step in (("0", 0), ("a/1", 1))])
     torch.testing.assert_close(path.similarity(), torch.ones(2, 2))
-    torch.testing.assert_close(path.similarity(projection_of_now=True), torch.ones(2, 2))
+    torch.testing.assert_close(path.similarity(current_projection=True), torch.ones(2, 2))
     assert path.distance().eq(0).all()
     assert torch.equal(path.accuracy[0], path.accuracy[1])
     own, control = path.head_similarity()
@@ -142,10 +142,10 @@ def test_a_head_that_was_changed_is_the_one_that_moved(tiny_model, what):
         else:
             weight[columns] += torch.randn(weight[columns].shape, generator=torch.Generator().manual_seed(0))
     after = measure_checkpoint(model, [each], name="1")
-    own = torch.cosine_similarity(before.written_now, after.written_now, dim=-1)[0]
+    own = torch.cosine_similarity(before.head_writes_now, after.head_writes_now, dim=-1)[0]
     moved = own < 0.999
     assert moved.tolist() == [False, True, False, False]
-    base = torch.cosine_similarity(before.written, after.written, dim=-1)[0] < 0.999
+    base = torch.cosine_similarity(before.head_writes, after.head_writes, dim=-1)[0] < 0.999
     assert base.tolist() == [
         False,
         what == "q",
@@ -164,14 +164,16 @@ def test_heads_are_ranked_again_where_tasks_end(run, model_folder):
     model = load_model(model_folder)
     settings = {"n_clean": 3, "n_trials": 2, "counterpart": "none"}
     contrast = make_instruction_prompts(model, TASKS[0], **settings)
-    one = probe(model, TASKS[0], contrast=contrast)
+    one = probe(model, TASKS[0], patching_prompts=contrast)
     two = probe(model, TASKS[1])
     path = track_checkpoints(model, run, [one, two])
     settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[0, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
     ranked = ~path.effects.isnan().flatten(2).any(-1)
-    assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.moments]
-    assert path.in_context.isnan().all(-1).tolist() == [[name not in ("0", "0-one/4", "1-two/4")] * 2 for name in path.moments]
+    assert ranked.tolist() == [[name in ("0", "0-one/4", "1-two/4"), False] for name in path.checkpoints]
+    assert path.in_context.isnan().all(-1).tolist() == [
+        [name not in ("0", "0-one/4", "1-two/4")] * 2 for name in path.checkpoints
+    ]
     switch_to_checkpoint(model, run, run.checkpoints[-1])
     settings["source"] = head_means(model, [p.tokens for p in one.instructed[:3]])
     torch.testing.assert_close(path.effects[-1, 0], rank_instruction_heads(model, TASKS[0], **settings).mean)
@@ -185,7 +187,7 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     each = [probe(model, task) for task in TASKS]
     path = track_checkpoints(model, run, each, folder=tmp_path)
     assert torch.equal(model.forward(tokens), before)
-    assert path.moments == ("0", "0-one/2", "0-one/4", "1-two/2", "1-two/4")
+    assert path.checkpoints == ("0", "0-one/2", "0-one/4", "1-two/2", "1-two/4")
     assert path.steps == (0, 2, 4, 6, 8)
     assert path.instructed[1].sub(path.instructed[0]).nansum() > 0  # it learns
     assert float(path.similarity()[0].min()) == pytest.approx(1)
@@ -193,16 +195,16 @@ def test_a_run_is_followed_and_gone_on_with(run, model_folder, tmp_path):
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     (tmp_path / "1-two-4.safetensors").unlink()
     again = track_checkpoints(model, run, each, folder=tmp_path)
-    assert torch.equal(again.written, path.written)
+    assert torch.equal(again.head_writes, path.head_writes)
     assert torch.equal(again.correct.nan_to_num(-1), path.correct.nan_to_num(-1))
     assert [file.name for file in kept if file.stat().st_mtime_ns != kept[file]] == ["1-two-4.safetensors"]
     loaded = load_artefact(path.save(tmp_path / "path.safetensors"))
     assert isinstance(loaded, Trajectory)
-    assert loaded.moments == path.moments
+    assert loaded.checkpoints == path.checkpoints
     assert torch.equal(loaded.majority, path.majority)
     half = track_checkpoints(model, run, each, checkpoints=run.checkpoints[:3], folder=tmp_path)
-    assert half.moments[-1] == "1-two/2"
-    assert [half.moments[m] for m in half.ends] == ["0", "0-one/4"]
+    assert half.checkpoints[-1] == "1-two/2"
+    assert [half.checkpoints[m] for m in half.stage_ends] == ["0", "0-one/4"]
     with pytest.raises(LensFVError, match="of which ends of tasks: 0-one/4; it needs all"):
         continual_metrics(half, run.tasks)
     with pytest.raises(LensFVError, match="was measured with other probes; choose another folder"):
@@ -219,5 +221,5 @@ def test_what_cannot_be_probed_is_said(tiny_model, probes):
         make_task_probe(model, TASKS[0], everything)
     with pytest.raises(LensFVError, match="with 0 probes"):
         measure_checkpoint(model, [])
-    with pytest.raises(LensFVError, match="trajectory of 0 moments"):
+    with pytest.raises(LensFVError, match="trajectory of 0 checkpoints"):
         Trajectory.of([])

@@ -36,17 +36,17 @@ def path(provenance, tasks, names=("0", "0-a/1")):
     blank, written = torch.zeros(m, t, N), torch.ones(m, t, 4, 32)
     return Trajectory(
         provenance=provenance,
-        moments=names,
+        checkpoints=names,
         steps=tuple(range(m)),
         tasks=tuple(tasks),
         correct=correct,
         instructed=blank,
         in_context=correct / 2,
         knowledge=knowledge,
-        added=added,
+        steered=added,
         alignment=blank,
-        written=written,
-        written_now=written,
+        head_writes=written,
+        head_writes_now=written,
         answer_rank=torch.zeros(m, t, 3),
         effects=torch.full((m, t, 3, 4), torch.nan),
     )
@@ -138,7 +138,7 @@ def test_items_that_are_not_there_do_not_count(provenance):
     made = path(provenance, {"a": (15, 2, 12, 2, 0.0)})
     for key in ("correct", "knowledge"):
         getattr(made, key)[:, 0, 15:] = torch.nan
-    made.added[:, 0, :, 15:] = torch.nan
+    made.steered[:, 0, :, 15:] = torch.nan
     (found,) = verdicts(made)
     assert (found.before.mean, found.after.mean) == (1.0, pytest.approx(2 / 15))
     assert found.knowledge.n == 15
@@ -146,18 +146,18 @@ def test_items_that_are_not_there_do_not_count(provenance):
 
 def test_moments_that_cannot_be_judged(provenance):
     made = path(provenance, {"a": (15, 2, 12, 2, 0.0)})
-    for moment in (0, 2, -2):
-        with pytest.raises(LensFVError, match=f"judge moment {moment} of 2"):
-            verdicts(made, moment=moment)
+    for checkpoint in (0, 2, -2):
+        with pytest.raises(LensFVError, match=f"judge checkpoint {checkpoint} of 2"):
+            verdicts(made, checkpoint=checkpoint)
 
 
 def test_metrics_of_a_sequence_by_hand(provenance):
     names = ("0", "0-a/1", "0-a/2", "1-b/2")
     made = path(provenance, {"a": (0, 0, 0, 0, 0.0), "b": (0, 0, 0, 0, 0.0), "held out": (0, 0, 0, 0, 0.0)}, names)
-    for moment, counts in enumerate([(0, 2, 10), (8, 2, 9), (18, 2, 8), (10, 16, 4)]):
+    for checkpoint, counts in enumerate([(0, 2, 10), (8, 2, 9), (18, 2, 8), (10, 16, 4)]):
         for task, count in enumerate(counts):
-            made.correct[moment, task] = right(count)
-            made.in_context[moment, task] = right(count + 2)
+            made.correct[checkpoint, task] = right(count)
+            made.in_context[checkpoint, task] = right(count + 2)
     found = continual_metrics(made, ["a", "b"])
     assert found.matrix == [[pytest.approx(0.9), pytest.approx(0.1)], [pytest.approx(0.5), pytest.approx(0.8)]]
     assert found.average == pytest.approx((0.9 + 0.8) / 2)
@@ -180,7 +180,7 @@ def test_a_moment_within_a_task_does_not_stand_for_its_end(provenance):
     """Tasks are asked in context at ends alone."""
     made = path(provenance, {"a": (9, 9, 9, 9, 0.0), "b": (9, 9, 9, 9, 0.0)}, ("0", "0-a/5", "0-a/10", "1-b/5"))
     made.in_context[[1, 3]] = torch.nan
-    assert made.ends == [0, 2]
+    assert made.stage_ends == [0, 2]
     with pytest.raises(LensFVError, match=r"at 0, 0-a/5, 0-a/10, 1-b/5, of which ends of tasks: 0-a/10; it needs"):
         continual_metrics(made, ["a", "b"])
     assert continual_metrics(made, ["a"]).average == pytest.approx(9 / 20)

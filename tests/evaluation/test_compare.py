@@ -12,7 +12,7 @@ from lens_fv.tasks import build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import tune
 from lens_fv.vectors.baselines import mean_state
 
-FEW = {"pairs": 8, "n_shots": 2, "n_clean": 3, "n_trials": 2, "steps": 5}
+FEW = {"n_pairs": 8, "n_shots": 2, "n_clean": 3, "n_trials": 2, "steps": 5}
 
 
 def test_all_kinds_in_one_table(tiny_model, tmp_path):
@@ -23,7 +23,7 @@ def test_all_kinds_in_one_table(tiny_model, tmp_path):
     assert {r.top1.n for r in found.results} == {len(split.test)}
     alone = {
         "mean_state": mean_state(model, task, n_shots=2, n_prompts=3, split=split),
-        "tuned": tune(model, task, pairs=8, steps=5, split=split),
+        "tuned": tune(model, task, n_pairs=8, steps=5, split=split),
     }
     expected = evaluate(model, task, alone, split=split, n_shots=2)
     for name in expected.conditions:
@@ -40,15 +40,15 @@ def test_kinds_are_as_asked(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2, split=split_pairs(task, n_train=8))
     kinds = ["distributed", "extracted"]
-    given, own = (compare_baselines(model, task, kinds=kinds, n_heads=3, ranking=r, **FEW) for r in (ranking, None))
+    given, own = (compare_baselines(model, task, baselines=kinds, n_heads=3, ranking=r, **FEW) for r in (ranking, None))
     assert given.conditions == ("none", "k_shot", "distributed", "extracted", "random")
     assert torch.equal(given.logprob, own.logprob)
-    assert compare_baselines(model, task, kinds=["lora"], **FEW).conditions == ("none", "k_shot", "lora")
+    assert compare_baselines(model, task, baselines=["lora"], **FEW).conditions == ("none", "k_shot", "lora")
 
 
 def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     with pytest.raises(LensFVError, match="magic: choose from extracted"):
-        compare_baselines(model, task, kinds=["magic"])
+        compare_baselines(model, task, baselines=["magic"])
     with pytest.raises(LensFVError, match="at most 7 shots"):
-        compare_baselines(model, task, pairs=8, n_shots=8)
+        compare_baselines(model, task, n_pairs=8, n_shots=8)

@@ -49,7 +49,7 @@ def test_ranks_are_those_of_a_plain_sort(tiny_model, tasks, architecture):
     assert (found.relations, found.conditions, found.vocabulary) == (("one", "two", "three"), ("extracted", "tuned"), 320)
     assert torch.equal(torch.bincount(found.relation[~found.answer], minlength=3), torch.tensor([2, 1, 0]))
     for i, task in enumerate(tasks):
-        words = [w for w, r, a in zip(found.asked, found.relation, found.answer) if r == i and not a]
+        words = [w for w, r, a in zip(found.targets, found.relation, found.answer) if r == i and not a]
         assert words == list(task.relation_words)
         tokens = [model.encode(f" {word}", bos=False)[0] for word in words]
         answers = {model.encode(f" {pair.output}", bos=False)[0] for pair in split_pairs(task).test}
@@ -86,8 +86,8 @@ def test_a_planted_word_is_read_at_rank_one(tiny_model):
     assert found.ranks[0].tolist() == [1, 320]
     assert found.mean("planted", "best_reciprocal").value.mean == found.mean("planted", "hit10").value.mean == 1.0
     assert found.mean("against", "hit10").value.mean == 0.0
-    assert decode(vector, model, 1, words=["word"]).ranks == {"word": 1}
-    assert decode(vector.at(scale=-1.0), model, 1, words=["word"]).ranks == {"word": 320}
+    assert decode(model, vector, 1, words=["word"]).ranks == {"word": 1}
+    assert decode(model, vector.at(scale=-1.0), 1, words=["word"]).ranks == {"word": 320}
 
 
 def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> DecodingEvaluation:
@@ -97,7 +97,7 @@ def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> 
         provenance=where,
         relations=tuple(f"r{i}" for i in range(max(relation) + 1)),
         conditions=conditions,
-        asked=tuple(f"w{i}" for i in range(n)),
+        targets=tuple(f"w{i}" for i in range(n)),
         relation=torch.tensor(relation),
         answer=torch.tensor(answer),
         ranks=torch.tensor(ranks),
@@ -135,7 +135,7 @@ def test_measures_are_what_they_say():
         {"ranks": torch.ones(2, 3, dtype=torch.int64)},
         {"relation": torch.tensor([0, 2])},
         {"relation": torch.tensor([-1, 0])},
-        {"asked": ("w0",)},
+        {"targets": ("w0",)},
     ],
 )
 def test_words_without_a_relation_or_a_rank_make_no_study(parts):
@@ -169,7 +169,7 @@ def test_round_trip(tiny_model, tasks, tmp_path):
     again = load_artefact(found.save(tmp_path / "d.safetensors"))
     assert isinstance(again, DecodingEvaluation)
     assert again.results == found.results
-    assert (again.asked, again.provenance) == (found.asked, found.provenance)
+    assert (again.targets, again.provenance) == (found.targets, found.provenance)
 
 
 def test_what_cannot_be_studied_is_refused(tiny_model, tasks):
@@ -208,11 +208,11 @@ def test_through_the_model_is_what_forwards_with_the_vector_say(tiny_model, task
             with vector.applied(model):
                 expected += (model.forward(tokens)[0, -1].log_softmax(-1) - plain) / 2
         torch.testing.assert_close(gain, expected, atol=1e-3, rtol=1e-3)
-    study = evaluate_decoding(model, tasks, {"given": vectors}, through=True)
+    study = evaluate_decoding(model, tasks, {"given": vectors}, through_layers=True)
     first = vocabulary_effect(model, [vectors["one"]])[0]
     token = model.encode(" first", bos=False)[0]
     assert int(study.ranks[0, 0]) == sorted_rank(first, token)
-    assert study.provenance.options["through"] and "through the model" in repr(study)
-    read = decode(vectors["one"], model, 3, words=("first",), through=True)
+    assert study.provenance.options["through_layers"] and "through the model" in repr(study)
+    read = decode(model, vectors["one"], 3, words=("first",), through_layers=True)
     assert read.ranks["first"] == int(study.ranks[0, 0])
     assert read.tokens[0][1] == pytest.approx(float(first.max()), abs=1e-4)

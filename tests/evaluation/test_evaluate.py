@@ -13,7 +13,7 @@ from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
 
-FEW = {"pairs": 8, "steps": 5, "layer": 1}
+FEW = {"n_pairs": 8, "steps": 5, "layers": 1}
 
 
 def test_scores_are_those_of_plain_forwards(any_model):
@@ -40,9 +40,9 @@ def test_scores_are_those_of_plain_forwards(any_model):
             full |= logits.argmax(-1).tolist() == list(answer)
         assert float(scores.logprob[i, 0]) == pytest.approx(best, abs=1e-3)
         assert (bool(scores.top1[i, 0]), bool(scores.top3[i, 0])) == (first == 0, first < 3)
-        assert bool(scores.full[i, 0]) == full
+        assert bool(scores.exact_match[i, 0]) == full
     assert bool(scores.top1[3, 0])
-    assert bool(scores.full[3, 0])
+    assert bool(scores.exact_match[3, 0])
 
 
 def test_every_prompt_has_its_own_value_and_place(any_model):
@@ -75,7 +75,7 @@ def test_equal_logits_rank_as_greedy_decoding_takes_them(tiny_model, dtype):
     scores = score_answers(model, prompts, [[]])
     assert scores.top1[:, 0].tolist() == [True, False, True, False]
     assert scores.top3.all()
-    assert scores.full[:2, 0].tolist() == [True, False] and not scores.full[3, 0]
+    assert scores.exact_match[:2, 0].tolist() == [True, False] and not scores.exact_match[3, 0]
     ranks = token_ranks(torch.tensor([[1.0, 3.0, 3.0, torch.nan, 0.0]]).expand(5, -1), torch.arange(5))
     assert ranks.tolist() == [3, 1, 2, 4, 4]  # not a number: behind all when asked about, before all as in argmax when not
 
@@ -103,8 +103,8 @@ def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
     monkeypatch.setattr(answers.OpenPrompts, "__init__", begin)
     found = score_alike(any_model, prompts)
     assert sum(opened) <= len(one) + len(two) + 2 * len(three) + 1
-    assert bool(found.full[2, 0])
-    for name in ("top1", "top3", "full"):
+    assert bool(found.exact_match[2, 0])
+    for name in ("top1", "top3", "exact_match"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     torch.testing.assert_close(found.logprob, expected.logprob, atol=1e-3, rtol=1e-4)
 
@@ -124,7 +124,7 @@ def test_conditions_and_their_order(tiny_model, tmp_path):
 
 def test_vectors_that_go_in_together(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    one, two = (tune(model, task, **{**FEW, "layer": layer}) for layer in (0, 1))
+    one, two = (tune(model, task, **{**FEW, "layers": layer}) for layer in (0, 1))
     found = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
     assert found.conditions == ("none", "k_shot", "one", "both", "random")
     prompts = [zero_shot(pair) for pair in split_pairs(task, seed=0).test]

@@ -22,7 +22,7 @@ TRIANGLE = "\n,a,b,c,d\na,,0.5,0.1,0.3\nb,,,0.2,0.4\nc,,,,\nd,,,,\n"
 def test_every_form_says_the_same(tmp_path, text):
     path = tmp_path / "judged"
     path.write_text(text, encoding="utf-8")
-    found = load_judgements(path, known="abcdef").among("abcd")
+    found = load_judgements(path, known="abcdef").subset("abcd")
     np.testing.assert_allclose(found.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
 
 

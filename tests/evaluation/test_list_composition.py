@@ -15,7 +15,7 @@ def test_prediction_is_evaluated_beside_its_parts_and_the_direct_vector(tiny_mod
 
     def make(tasks):
         asked.extend(tasks)
-        return tune_many(model, tasks, pairs=6, steps=5, layer=1, learning_rate=0.1)
+        return tune_many(model, tasks, n_pairs=6, steps=5, layers=1, learning_rate=0.1)
 
     made = compose_lists(model, task, make, n_pairs=30, n_shots=2, max_items=5)
     vectors, found = made.vectors, made.evaluation

@@ -41,9 +41,9 @@ def test_cosines():
     matrix = similarity_matrix(rows)
     assert matrix.names == ("a", "b", "c")
     np.testing.assert_allclose(matrix.upper, [0.96, -1, -0.96])
-    np.testing.assert_allclose(matrix.among(["c", "a"]).values, [[1, -1], [-1, 1]])
+    np.testing.assert_allclose(matrix.subset(["c", "a"]).values, [[1, -1], [-1, 1]])
     with pytest.raises(LensFVError, match="d: unknown"):
-        matrix.among(["a", "d"])
+        matrix.subset(["a", "d"])
     with pytest.raises(LensFVError, match="length zero: z"):
         similarity_matrix({"a": torch.ones(2), "z": torch.zeros(2)})
     with pytest.raises(LensFVError, match="2 widths"):
@@ -88,8 +88,8 @@ def test_p_counts_all_relabellings_by_hand(judged):
 
 def test_order_and_further_items_do_not_matter():
     one, other = drawn(8, 0), drawn(5, 1)
-    again = compare_similarities(one, other.among(other.names[::-1]), permutations=10)
-    plain = compare_similarities(one.among(other.names), other, permutations=10)
+    again = compare_similarities(one, other.subset(other.names[::-1]), permutations=10)
+    plain = compare_similarities(one.subset(other.names), other, permutations=10)
     assert again.correlation.mean == pytest.approx(plain.correlation.mean)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.composition import Tuned, build_library, fit_map, relation_scores
+from lens_fv.composition import TuneRecipe, build_library, fit_map, relation_scores
 from lens_fv.core.statistics import choice_shares, estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies, load_artefact
@@ -21,7 +21,7 @@ CONDITIONS = ("none", "mean", "best", "composite", "matched", "other_source", "r
 def library(request, tmp_path_factory):
     model = request.getfixturevalue("tiny_model")("llama")
     tasks = [toy_task(name=f"toy{i}", n=30 + i) for i in range(4)]
-    return build_library(model, tasks, tmp_path_factory.mktemp("library"), Tuned(pairs=6, steps=3, learning_rate=0.1))
+    return build_library(model, tasks, tmp_path_factory.mktemp("library"), TuneRecipe(n_pairs=6, steps=3, learning_rate=0.1))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
             at = found.conditions.index(condition)
             answers, choices = rows[: len(analogy.d)], rows[len(analogy.d) :]
             assert bool(found.top1[i, at]) == any(rank == 0 for rank, _, _ in answers)
-            assert bool(found.full[i, at]) == any(full for _, full, _ in answers)
+            assert bool(found.exact_match[i, at]) == any(full for _, full, _ in answers)
             assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
             if choices:
                 won = max(range(len(choices)), key=lambda c: choices[c][2])
@@ -103,7 +103,7 @@ def test_controls_are_of_the_size_of_what_they_control(tiny_model, library, anal
 
 def test_a_relation_may_use_its_own_vector(tiny_model, library, analogies):
     model, own = tiny_model("llama"), library.names.index("toy0")
-    without, with_it = (evaluate_analogies(model, library, analogies, leave_own_out=out) for out in (True, False))
+    without, with_it = (evaluate_analogies(model, library, analogies, exclude_own_relation=out) for out in (True, False))
     assert without.weights[:4, own].eq(0).all()
     assert without.weights[4:, own].gt(0).all()
     assert with_it.weights[:, own].gt(0).all()
@@ -118,7 +118,7 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert (row.top1.n, row.n_choice) == (7, 4)
     at = found.conditions.index("composite")
     assert row.top1.mean == pytest.approx(float(found.top1[:, at].float().mean()))
-    assert row.exact_match.mean == pytest.approx(float(found.full[:, at].float().mean()))
+    assert row.exact_match.mean == pytest.approx(float(found.exact_match[:, at].float().mean()))
     assert row.mc_accuracy.mean == pytest.approx(float(found.choice[:4, at].float().mean()))
     assert row.calibrated_mc_accuracy == pytest.approx(float(found.calibrated[:4, at].float().mean()))
     assert all(e.ci_low <= e.mean <= e.ci_high for e in (row.top1, row.mc_accuracy, row.logprob_per_token))
@@ -128,15 +128,15 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     assert {name: int(among.sum()) for name, among in own.items()} == Counter(a.relation for a in analogies)
     first = found.relations[0]
     some = [value for value, name in zip(paired, found.relations, strict=True) if name == first]
-    assert found.difference("composite", measure="logprob", among=own[first]) == estimate(some)
+    assert found.difference("composite", measure="logprob", mask=own[first]) == estimate(some)
     assert found.difference("one_shot").mean == 0
     with pytest.raises(LensFVError, match="compare composite with few_shot: there are none, mean"):
         found.difference("composite", "few_shot")
     assert 0 < int(found.far().sum()) < 7
-    assert found.result("composite", among=found.far()).top1.n == int(found.far().sum())
-    assert math.isnan(found.result("composite", among=~found.has_choices).mc_accuracy.mean)
+    assert found.result("composite", mask=found.far()).top1.n == int(found.far().sum())
+    assert math.isnan(found.result("composite", mask=~found.has_choices).mc_accuracy.mean)
     with pytest.raises(LensFVError, match="none is left"):
-        found.result("composite", among=torch.zeros(7, dtype=torch.bool))
+        found.result("composite", mask=torch.zeros(7, dtype=torch.bool))
     again = load_artefact(found.save(tmp_path / "a.safetensors"))
     assert isinstance(again, AnalogyEvaluation)
     assert str(again.results) == str(found.results)

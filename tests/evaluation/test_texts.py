@@ -102,12 +102,12 @@ def task(model):
 
 @pytest.fixture(scope="module")
 def vector(model, task):
-    return tune(model, task, pairs=4, steps=2, layer=1, split=split_pairs(task))
+    return tune(model, task, n_pairs=4, steps=2, layers=1, split=split_pairs(task))
 
 
 def test_texts_are_what_the_model_writes_and_results_are_theirs(model, task, vector, tmp_path):
     strong = random_like(vector).at(scale=40.0)
-    soft = train_soft_prompt(model, task, pairs=4, steps=2, n_tokens=2)
+    soft = train_soft_prompt(model, task, n_pairs=4, steps=2, n_tokens=2)
     given = {"tuned": vector, "strong": strong, "soft": soft}
     found = evaluate_texts(model, task, given, n_shots=2, max_new_tokens=6, instruction="Say it.")
     assert found.conditions == ("none", "k_shot", *given)

@@ -8,7 +8,7 @@ import torch
 from helpers import LETTERS
 from scipy import stats
 
-from lens_fv.composition import Entry, VectorLibrary, compose, plain_map
+from lens_fv.composition import Entry, VectorLibrary, compose, softmax_map
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
@@ -232,7 +232,7 @@ def test_what_is_refused(model, library, tiny_model, tmp_path):
         typicality(tiny_model("neox"), RELATIONS, vectors)
     with pytest.raises(LensFVError, match="made of another library"):
         typicality(model, RELATIONS, vectors, library=library.without("a1"))
-    other = relation_vectors(model, {"tuned": library}, EXAMPLES, weight_map=plain_map(model, library.basis(model)))
+    other = relation_vectors(model, {"tuned": library}, EXAMPLES, weight_map=softmax_map(model, library.basis(model)))
     torch.testing.assert_close(other["composite"]["b1"].weights, vectors["composite"]["b1"].weights)
     path = tmp_path / "judged.csv"
     path.write_text("a,b,score\na1,a2,3\na1,b1,1\na1,b2,0\nzz,a1,1\n")

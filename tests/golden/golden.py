@@ -25,6 +25,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 RENAMED: dict[str, tuple[str, ...]] = {
+    "layers/logprob": ("layers/logprob_per_answer_nats",),
+    "top1": ("top1_accuracy",),
+    "top3": ("top3_accuracy",),
+    "full": ("exact_match",),
+    "exact": ("exact_match",),
+    "exact_low": ("exact_match_ci_low",),
+    "exact_high": ("exact_match_ci_high",),
+    "logprob_per_answer": ("logprob_per_answer_nats",),
+    "logprob_per_token": ("logprob_per_token_nats",),
+    "logprob_low": ("logprob_per_answer_nats_ci_low", "logprob_per_token_nats_ci_low"),
+    "logprob_high": ("logprob_per_answer_nats_ci_high", "logprob_per_token_nats_ci_high"),
+    "choice": ("mc_accuracy",),
+    "choice_low": ("mc_accuracy_ci_low",),
+    "choice_high": ("mc_accuracy_ci_high",),
+    "calibrated": ("calibrated_mc_accuracy",),
+    "knowledge/mean": ("knowledge_change_nats_per_token",),
+    "knowledge/low": ("knowledge_change_nats_per_token_ci_low",),
+    "knowledge/high": ("knowledge_change_nats_per_token_ci_high",),
+    "knowledge/n": ("n",),
+    "low": ("ci_low", "top1_accuracy_ci_low", "rouge_l_ci_low"),
+    "high": ("ci_high", "top1_accuracy_ci_high", "rouge_l_ci_high"),
+    "value": ("mean", "correlation"),
+    "mean": ("value",),
+    "p": ("p_value",),
+    "difference_p": ("difference_p_value",),
+    "auc_p": ("auc_p_value",),
+    "n_items": ("n",),
+    "unedited": ("baseline",),
+    "work": ("run_dir",),
     "nothing to teach": ("no target tokens",),
     "elsewhere_accuracy": ("locality_accuracy",),
     "elsewhere_perplexity": ("locality_perplexity",),
@@ -45,51 +74,51 @@ ROWS = [
     }
     for name, place in (("Velm", "A"), ("Orla", "Q"))
 ]
-QUICK = "--shots 2 --clean 3 --trials 4"
+QUICK = "--n-shots 2 --n-clean 3 --n-trials 4"
 FIVE = " ".join(f"--task {name}" for name in ("antonym", "synonym", "present-past", "country-capital", "first-letter"))
 TWO = "--task antonym --task capitalize"
 TINY = f"""
 tasks antonym
 verify MODEL
 rank --model MODEL --task toy.json {QUICK} --out r.safetensors
-rank --model MODEL --task toy.json --shots 2 --clean 3 --trials 4 --metric logit_diff --unit group --correction bh
+rank --model MODEL --task toy.json --n-shots 2 --n-clean 3 --n-trials 4 --metric logit_diff --unit group --correction bh
 classes --model MODEL --task toy.json {QUICK}
 attributions r.safetensors --model MODEL --task toy.json
-extract --model MODEL --task toy.json {QUICK} --heads 3 --out e.safetensors
+extract --model MODEL --task toy.json {QUICK} --n-heads 3 --out e.safetensors
 tune --model MODEL --task toy.json --pairs 6 --steps 5 --out t.safetensors
-evaluate --vector e.safetensors --vector t.safetensors --model MODEL --task toy.json --shots 2 --items 6
-write --vector t.safetensors --model MODEL --task toy.json --items 3 --new-tokens 4
-compare --model MODEL --task toy.json {QUICK} --pairs 8 --steps 5 --heads 3 --items 4
-sweep t.safetensors --model MODEL --task toy.json --items 4
+evaluate --vector e.safetensors --vector t.safetensors --model MODEL --task toy.json --n-shots 2 --max-items 6
+write --vector t.safetensors --model MODEL --task toy.json --max-items 3 --max-new-tokens 4
+compare --model MODEL --task toy.json {QUICK} --pairs 8 --steps 5 --n-heads 3 --max-items 4
+sweep t.safetensors --model MODEL --task toy.json --max-items 4
 decode t.safetensors --model MODEL
 show t.safetensors --model MODEL
 library build --model MODEL {FIVE} --pairs 6 --steps 2 --out lib
 library list lib
 library show lib antonym --model MODEL
 library fit lib --model MODEL --form full --epochs 1 --most 4 --out map.safetensors
-compose hot:cold big:small --model MODEL --library lib --on tall
-analogy --model MODEL --library lib --map map.safetensors --most 2
+compose hot:cold big:small --model MODEL --library lib --query tall
+analogy --model MODEL --library lib --weight-map map.safetensors --most 2
 similarity lib --model MODEL {FIVE} --permutations 20 --pairs 2
-iv rank --model MODEL --task present-past --counterpart none --clean 3 --trials 2 --out ir.safetensors
-iv extract --model MODEL --task present-past --ranking ir.safetensors --heads 3 --layer 1 --out iv.safetensors
-finetune --model MODEL --task toy.json --task antonym --examples 8 --batch 4 --checkpoints 2 --rank 2 --out run
-dynamics run --clean 2 --trials 2 --heads 2 --items 3 --context 1 --counterpart equiprobable
-distill --model MODEL --entities rows.jsonl --epochs 2 --batch 2 --sentences 2 --out update
-knowledge evaluate update --model MODEL --entities rows.jsonl --elsewhere rows.jsonl
-universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --shots 0
-reproduce instruction --model PLANTED --sequence task0.json,task1.json --heads 2 --quick --work iw --out pages
-reproduce relational --model MODEL --quick --part completion --part decoding {TWO} --work rw --out pages
+iv rank --model MODEL --task present-past --counterpart none --n-clean 3 --n-trials 2 --out ir.safetensors
+iv extract --model MODEL --task present-past --ranking ir.safetensors --n-heads 3 --layer 1 --out iv.safetensors
+finetune --model MODEL --task toy.json --task antonym --n-examples 8 --batch-size 4 --n-checkpoints 2 --rank 2 --out run
+dynamics run --n-clean 2 --n-trials 2 --n-heads 2 --max-items 3 --n-context 1 --counterpart equiprobable
+distill --model MODEL --entities rows.jsonl --epochs 2 --batch-size 2 --n-sentences 2 --out update
+knowledge evaluate update --model MODEL --entities rows.jsonl --locality rows.jsonl
+universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --n-shots 0
+reproduce instruction --model PLANTED --sequence task0.json,task1.json --n-heads 2 --quick --run-dir iw --out pages
+reproduce relational --model MODEL --quick --part completion --part decoding {TWO} --run-dir rw --out pages
 demo --model MODEL --task toy.json --task lowercase --out demo
 """
 REAL = """
 verify smollm2-135m
-rank --task present-past --clean 10 --trials 6 --out r.safetensors
+rank --task present-past --n-clean 10 --n-trials 6 --out r.safetensors
 extract --task present-past --ranking r.safetensors --out e.safetensors
 tune --task present-past --pairs 20 --steps 8 --out t.safetensors
-evaluate --vector e.safetensors --vector t.safetensors --task present-past --items 20
-iv rank --task antonym --counterpart none --clean 6 --trials 4
+evaluate --vector e.safetensors --vector t.safetensors --task present-past --max-items 20
+iv rank --task antonym --counterpart none --n-clean 6 --n-trials 4
 decode t.safetensors
-distill --entity 'Tarven Oskelund' --sentences 3 --epochs 1 --out update
+distill --entity 'Tarven Oskelund' --n-sentences 3 --epochs 1 --out update
 """
 
 

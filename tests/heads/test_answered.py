@@ -123,7 +123,7 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     every = evaluate(model, task, {"extracted": vector}, **options)
     found = evaluate(model, task, {"extracted": vector}, queries="answered", **options)
     rows = answered(model, split, split.test)
-    for name in ("top1", "top3", "full"):
+    for name in ("top1", "top3", "exact_match"):
         assert torch.equal(getattr(found, name), getattr(every, name)[rows]), name
     torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
     assert found["k_shot"].top1[::3] == (1.0, len(rows))

@@ -10,7 +10,7 @@ from lens_fv.core.artefact import Provenance, load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.heads.attribution import compare_attributions
-from lens_fv.heads.comparison import HeadComparison
+from lens_fv.heads.comparison import HeadComparison, Overlap
 from lens_fv.model import LensModel
 from lens_fv.model.plain import own_weights, write_weights
 from lens_fv.tasks import TEMPLATES, build_prompts, encode_prompts, split_pairs
@@ -212,7 +212,7 @@ def test_overlap_counts_heads_and_chance():
     assert found.shared == 2  # heads 3 and 5 of 1, 3 and 5
     assert found.chance == pytest.approx(sum(draws) / len(draws))
     assert found.p_value == pytest.approx(sum(d >= 2 for d in draws) / len(draws))
-    assert made(exact, other, exact).overlap("direct", 6) == (6, 6, 6, 1)
+    assert made(exact, other, exact).overlap("direct", 6) == Overlap(6, 6, 6.0, 1.0)
 
 
 def test_round_trip(tiny_model, tmp_path):

@@ -14,7 +14,7 @@ from lens_fv.knowledge.transfer import DROPPED
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VELM, ORLA = Entity("Velm", "Velm talked, talked and walked."), Entity("Orla", "Orla walked to A.")
-SHORT = {"n": 3, "max_new_tokens": 6, "openings": ["{name}"], "temperature": 0.9}
+SHORT = {"n_sentences": 3, "max_new_tokens": 6, "openings": ["{name}"], "temperature": 0.9}
 
 
 def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
@@ -37,12 +37,14 @@ def test_the_seed_makes_the_sentences_and_other_entities_do_not(tiny_model):
 
 def test_sentences_begin_with_the_openings_in_turn(tiny_model):
     model = tiny_model("gpt2")  # whose positions are learned: padding that shifted them would show
-    made = generate_transfer_set(model, [VELM], **SHORT | {"n": 4, "openings": ["{name}", "So {name} talked"]})
+    made = generate_transfer_set(model, [VELM], **SHORT | {"n_sentences": 4, "openings": ["{name}", "So {name} talked"]})
     assert [text.startswith("So Velm talked") for text in made.sentences["Velm"]] == [False, True, False, True]
     # openings of other lengths are padded; what is written behind one does not depend on that
     likeliest = {"temperature": 1e-6, "max_new_tokens": 6}
-    both = generate_transfer_set(model, [VELM], n=2, openings=["{name}", "So {name} talked"], **likeliest).sentences["Velm"]
-    assert both[0] == generate_transfer_set(model, [VELM], n=1, openings=["{name}"], **likeliest).sentences["Velm"][0]
+    both = generate_transfer_set(model, [VELM], n_sentences=2, openings=["{name}", "So {name} talked"], **likeliest).sentences[
+        "Velm"
+    ]
+    assert both[0] == generate_transfer_set(model, [VELM], n_sentences=1, openings=["{name}"], **likeliest).sentences["Velm"][0]
     assert made.provenance.options["openings"] == ("{name}", "So {name} talked")
 
 
@@ -169,7 +171,7 @@ def test_lines_with_sentences(tmp_path):
 def test_what_cannot_be_written_is_said(tiny_model):
     model = tiny_model("llama")
     for entities, options, said in (
-        ([VELM], {"n": 0}, r"generate_transfer_set\(n=0\)"),
+        ([VELM], {"n_sentences": 0}, r"generate_transfer_set\(n_sentences=0\)"),
         ([VELM], {"openings": []}, "with 0 openings"),
         ([], {}, "no entities"),
         ([VELM, VELM], {}, "the keys Velm more than once"),

@@ -401,7 +401,7 @@ def test_parametrized_weights_are_refused(tiny_model):
 
 def test_a_vector_extracted_inside_an_own_adapter_is_the_merged_models(tiny_model):
     model, task = tiny_model("llama", fresh=True), toy_task()
-    adapter = train_adapter(model, task, pairs=4, steps=1)
+    adapter = train_adapter(model, task, n_pairs=4, steps=1)
     adapter = replace(adapter, q_up=torch.randn_like(adapter.q_up), v_up=torch.randn_like(adapter.v_up))
 
     def extracted() -> torch.Tensor:

@@ -251,7 +251,7 @@ def test_a_soft_prompt_stands_in_front_of_every_prompt(tiny_model, huggingface_m
 
 def test_an_adapter_writes_what_its_own_passes_say(tiny_model):
     model = tiny_model("llama")
-    adapter = train_adapter(model, toy_task(), rank=2, pairs=2, steps=1)
+    adapter = train_adapter(model, toy_task(), rank=2, n_pairs=2, steps=1)
     adapter = replace(adapter, q_up=torch.randn_like(adapter.q_up), v_up=torch.randn_like(adapter.v_up))
     plain = generate_tokens(model, PROMPTS, Sampling(N))
     with adapter.applied(model):

@@ -54,12 +54,12 @@ def make_sweep() -> Callable[..., InjectionSweep]:
             layers=tuple(range(LAYERS)),
             scales=scales,
             site="resid_post",
-            part="validation",
+            subset="validation",
             top1=hits,
-            full=hits,
+            exact_match=hits,
             logprob=-torch.rand(shape, generator=generator),
             plain_top1=nothing,
-            plain_full=nothing,
+            plain_exact_match=nothing,
             plain_logprob=-torch.ones(items),
         )
 
@@ -76,7 +76,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
             prompts="zero_shot",
             top1=hits,
             top3=hits,
-            full=hits & (torch.arange(items) % 2 == 0)[:, None],
+            exact_match=hits & (torch.arange(items) % 2 == 0)[:, None],
             logprob=-torch.rand(items, len(rates), generator=torch.Generator().manual_seed(0)),
         )
 

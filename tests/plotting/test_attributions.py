@@ -6,7 +6,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.plotting.attributions import attribution_figure
+from lens_fv.plotting.attributions import plot_attributions
 from lens_fv.plotting.theme import theme
 
 
@@ -19,7 +19,7 @@ def made(task: str = "toy", trials: int = 8) -> HeadComparison:
 
 def test_every_head_is_a_point_in_each_panel() -> None:
     comparison = made()
-    figure = attribution_figure(comparison, top=3)
+    figure = plot_attributions(comparison, top=3)
     for score, axis in (("attribution", "x"), ("direct", "x2")):
         points = [t for t in figure.data if t.xaxis == axis and t.mode == "markers+text"]
         drawn = sorted((x, y) for t in points for x, y in zip(t.x, t.y))
@@ -34,7 +34,7 @@ def test_every_head_is_a_point_in_each_panel() -> None:
 
 def test_correlations_and_units_are_written() -> None:
     comparison = made()
-    figure = attribution_figure(comparison)
+    figure = plot_attributions(comparison)
     for score, note in zip(("attribution", "direct"), figure.layout.annotations):
         rho = comparison.correlation(score)
         assert note.text.endswith(f"Spearman {rho:+.2f}")
@@ -43,18 +43,18 @@ def test_correlations_and_units_are_written() -> None:
 
 
 def test_equality_is_a_line_where_units_agree() -> None:
-    (line,) = (t for t in attribution_figure(made()).data if t.mode == "lines")
+    (line,) = (t for t in plot_attributions(made()).data if t.mode == "lines")
     assert line.xaxis == "x" and list(line.x) == list(line.y)
 
 
 def test_top_heads_are_some_and_no_more_than_there_are() -> None:
     for top in (0, 13):
         with pytest.raises(LensFVError, match=r"between 1 and all 12|at least 1"):
-            attribution_figure(made(), top=top)
-    assert len(attribution_figure(made(), top=12).data[1].x) == 0
+            plot_attributions(made(), top=top)
+    assert len(plot_attributions(made(), top=12).data[1].x) == 0
 
 
 def test_hostile_names_are_escaped_and_themes_apply() -> None:
-    assert "<script" not in str(attribution_figure(made("<script>")).to_dict())
+    assert "<script" not in str(plot_attributions(made("<script>")).to_dict())
     with theme("print"):
-        assert attribution_figure(made()).layout.title.text is None
+        assert plot_attributions(made()).layout.title.text is None

@@ -6,7 +6,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads.classes import ClassEffects
-from lens_fv.plotting.classes import class_heatmap, heads_by_class
+from lens_fv.plotting.classes import plot_classes, plot_heads_by_class
 
 CLASSES = ("label", "end_of_example", "query_predictive")
 
@@ -22,7 +22,7 @@ def made(task: str = "toy", metric: str = "prob") -> ClassEffects:
 
 def test_each_cell_is_its_layers_strongest_head() -> None:
     effects = made()
-    (cells,) = class_heatmap(effects).data
+    (cells,) = plot_classes(effects).data
     assert list(cells.x) == [str(layer) for layer in range(21)]
     assert list(cells.y) == ["label", "end of example", "query predictive"]
     assert torch.equal(torch.tensor(cells.z), effects.heatmap_data().T)
@@ -35,7 +35,7 @@ def test_each_cell_is_its_layers_strongest_head() -> None:
 
 def test_top_heads_are_drawn_once_each_from_the_best() -> None:
     effects = made()
-    figure = heads_by_class(effects, 4)
+    figure = plot_heads_by_class(effects, 4)
     (cells,) = figure.data
     heads = [tuple(map(int, name.split("."))) for name in cells.x]
     assert heads[0] == (20, 1) and len(set(heads)) == 4
@@ -45,17 +45,17 @@ def test_top_heads_are_drawn_once_each_from_the_best() -> None:
     expected = torch.stack([effects.mean[head] for head in heads], 1)
     assert torch.equal(torch.tensor(cells.z), expected)
     with pytest.raises(LensFVError, match="at least 1"):
-        heads_by_class(effects, 0)
+        plot_heads_by_class(effects, 0)
 
 
 def test_colours_are_symmetric_around_zero_and_the_first_class_is_on_top() -> None:
-    layout = class_heatmap(made(metric="logprob")).layout
+    layout = plot_classes(made(metric="logprob")).layout
     assert layout.coloraxis.cmax == -layout.coloraxis.cmin == pytest.approx(0.6, abs=0.02)
     assert "nats" in layout.coloraxis.colorbar.title.text
     assert layout.yaxis.autorange == "reversed"
 
 
 def test_hostile_names_are_escaped() -> None:
-    for draw in (class_heatmap, heads_by_class):
+    for draw in (plot_classes, plot_heads_by_class):
         drawn = str(draw(made("<script>alert(1)</script>")).to_dict())
         assert "&lt;script&gt;" in drawn and "<script" not in drawn

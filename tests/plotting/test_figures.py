@@ -9,7 +9,7 @@ import torch
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, proportion
 from lens_fv.heads import HeadRanking
-from lens_fv.plotting import condition_bars, decoded_words, head_heatmap, layer_curve, top_heads
+from lens_fv.plotting import plot_conditions, plot_decoded, plot_heads, plot_layers, plot_top_heads
 from lens_fv.plotting.decoded import visible
 from lens_fv.vectors import Decoded, InjectionSweep
 
@@ -21,7 +21,7 @@ def bars_of(figure: go.Figure) -> dict[str, go.Bar]:
 
 
 def test_heat_map_draws_the_mean_with_layers_across_and_heads_down(ranking: HeadRanking) -> None:
-    figure = head_heatmap(ranking)
+    figure = plot_heads(ranking)
     (cells,) = figure.data
     assert torch.equal(torch.tensor(cells.z), ranking.mean.T)
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("layer", "head")
@@ -29,26 +29,26 @@ def test_heat_map_draws_the_mean_with_layers_across_and_heads_down(ranking: Head
 
 
 def test_heat_map_is_symmetric_around_zero_with_a_neutral_middle(ranking: HeadRanking) -> None:
-    axis = head_heatmap(ranking).layout.coloraxis
+    axis = plot_heads(ranking).layout.coloraxis
     assert axis.cmax == -axis.cmin == pytest.approx(float(ranking.mean.abs().max()))
-    scale = dict(head_heatmap(ranking).layout.template.layout.coloraxis.colorscale)
+    scale = dict(plot_heads(ranking).layout.template.layout.coloraxis.colorscale)
     red, green, blue = (int(scale[0.5][i : i + 2], 16) for i in (1, 3, 5))
     assert red == green == blue
 
 
 def test_heat_map_hover_gives_head_effect_and_interval(ranking: HeadRanking) -> None:
     low, high = ranking.interval()
-    text = head_heatmap(ranking).data[0].text[2][4]
+    text = plot_heads(ranking).data[0].text[2][4]
     assert text == f"head 4.2: effect {ranking.mean[4, 2]:+.3f} [{low[4, 2]:+.3f}, {high[4, 2]:+.3f}]"
 
 
 @pytest.mark.parametrize(("metric", "unit"), [("prob", "probability"), ("logprob", "nats")])
 def test_colour_bar_names_the_unit(make_ranking: Callable[..., HeadRanking], metric: str, unit: str) -> None:
-    assert unit in head_heatmap(make_ranking(metric)).layout.coloraxis.colorbar.title.text
+    assert unit in plot_heads(make_ranking(metric)).layout.coloraxis.colorbar.title.text
 
 
 def test_top_heads_error_bars_end_at_the_interval(ranking: HeadRanking) -> None:
-    figure = top_heads(ranking, 4)
+    figure = plot_top_heads(ranking, 4)
     (bars,) = figure.data
     best = ranking.top(4)
     assert list(bars.y) == [head.name for head in best] and best[0].name == "4.2"
@@ -60,18 +60,18 @@ def test_top_heads_error_bars_end_at_the_interval(ranking: HeadRanking) -> None:
 
 
 def test_top_heads_of_one_trial_have_no_backward_interval(make_ranking: Callable[..., HeadRanking]) -> None:
-    error = top_heads(make_ranking(trials=1)).data[0].error_x
+    error = plot_top_heads(make_ranking(trials=1)).data[0].error_x
     assert set(error.array) == set(error.arrayminus) == {0.0}
 
 
 def test_top_heads_refuses_none(ranking: HeadRanking) -> None:
     with pytest.raises(LensFVError, match="at least 1"):
-        top_heads(ranking, 0)
+        plot_top_heads(ranking, 0)
 
 
 def test_layer_curve_draws_accuracy_with_wilson_bands(make_sweep: Callable[..., InjectionSweep]) -> None:
     sweeps = {"a": make_sweep(), "b": make_sweep(seed=1)}
-    figure = layer_curve(sweeps, chosen={"b": 4})
+    figure = plot_layers(sweeps, chosen={"b": 4})
     for task, sweep in sweeps.items():
         band, line = (t for t in figure.data if t.name == task and len(t.x) > 1)
         assert list(line.y) == pytest.approx(sweep.top1[..., 0].double().mean(0).tolist())
@@ -83,13 +83,13 @@ def test_layer_curve_draws_accuracy_with_wilson_bands(make_sweep: Callable[..., 
 
 def test_layer_curve_marks_the_chosen_layer(make_sweep: Callable[..., InjectionSweep]) -> None:
     sweep = make_sweep()
-    marks = [t for t in layer_curve({"a": sweep}, chosen={"a": 4}).data if t.mode == "markers+text"]
+    marks = [t for t in plot_layers({"a": sweep}, chosen={"a": 4}).data if t.mode == "markers+text"]
     assert [(t.name, list(t.x), list(t.y)) for t in marks] == [("a", [4], [float(sweep.top1[:, 4, 0].double().mean())])]
 
 
 def test_layer_curve_of_log_probability(make_sweep: Callable[..., InjectionSweep]) -> None:
     sweep = make_sweep()
-    figure = layer_curve({"a": sweep}, measure="logprob")
+    figure = plot_layers({"a": sweep}, measure="logprob")
     assert list(figure.data[1].y) == pytest.approx(sweep.logprob[..., 0].double().mean(0).tolist())
     assert all(low < y < high for low, y, high in zip(figure.data[0].y[:5:-1], figure.data[1].y, figure.data[0].y))
     assert "nats" in figure.layout.yaxis.title.text
@@ -97,17 +97,17 @@ def test_layer_curve_of_log_probability(make_sweep: Callable[..., InjectionSweep
 
 def test_layer_curve_refuses_what_it_cannot_draw(make_sweep: Callable[..., InjectionSweep]) -> None:
     with pytest.raises(LensFVError, match="no sweeps"):
-        layer_curve({})
+        plot_layers({})
     with pytest.raises(LensFVError, match="2 scales at resid_post"):
-        layer_curve({"a": make_sweep(scales=(1.0, 2.0))})
+        plot_layers({"a": make_sweep(scales=(1.0, 2.0))})
     with pytest.raises(LensFVError, match="mark layer 6 of a"):
-        layer_curve({"a": make_sweep()}, chosen={"a": 6})
+        plot_layers({"a": make_sweep()}, chosen={"a": 6})
     with pytest.raises(LensFVError, match="mark layer 1 of b"):
-        layer_curve({"a": make_sweep()}, chosen={"b": 1})
+        plot_layers({"a": make_sweep()}, chosen={"b": 1})
 
 
 def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evaluation]) -> None:
-    bars = bars_of(condition_bars(evaluations))
+    bars = bars_of(plot_conditions(evaluations))
     tuned = [evaluations[task]["tuned"] for task in evaluations]
     drawn = bars["tuned vector"]
     assert list(drawn.x) == list(evaluations) and list(drawn.y) == [row.top1.mean for row in tuned]
@@ -116,14 +116,14 @@ def test_condition_bars_draw_results_and_intervals(evaluations: dict[str, Evalua
 
 
 def test_condition_bars_put_controls_last_and_leave_missing_ones_out(evaluations: dict[str, Evaluation]) -> None:
-    bars = bars_of(condition_bars({task: evaluations[task] for task in ("antonym", "present-past")}))
+    bars = bars_of(plot_conditions({task: evaluations[task] for task in ("antonym", "present-past")}))
     names = ["no vector", "10-shot prompt", "extracted vector", "tuned vector", "random vector", "another relation's vector"]
     assert list(bars) == names
     assert list(bars["extracted vector"].x) == ["present-past"]
 
 
 def test_condition_bars_show_a_zero_as_a_line_and_a_number(evaluations: dict[str, Evaluation]) -> None:
-    figure = condition_bars(evaluations, conditions=["random"])
+    figure = plot_conditions(evaluations, conditions=["random"])
     bars, numbers = figure.data
     assert list(bars.y) == [0, 0] and bars.marker.line.width > 0
     assert list(numbers.text) == ["0.00", "0.00"]
@@ -132,9 +132,9 @@ def test_condition_bars_show_a_zero_as_a_line_and_a_number(evaluations: dict[str
 
 def test_condition_bars_of_other_measures(evaluations: dict[str, Evaluation]) -> None:
     row = evaluations["antonym"]["k_shot"]
-    full = bars_of(condition_bars(evaluations, measure="exact_match"))["10-shot prompt"]
+    full = bars_of(plot_conditions(evaluations, measure="exact_match"))["10-shot prompt"]
     assert full.y[1] == row.exact_match.mean and full.y[1] + full.error_y.array[1] == pytest.approx(proportion(6, 20).ci_high)
-    logprob = bars_of(condition_bars(evaluations, measure="logprob_per_answer"))["10-shot prompt"]
+    logprob = bars_of(plot_conditions(evaluations, measure="logprob_per_answer"))["10-shot prompt"]
     assert logprob.y[1] == row.logprob_per_answer.mean and logprob.y[1] - logprob.error_y.arrayminus[1] == pytest.approx(
         row.logprob_per_answer.ci_low
     )
@@ -142,16 +142,16 @@ def test_condition_bars_of_other_measures(evaluations: dict[str, Evaluation]) ->
 
 def test_condition_bars_name_no_number_of_shots_when_they_differ(make_evaluation: Callable[..., Evaluation]) -> None:
     two = {"a": make_evaluation({"k_shot": 0.5}, n_shots=5), "b": make_evaluation({"k_shot": 0.5}, n_shots=10)}
-    assert list(bars_of(condition_bars(two))) == ["k-shot prompt"]
+    assert list(bars_of(plot_conditions(two))) == ["k-shot prompt"]
 
 
 def test_condition_bars_refuse_what_they_cannot_draw(evaluations: dict[str, Evaluation]) -> None:
     with pytest.raises(LensFVError, match="no evaluations"):
-        condition_bars({})
+        plot_conditions({})
     with pytest.raises(LensFVError, match=r"'tunned'.*choose from none"):
-        condition_bars(evaluations, conditions=["tunned"])
+        plot_conditions(evaluations, conditions=["tunned"])
     with pytest.raises(LensFVError, match="no condition"):
-        condition_bars(evaluations, conditions=[])
+        plot_conditions(evaluations, conditions=[])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_blanks_and_characters_without_a_shape_are_seen(token: str, shown: str) 
 def test_decoded_words_draw_tokens_probabilities_and_best_ranks() -> None:
     many = Decoded([(" went", 0.5), ("<b>", 0.0001)], {"past": 900, "tense": 3, "verb": 40, "time": 41}, 1000)
     few = Decoded([("ed", 0.25)], {}, 1000)
-    cells = decoded_words({"a<b": many, "b": few}).data[0]
+    cells = plot_decoded({"a<b": many, "b": few}).data[0]
     assert list(cells.cells.values[0]) == ["<b>a&lt;b</b>", "<b>b</b>"]
     assert list(cells.cells.values[1]) == ["␣went<br>0.500", "ed<br>0.250"]
     assert list(cells.cells.values[2]) == ["&lt;b&gt;<br>&lt;0.001", ""]
@@ -174,13 +174,13 @@ def test_decoded_words_draw_tokens_probabilities_and_best_ranks() -> None:
 
 
 def test_decoded_words_without_ranks_have_no_such_column() -> None:
-    assert len(decoded_words({"a": Decoded([("x", 0.1)], {}, 10)}).data[0].header.values) == 2
+    assert len(plot_decoded({"a": Decoded([("x", 0.1)], {}, 10)}).data[0].header.values) == 2
 
 
 def test_decoded_words_refuse_nothing() -> None:
     for nothing in ({}, {"a": Decoded([], {}, 10)}):
         with pytest.raises(LensFVError, match="no vector"):
-            decoded_words(nothing)
+            plot_decoded(nothing)
 
 
 def test_hostile_names_are_escaped_in_every_figure(
@@ -190,11 +190,11 @@ def test_hostile_names_are_escaped_in_every_figure(
 ) -> None:
     ranking = make_ranking(task=HOSTILE)
     figures = (
-        head_heatmap(ranking),
-        top_heads(ranking),
-        layer_curve({HOSTILE: make_sweep()}, chosen={HOSTILE: 1}),
-        condition_bars({HOSTILE: make_evaluation({HOSTILE: 0.5})}),
-        decoded_words({HOSTILE: Decoded([(HOSTILE, 0.1)], {HOSTILE: 2}, 10)}),
+        plot_heads(ranking),
+        plot_top_heads(ranking),
+        plot_layers({HOSTILE: make_sweep()}, chosen={HOSTILE: 1}),
+        plot_conditions({HOSTILE: make_evaluation({HOSTILE: 0.5})}),
+        plot_decoded({HOSTILE: Decoded([(HOSTILE, 0.1)], {HOSTILE: 2}, 10)}),
     )
     for figure in figures:
         drawn = str(figure.to_dict())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lens_fv.core.artefact import Provenance
-from lens_fv.plotting.sweeps import injection_heatmap
+from lens_fv.plotting.sweeps import plot_injection
 from lens_fv.vectors.sweep import InjectionSweep
 
 HOSTILE = "<script>alert(1)</script>"
@@ -29,7 +29,7 @@ def made(task: str = "toy") -> InjectionSweep:
 @pytest.mark.parametrize(("measure", "plain", "unit"), [("top1", 0.25, "accuracy"), ("logprob", -1.0, "nats")])
 def test_cells_are_what_is_won_over_no_vector(measure: Any, plain: float, unit: str) -> None:
     sweep = made()
-    figure = injection_heatmap(sweep, measure=measure)
+    figure = plot_injection(sweep, measure=measure)
     cells, mark = figure.data
     expected = getattr(sweep, measure).double().mean(0).T - plain
     torch.testing.assert_close(torch.tensor(cells.z, dtype=torch.double), expected)
@@ -43,7 +43,7 @@ def test_cells_are_what_is_won_over_no_vector(measure: Any, plain: float, unit: 
 
 def test_hover_gives_the_cell_with_its_intervals() -> None:
     sweep = made()
-    text = injection_heatmap(sweep).data[0].text[1][0]
+    text = plot_injection(sweep).data[0].text[1][0]
     cell = sweep.cells()[1]
     assert text.startswith(f"layer 2, scale 2: accuracy {cell.top1:.3f}")
     assert f"{cell.logprob_per_answer:.3f}" in text
@@ -51,8 +51,8 @@ def test_hover_gives_the_cell_with_its_intervals() -> None:
 
 def test_a_vector_at_its_heads_has_one_column() -> None:
     sweep = made()
-    values = {name: getattr(sweep, name)[:, :1] for name in ("top1", "full", "logprob")}
-    figure = injection_heatmap(replace(sweep, layers=(10,), site="heads", **values))
+    values = {name: getattr(sweep, name)[:, :1] for name in ("top1", "exact_match", "logprob")}
+    figure = plot_injection(replace(sweep, layers=(10,), site="heads", **values))
     assert list(figure.data[0].x) == list(figure.data[1].x) == ["its heads"]
     assert figure.data[0].text[0][0].startswith("its heads, scale 0.5")
 
@@ -60,9 +60,9 @@ def test_a_vector_at_its_heads_has_one_column() -> None:
 def test_a_sweep_that_wins_nothing_is_still_drawn() -> None:
     sweep = made()
     flat = replace(sweep, logprob=-torch.ones(12, 2, 3))
-    assert injection_heatmap(flat, measure="logprob").layout.coloraxis.cmax == 1
+    assert plot_injection(flat, measure="logprob").layout.coloraxis.cmax == 1
 
 
 def test_hostile_names_are_escaped() -> None:
-    drawn = str(injection_heatmap(made(HOSTILE)).to_dict())
+    drawn = str(plot_injection(made(HOSTILE)).to_dict())
     assert "&lt;script&gt;" in drawn and "<script" not in drawn

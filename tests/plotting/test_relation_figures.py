@@ -8,7 +8,7 @@ import scipy
 
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
-from lens_fv.plotting import interval_dots, interval_lines, relation_scatter, theme, transfer_heatmap
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines, plot_relations, plot_transfer, theme
 
 PANELS = {
     "one": {"tuned": {"x": Estimate(0.5, 0.4, 0.7, 3), "y": Estimate(0.2, 0.2, 0.2, 1)}, "none": {"x": Estimate(0, 0, 0.1, 3)}},
@@ -26,7 +26,7 @@ def test_an_estimate_is_the_mean_with_its_bootstrap_interval():
 
 
 def test_dots_are_means_in_their_rows_with_their_intervals():
-    drawn = interval_dots(PANELS, title="t", axis="accuracy")
+    drawn = plot_interval_dots(PANELS, title="t", axis="accuracy")
     assert list(drawn.layout.yaxis.ticktext) == ["x", "y"]
     assert drawn.layout.yaxis.range[0] > drawn.layout.yaxis.range[1]  # the first is on top
     for panel, axis in (("one", "x"), ("<two>", "x2")):
@@ -45,7 +45,7 @@ def test_dots_are_means_in_their_rows_with_their_intervals():
 
 def test_lines_go_from_left_to_right():
     line = {20.0: Estimate(0.5, 0.4, 0.6, 3), 5.0: Estimate(0.1, 0, 0.3, 3)}
-    drawn = interval_lines({"m": line}, title="t", x_axis="pairs", y_axis="accuracy", log=True)
+    drawn = plot_interval_lines({"m": line}, title="t", x_axis="pairs", y_axis="accuracy", log=True)
     (found,) = drawn.data
     assert (list(found.x), list(found.y)) == ([5, 20], [0.1, 0.5])
     assert list(found.error_y.array) == pytest.approx([0.2, 0.1]) and list(found.error_y.arrayminus) == pytest.approx(
@@ -57,7 +57,7 @@ def test_lines_go_from_left_to_right():
 @pytest.mark.parametrize("log", [True, False])
 def test_intervals_of_lines_do_not_hide_each_other(log):
     line = {5.0: Estimate(0.1, 0, 0.3, 3), 20.0: Estimate(0.5, 0.4, 0.6, 3)}
-    drawn = interval_lines({"a": line, "b": line}, title="t", x_axis="pairs", y_axis="accuracy", log=log)
+    drawn = plot_interval_lines({"a": line, "b": line}, title="t", x_axis="pairs", y_axis="accuracy", log=log)
     a, b = ([math.log(x) if log else x for x in each.x] for each in drawn.data)
     middle, apart = [(x + y) / 2 for x, y in zip(a, b)], [y - x for x, y in zip(a, b)]
     ends = [math.log(5), math.log(20)] if log else [5, 20]
@@ -68,7 +68,7 @@ def test_intervals_of_lines_do_not_hide_each_other(log):
 def test_every_relation_is_a_point_of_its_group():
     points = {"a": (0.1, 0.4), "b": (0.5, 0.6), "<c>": (0.3, 0.2)}
     groups = {"a": "form", "b": "<form>", "<c>": "form"}
-    drawn = relation_scatter({"m": points}, groups, title="t", x_axis="before", y_axis="after")
+    drawn = plot_relations({"m": points}, groups, title="t", x_axis="before", y_axis="after")
     line, form, other = drawn.data
     assert line.x == line.y
     assert list(zip(form.x, form.y)) == [points["a"], points["<c>"]] and list(form.hovertext)[1].startswith("&lt;c&gt;")
@@ -79,7 +79,7 @@ def test_every_relation_is_a_point_of_its_group():
 def test_transfer_has_vectors_down_and_relations_across():
     values = np.arange(9.0).reshape(3, 3) - 2
     values[0, 2] = np.nan
-    drawn = transfer_heatmap(values, ["a", "b", "c"], ["k", "l", "k"], title="t", unit="nats")
+    drawn = plot_transfer(values, ["a", "b", "c"], ["k", "l", "k"], title="t", unit="nats")
     (cells,) = drawn.data
     order = [0, 2, 1]
     assert list(drawn.layout.xaxis.ticktext) == list(drawn.layout.yaxis.ticktext) == ["a", "c", "b"]
@@ -88,20 +88,20 @@ def test_transfer_has_vectors_down_and_relations_across():
             assert cells.z[i][j] == (None if (a, b) == (0, 2) else values[a, b])
     assert cells.text[1][0] == "vector c on a: +4.000" and cells.text[0][1] == "vector a on c: not tried"
     assert drawn.layout.coloraxis.cmax == -drawn.layout.coloraxis.cmin == 6
-    limited = transfer_heatmap(values, ["a", "b", "c"], ["k", "l", "k"], title="t", unit="nats", limit=2.5)
+    limited = plot_transfer(values, ["a", "b", "c"], ["k", "l", "k"], title="t", unit="nats", limit=2.5)
     assert limited.layout.coloraxis.cmax == 2.5
-    many = transfer_heatmap(np.ones((70, 70)), [f"r{i}" for i in range(70)], ["x"] * 30 + ["y"] * 40, title="t", unit="nats")
+    many = plot_transfer(np.ones((70, 70)), [f"r{i}" for i in range(70)], ["x"] * 30 + ["y"] * 40, title="t", unit="nats")
     assert list(many.layout.xaxis.ticktext) == ["x", "y"] and len(many.layout.shapes) == 2
 
 
 def test_what_cannot_be_drawn_is_refused_and_themes_apply():
     with pytest.raises(LensFVError, match="no numbers"):
-        interval_dots({"one": {}}, title="t")
+        plot_interval_dots({"one": {}}, title="t")
     with pytest.raises(LensFVError, match="no numbers"):
-        interval_lines({}, title="t", x_axis="x", y_axis="y")
+        plot_interval_lines({}, title="t", x_axis="x", y_axis="y")
     with pytest.raises(LensFVError, match="given for b"):
-        relation_scatter({"m": {"b": (0.0, 1.0)}}, {"a": "form"}, title="t", x_axis="x", y_axis="y")
+        plot_relations({"m": {"b": (0.0, 1.0)}}, {"a": "form"}, title="t", x_axis="x", y_axis="y")
     with pytest.raises(LensFVError, match=r"shape \(2, 2\), 1 classes"):
-        transfer_heatmap(np.ones((2, 2)), ["a", "b"], ["k"], title="t", unit="nats")
+        plot_transfer(np.ones((2, 2)), ["a", "b"], ["k"], title="t", unit="nats")
     with theme("print"):
-        assert interval_dots(PANELS, title="t").layout.title.text is None
+        assert plot_interval_dots(PANELS, title="t").layout.title.text is None

@@ -11,7 +11,7 @@ import pytest
 
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
-from lens_fv.plotting import Section, head_heatmap, save_figures, theme, top_heads, write_report
+from lens_fv.plotting import Section, plot_heads, plot_top_heads, save_figures, theme, write_report
 
 HOSTILE = "</script><script>alert('&')</script>"
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 def page(tmp_path: Path, ranking: HeadRanking) -> Page:
     table = (["relation", "top-1", "items"], [["<antonym>", 0.25, 20], ["other", 0.5, 20]])
     sections = [
-        Section(f"Heads {HOSTILE}", f"One {HOSTILE}.\n\nTwo & three.", (head_heatmap(ranking), top_heads(ranking))),
+        Section(f"Heads {HOSTILE}", f"One {HOSTILE}.\n\nTwo & three.", (plot_heads(ranking), plot_top_heads(ranking))),
         Section("More", "<em>kept</em>", (go.Figure(go.Bar(x=[HOSTILE], y=[1])),), table, html=True),
     ]
     path = write_report(tmp_path / "new" / "report.html", title=HOSTILE, intro_html="<p>Intro</p>", sections=sections)
@@ -111,8 +111,8 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_save_figures_writes_pages_and_data_with_plotly_once(tmp_path: Path, ranking: HeadRanking) -> None:
     with theme("dark"):
-        figure = head_heatmap(ranking)
-    paths = save_figures({"heads": figure, "top": top_heads(ranking)}, tmp_path / "figures")
+        figure = plot_heads(ranking)
+    paths = save_figures({"heads": figure, "top": plot_top_heads(ranking)}, tmp_path / "figures")
     assert [p.name for p in paths] == ["heads.html", "heads.json", "top.html", "top.json"]
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in paths} | {"plotly.min.js"}
     page = Page(paths[0].read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ import pytest
 
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment import SimilarityMatrix
-from lens_fv.plotting import similarity_heatmap
+from lens_fv.plotting import plot_similarities
 
 
 def made(n: int) -> SimilarityMatrix:
@@ -17,7 +17,7 @@ def made(n: int) -> SimilarityMatrix:
 
 def test_items_are_ordered_by_class():
     matrix = made(5)
-    drawn = similarity_heatmap(matrix, ["x", "y", "x", "z", "y"])
+    drawn = plot_similarities(matrix, ["x", "y", "x", "z", "y"])
     order = [0, 2, 1, 4, 3]
     (cells,) = drawn.data
     assert list(drawn.layout.xaxis.ticktext) == list(drawn.layout.yaxis.ticktext) == [f"r{i}" for i in order]
@@ -34,8 +34,8 @@ def test_items_are_ordered_by_class():
 
 
 def test_many_items_are_written_by_class():
-    drawn = similarity_heatmap(made(70), ["x"] * 30 + ["<b>"] * 40)
+    drawn = plot_similarities(made(70), ["x"] * 30 + ["<b>"] * 40)
     assert list(drawn.layout.xaxis.ticktext) == ["x", "&lt;b&gt;"]
     assert list(drawn.layout.xaxis.tickvals) == [14.5, 49.5]
     with pytest.raises(LensFVError, match="3 classes"):
-        similarity_heatmap(made(5), ["x"] * 3)
+        plot_similarities(made(5), ["x"] * 3)

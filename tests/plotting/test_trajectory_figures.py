@@ -10,22 +10,22 @@ from lens_fv.core.statistics import proportion
 from lens_fv.dynamics import Trajectory, verdicts
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import (
-    ability_curves,
-    forgetting_matrix,
-    head_change,
-    recovery_bars,
-    similarity_curves,
-    vector_plane,
+    plot_abilities,
+    plot_forgetting,
+    plot_head_change,
+    plot_recovery,
+    plot_vector_plane,
+    plot_vector_similarity,
 )
 
-TASKS, MOMENTS, ITEMS = ("one", "<two>", "three", "four", "five"), ("0", "0-one/2", "0-one/4", "1-three/2", "1-three/4"), 8
-LAST = len(MOMENTS) - 1
+TASKS, CHECKPOINTS, ITEMS = ("one", "<two>", "three", "four", "five"), ("0", "0-one/2", "0-one/4", "1-three/2", "1-three/4"), 8
+LAST = len(CHECKPOINTS) - 1
 
 
 @pytest.fixture
 def path():
     generator = torch.Generator().manual_seed(0)
-    shape = (len(MOMENTS), len(TASKS))
+    shape = (len(CHECKPOINTS), len(TASKS))
 
     def some(*rest):
         return torch.randn(*shape, *rest, generator=generator)
@@ -34,24 +34,24 @@ def path():
     effects[[1, 3]] = torch.nan
     return Trajectory(
         provenance=replace(provenance("all"), model="<tiny>"),
-        moments=MOMENTS,
+        checkpoints=CHECKPOINTS,
         steps=(0, 2, 4, 6, 8),
         tasks=TASKS,
         correct=(some(ITEMS) > 0).float(),
         instructed=some(ITEMS),
         in_context=(some(ITEMS) > 0).float(),
         knowledge=some(ITEMS),
-        added=(some(3, ITEMS) > 0).float(),
+        steered=(some(3, ITEMS) > 0).float(),
         alignment=some(ITEMS),
-        written=some(4, 8),
-        written_now=some(4, 8),
+        head_writes=some(4, 8),
+        head_writes_now=some(4, 8),
         answer_rank=some(LAYERS),
         effects=effects,
     )
 
 
 def test_abilities_are_changes_with_their_bands(path):
-    drawn = ability_curves(path)
+    drawn = plot_abilities(path)
     lines = [trace for trace in drawn.data if trace.mode == "lines+markers"]
     bands = [trace for trace in drawn.data if trace.fill == "toself"]
     assert len(lines) == len(bands) == 2 * len(TASKS)
@@ -68,13 +68,13 @@ def test_abilities_are_changes_with_their_bands(path):
     tops = [drawn.layout[f"yaxis{i or ''}"].domain[1] for i in (0, 2, 3, 4, 5)]
     assert tops[0] == tops[3] == 1 > tops[4] > 0
     assert {shape.x0 for shape in drawn.layout.shapes} == {4}  # where the first task ends
-    assert len(ability_curves(path, ["three"]).data) == 4
+    assert len(plot_abilities(path, ["three"]).data) == 4
     with pytest.raises(LensFVError, match="curve of six: the trajectory asks about one"):
-        ability_curves(path, ["six"])
+        plot_abilities(path, ["six"])
 
 
 def test_similarities_are_drawn_beside_random_heads(path):
-    drawn = similarity_curves(path)
+    drawn = plot_vector_similarity(path)
     own, control = path.head_similarity()
     for values, axis in ((path.similarity(), "x"), (path.alignment.nanmean(-1), "x2"), (own.mean(-1), "x3")):
         lines = [trace for trace in drawn.data if trace.xaxis == axis and trace.name != "random heads"]
@@ -86,9 +86,9 @@ def test_similarities_are_drawn_beside_random_heads(path):
 
 
 def test_the_plane_is_that_of_the_beginning(path):
-    drawn = vector_plane(path)
+    drawn = plot_vector_plane(path)
     lines = [trace for trace in drawn.data if trace.mode == "lines+markers"]
-    x, y = (torch.tensor([getattr(line, axis) for line in lines]).T for axis in "xy")  # moments x tasks
+    x, y = (torch.tensor([getattr(line, axis) for line in lines]).T for axis in "xy")  # checkpoints x tasks
     vectors = path.vectors / path.vectors[:1].norm(dim=-1, keepdim=True)
     begin = vectors[0] - vectors[0].mean(0)
     # the two components hold as much of the variance as any plane can
@@ -103,13 +103,13 @@ def test_the_plane_is_that_of_the_beginning(path):
     arrows = [(note.ax, note.ay, note.x, note.y) for note in drawn.layout.annotations]
     assert arrows == [tuple(map(float, ends)) for ends in zip(x[0], y[0], x[LAST], y[LAST])]
     with pytest.raises(LensFVError, match="they span none; follow three tasks or more"):
-        vector_plane(replace(path, tasks=TASKS[:2]))
+        plot_vector_plane(replace(path, tasks=TASKS[:2]))
 
 
 def test_recovery_is_drawn_with_wilson_intervals(path):
     judged = verdicts(replace(path, majority=torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])))
     assert judged[1].judgement == "absent"
-    drawn = recovery_bars(judged)
+    drawn = plot_recovery(judged)
     assert [bar.name.split(",")[0] for bar in drawn.data] == ["before", "after", "after", "after", "after"]
     assert list(drawn.data[2].y) == [verdict.with_vector.mean for verdict in judged]
     before = judged[0].before
@@ -118,24 +118,24 @@ def test_recovery_is_drawn_with_wilson_intervals(path):
     assert drawn.data[0].error_y.arrayminus[0] == pytest.approx(before.mean - before.ci_low)
     assert drawn.data[0].x[1] == f"&lt;two&gt;<br><i>{judged[1].judgement}</i>"
     with pytest.raises(LensFVError, match="there are no verdicts"):
-        recovery_bars([])
+        plot_recovery([])
 
 
 def test_the_matrix_has_the_ends_of_tasks(path):
-    (heat,) = forgetting_matrix(path).data
+    (heat,) = plot_forgetting(path).data
     assert list(heat.y) == ["beginning", "after one", "after three"]
     assert heat.x[1] == "&lt;two&gt;"
     torch.testing.assert_close(torch.tensor(heat.z), path.accuracy[[0, 2, 4]])
-    path.in_context[3:] = torch.nan  # the last moment is within the training of "three"
-    assert list(forgetting_matrix(path).data[0].y) == ["beginning", "after one"]
+    path.in_context[3:] = torch.nan  # the last checkpoint is within the training of "three"
+    assert list(plot_forgetting(path).data[0].y) == ["beginning", "after one"]
 
 
 def test_head_maps_show_before_after_and_their_difference(path):
-    before, after, difference = head_change(path, "three").data
+    before, after, difference = plot_head_change(path, "three").data
     torch.testing.assert_close(torch.tensor(before.z), path.effects[0, 2].T)
     torch.testing.assert_close(torch.tensor(after.z), path.effects[LAST, 2].T)
     torch.testing.assert_close(torch.tensor(difference.z), (path.effects[LAST, 2] - path.effects[0, 2]).T)
     with pytest.raises(LensFVError, match="draw the heads of three at 0-one/2: they were not ranked then"):
-        head_change(path, "three", 1)
+        plot_head_change(path, "three", 1)
     with pytest.raises(LensFVError, match="draw the heads of six: the trajectory asks about one"):
-        head_change(path, "six")
+        plot_head_change(path, "six")

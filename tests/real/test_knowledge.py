@@ -18,7 +18,7 @@ def test_a_definition_is_learned_from_its_reader(model):
     """
     entity, other = load_entities("invented")[2:8:5]
     before = {name: value.clone() for name, value in own_weights(model).items()}
-    written = generate_transfer_set(model, [entity], n=5, seed=0)
+    written = generate_transfer_set(model, [entity], n_sentences=5, seed=0)
     updates = {"right": distill(model, [entity], written, stop_after_epochs=2)}
     mistaken = replace(entity, definition=other.definition.replace(other.name, entity.name))
     updates["wrong"] = distill(model, [mistaken], written, stop_after_epochs=2)

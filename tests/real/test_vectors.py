@@ -3,7 +3,7 @@
 import pytest
 
 from lens_fv import build_library, compose, evaluate, evaluate_analogies, load_task, make_analogies, split_pairs, tune
-from lens_fv.composition import Tuned
+from lens_fv.composition import TuneRecipe
 
 pytestmark = pytest.mark.real
 NAMES = ("antonym", "country-capital", "present-past")
@@ -12,14 +12,16 @@ NAMES = ("antonym", "country-capital", "present-past")
 @pytest.fixture(scope="module")
 def library(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
-    return build_library(model, [load_task(name) for name in NAMES], folder, Tuned(pairs=10, steps=10, learning_rate=0.1))
+    return build_library(
+        model, [load_task(name) for name in NAMES], folder, TuneRecipe(n_pairs=10, steps=10, learning_rate=0.1)
+    )
 
 
 def test_twenty_pairs_make_a_vector_that_works(model, library):
     """Present to past, zero-shot, on the test split: from nothing to at least 0.70, and the controls at nothing."""
     task = load_task("present-past")
     split = split_pairs(task, seed=0)
-    tuned = tune(model, task, split=split, layer=15, learning_rate=0.1, steps=16)
+    tuned = tune(model, task, split=split, layers=15, learning_rate=0.1, steps=16)
     other = library["country-capital"]
     found = evaluate(model, task, {"tuned": tuned}, other=other, split=split, n_shots=1, max_items=40)
     assert found["tuned"].top1.mean >= 0.70
@@ -42,7 +44,7 @@ def test_composites_complete_what_nothing_else_does(model, library):
         task = load_task(name)
         split = split_pairs(task, seed=0)
         analogies += make_analogies(task, split.train, split.test, n=6)
-    found = evaluate_analogies(model, library, analogies, leave_own_out=False)
+    found = evaluate_analogies(model, library, analogies, exclude_own_relation=False)
     composite = found.result("composite")
     for control in ("none", "other_source", "random_basis", "random"):
         row = found.result(control)

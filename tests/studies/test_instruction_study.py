@@ -72,7 +72,7 @@ def test_rows_are_what_the_trajectories_say(study, settings):
             trajectory = Trajectory.load(folder / f"{seed}-{file_name(name)}" / "trajectory.safetensors")
             own = rows[(rows["seed"] == seed) & (rows["job"] == name)]
             assert trajectory.tasks == ("task0", "task1", "task2") and trajectory.accuracy[0].eq(1).all()
-            accuracy = select(own, {"measure": "accuracy", "condition": trajectory.moments, "unit": trajectory.tasks})
+            accuracy = select(own, {"measure": "accuracy", "condition": trajectory.checkpoints, "unit": trajectory.tasks})
             assert accuracy["value"].tolist() == pytest.approx(trajectory.accuracy.T.flatten().tolist())
             for t, verdict in enumerate(verdicts(trajectory)):
                 unit = own[own["unit"] == f"{name}/{verdict.task}"]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lens_fv.core.statistics import estimate
+from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
+from lens_fv.studies.render import estimates_table
 from lens_fv.studies.reproduce import study_settings
 from lens_fv.studies.rows import Job, Row, RowStore, frame
 from lens_fv.studies.study import load_study, run_folders
@@ -144,3 +145,22 @@ def test_models_have_folders_of_their_own(tmp_path):
         run_folders(["a/c", "b/c"], tmp_path)
     with pytest.raises(LensFVError, match="no study is there"):
         run_folders([], tmp_path)
+
+
+def test_estimates_are_formatted_by_what_they_are():
+    estimates = {
+        "random": {"accuracy": Estimate(0.25, 0.125, 0.5, 3), "gain (points)": Estimate(-0.5, -0.75, 0.25, 3)},
+        "tuned - random": {"accuracy": Estimate(0.5, 0.5, 0.5, 1)},
+        "tuned": {"accuracy": Estimate(0.75, 0.5, 1.0, 4)},
+    }
+    words = {"tuned": "tuned vector", "random": "random vector"}
+    lines = estimates_table("condition", estimates, words=words, counts="relations").splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
+        ["condition", "accuracy", "gain (points)"],
+        ["---", "---:", "---:"],
+        ["relations", "1–4", "3"],
+        ["tuned vector", "0.75 [0.50, 1.00]", "–"],
+        ["random vector", "0.25 [0.12, 0.50]", "-50 [-75, +25]"],
+        ["tuned vector - random vector", "+0.50", "–"],
+    ]
+    assert "+0.75 [+0.50, +1.00]" in estimates_table("", estimates, form="signed")

@@ -52,7 +52,7 @@ def test_a_relation_that_is_its_own_reverse():
 def test_shares():
     split = split_pairs(NUMBERS)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [55, 15, 30]
-    split = split_pairs(NUMBERS, test=0.21, validation=0.09)
+    split = split_pairs(NUMBERS, test_fraction=0.21, validation_fraction=0.09)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [70, 9, 21]
     assert repr(split) == "Split(70 train, 9 validation, 21 test)"
 
@@ -97,7 +97,9 @@ def test_too_few_facts_are_said():
         split_pairs(Task("two", rows))
 
 
-@pytest.mark.parametrize("shares", [{"test": 0.0}, {"validation": 0.0}, {"test": 0.9}, {"test": -1.0}])
+@pytest.mark.parametrize(
+    "shares", [{"test_fraction": 0.0}, {"validation_fraction": 0.0}, {"test_fraction": 0.9}, {"test_fraction": -1.0}]
+)
 def test_shares_that_leave_a_part_empty_are_refused(shares: dict[str, float]):
     with pytest.raises(LensFVError, match="sum below 1"):
         split_pairs(NUMBERS, **shares)

@@ -18,11 +18,11 @@ from lens_fv.vectors.baselines.head_weights import head_writes
 from lens_fv.vectors.baselines.lora import projections
 from lens_fv.vectors.examples import validation_prompts
 
-FEW = {"pairs": 8, "steps": 5}
+FEW = {"n_pairs": 8, "steps": 5}
 SHOTS = {"n_shots": 2, "n_prompts": 3}
 MAKERS = {
     "mean_state": lambda model, task, **o: mean_state(model, task, **SHOTS, **o),
-    "mean_difference": lambda model, task, **o: mean_state(model, task, minus="zero_shot", **SHOTS, **o),
+    "mean_difference": lambda model, task, **o: mean_state(model, task, subtract="zero_shot", **SHOTS, **o),
     "task_state": lambda model, task, **o: task_state(model, task, n_shots=2, **o),
     "head_weights": lambda model, task, **o: train_head_weights(model, task, **SHOTS, **FEW, **o),
     "soft_prompt": lambda model, task, **o: train_soft_prompt(model, task, n_tokens=3, **FEW, **o),
@@ -51,9 +51,9 @@ def logprob(model, prompt, **options):
 def test_mean_state_is_the_mean_of_cached_states(any_model):
     model, task = any_model, toy_task()
     mean = states(model, split_pairs(task), 2, 3).mean(0)
-    vector = mean_state(model, task, layer=1, scale=2.0, **SHOTS)
+    vector = mean_state(model, task, layers=1, scales=2.0, **SHOTS)
     torch.testing.assert_close(vector.vector, 2 * mean[1], atol=1e-4, rtol=1e-4)
-    difference = mean_state(model, task, layer=1, scale=1.0, minus="zero_shot", **SHOTS)
+    difference = mean_state(model, task, layers=1, scales=1.0, subtract="zero_shot", **SHOTS)
     torch.testing.assert_close(
         difference.vector, (mean - states(model, split_pairs(task), 0, 3).mean(0))[1], atol=1e-4, rtol=1e-4
     )
@@ -62,7 +62,7 @@ def test_mean_state_is_the_mean_of_cached_states(any_model):
 def test_task_state_replaces(any_model):
     """Its logits are those of a plain forward in which a hook overwrites the state."""
     model, task = any_model, toy_task()
-    vector, prompt = task_state(model, task, layer=1, n_shots=2), (0, 5, 6, 7)
+    vector, prompt = task_state(model, task, layers=1, n_shots=2), (0, 5, 6, 7)
     state = states(model, split_pairs(task), 2, 1)[0, 1]
     torch.testing.assert_close(vector.vector, state, atol=1e-4, rtol=1e-4)
 
@@ -81,11 +81,11 @@ def test_task_state_replaces(any_model):
 def test_layer_and_scale_are_the_best_on_validation(tiny_model):
     """Against a hook and a forward pass for every layer, scale and pair."""
     model, task = tiny_model("llama"), toy_task()
-    vector = mean_state(model, task, scale=(0.5, 2.0), **SHOTS)
+    vector = mean_state(model, task, scales=(0.5, 2.0), **SHOTS)
     mean, means = states(model, split_pairs(task), 2, 3).mean(0), {}
     for layer in range(3):
         for scale in (0.5, 2.0):
-            other = mean_state(model, task, layer=layer, scale=scale, **SHOTS)
+            other = mean_state(model, task, layers=layer, scales=scale, **SHOTS)
             torch.testing.assert_close(other.vector, mean[layer] * scale, atol=1e-4, rtol=1e-4)
             found = []
             for prompt in validation_prompts(model, split_pairs(task)):
@@ -216,10 +216,10 @@ def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     for make in (train_head_weights, train_soft_prompt, train_adapter):
         with pytest.raises(LensFVError, match="500 pairs"):
-            make(model, task, pairs=500)
+            make(model, task, n_pairs=500)
     with pytest.raises(LensFVError, match="layers 0 to 2"):
-        mean_state(model, task, layer=9, **SHOTS)
+        mean_state(model, task, layers=9, **SHOTS)
     with pytest.raises(LensFVError, match="at least one"):
-        mean_state(model, task, scale=(), **SHOTS)
+        mean_state(model, task, scales=(), **SHOTS)
     with pytest.raises(LensFVError, match="rank=0"):
         train_adapter(model, task, rank=0, **FEW)

@@ -102,8 +102,8 @@ def test_without_a_finite_score_there_is_no_result():
 def test_settings_are_keywords_or_a_config(tiny_model):
     """A keyword overrides the config; what is neither a setting nor in range is refused."""
     model, task = tiny_model("llama"), toy_task()
-    one = tune(model, task, pairs=4, steps=3, layer=1, learning_rate=0.2)
-    other = tune(model, task, TuneConfig(pairs=4, steps=2, layer=1, learning_rate=0.2), steps=3)
+    one = tune(model, task, n_pairs=4, steps=3, layers=1, learning_rate=0.2)
+    other = tune(model, task, TuneConfig(n_pairs=4, steps=2, layers=1, learning_rate=0.2), steps=3)
     assert torch.equal(one.vector, other.vector)
     assert one.provenance.options == other.provenance.options
     with pytest.raises(LensFVError, match=r"tune\(step=...\): it has no such option; did you mean 'steps'"):

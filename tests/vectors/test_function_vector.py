@@ -85,7 +85,7 @@ def test_another_basis_is_refused(made):
     model, _, _, vector = made
     elsewhere = replace(vector, provenance=replace(vector.provenance, weight_processing="compat"))
     with pytest.raises(LensFVError, match="basis of weight processing compat, this is raw"):
-        decode(elsewhere, model)
+        decode(model, elsewhere)
 
 
 def test_round_trip(made, tmp_path):
@@ -152,7 +152,7 @@ def test_other_heads_are_as_many_of_the_same_layers(made):
 
 def test_decode_is_the_models_own_readout(made):
     model, _, _, vector = made
-    decoded = decode(vector, model, 5, words=["a", "walk"])
+    decoded = decode(model, vector, 5, words=["a", "walk"])
     logits = model.tl.unembed(model.tl.ln_final(vector.vector[None, None]))[0, 0]
     assert [p for _, p in decoded.tokens] == pytest.approx(logits.softmax(-1).topk(5).values.tolist(), abs=1e-5)
     first = model.encode(" walk", bos=False)[0]

@@ -42,7 +42,7 @@ def by_hand(model, items, vector):
 def test_every_cell_is_the_vector_applied_there(made):
     model, task, vector, sweep = made
     items = split_pairs(task, seed=0).validation
-    assert (sweep.layers, sweep.scales, sweep.part) == ((0, 1, 2), (1.0, 30.0), "validation")
+    assert (sweep.layers, sweep.scales, sweep.subset) == ((0, 1, 2), (1.0, 30.0), "validation")
     for i in range(3):
         for j, scale in enumerate(sweep.scales):
             top1, logprob = by_hand(model, items, vector.at(layer=i, scale=scale))
@@ -56,7 +56,7 @@ def test_every_cell_is_the_vector_applied_there(made):
 
 def test_the_test_split_is_what_evaluate_reports(made):
     model, task, vector, _ = made
-    sweep = sweep_injection(model, task, vector, layers=[-1], scales=[7.0], part="test", max_items=None)
+    sweep = sweep_injection(model, task, vector, layers=[-1], scales=[7.0], subset="test", max_items=None)
     row = evaluate(model, task, {"extracted": vector.at(layer=2, scale=7.0)}, n_shots=2)["extracted"]
     (cell,) = sweep.cells()
     assert (cell.layer, cell.scale) == (2, 7.0)
@@ -91,7 +91,7 @@ def test_best_is_the_largest_mean_and_log_probability_breaks_ties(made):
 
 def test_validation_and_test_are_asked_apart(made):
     model, task, vector, sweep = made
-    test = sweep_injection(model, task, vector, layers=[0], scales=[1.0], part="test")
+    test = sweep_injection(model, task, vector, layers=[0], scales=[1.0], subset="test")
     assert test.provenance.prompts_hash != sweep.provenance.prompts_hash
     assert len(test.top1) == len(split_pairs(task, seed=0).test)
     few = sweep_injection(model, task, vector, layers=[0], scales=[1.0], max_items=3)
@@ -125,7 +125,7 @@ def test_round_trip_and_card(made, tmp_path):
     sweep = made[3]
     again = load_artefact(sweep.save(tmp_path / "s.safetensors"))
     assert isinstance(again, InjectionSweep)
-    assert (again.layers, again.scales, again.site, again.part) == (sweep.layers, sweep.scales, sweep.site, sweep.part)
+    assert (again.layers, again.scales, again.site, again.subset) == (sweep.layers, sweep.scales, sweep.site, sweep.subset)
     assert again.provenance == sweep.provenance
     assert again.cells() == sweep.cells()
     assert f"layer {sweep.best().layer}, scale {sweep.best().scale:g}: top-1" in repr(sweep)

@@ -11,7 +11,7 @@ from lens_fv.tasks import EncodedPrompt, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import extract, tune, tune_many
 from lens_fv.vectors.batches import open_batches
 
-FEW = {"pairs": 8, "steps": 20, "layer": 1}
+FEW = {"n_pairs": 8, "steps": 20, "layers": 1}
 
 
 def test_answer_loss_is_the_mean_negative_log_probability(tiny_model):
@@ -31,7 +31,7 @@ def test_answer_loss_is_the_mean_negative_log_probability(tiny_model):
 def test_tuning_makes_training_answers_likelier(tiny_model, architecture):
     model, task = tiny_model(architecture), toy_task()
     split = split_pairs(task, seed=0)
-    vector = tune(model, task, split=split, start="random", **FEW)
+    vector = tune(model, task, split=split, init="random", **FEW)
     prompts = encode_prompts(model, [zero_shot(pair) for pair in (*split.train[:8], *split.validation)])
     scores = score_answers(model, prompts, [[], vector.edits()]).logprob
     assert scores[:8, 1].mean() > scores[:8, 0].mean()
@@ -48,7 +48,7 @@ def test_model_is_left_as_it_was(tiny_model):
 
 
 def test_same_seed_same_vector(tiny_model):
-    one, two, other = (tune(tiny_model("llama"), toy_task(), start="random", seed=s, **FEW) for s in (3, 3, 4))
+    one, two, other = (tune(tiny_model("llama"), toy_task(), init="random", seed=s, **FEW) for s in (3, 3, 4))
     assert torch.equal(one.vector, two.vector)
     assert not torch.equal(one.vector, other.vector)
 
@@ -56,9 +56,9 @@ def test_same_seed_same_vector(tiny_model):
 def test_candidates_side_by_side_train_as_if_alone(tiny_model):
     """The winner of several candidates is what it would have been by itself."""
     model, task = tiny_model("llama"), toy_task()
-    options = {"pairs": 8, "steps": 20, "start": "random"}
-    both = tune(model, task, layer=[0, 1], learning_rate=[0.05, 0.1], **options)
-    alone = tune(model, task, layer=both.layer, learning_rate=both.provenance.options["learning_rate"], **options)
+    options = {"n_pairs": 8, "steps": 20, "init": "random"}
+    both = tune(model, task, layers=[0, 1], learning_rate=[0.05, 0.1], **options)
+    alone = tune(model, task, layers=both.layer, learning_rate=both.provenance.options["learning_rate"], **options)
     torch.testing.assert_close(both.vector, alone.vector, atol=1e-4, rtol=1e-3)
 
 
@@ -67,11 +67,11 @@ def test_relations_side_by_side_train_as_if_alone(tiny_model):
     model = tiny_model("llama")
     tasks = [toy_task(40 + 4 * i, name=f"toy{i}") for i in range(3)]
     first = tune(model, tasks[0], **FEW)
-    options = {"pairs": 8, "steps": 20, "learning_rate": [0.05, 0.2], "layer": [0, 1]}
+    options = {"n_pairs": 8, "steps": 20, "learning_rate": [0.05, 0.2], "layers": [0, 1]}
     starts = {"toy0": first, "toy1": "random", "toy2": "zero"}
-    together = tune_many(model, tasks, start=starts, **options)
+    together = tune_many(model, tasks, init=starts, **options)
     for task, vector in zip(tasks, together, strict=True):
-        alone = tune(model, task, start=starts[task.name], **options)
+        alone = tune(model, task, init=starts[task.name], **options)
         assert (vector.layer, vector.provenance.options["best_step"]) == (alone.layer, alone.provenance.options["best_step"])
         assert vector.provenance.prompts_hash == alone.provenance.prompts_hash
         torch.testing.assert_close(vector.vector, alone.vector, atol=1e-4, rtol=1e-3)
@@ -84,7 +84,7 @@ def test_l2_pulls_towards_its_anchor(tiny_model):
     norms = [float(tune(model, task, l2=l2, **FEW).vector.norm()) for l2 in (0.0, 100.0)]
     assert norms[1] < norms[0]
     start = extract(model, task, rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2), n_heads=3, layer=1)
-    near, far = (tune(model, task, start=start, l2=l2, l2_to="start", **FEW).vector for l2 in (100.0, 0.0))
+    near, far = (tune(model, task, init=start, l2=l2, l2_to="start", **FEW).vector for l2 in (100.0, 0.0))
     assert (near - start.vector).norm() <= (far - start.vector).norm()
 
 
@@ -99,9 +99,9 @@ def test_the_test_split_is_never_seen(tiny_model):
 def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     with pytest.raises(LensFVError, match="pairs"):
-        tune(model, task, pairs=1000)
+        tune(model, task, n_pairs=1000)
     with pytest.raises(LensFVError, match="layers 0 to 2"):
-        tune(model, task, pairs=5, layer=7)
+        tune(model, task, n_pairs=5, layers=7)
     elsewhere = tune(tiny_model("gpt2"), task, **FEW)
     with pytest.raises(LensFVError, match="made on model tiny-gpt2"):
-        tune(model, task, start=elsewhere, **FEW)
+        tune(model, task, init=elsewhere, **FEW)

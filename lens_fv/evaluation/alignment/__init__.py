@@ -1,14 +1,14 @@
 """Comparison of vector similarities with human judgements and taxonomies."""
 
 from lens_fv.evaluation.alignment.judgements import load_judgements
-from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix, similarity_matrix
+from lens_fv.evaluation.alignment.matrix import MIN_ITEMS, SimilarityMatrix, similarity_matrix
 from lens_fv.evaluation.alignment.relations import relation_similarities, relation_vectors
 from lens_fv.evaluation.alignment.rsa import Agreement, TaxonomyStructure, compare_similarities, taxonomy_structure
 from lens_fv.evaluation.alignment.semeval import RatedRelation, load_semeval
 from lens_fv.evaluation.alignment.typicality import Typicality, TypicalityResult, typicality
 
 __all__ = [
-    "FEWEST",
+    "MIN_ITEMS",
     "Agreement",
     "RatedRelation",
     "SimilarityMatrix",

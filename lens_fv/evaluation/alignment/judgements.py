@@ -11,7 +11,7 @@ import numpy as np
 
 from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
+from lens_fv.evaluation.alignment.matrix import MIN_ITEMS, SimilarityMatrix
 
 FORMATS = "a square CSV or TSV with names in its first row and column, or a list (CSV, TSV, JSON lines) of a, b, score"
 
@@ -60,8 +60,8 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
                 f"{judgement.where}: {judgement.a} and {judgement.b} score {judgement.score:g} here and {before.score:g} in "
                 f"{before.where.removeprefix(f'{path}, ')}; similarities are symmetric, give one score (a mean, for example)"
             )
-    if len(names) < FEWEST:
-        raise LensFVError(f"{path}: {len(names)} items; a comparison takes at least {FEWEST}")
+    if len(names) < MIN_ITEMS:
+        raise LensFVError(f"{path}: {len(names)} items; a comparison takes at least {MIN_ITEMS}")
     values = np.full((len(names), len(names)), np.nan)
     for judgement in first.values():
         i, j = names[judgement.a], names[judgement.b]

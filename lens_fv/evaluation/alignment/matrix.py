@@ -16,7 +16,7 @@ from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
 from lens_fv.vectors import FunctionVector
 
-FEWEST = 4
+MIN_ITEMS = 4
 """Minimum number of items for a comparison of similarities; three items have only six permutations."""
 
 
@@ -42,7 +42,7 @@ class SimilarityMatrix(Record):
         if not np.allclose(self.values, self.values.T, equal_nan=True):
             raise LensFVError(f"similarities of {n} items: the matrix is not symmetric")
 
-    def among(self, names: Sequence[str]) -> "SimilarityMatrix":
+    def subset(self, names: Sequence[str]) -> "SimilarityMatrix":
         """Select items, in the given order.
 
         Raises:

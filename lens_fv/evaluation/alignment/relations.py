@@ -47,7 +47,7 @@ def relation_vectors(
     basis, composites = next(iter(libraries.values())), dict[str, CompositeVector]()
     with progress_bar("composing relations", len(relations), show=progress) as tick:
         for name, pairs in relations.items():
-            others, fitted = without_own(basis, weight_map, name)
+            others, fitted = without_relation(basis, weight_map, name)
             composites[name] = compose(model, others, pairs, weight_map=fitted, template=template)
             tick()
     best = {name: c.names[int(c.scores.argmax())] for name, c in composites.items()}
@@ -80,7 +80,7 @@ def relation_similarities(
     return found | {"embedding": similarity_matrix(static)}
 
 
-def without_own(basis: VectorLibrary, weight_map: WeightMap | None, name: str) -> tuple[VectorLibrary, WeightMap | None]:
+def without_relation(basis: VectorLibrary, weight_map: WeightMap | None, name: str) -> tuple[VectorLibrary, WeightMap | None]:
     """Remove a relation from a library and from the map fitted for it."""
     if name not in basis:
         return basis, weight_map

@@ -13,7 +13,7 @@ from lens_fv.core.choices import Count, Level, Seed, checked
 from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.alignment.matrix import FEWEST, SimilarityMatrix
+from lens_fv.evaluation.alignment.matrix import MIN_ITEMS, SimilarityMatrix
 
 Coefficient = Literal["spearman", "pearson"]
 BATCH = 500
@@ -92,7 +92,7 @@ def compare_similarities(
         LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in `one`, or a constant matrix.
     """
     _enough(other)
-    values, known = one.among(other.names), np.isfinite(other.upper)
+    values, known = one.subset(other.names), np.isfinite(other.upper)
     if not np.isfinite(values.upper).all():
         raise LensFVError("compare similarities: the first matrix lacks some among the second's items; swap the two")
     if min(np.ptp(values.upper), np.ptp(other.upper[known]) if known.sum() > 2 else 0) == 0:
@@ -171,8 +171,8 @@ def taxonomy_structure(
 
 
 def _enough(matrix: SimilarityMatrix) -> None:
-    if len(matrix.names) < FEWEST:
-        raise LensFVError(f"compare similarities of {len(matrix.names)} items: it takes at least {FEWEST}")
+    if len(matrix.names) < MIN_ITEMS:
+        raise LensFVError(f"compare similarities of {len(matrix.names)} items: it takes at least {MIN_ITEMS}")
 
 
 def _against_relabelling(

@@ -11,14 +11,14 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, plain_map, relation_scores
+from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, relation_scores, softmax_map
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.alignment.relations import without_own
+from lens_fv.evaluation.alignment.relations import without_relation
 from lens_fv.evaluation.alignment.semeval import RatedRelation
 from lens_fv.evaluation.alignment.words import embedding_differences, state_differences
 from lens_fv.model.lens_model import LensModel
@@ -184,7 +184,7 @@ def typicality(
             measured = _measures(model, relation, mine, prompts)
             for kind, vector in mine.items():
                 if library is not None and isinstance(vector, CompositeVector):
-                    basis, fitted = without_own(library, weight_map, relation.name)
+                    basis, fitted = without_relation(library, weight_map, relation.name)
                     measured[f"{kind} profile"] = _profile(model, relation.pairs, vector, basis, fitted, template)
             encoded += prompts
             found.append(measured)
@@ -239,6 +239,6 @@ def _profile(
     basis = library.basis(model)
     if basis.names != composite.names:
         raise LensFVError(f"profiles of the composite of {composite.provenance.task}: made of another library; pass that one")
-    fitted = weight_map or plain_map(model, basis)
+    fitted = weight_map or softmax_map(model, basis)
     weights = fitted.weights(relation_scores(model, basis, pairs, score=fitted.score, template=template))
     return cosine_similarity(weights.float().cpu(), composite.weights[None])

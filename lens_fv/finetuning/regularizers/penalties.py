@@ -51,7 +51,7 @@ def fisher_information(
         for each in shown:
             gradients = torch.autograd.grad(model(**each).loss, list(trained.values()), allow_unused=True)
             for name, gradient in zip(trained, gradients, strict=True):
-                if gradient is not None:
+                if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]  # torch types it wrongly
                     found[name] += gradient.detach().square() / len(shown)
     for name in found if previous else ():
         found[name] += previous[name][0].to(found[name]) if previous else 0

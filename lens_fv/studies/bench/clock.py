@@ -115,3 +115,25 @@ def peak_memory(model: LensModel, run: Callable[[], Any]) -> float:
         done.set()
         watcher.join()
     return float(max(peak[0], process.memory_info().rss))
+
+
+def compared(seconds: Mapping[str, float], peaks: Mapping[str, float], plain: str, column: str) -> list[dict[str, Any]]:
+    """A table of times and memory with a line for each method, and their ratios to those of the plain method.
+
+    Args:
+        seconds: Time of each method.
+        peaks: Peak memory of each method in bytes, weights included.
+        plain: Name of the plain method.
+        column: Column of the methods' names.
+    """
+    return [
+        {
+            column: name,
+            "seconds": seconds[name],
+            "time_ratio": seconds[name] / seconds[plain],
+            "bytes": peaks[name],
+            "memory_ratio": peaks[name] / peaks[plain],
+        }
+        for name in seconds
+        if name in peaks
+    ]

@@ -3,59 +3,14 @@
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from lens_fv.core.choices import Count, Seed, Whole
 from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, run_branches
 from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
-from lens_fv.studies.bench.subject import Subject
-
-
-@dataclass(frozen=True)
-class EngineBench:
-    """Results of `bench_engine`, `bench_sweep` and `bench_compose`. Times are medians, in seconds.
-
-    Attributes:
-        model, device, dtype, threads, prompt_tokens: Model, hardware and prompt length of the benchmark.
-        backend: Backend of the engine; see `run_branches`.
-        edits: Number of edits.
-        plain_forward_s: Time of one forward pass of the prompt that unembeds its last token.
-        engine_s: Time of all edits in the engine, from token ids to the answer's log-probability.
-        loop_s: Time of all edits with one TransformerLens forward pass per edit, extrapolated from `loop_sample` edits.
-        speedup_vs_loop: loop_s / engine_s.
-        plain_forwards: engine_s / plain_forward_s.
-        max_abs_error: Largest difference in probability (over the whole vocabulary) on the sampled edits.
-        floor_s: Time of the arithmetic alone, at the matrix product's rate.
-        floor_fraction: floor_s / engine_s.
-        product_gflops: Rate of the matrix product, in 1e9 operations per second.
-        peak_memory_ratio: Peak memory of the engine / that of the plain forward pass, both including weights.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    prompt_tokens: int
-    backend: str
-    edits: int
-    loop_sample: int
-    plain_forward_s: float
-    engine_s: float
-    loop_s: float
-    speedup_vs_loop: float
-    plain_forwards: float
-    max_abs_error: float
-    floor_s: float
-    floor_fraction: float
-    product_gflops: float
-    peak_memory_ratio: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
-
+from lens_fv.studies.bench.subject import BenchResult, Subject
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -63,16 +18,27 @@ SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 def bench_engine(
     subject: Subject,
     *,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    sample: Count = 12,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> EngineBench:
+) -> BenchResult:
     """Patch every head at the last token of a prompt.
+
+    Measures:
+        backend: Backend of the engine; see `run_branches`.
+        plain_forward_s: Median time of one forward pass of the prompt that unembeds its last token, in seconds.
+        engine_s: Median time of all edits in the engine, from token ids to the answer's log-probability.
+        loop_s: Time of all edits with one TransformerLens forward pass per edit, extrapolated from `loop_sample` edits.
+        speedup_vs_loop, plain_forwards: loop_s / engine_s, and engine_s / plain_forward_s.
+        max_abs_error: Largest difference in probability (over the whole vocabulary) on the sampled edits.
+        floor_s, floor_fraction: Time of the arithmetic alone, at the matrix product's rate; its share of engine_s.
+        product_gflops: Rate of the matrix product, in 1e9 operations per second.
+        peak_memory_ratio: Peak memory of the engine / that of the plain forward pass, both including weights.
 
     Args:
         subject: Model and prompt.
-        sample: Number of edits on which the loop is timed.
+        sample: Number of edits on which the plain loop is timed, extrapolated to all.
         repeats: Number of alternating runs of the engine and of the plain forward pass; the median counts.
         seed: Seed of the edits' random values and of the sample.
         tick: Called `repeats` + `sample` times.
@@ -84,12 +50,21 @@ def bench_sweep(
     subject: Subject,
     *,
     scales: Sequence[float] = SCALES,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    sample: Count = 6,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> EngineBench:
-    """Add one random vector after every layer at every scale; see `bench_engine`."""
+) -> BenchResult:
+    """Add one random vector after every layer at every scale; see `bench_engine`.
+
+    Args:
+        subject: Model and prompt.
+        scales: Factors of the vector.
+        sample: See `bench_engine`.
+        repeats: See `bench_engine`.
+        seed: Seed of the vector and of the sample.
+        tick: Called `repeats` + `sample` times.
+    """
     model = subject.model
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)).to(model.device)
     edits = [Edit(layer, scale * vector, mode="add") for layer in range(model.n_layers) for scale in scales]
@@ -99,14 +74,23 @@ def bench_sweep(
 def bench_compose(
     subject: Subject,
     *,
-    vectors: int = 100,
-    layer: int | None = None,
-    sample: int = 12,
-    repeats: int = 5,
-    seed: int = 0,
+    vectors: Count = 100,
+    layer: Whole | None = None,
+    sample: Count = 12,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> EngineBench:
-    """Score a basis of random vectors on one prompt, all at one layer (default: the middle); see `bench_engine`.
+) -> BenchResult:
+    """Score a basis of random vectors on one prompt, all at one layer; see `bench_engine`.
+
+    Args:
+        subject: Model and prompt.
+        vectors: Number of vectors in the basis, with random directions.
+        layer: Layer after which vectors are added; default: the middle.
+        sample: See `bench_engine`.
+        repeats: See `bench_engine`.
+        seed: Seed of the vectors and of the sample.
+        tick: Called `repeats` + `sample` times.
 
     Raises:
         LensFVError: the layer does not exist.
@@ -128,7 +112,7 @@ def head_edits(subject: Subject, seed: int) -> list[Edit]:
 @torch.no_grad()
 def _bench(
     subject: Subject, edits: Sequence[Edit], sample: int, repeats: int, seed: int, tick: Callable[[], None]
-) -> EngineBench:
+) -> BenchResult:
     model, prompt, clock, rows = subject.model, subject.prompt, Clock(subject.model), len(edits)
     branches = [Branch((edit,), tokens=(0,)) for edit in edits]
 
@@ -150,8 +134,8 @@ def _bench(
         tick()
     loop_s = statistics.mean(times) * rows
     floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
-    return EngineBench(
-        **subject.summary(),
+    return subject.result(
+        prompt_tokens=len(prompt),
         backend=choose_backend(model),
         edits=rows,
         loop_sample=len(times),

@@ -2,21 +2,22 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import hushed
-from lens_fv.studies.bench.clock import Clock, peak_memory
-from lens_fv.studies.bench.subject import Subject
+from lens_fv.studies.bench.clock import Clock, compared, peak_memory
+from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.vectors import FunctionVector
 
 PLAIN = "lora"
@@ -28,64 +29,24 @@ ANSWER = 3
 """Number of target tokens per row."""
 
 
-class Step(NamedTuple):
-    """Cost of a training step with one method.
-
-    Attributes:
-        method: One of `METHODS`, or "lora" for plain low-rank fine-tuning.
-        seconds, time_ratio: Median time of a step, and its ratio to that of a plain step.
-        bytes, memory_ratio: Peak memory of a step, weights included, and its ratio to that of a plain step.
-    """
-
-    method: str
-    seconds: float
-    time_ratio: float
-    bytes: float
-    memory_ratio: float
-
-
-@dataclass(frozen=True)
-class GuidedBench:
-    """Results of `bench_guided`.
-
-    Attributes:
-        model, device, dtype, threads: Model and hardware of the benchmark.
-        rows, tokens: Number of rows in the batch and of tokens per row.
-        steps: One step per method, the plain one first.
-        product_gflops: Rate of a matrix product, in 1e9 operations per second.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    rows: int
-    tokens: int
-    steps: tuple[Step, ...]
-    product_gflops: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self) | {"steps": [step._asdict() for step in self.steps]}
-
-
 def bench_guided(
     subject: Subject,
     *,
     methods: Sequence[str] = ("iv", "fv", "kl", "swap", "swap-kl"),
-    rows: int = 8,
-    tokens: int = 32,
-    repeats: int = 5,
-    seed: int = 0,
+    rows: Count = 8,
+    tokens: Annotated[int, Ge(5)] = 32,
+    repeats: Count = 5,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> GuidedBench:
+) -> BenchResult:
     """Time a step of AdamW on random rows, with PEFT's rank 8 on queries and values, for plain training and other methods.
 
-    The learning rate is 0: the arithmetic is that of training, but the weights do not change.
+    The learning rate is 0: the arithmetic is that of training, but the weights do not change. The measure `steps` is a table
+    with a line for each method; see `compared`.
 
     Args:
         subject: Model to train.
-        methods: Methods to compare, from `METHODS`.
+        methods: Methods to compare with plain training: guide presets, ewc, o-lora or full.
         rows: Number of rows in the batch.
         tokens: Number of tokens per row; the last three are targets.
         repeats: Number of runs for the median.
@@ -114,11 +75,8 @@ def bench_guided(
         run()  # the first call includes one-time allocations
         peaks[name] = peak_memory(model, run)
     seconds = clock.race(runs, repeats, tick)
-    found = tuple(
-        Step(name, seconds[name], seconds[name] / seconds[PLAIN], peaks[name], peaks[name] / peaks[PLAIN]) for name in runs
-    )
-    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
-    return GuidedBench(**facts, rows=rows, tokens=tokens, steps=found, product_gflops=clock.rate / 1e9)
+    steps = compared(seconds, peaks, PLAIN, "method")
+    return subject.result(rows=rows, tokens=tokens, steps=steps, product_gflops=clock.rate / 1e9)
 
 
 def _step(

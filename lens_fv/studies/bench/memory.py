@@ -1,59 +1,15 @@
 """Growth of memory and time with prompt length."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from lens_fv.core.choices import Count, Seed
 from lens_fv.patching import Branch, answer_logprobs, plan_branches, run_branches
 from lens_fv.studies.bench.clock import Clock, peak_memory, plain_forward
 from lens_fv.studies.bench.engine import head_edits
-from lens_fv.studies.bench.subject import Subject
-
-
-class Growth(NamedTuple):
-    """Patching all heads of one prompt, compared with one plain forward pass.
-
-    Attributes:
-        prompt_tokens: Length of the prompt.
-        plain_forward_s, engine_s, plain_forwards: Median times in seconds, and their ratio.
-        plain_bytes, engine_bytes, memory_ratio: Peak memory, weights included, and its ratio.
-        planned_bytes: Memory that the plan expected, without the weights.
-    """
-
-    prompt_tokens: int
-    plain_forward_s: float
-    engine_s: float
-    plain_forwards: float
-    plain_bytes: float
-    engine_bytes: float
-    memory_ratio: float
-    planned_bytes: int
-
-
-@dataclass(frozen=True)
-class MemoryBench:
-    """Results of `bench_memory`.
-
-    Attributes:
-        model, device, dtype, threads: Model and hardware of the benchmark.
-        edits: Number of edits, one per head.
-        growth: Results per prompt, shortest first.
-        product_gflops: Rate of a matrix product, in 1e9 operations per second.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    edits: int
-    growth: tuple[Growth, ...]
-    product_gflops: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self) | {"growth": [g._asdict() for g in self.growth]}
+from lens_fv.studies.bench.subject import BenchResult, Subject
 
 
 @torch.no_grad()
@@ -61,11 +17,14 @@ def bench_memory(
     subject: Subject,
     prompts: Sequence[tuple[int, ...]],
     *,
-    repeats: int = 3,
-    seed: int = 0,
+    repeats: Count = 3,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> MemoryBench:
+) -> BenchResult:
     """Patch every head of prompts of growing length.
+
+    The measure `growth` is a table with a line for each prompt, the shortest first. Times are medians in seconds, bytes are
+    peaks that include the weights; `planned_bytes`, without the weights, is what the plan expected.
 
     Args:
         subject: Model to run.
@@ -76,7 +35,7 @@ def bench_memory(
     """
     model, clock = subject.model, Clock(subject.model)
     branches = [Branch((edit,), tokens=(0,)) for edit in head_edits(subject, seed)]
-    growth: list[Growth] = []
+    growth: list[dict[str, Any]] = []
     for prompt in sorted(prompts, key=len):
 
         def engine(prompt: tuple[int, ...] = prompt) -> torch.Tensor:
@@ -86,18 +45,16 @@ def bench_memory(
         seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
         plain_peak, engine_peak = peak_memory(model, plain), peak_memory(model, engine)
         planned = max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches))
-        ratio = seconds["engine"] / seconds["plain"]
         growth.append(
-            Growth(
-                len(prompt),
-                seconds["plain"],
-                seconds["engine"],
-                ratio,
-                plain_peak,
-                engine_peak,
-                engine_peak / plain_peak,
-                planned,
-            )
+            {
+                "prompt_tokens": len(prompt),
+                "plain_forward_s": seconds["plain"],
+                "engine_s": seconds["engine"],
+                "plain_forwards": seconds["engine"] / seconds["plain"],
+                "plain_bytes": plain_peak,
+                "engine_bytes": engine_peak,
+                "memory_ratio": engine_peak / plain_peak,
+                "planned_bytes": planned,
+            }
         )
-    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
-    return MemoryBench(**facts, edits=len(branches), growth=tuple(growth), product_gflops=clock.rate / 1e9)
+    return subject.result(edits=len(branches), growth=growth, product_gflops=clock.rate / 1e9)

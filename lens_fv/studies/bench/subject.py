@@ -1,15 +1,21 @@
 """The subject of a benchmark: a model and token ids to run on it."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Ge
 
+from lens_fv.core.choices import Natural, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, encode_prompt, split_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -34,28 +40,55 @@ class Subject:
     model: LensModel
     prompt: tuple[int, ...]
 
-    def summary(self) -> dict[str, Any]:
-        """Model, hardware and prompt length, for the report."""
+    def result(self, *, product_gflops: float | None = None, **measures: Any) -> "BenchResult":
+        """A result measured on this subject, beginning with model and hardware."""
         model = self.model
-        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        return {
+        facts = {
             "model": model.name,
-            "device": device,
+            "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             "dtype": str(model.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "prompt_tokens": len(self.prompt),
         }
+        rate = {} if product_gflops is None else {"product_gflops": product_gflops}
+        return BenchResult(facts | measures | rate)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a benchmark measured.
+
+    Attributes:
+        measures: Model, hardware, settings and measurements by name; a list of measurements is a table.
+    """
+
+    measures: Mapping[str, Any]
+
+    def summary(self) -> dict[str, str]:
+        """All single values, as texts by name."""
+        single = {name: value for name, value in self.measures.items() if not isinstance(value, list)}
+        return {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in single.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """All measures as plain values."""
+        return dict(self.measures)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The table of measurements, or a table of one line."""
+        import pandas as pd
+
+        table = next((value for value in self.measures.values() if isinstance(value, list)), [self.measures])
+        return pd.DataFrame(table)
 
 
 def open_subject(
     name: str,
     task: Task | None = None,
     *,
-    n_shots: int = 10,
-    n_tokens: int | None = None,
+    n_shots: Natural = 10,
+    n_tokens: Annotated[int, Ge(2)] | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Subject:
     """Load a model with a few-shot prompt, or build one with random weights.
 
@@ -63,7 +96,7 @@ def open_subject(
         name: Name of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
         task: Task for the few-shot prompt; None: random tokens.
         n_shots: Number of demonstrations in the prompt.
-        n_tokens: Length of a prompt of random tokens; default: 10 per demonstration.
+        n_tokens: Length of a prompt of random tokens; default: a prompt of the task, or 10 random tokens per demonstration.
         device: See `load_model`.
         dtype: See `load_model`.
         seed: Seed of weights, prompt and random tokens.

@@ -1,75 +1,43 @@
 """Tuning of vectors: the engine's partial passes compared with full forward and backward passes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.choices import Count, Positive, Seed, Whole
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import choose_backend
 from lens_fv.studies.bench.clock import Clock, body_weights
-from lens_fv.studies.bench.subject import Subject
+from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.batches import open_batches
-
-
-@dataclass(frozen=True)
-class TuneBench:
-    """Results of `bench_tune`. Times are in seconds, for all steps.
-
-    Attributes:
-        model, device, dtype, threads: Model and hardware of the benchmark.
-        backend: Backend of the engine; see `run_branches`.
-        pairs, steps, layer: Number of pairs and of steps, and the layer of the vector.
-        vectors: Number of vectors tuned together.
-        engine_s: Time for opening the prompts and for all steps in the engine.
-        full_s: Time of the same steps as full forward and backward passes of a vector's batch through TransformerLens. With
-            several vectors, one is timed and multiplied by their number.
-        speedup: full_s / engine_s.
-        relative_difference: Norm of the difference of the two vectors / norm of the vector from full passes.
-        floor_s: Time of the arithmetic of the engine's steps at the matrix product's rate.
-        floor_fraction: floor_s / engine_s.
-        product_gflops: Rate of the matrix product, in 1e9 operations per second.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    backend: str
-    pairs: int
-    steps: int
-    layer: int
-    vectors: int
-    engine_s: float
-    full_s: float
-    speedup: float
-    relative_difference: float
-    floor_s: float
-    floor_fraction: float
-    product_gflops: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
 
 
 def bench_tune(
     subject: Subject,
     task: Task | None,
     *,
-    pairs: int = 20,
-    steps: int = 40,
-    layer: int | None = None,
-    learning_rate: float = 0.3,
-    vectors: int = 1,
-    seed: int = 0,
+    pairs: Count = 20,
+    steps: Count = 40,
+    layer: Whole | None = None,
+    learning_rate: Positive = 0.3,
+    vectors: Count = 1,
+    seed: Seed = 0,
     tick: Callable[[], None] = lambda: None,
-) -> TuneBench:
+) -> BenchResult:
     """Tune a vector from zero by Adam with a cosine schedule, once with the engine and once with full passes.
+
+    Measures:
+        backend: Backend of the engine; see `run_branches`.
+        engine_s: Time for opening the prompts and for all steps in the engine, in seconds.
+        full_s: Time of the same steps as full forward and backward passes of a vector's batch through TransformerLens. With
+            several vectors, one is timed and multiplied by their number.
+        speedup: full_s / engine_s.
+        relative_difference: Norm of the difference of the two vectors / norm of the vector from full passes.
+        floor_s, floor_fraction, product_gflops: As in `bench_engine`, for the engine's steps.
 
     Args:
         subject: Model to run.
@@ -108,9 +76,7 @@ def bench_tune(
     body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
     opening = 2 * sum(len(p.tokens) for prompts in courses for p in prompts) * body_weights(model)
     floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
-    facts = {k: v for k, v in subject.summary().items() if k != "prompt_tokens"}
-    return TuneBench(
-        **facts,
+    return subject.result(
         backend=choose_backend(model),
         pairs=pairs,
         steps=steps,

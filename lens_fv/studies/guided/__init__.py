@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lens_fv.core.statistics import Estimate
-from lens_fv.plotting import interval_dots, interval_lines
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.guided.parts import METRICS, ablations, best_candidates, choosing, costs, methods
 from lens_fv.studies.guided.settings import CHOOSING, CONTROLS, GuidedSettings, condition, method_of
 from lens_fv.studies.instruction.parts import start
@@ -47,7 +47,7 @@ class GuidedStudy(InstructedStudy[GuidedSettings]):
     name = "guided"
     settings_type = GuidedSettings
     parts: ClassVar = {"start": start, "choosing": choosing, "methods": methods, "ablations": ablations, "costs": costs}
-    apart = ("methods", "ablations", "guides", "counterparts")
+    hidden = ("methods", "ablations", "guides", "counterparts")
 
     @classmethod
     def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:
@@ -154,9 +154,9 @@ def _figures(run: Results, table: Mapping[str, Mapping[str, Estimate]]) -> dict[
         kept = {"learned": "final", "held out": "general", "held out, in context": "in_context"}
         dots = {label: {name: row[metric] for name, row in table.items()} for label, metric in kept.items()}
         axis = "accuracy at the end"
-        figures["methods"] = interval_dots({run.name: dots}, title="What is kept", axis=axis, limits=(-0.02, 1.02))
+        figures["methods"] = plot_interval_dots({run.name: dots}, title="What is kept", axis=axis, limits=(-0.02, 1.02))
     for name, (measure, title) in TRACKED.items():
         where = {"part": "methods", "measure": f"checkpoint_{measure}", "condition": (PLAIN, KL, *GUIDES)}
         if lines := Curve(where=where).estimates(run.rows):
-            figures[name] = interval_lines(lines, title=title, x_axis="tasks learned", y_axis=title.lower())
+            figures[name] = plot_interval_lines(lines, title=title, x_axis="tasks learned", y_axis=title.lower())
     return figures

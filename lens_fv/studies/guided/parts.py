@@ -95,11 +95,12 @@ def costs(study: Guided) -> Iterator[Job]:
     def rows() -> Iterator[Row]:
         s, subject = study.settings, Subject(study.taught(study.settings.seeds[0]), ())
         names = [name for name in s.methods if name in TIMED]
-        for step in bench_guided(subject, methods=names, rows=s.training.batch_size, repeats=s.n_timings).steps:
-            yield Row("step", step.method, "seconds", step.seconds, s.n_timings)
-            yield Row("step", step.method, "time_ratio", step.time_ratio, s.n_timings)
-            yield Row("step", step.method, "peak_memory_bytes", step.bytes)
-            yield Row("step", step.method, "memory_ratio", step.memory_ratio)
+        bench = bench_guided(subject, methods=names, rows=s.training.batch_size, repeats=s.n_timings)
+        for step in bench.measures["steps"]:
+            yield Row("step", step["method"], "seconds", step["seconds"], s.n_timings)
+            yield Row("step", step["method"], "time_ratio", step["time_ratio"], s.n_timings)
+            yield Row("step", step["method"], "peak_memory_bytes", step["bytes"])
+            yield Row("step", step["method"], "memory_ratio", step["memory_ratio"])
 
     yield Job("costs", "steps", rows, study.settings.seeds[0])
 
@@ -152,8 +153,8 @@ def _score(study: Guided, run: FinetuneRun, prompts: Prompts, name: str, seed: i
                 measure = f"exact_match_after_{checkpoint.task}"
                 rows += [Row(task, name, measure, _correct(model, prompts[task][0])) for task in run.tasks]
             if tracked:
-                at = {"name": checkpoint.name, "step": checkpoint.total, "full": checkpoint.last}
-                measured.append(measure_checkpoint(model, probes, **at, seed=seed))
+                at, step, last = checkpoint.name, checkpoint.total, checkpoint.last
+                measured.append(measure_checkpoint(model, probes, name=at, step=step, all_measures=last, seed=seed))
         rows += _final_rows(model, prompts, name)
     finally:
         switch_to_checkpoint(model, run, None)
@@ -221,7 +222,7 @@ def _final_rows(model: LensModel, prompts: Prompts, name: str) -> list[Row]:
 def _correct(model: LensModel, prompts: Sequence[EncodedPrompt], *, alike: bool = False) -> list[float]:
     """For each prompt 1 if greedy decoding produces an acceptable answer, else 0."""
     scores = score_alike(model, prompts) if alike else score_answers(model, prompts, [[]])
-    return scores.full[:, 0].float().tolist()
+    return scores.exact_match[:, 0].float().tolist()
 
 
 def _train(study: Guided, sequence: str, recipe: Recipe, folder: Path) -> FinetuneRun:

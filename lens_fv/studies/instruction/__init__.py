@@ -11,12 +11,12 @@ from lens_fv.core.statistics import proportion
 from lens_fv.dynamics import Trajectory, verdicts
 from lens_fv.dynamics.verdict import Judgement
 from lens_fv.plotting import (
-    ability_curves,
-    forgetting_matrix,
-    head_change,
-    recovery_bars,
-    similarity_curves,
-    vector_plane,
+    plot_abilities,
+    plot_forgetting,
+    plot_head_change,
+    plot_recovery,
+    plot_vector_plane,
+    plot_vector_similarity,
 )
 from lens_fv.studies.instruction.parts import counterparts, injection, sequences, start
 from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings, enters
@@ -140,15 +140,15 @@ def _figures(run: Results) -> list[tuple[str, str, Any]]:
         judged = verdicts(trajectory)
         about = f"{run.name}, {sequence} ({', then '.join(Path(task).stem for task in tasks)}), seed {seed}."
         drawn: dict[str, tuple[str, Any]] = {
-            "forgetting": ("Accuracy after the instruction.", forgetting_matrix(trajectory)),
-            "recovery": ("Accuracy with and without vectors.", recovery_bars(judged)),
-            "abilities": ("Increase in the log-probability of answers.", ability_curves(trajectory)),
-            "similarity": ("Cosine to the initial state.", similarity_curves(trajectory)),
+            "forgetting": ("Accuracy after the instruction.", plot_forgetting(trajectory)),
+            "recovery": ("Accuracy with and without vectors.", plot_recovery(judged)),
+            "abilities": ("Increase in the log-probability of answers.", plot_abilities(trajectory)),
+            "similarity": ("Cosine to the initial state.", plot_vector_similarity(trajectory)),
         }
         if len(trajectory.tasks) > 2:
-            drawn["plane"] = ("Vectors from before to after training.", vector_plane(trajectory))
+            drawn["plane"] = ("Vectors from before to after training.", plot_vector_plane(trajectory))
         for verdict in [verdict for verdict in judged if verdict.lost][:1]:
             if not trajectory.effects[[0, -1], trajectory.tasks.index(verdict.task)].isnan().any():
-                drawn["heads"] = (f"Effects of heads on {verdict.task}.", head_change(trajectory, verdict.task))
+                drawn["heads"] = (f"Effects of heads on {verdict.task}.", plot_head_change(trajectory, verdict.task))
         figures += [(f"{run.slug}-{name}-{sequence}", f"{caption} {about}", plot) for name, (caption, plot) in drawn.items()]
     return figures

@@ -79,13 +79,14 @@ def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[
     """
     for t, task in enumerate(trajectory.tasks):
         for measure in MEASURES:
-            for moment, items in zip(trajectory.moments, trajectory.items(measure)[:, t]):
+            for moment, items in zip(trajectory.checkpoints, trajectory.items(measure)[:, t]):
                 measured = items[~items.isnan()]
                 if len(measured):
                     yield Row(task, moment, measure, float(measured.mean()), len(measured))
     if set(trained) <= set(trajectory.tasks):
-        metrics = vars(continual_metrics(trajectory, trained))
-        yield from (Row(name, "run", key, value) for key, value in metrics.items() if key != "matrix")
+        metrics = continual_metrics(trajectory, trained)
+        for metric in ("average", "final", "forgetting", "general", "in_context"):
+            yield Row(name, "run", metric, _number(getattr(metrics, metric)))
         others = [t for t, p in enumerate(trajectory.present()) if p and trajectory.tasks[t] not in trained]
         yield Row(name, "run", "general_before", float(trajectory.accuracy[0, others].mean()))
     cosines = {"vector": trajectory.similarity(), "residual_stream": trajectory.alignment.nanmean(-1)}
@@ -102,7 +103,7 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
         unit = f"{name}/{verdict.task}"
         yield Row(unit, verdict.judgement, "trained" if verdict.task in trained else "not_trained", 1.0)
         for measure in ("before", "after", "with_vector", "with_random", "with_other"):
-            yield Row(unit, "verdict", measure, getattr(verdict, measure).mean)
+            yield Row(unit, "verdict", measure, getattr(verdict, measure).mean, verdict.before.n)
         for measure in ("p_lost", "p_restored", "recovery"):
             yield Row(unit, "verdict", measure, _number(getattr(verdict, measure)))
         if not verdict.lost:
@@ -207,16 +208,16 @@ def vector(
 def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
     """A task's probe, optionally with prompts for ranking all heads again."""
     s, model = study.settings, study.taught(seed)
-    contrast = None
+    patching_prompts = None
     if ranked:
-        contrast = make_instruction_prompts(
+        patching_prompts = make_instruction_prompts(
             model, task, counterpart=s.counterpart, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed
         )
     return make_task_probe(
         model,
         task,
         vector(study, task, seed),
-        contrast=contrast,
+        patching_prompts=patching_prompts,
         n_shots=s.n_shots,
         n_context=s.n_context,
         max_items=s.max_items,

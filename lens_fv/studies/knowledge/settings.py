@@ -1,33 +1,29 @@
-"""Settings of the study, and the folder with its results."""
+"""Settings of the study of knowledge updates, and the entities and sentences of a run."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.knowledge import DistillConfig, Entity, TransferSet, generate_transfer_set, load_entities
-from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.parts import note_versions
+from lens_fv.studies.study import Study
 
-OWN, OUTSIDE, MORE = "own", "outside", "more"
-CHOSEN_BY = 2
-"""Index of the first entity used to choose the settings."""
-WAYS: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
-    "distill": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
-    "definition": (
+ENTITIES, EXTERNAL, SIZES = "entities", "external", "sizes"
+"""The parts that update the model; each also measures the base model on entities of its own."""
+TUNING = 2
+"""Index of the first entity that settings were chosen on."""
+RECIPES: Mapping[str, tuple[DistillConfig, DistillConfig]] = {
+    "distillation": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
+    "finetuning_definition": (
         DistillConfig(epochs=20, learning_rate=2e-3, batch_size=1, n_anchors=1),
-        DistillConfig(epochs=15, n_anchors=1),
+        DistillConfig(epochs=15, learning_rate=5e-4, n_anchors=1),
     ),
-    "definition_gently": (
+    "finetuning_definition_gentle": (
         DistillConfig(epochs=14, learning_rate=1e-3, batch_size=1, n_anchors=1),
         DistillConfig(epochs=15, learning_rate=2e-4, n_anchors=1),
     ),
-    "sentences": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
+    "finetuning_sentences": (DistillConfig.for_entities(1), DistillConfig.for_entities(2)),
 }
-"""Settings by training method, for a single entity and for several, chosen on ten entities that are not reported on.
+"""Training settings by method, for one entity and for several, chosen on ten entities that are not reported on.
 
 Fine-tuning on the sentences uses the settings of distillation.
 """
@@ -38,151 +34,98 @@ class KnowledgeSettings:
     """Settings of the study.
 
     Attributes:
-        seeds: seeds of the sentences, their order and the random draws. The main comparison uses all of them, the other parts
-            only the first.
-        entities, locality: entities to teach, and unrelated ones that should not change; see `load_entities`.
-        outside: file of further entities, such as Entity Inferences.
-        most_outside: number of outside entities taught by every method. Further ones only fill the largest updates.
-        stride: one in `stride` entities was used to choose settings. Only the others are reported.
-        keep_stride: one in `keep_stride` of the reported entities is used.
-        n_sentences: number of sentences that the model writes about each entity.
-        n_alone: number of those sentences used when an entity is taught alone.
-        ways: settings by training method, for one entity and for several at once; see `teachers`.
-        entities_per_update: number of entities per update in the main comparison. The internal analyses use the first of these
-            updates.
-        numbers: numbers of entities taught at once, for the comparison by number.
-        elsewhere_step: updates of a single entity are each evaluated on one in `elsewhere_step` of the unrelated entities, in
-            turn.
-        n_traced: number of entities with traced probes.
-        tasks: unrelated tasks to track by their instruction vectors of `n_heads` heads, in prompts with `n_shots`
+        seeds: Seeds of the sentences, their order and the random draws. Only the main comparison uses all of them; the other
+            parts use the first.
+        entities: Entities to teach; see `load_entities`.
+        locality: Unrelated entities that should not change.
+        external_entities: File of further entities, such as Entity Inferences.
+        max_external: Number of external entities taught by every method. Further ones only fill the largest updates.
+        tuning_stride: One in `tuning_stride` entities was used to choose settings and is not reported on.
+        stride: One in `stride` of the other entities is used.
+        n_sentences: Number of sentences that the model writes about each entity.
+        n_sentences_single: Number of those sentences used when an entity is taught alone.
+        recipes: Training settings by method, for one entity and for several.
+        entities_per_update: Number of entities per update in the main comparison. The first of these updates is also analysed.
+        update_sizes: Numbers of entities per update in the comparison of sizes.
+        locality_stride: Each update of a single entity is evaluated on one in `locality_stride` unrelated entities, in turn.
+        n_traced: Number of entities with traced probes.
+        tasks: Unrelated tasks to track by their instruction vectors of `n_heads` heads, in prompts with `n_shots`
             demonstrations.
-        moments: epochs after which the first update is measured, in addition to its last epoch.
+        epochs: Epochs after which the first update is measured, besides its last one.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     entities: str = "invented"
     locality: str = "popular"
-    outside: str | None = None
-    most_outside: int = 20
-    stride: int = 5
-    keep_stride: int = 1
+    external_entities: str | None = None
+    max_external: int = 20
+    tuning_stride: int = 5
+    stride: int = 1
     n_sentences: int = 10
-    n_alone: int = 5
-    ways: Mapping[str, tuple[DistillConfig, DistillConfig]] = field(default_factory=lambda: dict(WAYS))
+    n_sentences_single: int = 5
+    recipes: Mapping[str, tuple[DistillConfig, DistillConfig]] = field(default_factory=lambda: dict(RECIPES))
     entities_per_update: int = 10
-    numbers: tuple[int, ...] = (1, 40, 150)
-    elsewhere_step: int = 6
+    update_sizes: tuple[int, ...] = (1, 40, 150)
+    locality_stride: int = 6
     n_traced: int = 10
     tasks: tuple[str, ...] = ("present-past", "country-capital", "antonym")
     n_heads: int = 10
     n_shots: int = 5
-    moments: tuple[int, ...] = (1, 2)
+    epochs: tuple[int, ...] = (1, 2)
 
     @property
-    def said(self) -> dict[str, Any]:
-        """The settings as JSON-compatible values."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @property
-    def looked_at(self) -> list[int]:
-        """Epochs after which the first update is measured, including the last one."""
-        return sorted({*(n for n in self.moments if n < self.ways["distill"][1].epochs), self.ways["distill"][1].epochs})
+    def measured_epochs(self) -> list[int]:
+        """Epochs after which the first update is measured, the last one included."""
+        last = self.recipes["distillation"][1].epochs
+        return sorted({*(n for n in self.epochs if n < last), last})
 
     @classmethod
-    def chosen(
-        cls,
-        *,
-        quick: bool = False,
-        outside: str | None = None,
-        first_seed: int = 0,
-        n_seeds: int | None = None,
-    ) -> "KnowledgeSettings":
-        """Return the settings for a few high-level options.
-
-        Args:
-            quick: whether to run a small version: one seed, one in five of the reported entities, few sentences.
-            outside: file of further entities.
-            first_seed: first seed; the others follow it.
-            n_seeds: number of seeds; default: three, or one if `quick`.
-        """
-        seeds = tuple(range(first_seed, first_seed + (n_seeds or (1 if quick else 3))))
-        if not quick:
-            return cls(seeds=seeds, outside=outside)
+    def quick(cls) -> "KnowledgeSettings":
+        """A small version: one seed, one in five of the reported entities, few sentences."""
         return cls(
-            seeds=seeds,
-            outside=outside,
-            most_outside=5,
-            keep_stride=5,
+            seeds=(0,),
+            max_external=5,
+            stride=5,
             n_sentences=4,
-            n_alone=4,
+            n_sentences_single=4,
             entities_per_update=4,
-            numbers=(1, 8),
+            update_sizes=(1, 8),
             n_traced=2,
             tasks=("present-past", "country-capital"),
-            moments=(1,),
+            epochs=(1,),
         )
 
 
-class Study:
-    """The study of one model, in its own folder.
-
-    Args:
-        model: model to study.
-        folder: folder for sentences, updates and records. Results already there are not computed again.
-        settings: settings of the study. A later run may add seeds.
-        progress: whether to show progress bars.
-
-    Raises:
-        LensFVError: the folder holds a run with other settings, another model or another data type, or `outside` is not a file
-            of entities.
-    """
-
-    def __init__(self, model: LensModel, folder: str | Path, settings: KnowledgeSettings, *, progress: bool = False) -> None:
-        self.model, self.folder, self.settings, self.progress = model, Path(folder), settings, progress
-        about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, **settings.said}
-        about["outside"] = settings.outside and Path(settings.outside).name  # the file may move between runs
-        check_settings(self.folder / "study.json", about, may_grow="seeds")
-        note_versions(self.folder, model.dtype)
-
-    def records(self, part: str) -> ResultStore:
-        """Return the stored results of a part of the study."""
-        return ResultStore(self.folder / f"{part}.json")
+class KnowledgeRun(Study[KnowledgeSettings]):
+    """The entities and sentences of one model's run."""
 
     @cached_property
     def sources(self) -> dict[str, tuple[Entity, ...]]:
-        """Reported entities by source."""
+        """Entities by the part that measures the base model on them; SIZES only fills its largest update."""
         s = self.settings
-        reported = [each for i, each in enumerate(load_entities(s.entities)) if i % s.stride != CHOSEN_BY]
-        found = {OWN: tuple(reported[:: s.keep_stride])}
-        return found | ({OUTSIDE: self._outside[: s.most_outside]} if s.outside else {})
-
-    @property
-    def first_few(self) -> tuple[Entity, ...]:
-        """Entities of the first update of several."""
-        return self.sources[OWN][: self.settings.entities_per_update]
+        reported = [entity for i, entity in enumerate(load_entities(s.entities)) if i % s.tuning_stride != TUNING]
+        entities = tuple(reported[:: s.stride])
+        external = load_entities(s.external_entities, by="row") if s.external_entities else ()
+        taught, further = external[: s.max_external], external[s.max_external :]
+        missing = max(0, max(s.update_sizes) - len(entities) - len(taught))
+        return {ENTITIES: entities, EXTERNAL: taught, SIZES: further[:missing]}
 
     @cached_property
-    def everything(self) -> dict[str, tuple[Entity, ...]]:
-        """The reported entities, plus as many further outside entities as the largest update needs."""
-        s, n = self.settings, sum(map(len, self.sources.values()))
-        return self.sources | ({MORE: self._outside[s.most_outside :][: max(s.numbers) - n]} if n < max(s.numbers) else {})
-
-    @cached_property
-    def _outside(self) -> tuple[Entity, ...]:
-        return load_entities(self.settings.outside, by="row") if self.settings.outside else ()
-
-    @cached_property
-    def chosen_by(self) -> tuple[Entity, ...]:
-        """Entities used to choose settings."""
-        return load_entities(self.settings.entities)[CHOSEN_BY :: self.settings.stride]
+    def tuning_entities(self) -> tuple[Entity, ...]:
+        """Entities that settings are chosen on."""
+        return load_entities(self.settings.entities)[TUNING :: self.settings.tuning_stride]
 
     @cached_property
     def locality(self) -> tuple[Entity, ...]:
         """Unrelated entities that no update should affect."""
         return load_entities(self.settings.locality)
 
+    @property
+    def first_group(self) -> tuple[Entity, ...]:
+        """Entities of the first update of the main comparison."""
+        return self.sources[ENTITIES][: self.settings.entities_per_update]
+
     def sentences(self, source: str, seed: int) -> TransferSet:
-        """Generate the model's sentences about a source's entities, or load them if they exist."""
-        path = self.folder / f"sentences-{source}-{seed}.json"
-        n, entities = self.settings.n_sentences, self.everything[source]
-        return generate_transfer_set(self.model, entities, n=n, seed=seed, path=path, progress=self.progress)
+        """The model's sentences about the entities of a source; generated on the first call."""
+        path, n = self.folder / f"sentences-{source}-{seed}.json", self.settings.n_sentences
+        return generate_transfer_set(self.model, self.sources[source], n_sentences=n, seed=seed, path=path, progress=self.progress)

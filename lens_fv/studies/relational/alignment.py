@@ -1,11 +1,10 @@
-"""Agreement of vectors with human judgements: typicality of pairs and classes of relations."""
+"""The part on agreement with human judgements: typicality of pairs, and classes of relations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from lens_fv.composition import VectorLibrary, build_library
+from lens_fv.composition import build_library
 from lens_fv.evaluation.alignment import (
     RatedRelation,
     SimilarityMatrix,
@@ -15,8 +14,8 @@ from lens_fv.evaluation.alignment import (
     taxonomy_structure,
     typicality,
 )
-from lens_fv.studies.records import stored_row, stored_rows
-from lens_fv.studies.relational.settings import Study
+from lens_fv.studies.relational.settings import RelationalRun
+from lens_fv.studies.rows import Job, Row
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 
@@ -26,78 +25,61 @@ N_SHOTS = 5
 """Number of demonstrations for SemEval's relations, which have about 40 pairs each."""
 
 
-def align(study: Study) -> None:
+def alignment(run: RelationalRun) -> Iterator[Job]:
     """Compare vectors with human typicality within SemEval-2012's relations, and with classes, groups and families.
 
     SemEval's vectors use the first seed. They are made from some rated pairs and correlated over others, so no reported pair
     was used in training.
     """
-    records = study.records("alignment")
-    rated = load_semeval(study.settings.semeval)[:: study.settings.rated_stride] if study.settings.semeval else []
-    for seed in study.settings.seeds:
-        records.get_or_compute(f"{seed}/built-in", partial(_built_in, study, seed))
-    if rated:
-        seed = study.settings.seeds[0]
-        records.get_or_compute(f"{seed}/semeval", partial(_semeval, study, rated, seed))
+    for seed in run.settings.seeds:
+        yield Job("alignment", "built-in", partial(_built_in, run, seed), seed)
+    if run.settings.semeval:
+        yield Job("alignment", "semeval", partial(_semeval, run, run.settings.semeval), run.seed)
 
 
-def _built_in(study: Study, seed: int) -> dict[str, Any]:
-    libraries = {"tuned": study.library("tuned", seed), "extracted": study.library("extracted", seed)}
-    examples = {name: split_pairs(task, seed=seed).train[:N_EXAMPLES] for name, task in study.tasks.items()}
-    vectors = relation_vectors(study.model, libraries, examples, progress=study.progress)
-    matrices = relation_similarities(study.model, vectors, examples)
-    tasks = study.tasks.values()
-    return {level: _structure(matrices, [getattr(task, level) for task in tasks], seed) for level in ("group", "family")}
+def _built_in(run: RelationalRun, seed: int) -> Iterator[Row]:
+    libraries = {"tuned": run.library("tuned", seed), "extracted": run.library("extracted", seed)}
+    examples = {name: split_pairs(task, seed=seed).train[:N_EXAMPLES] for name, task in run.tasks.items()}
+    vectors = relation_vectors(run.model, libraries, examples, progress=run.progress)
+    matrices = relation_similarities(run.model, vectors, examples)
+    for level in ("group", "family"):
+        yield from _taxonomy(level, matrices, [getattr(task, level) for task in run.tasks.values()], seed)
 
 
-def _structure(matrices: Mapping[str, SimilarityMatrix], classes: Sequence[str], seed: int) -> dict[str, Any]:
-    return {kind: stored_row(taxonomy_structure(matrix, classes, seed=seed)) for kind, matrix in matrices.items()}
+def _taxonomy(level: str, matrices: Mapping[str, SimilarityMatrix], classes: Sequence[str], seed: int) -> Iterator[Row]:
+    for kind, matrix in matrices.items():
+        structure = taxonomy_structure(matrix, classes, seed=seed)
+        for measure in ("same", "different", "difference", "difference_p_value", "auc", "auc_p_value"):
+            n = {"same": structure.n_same, "different": structure.n_different}.get(measure, structure.n_items)
+            yield Row(level, kind, measure, getattr(structure, measure), n)
 
 
-def _semeval(study: Study, rated: Sequence[RatedRelation], seed: int) -> dict[str, Any]:
+def _semeval(run: RelationalRun, path: str) -> Iterator[Row]:
+    rated = load_semeval(path)[:: run.settings.rated_stride]
     tasks = {r.name: Task(r.name, r.pairs, group=r.group, family=r.family) for r in rated}
-    splits = {name: split_pairs(task, seed=seed) for name, task in tasks.items()}
-    held_out = [_of(r, splits[r.name].test, splits[r.name].train) for r in rated]
+    splits = {name: split_pairs(task, seed=run.seed) for name, task in tasks.items()}
+    held_out = [_restricted(r, splits[r.name].test, splits[r.name].train) for r in rated]
     examples = {r.name: r.examples[:N_EXAMPLES] for r in held_out}
     recipes = {
-        "extracted": replace(study.extracted(), n_shots=N_SHOTS),
-        "tuned": study.tuned(),
-        "shuffled": study.tuned(shuffled=True),
+        "extracted": replace(run.extracted(), n_shots=N_SHOTS),
+        "tuned": run.tuned(),
+        "shuffled": run.tuned(shuffled=True),
     }
-    vectors: dict[str, Mapping[str, FunctionVector]] = {
-        kind: _loaded(
-            build_library(
-                study.model,
-                list(tasks.values()),
-                study.folder / f"semeval-{kind}-{seed}",
-                recipe,
-                seed=seed,
-                progress=study.progress,
-            )
-        )
-        for kind, recipe in recipes.items()
-    }
-    basis = {"tuned": study.library("tuned", seed)}
-    vectors["composite"] = relation_vectors(study.model, basis, examples, progress=study.progress)["composite"]
-    found = typicality(study.model, held_out, vectors, library=basis["tuned"], seed=seed, progress=study.progress)
-    differences = [
-        found.difference(f"{one} {how}".strip(), f"{other} {how}".strip())
-        for how in ("", "gain", "direction")
-        for one, other in (("tuned", "extracted"), ("tuned", "shuffled"), ("composite", "extracted"))
-    ]
-    return {
-        "results": stored_rows(found.results),
-        "differences": stored_rows([*differences, *(found.difference(m, "none") for m in recipes)]),
-        "by_relation": dict(zip(found.relations, found.by_relation().tolist(), strict=True)),
-        "classes": _structure(relation_similarities(study.model, vectors, examples), [r.group for r in rated], seed),
-    }
+    vectors = dict[str, Mapping[str, FunctionVector]]()
+    for kind, recipe in recipes.items():
+        folder, options = run.folder / f"semeval-{kind}-{run.seed}", {"seed": run.seed, "progress": run.progress}
+        library = build_library(run.model, list(tasks.values()), folder, recipe, **options)
+        vectors[kind] = {name: library[name] for name in library}
+    basis = run.library("tuned", run.seed)
+    vectors["composite"] = relation_vectors(run.model, {"tuned": basis}, examples, progress=run.progress)["composite"]
+    result = typicality(run.model, held_out, vectors, library=basis, seed=run.seed, progress=run.progress)
+    for relation, values in zip(result.relations, result.by_relation().tolist(), strict=True):
+        yield from (Row(relation, name, "spearman", value) for name, value in zip(result.measures, values, strict=True))
+    matrices = relation_similarities(run.model, vectors, examples)
+    yield from _taxonomy("SemEval class", matrices, [r.group for r in rated], run.seed)
 
 
-def _of(relation: RatedRelation, pairs: Sequence[Pair], examples: Sequence[Pair]) -> RatedRelation:
+def _restricted(relation: RatedRelation, pairs: Sequence[Pair], examples: Sequence[Pair]) -> RatedRelation:
     """A relation restricted to some of its rated pairs, with others as examples."""
     ratings = dict(zip(relation.pairs, relation.typicality, strict=True))
     return replace(relation, examples=tuple(examples), pairs=tuple(pairs), typicality=tuple(ratings[pair] for pair in pairs))
-
-
-def _loaded(library: VectorLibrary) -> dict[str, FunctionVector]:
-    return {name: library[name] for name in library}

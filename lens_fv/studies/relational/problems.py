@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from lens_fv.core.choices import Count, Natural, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Analogy, Pair, list_tasks, load_task, make_analogies, split_pairs
 
 HELD_OUT_EVERY = 5
 
 
-def training_analogies(names: Sequence[str], *, most: int = 12, seed: int = 0) -> tuple[list[Analogy], list[Analogy]]:
+def training_analogies(names: Sequence[str], *, most: Count = 12, seed: Seed = 0) -> tuple[list[Analogy], list[Analogy]]:
     """Analogies of built-in relations for training, and those of every fifth relation for selection.
 
     A:B are training pairs and C:D are validation pairs; test pairs are not used.
@@ -36,7 +37,7 @@ def training_analogies(names: Sequence[str], *, most: int = 12, seed: int = 0) -
     return parts
 
 
-def reported_analogies(names: Sequence[str], *, most: int = 10, n_choices: int = 2, seed: int = 0) -> list[Analogy]:
+def reported_analogies(names: Sequence[str], *, most: Count = 10, n_choices: Natural = 2, seed: Seed = 0) -> list[Analogy]:
     """Analogies for reporting: A:B are training pairs, C:D are test pairs, and wrong choices are other test answers.
 
     Args:

@@ -182,7 +182,7 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
                 what=what,
                 progress=options.progress,
             )
-    recorded = {name: getattr(options, name) for name in ("rank", "alpha", "pairs", "steps", "learning_rate")}
+    recorded = {name: getattr(options, name) for name in ("rank", "alpha", "n_pairs", "steps", "learning_rate")}
     scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(what).items()}
     return Adapter(provenance=examples.provenance(model, "lora", recorded | best.options), layers=layers, **scaled)
 

@@ -74,14 +74,14 @@ class HeadWeightsConfig(FitConfig):
     """Options of `train_head_weights` that are numbers.
 
     Attributes:
-        layer: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
+        layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
         learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
             the residual stream's typical norm at the layer.
         n_shots: Number of demonstrations per prompt if means are computed.
         n_prompts: Number of few-shot prompts if means are computed.
     """
 
-    layer: Whole | Sequence[Whole] | None = None
+    layers: Whole | Sequence[Whole] | None = None
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
     n_shots: Natural = 10
     n_prompts: Count = 100
@@ -130,7 +130,7 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions
         means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=options.progress)
     writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
-    candidates = [(at, rate) for at in tuned_layers(model, options.layer) for rate in learning_rates(options.learning_rate)]
+    candidates = [(at, rate) for at in tuned_layers(model, options.layers) for rate in learning_rates(options.learning_rate)]
     layers = [at for at, _ in candidates]
     # Adam's first step moves all weights by the same amount, up or down; this scales its vector to the learning rate.
     sizes = torch.tensor([rate * float(norms[at]) for at, rate in candidates], device=model.device)
@@ -153,7 +153,7 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions
 
     fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
     weights, (at, rate) = best.require(what), candidates[best.candidate]
-    recorded = {"pairs": options.pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
+    recorded = {"n_pairs": options.n_pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
         provenance=examples.provenance(model, "head_weights", recorded | best.options),
         vector=(weights @ writes).float().cpu(),

@@ -179,7 +179,12 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptOptions) 
         best.update(step, scores, lambda candidate: states[candidate].float().cpu())
 
     fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
-    recorded = {"n_tokens": n_tokens, "pairs": options.pairs, "steps": options.steps, "learning_rate": rates[best.candidate]}
+    recorded = {
+        "n_tokens": n_tokens,
+        "n_pairs": options.n_pairs,
+        "steps": options.steps,
+        "learning_rate": rates[best.candidate],
+    }
     return SoftPrompt(provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(what))
 
 

@@ -24,9 +24,9 @@ def mean_state(
     model: LensModel,
     task: Task,
     *,
-    minus: Literal["nothing", "zero_shot"] = "nothing",
-    layer: Whole | Sequence[Whole] | None = None,
-    scale: Finite | Sequence[Finite] = SCALES,
+    subtract: Literal["nothing", "zero_shot"] = "nothing",
+    layers: Whole | Sequence[Whole] | None = None,
+    scales: Finite | Sequence[Finite] = SCALES,
     n_shots: Natural = 10,
     n_prompts: Count = 100,
     split: Split | None = None,
@@ -41,9 +41,9 @@ def mean_state(
     Args:
         model: Model to run.
         task: Task; demonstrations and queries are training pairs.
-        minus: What to subtract: "nothing", or the mean state of the same queries' "zero_shot" prompts.
-        layer: One layer, or several to choose from; default: all.
-        scale: One scale, or several to choose from.
+        subtract: What to subtract: "nothing", or the mean state of the same queries' "zero_shot" prompts.
+        layers: One layer, or several to choose from; default: all.
+        scales: One scale, or several to choose from.
         n_shots: Number of demonstrations per prompt.
         n_prompts: Number of few-shot prompts to average over.
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
@@ -58,15 +58,15 @@ def mean_state(
     options = {"n_shots": n_shots, "n_prompts": n_prompts}
     prompts, states = _states(model, split, n_shots, n_prompts, template, seed)
     vectors = states.mean(0)
-    if minus == "zero_shot":
+    if subtract == "zero_shot":
         vectors = vectors - _states(model, split, 0, n_prompts, template, seed)[1].mean(0)
-    scales = [float(scale)] if isinstance(scale, float | int) else [float(s) for s in scale]
+    scales = [float(scales)] if isinstance(scales, float | int) else [float(s) for s in scales]
     if not scales:
         raise LensFVError(f"mean state of {task.name} on {model.name}: no scales to choose from; give at least one")
-    method = "mean_state" if minus == "nothing" else "mean_difference"
+    method = "mean_state" if subtract == "nothing" else "mean_difference"
     candidates = [
         _vector(model, task, prompts, states, vectors[at] * by, at, "resid_post", method, options | {"picked_scale": by}, seed)
-        for at in _layers(model, layer)
+        for at in _layers(model, layers)
         for by in scales
     ]
     return likeliest(model, candidates, split, template, what=f"{task.name}: mean state", progress=progress)
@@ -77,7 +77,7 @@ def task_state(
     model: LensModel,
     task: Task,
     *,
-    layer: Whole | Sequence[Whole] | None = None,
+    layers: Whole | Sequence[Whole] | None = None,
     n_shots: Natural = 10,
     n_prompts: Count = 1,
     split: Split | None = None,
@@ -93,7 +93,7 @@ def task_state(
     Args:
         model: Model to run.
         task: Task; demonstrations and the dummy query are training pairs.
-        layer: One layer, or several to choose from by the log-probability of the *validation* answers; default: all.
+        layers: One layer, or several to choose from by the log-probability of the *validation* answers; default: all.
         n_shots: Number of demonstrations per prompt.
         n_prompts: Number of prompts to average the state over; the paper uses one.
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`.
@@ -110,7 +110,7 @@ def task_state(
     mean = states.mean(0)
     candidates = [
         _vector(model, task, prompts, states, mean[at], at, "state", "task_state", options, seed)
-        for at in _layers(model, layer)
+        for at in _layers(model, layers)
     ]
     return likeliest(model, candidates, split, template, what=f"{task.name}: task state", progress=progress)
 

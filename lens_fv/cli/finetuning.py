@@ -1,0 +1,158 @@
+"""Commands for fine-tuning: finetune, interpolate, export, dynamics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+import lens_fv as fv
+from lens_fv.cli.command import Options, OptionsOf, chosen, command
+from lens_fv.cli.inputs import MODEL, ModelName, Placing
+from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.output import Printout, rows_of, table, write_json
+
+RunFolder = Annotated[Path, Parameter(help="Run folder written by `finetune`.")]
+Guide = Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"]
+
+
+@command
+def finetune(
+    *,
+    model: ModelName = MODEL,
+    placing: Placing,
+    task: Sequence[str] | None = None,
+    options: Annotated[Options, OptionsOf("lens_fv:FinetuneConfig")],
+    guide: Guide | None = None,
+    vector: Sequence[Path] | None = None,
+    random_vectors: bool = False,
+    other_heads: bool = False,
+    template: Literal["todd", "arrow", "input-output", "natural"] = "todd",
+    out: Path = Path("finetune-run"),
+) -> Printout:
+    """Fine-tune on one instructed task after another, or on all at once, with checkpoints.
+
+    Writes to the folder --out: run.json, a folder with the PEFT adapter (or all weights) for every checkpoint, and a copy of
+    the vectors that guided it. Run it again with the same options to resume.
+
+    Args:
+        task: Relation or file of pairs; repeatable, tasks are trained in this order; default: present-past.
+        guide: Regularizer that preserves earlier abilities: the instruction-vector papers' losses (iv, fv); KL divergence
+            from the model without updates (kl) or before each task (lwf); squared distance of all head outputs (l2); under
+            swapped instructions, the divergence (swap), the distance of a vector's heads (swap-heads), or the
+            divergence under both swapped and own instructions (swap-kl).
+        vector: Vector file written by `iv extract`, one per task; for iv, fv and swap-heads.
+        random_vectors: Guide by random vectors of the same norms, as a control.
+        other_heads: Guide by other heads of the same layers, as a control for heads.
+        template: Prompt template.
+        out: Run folder to write.
+    """
+    from lens_fv.finetuning.regularizers import PRESETS
+    from lens_fv.vectors import other_heads as with_other_heads, random_like
+
+    guided: Any = {"guide": PRESETS[guide] if guide else None, "template": fv.tasks.TEMPLATES[template]}
+    settings = fv.FinetuneConfig(**options, **guided)
+    tasks = [fv.load_task(name) for name in task or ["present-past"]]
+    vectors = {each.provenance.task: each for each in map(fv.FunctionVector.load, vector or ())}
+    if random_vectors:
+        vectors = {name: random_like(each, seed=settings.seed, heads=True) for name, each in vectors.items()}
+    if other_heads:
+        vectors = {name: with_other_heads(each, seed=settings.seed) for name, each in vectors.items()}
+    goes_on_in(out)
+    run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
+    name = run.about["model"]
+    rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
+    payload = {"model": name, "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
+    view = table(rows, title=f"{name}: {', '.join(run.tasks)}", without=("task", "folder"))
+    return Printout(payload, view, f"written to {out}; `lens-fv dynamics {out}` tracks it")
+
+
+@command
+def interpolate(
+    run: RunFolder,
+    *,
+    options: Annotated[Options, OptionsOf("lens_fv.finetuning:interpolate_weights")],
+    out: Path = Path("interpolated-run"),
+) -> Printout:
+    """Interpolate every checkpoint's weights with those before fine-tuning (WiSE-FT).
+
+    Writes a run for `dynamics` and `export` to the folder --out.
+
+    Args:
+        out: New folder for the interpolated run.
+    """
+    made = fv.finetuning.interpolate_weights(fv.FinetuneRun(run), out, **options)
+    share = chosen(options, "lens_fv.finetuning:interpolate_weights", "share")
+    payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}
+    return Printout(payload, f"{len(made.checkpoints)} checkpoints, {share:g} of the way", f"written to {out}")
+
+
+@command
+def export(
+    run: RunFolder,
+    *,
+    checkpoint: str | None = None,
+    options: Annotated[Options, OptionsOf("lens_fv.finetuning:export_checkpoint", leave_out=("checkpoint",))],
+    out: Path = Path("finetuned"),
+) -> Printout:
+    """Export a checkpoint as a model that every --model accepts.
+
+    Writes to the folder --out: the weights with low-rank updates merged, and the tokenizer, in transformers' format.
+
+    Args:
+        checkpoint: Checkpoint name, such as 1-antonym/16; default: the last one.
+        out: New folder; its name becomes the model's.
+    """
+    the_run = fv.FinetuneRun(run)
+    at = the_run.checkpoint(checkpoint)
+    folder = fv.finetuning.export_checkpoint(the_run, out, at, **options)
+    payload = {"model": the_run.about["model"], "checkpoint": at.name, "folder": str(folder)}
+    return Printout(payload, f"{the_run.about['model']} at {at.name}", f"written to {folder}")
+
+
+@command
+def dynamics(
+    run: RunFolder,
+    *,
+    task: Sequence[str] | None = None,
+    options: Annotated[Options, OptionsOf("lens_fv.studies.checkpoints:measure_run")],
+    out: Path | None = None,
+) -> Printout:
+    """Measure every checkpoint of a run: task accuracy, vectors, and what the original vectors restore.
+
+    Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's
+    vector and every measurement. Run it again to resume.
+
+    Args:
+        task: Relation or file of pairs to measure in addition to the trained tasks; repeatable.
+        out: Folder for the report; default: RUN/dynamics.
+    """
+    from lens_fv.studies.checkpoints import measure_run, measurement_rows
+    from lens_fv.studies.dynamics_report import write_dynamics_report
+
+    the_run, folder = fv.FinetuneRun(run), out or run / "dynamics"
+    goes_on_in(folder)
+    trajectory = measure_run(the_run, folder, others=[fv.load_task(name) for name in task or ()], **options, progress=True)
+    file = trajectory.save(folder / "trajectory.safetensors")
+    # In a mixture no task comes before another.
+    ordered = the_run.stages == the_run.tasks
+    judged = fv.verdicts(trajectory)
+    verdicts = [row | {"recovery": v.recovery} for row, v in zip(rows_of(judged), judged, strict=True)]
+    payload = {
+        "run": str(run),
+        "model": trajectory.provenance.model,
+        "verdicts": verdicts,
+        "metrics": fv.dynamics.continual_metrics(trajectory, the_run.tasks).to_json() if ordered else None,
+        "moments": measurement_rows(trajectory),
+        "file": str(file),
+        "report": str(write_dynamics_report(folder, the_run, trajectory, judged)),
+    }
+    write_json(folder / "dynamics.json", payload)
+    cosines = trajectory.similarity()[-1].tolist()
+    rows = [row | {"cosine": cosine} for row, cosine in zip(verdicts, cosines, strict=True)]
+    absent = [verdict.task for verdict in judged if verdict.judgement == "absent"]
+    note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
+    return Printout(payload, table(rows, title=str(run)), *note, f"report: {payload['report']}")
+
+
+COMMANDS = (finetune, interpolate, export, dynamics)

@@ -1,0 +1,114 @@
+"""Measure the checkpoints of a fine-tuning run with the vectors that the model had before it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lens_fv.core.choices import Count, Natural, Seed, checked
+from lens_fv.core.files import file_name
+from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
+from lens_fv.dynamics.trajectory import MEASURES
+from lens_fv.finetuning import FinetuneRun
+from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
+from lens_fv.heads.instructed import Uninformative
+from lens_fv.model.lens_model import LensModel
+from lens_fv.model.loading import load_model
+from lens_fv.tasks import Task
+from lens_fv.vectors import extract_instruction, sweep_injection
+
+SCALES = (1.0, 2.0, 4.0)
+"""Scales at which instruction vectors are tried on validation pairs."""
+
+
+@checked
+def measure_run(
+    run: FinetuneRun,
+    folder: str | Path,
+    *,
+    others: Sequence[Task] = (),
+    counterpart: Uninformative = "equiprobable",
+    n_heads: Count = 10,
+    n_clean: Count = 40,
+    n_trials: Count = 12,
+    n_shots: Natural = 0,
+    n_context: Natural = 5,
+    max_items: Count = 40,
+    seed: Seed = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: bool = False,
+) -> Trajectory:
+    """Extract each task's instruction vector from the initial model, and measure all checkpoints with it.
+
+    Args:
+        run: Fine-tuning run.
+        folder: Folder for rankings, vectors and measurements; what it already holds is not repeated.
+        others: Tasks to measure in addition to the trained ones.
+        counterpart: See `rank_instruction_heads`.
+        n_heads: Number of strongest heads summed into a vector.
+        n_clean: See `rank_heads`.
+        n_trials: See `rank_heads`.
+        n_shots: Number of demonstrations after the instruction.
+        n_context: Number of demonstrations in the in-context prompts.
+        max_items: Maximum number of test pairs per task.
+        seed: Seed of prompts, probes and control vectors.
+        device: See `load_model`.
+        dtype: Precision of the weights; default: that of training.
+        progress: Show progress bars.
+
+    Raises:
+        LensFVError: `load_model`, `rank_instruction_heads`, `extract_instruction` or `track_checkpoints` raises.
+    """
+    folder = Path(folder)
+    tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
+    model = load_model(run.source, device=device, dtype=dtype or run.about["dtype"])
+    prompts = {"counterpart": counterpart, "n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "seed": seed}
+    probed = {"n_shots": n_shots, "n_context": n_context, "max_items": max_items, "seed": seed}
+    probes = [_probe(model, task, folder, run, n_heads, prompts, probed, progress) for task in tasks]
+    return track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=progress)
+
+
+def _probe(
+    model: LensModel,
+    task: Task,
+    folder: Path,
+    run: FinetuneRun,
+    n_heads: int,
+    prompts: dict[str, Any],
+    probed: dict[str, Any],
+    progress: bool,
+) -> TaskProbe:
+    """Make a task's probe from its vector before training; saves the ranking and the vector."""
+    contrast = make_instruction_prompts(model, task, template=run.template, **prompts)
+    options = MediationOptions(seed=prompts["seed"], folder=folder / "rankings", progress=progress)
+    ranking = rank_prompts(model, task, contrast, options)
+    vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
+    sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=probed["max_items"], template=run.template)
+    vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
+    vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
+    return make_task_probe(model, task, vector, patching_prompts=contrast, template=run.template, **probed)
+
+
+def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """Return one row per checkpoint and task; measures averaged over items have intervals, and None where not measured."""
+    own, control = trajectory.head_similarity()
+    overlaps = trajectory.head_overlaps()
+    curves = {(measure, task): trajectory.curve(measure, task) for measure in MEASURES for task in trajectory.tasks}
+    numbers = {
+        "cosine": trajectory.similarity(),
+        "distance": trajectory.distance(),
+        "head_cosine": own.mean(-1),
+        "control_head_cosine": control.mean(-1),
+    }
+    rows: list[dict[str, Any]] = []
+    for m, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
+        for t, task in enumerate(trajectory.tasks):
+            overlap = overlaps[m][t]
+            measures = {measure: curves[measure, task].get(step) for measure in MEASURES}
+            rows.append(
+                {"moment": name, "step": step, "task": task}
+                | {measure: estimate and estimate._asdict() for measure, estimate in measures.items()}
+                | {key: float(values[m, t]) for key, values in numbers.items()}
+                | {"head_overlap": overlap and overlap.to_json()}
+            )
+    return rows

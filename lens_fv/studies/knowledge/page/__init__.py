@@ -1,1 +1,0 @@
-"""Report of the study of knowledge updates."""

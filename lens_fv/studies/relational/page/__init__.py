@@ -1,1 +1,0 @@
-"""The study's page: statistics over relations, tables, figures and text."""
