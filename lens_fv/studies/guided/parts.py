@@ -153,8 +153,8 @@ def _score(study: Guided, run: FinetuneRun, prompts: Prompts, name: str, seed: i
                 measure = f"exact_match_after_{checkpoint.task}"
                 rows += [Row(task, name, measure, _correct(model, prompts[task][0])) for task in run.tasks]
             if tracked:
-                at = {"name": checkpoint.name, "step": checkpoint.total, "full": checkpoint.last}
-                measured.append(measure_checkpoint(model, probes, **at, seed=seed))
+                at, step, last = checkpoint.name, checkpoint.total, checkpoint.last
+                measured.append(measure_checkpoint(model, probes, name=at, step=step, all_measures=last, seed=seed))
         rows += _final_rows(model, prompts, name)
     finally:
         switch_to_checkpoint(model, run, None)
