@@ -25,8 +25,8 @@ LISTED = ("antonym", "country-capital", "present-past")
 LOGITS: Mapping[str, Mapping[str, bool]] = {
     "direct": {},
     "direct, centred": {"centred": True},
-    "later layers": {"through": True},
-    "later layers, centred": {"through": True, "centred": True},
+    "later layers": {"through_layers": True},
+    "later layers, centred": {"through_layers": True, "centred": True},
 }
 """Decoding options: directly or through the later layers, with the whole vector or only what distinguishes a relation."""
 RANKS: Mapping[str, Measure] = {
