@@ -140,8 +140,17 @@ def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.P
         show_default=_shown(option.default) or False,
         validator=check,
     )
-    written = Annotated[(_written_type(accepted, option.default), Parameter.combine(about, *given))]
+    written_type = _written_type(accepted, option.default)
+    if int in (whole := list(_parts(written_type))) or list[int] in whole:
+        about = Parameter.combine(about, Parameter(converter=_whole_numbers))
+    written = Annotated[(written_type, Parameter.combine(about, *given))]
     return inspect.Parameter(option.name, kind, default=option.default, annotation=written)
+
+
+def _whole_numbers(kind: Any, tokens: Sequence[Any]) -> Any:
+    """Convert what is written to whole numbers; what is none (cyclopts would round it) is left to the check of the range."""
+    values = [int(token.value) if re.fullmatch(r"[+-]?\d+", token.value) else token.value for token in tokens]
+    return values if list[int] in _parts(kind) else values[0]
 
 
 def _help_text(text: str, options: Collection[str]) -> str:

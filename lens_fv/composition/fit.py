@@ -29,7 +29,7 @@ class MapConfig:
     """Settings of `fit_map`, which takes each of them as a keyword argument.
 
     Attributes:
-        score: See `relation_scores`.
+        score: Score of a basis vector on a pair: the "logprob" per token of the output, or its probability ("prob").
         epochs: Number of passes over the analogies.
         learning_rate: Learning rate of Adam through the model.
         exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
