@@ -25,8 +25,8 @@ class TuneRecipe:
     Attributes:
         layer: layer after which all vectors are added; default: the middle one.
         n_pairs: number of training pairs; tasks with fewer use all of them.
-        steps: see `TuneConfig`.
-        learning_rate: see `TuneConfig`.
+        steps: see `tune`.
+        learning_rate: see `tune`.
         shuffled: give every training and validation pair another pair's answer, as a control that sees the relation's words
             but not the relation.
         max_validation: maximum number of validation pairs for model selection.

@@ -307,7 +307,9 @@ def bad_requests(folder):
 
 def test_the_precision_of_products_is_set_and_recorded(run, tmp_path):
     try:
-        assert run("--matmul", "medium", "tune", "--task", "toy.json", "--n-pairs", "8", "--steps", "2", "--n-shots", "2")[0] == 0
+        assert (
+            run("--matmul", "medium", "tune", "--task", "toy.json", "--n-pairs", "8", "--steps", "2", "--n-shots", "2")[0] == 0
+        )
         assert torch.get_float32_matmul_precision() == "medium"
         assert load_artefact(tmp_path / "toy-tuned.safetensors").provenance.versions["matmul"] == "medium"
     finally:
