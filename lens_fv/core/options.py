@@ -16,20 +16,22 @@ Data = TypeVar("Data")
 Options = TypeVar("Options")
 Config = TypeVar("Config")
 Result = TypeVar("Result")
-ModelIn = TypeVar("ModelIn", contravariant=True)
-DataIn = TypeVar("DataIn", contravariant=True)
-ConfigIn = TypeVar("ConfigIn", contravariant=True)
+ModelType = TypeVar("ModelType", contravariant=True)
+DataType = TypeVar("DataType", contravariant=True)
+ConfigType = TypeVar("ConfigType", contravariant=True)
 ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 @runtime_checkable
-class TakesOptions(Protocol[ModelIn, DataIn, ConfigIn, P, ResultOut]):  # pyright: ignore[reportInvalidTypeVarUse]
+class TakesOptions(Protocol[ModelType, DataType, ConfigType, P, ResultOut]):  # pyright: ignore[reportInvalidTypeVarUse]
     """A function `(model, data, **options)`, or `(model, data, config, **options)`, where keywords override the config."""
 
     @overload
-    def __call__(self, model: ModelIn, data: DataIn, /, *args: P.args, **options: P.kwargs) -> ResultOut: ...
+    def __call__(self, model: ModelType, data: DataType, /, *args: P.args, **options: P.kwargs) -> ResultOut: ...
     @overload
-    def __call__(self, model: ModelIn, data: DataIn, config: ConfigIn, /, *args: P.args, **options: P.kwargs) -> ResultOut: ...
+    def __call__(
+        self, model: ModelType, data: DataType, config: ConfigType, /, *args: P.args, **options: P.kwargs
+    ) -> ResultOut: ...
 
 
 def takes_options(

@@ -76,6 +76,8 @@ ROWS = [
 ]
 QUICK = "--n-shots 2 --n-clean 3 --n-trials 4"
 FIVE = " ".join(f"--task {name}" for name in ("antonym", "synonym", "present-past", "country-capital", "first-letter"))
+SEQUENCES = '--set \'sequences={"both": ["task0.json", "task1.json"]}\''
+PARTS = "--part completion --part decoding"
 TINY = f"""
 tasks antonym
 verify MODEL
@@ -105,8 +107,8 @@ dynamics run --n-clean 2 --n-trials 2 --n-heads 2 --max-items 3 --n-context 1 --
 distill --model MODEL --entities rows.jsonl --epochs 2 --batch-size 2 --n-sentences 2 --out update
 knowledge evaluate update --model MODEL --entities rows.jsonl --locality rows.jsonl
 universal --model PLANTED --task task0.json --task task1.json --instruction 'Please do0 it' --corruption instruction --n-shots 0
-reproduce instruction --model PLANTED --set 'sequences={{"both": ["task0.json", "task1.json"]}}' --set n_heads=2 --quick --run-dir iw --out pages
-reproduce relational --model MODEL --quick --part completion --part decoding --set relations=antonym,capitalize --run-dir rw --out pages
+reproduce instruction --model PLANTED {SEQUENCES} --set n_heads=2 --quick --run-dir iw --out pages
+reproduce relational --model MODEL --quick {PARTS} --set relations=antonym,capitalize --run-dir rw --out pages
 demo --model MODEL --task toy.json --task lowercase --out demo
 """
 REAL = """
