@@ -48,7 +48,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
 
-    tune = ["--n-pairs", "8", "--steps", "5", "--layer", "1", "--n-shots", "2"]
+    tune = ["--n-pairs", "8", "--steps", "5", "--layers", "1", "--n-shots", "2"]
     code, tuned, _ = run("tune", "--task", "toy.json", "--init", "e.safetensors", *tune)
     assert code == 0
     assert [r["condition"] for r in tuned["results"]] == ["none", "k_shot", "extracted", "tuned", "random"]
@@ -204,7 +204,7 @@ def test_sweep_classes_and_attributions(run, tmp_path):
 
 def test_compare(run, tmp_path):
     few = ["--n-pairs", "8", "--steps", "5", "--n-heads", "3", "--max-items", "4"]
-    kinds = ["--kinds", "extracted", "--kinds", "soft_prompt"]
+    kinds = ["--baselines", "extracted", "--baselines", "soft_prompt"]
     code, found, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
@@ -214,7 +214,7 @@ def test_compare(run, tmp_path):
     assert (code, said.count("\n")) == (2, 1)
     assert "it answers none of" in said
     assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == found["results"]
-    code, _, said = run("compare", "--task", "toy.json", "--kinds", "magic")
+    code, _, said = run("compare", "--task", "toy.json", "--baselines", "magic")
     assert code == 2
     assert "choose from extracted" in said
 
@@ -342,7 +342,7 @@ def test_unknown_and_damaged_models(run, model_folder, tmp_path):
 
 
 def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
-    tune = ["--n-pairs", "8", "--steps", "2", "--layer", "1", "--n-shots", "2"]
+    tune = ["--n-pairs", "8", "--steps", "2", "--layers", "1", "--n-shots", "2"]
     assert run("tune", "--task", "toy.json", *tune)[0] == 0
     other = model_folder.with_name("other")
     if not other.exists():

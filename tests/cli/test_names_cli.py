@@ -20,7 +20,7 @@ def test_a_task_named_like_a_path(run, tmp_path, monkeypatch):  # noqa: F811
     code, ranked, _ = run("rank", "--task", "odd.json", *QUICK)
     assert code == 0
     assert run("extract", "--task", "odd.json", "--ranking", ranked["file"], "--layer", "1")[0] == 0
-    assert run("tune", "--task", "odd.json", "--n-pairs", "4", "--steps", "2", "--layer", "1", "--n-shots", "2")[0] == 0
+    assert run("tune", "--task", "odd.json", "--n-pairs", "4", "--steps", "2", "--layers", "1", "--n-shots", "2")[0] == 0
     quick = ["--n-pairs", "4", "--steps", "2"]
     assert run("library", "build", "--task", "odd.json", *quick, "--out", "kept")[0] == 0
     assert run("finetune", "--task", "odd.json", "--task", "two.json", *TRAIN, "--out", "run")[0] == 0

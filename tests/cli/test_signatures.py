@@ -67,5 +67,5 @@ def test_help_is_that_of_the_docstring(path):
 
 def test_help_of_another_function_is_followed():
     text = "Number of corrupted prompts on which effects are measured."
-    assert options_of("lens_fv.composition:Extracted")["n_trials"].help == text
+    assert options_of("lens_fv.composition:ExtractRecipe")["n_trials"].help == text
     assert options_of("lens_fv:rank_heads")["n_trials"].help == text

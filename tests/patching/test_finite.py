@@ -84,7 +84,7 @@ def test_a_vector_too_long_to_be_measured_is_refused(tiny_model):
     with pytest.raises(LensFVError, match=r"edit at blocks\.1\.hook_resid_post: its value .*lower its scale"):
         evaluate(model, toy_task(), {"long": vector_of(model, 1e30)}, n_shots=2, max_items=2)
     with pytest.raises(LensFVError, match="too long for the final norm"):
-        decode(vector_of(model, 1e30), model)
+        decode(model, vector_of(model, 1e30))
 
 
 def test_half_precision_that_overflows_says_so_and_verify_fails(tiny_model):

@@ -20,7 +20,7 @@ def bench_tune(
     subject: Subject,
     task: Task | None,
     *,
-    pairs: Count = 20,
+    n_pairs: Count = 20,
     steps: Count = 40,
     layer: Whole | None = None,
     learning_rate: Positive = 0.3,
@@ -42,7 +42,7 @@ def bench_tune(
     Args:
         subject: Model to run.
         task: Task for the zero-shot training prompts; None: random prompts of 8 tokens with answers of 2 tokens.
-        pairs: Number of training pairs.
+        n_pairs: Number of training pairs.
         steps: Number of Adam steps.
         layer: Layer after which the vector is added; default: the middle.
         learning_rate: Learning rate of Adam.
@@ -52,7 +52,7 @@ def bench_tune(
     """
     model = subject.model
     layer = model.n_layers // 2 if layer is None else model.check_layer(layer)
-    courses = [_prompts(model, task, pairs, seed + i) for i in range(vectors)]
+    courses = [_prompts(model, task, n_pairs, seed + i) for i in range(vectors)]
     clock = Clock(model)
     clock.race({}, 5, lambda: None)
     found: dict[str, Tensor] = {}
@@ -61,7 +61,7 @@ def bench_tune(
         batches = open_batches(model, [(i, prompt) for i, prompts in enumerate(courses) for prompt in prompts])
 
         def loss(v: Tensor) -> Tensor:
-            return torch.cat([batch.losses([layer], v[:, None])[:, 0] for batch in batches]).sum() / pairs
+            return torch.cat([batch.losses([layer], v[:, None])[:, 0] for batch in batches]).sum() / n_pairs
 
         found["engine"] = _fit(model, loss, vectors, steps, learning_rate, tick)[0]
 
@@ -78,7 +78,7 @@ def bench_tune(
     floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
     return subject.result(
         backend=choose_backend(model),
-        pairs=pairs,
+        pairs=n_pairs,
         steps=steps,
         layer=layer,
         vectors=vectors,
