@@ -26,12 +26,13 @@ from lens_fv.cli.leaving import INTERRUPTED, UNREAD
 
 COMMANDS = {
     "finetune": "finetune --task TOY --n-examples 12 --batch-size 4 --n-checkpoints 3 --rank 2 --model TINY --out OUT",
-    "library": "library build --task TOY --task antonym --pairs 4 --steps 3 --model TINY --out OUT",
+    "library": "library build --task TOY --task antonym --n-pairs 4 --steps 3 --model TINY --out OUT",
     "distill": "distill --entities ROWS --epochs 2 --batch-size 2 --n-sentences 2 --model TINY --out OUT",
     "dynamics": "dynamics RUN --n-clean 2 --n-trials 2 --n-heads 2 --max-items 3 --n-context 1 --counterpart none --out OUT",
     "universal": "universal --task TASK0 --task TASK1 --instruction 'Please do0 it' --corruption instruction --n-shots 0 "
     "--n-clean 2 --n-trials 2 --model PLANTED --folder OUT",
-    "reproduce": "reproduce instruction --sequence TASK0,TASK1 --n-heads 2 --quick --model PLANTED --run-dir OUT --out PAGE",
+    "reproduce": """reproduce instruction --set 'sequences={"both": ["TASK0", "TASK1"]}' --set n_heads=2 --quick """
+    "--model PLANTED --run-dir OUT --out PAGE",
 }
 """All that go on where they were stopped; what is written in capitals, `Place` knows."""
 RANK = ["rank", "--task", "toy.json", "--n-shots", "2", "--n-clean", "2", "--n-trials", "2"]
@@ -307,6 +308,7 @@ POSITIONAL |= {"similarity": 1, "compose": 1, "library show": 2, "library fit": 
 @pytest.mark.parametrize(("words", "kind", "bounds"), NUMBERS, ids=[words for words, *_ in NUMBERS])
 def test_numbers_out_of_range_are_one_line(words, kind, bounds, capsys):
     *command, flag = words.split()
+    command += ["relational"] * (command == ["reproduce"])
     needs_library = command[0] in ("compose", "analogy")
     command += ["x"] * POSITIONAL.get(" ".join(command), 0) + ["--library", "x"] * needs_library
     wrong = ["many"] if kind is float else ["many", "1.5"]

@@ -19,7 +19,7 @@ PROBABILITY_TEMPERATURE = 10.0
 """Temperature for scores that are probabilities, between 0 and 1."""
 MEASURES: Mapping[str, str] = {
     "top1_accuracy": "top1",
-    "exact_match": "full",
+    "exact_match": "exact_match",
     "logprob_per_token_nats": "logprob",
     "mc_accuracy": "choice",
     "mc_accuracy_calibrated": "calibrated",
