@@ -45,7 +45,7 @@ def reproduce(
         part: Part of the study; repeatable; default: all.
         set: Setting of the study as NAME=VALUE; repeatable. VALUE is JSON, or values separated by commas; an unknown NAME lists
             all settings.
-        seeds: Number of seeds, starting at --seed; default: 3, or 1 with --quick.
+        seeds: Number of seeds, starting at --seed; default: as many as the study has.
         run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default:
             STUDY-study.
         quick: Run a small version: one seed, few tasks, prompts, steps and items.
@@ -55,8 +55,6 @@ def reproduce(
     from lens_fv.studies.reproduce import reproduce as run
 
     settings = dict(_assignment(text) for text in set or ())
-    if seeds is not None or seed:
-        settings["seeds"] = str(list(range(seed, seed + (seeds or (1 if quick else 3)))))
     folder = run_dir or Path(f"{study}-study")
     goes_on_in(folder)
     result = run(
@@ -66,6 +64,8 @@ def reproduce(
         out=out,
         parts=tuple(part or ()),
         settings=settings,
+        n_seeds=seeds,
+        first_seed=seed,
         quick=quick,
         report_only=report_only,
         **placing,

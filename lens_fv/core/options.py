@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
+from reprlib import repr as brief
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from lens_fv.core.choices import check_values, nearest, value_rules
@@ -47,7 +48,8 @@ def takes_options(
         config: Base of `options` whose instances may be passed as third argument; it leaves out what only Python code can give.
 
     Raises:
-        LensFVError: on a call, if a keyword is no option (the message names the nearest) or its value is not accepted.
+        LensFVError: on a call, if a keyword is no option (the message names the nearest), its value is not accepted, or the third
+            argument is no `config`.
 
     Example:
         >>> ranking = lens_fv.rank_heads(model, task, RankingConfig(n_shots=2, n_clean=4), n_trials=3)
@@ -64,6 +66,8 @@ def takes_options(
                 raise LensFVError(f"{name}({unknown[0]}=...): it has no such option{nearest(unknown[0], names)}")
             check_values(name, rules, keywords.items())
             *given, positional = args if len(args) == 3 else (*args, None)
+            if positional is not None and not isinstance(positional, config):
+                raise LensFVError(f"{name} with {brief(positional)} as options: give a {config.__name__}, or keywords")
             if positional is not None:
                 shared = {field.name: getattr(positional, field.name) for field in fields(positional) if field.name in names}
                 keywords = shared | keywords

@@ -145,7 +145,7 @@ def make_task_probe(
         projections.append(model.head_write(layer, alone).float().cpu())
 
     items, asked = split.test[:max_items], task.instructions
-    behind = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
+    instructed = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
     shown = _demonstrations(split.train, n_context, len(asked), seed)
     in_context = [
         few_shot(pair, shown[i % len(asked)], template=template, instruction=asked[i % len(asked)])
@@ -159,7 +159,7 @@ def make_task_probe(
         vector=vector,
         heads=heads,
         projections=torch.stack(projections),
-        instructed=tuple(encode_prompts(model, behind)),
+        instructed=tuple(encode_prompts(model, instructed)),
         in_context=tuple(encode_prompts(model, in_context)),
         cloze=tuple(encode_prompts(model, sentences)),
         patching_prompts=patching_prompts,

@@ -89,6 +89,6 @@ def example_losses(
     """Compute each example's mean loss over its targets, in nats per target, from logits of right-padded inputs."""
     losses: list[Tensor] = []
     for row, example, target in zip(logits, examples, targets, strict=True):
-        behind = row[[t - 1 for t in example.targets]]  # a token is predicted from the one before it
-        losses.append(divergence(behind, target, direction=settings.direction, temperature=settings.temperature).mean())
+        predictions = row[[t - 1 for t in example.targets]]  # a token is predicted from the one before it
+        losses.append(divergence(predictions, target, direction=settings.direction, temperature=settings.temperature).mean())
     return torch.stack(losses)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -219,11 +220,18 @@ def command(study: type[Study[Any]], run: Results) -> str:
     words = ["lens-fv", *([f"--matmul {precision}"] if precision else []), f"reproduce {study.name} --model {run.run['model']}"]
     for name, value in run.settings.items():
         if value != usual.get(name):
-            given = "FILE" if name in study.external else ",".join(map(str, value)) if isinstance(value, list) else value
-            words.append(f"--set {name}={json.dumps(given) if isinstance(given, dict) else given}")
+            given = "FILE" if name in study.external and value else _written(value)
+            words.append(f"--set {shlex.quote(f'{name}={given}')}")
     if (weights := run.run.get("weights", "float32")) != "float32":
         words.append(f"--dtype {weights}")
     return " ".join(words)
+
+
+def _written(value: Any) -> str:
+    """A setting as `--set` takes it: texts and lists of texts or numbers as they are, all else as JSON."""
+    if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _draw(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:

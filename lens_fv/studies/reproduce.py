@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lens_fv.core.choices import nearest
+from lens_fv.core.choices import Count, Seed, nearest
 from lens_fv.core.json_files import validated
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
@@ -35,6 +35,8 @@ def reproduce(
     out: str | Path = Path("docs/results"),
     parts: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
+    n_seeds: Count | None = None,
+    first_seed: Seed = 0,
     quick: bool = False,
     report_only: bool = False,
     device: str | None = None,
@@ -50,6 +52,8 @@ def reproduce(
         out: Folder for the page.
         parts: Parts to run; default: all.
         settings: Settings that differ from the study's own, as texts by name: JSON, or values separated by commas.
+        n_seeds: Number of seeds; default: as many as the study has.
+        first_seed: First seed.
         quick: Run a small version.
         report_only: Write the page from the rows that are there, without loading a model.
         device: See `load_model`.
@@ -64,6 +68,8 @@ def reproduce(
     if not report_only:
         check_parts(parts, kind.parts)
         chosen = study_settings(kind, settings or {}, quick=quick)
+        if n_seeds or first_seed:
+            chosen = replace(chosen, seeds=tuple(range(first_seed, first_seed + (n_seeds or len(chosen.seeds)))))
         for name, place in folders.items():
             model = load_model(name, device=device, dtype=dtype)
             kind(model, place, chosen, source=name, progress=progress).run(parts)

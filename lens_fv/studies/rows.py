@@ -1,6 +1,7 @@
 """Rows: the results of a study, one JSON line for each job. A job is what is resumed, and what one worker claims."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,14 +82,14 @@ class RowStore:
 
     Args:
         path: File of the rows.
-        model: Name of the model.
+        model: Name of the model; rows of another one are refused.
         settings_hash: Hash of the settings; rows made with other settings are refused.
 
     Raises:
-        LensFVError: the file is damaged, or holds rows made with other settings.
+        LensFVError: the file is damaged, or holds rows of another model or made with other settings.
     """
 
-    def __init__(self, path: Path, model: str = "", settings_hash: str | None = None) -> None:
+    def __init__(self, path: Path, model: str, settings_hash: str) -> None:
         self._path, self._model, self._hash = path, model, settings_hash
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._read_to = 0
@@ -120,11 +121,14 @@ class RowStore:
 
         Returns:
             Whether the job's rows are there.
+
+        Raises:
+            LensFVError: a value that is not finite, or whatever the job raises.
         """
         with self._claimed(job, wait=wait) as mine:
             self._refresh()
             if mine and job not in self:
-                self._append(Line(self._model, self._hash or "", job.part, job.seed, job.name, _plain(job.run())))
+                self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job)))
                 self._refresh()
         return job in self
 
@@ -167,11 +171,16 @@ class RowStore:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         where = f"read the rows of a study in {self._path}"
-        for text in whole.decode(errors="replace").splitlines():
+        for encoded in whole.split(b"\n")[:-1]:  # names may hold other characters that end a line
+            try:
+                text = encoded.decode()
+            except UnicodeDecodeError as error:
+                raise LensFVError(f"{where}: not UTF-8 text; {REMEDY}") from error
             found = validated(parse_json(text, where, remedy=REMEDY), dict[str, Any], where, remedy=REMEDY)
             line = Line(**record(Line, found, where, remedy=REMEDY))
-            if self._hash is not None and line.settings_hash != self._hash:
-                raise LensFVError(f"{where}: {line.part}/{line.job} was run with other settings; choose another folder")
+            if (line.model, line.settings_hash) != (self._model, self._hash):
+                other = f"the model {line.model}" if line.model != self._model else "other settings"
+                raise LensFVError(f"{where}: {line.part}/{line.job} was run with {other}; choose another folder")
             self._lines.setdefault(line.key, line)
         self._read_to += len(whole)
 
@@ -193,8 +202,13 @@ def frame(stores: "Iterable[RowStore]") -> "pd.DataFrame":
     return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
 
 
-def _plain(rows: Iterable[Row]) -> tuple[Plain, ...]:
-    return tuple(
-        (row.unit, row.condition, row.measure, tuple(row.value) if isinstance(row.value, Sequence) else row.value, row.n)
-        for row in rows
-    )
+def _plain(job: Job) -> tuple[Plain, ...]:
+    """A job's rows as a file holds them; what is not finite would not count in any mean, so it is refused."""
+    plain: list[Plain] = []
+    for row in job.run():
+        values = tuple(row.value) if isinstance(row.value, Sequence) else row.value
+        if not all(value is None or math.isfinite(value) for value in (values if isinstance(values, tuple) else (values,))):
+            what = f"{row.unit}, {row.condition}, {row.measure}"
+            raise LensFVError(f"study: {job.part}/{job.name} has a value that is not finite ({what}); None means not measured")
+        plain.append((row.unit, row.condition, row.measure, values, row.n))
+    return tuple(plain)

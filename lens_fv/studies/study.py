@@ -15,7 +15,7 @@ from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.provenance import versions
-from lens_fv.core.store import check_settings
+from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.rows import Job, RowStore, frame
@@ -78,7 +78,9 @@ class Study(Generic[S]):
             about[key] = about[key] and Path(about[key]).name  # wherever the file is
         weights = str(model.dtype).removeprefix("torch.")
         run = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, "weights": weights, **about}
-        check_settings(self.folder / "study.json", run | {"versions": versions()}, may_grow="seeds", may_change=("versions",))
+        file = self.folder / "study.json"
+        begun = dict(ResultStore(file).items()).get("versions", versions())  # those of the run's beginning
+        check_settings(file, run | {"versions": begun}, may_grow="seeds")
         self.rows = RowStore(self.folder / "rows.jsonl", model.name, settings_hash(about))
 
     def run(self, parts: Sequence[str] | None = None) -> None:
@@ -145,7 +147,7 @@ class Results:
     @cached_property
     def rows(self) -> "pd.DataFrame":
         """All rows of the run; see `frame`."""
-        return frame([RowStore(self.folder / "rows.jsonl")])
+        return frame([RowStore(self.folder / "rows.jsonl", self.run["model"], settings_hash(self.settings))])
 
     def part(self, name: str) -> "pd.DataFrame":
         """The rows of a part; empty if it has not been run."""

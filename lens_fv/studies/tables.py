@@ -94,7 +94,7 @@ class Contrast:
         keys = [self.over, *self.paired]
         some = select(rows, {"part": self.part, "measure": self.measure, **self.where})
         ones, others = (some.loc[some["condition"] == condition, [*keys, "value"]] for condition in (self.of, self.minus))
-        both = ones.merge(others, on=keys, suffixes=("", " of the other"))  # in the order of `ones`
+        both = ones.merge(others, on=keys, suffixes=("", " of the other"), validate="one_to_one")  # in the order of `ones`
         both["value"] = self.times * both["value"] - both["value of the other"] + self.margin
         return unit_means(both, over=self.over)
 

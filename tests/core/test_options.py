@@ -137,3 +137,10 @@ def test_options_of_heads_have_help_and_the_defaults_of_their_config(options, co
 
 def test_help_of_a_ranking_describes_its_options():
     assert "    n_clean: Number of clean prompts" in inspect.getdoc(rank_heads)
+
+
+def test_a_third_argument_that_is_no_config_of_the_function_is_refused():
+    with pytest.raises(LensFVError, match=r"count with .* as options: give a Config, or keywords"):
+        count("model", "task", InstructionRankingConfig())
+    with pytest.raises(LensFVError, match="give a Config"):
+        count("model", "task", {"n_trials": 3})

@@ -29,7 +29,7 @@ from lens_fv.studies.knowledge.page import View, perplexity
 from lens_fv.studies.knowledge.updates import CONTROLS, chance_row, make_update, score_rows
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
-from lens_fv.studies.study import Results
+from lens_fv.studies.study import Results, settings_hash
 
 NAMES = ("Velm", "Orla", "Tusk", "Brin", "Cade")
 FAST = DistillConfig(batch_size=4, learning_rate=3e-3, epochs=3)
@@ -242,11 +242,10 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
 
 def by_hand(folder, kl):
     """Two entities and one unrelated one: the base knows nothing, reading teaches all, and an update half as much."""
-    store = RowStore(folder / "rows.jsonl", "toy")
     rows = {"base": (0.0, -3.0, -1.0), "definition_in_context": (1.0, -1.0, None), "distillation": (0.5, -2.0, -1.5)}
-    (folder / "study.json").write_text(
-        json.dumps({"seeds": [0, 1], "entities": "e", "entities_per_update": 2, "recipes": RECIPES})
-    )
+    settings = {"seeds": [0, 1], "entities": "e", "entities_per_update": 2, "recipes": RECIPES}
+    (folder / "study.json").write_text(json.dumps({"model": "toy", **settings}))
+    store = RowStore(folder / "rows.jsonl", "toy", settings_hash(settings))
     for condition, (accuracy, logprob, unrelated) in rows.items():
         for seed, values in enumerate(kl if condition == "distillation" else [()]):
             known = [Row(u, condition, f"mc_accuracy/{k}", [accuracy]) for u in "ab" for k in ("explicit", "inferential")]

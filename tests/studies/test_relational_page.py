@@ -15,7 +15,7 @@ from lens_fv.studies.relational.claims import CLAIMS, decoding
 from lens_fv.studies.relational.page import View, best_vectors, classified, joined
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
-from lens_fv.studies.study import Results
+from lens_fv.studies.study import Results, settings_hash
 
 NAMES = ("antonym", "capitalize", "present-past", "singular-plural")
 CONDITIONS = ("none", "k_shot", "shuffled", "extracted", "heads", "extracted_matched", "tuned", "random")
@@ -114,7 +114,7 @@ def written(folder, without=()):
     folder.mkdir(parents=True)
     settings = vars(RelationalSettings(relations=NAMES, seeds=(0, 1)))
     (folder / "study.json").write_text(json.dumps({"model": "tiny", "revision": None, "weights": "float32", **settings}))
-    store = RowStore(folder / "rows.jsonl", "tiny", "abc")
+    store = RowStore(folder / "rows.jsonl", "tiny", settings_hash(json.loads(json.dumps(settings))))
     for part, name, seed, rows in jobs():
         if part not in without:
             store.compute(Job(part, name, lambda rows=rows: rows, seed))

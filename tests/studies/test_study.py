@@ -1,17 +1,22 @@
 """What all studies stand on: jobs that are resumed and claimed, rows, tables and contrasts, and the page."""
 
+import json
 import multiprocessing
+import shlex
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lens_fv.cli.reproduce import StudyName
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
-from lens_fv.studies.render import estimates_table
+from lens_fv.studies.render import command, estimates_table
 from lens_fv.studies.reproduce import study_settings
 from lens_fv.studies.rows import Job, Row, RowStore, frame
-from lens_fv.studies.study import load_study, run_folders
+from lens_fv.studies.study import STUDIES, Results, Study, load_study, run_folders
 from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, verdict
 
 RNG = np.random.default_rng(0)
@@ -61,12 +66,42 @@ def test_a_damaged_line_is_refused(store, tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line.encode() + b"\n" + path.read_bytes())
     with pytest.raises(LensFVError, match="delete the line"):
-        RowStore(path)
+        RowStore(path, "toy", "abc")
 
 
 def test_rows_of_other_settings_are_refused(store, tmp_path):
     with pytest.raises(LensFVError, match="other settings"):
         RowStore(tmp_path / "rows.jsonl", "toy", "abd")
+
+
+def test_rows_of_another_model_are_refused(store, tmp_path):
+    with pytest.raises(LensFVError, match="was run with the model toy"):
+        RowStore(tmp_path / "rows.jsonl", "other", "abc")
+
+
+def test_bytes_that_are_no_text_are_refused_and_odd_names_are_not(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    odd = "a\u2028b\x85c"  # characters that end a line elsewhere
+    assert RowStore(path, "toy", "abc").compute(Job("main", odd, lambda: [Row(odd, "x", "y", 1.0)]))
+    assert RowStore(path, "toy", "abc").rows("main", odd)[0].unit == odd
+    path.write_bytes(path.read_bytes().replace(b'"x"', b'"\xff"'))
+    with pytest.raises(LensFVError, match="not UTF-8 text; delete the line"):
+        RowStore(path, "toy", "abc")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.5, float("-inf")]])
+def test_a_value_that_is_not_finite_is_refused(tmp_path, value):
+    store = RowStore(tmp_path / "rows.jsonl", "toy", "abc")
+    job = Job("main", "one", lambda: [Row("u", "tuned", "accuracy", value)])
+    with pytest.raises(LensFVError, match=r"main/one has a value that is not finite \(u, tuned, accuracy\)"):
+        store.compute(job)
+    assert job not in store and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_contrast_refuses_pairs_that_are_not_unique(store):
+    rows = frame([store])
+    with pytest.raises(pd.errors.MergeError):
+        Contrast("tuned", "extracted", "accuracy", "main").differences(pd.concat([rows, rows]))
 
 
 def _claim(path, ready, done):
@@ -164,3 +199,38 @@ def test_estimates_are_formatted_by_what_they_are():
         ["tuned vector - random vector", "+0.50", "–"],
     ]
     assert "+0.75 [+0.50, +1.00]" in estimates_table("", estimates, form="signed")
+
+
+def test_the_command_line_knows_every_study():
+    assert set(get_args(StudyName)) == set(STUDIES)
+
+
+def test_the_command_on_a_page_sets_what_it_says(tmp_path):
+    study = load_study("instruction")
+    settings = replace(study.settings_type(), sequences={"mine": ("antonym", "a b")}, mixture=None, seeds=(3, 4), scales=(0.5,))
+    (tmp_path / "study.json").write_text(json.dumps({"model": "toy", "revision": None, **asdict(settings)}))
+    words = shlex.split(command(study, Results(tmp_path)))
+    changes = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "--set")
+    assert study_settings(study, changes) == settings
+
+
+class Once(Study[Any]):
+    """A study whose only job says nothing."""
+
+    name = "once"
+    parts: ClassVar = {"main": lambda _: [Job("main", "one", lambda: [Row("u", "c", "m", 1.0)])]}
+
+
+@dataclass(frozen=True)
+class OnceSettings:
+    seeds: tuple[int, ...] = (0,)
+
+
+def test_a_resumed_run_keeps_the_versions_that_it_began_with(tiny_model, tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    Once(model, tmp_path, OnceSettings()).run()
+    begun = Results(tmp_path).run["versions"]
+    monkeypatch.setattr("lens_fv.studies.study.versions", lambda: {"torch": "0"})
+    Once(model, tmp_path, OnceSettings((0, 1))).run()
+    assert Results(tmp_path).run["versions"] == begun != {"torch": "0"}
+    assert Results(tmp_path).settings["seeds"] == [0, 1]

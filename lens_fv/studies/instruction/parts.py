@@ -88,7 +88,7 @@ def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[
         for metric in ("average", "final", "forgetting", "general", "in_context"):
             yield Row(name, "run", metric, _number(getattr(metrics, metric)))
         others = [t for t, p in enumerate(trajectory.present()) if p and trajectory.tasks[t] not in trained]
-        yield Row(name, "run", "general_before", float(trajectory.accuracy[0, others].mean()))
+        yield Row(name, "run", "general_before", _number(trajectory.accuracy[0, others].mean()))
     cosines = {"vector": trajectory.similarity(), "residual_stream": trajectory.alignment.nanmean(-1)}
     for which, cosine in cosines.items():
         yield Row(f"{name}, seed {seed}", which, "correlation_with_accuracy", _correlation(trajectory, cosine))
