@@ -54,7 +54,7 @@ def rank(
         return Printout({"model": model.name, "task": the_task.name, **ranking_plan._asdict(), "run": run}, str(ranking_plan))
     ranking = fv.rank_heads(model, the_task, **options, progress=True)
     path = ranking.save(out or Path(f"{file_name(the_task.name)}-ranking.safetensors"))
-    payload = {"model": model.name, "task": the_task.name, "unit": ranking.unit, "unedited": float(ranking.baseline.mean())}
+    payload = {"model": model.name, "task": the_task.name, "unit": ranking.unit, "baseline": float(ranking.baseline.mean())}
     return heads_printout(ranking, correcting, top, path, payload, title=f"{the_task.name} on {model.name}")
 
 

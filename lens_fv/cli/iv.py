@@ -54,7 +54,7 @@ def rank(
         "instructions": list(the_task.instructions),
         "counterpart": counterpart,
         "counterparts": ranking.provenance.options.get("counterparts"),
-        "unedited": float(ranking.baseline.mean()),
+        "baseline": float(ranking.baseline.mean()),
     }
     title = f"{the_task.name} on {model.name}: instruction against {counterpart}"
     return heads_printout(ranking, correcting, top, path, payload, title=title)

@@ -48,8 +48,8 @@ def takes_options(
         config: Base of `options` whose instances may be passed as third argument; it leaves out what only Python code can give.
 
     Raises:
-        LensFVError: on a call, if a keyword is no option (the message names the nearest), its value is not accepted, or the third
-            argument is no `config`.
+        LensFVError: on a call, if a keyword is no option (the message names the nearest), its value is not accepted, or the
+            third argument is no `config`.
 
     Example:
         >>> ranking = lens_fv.rank_heads(model, task, RankingConfig(n_shots=2, n_clean=4), n_trials=3)
@@ -69,7 +69,11 @@ def takes_options(
             if positional is not None and not isinstance(positional, config):
                 raise LensFVError(f"{name} with {brief(positional)} as options: give a {config.__name__}, or keywords")
             if positional is not None:
-                shared = {field.name: getattr(positional, field.name) for field in fields(positional) if field.name in names}
+                shared = {
+                    field.name: getattr(positional, field.name)
+                    for field in fields(cast("Any", positional))
+                    if field.name in names
+                }
                 keywords = shared | keywords
             return function(*given, kind(**keywords))
 

@@ -210,7 +210,7 @@ def test_branches_of_a_hooked_transformer_equal_the_loop(both, processing):
 
 def test_vectors_of_a_hooked_transformer_are_the_bridges(both):
     hooked, bridge = both["raw"], both["bridge"]
-    task, few = toy_task(), {"pairs": 4, "steps": 4, "layer": 1, "learning_rate": 0.1}
+    task, few = toy_task(), {"n_pairs": 4, "steps": 4, "layers": 1, "learning_rate": 0.1}
     one, other = (extract(model, task, rank_heads(model, task, **SMALL), n_heads=3) for model in (hooked, bridge))
     torch.testing.assert_close(one.vector, other.vector, atol=1e-4, rtol=1e-3)
     one, other = (tune(model, task, init="random", **few) for model in (hooked, bridge))
