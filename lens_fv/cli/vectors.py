@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import lens_fv as fv
-from lens_fv.cli.command import Options, OptionsOf, command, pick
+from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
 from lens_fv.cli.inputs import TASK, ItemsFile, Loading, OutFile, OwnModel, Placing, TaskName, notes, open_model, queries_used
 from lens_fv.cli.output import Printout, rows_of, table
 from lens_fv.core.choices import Seed
@@ -192,7 +192,10 @@ def decode(
                 if not isnan(value := values.get(row["name"], nan)):
                     row.setdefault(mean["of"], {})[mean["measure"]] = value
         views.append(table([row for row in summary if (row["of"], row["measure"]) in SHOWN], title="mean over relations"))
-    how = {"centred": test_options.get("centred", False), "through": options.get("through", False)}
+    how = {
+        "centred": chosen(test_options, "lens_fv.evaluation:evaluate_decoding", "centred"),
+        "through_layers": chosen(options, "lens_fv:decode", "through_layers"),
+    }
     return Printout({"model": model.name, "vectors": rows, **how, "summary": summary}, *views)
 
 

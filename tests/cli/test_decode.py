@@ -55,6 +55,10 @@ def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
     assert code == 0
     assert centred["centred"]
     assert centred["vectors"][0]["answers"] != past["answers"]
+    code, later, _ = run("library", "--task", "toy.json", "--k", "3", "--through-layers")
+    assert code == 0
+    assert (later["through_layers"], found["through_layers"], later["centred"]) == (True, False, False)
+    assert later["vectors"][0]["tokens"] != past["tokens"]
 
 
 def test_vectors_without_a_known_task_are_read_all_the_same(run):

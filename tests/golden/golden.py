@@ -54,6 +54,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "n_items": ("n",),
     "unedited": ("baseline",),
     "work": ("run_dir",),
+    "through": ("through_layers",),
     "nothing to teach": ("no target tokens",),
     "elsewhere_accuracy": ("locality_accuracy",),
     "elsewhere_perplexity": ("locality_perplexity",),
