@@ -24,6 +24,7 @@ from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.knowledge.readers import parse_entities
 from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
+from lens_fv.studies.rows import Job, Row, RowStore, frame
 from lens_fv.tasks import TODD, load_analogies, load_task
 from lens_fv.tasks.instructions import load_instructions
 
@@ -113,6 +114,12 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     for i in range(3):
         records.get_or_compute(f"k{i}", lambda i=i: {"values": [i, 0.5, None], "name": "x"})
     yield "records", Sample(folder / "records.json", lambda: ResultStore(folder / "records.json"))
+    rows = folder / "rows.jsonl"
+    for unit in ("x", "y"):
+        RowStore(rows, "toy", "0").compute(
+            Job("main", unit, lambda unit=unit: [Row(unit, "tuned", "accuracy", [0.5, None], 2)])
+        )
+    yield "rows", Sample(rows, lambda: frame([RowStore(rows, "toy", "0")]))
     settings = {"seeds": [0, 1], "guide": {"heads": 1.0}}
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))

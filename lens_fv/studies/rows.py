@@ -62,7 +62,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Line:
-    """The JSON line of a finished job."""
+    """The JSON line of a finished job.
+
+    Raises:
+        LensFVError: a value is not finite: it would not count in any mean.
+    """
 
     model: str
     settings_hash: str
@@ -70,6 +74,13 @@ class Line:
     seed: int
     job: str
     rows: tuple[Plain, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not finite."""
+        for unit, condition, measure, value, _ in self.rows:
+            if not all(one is None or math.isfinite(one) for one in (value if isinstance(value, tuple) else (value,))):
+                what = f"{self.part}/{self.job} has a value that is not finite ({unit}, {condition}, {measure})"
+                raise LensFVError(f"study: {what}; None means not measured")
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -128,7 +139,7 @@ class RowStore:
         with self._claimed(job, wait=wait) as mine:
             self._refresh()
             if mine and job not in self:
-                self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job)))
+                self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job.run())))
                 self._refresh()
         return job in self
 
@@ -202,13 +213,8 @@ def frame(stores: "Iterable[RowStore]") -> "pd.DataFrame":
     return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
 
 
-def _plain(job: Job) -> tuple[Plain, ...]:
-    """A job's rows as a file holds them; what is not finite would not count in any mean, so it is refused."""
-    plain: list[Plain] = []
-    for row in job.run():
-        values = tuple(row.value) if isinstance(row.value, Sequence) else row.value
-        if not all(value is None or math.isfinite(value) for value in (values if isinstance(values, tuple) else (values,))):
-            what = f"{row.unit}, {row.condition}, {row.measure}"
-            raise LensFVError(f"study: {job.part}/{job.name} has a value that is not finite ({what}); None means not measured")
-        plain.append((row.unit, row.condition, row.measure, values, row.n))
-    return tuple(plain)
+def _plain(rows: Iterable[Row]) -> tuple[Plain, ...]:
+    return tuple(
+        (row.unit, row.condition, row.measure, tuple(row.value) if isinstance(row.value, Sequence) else row.value, row.n)
+        for row in rows
+    )

@@ -24,41 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-RENAMED: dict[str, tuple[str, ...]] = {
-    "layers/logprob": ("layers/logprob_per_answer_nats",),
-    "top1": ("top1_accuracy",),
-    "top3": ("top3_accuracy",),
-    "full": ("exact_match",),
-    "exact": ("exact_match",),
-    "exact_low": ("exact_match_ci_low",),
-    "exact_high": ("exact_match_ci_high",),
-    "logprob_per_answer": ("logprob_per_answer_nats",),
-    "logprob_per_token": ("logprob_per_token_nats",),
-    "logprob_low": ("logprob_per_answer_nats_ci_low", "logprob_per_token_nats_ci_low"),
-    "logprob_high": ("logprob_per_answer_nats_ci_high", "logprob_per_token_nats_ci_high"),
-    "choice": ("mc_accuracy",),
-    "choice_low": ("mc_accuracy_ci_low",),
-    "choice_high": ("mc_accuracy_ci_high",),
-    "calibrated": ("calibrated_mc_accuracy",),
-    "knowledge/mean": ("knowledge_change_nats_per_token",),
-    "knowledge/low": ("knowledge_change_nats_per_token_ci_low",),
-    "knowledge/high": ("knowledge_change_nats_per_token_ci_high",),
-    "knowledge/n": ("n",),
-    "low": ("ci_low", "top1_accuracy_ci_low", "rouge_l_ci_low"),
-    "high": ("ci_high", "top1_accuracy_ci_high", "rouge_l_ci_high"),
-    "value": ("mean", "correlation"),
-    "mean": ("value",),
-    "p": ("p_value",),
-    "difference_p": ("difference_p_value",),
-    "auc_p": ("auc_p_value",),
-    "n_items": ("n",),
-    "unedited": ("baseline",),
-    "work": ("run_dir",),
-    "through": ("through_layers",),
-    "nothing to teach": ("no target tokens",),
-    "elsewhere_accuracy": ("locality_accuracy",),
-    "elsewhere_perplexity": ("locality_perplexity",),
-}
+RENAMED: dict[str, tuple[str, ...]] = {}
 """Old keys of JSON to new ones, as long as the kept numbers have the old; of several, the one that is there."""
 LEFT_OUT = re.compile(
     r"seconds?|time|_ms$|bytes|gflops|memory|speedup|floor|threads|device|version|fingerprint|^file|path|report"

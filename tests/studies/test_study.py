@@ -96,6 +96,11 @@ def test_a_value_that_is_not_finite_is_refused(tmp_path, value):
     with pytest.raises(LensFVError, match=r"main/one has a value that is not finite \(u, tuned, accuracy\)"):
         store.compute(job)
     assert job not in store and not (tmp_path / "rows.jsonl").exists()
+    store.compute(Job("main", "one", lambda: [Row("u", "tuned", "accuracy", 0.5)]))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(path.read_text().replace("0.5", "1e999"))
+    with pytest.raises(LensFVError, match="main/one has a value that is not finite"):
+        RowStore(path, "toy", "abc")
 
 
 def test_a_contrast_refuses_pairs_that_are_not_unique(store):
