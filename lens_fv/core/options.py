@@ -52,7 +52,7 @@ def takes_options(
             third argument is no `config`.
 
     Example:
-        >>> ranking = lens_fv.rank_heads(model, task, RankingConfig(n_shots=2, n_clean=4), n_trials=3)
+        >>> ranking = lens_fv.rank_heads(model, task, lens_fv.heads.RankingConfig(n_shots=2, n_clean=4), n_trials=3)
     """
     kind = cast("type[Any]", options)
     names, rules = [field.name for field in fields(kind)], value_rules(kind)

@@ -161,7 +161,7 @@ def load_study(name: str) -> type[Study[Any]]:
         LensFVError: no study has this name.
 
     Example:
-        >>> from lens_fv.studies import load_study
+        >>> from lens_fv.studies.study import load_study
         >>> list(load_study("relational").parts)[0]
         'completion'
     """
