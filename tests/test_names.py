@@ -9,7 +9,7 @@ import torch
 from helpers import made_provenance, toy_task
 
 from lens_fv.composition import TuneRecipe, VectorLibrary, build_library
-from lens_fv.core.files import file_name, inside
+from lens_fv.core.files import file_name, path_inside
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, finetune
@@ -38,8 +38,8 @@ def test_plain_names_stay_and_no_two_become_one():
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\0b", "..\\x"])
 def test_what_is_read_names_files_beside_it(tmp_path, name):
     with pytest.raises(LensFVError, match="only files of the same folder are read"):
-        inside(tmp_path, name, what="the index")
-    assert inside(tmp_path, "a b.safetensors", what="the index") == tmp_path / "a b.safetensors"
+        path_inside(tmp_path, name, what="the index")
+    assert path_inside(tmp_path, "a b.safetensors", what="the index") == tmp_path / "a b.safetensors"
 
 
 def everything(folder: Path) -> set[Path]:

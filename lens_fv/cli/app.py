@@ -26,7 +26,7 @@ from lens_fv.cli import (
 )
 from lens_fv.cli.command import Command
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, watched_output, write_out
-from lens_fv.core.files import disk_trouble
+from lens_fv.core.files import disk_error
 from lens_fv.errors import LensFVError
 
 HEADINGS: dict[str, tuple[Command, ...]] = {
@@ -132,7 +132,7 @@ def _leave(error: BaseException) -> int:
         return UNREAD
     if isinstance(error, CycloptsError | LensFVError):
         tell(re.sub(r"(?<!\.)\.$", "", str(error)))
-    elif (trouble := disk_trouble(error)) is not None:
+    elif (trouble := disk_error(error)) is not None:
         where = "standard output" if output_lost() else getattr(error, "filename", None)
         tell(f"write to {where or 'disk'}: {trouble}; make room, or choose another place")
     else:

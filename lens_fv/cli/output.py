@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_fv.cli.leaving import write_out
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 
 
 class Printout:
@@ -39,7 +39,7 @@ def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
 
 def write_json(path: Path, payload: Mapping[str, Any]) -> None:
     """Write a JSON object to a file."""
-    write_whole(path, json.dumps(without_nan(payload), ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(without_nan(payload), ensure_ascii=False) + "\n")
 
 
 def without_nan(value: Any) -> Any:

@@ -13,7 +13,7 @@ from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import Recipe, TuneRecipe
 from lens_fv.core.choices import Seed, checked
-from lens_fv.core.files import file_name, held, write_whole
+from lens_fv.core.files import file_name, folder_lock, write_atomically
 from lens_fv.core.json_files import read_json
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
@@ -79,7 +79,7 @@ def build_library(
             }
         )
     )
-    with held(folder, what="build a library"):
+    with folder_lock(folder, what="build a library"):
         entries = _found(folder, settings)
         known = {entry.name: entry.task_hash for entry in entries}
         for task in tasks:
@@ -124,7 +124,7 @@ def _plan(folder: Path, settings: dict[str, Any], entries: Sequence[Entry], file
     for name in files.keys() - begun:
         files[name].unlink(missing_ok=True)
     write_index(folder, settings, entries)
-    write_whole(path, json.dumps(list(dict.fromkeys([*begun, *files])), ensure_ascii=False))
+    write_atomically(path, json.dumps(list(dict.fromkeys([*begun, *files])), ensure_ascii=False))
     return set(begun)
 
 

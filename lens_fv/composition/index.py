@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_fv.core.files import inside, write_whole
+from lens_fv.core.files import path_inside, write_atomically
 from lens_fv.core.json_files import read_json, record, validated
 from lens_fv.errors import LensFVError
 
@@ -75,7 +75,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     entries: list[Entry] = []
     for row in index["entries"]:
         found = record(Entry, row, where, remedy=remedy)
-        found["file"] = inside(folder, str(found["file"]), what="the index")
+        found["file"] = path_inside(folder, str(found["file"]), what="the index")
         entries.append(Entry(**found))
     return {"settings": index["settings"], "entries": entries}
 
@@ -84,4 +84,4 @@ def write_index(folder: Path, settings: dict[str, Any], entries: Iterable[Entry]
     """Write the index of the vectors in the folder."""
     rows = [{**asdict(entry), "file": entry.file.name} for entry in entries]
     content = {"format": FORMAT, "settings": settings, "entries": rows}
-    write_whole(folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

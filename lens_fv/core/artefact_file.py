@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import parse_json, record, validated
 from lens_fv.errors import LensFVError
 
@@ -46,7 +46,7 @@ def write_artefact_file(path: Path, about: Mapping[str, Any], tensors: Mapping[s
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header: dict[str, Any] = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be after reading
     header["checksum"] = _checksum(header, whole)
-    return write_whole(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
+    return write_atomically(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
 
 
 def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:

@@ -67,8 +67,8 @@ class _OfLogits(torch.autograd.Function):
         found, gradient = [], torch.empty_like(student, dtype=torch.promote_types(student.dtype, torch.float32))
         for rows, taught, slope in zip(student.split(size), teacher.split(size), gradient.split(size), strict=True):
             with torch.enable_grad():
-                own = in_single(rows.detach()).requires_grad_()
-                p, q = ((each / temperature).log_softmax(-1) for each in (in_single(taught), own))
+                own = at_least_float32(rows.detach()).requires_grad_()
+                p, q = ((each / temperature).log_softmax(-1) for each in (at_least_float32(taught), own))
                 apart = divergence(p, q, direction)
                 slope.copy_(torch.autograd.grad(apart.sum(), own)[0])
             found.append(apart.detach())
@@ -81,6 +81,6 @@ class _OfLogits(torch.autograd.Function):
         return (ctx.saved_tensors[0] * by[:, None]).to(ctx.dtype), None, None, None
 
 
-def in_single(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Convert to single precision, unless the type is wider already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from lens_fv.errors import LensFVError
 
-MOST_NAME = 100
+MAX_NAME = 100
 """Maximum length of a name within a file name, in bytes; file systems allow 255 in total."""
 
 
@@ -28,12 +28,12 @@ def file_name(name: str) -> str:
         ('present-past', 'escaped-ea03bc47')
     """
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    while len(plain.encode()) > MOST_NAME:
+    while len(plain.encode()) > MAX_NAME:
         plain = plain[:-1]
     return plain if plain == name and plain else f"{plain or 'name'}-{sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
-def inside(folder: Path, name: str, *, what: str) -> Path:
+def path_inside(folder: Path, name: str, *, what: str) -> Path:
     """Resolve a file name read from a file in `folder`; only files of that folder are accepted.
 
     Args:
@@ -49,7 +49,7 @@ def inside(folder: Path, name: str, *, what: str) -> Path:
     return folder / name
 
 
-def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
+def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
     """Write a file atomically: under a temporary name in the same folder, then renamed.
 
     Args:
@@ -70,7 +70,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         os.replace(beside, path)
     except Exception as e:
         # ValueError: a name with a NUL, or text that cannot be encoded
-        trouble = str(e) if isinstance(e, ValueError) else disk_trouble(e)
+        trouble = str(e) if isinstance(e, ValueError) else disk_error(e)
         if trouble is None:
             raise
         raise LensFVError(f"write {path}: {trouble}; choose a folder that can be written to") from e
@@ -81,7 +81,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
 
 
 @contextlib.contextmanager
-def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
+def atomic_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
     """Yield a temporary folder to fill. It is renamed to `folder` when the block ends, or removed if the block fails.
 
     Args:
@@ -101,7 +101,7 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
     except OSError as e:
         raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
     try:
-        with on_disk(f"{what} to {folder}", otherwise="make room, or choose another folder"):
+        with explain_disk_errors(f"{what} to {folder}", otherwise="make room, or choose another folder"):
             yield beside
             beside.rename(folder)
     finally:
@@ -109,7 +109,7 @@ def new_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def one_writer(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Lock a file for writing: other processes that enter such a block for it wait.
 
     Without effect if the file system has no locks or is read-only.
@@ -125,7 +125,7 @@ def one_writer(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(folder: str | Path, *, what: str) -> Iterator[None]:
+def folder_lock(folder: str | Path, *, what: str) -> Iterator[None]:
     """Lock a folder during the block, so that two processes never mix their files in it.
 
     Args:
@@ -156,7 +156,7 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def on_disk(what: str, *, otherwise: str) -> Iterator[None]:
+def explain_disk_errors(what: str, *, otherwise: str) -> Iterator[None]:
     """Turn errors that a full or read-only disk causes in the block into a one-line error.
 
     Args:
@@ -169,12 +169,12 @@ def on_disk(what: str, *, otherwise: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if isinstance(e, LensFVError) or (trouble := disk_trouble(e)) is None:
+        if isinstance(e, LensFVError) or (trouble := disk_error(e)) is None:
             raise
         raise LensFVError(f"{what}: {trouble}; {otherwise}") from e
 
 
-def disk_trouble(error: BaseException) -> str | None:
+def disk_error(error: BaseException) -> str | None:
     """The operating system's message if a disk caused the error, else None; libraries wrap such errors in their own."""
     said = " ".join(str(error).split())
     if isinstance(error, OSError):

@@ -13,9 +13,9 @@ from lens_fv.errors import LensFVError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-MOST_BYTES = 1 << 28
-MOST_NESTED = 64
-MOST_DIGITS = 19
+MAX_BYTES = 1 << 28
+MAX_DEPTH = 64
+MAX_DIGITS = 19
 """Maximum number of digits of an integer, enough for 64 bits."""
 
 
@@ -34,11 +34,11 @@ def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "mak
     where = f"read {what + ' in ' if what else ''}{path}"
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise LensFVError(f"{where}: {error.strerror or error}; {remedy}") from error
-    if len(data) > MOST_BYTES:
-        raise LensFVError(f"{where}: it has more than {MOST_BYTES >> 20} MB; {remedy}")
+    if len(data) > MAX_BYTES:
+        raise LensFVError(f"{where}: it has more than {MAX_BYTES >> 20} MB; {remedy}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,7 +58,7 @@ def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
         LensFVError: the text is not JSON, repeats a key within an object, nests deeper than 64 levels, or holds an integer
             beyond 64 bits or an unpaired surrogate, which no file can store as text.
     """
-    numbers = _bounded if re.search(rf"\d{{{MOST_DIGITS}}}", text) else None
+    numbers = _bounded if re.search(rf"\d{{{MAX_DIGITS}}}", text) else None
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_int=numbers)
         _check_levels(value)
@@ -67,7 +67,7 @@ def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
     except json.JSONDecodeError as error:
         raise LensFVError(f"{where}: not valid JSON ({error.msg}, line {error.lineno}); {remedy}") from error
     except RecursionError as error:
-        raise LensFVError(f"{where}: not valid JSON (more than {MOST_NESTED} levels); {remedy}") from error
+        raise LensFVError(f"{where}: not valid JSON (more than {MAX_DEPTH} levels); {remedy}") from error
     except UnicodeEncodeError as error:
         raise LensFVError(f"{where}: not valid JSON (half of a surrogate pair); {remedy}") from error
     except ValueError as error:
@@ -128,14 +128,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded(digits: str) -> int:
-    if len(digits.lstrip("-")) > MOST_DIGITS or abs(value := int(digits)) >= 2**63:
+    if len(digits.lstrip("-")) > MAX_DIGITS or abs(value := int(digits)) >= 2**63:
         raise ValueError(f"the whole number {_brief(digits)} is too large")
     return value
 
 
 def _check_levels(value: Any) -> None:
     level = [value]
-    for _ in range(MOST_NESTED):
+    for _ in range(MAX_DEPTH):
         inside = [each for each in level if type(each) is dict or type(each) is list]
         level = [part for each in inside for part in (each.values() if type(each) is dict else each)]
         if not level:

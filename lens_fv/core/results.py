@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lens_fv.core.display import summary_html, summary_text
 from lens_fv.core.estimate import Estimate
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import read_json, record, validated
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
@@ -47,7 +47,7 @@ class Saved:
             LensFVError: the folder cannot be written to.
         """
         text = json.dumps({"kind": type(self).__name__, "values": self.to_json()}, ensure_ascii=False)
-        write_whole(Path(path), text + "\n")
+        write_atomically(Path(path), text + "\n")
         return Path(path)
 
     @classmethod

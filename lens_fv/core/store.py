@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lens_fv.core.artefact import Artefact, Provenance
-from lens_fv.core.files import file_name, one_writer, write_whole
+from lens_fv.core.files import file_lock, file_name, write_atomically
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
 
@@ -62,14 +62,14 @@ def check_settings(
         before.pop(may_grow)
     if other := differences(before, {key: said.get(key) for key in before}):
         raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(other)}; choose another folder")
-    write_whole(path, json.dumps(said, indent=1))
+    write_atomically(path, json.dumps(said, indent=1))
 
 
-def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (asked: 2.0)"."""
     found: list[str] = []
-    for key in dict.fromkeys([*before, *asked]):
-        was, now = before.get(key), asked.get(key)
+    for key in dict.fromkeys([*before, *requested]):
+        was, now = before.get(key), requested.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             found += [f"{key}.{each}" for each in differences(was, now)]
         elif was != now:
@@ -97,10 +97,10 @@ class ResultStore:
         if key not in self._found:
             # Through JSON, so that a new value equals the one read later.
             made = json.loads(json.dumps(make()))
-            with one_writer(self._path):
+            with file_lock(self._path):
                 self._found |= self._read()
                 self._found.setdefault(key, made)
-                write_whole(self._path, _lines(self._found))
+                write_atomically(self._path, _lines(self._found))
         return self._found[key]
 
     def _read(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lens_fv.core.artefact_file import read_tensors
-from lens_fv.core.files import held, on_disk, write_whole
+from lens_fv.core.files import explain_disk_errors, folder_lock, write_atomically
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
@@ -23,9 +23,9 @@ from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, 
 from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.finetuning.weights import load_all
 from lens_fv.model.fingerprint import Fingerprint
-from lens_fv.model.loading import device_named, dtype_named
-from lens_fv.model.quiet import hushed
-from lens_fv.model.weights import Place, find_model, load_transformers, writes_bos
+from lens_fv.model.loading import parse_device, parse_dtype
+from lens_fv.model.quiet import quiet_logs
+from lens_fv.model.weights import ModelSource, find_model, load_transformers, writes_bos
 from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.vectors import FunctionVector
 
@@ -81,10 +81,10 @@ def finetune(
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
-    where, kind = device_named(device), dtype_named(dtype)
+    where, kind = parse_device(device), parse_dtype(dtype)
     place = find_model(model, None, cache_dir)
     swap_tasks = _others(tasks, swap_tasks) if settings.guides and settings.guide and settings.guide.uses_swap else []
-    with held(folder, what="fine-tune"):
+    with folder_lock(folder, what="fine-tune"):
         loaded = load_transformers(place, device=where, dtype=kind)
         run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, swap_tasks)
         keep_vectors(run, vectors, settings)
@@ -95,7 +95,7 @@ def finetune(
 
 def _go_on(
     run: FinetuneRun,
-    place: Place,
+    place: ModelSource,
     loaded: tuple[Any, Any],
     tasks: Sequence[Task],
     settings: FinetuneConfig,
@@ -121,10 +121,12 @@ def _go_on(
             yield {key: value.to(where) for key, value in batch.items()}
 
     steps = settings.steps(len(tasks) if settings.mixed else 1)
-    with hushed():
+    with quiet_logs():
         trained = _trainable(hf_model, settings, len(tasks), done[-1].folder if done else None)
-    full = on_disk(f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on")
-    with full, hushed(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
+    full = explain_disk_errors(
+        f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on"
+    )
+    with full, quiet_logs(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
         for index, shown in enumerate(examples):
             before = max((c.step for c in done if c.index == index), default=0)
             for _ in range(before):
@@ -143,7 +145,7 @@ def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
 
 def _begun(
     folder: Path,
-    place: Place,
+    place: ModelSource,
     fingerprint: str,
     tasks: Sequence[Task],
     settings: FinetuneConfig,
@@ -172,7 +174,7 @@ def _begun(
             return begun
         forget_vectors(begun)
     keep_tasks(folder, tasks)
-    write_whole(folder / RUN, json.dumps(said, indent=1))
+    write_atomically(folder / RUN, json.dumps(said, indent=1))
     return FinetuneRun(folder)
 
 

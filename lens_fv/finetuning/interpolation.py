@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from lens_fv.core.artefact_file import read_tensors
 from lens_fv.core.choices import PositiveShare, checked
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.run import DONE, RUN, TASKS, UPDATES, FinetuneRun
 
@@ -45,9 +45,9 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
             name: value * share if ".lora_B." in name else value
             for name, value in read_tensors(checkpoint.folder / UPDATES).items()
         }
-        write_whole(at / UPDATES, save(updates))
+        write_atomically(at / UPDATES, save(updates))
         shutil.copy(checkpoint.folder / "adapter_config.json", at)
         shutil.copy(checkpoint.folder / DONE, at)
     shutil.copytree(run.folder / TASKS, folder / TASKS)
-    write_whole(folder / RUN, json.dumps({**run.about, "averaged": share}, indent=1))
+    write_atomically(folder / RUN, json.dumps({**run.about, "averaged": share}, indent=1))
     return FinetuneRun(folder)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from lens_fv.core.artefact_file import read_tensors
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.examples import Example
 from lens_fv.finetuning.regularizers import Guide
@@ -142,7 +142,7 @@ def _importance(trained: Any, run: FinetuneRun, index: int, batches: Batches, fi
         parts = {
             f"{kind}/{name}": value for name, both in found.items() for kind, value in zip(("f", "was"), both, strict=True)
         }
-        write_whole(file, save({name: value.cpu().contiguous() for name, value in parts.items()}))
+        write_atomically(file, save({name: value.cpu().contiguous() for name, value in parts.items()}))
     return _read(file)
 
 

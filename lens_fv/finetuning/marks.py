@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.finetuning.run import DONE
 from lens_fv.model.finite import loss_not_finite
 
@@ -47,7 +47,7 @@ class Marks(TrainerCallback):
         done = {"total": self._index * self._steps + step, "last": step == self._steps}
         here = self._folder / f"checkpoint-{step}"
         (here / "training_args.bin").unlink(missing_ok=True)  # an unused pickle
-        write_whole(here / DONE, json.dumps(done))
+        write_atomically(here / DONE, json.dumps(done))
         for other in self._folder.glob("checkpoint-*"):
             if other != here:
                 for name in RESUMING:

@@ -12,7 +12,7 @@ from lens_fv.model.exclusive import exclusive
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.loading import wrap_transformers
 from lens_fv.model.plain import write_weights
-from lens_fv.model.weights import Place
+from lens_fv.model.weights import ModelSource
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
         if model.weight_processing == "raw":
             write_weights(model, dict(hf_model.named_parameters(remove_duplicate=False)))
         else:
-            said = Place(run.source, model.name, run.about["revision"])
+            said = ModelSource(run.source, model.name, run.about["revision"])
             fresh = wrap_transformers(hf_model, tokenizer, said, model.weight_processing, device=str(model.device))
             found: dict[str, torch.Tensor] = dict(fresh.tl.named_parameters()) | dict(fresh.tl.named_buffers())
             for name, tensor in (*model.tl.named_parameters(), *model.tl.named_buffers()):

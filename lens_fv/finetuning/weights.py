@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from lens_fv.core.artefact_file import read_tensors
-from lens_fv.core.files import new_folder
+from lens_fv.core.files import atomic_folder
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.run import UPDATES, Checkpoint, FinetuneRun
 from lens_fv.model.fingerprint import Fingerprint
-from lens_fv.model.loading import dtype_named
-from lens_fv.model.quiet import hushed, quiet_transformers
+from lens_fv.model.loading import parse_dtype
+from lens_fv.model.quiet import quiet_logs, quiet_transformers
 from lens_fv.model.weights import find_model, load_transformers
 
 
@@ -40,7 +40,7 @@ def load_checkpoint(
         if run.about["settings"]["update"] == "full":
             load_all(hf_model, checkpoint.folder)
         else:
-            with hushed():
+            with quiet_logs():
                 read_tensors(checkpoint.folder / UPDATES)  # without this file, PEFT would load a pickle
                 hf_model = PeftModel.from_pretrained(hf_model, str(checkpoint.folder)).merge_and_unload()
     except Exception as error:  # from safetensors, torch, PEFT or the Hub
@@ -74,8 +74,8 @@ def export_checkpoint(
     Raises:
         LensFVError: the folder exists already or is not writable, the run has no checkpoints, or the checkpoint is unusable.
     """
-    kind = dtype_named(dtype or run.about["dtype"])
-    with new_folder(folder, what="export a checkpoint") as beside:
+    kind = parse_dtype(dtype or run.about["dtype"])
+    with atomic_folder(folder, what="export a checkpoint") as beside:
         hf_model, tokenizer = load_checkpoint(run, checkpoint or run.checkpoint(), device="cpu", dtype=kind)
         with quiet_transformers():
             hf_model.save_pretrained(beside)

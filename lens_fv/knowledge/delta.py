@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Finite, checked
-from lens_fv.core.files import new_folder
+from lens_fv.core.files import atomic_folder
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
@@ -122,7 +122,7 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: the folder exists already, or any error of `applied`.
         """
-        with new_folder(folder, what="export") as beside, self.applied(model, force=force), quiet_transformers():
+        with atomic_folder(folder, what="export") as beside, self.applied(model, force=force), quiet_transformers():
             plain_model(model).save_pretrained(beside)
             plain_tokenizer(model).save_pretrained(beside)
         return Path(folder)
@@ -165,7 +165,7 @@ class WeightDelta(Artefact):
             inference_mode=True,
             base_model_name_or_path=model.name,
         )
-        with new_folder(folder, what="export") as beside:
+        with atomic_folder(folder, what="export") as beside:
             config.save_pretrained(str(beside))
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, checked
-from lens_fv.core.files import held
+from lens_fv.core.files import folder_lock
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
@@ -193,7 +193,7 @@ def _taught(
         "anchors": len(examples) - own,
     }
     at = Path(folder) if folder is not None else None
-    with held(at, what="teach") if at else nullcontext():
+    with folder_lock(at, what="teach") if at else nullcontext():
         if at:
             taught = sha256(repr([example[1:] for example in examples]).encode()).hexdigest()[:16]
             about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from lens_fv.core.files import on_disk
+from lens_fv.core.files import explain_disk_errors
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token, trainer_arguments
@@ -17,7 +17,7 @@ from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target
 from lens_fv.model.lens_model import LensModel
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -64,9 +64,9 @@ def train_student(
 
     order = training_order(examples, settings)
     steps = -(-len(order) * (stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
-    with hushed(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
+    with quiet_logs(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
         at = folder or Path(aside)
-        full = on_disk(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
+        full = explain_disk_errors(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
         with full, progress_bar(what, steps, show=progress) as tick:
             trainer = _trainer(model, trained, examples, targets, order, settings, at, steps, keep=folder is not None)
             trainer.add_callback(Marks(at, 0, steps, tick))

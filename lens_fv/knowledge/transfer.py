@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lens_fv.core.artefact import Provenance, as_tuples
 from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.display import summary_text
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import parse_json, record, validated
 from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc, read_text
@@ -113,7 +113,9 @@ class TransferSet:
         Raises:
             LensFVError: the folder is not writable.
         """
-        return write_whole(Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False))
+        return write_atomically(
+            Path(path), json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False)
+        )
 
 
 @checked

@@ -14,7 +14,7 @@ import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from lens_fv.core.files import inside, write_whole
+from lens_fv.core.files import path_inside, write_atomically
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
 from lens_fv.model.convert import convert_gguf
@@ -30,7 +30,7 @@ log = logging.getLogger("lens_fv")
 
 
 @dataclass(frozen=True)
-class Written:
+class FileRecord:
     """Size and checksum of a file when it was written."""
 
     size: int
@@ -43,7 +43,7 @@ class Manifest:
 
     format: int
     gguf_sha256: str
-    files: dict[str, Written]
+    files: dict[str, FileRecord]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
     found: dict[str, tuple[int, ...]] = {}
     try:
         for name, facts in manifest.files.items():
-            file = inside(folder, name, what=MANIFEST)
+            file = path_inside(folder, name, what=MANIFEST)
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != facts.size:
@@ -118,7 +118,7 @@ def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
         return f"it cannot be read ({error})"
     if found != before:
         with contextlib.suppress(LensFVError):  # a read-only cache
-            write_whole(folder / CHECKED, json.dumps(found))
+            write_atomically(folder / CHECKED, json.dumps(found))
     return None
 
 

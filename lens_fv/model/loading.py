@@ -11,7 +11,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_transformers
-from lens_fv.model.weights import Place, explained, find_model, load_transformers, writes_bos
+from lens_fv.model.weights import ModelSource, explain_load_errors, find_model, load_transformers, writes_bos
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -45,7 +45,7 @@ def load_model(
         >>> model.n_layers
         3
     """
-    where, kind = device_named(device), dtype_named(dtype)
+    where, kind = parse_device(device), parse_dtype(dtype)
     if weight_processing not in ("raw", "compat"):
         raise LensFVError(f"weight_processing={weight_processing!r}: choose 'raw' or 'compat'")
     place = find_model(name_or_path, revision, cache_dir)
@@ -53,14 +53,14 @@ def load_model(
     return wrap_transformers(hf_model, tokenizer, place, weight_processing, device=where)
 
 
-def wrap_transformers(hf_model: Any, tokenizer: Any, place: Place, weight_processing: str, *, device: str) -> LensModel:
+def wrap_transformers(hf_model: Any, tokenizer: Any, place: ModelSource, weight_processing: str, *, device: str) -> LensModel:
     """Wrap a loaded transformers model by TransformerLens, which modifies it.
 
     Raises:
         LensFVError: TransformerLens cannot wrap it.
     """
     asked = f"boot the model in {place.source}"
-    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explained(asked):
+    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explain_load_errors(asked):
         from transformer_lens.model_bridge import TransformerBridge
 
         # asked of the original tokenizer, because TransformerLens makes every tokenizer do so
@@ -75,7 +75,7 @@ def wrap_transformers(hf_model: Any, tokenizer: Any, place: Place, weight_proces
     return LensModel.wrap(bridge, name=place.name, revision=place.revision, prepend_bos=prepend_bos, fingerprint=came)
 
 
-def device_named(device: str | None) -> str:
+def parse_device(device: str | None) -> str:
     """Check that this machine has a device; by default choose the GPU if available.
 
     Raises:
@@ -93,7 +93,7 @@ def device_named(device: str | None) -> str:
     return device
 
 
-def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype:
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """Return the floating-point type of a name; by default float32.
 
     Raises:

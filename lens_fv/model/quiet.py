@@ -32,7 +32,7 @@ def _switch(bars: Callable[[], object]) -> None:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
     """Apply `quiet_transformers`, and suppress warnings that third-party libraries raise about each other."""
     with quiet_transformers(), warnings.catch_warnings():
         for kind in (FutureWarning, DeprecationWarning, UserWarning):

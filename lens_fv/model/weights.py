@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lens_fv.core.files import inside
+from lens_fv.core.files import path_inside
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
 from lens_fv.model.fetch import ensure_model
@@ -34,7 +34,7 @@ class Index:
     weight_map: dict[str, str]
 
 
-class Place(NamedTuple):
+class ModelSource(NamedTuple):
     """Location of a model.
 
     Attributes:
@@ -52,7 +52,9 @@ class Place(NamedTuple):
         return Path(self.source).is_dir()
 
 
-def find_model(name_or_path: str | os.PathLike[str], revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Place:
+def find_model(
+    name_or_path: str | os.PathLike[str], revision: str | None, cache_dir: str | os.PathLike[str] | None
+) -> ModelSource:
     """Locate a model: a default model (downloaded at first use), a folder, or the Hub.
 
     Raises:
@@ -64,19 +66,19 @@ def find_model(name_or_path: str | os.PathLike[str], revision: str | None, cache
     if entry is not None:
         if revision not in (None, entry.revision):
             raise LensFVError(f"model {name!r} comes in one revision, {entry.revision!r}; asked for {revision!r}")
-        place = Place(str(ensure_model(entry, cache_dir=cache_dir)), name, entry.revision)
+        place = ModelSource(str(ensure_model(entry, cache_dir=cache_dir)), name, entry.revision)
     elif folder.is_dir():
-        place = Place(str(folder), folder.resolve().name, revision)
+        place = ModelSource(str(folder), folder.resolve().name, revision)
     elif folder.exists():
         raise LensFVError(f"{folder} is a file; give the folder of a Hugging Face model (config.json and the rest)")
     else:
         source, commit = find_on_hub(name, revision)
-        return Place(source, name, commit)
+        return ModelSource(source, name, commit)
     _check_folder(Path(place.source))
     return place
 
 
-def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_transformers(place: ModelSource, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load a model and its tokenizer with transformers.
 
     Raises:
@@ -86,7 +88,7 @@ def load_transformers(place: Place, *, device: str | torch.device, dtype: torch.
 
     options: dict[str, Any] = {"trust_remote_code": False}
     options |= {"local_files_only": True} if place.local else {"revision": place.revision}
-    with quiet_transformers(), explained(f"load the model in {place.source}"):
+    with quiet_transformers(), explain_load_errors(f"load the model in {place.source}"):
         hf_model, report = AutoModelForCausalLM.from_pretrained(
             place.source, dtype=dtype, output_loading_info=True, use_safetensors=True, **options
         )
@@ -118,7 +120,7 @@ def _check_folder(folder: Path) -> None:
     shards = sorted(folder.glob("*.safetensors"))
     if index.name in files:
         found = read_json(index, Index, what="the index of a model's weights", remedy="copy the model again").weight_map
-        shards = [inside(folder, shard, what=index.name) for shard in sorted(set(found.values()))]
+        shards = [path_inside(folder, shard, what=index.name) for shard in sorted(set(found.values()))]
     if not shards and (other := sorted(file for file in files if file.endswith(PICKLES))):
         raise LensFVError(f"{folder} has its weights in {other[0]}, which can run code when it is loaded; {TO_SAFETENSORS}")
     if not shards:
@@ -132,7 +134,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(asked: str) -> Iterator[None]:
+def explain_load_errors(asked: str) -> Iterator[None]:
     """Turn errors of any class from transformers and TransformerLens about bad files into one line."""
     try:
         yield

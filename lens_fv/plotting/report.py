@@ -13,7 +13,7 @@ from plotly.graph_objects import Figure
 from plotly.io import write_images
 from plotly.offline import get_plotlyjs
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.page import figure_html, page_html, title_of
 
@@ -70,7 +70,7 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
         heading = f'<h2 id="part-{i}-title">{escape(part.title)}</h2>'
         inside = heading + _paragraphs(part) + figures + table
         body.append(f'<section id="part-{i}" aria-labelledby="part-{i}-title">{inside}</section>')
-    return write_whole(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
+    return write_atomically(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
 
 
 def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
@@ -93,12 +93,12 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
             raise LensFVError(
                 f"save a figure as {name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
             )
-    write_whole(folder / _LIBRARY, get_plotlyjs())
+    write_atomically(folder / _LIBRARY, get_plotlyjs())
     written: list[Path] = []
     for name, figure in figures.items():
         page = page_html(title_of(figure) or name, figure_html(figure, "figure-1"), library_file=_LIBRARY)
-        written.append(write_whole(folder / f"{name}.html", page))
-        written.append(write_whole(folder / f"{name}.json", str(figure.to_json())))
+        written.append(write_atomically(folder / f"{name}.html", page))
+        written.append(write_atomically(folder / f"{name}.json", str(figure.to_json())))
     return written + (_static(figures, folder) if static and figures else [])
 
 

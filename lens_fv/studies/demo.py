@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.model.lens_model import LensModel
@@ -58,7 +58,7 @@ def run_demo(
         evaluations.append(found)
     seconds = time.perf_counter() - begin
     report = _report(model, settings, studies, evaluations, seconds)
-    write_whole(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    write_atomically(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
     write_demo_report(out, model, {s.task.name: s for s in studies}, {e.provenance.task: e for e in evaluations}, seconds)
     return report
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import save_figures, theme
@@ -88,10 +88,10 @@ class Page:
         """Write the page and its files."""
         files = _draw({name: figure for name, (_, figure) in self._figures.items()}, self._out / self._name)
         for name, table in self._tables.items():
-            write_whole(self._out / self._name / f"{name}.csv", table)
+            write_atomically(self._out / self._name / f"{name}.csv", table)
         for name, (caption, _) in self._figures.items():
             text = text.replace(f"\0{name}\0", _placed(f"{self._name}/{files[name]}", caption))
-        return write_whole(self._out / f"{self._name}.md", text)
+        return write_atomically(self._out / f"{self._name}.md", text)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1) -> str:
@@ -246,15 +246,15 @@ def _draw(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
             for name in figures:
                 svg = drawn / f"{name}.svg"
                 kept = svg if svg.stat().st_size <= LARGEST else svg.with_suffix(".png")
-                files[name] = write_whole(folder / kept.name, kept.read_bytes()).name
+                files[name] = write_atomically(folder / kept.name, kept.read_bytes()).name
         except LensFVError:  # no kaleido or Chrome
             for figure in figures.values():
                 figure.update_layout(paper_bgcolor=None, plot_bgcolor=None)
             for path in save_figures(figures, drawn):
                 if path.suffix == ".html":
-                    files[path.stem] = write_whole(folder / path.name, path.read_bytes()).name
+                    files[path.stem] = write_atomically(folder / path.name, path.read_bytes()).name
             if files:
-                write_whole(folder / "plotly.min.js", (drawn / "plotly.min.js").read_bytes())
+                write_atomically(folder / "plotly.min.js", (drawn / "plotly.min.js").read_bytes())
     return files
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from lens_fv.core.files import file_name, on_disk, one_writer
+from lens_fv.core.files import explain_disk_errors, file_lock, file_name
 from lens_fv.core.json_files import parse_json, record, validated
 from lens_fv.errors import LensFVError
 
@@ -164,7 +164,10 @@ class RowStore:
     def _append(self, line: Line) -> None:
         """Add a line. What a killed worker left of a line is overwritten."""
         text = json.dumps(vars(line), ensure_ascii=False, separators=(",", ":"))
-        with one_writer(self._path), on_disk(f"write {self._path}", otherwise="make room; the study resumes from here"):
+        with (
+            file_lock(self._path),
+            explain_disk_errors(f"write {self._path}", otherwise="make room; the study resumes from here"),
+        ):
             self._refresh()
             with self._path.open("r+b" if self._path.exists() else "wb") as file:
                 file.truncate(self._read_to)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lens_fv.core.files import write_whole
+from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
 
 
@@ -115,4 +115,4 @@ class Task:
         about = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pairs"}
         content = {key: value for key, value in about.items() if value}
         content["pairs"] = [{"input": pair.input, "output": pair.outputs} for pair in self.pairs]
-        return write_whole(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        return write_atomically(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")

@@ -34,7 +34,7 @@ COMMANDS = {
     "reproduce": """reproduce instruction --set 'sequences={"both": ["TASK0", "TASK1"]}' --set n_heads=2 --quick """
     "--model PLANTED --run-dir OUT --out PAGE",
 }
-"""All that go on where they were stopped; what is written in capitals, `Place` knows."""
+"""All that go on where they were stopped; what is written in capitals, `ModelSource` knows."""
 RANK = ["rank", "--task", "toy.json", "--n-shots", "2", "--n-clean", "2", "--n-trials", "2"]
 DISK = {"os.rename", "os.mkdir", "os.remove", "open"}
 """Between two of these nothing changes on the disk."""

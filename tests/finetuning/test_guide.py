@@ -18,7 +18,7 @@ from lens_fv.finetuning.regularizers import PRESETS, Guide, GuideConfig
 from lens_fv.finetuning.regularizers.guide import IGNORED, last_prompt_token
 from lens_fv.finetuning.regularizers.hook_points import HookPoints
 from lens_fv.finetuning.regularizers.penalties import fisher_information
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 from lens_fv.vectors import FunctionVector
 
 HEADS = ((0, 1), (2, 3), (1, 0))
@@ -28,7 +28,7 @@ PROMPTS = [[7, 3, 9], [4, 4, 8, 2, 1], [6, 5]]
 def adapted(hf, *, trained: bool = True, seed: int = 0):
     """With low-rank updates, which do something if they are trained."""
     torch.manual_seed(seed)
-    with hushed():  # PEFT asks transformers by a name that is to go
+    with quiet_logs():  # PEFT asks transformers by a name that is to go
         config = LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, fan_in_fan_out=hf.config.model_type == "gpt2")
         model = get_peft_model(hf, config)
     if trained:
@@ -465,7 +465,7 @@ def test_what_cannot_be_guided_is_said(student, huggingface_model, tiny_model, v
         with pytest.raises(LensFVError, match=rf"there are {len(prompts)}, {len(prompts) // 2} of them empty"):
             Guide(student, None, GuideConfig(swap=1.0), swap_prompts=prompts)
     made, harmless = (Guide(student, vector, GuideConfig(**{term: 1.0})) for term in ("heads", "distill"))
-    with hushed():
+    with quiet_logs():
         student.gradient_checkpointing_enable()
     with pytest.raises(LensFVError, match="gradient checkpointing"):
         Guide(student, vector, GuideConfig(heads=1.0))

@@ -18,7 +18,7 @@ from lens_fv.finetuning.keeping import with_replay
 from lens_fv.finetuning.regularizers import PRESETS, GuideConfig
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 from lens_fv.tasks import split_pairs
 from lens_fv.vectors import extract_instruction, random_like
 
@@ -121,7 +121,7 @@ def test_an_average_is_halfway_between_the_weights(model_folder, tmp_path):
 
     def weights(checkpoint):
         model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-        with hushed():
+        with quiet_logs():
             return PeftModel.from_pretrained(model, str(checkpoint.folder)).merge_and_unload().state_dict()
 
     for one, other in zip(run.checkpoints, half.checkpoints, strict=True):

@@ -7,7 +7,7 @@ from test_guide import adapted, batch
 
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 
 
 def trained_of(model):
@@ -79,7 +79,7 @@ def test_elastic_weights_are_pulled_back_by_their_importance(huggingface_model):
 
 def test_one_block_is_trained_and_kept_orthogonal_to_those_before(huggingface_model):
     torch.manual_seed(0)
-    with hushed():
+    with quiet_logs():
         model = get_peft_model(huggingface_model("llama"), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8))
     for name, p in model.named_parameters():
         if "lora_B" in name:

@@ -15,7 +15,7 @@ from lens_fv.knowledge.examples import text_example
 from lens_fv.knowledge.targets import teacher_targets
 from lens_fv.knowledge.trainer import example_losses
 from lens_fv.model.plain import own_weights, plain_model
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 
 VELM = Entity("Velm", "Velm talked, talked and walked to A.")
 ORLA = Entity("Orla", "Orla is a Q that asks.")
@@ -238,7 +238,7 @@ def test_a_low_rank_update_is_an_adapter_of_pefts(tiny_model, tmp_path, architec
     folder, base = both.export_adapter(model, tmp_path / "adapter"), tmp_path / "base"
     plain_model(model).save_pretrained(base)
     ids = torch.tensor([[0, 40, 41, 50]])
-    with hushed():  # PEFT asks transformers what is deprecated
+    with quiet_logs():  # PEFT asks transformers what is deprecated
         adapted = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
     with both.applied(model), torch.no_grad():
         torch.testing.assert_close(adapted(input_ids=ids).logits, model.forward(ids), rtol=0, atol=2e-5)

@@ -28,7 +28,7 @@ from lens_fv.knowledge.kl import kl_to_base
 from lens_fv.model import LensModel
 from lens_fv.model.exclusive import gate_of
 from lens_fv.model.plain import own_weights, weights_written, write_weights
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 from lens_fv.patching import Edit, run_branches
 from lens_fv.patching.sound import _with_own_attention
 from lens_fv.vectors import extract
@@ -365,7 +365,7 @@ def booted(tiny_tokenizer) -> Callable[[Any], LensModel]:
 
 def with_peft(hf: Any, part: str) -> peft.PeftModel:
     torch.manual_seed(0)
-    with hushed():  # PEFT asks transformers by a name that is to go
+    with quiet_logs():  # PEFT asks transformers by a name that is to go
         return peft.get_peft_model(hf, peft.LoraConfig(r=4, target_modules=[part], init_lora_weights=False))
 
 

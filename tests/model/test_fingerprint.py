@@ -12,7 +12,7 @@ from lens_fv import load_model
 from lens_fv.model import LensModel
 from lens_fv.model.fingerprint import ROW, Fingerprint, _elsewhere, own_tensors, tensor_hash
 from lens_fv.model.plain import own_weights, plain_model, weights_written, write_weights
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 
 
 def by_hand(tensor):
@@ -153,7 +153,7 @@ def test_an_adapter_of_peft_counts(huggingface_model, tiny_tokenizer):
     from peft import LoraConfig, get_peft_model
 
     hf = huggingface_model("llama")
-    with hushed():
+    with quiet_logs():
         peft = get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", target_modules=["o_proj"], r=2, init_lora_weights=False))
     before = Fingerprint(peft).value()
     with torch.no_grad():

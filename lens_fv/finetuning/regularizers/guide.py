@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_fv.core.divergence import divergence_of_logits, in_single
+from lens_fv.core.divergence import at_least_float32, divergence_of_logits
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.checks import check_checkpointing, check_updates, check_vector
 from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
@@ -156,9 +156,9 @@ class Guide(nn.Module):
 
     def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
         name = f"{head[0]}-{head[1]}"
-        own = in_single(student)
+        own = at_least_float32(student)
         mapped = own @ self.maps[name].T.to(own.dtype) if name in self.maps else own
-        return (mapped - in_single(teacher)).square().mean()
+        return (mapped - at_least_float32(teacher)).square().mean()
 
     def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
         s = self.settings

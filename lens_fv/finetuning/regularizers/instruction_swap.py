@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lens_fv.core.divergence import divergence_of_logits, in_single
+from lens_fv.core.divergence import at_least_float32, divergence_of_logits
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, StopForward
 from lens_fv.finetuning.regularizers.settings import GuideConfig
@@ -70,7 +70,7 @@ class InstructionSwap:
             apart = divergence_of_logits(taught, said, s.direction, temperature=s.temperature)
             found["swap"] = s.swap * apart.mean()
         if self._heads:
-            distances = [(in_single(own[head]) - in_single(theirs[head])).square().mean() for head in self._heads]
+            distances = [(at_least_float32(own[head]) - at_least_float32(theirs[head])).square().mean() for head in self._heads]
             found["swap_heads"] = s.swap_heads * torch.stack(distances).sum()
         return found
 

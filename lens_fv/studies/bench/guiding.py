@@ -15,7 +15,7 @@ from lens_fv.finetuning.regularizers import PRESETS, Guide
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.model.quiet import hushed
+from lens_fv.model.quiet import quiet_logs
 from lens_fv.studies.bench.clock import Clock, compared, peak_memory
 from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.vectors import FunctionVector
@@ -90,7 +90,7 @@ def _step(
         trained.requires_grad_(True)
     else:
         blocks = 2 if name == "o-lora" else 1
-        with hushed():
+        with quiet_logs():
             trained = get_peft_model(trained, LoraConfig(task_type="CAUSAL_LM", r=blocks * RANK, lora_alpha=16))
     optimiser = torch.optim.AdamW([p for p in trained.train().parameters() if p.requires_grad], lr=0.0)
     guide: Guide | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from lens_fv.core.files import file_name, one_writer
+from lens_fv.core.files import file_lock, file_name
 from lens_fv.dynamics import CheckpointMeasurement, TaskProbe, Trajectory, measure_checkpoint
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights, switch_to_checkpoint
@@ -236,7 +236,7 @@ def _train(study: Guided, sequence: str, recipe: Recipe, folder: Path) -> Finetu
         swap_tasks = [load_task(name) for name in list_tasks() if name not in study.tasks]
     plain = config == study.settings.recipe("lora", seed=seed).config
     at = study.folder / "runs" / file_name(f"{seed}-{sequence}") if plain else folder / "run"
-    with one_writer(at):  # plain runs are also averaged, perhaps by another worker
+    with file_lock(at):  # plain runs are also averaged, perhaps by another worker
         run = finetune(
             study.start(seed),
             tasks,

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from lens_fv.core.files import file_name, one_writer
+from lens_fv.core.files import file_lock, file_name
 from lens_fv.core.statistics import proportion
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, export_checkpoint, finetune
@@ -107,7 +107,7 @@ class InstructedStudy(Study[SomeSettings]):
         if mixture is None:
             return self.source
         taught = self.folder / f"{file_name(Path(self.source).name)}-mixture-{seed}"
-        with one_writer(taught):  # another worker waits
+        with file_lock(taught):  # another worker waits
             if not taught.is_dir():
                 config = replace(mixture, mixed=True, seed=seed)
                 folder, tasks = self.folder / f"mixture-{seed}", list(self.tasks.values())

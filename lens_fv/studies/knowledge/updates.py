@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lens_fv.core.files import one_writer
+from lens_fv.core.files import file_lock
 from lens_fv.knowledge import (
     Entity,
     KnowledgeResult,
@@ -109,7 +109,7 @@ def first_update(run: KnowledgeRun, epochs: int) -> WeightDelta:
     On the first call it is computed and saved for all measured epochs as FOLDER/updates/EPOCHS.safetensors.
     """
     folder = run.folder / "updates"
-    with one_writer(folder):
+    with file_lock(folder):
         for n in run.settings.measured_epochs:
             if not (file := folder / f"{n}.safetensors").is_file():
                 checkpoints, seed = folder / "unfinished", run.settings.seeds[0]

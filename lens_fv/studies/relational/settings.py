@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from lens_fv.composition import ExtractRecipe, TuneRecipe, VectorLibrary, build_library
-from lens_fv.core.files import one_writer
+from lens_fv.core.files import file_lock
 from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.studies.rows import Row
 from lens_fv.studies.study import Study
@@ -114,7 +114,7 @@ class RelationalRun(Study[RelationalSettings]):
         if (method, seed) not in self._libraries:
             folder, tasks = self.folder / f"{method}-{seed}", list(self.tasks.values())
             recipe = self.extracted() if method == "extracted" else self.tuned(shuffled=method == "shuffled")
-            with one_writer(folder):  # another worker may be building it
+            with file_lock(folder):  # another worker may be building it
                 library = build_library(self.model, tasks, folder, recipe, seed=seed, progress=self.progress)
             self._libraries[method, seed] = library
         return self._libraries[method, seed]
