@@ -224,6 +224,10 @@ class LensModel:
             with self.tl.hooks(fwd_hooks=[(name, partial(while_on, on, hook)) for name, hook in hooks]):
                 yield
 
+    def last_state_hook(self, states: list[Tensor]) -> Hook:
+        """A hook that appends the residual stream after the last layer to a list."""
+        return f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: states.append(x)  # noqa: ARG005
+
     @measured
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
         """Compute logits of unpadded token ids by the model's own forward, the reference for all other methods.
@@ -243,15 +247,14 @@ class LensModel:
         Raises:
             LensFVError: non-finite states after the last layer, which all others feed into.
         """
-        last: list[Tensor] = []
-        end: Hook = (f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: last.append(x))  # noqa: ARG005
-        with self.hooks([*hooks, end]), torch.no_grad():
+        states: list[Tensor] = []
+        with self.hooks([*hooks, self.last_state_hook(states)]), torch.no_grad():
             if self.backend == "bridge":
                 self.tl.original_model.base_model(input_ids=tokens.to(self.device), use_cache=False)
             else:
                 self.tl(tokens.to(self.device), return_type=None)
-            for states in last:
-                self._check_rows("states", measurable(states), tokens)
+            for last in states:
+                self._check_rows("states", measurable(last), tokens)
 
     def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
         if all(whole := finite.all(1).tolist()):

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import BackendChoice
+from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.patching.run import OpenPrompts
