@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.cache import hooks_off
-from lens_fv.model.exclusive import forwards_replaced
+from lens_fv.model.exclusive import forwards_replaced, hooks_off
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
 
