@@ -10,8 +10,8 @@ from lens_fv.dynamics.measurement import CheckpointMeasurement, measure_checkpoi
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.checkpoints import switch_to_checkpoint
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
-from lens_fv.finetuning.switch import switch_to_checkpoint
 from lens_fv.model.lens_model import LensModel
 
 

@@ -1,11 +1,13 @@
 """Trainer arguments and batching shared by all training runs."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -68,16 +70,10 @@ def padded(
     rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu", *, left: bool = False
 ) -> dict[str, Tensor]:
     """Pad token ids on the right or left into one batch, with an attention mask that hides the padding."""
-    longest = max(map(len, rows))
-
-    def filled(row: Sequence[int], pad: int) -> list[int]:
-        padding = [pad] * (longest - len(row))
-        return [*padding, *row] if left else [*row, *padding]
-
-    return {
-        "input_ids": torch.tensor([filled(row, pad) for row in rows], device=device),
-        "attention_mask": torch.tensor([filled([1] * len(row), 0) for row in rows], device=device),
-    }
+    ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+    batched = partial(pad_sequence, batch_first=True, padding_side="left" if left else "right")
+    mask = batched([torch.ones_like(row) for row in ids])
+    return {"input_ids": batched(ids, padding_value=pad), "attention_mask": mask}
 
 
 def pad_token(tokenizer: Any) -> int:
