@@ -98,6 +98,13 @@ def test_checkpoints_are_whole_adapters_in_order(run):
         ("1-two/2", 6, False),
         ("1-two/4", 8, True),
     ]
+    assert run.summary() | {"model": "", "tasks": ""} == {
+        "model": "",
+        "tasks": "",
+        "update": "lora",
+        "seed": "0",
+        "checkpoints": "4",
+    }
     assert not list(run.folder.rglob("training_args.bin"))
     assert [c.task for c in run.checkpoints if (c.folder / "optimizer.pt").is_file()] == ["one", "two"]
 

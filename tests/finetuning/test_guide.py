@@ -83,7 +83,7 @@ def test_places_are_those_of_transformerlens(tiny_model, huggingface_model, fami
     lens, hf = tiny_model(family), adapted(huggingface_model(family), trained=False).eval()
     ids, at = torch.tensor([[3, 8, 12, 7, 9], [5, 6, 2, 11, 4]]), torch.tensor([4, 2])
     guide = Guide(hf, vector_of(lens), GuideConfig(intervene=1.0, site=where))
-    with guide.places.reading(HEADS, at) as read, guide.places.adding(guide.edits, -0.5, at):
+    with guide.hook_points.reading(HEADS, at) as read, guide.hook_points.adding(guide.edits, -0.5, at):
         got = hf(ids).logits
     for row in range(2):
         p = int(at[row])
@@ -227,7 +227,7 @@ def test_a_guide_that_begins_late_does_nothing_before(student, vector):
     always = Guide(student, vector, replace(settings, start_fraction=0.0), swap_prompts=PROMPTS)
     inputs, plain = batch(), student(**batch()).loss
     assert torch.equal(late.loss(student, inputs, done=0.49), plain)
-    assert late.seen == 0
+    assert late.n_steps == 0
     assert torch.equal(late.loss(student, inputs, done=0.5), always.loss(student, inputs, done=0.5))
     assert abs(always.loss(student, inputs, done=0.5) - plain) > 0.1
 
@@ -236,16 +236,16 @@ def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vec
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, GuideConfig(intervene=-2.0, heads=1.0, site="heads"))
     _, whole = terms_of(guide, student, inputs, done=0.1)
-    with guide.places.adding(guide.edits, -2.0, at):
+    with guide.hook_points.adding(guide.edits, -2.0, at):
         expected = student(**inputs).logits
     torch.testing.assert_close(whole, expected)
     late, logits = terms_of(guide, student, inputs, done=0.9)
     torch.testing.assert_close(logits, student(**inputs).logits)
     first = min(HEADS)  # nothing is added before it
     assert late["heads"] > 0
-    with guide.places.reading([first], at) as own:
+    with guide.hook_points.reading([first], at) as own:
         student(**inputs)
-    with guide.places.reading([first], at) as read, guide.places.adding(guide.edits, -2.0, at):
+    with guide.hook_points.reading([first], at) as read, guide.hook_points.adding(guide.edits, -2.0, at):
         student(**inputs)
     torch.testing.assert_close(read[first], own[first])
 
@@ -366,9 +366,9 @@ def test_rows_padded_on_the_left_are_read_by_a_pass(student, vector):
     settings = GuideConfig(distill=1.0, heads=1.0, heads_gate=1e-3)
     guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
     inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
-    with guide.teacher.teaching(student):
+    with guide.teacher.active(student):
         _, heads = guide.teacher(student, inputs, at)
-    with student.disable_adapter(), guide.places.reading(HEADS, at) as read:
+    with student.disable_adapter(), guide.hook_points.reading(HEADS, at) as read:
         student(inputs["input_ids"], attention_mask=inputs["attention_mask"])
     for head in HEADS:
         torch.testing.assert_close(heads[head], read[head])
@@ -382,7 +382,7 @@ def test_the_teacher_has_no_dropout_and_leaves_the_model_as_it_was(huggingface_m
     assert not torch.equal(model(**batch()).logits, model(**batch()).logits)
     guide = Guide(model, vector, GuideConfig(distill=1.0, steer=0.0))
     inputs, at = batch(), torch.tensor([3, 1])
-    with guide.teacher.teaching(model):
+    with guide.teacher.active(model):
         (one, _), (two, _) = guide.teacher(model, inputs, at), guide.teacher(model, inputs, at)
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert model.training

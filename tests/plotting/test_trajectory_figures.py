@@ -69,7 +69,7 @@ def test_abilities_are_changes_with_their_bands(path):
     assert tops[0] == tops[3] == 1 > tops[4] > 0
     assert {shape.x0 for shape in drawn.layout.shapes} == {4}  # where the first task ends
     assert len(plot_abilities(path, ["three"]).data) == 4
-    with pytest.raises(LensFVError, match="curve of six: the trajectory asks about one"):
+    with pytest.raises(LensFVError, match="curve of six: the trajectory has the tasks one"):
         plot_abilities(path, ["six"])
 
 
