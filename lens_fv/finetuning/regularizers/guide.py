@@ -88,30 +88,30 @@ class Guide(nn.Module):
             for layer, head in self.heads:
                 self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self.hook_points.d_head, device=device))
 
-    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float = 0.0) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, fraction: float = 0.0) -> Tensor:
         """Compute the cross entropy plus all terms, for custom training loops.
 
         Args:
             model: model that the guide was made for.
             inputs: `input_ids`, `attention_mask` and `labels`. The first target in each row is the answer's first token.
-            done: share of training that is done, from 0 to 1.
+            fraction: share of training that is complete, from 0 to 1.
 
         Raises:
             LensFVError: a non-finite term, a row without a target or with a target as its first token, or gradient
                 checkpointing turned on in the meantime.
         """
-        with self.around(model, inputs, done=done) as terms:
+        with self.around(model, inputs, fraction=fraction) as terms:
             outputs = model(**inputs)
         return outputs.loss + sum(terms(outputs.logits).values())
 
     @contextmanager
-    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float) -> Iterator[Callable[[Tensor], Terms]]:
+    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, fraction: float) -> Iterator[Callable[[Tensor], Terms]]:
         """Run the teacher, then guide the student's forward pass inside the block.
 
         Yields:
             A function from the student's logits to the weighted terms.
         """
-        if self.settings.idle or done < self.settings.start_fraction:
+        if self.settings.idle or fraction < self.settings.start_fraction:
             yield lambda logits: {}  # noqa: ARG005
             return
         _check_checkpointing(model, self.settings)
@@ -119,10 +119,10 @@ class Guide(nn.Module):
         swap_terms: Terms = {}
         with self.teacher.active(model):
             teacher_logits, teacher_heads = self.teacher(model, inputs, positions)
-            compare_swapped = None if self._swap is None else self._swap.run_teacher(model, inputs, done)
+            compare_swapped = None if self._swap is None else self._swap.run_teacher(model, inputs, fraction)
         if compare_swapped is not None:
             swap_terms = compare_swapped(model)
-        strength = self.settings.strength(done)
+        strength = self.settings.strength(fraction)
         with (
             self.hook_points.reading(self.heads, positions) as heads,
             self.hook_points.adding(self.edits, strength, positions),

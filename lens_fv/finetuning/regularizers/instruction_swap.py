@@ -44,7 +44,7 @@ class InstructionSwap:
         self._prompts, self._settings, self._hook_points, self._heads = prompts, settings, hook_points, list(heads)
 
     def run_teacher(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], done: float
+        self, model: nn.Module, inputs: Mapping[str, Tensor], fraction: float
     ) -> Callable[[nn.Module], dict[str, Tensor]]:
         """Run the teacher, the state `model` is in now, on the next prompts.
 
@@ -54,7 +54,7 @@ class InstructionSwap:
             A function that runs the student on the same prompts and returns the weighted terms.
         """
         device = inputs["input_ids"].device
-        rng = random.Random(f"{done}/{int(inputs['input_ids'].sum())}")
+        rng = random.Random(f"{fraction}/{int(inputs['input_ids'].sum())}")
         rows = rng.sample(self._prompts, min(self._settings.n_swap_prompts, len(self._prompts)))
         positions = torch.tensor([len(row) - 1 for row in rows], device=device)
         ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)

@@ -100,9 +100,9 @@ class OrthogonalBlocks:
         if not self._down or any(p.shape[0] < (index + 1) * rank for p in self._down):
             raise LensFVError(f"keep block {index} of rank {rank} orthogonal: the model's updates have no such block")
         self._start, self._end, self._weight = index * rank, (index + 1) * rank, weight
-        own = slice(self._start, self._end)
+        block = slice(self._start, self._end)
         self._hooks = [
-            p.register_hook(partial(_masked, own if ".lora_A." in name else (slice(None), own))) for name, p in maps.items()
+            p.register_hook(partial(_masked, block if ".lora_A." in name else (slice(None), block))) for name, p in maps.items()
         ]
 
     def __call__(self) -> Tensor:
@@ -118,7 +118,7 @@ class OrthogonalBlocks:
             hook.remove()
 
 
-def _masked(own: Any, gradient: Tensor) -> Tensor:
+def _masked(block: Any, gradient: Tensor) -> Tensor:
     masked = torch.zeros_like(gradient)
-    masked[own] = gradient[own]
+    masked[block] = gradient[block]
     return masked

@@ -60,19 +60,19 @@ class Teacher:
         full = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
         if not (settings.distill or settings.distill_all):
             return None, self._unsteered.from_full_pass(model, full, positions) if self._heads else {}
-        read = full
+        needed = full
         if self._edits and not settings.distill_all:
-            read = {key: value[:, : int(positions.max()) + 1] for key, value in full.items()}
+            needed = {key: value[:, : int(positions.max()) + 1] for key, value in full.items()}
         heads_in_pass = [] if self._edits else self._heads  # without steering, one pass gives both logits and head outputs
         # Without a gate, rounding differences would enter the loss.
-        use_cache = bool(self._edits and self._heads and settings.heads_gate) and self._unsteered.can_cache(model, read)
+        use_cache = bool(self._edits and self._heads and settings.heads_gate) and self._unsteered.can_cache(model, needed)
         with (
             self._hook_points.reading(heads_in_pass, positions) as heads,
             self._hook_points.adding(self._edits, settings.steer, positions),
         ):
-            outputs = model(**read, **({"use_cache": True} if use_cache else {}))
+            outputs = model(**needed, **({"use_cache": True} if use_cache else {}))
         if use_cache:
-            heads = self._unsteered.from_cache(model, read, positions, cache_of(outputs))
+            heads = self._unsteered.from_cache(model, needed, positions, cache_of(outputs))
         elif len(heads) < len(self._heads):
             heads = self._unsteered.from_full_pass(model, full, positions)
         logits: Tensor = outputs.logits

@@ -40,9 +40,9 @@ def guided(trainer: type[T]) -> type[T]:
             guide = None if self.guide is None or self.guide.settings.idle else self.guide
             if (guide is None and not self.penalties) or not model.training:
                 return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
-            done = self.state.global_step / max(self.state.max_steps, 1)
+            fraction = self.state.global_step / max(self.state.max_steps, 1)
             unwrapped = self.accelerator.unwrap_model(model)
-            with nullcontext() if guide is None else guide.around(unwrapped, inputs, done=done) as terms:
+            with nullcontext() if guide is None else guide.around(unwrapped, inputs, fraction=fraction) as terms:
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
             added = [*(terms(outputs.logits).values() if terms else ()), *(penalty() for penalty in self.penalties)]
             # Trainer divides the loss by the number of batches per step, unless it is already a mean over the whole step.
