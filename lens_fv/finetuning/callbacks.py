@@ -17,14 +17,7 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 class CheckpointCallback(TrainerCallback):
-    """Mark complete checkpoints, delete files that are no longer needed, and stop at a non-finite loss.
-
-    Args:
-        folder: folder of the stage.
-        index: index of the stage in the run.
-        steps: number of steps per stage.
-        tick: callback after each step.
-    """
+    """Mark complete checkpoints of a stage, delete files that are no longer needed, and stop at a non-finite loss."""
 
     def __init__(self, folder: Path, index: int, steps: int, tick: Callable[[], None]) -> None:
         self._folder, self._index, self._steps, self._tick = folder, index, steps, tick

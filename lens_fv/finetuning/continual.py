@@ -92,16 +92,7 @@ def stage_regularizers(
 ) -> Iterator[dict[str, Any]]:
     """Yield the guide and the penalties of one stage of a run, as arguments of `guided(Trainer)`.
 
-    Args:
-        model: model being trained, in its state at the end of the previous stage unless this stage has already begun.
-        run: fine-tuning run.
-        index: index of the stage.
-        settings: training settings of the run.
-        batches: function that returns the batches of a stage.
-        swap_prompts: instruction-swapped prompts of this stage for the guide.
-
-    Raises:
-        LensFVError: see `Guide`.
+    The model is in its state at the end of the previous stage, unless this stage has already begun.
     """
     guide: Guide | None = None
     penalties: list[Callable[[], torch.Tensor]] = []

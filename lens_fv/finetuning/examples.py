@@ -37,12 +37,6 @@ class TokenizerEncoder:
 def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *, end: int | None) -> list[Example]:
     """Make `input_ids` and `labels` of a task's examples; only the answer and the end token after it are targets.
 
-    Args:
-        encoder: encoder of the model.
-        task: task to draw training pairs from. Without instructions, the prompts have none.
-        settings: training settings, including the number of examples and demonstrations.
-        end: token id that ends an answer; None: no end token.
-
     Raises:
         LensFVError: too few pairs for the demonstrations, or a prompt longer than the context.
     """

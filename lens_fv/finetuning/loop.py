@@ -29,18 +29,7 @@ def trainer_arguments(
 ) -> "TrainingArguments":
     """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
 
-    Args:
-        folder: folder for the checkpoints.
-        batch_size: number of examples per forward pass.
-        steps: number of optimiser steps.
-        save_steps: number of steps between checkpoints; None saves none.
-        learning_rate: AdamW learning rate.
-        seed: seed of the example order and of dropout.
-        device: "cpu", or any other device to let Trainer choose.
-        accumulation: number of batches per optimiser step.
-        schedule: "constant" keeps the learning rate, "linear" decays it to 0.
-        weight_decay: AdamW weight decay.
-        max_grad_norm: maximum gradient norm; None disables clipping.
+    Checkpoints are saved every `save_steps` steps, or never if it is None. `accumulation` batches of `batch_size` make a step.
     """
     from transformers import TrainingArguments
 

@@ -51,22 +51,29 @@ def parse_task_file(
     """
     path, columns = Path(path), Columns(input_column, output_column, alternatives)
     text = read_text(path, f"a task file: {FORMATS}")
+    about, rows = _content(text, path, columns)
+    return _make_task(name, path, about, rows)
+
+
+# -- formats: what a file says about its task, and its rows -----------------------------------------------------------
+
+Content = tuple[Mapping[str, Any], Iterable[Row]]
+
+
+def _content(text: str, path: Path, columns: Columns) -> Content:
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _make_task(name, path, {}, table_rows(text, path, columns))
+        return {}, table_rows(text, path, columns)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
+        return {}, _json_lines_rows(text, path, columns)
     if text.lstrip()[0] in "[{":
-        return _read_json(text, path, name, columns)
+        return _json_content(text, path, columns)
     if is_table(text, columns):
-        return _make_task(name, path, _bats(path), table_rows(text, path, columns))
+        return _bats(path), table_rows(text, path, columns)
     hint = "load_tasks, load_analogies or `lens-fv analogy` read Google's analogies; " * text.lstrip().startswith((":", "//"))
     raise LensFVError(f"{path}: unknown format, it starts with {text.strip()[:30]!r}; {hint}a task file is {FORMATS}")
 
 
-# -- formats ----------------------------------------------------------------------------------------------------------
-
-
-def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Task:
+def _json_content(text: str, path: Path, columns: Columns) -> Content:
     try:
         data = parse_json(text, str(path), remedy=f"a task file is {FORMATS}")
     except LensFVError as error:
@@ -75,17 +82,16 @@ def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Tas
             raise
         # Files called .json often hold one object per line: consecutive complete values are accepted, all else is an error.
         if cause.msg == "Extra data" and text.lstrip()[0] == "{":
-            return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
+            return {}, _json_lines_rows(text, path, columns)
         raise LensFVError(f"{path}, line {cause.lineno}: not valid JSON ({cause.msg})") from None
     if isinstance(data, list):
-        return _make_task(name, path, {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\["))
+        return {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\[")
     for key in ("pairs", "samples", "Instances"):
         if isinstance(data.get(key), list):
             about = _natural_instructions(data) if key == "Instances" else data
-            rows = _json_list_rows(data[key], text, path, columns, start=rf'"{key}"\s*:\s*\[')
-            return _make_task(name, path, about, rows)
+            return about, _json_list_rows(data[key], text, path, columns, start=rf'"{key}"\s*:\s*\[')
     if any(alias in data for alias in (*INPUT_NAMES, columns.input)):
-        return _make_task(name, path, {}, [_object_row(data, f"{path}, line 1", columns)])
+        return {}, [_object_row(data, f"{path}, line 1", columns)]
     keys = ", ".join(list(data)[:5]) or "none"
     raise LensFVError(f"{path}: unknown format, a JSON object with the keys {keys}; a task file is {FORMATS}")
 

@@ -74,10 +74,7 @@ class HookPoints:
     ) -> Iterator[dict[Head, Tensor]]:
         """Record the heads' outputs, "rows d_head", at each row's position during forward passes inside the block.
 
-        Args:
-            heads: heads to read.
-            positions: position in each row.
-            then_stop: whether to end the pass by `StopForward` once all heads are read, which skips the remaining layers.
+        With `then_stop`, `StopForward` ends the pass once all heads are read, which skips the remaining layers.
         """
         outputs: dict[Head, Tensor] = {}
         rows, d_head = torch.arange(len(positions), device=positions.device), self.d_head

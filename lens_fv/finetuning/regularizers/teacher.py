@@ -47,12 +47,7 @@ class Teacher:
     ) -> tuple[Tensor | None, dict[Head, Tensor]]:
         """Return the steered logits and the unsteered head outputs; call it inside an `active` block.
 
-        Logits are "rows tokens vocab", or "rows vocab" at the last prompt tokens where these suffice.
-
-        Args:
-            model: PEFT model.
-            inputs: see `Guide.loss`.
-            positions: position of the last prompt token of each row.
+        Logits are "rows tokens vocab", or "rows vocab" at the last prompt tokens (`positions`) where these suffice.
         """
         settings = self._settings
         # The teacher reads the student's whole input, although only the prompts matter: shorter inputs round differently,

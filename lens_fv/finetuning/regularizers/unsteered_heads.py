@@ -42,13 +42,7 @@ class UnsteeredHeads:
     def from_full_pass(
         self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, " rows"]
     ) -> dict[Head, Tensor]:
-        """Read the outputs by a full pass, as "rows d_head" tensors by head.
-
-        Args:
-            model: model in its teacher state.
-            inputs: `input_ids`, `attention_mask`.
-            positions: position of the last prompt token of each row.
-        """
+        """Read the outputs by a full pass of the model in its teacher state, as "rows d_head" tensors by head."""
         end = None if self._exact else int(positions.max()) + 1
         with self._hook_points.reading(self._heads, positions, then_stop=True) as outputs, suppress(StopForward):
             model(**{key: value[:, :end] for key, value in inputs.items()})
@@ -57,14 +51,9 @@ class UnsteeredHeads:
     def from_cache(
         self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, " rows"], cache: Any
     ) -> dict[Head, Tensor]:
-        """Read the same outputs after a steered pass, reusing its keys and values where possible.
+        """Read the same outputs after a pass steered from the last prompt tokens on, reusing its keys and values if possible.
 
-        Args:
-            model: see `from_full_pass`.
-            inputs: see `from_full_pass`.
-            positions: see `from_full_pass`.
-            cache: keys and values from a pass over the inputs that was steered from the last prompt tokens on; they are
-                modified and must not be reused. None: not available.
+        The cache is modified and must not be reused; None if the model returned none.
         """
         if cache is None:
             return self.from_full_pass(model, inputs, positions)
