@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 NONE = "–"
 MANY = 20
 """A setting with more names than this is given as their number."""
-Form = Callable[[Any], str]
-"""How an estimate is written: `interval`, `points` or `said_verdict`."""
+Form = str | Callable[[Estimate], str]
+"""How an estimate is written: a format specification such as "+.1f", or a function such as `points`."""
 LARGEST = 1_000_000
 """Maximum size of an SVG figure in bytes; a larger one is kept as PNG."""
 
@@ -49,18 +49,21 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
     environment = Environment(
         loader=PackageLoader("lens_fv.studies"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        interval=interval,
-        points=points,
-        percent=percent,
-        p_value=p_value,
-        verdict=said_verdict,
-        setting=in_words,
-        number=number,
+    formats = {
+        "interval": interval,
+        "signed": signed,
+        "points": points,
+        "percent": percent,
+        "number": number,
+        "p_value": p_value,
+        "verdict": verdict_in_words,
+        "setting": in_words,
+    }
+    environment.filters.update(formats)
+    environment.globals.update(formats, table=markdown_table, grid=estimates_table, figure=page.figure, csv=page.csv)
+    environment.globals.update(
+        label=label, formatted=formatted, folded=folded, command=command, settings=settings_table, jobs=jobs_table
     )
-    tables = {"table": markdown_table, "grid": estimates_table, "columns": columns_table}
-    words = {"label": label, "folded": folded, "command": command, "points": points, "verdict": said_verdict}
-    environment.globals.update(**tables, **words, figure=page.figure, csv=page.csv)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
@@ -102,37 +105,71 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, w
 
 
 def estimates_table(
-    title: str,
-    estimates: Mapping[str, Mapping[str, Estimate | None]],
+    title: str | Sequence[str],
+    cells: Mapping[Any, Mapping[str, Any]],
+    columns: Mapping[str, str | tuple[str, Form]] | None = None,
     *,
     words: Mapping[str, str] | None = None,
-    form: Literal["signed", "points"] | None = None,
+    form: Form | None = None,
     counts: str | None = None,
 ) -> str:
-    """Format a table of estimates by row and column, such as `Table.estimates` returns.
+    """Format a table of estimates, numbers and words by row and column, such as `Table.estimates` returns.
 
     Args:
-        title: Header of the first column.
-        estimates: Estimates by row and column; a row may lack columns.
+        title: Header of the first column, or headers of the first columns if the names of rows are tuples.
+        cells: Values by row and column; a row may lack columns.
+        columns: Title of each column to show, or its title and the format of its estimates; default: all columns.
         words: Names of rows and columns in words; see `label`. Rows named there come first, in this order.
-        form: Format of all cells. Rows named "one - other" are always signed, and columns named "... (points)" hold points.
+        form: Format of estimates in all other columns. Default: `interval`, signed in rows named "one - other", and `points` in
+            columns named "... (points)".
         counts: Title of a first row with the number of units of each column; default: no such row.
     """
-    columns = list(dict.fromkeys(column for cells in estimates.values() for column in cells))
-    rows, number_of = list[list[str]](), list[str]()
-    if counts:
-        for column in columns:
-            units = {cell[3] for cells in estimates.values() if (cell := cells.get(column))}
-            number_of.append("–".join(str(n) for n in sorted({min(units), max(units)})) if units else NONE)
-        rows.append([counts, *number_of])
-    order = {name: i for i, name in enumerate(words or {})}
-    for name in sorted(estimates, key=lambda name: order.get(name, len(order))):
-        cells, signed = estimates[name], form == "signed" or " - " in name
-        rows.append([label(name, words or {})])
-        for column in columns:
-            in_points = form == "points" or "(points)" in column
-            rows[-1].append(points(cells.get(column)) if in_points else interval(cells.get(column), signed=signed))
-    return markdown_table([title, *(label(column, words or {}) for column in columns)], rows)
+    words = words or {}
+    shown = columns or {name: label(name, words) for row in cells.values() for name in row}
+    headers = [title] if isinstance(title, str) else [*title]
+    rows: list[list[object]] = [[counts, *(_count(cells, name) for name in shown)]] if counts else []
+    order = {name: i for i, name in enumerate(words)}
+    for name in sorted(cells, key=lambda name: order.get(name, len(order))):
+        names = [name] if isinstance(name, str) else [str(part) for part in name]
+        usual = signed if any(" - " in part for part in names) else interval
+        row: list[object] = [label(part, words) for part in names]
+        for column, heading in shown.items():
+            own = points if "(points)" in column else usual
+            own = form or own if isinstance(heading, str) else heading[1]
+            value = cells[name].get(column)
+            row.append(formatted(value, own) if isinstance(value, Estimate) else value)
+        rows.append(row)
+    titles = [heading if isinstance(heading, str) else heading[0] for heading in shown.values()]
+    return markdown_table([*headers, *titles], rows, words=len(headers))
+
+
+def formatted(value: Estimate, form: Form) -> str:
+    """An estimate in a format."""
+    return interval(value, form) if isinstance(form, str) else form(value)
+
+
+def _count(cells: Mapping[Any, Mapping[str, Any]], column: str) -> str:
+    """The number of units in a column, or the smallest and the largest."""
+    units = {row[column].n for row in cells.values() if row.get(column)}
+    return "–".join(str(n) for n in sorted({min(units), max(units)})) if units else NONE
+
+
+def settings_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
+    """Revision, settings, weights and versions of each run."""
+    rows: list[list[object]] = [["revision", *(run.run.get("revision") for run in runs)]]
+    for name in runs[0].settings:
+        if name not in study.hidden:
+            rows.append([name, *(in_words(run.settings.get(name)) for run in runs)])
+    rows.append(["weights", *(run.run.get("weights") for run in runs)])
+    for package in runs[0].run.get("versions", {}):
+        rows.append([package, *(run.run["versions"].get(package) for run in runs)])
+    return markdown_table(["setting", *(run.name for run in runs)], rows, words=1 + len(runs))
+
+
+def jobs_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
+    """Number of finished jobs of each part and run."""
+    counts = {part: {run.name: run.part(part).groupby(["seed", "job"]).ngroups or None for run in runs} for part in study.parts}
+    return estimates_table("part", counts)
 
 
 def label(name: str, words: Mapping[str, str]) -> str:
@@ -140,47 +177,28 @@ def label(name: str, words: Mapping[str, str]) -> str:
     return "".join(words.get(part, part) for part in re.split("( - |: |, )", name))
 
 
-def columns_table(
-    first: str,
-    table: Mapping[str, Mapping[str, Any]],
-    columns: Mapping[str, str | tuple[str, Form]],
-    form: Form | None = None,
-) -> str:
-    """Format a table of estimates, numbers and words.
-
-    Args:
-        first: Title of the first column, which holds the names of the rows.
-        table: Values by row and column; a row may lack columns.
-        columns: Title of each column to show, or its title and format.
-        form: Format of estimates in all other columns; default: `interval`.
-    """
-    titles = [column if isinstance(column, str) else column[0] for column in columns.values()]
-    forms = [form or interval if isinstance(column, str) else column[1] for column in columns.values()]
-    rows: list[list[object]] = []
-    for name, row in table.items():
-        values = [row.get(column) for column in columns]
-        rows.append([name, *(own(value) if isinstance(value, Estimate) else value for own, value in zip(forms, values))])
-    return markdown_table([first, *titles], rows)
-
-
 def folded(title: str, inside: str) -> str:
     """A long text that a click on its title opens. The blank lines make MkDocs and GitHub read it as Markdown."""
     return f'<details markdown="1">\n<summary>{title}</summary>\n\n{inside}\n\n</details>'
 
 
-def interval(value: Estimate | None, digits: int = 2, signed: bool = False, times: float = 1.0) -> str:
+def interval(value: Estimate | None, form: str = ".2f", times: float = 1.0) -> str:
     """A mean with its interval, the latter only if it covers several units."""
     if value is None:
         return NONE
-    form = f"{'+' if signed else ''}.{digits}f"
     mean, low, high, n = value
-    ends = "" if n == 1 else f" [{times * low:{form}}, {times * high:{form}}]"
-    return f"{times * mean:{form}}{ends}"
+    scaled = Estimate(times * mean, times * low, times * high, n)
+    return f"{scaled.mean:{form}}" if n == 1 else f"{scaled:{form}}"
+
+
+def signed(difference: Estimate | None) -> str:
+    """A difference."""
+    return interval(difference, "+.2f")
 
 
 def points(difference: Estimate | None) -> str:
     """A difference of proportions in percentage points."""
-    return interval(difference, 0, signed=True, times=100.0)
+    return interval(difference, "+.0f", times=100.0)
 
 
 def percent(share: float | None) -> str:
@@ -188,15 +206,15 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.0f} %"
 
 
-def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
+def number(value: float | None, form: str = ".2f") -> str:
     """A number with a fixed number of digits."""
-    return NONE if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+    return NONE if value is None else f"{value:{form}}"
 
 
-def said_verdict(difference: Estimate) -> str:
+def verdict_in_words(difference: Estimate) -> str:
     """The verdict of a contrast; failures stand out."""
-    found = verdict(difference)
-    return found if found == "holds" else f"**{found}**"
+    outcome = verdict(difference)
+    return outcome if outcome == "holds" else f"**{outcome}**"
 
 
 def p_value(p: float) -> str:

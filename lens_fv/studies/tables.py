@@ -26,6 +26,12 @@ def select(rows: "pd.DataFrame", where: Where) -> "pd.DataFrame":
     return rows.loc[chosen]
 
 
+def values_by(rows: "pd.DataFrame", columns: str | list[str]) -> dict[Any, list[float]]:
+    """The values of each group of rows, in the order in which groups first occur."""
+    groups: Any = rows.groupby(columns, sort=False)["value"]
+    return {key: values.tolist() for key, values in groups}
+
+
 def unit_means(rows: "pd.DataFrame", *, over: str = "unit") -> dict[str, float]:
     """Mean value of each unit, in the order in which units first occur."""
     means: Any = rows.groupby(over, sort=False)["value"].mean()

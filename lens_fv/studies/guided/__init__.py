@@ -98,7 +98,9 @@ def _results(run: Results) -> Mapping[str, Any]:
         "to_kl": to_kl,
         "aims": {guide: {**row, "points_lost": table[guide]["lost"]} for guide, row in aims.items()},
         "met": [guide for guide, row in aims.items() if all(value and verdict(value) == "holds" for value in row.values())],
-        "controls": [(claim.claim, value) for claim in CLAIMS if (value := claim.estimate(rows))],
+        "controls": {
+            claim.claim: {"difference": value, "verdict": value} for claim in CLAIMS if (value := claim.estimate(rows))
+        },
         "costs": Table(where={"part": "costs"}).estimates(run.rows),
         "trajectories": _trajectories(run),
         "ablations": _ablations(run, rows),

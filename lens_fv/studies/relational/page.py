@@ -1,5 +1,6 @@
 """What the template of the page calls: tables and figures, computed from the rows of all runs."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,9 +16,10 @@ from lens_fv.errors import LensFVError
 from lens_fv.plotting import plot_interval_dots, plot_interval_lines, plot_relations, plot_transfer
 from lens_fv.studies.relational.claims import CLAIMS, decoding
 from lens_fv.studies.relational.settings import subset
-from lens_fv.studies.render import label
+from lens_fv.studies.relational.vectors import RANKS
+from lens_fv.studies.render import label, p_value
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import Contrast, Curve, Table, select, unit_means
+from lens_fv.studies.tables import Contrast, Curve, Table, select, unit_means, verdict
 from lens_fv.tasks import load_task
 
 if TYPE_CHECKING:
@@ -34,17 +36,18 @@ def context(runs: Sequence[Results]) -> dict[str, Any]:
     import pandas as pd
 
     rows = View(pd.concat([part for run in runs for part in (classified(run), best_vectors(run))], ignore_index=True))
+    claims = {name: [(claim, rows.contrast(claim, "model")) for claim in group] for name, group in CLAIMS.items()}
     return {
         "rows": rows,
         "parts": rows.unique("part"),
         "subset": subset(runs[0].settings["relations"], runs[0].settings["subset"]),
-        "claims": {
-            question: [(contrast, rows.contrast(contrast, "model")) for contrast in contrasts]
-            for question, contrasts in CLAIMS.items()
+        "claims": claims,
+        "verdicts": {
+            question: Counter(verdict(value) for _, cells in contrasts for value in cells.values())
+            for question, contrasts in claims.items()
         },
         "joined": joined,
         "pairs": pairs,
-        "decoding": decoding,
         "heatmap": heatmap,
     }
 
@@ -143,6 +146,27 @@ class View:
         groups = dict(zip(self.rows["unit"], self.rows["group"], strict=True))
         axes = {"x_axis": "extracted vector", "y_axis": "tuned vector"}
         return plot_relations(points, groups, title="Each relation's vectors", **axes, limits=LIMITS)
+
+    def decoding(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """Means of extracted and tuned vectors, their difference and its largest p, by logits, ranked words and measure."""
+        table: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for (logits, ranked), own in self.rows.groupby(["job", "unit"], sort=False):
+            means, largest = (getattr(own.groupby(["condition", "measure"])["value"], name)() for name in ("mean", "max"))
+            for measure in RANKS:
+                if difference := decoding(measure, logits, ranked).estimate(own):
+                    cells = {condition: means[condition, measure] for condition in ("extracted", "tuned")}
+                    p = largest["tuned - extracted", f"{measure}_p_value"]
+                    table[logits, ranked, measure] = {**cells, "difference": difference, "p": p}
+        return table
+
+    def taxonomies(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """AUC (mean over seeds) and p (the largest) of each model, by level of the classes and kind of similarity."""
+        table: dict[tuple[str, str], dict[str, Any]] = {}
+        for (level, kind, model), own in self.rows.groupby(["unit", "condition", "model"], sort=False):
+            values = own.groupby("measure")["value"]
+            cells = {f"{model}: AUC": values.mean()["auc"], f"{model}: p": p_value(values.max()["auc_p_value"])}
+            table.setdefault((level, kind), {}).update(cells)
+        return table
 
     def confidence(self) -> dict[str, float] | str:
         """How well features of a composite predict whether it helps more than the one-shot prompt, or why this is unknown.
