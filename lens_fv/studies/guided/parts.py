@@ -16,7 +16,7 @@ from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights, switc
 from lens_fv.model import LensModel
 from lens_fv.patching import score_alike, score_answers
 from lens_fv.studies.bench import Subject, bench_guided
-from lens_fv.studies.bench.guiding import METHODS as TIMED
+from lens_fv.studies.bench.training import METHODS as TIMED
 from lens_fv.studies.guided.settings import CHOOSING, CONTROLS, Changes, Guided, Recipe, condition, method_of
 from lens_fv.studies.instruction.parts import probe, vector
 from lens_fv.studies.rows import Job, Row, frame
