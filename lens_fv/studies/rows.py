@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,6 +59,28 @@ class Job:
     name: str
     run: Callable[[], Iterable[Row]]
     seed: int = 0
+
+
+def part(
+    arguments: Callable[[Any], Iterable[tuple[Any, ...]]],
+) -> Callable[[Callable[..., Iterable[Row]]], Callable[[Any], Iterator[Job]]]:
+    """Turn a function that computes the rows of one job into a part of a study, which yields its jobs.
+
+    The part has the function's name. The function is called with the study and a job's arguments.
+
+    Args:
+        arguments: Returns the arguments of each job: a seed, and what names the job when joined by "/".
+    """
+
+    def decorate(rows: Callable[..., Iterable[Row]]) -> Callable[[Any], Iterator[Job]]:
+        def jobs(study: Any) -> Iterator[Job]:
+            for seed, *names in arguments(study):
+                yield Job(rows.__name__, "/".join(map(str, names)), partial(rows, study, seed, *names), seed)
+
+        jobs.__doc__ = rows.__doc__
+        return jobs
+
+    return decorate
 
 
 @dataclass(frozen=True)

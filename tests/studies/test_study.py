@@ -13,7 +13,8 @@ import pytest
 from lens_fv.cli.reproduce import StudyName
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
-from lens_fv.studies.render import command, estimates_table, signed
+from lens_fv.studies.markdown import estimates_table, signed
+from lens_fv.studies.render import command
 from lens_fv.studies.reproduce import study_settings
 from lens_fv.studies.rows import Job, Row, RowStore, frame
 from lens_fv.studies.study import STUDIES, Results, Study, load_study, run_folders

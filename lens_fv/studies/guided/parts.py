@@ -34,12 +34,11 @@ Prompts = Mapping[str, tuple[list[EncodedPrompt], list[EncodedPrompt]]]
 
 def choosing(study: Guided) -> Iterator[Job]:
     """Train the sequence `CHOOSING` with every candidate setting of every method and the first seed."""
-    s = study.settings
-    yield _job(study, "choosing", CHOOSING, s.seeds[0], "initial")
+    s, seed = study.settings, study.settings.seeds[0]
+    yield _job(study, "choosing", CHOOSING, seed, "initial")
     for method, candidates in s.methods.items():
         for changes in candidates:
-            recipe = s.recipe(method, changes, seed=s.seeds[0])
-            yield _job(study, "choosing", CHOOSING, s.seeds[0], condition(method, changes), recipe)
+            yield _job(study, "choosing", CHOOSING, seed, condition(method, changes), s.recipe(method, changes, seed=seed))
 
 
 def best_candidates(rows: "pd.DataFrame", methods: Mapping[str, Sequence[Changes]]) -> dict[str, str]:
@@ -82,11 +81,11 @@ def methods(study: Guided) -> Iterator[Job]:
 
 def ablations(study: Guided) -> Iterator[Job]:
     """Change one setting of a method at a time, on the first sequence with the first seed."""
-    s, settings = study.settings, chosen(study)
+    s, seed, settings = study.settings, study.settings.seeds[0], chosen(study)
     for name, changes in s.ablations.items():
         if (method := method_of(name)) in settings:
-            recipe = s.recipe(method, settings[method], changes, seed=s.seeds[0])
-            yield _job(study, "ablations", s.reported[0], s.seeds[0], name, recipe)
+            recipe = s.recipe(method, settings[method], changes, seed=seed)
+            yield _job(study, "ablations", s.reported[0], seed, name, recipe)
 
 
 def costs(study: Guided) -> Iterator[Job]:

@@ -66,7 +66,7 @@ def _results(run: Results) -> Mapping[str, Any]:
     jaccard = values_by(select(rows, {"measure": "jaccard"}), "condition")
     heads = values_by(select(injection, {"condition": "heads"}), "measure")
     counterparts = Table().estimates(run.part("counterparts"))
-    by_model = injection.assign(model=injection["job"].str.partition("/")[0])
+    by_model = injection.assign(model=injection["job"].str.split("/").str[0])
     measures = ("change", "cosine_to_initial", "recovered_share", "correlation_with_accuracy")
     return {
         "start": _start(run),

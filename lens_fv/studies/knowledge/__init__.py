@@ -4,7 +4,7 @@ from functools import partial
 from typing import ClassVar
 
 from lens_fv.studies.knowledge import page
-from lens_fv.studies.knowledge.mechanism import epoch_jobs, trace_jobs, vector_jobs
+from lens_fv.studies.knowledge.mechanism import epoch_jobs, traces, vectors
 from lens_fv.studies.knowledge.settings import ENTITIES, EXTERNAL, SIZES, KnowledgeRun, KnowledgeSettings
 from lens_fv.studies.knowledge.updates import group_jobs, size_jobs
 
@@ -19,8 +19,8 @@ class KnowledgeStudy(KnowledgeRun):
         EXTERNAL: partial(group_jobs, part=EXTERNAL),
         SIZES: size_jobs,
         "epochs": epoch_jobs,
-        "traces": trace_jobs,
-        "vectors": vector_jobs,
+        "traces": traces,
+        "vectors": vectors,
     }
     external = ("entities", "locality", "external_entities")
     hidden = ("recipes",)

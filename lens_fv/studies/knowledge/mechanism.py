@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from statistics import fmean
 
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, measure_checkpoint
@@ -22,7 +23,7 @@ from lens_fv.knowledge import (
 from lens_fv.knowledge.trace import PLACES
 from lens_fv.studies.knowledge.settings import ENTITIES, KnowledgeRun
 from lens_fv.studies.knowledge.updates import first_update, result_rows, score_rows
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Job, Row, part
 from lens_fv.tasks import load_task
 from lens_fv.vectors import extract_instruction, sweep_injection
 
@@ -37,17 +38,6 @@ def epoch_jobs(run: KnowledgeRun) -> Iterator[Job]:
     for n in run.settings.measured_epochs:
         yield Job("epochs", f"{n}/distillation", partial(_epoch_rows, run, n), seed)
     yield Job("epochs", "tasks", partial(_task_rows, run), seed)
-
-
-def trace_jobs(run: KnowledgeRun) -> Iterator[Job]:
-    """Causal traces without the update, with it, and with the definition in context."""
-    for condition in ("base", "distillation", "definition_in_context"):
-        yield Job("traces", condition, partial(_trace_rows, run, condition), run.settings.seeds[0])
-
-
-def vector_jobs(run: KnowledgeRun) -> Iterator[Job]:
-    """Definition vectors, added at every layer for the tuning entities and at the best layer for the reported ones."""
-    yield Job("vectors", "vectors", partial(_vector_rows, run), run.settings.seeds[0])
 
 
 def _epoch_rows(run: KnowledgeRun, n: int) -> Iterator[Row]:
@@ -94,10 +84,12 @@ def _task_probe(run: KnowledgeRun, name: str) -> TaskProbe:
     return make_task_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)
 
 
-def _trace_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
+@part(lambda run: product(run.settings.seeds[:1], ("base", "distillation", "definition_in_context")))
+def traces(run: KnowledgeRun, seed: int, condition: str) -> Iterator[Row]:  # noqa: ARG001
     """Trace the first explicit probe of each traced entity, and save the trace as FOLDER/trace-CONDITION.safetensors.
 
-    The rows hold each probe's log-probabilities and indirect effects by layer, and mean effects with heads as units.
+    There is a trace without the update, one with it, and one with the definition in context. The rows hold each probe's
+    log-probabilities and indirect effects by layer, and mean effects with heads as units.
     """
     entities = [
         replace(entity, probes=tuple(probe for probe in entity.probes if probe.kind == "explicit")[:1])
@@ -120,15 +112,16 @@ def _trace_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
                 yield Row(f"{layer}.{head}", condition, f"head_effect_nats/{place}", effect, len(trace.entities))
 
 
-def _vector_rows(run: KnowledgeRun) -> Iterator[Row]:
+@part(lambda run: [(run.settings.seeds[0], "vectors")])
+def vectors(run: KnowledgeRun, seed: int, name: str) -> Iterator[Row]:  # noqa: ARG001
     """Answers with definition vectors: of each tuning probe by layer, and of the reported entities at the best layer."""
     model, entities = run.model, run.sources[ENTITIES]
     tuning = [
         replace(entity, probes=tuple(replace(probe, candidates=()) for probe in entity.probes))
         for entity in run.tuning_entities
     ]
-    vectors = definition_vectors(model, tuning)
-    edits = [[at_mentions(model, tuning, vectors, layer)] for layer in range(model.n_layers)]
+    added = definition_vectors(model, tuning)
+    edits = [[at_mentions(model, tuning, added, layer)] for layer in range(model.n_layers)]
     *by_layer, without = map(_logprobs, score_probes_by_branch(model, tuning, [*edits, ()]))
     names = [f"{entity.key}/{i}" for i, entity in enumerate(entity for entity in tuning for _ in entity.probes)]
     for name, values in zip(names, zip(*by_layer, strict=True), strict=True):

@@ -9,7 +9,7 @@ from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fi
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
 from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import RelationalRun
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import Analogy
 
 FOLDS = 3
@@ -38,17 +38,29 @@ class Variant(NamedTuple):
     conditions: Sequence[str] = ("composite",)
 
 
-def analogies(run: RelationalRun) -> Iterator[Job]:
+def _folds_and_variants(run: RelationalRun) -> Iterator[tuple[int, str, int | str]]:
+    for fold in range(FOLDS):
+        yield from ((run.seed, kind, fold) for kind in ("relations", "pairs"))
+    yield from ((run.seed, "variants", name) for name in _variants(run))
+
+
+@part(_folds_and_variants)
+def analogies(run: RelationalRun, seed: int, kind: str, name: int | str) -> Iterator[Row]:
     """Fit maps on two thirds of the relations; solve analogies of the other third and of the training relations' test pairs.
 
     The variants solve the analogies of the first third. Items are analogies.
     """
-    for fold in range(FOLDS):
-        held_out, trained = _held_out(run, fold), _trained(run, fold)[fold::FOLDS]
-        yield Job("analogies", f"relations/{fold}", partial(_solve, run, fold, held_out), run.seed)
-        yield Job("analogies", f"pairs/{fold}", partial(_solve, run, fold, trained), run.seed)
-    for name, variant in _variants(run).items():
-        yield Job("analogies", f"variants/{name}", partial(_solve_variant, run, name, variant), run.seed)
+    if isinstance(name, str):
+        yield from _solve_variant(run, name, _variants(run)[name])
+        return
+    problems = _problems(run, _held_out(run, name) if kind == "relations" else _trained(run, name)[name::FOLDS])
+    result = evaluate_analogies(run.model, _basis(run), problems, maps=_maps(run, name), seed=seed, progress=run.progress)
+    yield from _rows(result, {condition: condition for condition in result.conditions})
+    entropy, gain = composite_features(result.weights, result.source_gain).T
+    for relation, own in result.by_relation().items():
+        yield Row(relation, "composite", "is_far", result.far()[own].float().tolist())
+        yield Row(relation, "composite", "weight_entropy_nats", entropy[own].tolist())
+        yield Row(relation, "composite", "source_gain_nats_per_token", gain[own].tolist())
 
 
 def _held_out(run: RelationalRun, fold: int) -> list[str]:
@@ -65,17 +77,6 @@ def _basis(run: RelationalRun) -> VectorLibrary:
 
 def _problems(run: RelationalRun, names: Sequence[str]) -> list[Analogy]:
     return reported_analogies(names, most=run.settings.n_test_analogies, seed=run.seed)
-
-
-def _solve(run: RelationalRun, fold: int, names: Sequence[str]) -> Iterator[Row]:
-    problems, maps = _problems(run, names), _maps(run, fold)
-    result = evaluate_analogies(run.model, _basis(run), problems, maps=maps, seed=run.seed, progress=run.progress)
-    yield from _rows(result, {condition: condition for condition in result.conditions})
-    entropy, gain = composite_features(result.weights, result.source_gain).T
-    for name, own in result.by_relation().items():
-        yield Row(name, "composite", "is_far", result.far()[own].float().tolist())
-        yield Row(name, "composite", "weight_entropy_nats", entropy[own].tolist())
-        yield Row(name, "composite", "source_gain_nats_per_token", gain[own].tolist())
 
 
 def _rows(result: AnalogyEvaluation, conditions: Mapping[str, str]) -> Iterator[Row]:
