@@ -16,6 +16,8 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Split, Task, load_task, split_pairs
 from lens_fv.vectors import Decoded, FunctionVector, InjectionSweep, decode, extract, sweep_injection, tune
 
+__all__ = ["DEMO_TASKS", "DemoSettings", "run_demo"]
+
 DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
 """Relations from morphology, world knowledge and lexical semantics that a small model partly knows."""
 

@@ -61,12 +61,12 @@ def _task_rows(run: KnowledgeRun) -> Iterator[Row]:
             measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, all_measures=False))
     trajectory = Trajectory.of(measurements)
     trajectory.save(run.folder / "trajectory.safetensors")
-    own, other = trajectory.head_similarity()
+    heads, other_heads = trajectory.head_similarity()
     measures = {
         "exact_match": trajectory.accuracy,
         "vector_cosine": trajectory.similarity(),
-        "head_cosine": own.mean(-1),
-        "other_head_cosine": other.mean(-1),
+        "head_cosine": heads.mean(-1),
+        "other_head_cosine": other_heads.mean(-1),
     }
     for measure, values in measures.items():
         for task, by_epoch in zip(trajectory.tasks, values.T.tolist(), strict=True):
@@ -103,9 +103,9 @@ def traces(run: KnowledgeRun, seed: int, condition: str) -> Iterator[Row]:  # no
     for i, entity in enumerate(trace.entities):
         yield Row(entity, condition, "logprob_per_answer_nats/clean", float(trace.clean[i]))
         yield Row(entity, condition, "logprob_per_answer_nats/noisy", float(trace.noisy[i]))
-        for at, place in enumerate(PLACES):
-            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, at].tolist())
-            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, at].amax(-1).tolist())
+        for p, place in enumerate(PLACES):
+            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, p].tolist())
+            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, p].amax(-1).tolist())
     for place, effects in zip(PLACES, trace.head_effects.mean(0).tolist(), strict=True):
         for layer, heads in enumerate(effects):
             for head, effect in enumerate(heads):

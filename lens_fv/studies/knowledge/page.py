@@ -216,11 +216,11 @@ class View:
         """The shares of the gaps in accuracy and in loss on the entities of a part that these rows are about."""
         gaps: Cells = {}
         for name, measure in (("gap", ACCURACY), ("gap_loss", LOGPROB)):
-            base, definition = (self._known(part, condition, measure) for condition in ("base", "definition_in_context"))
-            after = unit_means(select(rows, {"measure": measure}))
-            units = [unit for unit in after if unit in base and unit in definition]
-            before, updated, read = ([values[unit] for unit in units] for values in (base, after, definition))
-            gaps[name] = share_of_gap(before, updated, read)
+            base, in_context = (self._known(part, condition, measure) for condition in ("base", "definition_in_context"))
+            updated = unit_means(select(rows, {"measure": measure}))
+            units = [unit for unit in updated if unit in base and unit in in_context]
+            values = [[means[unit] for unit in units] for means in (base, updated, in_context)]
+            gaps[name] = share_of_gap(values[0], values[1], values[2])
         return gaps
 
     def _change(self, rows: "pd.DataFrame", measure: str) -> Estimate | None:

@@ -18,8 +18,8 @@ class SeedwiseContrast(Contrast):
 
     def estimate(self, rows: "pd.DataFrame") -> Estimate | None:
         """The mean difference; n is the number of relations."""
-        own: Any = select(rows, {"part": self.part, "condition": f"{self.of} - {self.minus}", **self.where})
-        means, lows, highs = (own[own["measure"] == f"{self.measure}{end}"] for end in ("", "_ci_low", "_ci_high"))
+        selected: Any = select(rows, {"part": self.part, "condition": f"{self.of} - {self.minus}", **self.where})
+        means, lows, highs = (selected[selected["measure"] == f"{self.measure}{end}"] for end in ("", "_ci_low", "_ci_high"))
         if means.empty:
             return None
         ends = float(lows["value"].min()), float(highs["value"].max())

@@ -48,8 +48,8 @@ def headline(run: Results) -> dict[str, Any]:
 
 def pairs(of: str | Iterable[str], minus: str | Iterable[str]) -> list[str]:
     """Names of pairs of conditions, "one - other", without those of a condition and itself."""
-    ones, others = ([names] if isinstance(names, str) else list(names) for names in (of, minus))
-    return [f"{one} - {other}" for one in ones for other in others if one != other]
+    ofs, minuses = ([names] if isinstance(names, str) else list(names) for names in (of, minus))
+    return [f"{first} - {second}" for first in ofs for second in minuses if first != second]
 
 
 def heatmap(run: Results) -> Figure:
