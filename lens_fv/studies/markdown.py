@@ -48,13 +48,13 @@ def estimates_table(
     order = {name: i for i, name in enumerate(words)}
     for name in sorted(cells, key=lambda name: order.get(name, len(order))):
         names = [name] if isinstance(name, str) else [str(part) for part in name]
-        usual = signed if any(" - " in part for part in names) else interval
+        is_difference = any(" - " in part for part in names)
         row: list[object] = [label(part, words) for part in names]
         for column, heading in shown.items():
-            own = points if "(points)" in column else usual
-            own = form or own if isinstance(heading, str) else heading[1]
+            usual = points if "(points)" in column else signed if is_difference else interval
+            cell_form = form or usual if isinstance(heading, str) else heading[1]
             value = cells[name].get(column)
-            row.append(formatted(value, own) if isinstance(value, Estimate) else value)
+            row.append(formatted(value, cell_form) if isinstance(value, Estimate) else value)
         rows.append(row)
     titles = [heading if isinstance(heading, str) else heading[0] for heading in shown.values()]
     return markdown_table([*headers, *titles], rows, words=len(headers))

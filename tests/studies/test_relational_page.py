@@ -11,7 +11,7 @@ import torch
 from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import estimate
 from lens_fv.studies.relational import STUDY, RelationalSettings, view
-from lens_fv.studies.relational.claims import CLAIMS, decoding
+from lens_fv.studies.relational.page import CLAIMS, decoding
 from lens_fv.studies.relational.view import View, best_vectors, classified, joined
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore

@@ -1,19 +1,77 @@
-"""What the page of the study of relations shows."""
+"""What the page of the study of relations claims and shows. A claim is a difference that should be above 0."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from plotly.graph_objects import Figure
 
+from lens_fv.core.statistics import Estimate
 from lens_fv.plotting import plot_transfer
-from lens_fv.studies.relational.claims import CLAIMS
 from lens_fv.studies.relational.settings import subset
+from lens_fv.studies.relational.vectors import RANKS
 from lens_fv.studies.relational.view import View, best_vectors, classified, joined
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import select, verdict
+from lens_fv.studies.tables import Contrast, select, verdict
 from lens_fv.tasks import load_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class SeedwiseContrast(Contrast):
+    """A difference that was tested within each seed: the mean over seeds, with an interval that spans those of all seeds."""
+
+    def estimate(self, rows: "pd.DataFrame") -> Estimate | None:
+        """The mean difference; n is the number of relations."""
+        selected: Any = select(rows, {"part": self.part, "condition": f"{self.of} - {self.minus}", **self.where})
+        means, lows, highs = (selected[selected["measure"] == f"{self.measure}{end}"] for end in ("", "_ci_low", "_ci_high"))
+        if means.empty:
+            return None
+        ends = float(lows["value"].min()), float(highs["value"].max())
+        return Estimate(float(means["value"].mean()), *ends, int(means["n"].iloc[0]))
+
+
+def decoding(measure: str, logits: str, ranked: str, claim: str = "") -> SeedwiseContrast:
+    """Tuned minus extracted vectors, by the ranks of words or answers."""
+    return SeedwiseContrast("tuned", "extracted", measure, "decoding", claim, {"job": logits, "unit": ranked})
+
+
+_completion = partial(Contrast, measure="top1_accuracy", part="completion")
+_ranks = partial(decoding, "best_reciprocal_rank")
+_typicality = partial(Contrast, measure="spearman", part="alignment")
+_analogies = partial(Contrast, part="analogies", where={"kind": "relations"})
+_POINTS, _NATS = "top1_accuracy", "logprob_per_token_nats"
+CLAIMS: Mapping[str, Sequence[Contrast]] = {
+    "Do tuned vectors complete relations better?": (
+        _completion("tuned", "extracted", claim="tuned - extracted, first token (points)"),
+        _completion("tuned", "k_shot", claim="tuned - few-shot prompt, first token (points)"),
+    ),
+    "Do tuned vectors decode better into words and answers?": (
+        _ranks("direct", "answers", "tuned - extracted, 1 / rank of the best answer"),
+        _ranks("later layers", "answers", "the same, read through the later layers"),
+        _ranks("direct", "words", "tuned - extracted, 1 / rank of the best word for the relation"),
+        _ranks("later layers", "words", "the same, read through the later layers"),
+    ),
+    "Do tuned vectors agree better with people on typicality?": (
+        _typicality("tuned", "extracted", claim="tuned - extracted, by log-probability"),
+        _typicality("tuned gain", "extracted gain", claim="the same, by the gain in log-probability"),
+        _typicality("tuned direction", "extracted direction", claim="the same, by the direction of the pair"),
+        _typicality("tuned", "shuffled", claim="tuned - tuned on wrong answers, by log-probability"),
+    ),
+    "Do composites solve analogies of new relations?": (
+        _analogies("temperature", "one_shot", _POINTS, claim="composite - one-shot prompt, first token (points)"),
+        _analogies("temperature", "one_shot", _NATS, claim="the same, nats per token"),
+        _analogies("one_shot_temperature", "one_shot", _NATS, claim="prompt and composite - prompt, nats per token"),
+        _analogies("temperature", "best", _NATS, claim="composite - the one best vector, nats per token"),
+        _analogies("full", "temperature", _NATS, claim="full matrix - one temperature, nats per token"),
+    ),
+}
+"""Contrasts by the question that they answer. The composite has a fitted temperature; its relations are new to the map."""
 
 
 def context(runs: Sequence[Results]) -> dict[str, Any]:
@@ -33,6 +91,7 @@ def context(runs: Sequence[Results]) -> dict[str, Any]:
         },
         "joined": joined,
         "pairs": pairs,
+        "decoding_table": decoding_table,
         "heatmap": heatmap,
     }
 
@@ -44,6 +103,20 @@ def headline(run: Results) -> dict[str, Any]:
         "completion": {condition: row["top1_accuracy"] for condition, row in accuracy.items()},
         "tuned_minus_extracted": CLAIMS["Do tuned vectors complete relations better?"][0].estimate(run.rows),
     }
+
+
+def decoding_table(view: View) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Means of extracted and tuned vectors, their difference and its largest p, by logits, ranked words and measure."""
+    table: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for (logits, ranked), rows in view.rows.groupby(["job", "unit"], sort=False):
+        values = rows.groupby(["condition", "measure"])["value"]
+        means, largest = values.mean(), values.max()
+        for measure in RANKS:
+            if difference := decoding(measure, logits, ranked).estimate(rows):
+                cells = {condition: means[condition, measure] for condition in ("extracted", "tuned")}
+                p = largest["tuned - extracted", f"{measure}_p_value"]
+                table[logits, ranked, measure] = {**cells, "difference": difference, "p": p}
+    return table
 
 
 def pairs(of: str | Iterable[str], minus: str | Iterable[str]) -> list[str]:

@@ -14,8 +14,6 @@ from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import plot_interval_dots, plot_interval_lines, plot_relations
 from lens_fv.studies.markdown import label, p_value
-from lens_fv.studies.relational.claims import decoding
-from lens_fv.studies.relational.vectors import RANKS
 from lens_fv.studies.study import Results
 from lens_fv.studies.tables import Contrast, Curve, Table, select, unit_means
 from lens_fv.tasks import load_task
@@ -114,18 +112,6 @@ class View:
         groups = dict(zip(self.rows["unit"], self.rows["group"], strict=True))
         axes = {"x_axis": "extracted vector", "y_axis": "tuned vector"}
         return plot_relations(points, groups, title="Each relation's vectors", **axes, limits=LIMITS)
-
-    def decoding(self) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """Means of extracted and tuned vectors, their difference and its largest p, by logits, ranked words and measure."""
-        table: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for (logits, ranked), own in self.rows.groupby(["job", "unit"], sort=False):
-            means, largest = (getattr(own.groupby(["condition", "measure"])["value"], name)() for name in ("mean", "max"))
-            for measure in RANKS:
-                if difference := decoding(measure, logits, ranked).estimate(own):
-                    cells = {condition: means[condition, measure] for condition in ("extracted", "tuned")}
-                    p = largest["tuned - extracted", f"{measure}_p_value"]
-                    table[logits, ranked, measure] = {**cells, "difference": difference, "p": p}
-        return table
 
     def taxonomies(self) -> dict[tuple[str, str], dict[str, Any]]:
         """AUC (mean over seeds) and p (the largest) of each model, by level of the classes and kind of similarity."""
