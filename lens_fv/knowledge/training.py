@@ -2,15 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
 from lens_fv.core.files import explain_disk_errors
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.loop import pad_token, trainer_arguments
+from lens_fv.finetuning.loop import pad_token
 from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
 from lens_fv.knowledge.examples import DistillationExample
@@ -18,9 +17,6 @@ from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.quiet import quiet_logs
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 WINDOW = 8
 """Window size, in steps, within which examples are sorted by length."""
@@ -60,23 +56,28 @@ def train_student(
         )
     if not examples:
         return Change({}, {}, {})
-    from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
+    from lens_fv.finetuning.marks import Marks  # these two import transformers' Trainer, which takes seconds
+    from lens_fv.knowledge.trainer import DistillationTrainer
 
     order = training_order(examples, settings)
     steps = -(-len(order) * (stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
-    with quiet_logs(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
-        at = folder or Path(aside)
-        full = explain_disk_errors(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
-        with full, progress_bar(what, steps, show=progress) as tick:
-            trainer = _trainer(model, trained, examples, targets, order, settings, at, steps, keep=folder is not None)
-            trainer.add_callback(Marks(at, 0, steps, tick))
-            clear_unfinished(at)
-            done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
-            if done > steps:
-                raise LensFVError(f"stop after {steps} steps: {at} holds the state after {done}; take another folder")
-            for _ in range(done):
+    save = folder is not None
+    with quiet_logs(), trainable(model, settings) as (student, change), TemporaryDirectory() as temporary:
+        folder = folder or Path(temporary)
+        context, remedy = f"teach in {folder}", "its checkpoints are whole: make room and run it again to go on"
+        with explain_disk_errors(context, otherwise=remedy), progress_bar(what, steps, show=progress) as tick:
+            pad = pad_token(model.tokenizer)
+            trainer = DistillationTrainer(
+                student, examples, targets, order, settings, steps=steps, folder=folder, save=save, pad=pad
+            )
+            trainer.add_callback(Marks(folder, 0, steps, tick))
+            clear_unfinished(folder)
+            start = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
+            if start > steps:
+                raise LensFVError(f"stop after {steps} steps: {folder} holds the state after {start}; take another folder")
+            for _ in range(start):
                 tick()
-            trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
+            trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{start}") if start else None)
             trainer.accelerator.free_memory()  # free the optimiser's memory before computing the change
             trainer.optimizer = trainer.lr_scheduler = None
         return change()
@@ -88,70 +89,29 @@ def training_order(examples: Sequence[DistillationExample], settings: DistillCon
     Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
     """
     own = [i for i, example in enumerate(examples) if example.entity]
+    rng = random.Random(settings.seed)
     if settings.optimizer == "per_sentence":
-        return [i for i in random.Random(settings.seed).sample(own, len(own)) for _ in range(settings.epochs)]
+        return [i for i in rng.sample(own, len(own)) for _ in range(settings.epochs)]
     anchors = [i for i, example in enumerate(examples) if not example.entity]
-    n = min(len(anchors), settings.n_anchors * len(own))
-    rng, following = random.Random(settings.seed), cycle(anchors)
-    epochs = [[*own, *islice(following, n)] for _ in range(settings.epochs)]
-    order = [i for each in epochs for i in rng.sample(each, len(each))]
+    n_anchors = min(len(anchors), settings.n_anchors * len(own))
+    anchors_in_turn, order = cycle(anchors), list[int]()
+    epochs = [[*own, *islice(anchors_in_turn, n_anchors)] for _ in range(settings.epochs)]
+    for epoch in epochs:
+        order += rng.sample(epoch, len(epoch))
     if settings.group_by_length:
-        size, n = settings.batch_size, len(own) + n
-        for begin in range(0, len(order), n or 1):
-            steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # steps that lie entirely within this epoch
-            order[steps] = _alike(order[steps], examples, size, rng)
+        size, n = settings.batch_size, len(own) + n_anchors
+        for start in range(0, len(order), n or 1):
+            steps = slice(-(-start // size) * size, (start + n) // size * size)  # steps that lie entirely within this epoch
+            order[steps] = _grouped_by_length(order[steps], examples, size, rng)
     return order
 
 
-def _alike(order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
+def _grouped_by_length(
+    order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random
+) -> list[int]:
     """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
-    windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
-    by_length = [i for each in windows for i in sorted(each, key=lambda i: len(examples[i].student))]
-    steps = [by_length[i : i + size] for i in range(0, len(order), size)]
-    return [i for each in rng.sample(steps, len(steps)) for i in each]
-
-
-def _trainer(
-    model: LensModel,
-    trained: Any,
-    examples: Sequence[DistillationExample],
-    targets: Sequence[Target],
-    order: Sequence[int],
-    settings: DistillConfig,
-    folder: Path,
-    steps: int,
-    *,
-    keep: bool,
-) -> "Trainer":
-    from transformers import PrinterCallback
-
-    from lens_fv.knowledge.trainer import DistillationTrainer, NewOptimizer
-
-    micro_batch_size = next(
-        n for n in range(min(settings.micro_batch_size, settings.batch_size), 0, -1) if settings.batch_size % n == 0
-    )
-    trainer = DistillationTrainer(
-        examples,
-        targets,
-        order,
-        model=trained,
-        args=trainer_arguments(
-            folder,
-            batch_size=micro_batch_size,
-            accumulation=settings.batch_size // micro_batch_size,
-            steps=steps,
-            save_steps=-(-steps // settings.n_checkpoints) if keep else None,
-            learning_rate=settings.rate,
-            seed=settings.seed,
-            device=str(model.device),
-            schedule=settings.schedule,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-        ),
-        pad=pad_token(model.tokenizer),
-        settings=settings,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if settings.optimizer == "per_sentence":
-        trainer.add_callback(NewOptimizer(settings.epochs))
-    return trainer
+    by_length: list[int] = []
+    for start in range(0, len(order), WINDOW * size):
+        by_length += sorted(order[start : start + WINDOW * size], key=lambda i: len(examples[i].student))
+    steps = [by_length[start : start + size] for start in range(0, len(order), size)]
+    return list(chain(*rng.sample(steps, len(steps))))
