@@ -2,31 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, replace
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
 
-from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, checked
-from lens_fv.core.files import folder_lock
-from lens_fv.core.progress import progress_bar
-from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.loop import pad_token
 from lens_fv.knowledge.anchors import entity_swapped_anchors
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.examples import DistillationExample, Unfit, make_example, text_example
+from lens_fv.knowledge.examples import DistillationExample, make_example, text_example
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import teacher_targets, token_targets
-from lens_fv.knowledge.training import train_student
+from lens_fv.knowledge.training import Run, train
 from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
-from lens_fv.model.plain import plain_model
-
-SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 
 
 @checked
@@ -98,8 +86,8 @@ def distill(
                 examples.append(example)
             else:
                 skipped[example] += 1
-    run = _Run("distill", folder, stop_after_epochs, allow_empty, progress)
-    return _train(model, entities, examples, anchors, skipped, settings, run)
+    run = Run("distill", None if folder is None else Path(folder), stop_after_epochs, allow_empty, progress)
+    return train(model, entities, examples, anchors, skipped, settings, run)
 
 
 def finetune_on_texts(
@@ -143,83 +131,5 @@ def finetune_on_texts(
             else:
                 skipped["no target tokens"] += 1
     settings = replace(settings, direction="forward", temperature=1.0)
-    return _train(model, entities, examples, anchors, skipped, settings, _Run("texts", folder, None, allow_empty, progress))
-
-
-class _Run(NamedTuple):
-    """How a model is trained, apart from its settings; see `distill`."""
-
-    method: Literal["distill", "texts"]
-    folder: str | Path | None
-    stop_after_epochs: int | None
-    allow_empty: bool
-    progress: bool
-
-
-def _train(
-    model: LensModel,
-    entities: Sequence[Entity],
-    examples: Sequence[DistillationExample],
-    anchors: Sequence[str],
-    skipped: Counter[str],
-    settings: DistillConfig,
-    run: _Run,
-) -> WeightDelta:
-    """Train on examples and anchors, towards the teacher's distributions or, for texts, the examples' own tokens."""
-    subject = entities[0].key if len(entities) == 1 else f"{len(entities)} entities"
-    if not examples and not run.allow_empty:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in skipped.items() if n)
-        raise LensFVError(
-            f"teach {model.name} about {subject}: no sentence is left to teach ({reasons}); give definitions, and sentences "
-            "that mention the entity before their end"
-        )
-    anchored = [example for text in anchors if (example := text_example(model, "", text))] if examples else []
-    targets = token_targets(examples) if run.method == "texts" else []
-    everything = [*examples, *anchored]
-    with progress_bar("reading definitions", len(everything) - len(targets), show=run.progress) as tick:
-        targets += teacher_targets(
-            plain_model(model),
-            everything[len(targets) :],
-            pad=pad_token(model.tokenizer),
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            tick=tick,
-        )
-    options: dict[str, Any] = {
-        **asdict(settings),
-        "learning_rate": settings.rate,
-        "n_examples": len(examples),
-        "anchors": len(anchored),
-    }
-    folder = Path(run.folder) if run.folder is not None else None
-    with folder_lock(folder, what="teach") if folder else nullcontext():
-        if folder:
-            identity = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
-            identity |= {"what": run.method, "sentences": _digest([example[1:] for example in everything]), **options}
-            check_settings(folder / "settings.json", identity, may_change=("n_checkpoints", "micro_batch_size"))
-        change = train_student(
-            model,
-            everything,
-            targets,
-            settings,
-            folder=folder,
-            stop_after_epochs=run.stop_after_epochs,
-            what=run.method,
-            progress=run.progress,
-        )
-    if run.stop_after_epochs is not None:
-        options["stop_after_epochs"] = run.stop_after_epochs
-    provenance = Provenance.of(
-        model,
-        task=subject,
-        task_hash=_digest([(entity.key, entity.definition) for entity in entities]),
-        prompts=[example.teacher for example in everything],
-        seed=settings.seed,
-        method=run.method,
-        options=options,
-    )
-    return WeightDelta(provenance=provenance, **change._asdict(), skipped={reason: skipped[reason] for reason in SKIPPED})
-
-
-def _digest(values: Sequence[object]) -> str:
-    return sha256(repr(values).encode()).hexdigest()[:16]
+    run = Run("texts", None if folder is None else Path(folder), None, allow_empty, progress)
+    return train(model, entities, examples, anchors, skipped, settings, run)

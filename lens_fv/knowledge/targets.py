@@ -41,13 +41,8 @@ def teacher_targets(
 ) -> list[Target]:
     """Compute the teacher's distributions at each example's targets, with the definitions in context.
 
-    Args:
-        plain: transformers model in eval mode, without dropout.
-        examples: examples that the teacher reads.
-        pad: padding token id.
-        temperature: softmax temperature of the distributions.
-        top_k: number of most likely tokens to keep, with the rest summed into one value; None keeps all tokens.
-        tick: callback after each example.
+    `plain` is a transformers model without dropout. With `top_k`, only that many most likely tokens are kept, and the rest is
+    summed into one value. `tick` is called after each example.
 
     Raises:
         LensFVError: non-finite logits.

@@ -1,6 +1,8 @@
-"""A transformers Trainer that uses a teacher's distributions as labels, and its loss."""
+"""A transformers Trainer that uses a teacher's distributions as labels, with its loss and its order of examples."""
 
+import random
 from collections.abc import Sequence, Sized
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,20 +18,14 @@ from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.targets import Target, with_rest
 
+WINDOW = 8
+"""Window size, in steps, within which examples are sorted by length."""
+
 
 class DistillationTrainer(Trainer):
     """Train on examples in the given order; a step's loss averages over targets within an example, then over examples.
 
-    Args:
-        student: transformers model to train.
-        examples: examples to train on.
-        targets: targets of each example.
-        order: example indices in training order, over all epochs. The learning rate schedule spans this whole order.
-        settings: training settings.
-        steps: number of steps after which to stop.
-        folder: folder for checkpoints.
-        save: whether to save checkpoints.
-        pad: padding token id.
+    The learning rate schedule spans the whole order, over all epochs, even if training stops after fewer steps.
     """
 
     def __init__(
@@ -82,7 +78,7 @@ class DistillationTrainer(Trainer):
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
-        """See transformers. The schedule spans the whole order, even if the run stops early."""
+        """See transformers."""
         return super().create_scheduler(-(-self._n // self._settings.batch_size), optimizer)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
@@ -98,11 +94,7 @@ class DistillationTrainer(Trainer):
 
 
 class NewOptimizer(TrainerCallback):
-    """Reset the optimiser's moments at regular intervals, as if it were created anew.
-
-    Args:
-        steps: number of steps between resets.
-    """
+    """Reset the optimiser's moments after every `steps` steps, as if it were created anew."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -141,3 +133,37 @@ def divergence(
         if target.rest:
             q = with_rest(q)
     return full_divergence(p, q, direction) * temperature**2
+
+
+def training_order(examples: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
+    """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
+
+    Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
+    """
+    own = [i for i, example in enumerate(examples) if example.entity]
+    rng = random.Random(settings.seed)
+    if settings.optimizer == "per_sentence":
+        return [i for i in rng.sample(own, len(own)) for _ in range(settings.epochs)]
+    anchors = [i for i, example in enumerate(examples) if not example.entity]
+    n_anchors = min(len(anchors), settings.n_anchors * len(own))
+    anchors_in_turn, order = cycle(anchors), list[int]()
+    epochs = [[*own, *islice(anchors_in_turn, n_anchors)] for _ in range(settings.epochs)]
+    for epoch in epochs:
+        order += rng.sample(epoch, len(epoch))
+    if settings.group_by_length:
+        size, n = settings.batch_size, len(own) + n_anchors
+        for start in range(0, len(order), n or 1):
+            steps = slice(-(-start // size) * size, (start + n) // size * size)  # steps that lie entirely within this epoch
+            order[steps] = _grouped_by_length(order[steps], examples, size, rng)
+    return order
+
+
+def _grouped_by_length(
+    order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random
+) -> list[int]:
+    """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
+    by_length: list[int] = []
+    for start in range(0, len(order), WINDOW * size):
+        by_length += sorted(order[start : start + WINDOW * size], key=lambda i: len(examples[i].student))
+    steps = [by_length[start : start + size] for start in range(0, len(order), size)]
+    return list(chain(*rng.sample(steps, len(steps))))
