@@ -80,19 +80,20 @@ class AnalogyEvaluation(Artefact):
             LensFVError: an empty subset.
         """
         i = self.conditions.index(condition)
-        some = torch.ones_like(self.has_choices) if mask is None else mask
-        n, asked = int(some.sum()), some & self.has_choices
+        rows = torch.ones_like(self.has_choices) if mask is None else mask
+        n, choices = int(rows.sum()), rows & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
-        m, won = int(asked.sum()), float(self.choice[asked, i].sum())
+        n_choice = int(choices.sum())
+        no_choice = Estimate(*[float("nan")] * 3, n=0)
         return AnalogyResult(
-            condition,
-            proportion(int(self.top1[some, i].sum()), n),
-            proportion(int(self.exact_match[some, i].sum()), n),
-            estimate(self.logprob[some, i].tolist(), seed=self.provenance.seed),
-            proportion(won, m) if m else Estimate(*[float("nan")] * 3, n=0),
-            float(self.calibrated[asked, i].float().mean()),
-            m,
+            condition=condition,
+            top1=proportion(int(self.top1[rows, i].sum()), n),
+            exact_match=proportion(int(self.exact_match[rows, i].sum()), n),
+            logprob_per_token=estimate(self.logprob[rows, i].tolist(), seed=self.provenance.seed),
+            mc_accuracy=proportion(float(self.choice[choices, i].sum()), n_choice) if n_choice else no_choice,
+            calibrated_mc_accuracy=float(self.calibrated[choices, i].float().mean()),
+            n_choice=n_choice,
         )
 
     @checked
@@ -118,16 +119,16 @@ class AnalogyEvaluation(Artefact):
         for name in (condition, baseline):
             if name not in self.conditions:
                 raise LensFVError(f"compare {condition} with {baseline}: there are {', '.join(self.conditions)}")
-        some = torch.ones_like(self.has_choices) if mask is None else mask
-        if not some.any():
+        rows = torch.ones_like(self.has_choices) if mask is None else mask
+        if not rows.any():
             raise LensFVError(f"compare {condition} with {baseline}: no analogy is left")
-        values = getattr(self, measure)[some].float()
-        one, other = (values[:, self.conditions.index(name)] for name in (condition, baseline))
-        return estimate((one - other).tolist(), seed=self.provenance.seed)
+        values = getattr(self, measure)[rows].float()
+        differences = values[:, self.conditions.index(condition)] - values[:, self.conditions.index(baseline)]
+        return estimate(differences.tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
         """Masks of the analogies of each relation, in order of first occurrence."""
-        return {name: torch.tensor([each == name for each in self.relations]) for name in dict.fromkeys(self.relations)}
+        return {name: torch.tensor([relation == name for relation in self.relations]) for name in dict.fromkeys(self.relations)}
 
     def far(self) -> Bool[Tensor, " analogies"]:
         """Mask of the half of the analogies with the larger distance between A and C."""
