@@ -14,6 +14,7 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.results import item_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,17 +174,12 @@ class DecodingEvaluation(Artefact):
         """One row per measure and condition, with intervals over relations, or one per word and condition, with its rank."""
         if by == "measure":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "relation": self.relations[int(self.relation[n])],
-                "word": word,
-                "of": "answers" if bool(self.answer[n]) else "words",
-                "condition": condition,
-                "rank": int(self.ranks[n, i]),
-            }
-            for n, word in enumerate(self.targets)
-            for i, condition in enumerate(self.conditions)
-        )
+        items = {
+            "relation": [self.relations[i] for i in self.relation.tolist()],
+            "word": self.targets,
+            "of": ["answers" if answer else "words" for answer in self.answer.tolist()],
+        }
+        return item_table(items, self.conditions, {"rank": self.ranks})
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

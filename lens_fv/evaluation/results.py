@@ -1,5 +1,6 @@
 """Results of evaluating vectors on a test split, by condition."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -73,18 +74,8 @@ class Evaluation(Artefact):
         """One row per condition, with intervals (see `Result`), or one per item and condition, with the item's own scores."""
         if by == "condition":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "item": item,
-                "condition": condition,
-                "top1": bool(self.top1[item, i]),
-                "top3": bool(self.top3[item, i]),
-                "exact_match": bool(self.exact_match[item, i]),
-                "logprob_per_answer": float(self.logprob[item, i]),
-            }
-            for item in range(len(self.top1))
-            for i, condition in enumerate(self.conditions)
-        )
+        scores = {"top1": self.top1, "top3": self.top3, "exact_match": self.exact_match, "logprob_per_answer": self.logprob}
+        return item_table({"item": range(len(self.top1))}, self.conditions, scores)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -146,19 +137,26 @@ class TextEvaluation(Artefact):
         """One row per condition, with intervals (see `TextResult`), or one per item and condition, with the text."""
         if by == "condition":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "input": source,
-                "condition": condition,
-                "text": self.texts[item][i],
-                "rouge_l": float(self.rouge_l[item, i]),
-                "exact_match": bool(self.exact[item, i]),
-            }
-            for item, source in enumerate(self.inputs)
-            for i, condition in enumerate(self.conditions)
-        )
+        values = {"text": self.texts, "rouge_l": self.rouge_l, "exact_match": self.exact}
+        return item_table({"input": self.inputs}, self.conditions, values)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
         rows = {r.condition: f"ROUGE-L {r.rouge_l}, exact match {r.exact_match}" for r in self.results}
         return super().summary() | {"test items": str(len(self.exact))} | rows
+
+
+def item_table(
+    items: Mapping[str, Sequence[object]],
+    conditions: Sequence[str],
+    values: Mapping[str, Tensor | Sequence[Sequence[object]]],
+    axis: str = "condition",
+) -> "pd.DataFrame":
+    """One row per item and condition: the columns of the item, the condition, and the values by item and condition."""
+    columns = {name: table.tolist() if isinstance(table, Tensor) else table for name, table in values.items()}
+    rows: list[dict[str, object]] = []
+    for i in range(len(next(iter(items.values())))):
+        item = {name: column[i] for name, column in items.items()}
+        for j, condition in enumerate(conditions):
+            rows.append({**item, axis: condition, **{name: table[i][j] for name, table in columns.items()}})
+    return data_frame(rows)

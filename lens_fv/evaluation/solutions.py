@@ -1,7 +1,7 @@
 """Results of evaluating analogies: scores per analogy, and summaries."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.results import item_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,21 +140,12 @@ class AnalogyEvaluation(Artefact):
         """One row per condition, with intervals (see `AnalogyResult`), or one per analogy and condition, with its scores."""
         if by == "condition":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "analogy": n,
-                "relation": relation,
-                "condition": condition,
-                "top1": bool(self.top1[n, i]),
-                "exact_match": bool(self.exact_match[n, i]),
-                "logprob_per_token": float(self.logprob[n, i]),
-                "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
-                "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,
-                "distance": float(self.distance[n]),
-            }
-            for n, relation in enumerate(self.relations)
-            for i, condition in enumerate(self.conditions)
-        )
+        items = {"analogy": range(len(self.relations)), "relation": self.relations, "distance": self.distance.tolist()}
+        scores: dict[str, Any] = {"top1": self.top1, "exact_match": self.exact_match, "logprob_per_token": self.logprob}
+        for name, tensor in (("mc_accuracy", self.choice), ("calibrated_mc_accuracy", self.calibrated)):
+            rows = zip(tensor.tolist(), self.has_choices.tolist(), strict=True)
+            scores[name] = [row if has_choices else [None] * len(row) for row, has_choices in rows]
+        return item_table(items, self.conditions, scores)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

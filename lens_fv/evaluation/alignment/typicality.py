@@ -20,6 +20,7 @@ from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.relations import embedding_differences, state_differences, without_relation
 from lens_fv.evaluation.alignment.semeval import RatedRelation
+from lens_fv.evaluation.results import item_table
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, zero_shot
@@ -114,18 +115,10 @@ class Typicality(Artefact):
         """One row per measure, with its correlation over relations, or one per rated pair and measure, with its score."""
         if by == "measure":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "relation": self.relations[int(self.relation[n])],
-                "a": a,
-                "b": b,
-                "human": float(self.human[n]),
-                "measure": measure,
-                "score": float(self.scores[n, i]),
-            }
-            for n, (a, b) in enumerate(self.pairs)
-            for i, measure in enumerate(self.measures)
-        )
+        first, second = zip(*self.pairs, strict=True)
+        relation = [self.relations[i] for i in self.relation.tolist()]
+        items = {"relation": relation, "a": first, "b": second, "human": self.human.tolist()}
+        return item_table(items, self.measures, {"score": self.scores}, axis="measure")
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
