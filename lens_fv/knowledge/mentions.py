@@ -34,11 +34,7 @@ class Mention(NamedTuple):
 
 
 def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str = "") -> Mention:
-    """Locate the tokens of an entity's first mention in a text, optionally after a definition.
-
-    Raises:
-        LensFVError: the text does not mention the entity.
-    """
+    """Locate the tokens of an entity's first mention in a text, optionally after a definition."""
     span = entity.mention(text)
     if span is None:
         raise LensFVError(f"find {entity.key} in {text[:60]!r}: it is not mentioned there; give it that name as an alias")
@@ -48,11 +44,7 @@ def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str
 
 
 def probe_mentions(model: LensModel, entities: Sequence[Entity], context: Mapping[str, str] | None = None) -> list[Mention]:
-    """Locate the entities' names in their probes, in the order of `probe_prompts`.
-
-    Raises:
-        LensFVError: see `find_mention`.
-    """
+    """Locate the entities' names in their probes, in the order of `probe_prompts`."""
     context = context or {}
     return [
         find_mention(model, entity, probe.prompt().text, definition=context.get(entity.key, ""))
@@ -80,7 +72,7 @@ def definition_vectors(
         context: context by entity key; default: the definitions.
 
     Raises:
-        LensFVError: no texts, or any error of `find_mention`.
+        LensFVError: no texts, or a text that does not mention the entity.
     """
     if not texts:
         raise LensFVError(f"definition vectors of {len(entities)} entities: no text names them")

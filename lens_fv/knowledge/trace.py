@@ -102,7 +102,7 @@ def causal_trace(
         progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: see `score_probes` and `find_mention`.
+        LensFVError: see `score_probes`, or a probe that does not name its entity.
     """
     probes = all_probes(entities)
     prompts = [

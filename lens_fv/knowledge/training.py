@@ -110,7 +110,7 @@ def train_student(
     steps = -(-len(order) * (run.stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
     with quiet_logs(), trainable(model, settings) as (student, change), TemporaryDirectory() as temporary:
         folder = run.folder or Path(temporary)
-        context, remedy = f"teach in {folder}", "its checkpoints are whole: make room and run it again to go on"
+        context, remedy = f"teach in {folder}", "its checkpoints are complete: make room and run it again to resume"
         with explain_disk_errors(context, otherwise=remedy), progress_bar(run.method, steps, show=run.progress) as tick:
             options = {"steps": steps, "folder": folder, "save": run.folder is not None, "pad": pad_token(model.tokenizer)}
             trainer = DistillationTrainer(student, examples, targets, order, settings, **options)

@@ -152,11 +152,7 @@ def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_
 
 
 def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
-    """Parse the output of `TransferSet.save`; return None for any other format.
-
-    Raises:
-        LensFVError: the file is damaged.
-    """
+    """Parse the output of `TransferSet.save`; return None for any other format, and raise an error for a damaged file."""
     context = f"read saved sentences in {path}"
     if KIND not in text or not text.rstrip().endswith("}"):
         return None
@@ -176,11 +172,7 @@ def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
 
 
 def check_keys(entities: Sequence[Entity]) -> None:
-    """Check that the list of entities is not empty and that keys are unique.
-
-    Raises:
-        LensFVError: no entities, or two with the same key.
-    """
+    """Check that the list of entities is not empty and that keys are unique."""
     if not entities:
         raise LensFVError("no entities: give at least one")
     duplicates = [key for key, n in Counter(entity.key for entity in entities).items() if n > 1]

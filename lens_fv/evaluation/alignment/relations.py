@@ -105,14 +105,7 @@ def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tens
 def state_differences(
     model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
 ) -> Float[Tensor, "layers pairs d_model"]:
-    """Compute residual-stream differences, (primary) output minus input, each word alone at its last token.
-
-    Args:
-        model: the model.
-        pairs: word pairs.
-        layers: layers after which states are read.
-        batch_size: number of words per batch.
-    """
+    """Compute residual-stream differences after layers, (primary) output minus input, each word alone at its last token."""
     tokens = {word: _tokens(model, word) for word in _words(pairs)}
     bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
     states: dict[str, Tensor] = {}
