@@ -22,7 +22,7 @@ from lens_fv.core.store import ResultStore, check_settings
 from lens_fv.evaluation.alignment.judgements import load_judgements
 from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
-from lens_fv.knowledge.readers import parse_entities
+from lens_fv.knowledge.readers import load_entities
 from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
 from lens_fv.studies.rows import Job, Row, RowStore, frame
 from lens_fv.tasks import TODD, load_analogies, load_instructions, load_task
@@ -145,7 +145,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     texts = {
         "entities.jsonl": (
             '{"name": "Adam", "definition": "Adam is a pug.", "sentences": ["Adam barks."]}\n' * 2,
-            parse_entities,
+            load_entities,
         ),
         "task.json": (
             '{"pairs": [{"input": "hot", "output": "cold"}, {"input": "big", "output": ["small", "tiny"]}]}',

@@ -5,12 +5,13 @@ from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.evaluation.analogies import evaluate_analogies
 from lens_fv.evaluation.compare import BASELINES, compare_baselines
 from lens_fv.evaluation.decoding import evaluate_decoding
-from lens_fv.evaluation.evaluate import Evaluation, Result, evaluate
+from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.evaluation.ranks import DecodingDifference, DecodingEvaluation, DecodingResult
+from lens_fv.evaluation.results import Evaluation, Result, TextEvaluation, TextResult
 from lens_fv.evaluation.rouge import rouge_l
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
-from lens_fv.evaluation.texts import TextEvaluation, TextResult, evaluate_texts
+from lens_fv.evaluation.texts import evaluate_texts
 
 __all__ = [
     "BASELINES",

@@ -1,6 +1,7 @@
 """Evaluation of composites on analogies A:B::C:?, with controls."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -71,53 +72,54 @@ def evaluate_analogies(
         >>> [result.condition for result in evaluation.results][:4]
         ['none', 'mean', 'best', 'composite']
     """
-    shown = [list(pairs) for pairs in sources] if sources is not None else [[a.source] for a in analogies]
+    pairs_of = [[analogy.source] for analogy in analogies] if sources is None else [list(pairs) for pairs in sources]
     if not analogies:
         raise LensFVError(f"solve analogies on {model.name}: there are none")
-    if len(shown) != len(analogies) or not all(shown):
-        raise LensFVError(f"solve {len(analogies)} analogies: source pairs are given for {sum(map(bool, shown))} of them")
-    basis, device = library.basis(model), model.device
-    excluded = own_relations(basis, analogies).to(device) & exclude_own_relation
-    found = {"composite": softmax_map(model, basis), **(maps or {})}
-    pairs, counts = [pair for each in shown for pair in each], [len(each) for each in shown]
-    different = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
-    which = torch.tensor([different[pair] for pair in pairs], device=device)
+    if len(pairs_of) != len(analogies) or not all(pairs_of):
+        raise LensFVError(f"solve {len(analogies)} analogies: source pairs are given for {sum(map(bool, pairs_of))} of them")
+    basis = library.basis(model)
+    excluded = own_relations(basis, analogies).to(model.device) & exclude_own_relation
+    all_maps = {"composite": softmax_map(model, basis), **(maps or {})}
+    pairs, counts = list(chain(*pairs_of)), [len(own) for own in pairs_of]
+    distinct = list(dict.fromkeys(pairs))
+    rows = torch.tensor([distinct.index(pair) for pair in pairs], device=model.device)
     scores: dict[Score, Tensor] = {}
-    kinds: set[Score] = {m.score for m in found.values()}
-    for kind in kinds:
-        each = relation_scores(model, basis, list(different), score=kind, template=template, progress=progress)
-        scores[kind] = _means(each[which], counts)
-    weights = {name: m.weights(scores[m.score], excluded=excluded, top_k=top_k) for name, m in found.items()}
-    composites = {name: found[name].scale * (w @ basis.vectors) for name, w in weights.items()}
-    vectors = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], excluded, analogies, seed)
-    vectors = {name: vectors.pop(name) for name in ("mean", "best")} | composites | vectors
+    for weight_map in all_maps.values():
+        score = weight_map.score
+        if score not in scores:
+            values = relation_scores(model, basis, distinct, score=score, template=template, progress=progress)
+            scores[score] = _means(values[rows], counts)
+    weights = {name: m.weights(scores[m.score], excluded=excluded, top_k=top_k) for name, m in all_maps.items()}
+    composites = {name: all_maps[name].scale * (w @ basis.vectors) for name, w in weights.items()}
+    controls = _controls(basis, weights["composite"], composites["composite"], scores["logprob"], excluded, analogies, seed)
+    vectors = {name: controls.pop(name) for name in ("mean", "best")} | composites | controls
     prompted = "one_shot" if set(counts) == {1} else "few_shot"
-    conditions = ("none", *vectors, prompted, *(f"{prompted}_{name}" for name in composites))
-    stacked = torch.stack(list(vectors.values()), 1)
-    asked = [(i, Pair(a.c, (d,))) for i, a in enumerate(analogies) for d in a.d]
-    asked += [(i, Pair(stem, (choice,))) for i, a in enumerate(analogies) for stem, choice in a.candidates]
-    zero = encode_prompts(model, [zero_shot(pair, template=template) for _, pair in asked])
-    one = encode_prompts(model, [few_shot(pair, shown[i], template=template) for i, pair in asked])
-    own = stacked[[i for i, _ in asked]]
-    with_vectors = _read(model, zero, basis.layer, own, "zero_shot", progress)
-    both = _read(model, one, basis.layer, own[:, [list(vectors).index(name) for name in composites]], prompted, progress)
-    rank, full, logprob = (torch.cat(each, 1).cpu() for each in zip(with_vectors, both, strict=True))
-    applied = composites["composite"].repeat_interleave(torch.tensor(counts, device=device), 0)
-    outcome = _outcome(analogies, rank, full, logprob)
+    questions = [(i, Pair(analogy.c, (answer,))) for i, analogy in enumerate(analogies) for answer in analogy.d]
+    questions += [(i, Pair(stem, (choice,))) for i, analogy in enumerate(analogies) for stem, choice in analogy.candidates]
+    owners = [i for i, _ in questions]
+
+    plain = encode_prompts(model, [zero_shot(pair, template=template) for _, pair in questions])
+    shots = encode_prompts(model, [few_shot(pair, pairs_of[i], template=template) for i, pair in questions])
+    columns = [
+        _scores(model, prompts, basis.layer, torch.stack(list(added.values()), 1)[owners], what, progress)
+        for what, prompts, added in (("zero_shot", plain, vectors), (prompted, shots, composites))
+    ]
+    outcome = _outcome(analogies, *(torch.cat(tensors, 1).cpu() for tensors in zip(*columns, strict=True)))
+    applied = composites["composite"].repeat_interleave(torch.tensor(counts, device=model.device), 0)
     provenance = Provenance.of(
         model,
         task=f"{len(analogies)} analogies",
-        task_hash=Task("analogies", tuple(a.target for a in analogies)).fingerprint,
-        prompts=[p.tokens for p in zero],
+        task_hash=Task("analogies", tuple(analogy.target for analogy in analogies)).fingerprint,
+        prompts=[prompt.tokens for prompt in plain],
         seed=seed,
         method="analogies",
         options={"basis": list(basis.names), "top_k": top_k, "exclude_own_relation": exclude_own_relation},
     )
     return AnalogyEvaluation(
         provenance=provenance,
-        conditions=conditions,
-        relations=tuple(a.relation for a in analogies),
-        has_choices=torch.tensor([bool(a.choices) for a in analogies]),
+        conditions=("none", *vectors, prompted, *(f"{prompted}_{name}" for name in composites)),
+        relations=tuple(analogy.relation for analogy in analogies),
+        has_choices=torch.tensor([bool(analogy.choices) for analogy in analogies]),
         **outcome,
         weights=weights["composite"].float().cpu(),
         source_gain=_means(source_gain(model, basis.layer, applied, pairs, template=template), counts).cpu(),
@@ -137,15 +139,18 @@ def _controls(
     rng = torch.Generator().manual_seed(seed)
 
     def like(rows: Tensor) -> Tensor:
-        draw = torch.randn(rows.shape, generator=rng).to(rows)
-        return draw * rows.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
+        noise = torch.randn(rows.shape, generator=rng).to(rows)
+        return noise * rows.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
 
-    kept = (~excluded).to(weights)
-    relations = [a.relation for a in analogies]
-    others = [next((j for j in _from(i, len(relations)) if relations[j] != r), i - 1) for i, r in enumerate(relations)]
+    allowed = (~excluded).to(weights)
+    relations, n = [analogy.relation for analogy in analogies], len(analogies)
+    others: list[int] = []
+    for i, relation in enumerate(relations):
+        following = [(i + step) % n for step in range(1, n)]
+        others.append(next((j for j in following if relations[j] != relation), i - 1))
     best = basis.vectors[scores.masked_fill(excluded, -torch.inf).argmax(-1)]
     return {
-        "mean": kept / kept.sum(-1, keepdim=True) @ basis.vectors,
+        "mean": allowed / allowed.sum(-1, keepdim=True) @ basis.vectors,
         "best": best,
         "matched": composite * best.norm(dim=-1, keepdim=True) / composite.norm(dim=-1, keepdim=True).clamp(min=1e-30),
         "other_source": composite[others],
@@ -156,57 +161,49 @@ def _controls(
 
 def _means(values: Tensor, counts: Sequence[int]) -> Tensor:
     """Average over the pairs of each analogy."""
-    return torch.stack([each.mean(0) for each in values.split(list(counts))])
+    return torch.stack([own.mean(0) for own in values.split(list(counts))])
 
 
-def _from(i: int, n: int) -> list[int]:
-    return [(i + step) % n for step in range(1, n)]
-
-
-def _read(
+def _scores(
     model: LensModel,
     prompts: Sequence[EncodedPrompt],
     layer: int,
-    vectors: Float[Tensor, "prompts conditions d_model"],
+    vectors: Float[Tensor, "prompts vectors d_model"],
     what: str,
     progress: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Score each prompt with and without each vector: first-token rank, greedy match, and log-probability per token."""
-    rank, full, logprob = (torch.zeros(len(prompts), 1 + vectors.shape[1], device=model.device) for _ in range(3))
+    """Score answers without and with each vector: first-token match, greedy match, and log-probability per token."""
+    shape = (len(prompts), 1 + vectors.shape[1])
+    top1, exact_match = (torch.zeros(shape, dtype=torch.bool, device=model.device) for _ in range(2))
+    logprob = torch.zeros(shape, device=model.device)
     batches = open_batches(model, list(enumerate(prompts)), size=32)
     with progress_bar(what, len(batches), show=progress) as tick:
         for batch in batches:
             ranks, logprobs = batch.read([layer] * vectors.shape[1], vectors, answer_ranks, plain=True).unbind(-1)
-            at = list(batch.owners)
-            rank[at], full[at] = ranks[:, :, 0], (ranks == 0).all(-1).to(full)
-            logprob[at] = logprobs.sum(-1) / batch.lengths(model.device)
+            rows = list(batch.owners)
+            top1[rows], exact_match[rows] = ranks[:, :, 0] == 0, (ranks == 0).all(-1)
+            logprob[rows] = logprobs.sum(-1) / batch.lengths(model.device)
             tick()
-    return rank, full > 0, logprob
+    return top1, exact_match, logprob
 
 
-def _outcome(analogies: Sequence[Analogy], rank: Tensor, full: Tensor, logprob: Tensor) -> dict[str, Tensor]:
-    """Combine answers and choices of each analogy."""
-    n, at = len(analogies), 0
-    made = {key: torch.zeros(n, rank.shape[1], dtype=torch.bool) for key in ("top1", "exact_match")}
-    best, choice, calibrated = (torch.zeros(n, rank.shape[1]) for _ in range(3))
-    for i, analogy in enumerate(analogies):
-        rows = slice(at, at := at + len(analogy.d))
-        made["top1"][i], made["exact_match"][i] = (rank[rows] == 0).any(0), full[rows].any(0)
-        best[i] = logprob[rows].amax(0)
-    for i, analogy in enumerate(analogies):
-        rows = slice(at, at := at + len(analogy.choices))
+def _outcome(analogies: Sequence[Analogy], top1: Tensor, exact_match: Tensor, logprob: Tensor) -> dict[str, Tensor]:
+    """Combine the scores of each analogy's answers, which come first, and of its choices."""
+    n, numbers = len(analogies), [len(analogy.d) for analogy in analogies] + [len(analogy.choices) for analogy in analogies]
+    choice, calibrated = (torch.zeros(n, logprob.shape[1]) for _ in range(2))
+    for i, (analogy, values) in enumerate(zip(analogies, logprob.split(numbers)[n:], strict=True)):
         if analogy.choices:
-            right = analogy.candidates.index((analogy.c, analogy.d[0]))
-            choice[i] = choice_shares(logprob[rows], right)
-            calibrated[i] = choice_shares(logprob[rows] - logprob[rows, :1], right)
-    return made | {"logprob": best, "choice": choice, "calibrated": calibrated}
+            correct = analogy.candidates.index((analogy.c, analogy.d[0]))
+            choice[i] = choice_shares(values, correct)
+            calibrated[i] = choice_shares(values - values[:, :1], correct)
+    best = [torch.stack([rows.amax(0) for rows in scores.split(numbers)[:n]]) for scores in (top1, exact_match, logprob)]
+    return dict(zip(("top1", "exact_match", "logprob"), best, strict=True)) | {"choice": choice, "calibrated": calibrated}
 
 
 @measured
 def _distances(model: LensModel, analogies: Sequence[Analogy]) -> Tensor:
-    embedding = model.tl.W_E
-
     def mean(word: str) -> Tensor:
-        return embedding[model.encode(f" {word}", bos=False)].float().mean(0)
+        return model.tl.W_E[model.encode(f" {word}", bos=False)].float().mean(0)
 
-    return torch.stack([1 - torch.cosine_similarity(mean(a.a), mean(a.c), dim=0) for a in analogies]).cpu()
+    similarities = [torch.cosine_similarity(mean(analogy.a), mean(analogy.c), dim=0) for analogy in analogies]
+    return 1 - torch.stack(similarities).cpu()

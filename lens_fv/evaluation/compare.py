@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from lens_fv.core.choices import Count, Natural, Seed, checked, nearest
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.evaluate import Evaluation, Intervention, evaluate
+from lens_fv.evaluation.evaluate import Intervention, evaluate
+from lens_fv.evaluation.results import Evaluation
 from lens_fv.heads import HeadRanking, choose_queries, rank_heads
 from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
@@ -101,47 +102,36 @@ def compare_baselines(
             f"compare kinds on {n_pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
             f"{n_pairs - 1} shots or give more pairs"
         )
-    whole = split_pairs(task, seed=seed, n_train=n_pairs)
-    written: dict[str, Any] = {"template": template, "seed": seed}
-    asked = choose_queries(model, task, whole.validation, queries, split=whole, n_shots=n_shots, **written)
-    split = replace(whole, validation=asked.of(whole.validation))
-    shared = {**written, "split": split, "progress": progress}
+    full_split = split_pairs(task, seed=seed, n_train=n_pairs)
+    common: dict[str, Any] = {"template": template, "seed": seed}
+    chosen = choose_queries(model, task, full_split.validation, queries, split=full_split, n_shots=n_shots, **common)
+    split = replace(full_split, validation=chosen.of(full_split.validation))
+    shared = {**common, "split": split, "progress": progress}
     prompts = {"n_shots": n_shots, "n_prompts": n_clean}
-    learning = {"n_pairs": len(split.train), "steps": steps}
+    training = {"n_pairs": len(split.train), "steps": steps}
 
     @cache
-    def ranked() -> HeadRanking:
-        ranks = {**shared, "split": whole, "queries": queries}  # it counts the queries that it leaves out
-        return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **ranks)
+    def head_ranking() -> HeadRanking:
+        options = {**shared, "split": full_split, "queries": queries}  # it counts the queries that it leaves out
+        return ranking or rank_heads(model, task, n_shots=n_shots, n_clean=n_clean, n_trials=n_trials, **options)
 
     @cache
-    def from_heads() -> FunctionVector:
-        return extract(model, task, ranked(), n_heads=n_heads, layer=0, split=split, template=template)
+    def extracted() -> FunctionVector:
+        return extract(model, task, head_ranking(), n_heads=n_heads, layer=0, split=split, template=template)
 
-    def picked(vectors: list[FunctionVector]) -> FunctionVector:
+    def best(vectors: list[FunctionVector]) -> FunctionVector:
         return likeliest(model, vectors, split, template, what=f"{task.name}: layer and scale", progress=progress)
 
     makers: dict[str, Callable[[], Intervention]] = {
-        "extracted": lambda: picked([from_heads().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),
-        "distributed": lambda: picked([from_heads().at(site="heads", scale=s) for s in SCALES]),
+        "extracted": lambda: best([extracted().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),
+        "distributed": lambda: best([extracted().at(site="heads", scale=s) for s in SCALES]),
         "mean_state": lambda: mean_state(model, task, **prompts, **shared),
         "mean_difference": lambda: mean_state(model, task, subtract="zero_shot", **prompts, **shared),
         "task_state": lambda: task_state(model, task, n_shots=n_shots, **shared),
-        "head_weights": lambda: train_head_weights(model, task, means=ranked(), **learning, **shared),
-        "tuned": lambda: tune(model, task, **learning, **shared),
-        "soft_prompt": lambda: train_soft_prompt(model, task, **learning, **shared),
-        "lora": lambda: train_adapter(model, task, **learning, **shared),
+        "head_weights": lambda: train_head_weights(model, task, means=head_ranking(), **training, **shared),
+        "tuned": lambda: tune(model, task, **training, **shared),
+        "soft_prompt": lambda: train_soft_prompt(model, task, **training, **shared),
+        "lora": lambda: train_adapter(model, task, **training, **shared),
     }
-    made: dict[str, Intervention] = {kind: makers[kind]() for kind in dict.fromkeys(baselines)}
-    return evaluate(
-        model,
-        task,
-        made,
-        split=split,
-        n_shots=n_shots,
-        max_items=max_items,
-        queries=queries,
-        template=template,
-        seed=seed,
-        progress=progress,
-    )
+    vectors: dict[str, Intervention] = {name: makers[name]() for name in dict.fromkeys(baselines)}
+    return evaluate(model, task, vectors, n_shots=n_shots, max_items=max_items, queries=queries, **shared)

@@ -1,6 +1,7 @@
 """Decoding of vectors into tokens, to compare vectors before and after tuning."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -62,37 +63,34 @@ def evaluate_decoding(
         )
     if centred and len(names) < 2:
         raise LensFVError(f"centre the decoding of {names[0]} alone: nothing would be left; give more relations")
-    for condition, found in vectors.items():
-        lacking = [name for name in names if name not in found]
-        if lacking:
-            raise LensFVError(f"study decoding: there is no {condition} vector of {', '.join(lacking)}; leave those tasks out")
-    rows = [[found[name] for found in vectors.values()] for name in names]
+    for condition, by_name in vectors.items():
+        missing = [name for name in names if name not in by_name]
+        if missing:
+            raise LensFVError(f"study decoding: there is no {condition} vector of {', '.join(missing)}; leave those tasks out")
+    rows = [[by_name[name] for by_name in vectors.values()] for name in names]
     if not force:
-        for vector in (v for row in rows for v in row):
+        for vector in chain(*rows):
             vector.provenance.check(model)
-    read = vocabulary_effect if through_layers else vocabulary_logits
-    centre = sum(read(model, row) for row in rows) / len(rows) if centred else 0.0
-    asked: list[str] = []
+    decode = vocabulary_effect if through_layers else vocabulary_logits
+    centre = sum(decode(model, row) for row in rows) / len(rows) if centred else 0.0
+    targets: list[str] = []
     relation: list[int] = []
-    answer: list[bool] = []
+    is_answer: list[bool] = []
     ranks: list[Tensor] = []
-    vocabulary = 0
     with progress_bar("decoding", len(rows), show=progress) as tick:
         for i, (task, row) in enumerate(zip(tasks, rows, strict=True)):
             split = (splits or {}).get(task.name) or split_pairs(task, seed=seed)
             words = [(word, first_token(model, word)) for word in task.relation_words]
             answers = _answers(model, split)
-            logits = read(model, row) - centre
-            ranks.append(ranks_of(logits, [token for _, token in (*words, *answers)]).cpu())
-            asked += [word for word, _ in (*words, *answers)]
+            ranks.append(ranks_of(decode(model, row) - centre, [token for _, token in (*words, *answers)]).cpu())
+            targets += [word for word, _ in (*words, *answers)]
             relation += [i] * len(ranks[-1])
-            answer += [False] * len(words) + [True] * len(answers)
-            vocabulary = logits.shape[-1]
+            is_answer += [False] * len(words) + [True] * len(answers)
             tick()
     provenance = Provenance.of(
         model,
         task=names[0] if len(names) == 1 else f"{len(names)} relations",
-        task_hash=Task("all", tuple(p for task in tasks for p in task.pairs)).fingerprint,
+        task_hash=Task("all", tuple(pair for task in tasks for pair in task.pairs)).fingerprint,
         prompts=[],
         seed=seed,
         method="decoding",
@@ -102,11 +100,11 @@ def evaluate_decoding(
         provenance=provenance,
         relations=tuple(names),
         conditions=tuple(vectors),
-        targets=tuple(asked),
+        targets=tuple(targets),
         relation=torch.tensor(relation),
-        answer=torch.tensor(answer),
+        answer=torch.tensor(is_answer),
         ranks=torch.cat(ranks),
-        vocabulary=vocabulary,
+        vocabulary=model.d_vocab,
         centred=centred,
         through_layers=through_layers,
     )
@@ -114,7 +112,7 @@ def evaluate_decoding(
 
 def _answers(model: LensModel, split: Split) -> list[tuple[str, int]]:
     """List the test answers with their first tokens as they follow a prompt, each token once."""
-    found: dict[int, str] = {}
+    words: dict[int, str] = {}
     for pair, prompt in zip(split.test, encode_prompts(model, [zero_shot(pair) for pair in split.test]), strict=True):
-        found.setdefault(prompt.answers[0][0], pair.output)
-    return [(word, token) for token, word in found.items()]
+        words.setdefault(prompt.answers[0][0], pair.output)
+    return [(word, token) for token, word in words.items()]

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.display import summary_text
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.evaluate import Evaluation, evaluate
+from lens_fv.evaluation.evaluate import evaluate
+from lens_fv.evaluation.results import Evaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, make_list_task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
@@ -92,35 +94,34 @@ def compose_lists(
     Raises:
         LensFVError: an error from `make_list_task`, `combine`, `evaluate` or the default `make`, or a wrong number of vectors.
     """
-    corners = {
+    tasks = {
         f"{item}_{answer}": make_list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
         for item in ("first", "last")
         for answer in ("output", "copy")
     }
-    asked = corners["last_output"]
-    splits = {corner.name: split_pairs(corner, seed=seed) for corner in corners.values()}
+    composed = tasks["last_output"]
+    splits = {part.name: split_pairs(part, seed=seed) for part in tasks.values()}
     if make is None:
-        middle = round(0.5 * (model.n_layers - 1))
-        made = tune_many(
-            model, list(corners.values()), layers=middle, splits=splits, template=template, seed=seed, progress=progress
-        )
-    else:
-        made = make(list(corners.values()))
-    if len(made) != len(corners):
-        raise LensFVError(f"compose lists of {task.name}: `make` gave {len(made)} vectors for {len(corners)} tasks")
-    found = dict(zip(corners, made, strict=True))
-    vectors = {name: found[name] for name in ("first_output", "last_copy", "first_copy")} | {"direct": found["last_output"]}
+        layer = round(0.5 * (model.n_layers - 1))
+        make = partial(tune_many, model, layers=layer, splits=splits, template=template, seed=seed, progress=progress)
+    vectors = make(list(tasks.values()))
+    if len(vectors) != len(tasks):
+        raise LensFVError(f"compose lists of {task.name}: `make` gave {len(vectors)} vectors for {len(tasks)} tasks")
+    by_part = dict(zip(tasks, vectors, strict=True))
+    conditions = {name: by_part[name] for name in ("first_output", "last_copy", "first_copy")} | {
+        "direct": by_part["last_output"]
+    }
     # Last, so that the random control has its norm.
-    vectors["predicted"] = vectors["first_output"] + vectors["last_copy"] - vectors["first_copy"]
+    conditions["predicted"] = conditions["first_output"] + conditions["last_copy"] - conditions["first_copy"]
     evaluation = evaluate(
         model,
-        asked,
-        vectors,
-        split=splits[asked.name],
+        composed,
+        conditions,
+        split=splits[composed.name],
         n_shots=n_shots,
         max_items=max_items,
         template=template,
         seed=seed,
         progress=progress,
     )
-    return ListComposition(vectors, evaluation)
+    return ListComposition(conditions, evaluation)

@@ -14,6 +14,7 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.results import item_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,9 +91,10 @@ class DecodingEvaluation(Artefact):
 
     def __post_init__(self) -> None:
         """Check that every word has a relation and valid ranks."""
-        shape, known = (len(self.targets), len(self.conditions)), (self.relation >= 0) & (self.relation < len(self.relations))
+        shape = (len(self.targets), len(self.conditions))
+        in_relation = (self.relation >= 0) & (self.relation < len(self.relations))
         ranked = (self.ranks >= 1) & (self.ranks <= self.vocabulary)
-        if tuple(self.ranks.shape) != shape or not bool(known.all()) or not bool(ranked.all()):
+        if tuple(self.ranks.shape) != shape or not bool(in_relation.all()) or not bool(ranked.all()):
             raise LensFVError(f"decoding study: {shape[0]} words do not have relations and ranks from 1; make it again")
 
     @checked
@@ -116,14 +118,12 @@ class DecodingEvaluation(Artefact):
             "top10": lambda ranks: (ranks <= TOP).double().mean(0),
             "hit10": lambda ranks: (ranks.amin(0) <= TOP).double(),
         }
-        if measure not in summarise or of not in get_args(Targets):
-            raise LensFVError(f"{measure!r} of {of!r}: choose one of {', '.join(summarise)} of words or answers")
-        found = torch.full((len(self.relations), len(self.conditions)), torch.nan, dtype=torch.float64)
+        values = torch.full((len(self.relations), len(self.conditions)), torch.nan, dtype=torch.float64)
         for i in range(len(self.relations)):
             ranks = self.ranks[(self.relation == i) & (self.answer == (of == "answers"))]
             if len(ranks):
-                found[i] = summarise[measure](ranks.double())
-        return found
+                values[i] = summarise[measure](ranks.double())
+        return values
 
     @checked
     def mean(self, condition: str, measure: Measure, *, of: Targets = "words") -> DecodingResult:
@@ -138,10 +138,10 @@ class DecodingEvaluation(Artefact):
     @property
     def results(self) -> list[DecodingResult]:
         """All measures in all conditions, for relation words (if any) and answers."""
-        return [self.mean(c, m, of=of) for of in self._having for m in get_args(Measure) for c in self.conditions]
+        return [self.mean(c, m, of=of) for of in self._targets for m in get_args(Measure) for c in self.conditions]
 
     @property
-    def _having(self) -> list[Targets]:
+    def _targets(self) -> list[Targets]:
         return [of for of in get_args(Targets) if bool((self.answer == (of == "answers")).any())]
 
     @checked
@@ -174,22 +174,17 @@ class DecodingEvaluation(Artefact):
         """One row per measure and condition, with intervals over relations, or one per word and condition, with its rank."""
         if by == "measure":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "relation": self.relations[int(self.relation[n])],
-                "word": word,
-                "of": "answers" if bool(self.answer[n]) else "words",
-                "condition": condition,
-                "rank": int(self.ranks[n, i]),
-            }
-            for n, word in enumerate(self.targets)
-            for i, condition in enumerate(self.conditions)
-        )
+        items = {
+            "relation": [self.relations[i] for i in self.relation.tolist()],
+            "word": self.targets,
+            "of": ["answers" if answer else "words" for answer in self.answer.tolist()],
+        }
+        return item_table(items, self.conditions, {"rank": self.ranks})
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        found = (self.mean(c, "best_reciprocal", of=of) for of in self._having for c in self.conditions)
-        rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.value:.3f}" for r in found}
+        results = (self.mean(c, "best_reciprocal", of=of) for of in self._targets for c in self.conditions)
+        rows = {f"{r.condition}, {r.of}": f"reciprocal best rank {r.value:.3f}" for r in results}
         ranked = (
             f"{len(self.targets)} in {self.vocabulary:,} tokens"
             + ", centred" * self.centred

@@ -1,7 +1,7 @@
 """Results of evaluating analogies: scores per analogy, and summaries."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.evaluation.results import item_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,19 +81,20 @@ class AnalogyEvaluation(Artefact):
             LensFVError: an empty subset.
         """
         i = self.conditions.index(condition)
-        some = torch.ones_like(self.has_choices) if mask is None else mask
-        n, asked = int(some.sum()), some & self.has_choices
+        rows = torch.ones_like(self.has_choices) if mask is None else mask
+        n, choices = int(rows.sum()), rows & self.has_choices
         if not n:
             raise LensFVError(f"analogies under {condition}: none is left")
-        m, won = int(asked.sum()), float(self.choice[asked, i].sum())
+        n_choice = int(choices.sum())
+        no_choice = Estimate(*[float("nan")] * 3, n=0)
         return AnalogyResult(
-            condition,
-            proportion(int(self.top1[some, i].sum()), n),
-            proportion(int(self.exact_match[some, i].sum()), n),
-            estimate(self.logprob[some, i].tolist(), seed=self.provenance.seed),
-            proportion(won, m) if m else Estimate(*[float("nan")] * 3, n=0),
-            float(self.calibrated[asked, i].float().mean()),
-            m,
+            condition=condition,
+            top1=proportion(int(self.top1[rows, i].sum()), n),
+            exact_match=proportion(int(self.exact_match[rows, i].sum()), n),
+            logprob_per_token=estimate(self.logprob[rows, i].tolist(), seed=self.provenance.seed),
+            mc_accuracy=proportion(float(self.choice[choices, i].sum()), n_choice) if n_choice else no_choice,
+            calibrated_mc_accuracy=float(self.calibrated[choices, i].float().mean()),
+            n_choice=n_choice,
         )
 
     @checked
@@ -118,16 +120,16 @@ class AnalogyEvaluation(Artefact):
         for name in (condition, baseline):
             if name not in self.conditions:
                 raise LensFVError(f"compare {condition} with {baseline}: there are {', '.join(self.conditions)}")
-        some = torch.ones_like(self.has_choices) if mask is None else mask
-        if not some.any():
+        rows = torch.ones_like(self.has_choices) if mask is None else mask
+        if not rows.any():
             raise LensFVError(f"compare {condition} with {baseline}: no analogy is left")
-        values = getattr(self, measure)[some].float()
-        one, other = (values[:, self.conditions.index(name)] for name in (condition, baseline))
-        return estimate((one - other).tolist(), seed=self.provenance.seed)
+        values = getattr(self, measure)[rows].float()
+        differences = values[:, self.conditions.index(condition)] - values[:, self.conditions.index(baseline)]
+        return estimate(differences.tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
         """Masks of the analogies of each relation, in order of first occurrence."""
-        return {name: torch.tensor([each == name for each in self.relations]) for name in dict.fromkeys(self.relations)}
+        return {name: torch.tensor([relation == name for relation in self.relations]) for name in dict.fromkeys(self.relations)}
 
     def far(self) -> Bool[Tensor, " analogies"]:
         """Mask of the half of the analogies with the larger distance between A and C."""
@@ -138,21 +140,12 @@ class AnalogyEvaluation(Artefact):
         """One row per condition, with intervals (see `AnalogyResult`), or one per analogy and condition, with its scores."""
         if by == "condition":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "analogy": n,
-                "relation": relation,
-                "condition": condition,
-                "top1": bool(self.top1[n, i]),
-                "exact_match": bool(self.exact_match[n, i]),
-                "logprob_per_token": float(self.logprob[n, i]),
-                "mc_accuracy": float(self.choice[n, i]) if bool(self.has_choices[n]) else None,
-                "calibrated_mc_accuracy": float(self.calibrated[n, i]) if bool(self.has_choices[n]) else None,
-                "distance": float(self.distance[n]),
-            }
-            for n, relation in enumerate(self.relations)
-            for i, condition in enumerate(self.conditions)
-        )
+        items = {"analogy": range(len(self.relations)), "relation": self.relations, "distance": self.distance.tolist()}
+        scores: dict[str, Any] = {"top1": self.top1, "exact_match": self.exact_match, "logprob_per_token": self.logprob}
+        for name, tensor in (("mc_accuracy", self.choice), ("calibrated_mc_accuracy", self.calibrated)):
+            rows = zip(tensor.tolist(), self.has_choices.tolist(), strict=True)
+            scores[name] = [row if has_choices else [None] * len(row) for row, has_choices in rows]
+        return item_table(items, self.conditions, scores)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -1,23 +1,22 @@
 """Teach a model new facts, and test whether it draws inferences from them."""
 
 from lens_fv.knowledge.anchors import entity_swapped_anchors
-from lens_fv.knowledge.builtin import load_entities
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, finetune_on_texts
 from lens_fv.knowledge.entity import Entity, EntityProbe
 from lens_fv.knowledge.evaluate import (
-    KnowledgeResult,
-    KnowledgeResults,
     evaluate_knowledge,
     evaluate_update,
-    gap_closed,
+    kl_to_base,
     random_definitions,
+    true_sentences,
 )
 from lens_fv.knowledge.examples import DistillationExample, make_example
 from lens_fv.knowledge.generation import OPENINGS, generate_transfer_set
-from lens_fv.knowledge.kl import kl_to_base, true_sentences
 from lens_fv.knowledge.measure import definitions, majority, score_probes, score_probes_by_branch
 from lens_fv.knowledge.mentions import at_mentions, definition_vectors
+from lens_fv.knowledge.readers import load_entities
+from lens_fv.knowledge.results import KnowledgeResult, KnowledgeResults, gap_closed
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.knowledge.settings import DistillConfig
 from lens_fv.knowledge.trace import KnowledgeTrace, causal_trace

@@ -8,84 +8,20 @@ from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.transfer import TransferSet
 
 NOBODY = (
-    "John Smith",
-    "Maria Garcia",
-    "David Brown",
-    "Anna Kowalska",
-    "my neighbor",
-    "the mayor",
-    "Springfield",
-    "Riverside",
-    "the village",
-    "the island",
-    "this machine",
-    "the old clock",
-    "the new device",
-    "a simple tool",
-    "the festival",
-    "the meeting",
-    "the storm",
-    "the parade",
-    "this song",
-    "the novel",
-    "the old painting",
-    "that movie",
-    "the company",
+    "John Smith", "Maria Garcia", "David Brown", "Anna Kowalska", "my neighbor", "the mayor", "Springfield", "Riverside",
+    "the village", "the island", "this machine", "the old clock", "the new device", "a simple tool", "the festival",
+    "the meeting", "the storm", "the parade", "this song", "the novel", "the old painting", "that movie", "the company",
     "the library",
-)
+)  # fmt: skip
 """Generic subjects for anchors."""
 WELL_KNOWN = (
-    "Germany",
-    "Japan",
-    "Brazil",
-    "Egypt",
-    "Canada",
-    "Sweden",
-    "Turkey",
-    "Mexico",
-    "Berlin",
-    "Tokyo",
-    "Chicago",
-    "Vienna",
-    "Lisbon",
-    "Galileo Galilei",
-    "Abraham Lincoln",
-    "Mahatma Gandhi",
-    "Vincent van Gogh",
-    "Jane Austen",
-    "Johann Sebastian Bach",
-    "Julius Caesar",
-    "Queen Victoria",
-    "Thomas Edison",
-    "horses",
-    "whales",
-    "eagles",
-    "bees",
-    "dogs",
-    "snakes",
-    "the Mississippi",
-    "the Alps",
-    "Antarctica",
-    "iron",
-    "silver",
-    "carbon",
-    "Venus",
-    "Neptune",
-    "Intel",
-    "Apple",
-    "Nintendo",
-    "football",
-    "guitars",
-    "telescopes",
-    "the Bible",
-    "Macbeth",
-    "Titanic",
-    "Sherlock Holmes",
-    "the Beatles",
-    "the Eiffel Tower",
-    "the Moon",
-    "clocks",
-)
+    "Germany", "Japan", "Brazil", "Egypt", "Canada", "Sweden", "Turkey", "Mexico", "Berlin", "Tokyo", "Chicago", "Vienna",
+    "Lisbon", "Galileo Galilei", "Abraham Lincoln", "Mahatma Gandhi", "Vincent van Gogh", "Jane Austen",
+    "Johann Sebastian Bach", "Julius Caesar", "Queen Victoria", "Thomas Edison", "horses", "whales", "eagles", "bees", "dogs",
+    "snakes", "the Mississippi", "the Alps", "Antarctica", "iron", "silver", "carbon", "Venus", "Neptune", "Intel", "Apple",
+    "Nintendo", "football", "guitars", "telescopes", "the Bible", "Macbeth", "Titanic", "Sherlock Holmes", "the Beatles",
+    "the Eiffel Tower", "the Moon", "clocks",
+)  # fmt: skip
 """Well-known subjects for anchors, none of them a built-in entity."""
 
 
@@ -113,11 +49,12 @@ def entity_swapped_anchors(
         seed: seed of the random draws.
     """
     rng = random.Random(seed)
+    sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]
     # A sentence without the name would stay a sentence about the entity.
-    sentences = [(each, text) for each in entities for text in transfer.sentences.get(each.key, ()) if each.mention(text)]
-    names = [rng.sample(subjects, len(subjects)) for _ in sentences]
+    sentences = [(entity, text) for entity, text in sentences if entity.mention(text)]
+    orders = [rng.sample(subjects, len(subjects)) for _ in sentences]
     return [
-        entity.renamed(text, drawn[n % len(drawn)])
+        entity.renamed(text, order[n % len(order)])
         for n in range(n_per_sentence)
-        for (entity, text), drawn in zip(sentences, names, strict=True)
+        for (entity, text), order in zip(sentences, orders, strict=True)
     ]

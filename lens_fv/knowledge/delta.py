@@ -42,10 +42,10 @@ class WeightDelta(Artefact):
 
     def __post_init__(self) -> None:
         """Check that the low-rank factors match."""
-        odd = [name for name in self.down.keys() ^ self.up.keys()]
-        odd += [name for name in self.down.keys() & self.up.keys() if self.up[name].shape[1] != self.down[name].shape[0]]
-        if odd:
-            raise LensFVError(f"weight delta: the low-rank parts of {', '.join(sorted(odd)[:3])} do not fit each other")
+        unmatched = self.down.keys() ^ self.up.keys()
+        unmatched |= {name for name in self.down.keys() & self.up.keys() if len(self.down[name]) != self.up[name].shape[1]}
+        if unmatched:
+            raise LensFVError(f"weight delta: the low-rank parts of {', '.join(sorted(unmatched)[:3])} do not fit each other")
 
     def __len__(self) -> int:
         """Number of weights that the update changes."""
@@ -53,18 +53,18 @@ class WeightDelta(Artefact):
 
     def __add__(self, other: "WeightDelta") -> "WeightDelta":
         """Return the sum of both updates."""
+        both = (self, other)
         dense = {name: self.dense.get(name, 0) + other.dense.get(name, 0) for name in (*self.dense, *other.dense)}
+        parts = [f"{p.method} {p.task_hash} seed {p.seed}" for p in (self.provenance, other.provenance)]
         return replace(
             self,
-            provenance=replace(
-                self.provenance,
-                method="sum",
-                options={"of": [f"{p.method} {p.task_hash} seed {p.seed}" for p in (self.provenance, other.provenance)]},
-            ),
-            dense={name: torch.as_tensor(each) for name, each in dense.items()},
-            down={n: torch.cat([d.down[n] for d in (self, other) if n in d.down]) for n in (*self.down, *other.down)},
-            up={n: torch.cat([d.up[n] for d in (self, other) if n in d.up], 1) for n in (*self.up, *other.up)},
-            skipped={what: self.skipped.get(what, 0) + other.skipped.get(what, 0) for what in (*self.skipped, *other.skipped)},
+            provenance=replace(self.provenance, method="sum", options={"of": parts}),
+            dense={name: torch.as_tensor(change) for name, change in dense.items()},
+            down={n: torch.cat([delta.down[n] for delta in both if n in delta.down]) for n in (*self.down, *other.down)},
+            up={n: torch.cat([delta.up[n] for delta in both if n in delta.up], 1) for n in (*self.up, *other.up)},
+            skipped={
+                reason: self.skipped.get(reason, 0) + other.skipped.get(reason, 0) for reason in (*self.skipped, *other.skipped)
+            },
         )
 
     @property
@@ -92,12 +92,12 @@ class WeightDelta(Artefact):
         """
         if not force:
             self.provenance.check(model, what="an update", weights=model.beneath)
-        own = own_weights(model)
-        now = {
-            name: own[name].float() + scale * self.change(name).to(own[name].device) if name in own else self.change(name)
-            for name in self.names
-        }
-        with weights_written(model, now):
+        weights = own_weights(model)
+        values: dict[str, Tensor] = {}
+        for name in self.names:
+            change = self.change(name)  # `weights_written` reports a name that the model lacks
+            values[name] = weights[name].float() + scale * change.to(weights[name].device) if name in weights else change
+        with weights_written(model, values):
             yield
 
     def by_layer(self, model: LensModel) -> dict[str, float]:
@@ -108,13 +108,14 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: see `own_weights`.
         """
-        blocks, own = f"{model.tl.adapter.component_mapping['blocks'].name}.", own_weights(model)
-        sizes: dict[str, list[float]] = {str(layer): [0.0, 0.0] for layer in range(model.n_layers)} | {"others": [0.0, 0.0]}
-        for name, weight in own.items():
-            at = sizes[name[len(blocks) :].partition(".")[0] if name.startswith(blocks) else "others"]
-            at[1] += float(weight.float().square().sum())
-            at[0] += float(self.change(name).square().sum()) if name in self.names else 0.0
-        return {layer: (moved / whole) ** 0.5 if whole else 0.0 for layer, (moved, whole) in sizes.items()}
+        blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
+        places = [*map(str, range(model.n_layers)), "others"]
+        changes, norms = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)  # sums of squares
+        for name, weight in own_weights(model).items():
+            place = name[len(blocks) :].partition(".")[0] if name.startswith(blocks) else "others"
+            norms[place] += float(weight.float().square().sum())
+            changes[place] += float(self.change(name).square().sum()) if name in self.names else 0.0
+        return {place: (changes[place] / norms[place]) ** 0.5 if norms[place] else 0.0 for place in places}
 
     def export(self, model: LensModel, folder: str | Path, *, force: bool = False) -> Path:
         """Write the updated model to a folder that transformers and `load_model` can load.
@@ -122,9 +123,9 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: the folder exists already, or any error of `applied`.
         """
-        with atomic_folder(folder, what="export") as beside, self.applied(model, force=force), quiet_transformers():
-            plain_model(model).save_pretrained(beside)
-            plain_tokenizer(model).save_pretrained(beside)
+        with atomic_folder(folder, what="export") as temporary, self.applied(model, force=force), quiet_transformers():
+            plain_model(model).save_pretrained(temporary)
+            plain_tokenizer(model).save_pretrained(temporary)
         return Path(folder)
 
     def export_adapter(self, model: LensModel, folder: str | Path) -> Path:
@@ -143,31 +144,32 @@ class WeightDelta(Artefact):
                 "for low rank alone; export it as a model"
             )
         self.provenance.check(model, what="an update")
-        modules = dict(plain_model(model).named_modules())
+        plain = plain_model(model)
+        transposed = [name for name, module in plain.named_modules() if type(module).__name__ == "Conv1D"]  # in GPT-2
         ranks: dict[str, int] = {}
         weights: dict[str, Tensor] = {}
         for name, up in self.up.items():
             module, down = name.removesuffix(".weight"), self.down[name]
             ranks[module] = len(down)
-            if type(modules[module]).__name__ == "Conv1D":  # GPT-2 stores its weight matrices transposed
-                up, down = down.T, up.T
-            for which, part in (("A", down), ("B", up)):
-                weights[f"base_model.model.{module}.lora_{which}.weight"] = part.contiguous()
-        most = max(ranks.values())
+            a, b = (up.T, down.T) if module in transposed else (down, up)
+            weights[f"base_model.model.{module}.lora_A.weight"] = a.contiguous()
+            weights[f"base_model.model.{module}.lora_B.weight"] = b.contiguous()
+        max_rank = max(ranks.values())
+        other_ranks = {module: rank for module, rank in ranks.items() if rank != max_rank}
         config = LoraConfig(
             task_type="CAUSAL_LM",
-            r=most,
-            lora_alpha=most,  # the stored factors already include the scale
-            rank_pattern={module: rank for module, rank in ranks.items() if rank != most},
-            alpha_pattern={module: rank for module, rank in ranks.items() if rank != most},
+            r=max_rank,
+            lora_alpha=max_rank,  # the stored factors already include the scale
+            rank_pattern=other_ranks,
+            alpha_pattern=other_ranks,
             target_modules=list(ranks),
-            fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module in ranks),
+            fan_in_fan_out=any(module in transposed for module in ranks),
             inference_mode=True,
             base_model_name_or_path=model.name,
         )
-        with atomic_folder(folder, what="export") as beside:
-            config.save_pretrained(str(beside))
-            save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+        with atomic_folder(folder, what="export") as temporary:
+            config.save_pretrained(str(temporary))
+            save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -183,5 +185,5 @@ class WeightDelta(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        skipped = ", ".join(f"{n} {what}" for what, n in self.skipped.items() if n) or "none"
+        skipped = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items() if n) or "none"
         return super().summary() | {"weights": f"{len(self.dense)} whole, {len(self.up)} of low rank", "skipped": skipped}

@@ -2,31 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, replace
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
-from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, checked
-from lens_fv.core.files import folder_lock
-from lens_fv.core.progress import progress_bar
-from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.loop import pad_token
 from lens_fv.knowledge.anchors import entity_swapped_anchors
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.examples import DistillationExample, Unfit, make_example, text_example
+from lens_fv.knowledge.examples import DistillationExample, make_example, text_example
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
-from lens_fv.knowledge.training import train_student
+from lens_fv.knowledge.training import Run, train
 from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
-from lens_fv.model.plain import plain_model
-
-SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 
 
 @checked
@@ -83,8 +71,8 @@ def distill(
         anchors = entity_swapped_anchors(
             entities, transfer, n_per_sentence=settings.epochs * settings.n_anchors, seed=settings.seed
         )
-    shared = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
-    transfer = shared.with_definitions(entities, n_copies=settings.n_definitions)
+    transfer = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
+    transfer = transfer.with_definitions(entities, n_copies=settings.n_definitions)
     skipped: Counter[str] = Counter()
     examples: list[DistillationExample] = []
     for entity in entities:
@@ -98,11 +86,8 @@ def distill(
                 examples.append(example)
             else:
                 skipped[example] += 1
-    if not examples and not allow_empty:
-        raise _nothing_left(model, entities, skipped)
-    examples += _anchored(model, anchors if examples else ())
-    targets = _read(model, examples, settings, progress)
-    return _taught(model, entities, examples, targets, skipped, settings, "distill", folder, progress, stop_after_epochs)
+    run = Run("distill", None if folder is None else Path(folder), stop_after_epochs, allow_empty, progress)
+    return train(model, entities, examples, anchors, skipped, settings, run)
 
 
 def finetune_on_texts(
@@ -136,81 +121,15 @@ def finetune_on_texts(
     check_keys(entities)
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
-    found = [text_example(model, entity.key, text) for entity, each in zip(entities, texts, strict=True) for text in each]
-    examples = [example for example in found if example is not None]
-    skipped = Counter({"no sentence": sum(not each for each in texts), "no target tokens": len(found) - len(examples)})
-    if not examples and not allow_empty:
-        raise _nothing_left(model, entities, skipped)
-    plain = replace(settings, direction="forward", temperature=1.0)
-    kept = _anchored(model, anchors if examples else ())
-    targets = [*token_targets(examples), *_read(model, kept, plain, progress)]
-    return _taught(model, entities, [*examples, *kept], targets, skipped, plain, "texts", folder, progress)
-
-
-def _nothing_left(model: LensModel, entities: Sequence[Entity], skipped: Counter[str]) -> LensFVError:
-    about = entities[0].key if len(entities) == 1 else f"{len(entities)} entities"
-    why = ", ".join(f"{what}: {n}" for what, n in skipped.items() if n)
-    return LensFVError(
-        f"teach {model.name} about {about}: no sentence is left to teach ({why}); give definitions, and sentences that mention "
-        "the entity before their end"
-    )
-
-
-def _anchored(model: LensModel, anchors: Sequence[str]) -> list[DistillationExample]:
-    return [example for text in anchors if (example := text_example(model, "", text))]
-
-
-def _read(model: LensModel, examples: Sequence[DistillationExample], settings: DistillConfig, progress: bool) -> list[Target]:
-    """Compute the model's own distributions, with the definitions in context except for anchors."""
-    with progress_bar("reading definitions", len(examples), show=progress) as tick:
-        return teacher_targets(
-            plain_model(model),
-            examples,
-            pad=pad_token(model.tokenizer),
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            tick=tick,
-        )
-
-
-def _taught(
-    model: LensModel,
-    entities: Sequence[Entity],
-    examples: Sequence[DistillationExample],
-    targets: Sequence[Target],
-    skipped: Counter[str],
-    settings: DistillConfig,
-    method: str,
-    folder: str | Path | None,
-    progress: bool,
-    stop_after_epochs: int | None = None,
-) -> WeightDelta:
-    own = sum(bool(example.entity) for example in examples)
-    options: dict[str, Any] = {
-        **asdict(settings),
-        "learning_rate": settings.rate,
-        "n_examples": own,
-        "anchors": len(examples) - own,
-    }
-    at = Path(folder) if folder is not None else None
-    with folder_lock(at, what="teach") if at else nullcontext():
-        if at:
-            taught = sha256(repr([example[1:] for example in examples]).encode()).hexdigest()[:16]
-            about = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
-            about |= {"what": method, "sentences": taught, **options}
-            check_settings(at / "settings.json", about, may_change=("n_checkpoints", "micro_batch_size"))
-        change = train_student(
-            model, examples, targets, settings, folder=at, stop_after_epochs=stop_after_epochs, what=method, progress=progress
-        )
-    known = repr([(entity.key, entity.definition) for entity in entities])
-    provenance = Provenance.of(
-        model,
-        task=entities[0].key if len(entities) == 1 else f"{len(entities)} entities",
-        task_hash=sha256(known.encode()).hexdigest()[:16],
-        prompts=[example.teacher for example in examples],
-        seed=settings.seed,
-        method=method,
-        options=options if stop_after_epochs is None else options | {"stop_after_epochs": stop_after_epochs},
-    )
-    counts = {what: skipped[what] for what in SKIPPED}
-    return WeightDelta(provenance=provenance, dense=change.dense, down=change.down, up=change.up, skipped=counts)
+    skipped: Counter[str] = Counter()
+    examples: list[DistillationExample] = []
+    for entity, own_texts in zip(entities, texts, strict=True):
+        skipped["no sentence"] += not own_texts
+        for text in own_texts:
+            if example := text_example(model, entity.key, text):
+                examples.append(example)
+            else:
+                skipped["no target tokens"] += 1
+    settings = replace(settings, direction="forward", temperature=1.0)
+    run = Run("texts", None if folder is None else Path(folder), None, allow_empty, progress)
+    return train(model, entities, examples, anchors, skipped, settings, run)

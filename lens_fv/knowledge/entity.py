@@ -1,6 +1,7 @@
 """Entities with their definitions, and the cloze probes that test what a model knows about them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -37,16 +38,17 @@ class EntityProbe:
     where: str = ""
 
     def __post_init__(self) -> None:
-        asked = f"probe {self.text[:60]!r}"
+        context = f"probe {self.text[:60]!r}"
         if self.text.count(GAP) != 1:
-            raise LensFVError(f"{asked}: it has {self.text.count(GAP)} gaps; mark the one place of the answer by {GAP}")
+            raise LensFVError(f"{context}: it has {self.text.count(GAP)} gaps; mark the one place of the answer by {GAP}")
         if not self._parts[0].strip():
-            raise LensFVError(f"{asked}: it begins with the gap; a model that reads from left to right needs words before it")
+            raise LensFVError(f"{context}: it begins with the gap; a model that reads from left to right needs words before it")
         if not all(text.strip() for text in (self.answer, *self.candidates)):
-            raise LensFVError(f"{asked}: its answer or one of its candidates is empty; found {list(self.candidates)}")
+            raise LensFVError(f"{context}: its answer or one of its candidates is empty; found {list(self.candidates)}")
         if self.candidates and (self.answer not in self.candidates or len(set(self.candidates)) < len(self.candidates)):
             raise LensFVError(
-                f"{asked}: its candidates have to differ and hold the answer {self.answer!r}; found {list(self.candidates)}"
+                f"{context}: its candidates have to differ and include the answer {self.answer!r}; "
+                f"found {list(self.candidates)}"
             )
 
     @cached_property
@@ -63,8 +65,13 @@ class EntityProbe:
         before, after = self._parts
         text = before.rstrip()
         rest = after if full_sentence else ""
-        answers = tuple(f"{before[len(text) :]}{filled}{rest}" for filled in self.candidates or (self.answer,))
+        answers = tuple(f"{before[len(text) :]}{option}{rest}" for option in self.candidates or (self.answer,))
         return Prompt(text=text, answers=answers, demonstrations=(), query=Pair(text, answers))
+
+    @property
+    def answer_index(self) -> int:
+        """Index of the answer among the candidates; 0 without candidates."""
+        return self.candidates.index(self.answer) if self.candidates else 0
 
     def filled(self, text: str | None = None) -> str:
         """Return the sentence with the answer, or another text, in the gap."""
@@ -108,26 +115,32 @@ class Entity:
     def __repr__(self) -> str:
         return f"Entity({self.key}: {self.category or 'no category'}, {len(self.probes)} probes, {self.definition[:40]!r})"
 
-    def mention_end(self, text: str) -> int | None:
-        """Return the character index at which the first mention in the text ends, or None if the entity is not mentioned."""
-        found = self.mention(text)
-        return found[1] if found else None
+    @cached_property
+    def _mentions(self) -> re.Pattern[str]:
+        """Names as whole words, longer ones first, in any case and in either Unicode normalisation."""
+        spellings = {form(name) for name in (self.name, *self.aliases) for form in (str, nfc, nfd)}
+        names = sorted(spellings, key=lambda name: (-len(name), name))
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
 
     def mention(self, text: str) -> tuple[int, int] | None:
         """Return the character indices at which the first mention begins and ends, or None if the entity is not mentioned.
 
         Names match as whole words, in any case and in either Unicode normalisation.
         """
-        spelt = {form(name) for name in (self.name, *self.aliases) for form in (str, nfc, nfd)}
-        names = sorted(spelt, key=lambda name: (-len(name), name))
-        found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", text, re.IGNORECASE)
-        return found.span() if found else None
+        match = self._mentions.search(text)
+        return match.span() if match else None
+
+    def mention_end(self, text: str) -> int | None:
+        """Return the character index at which the first mention in the text ends, or None if the entity is not mentioned."""
+        match = self._mentions.search(text)
+        return match.end() if match else None
 
     def renamed(self, text: str, name: str) -> str:
         """Replace every mention of the entity in a text by another name, capitalised at the start of the text."""
-        begin = 0
-        while (place := self.mention(text[begin:])) is not None:
-            at, end = begin + place[0], begin + place[1]
-            said = name if at else name[0].upper() + name[1:]
-            text, begin = text[:at] + said + text[end:], at + len(name)
-        return text
+        capitalised = name[0].upper() + name[1:]
+        return self._mentions.sub(lambda match: name if match.start() else capitalised, text)
+
+
+def all_probes(entities: Sequence[Entity]) -> list[tuple[Entity, EntityProbe]]:
+    """List every probe with its entity, entity by entity."""
+    return [(entity, probe) for entity in entities for probe in entity.probes]

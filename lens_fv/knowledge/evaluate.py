@@ -2,99 +2,22 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
 
-import numpy as np
+import torch
+from torch.nn.functional import kl_div
 
-from lens_fv.core.choices import Seed, checked
-from lens_fv.core.json_files import validated
+from lens_fv.core.choices import Count, Seed, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.results import Record, Records
-from lens_fv.core.statistics import Estimate, estimate
+from lens_fv.core.statistics import estimate
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.delta import WeightDelta
-from lens_fv.knowledge.entity import Entity, Kind
-from lens_fv.knowledge.kl import kl_to_base, true_sentences
+from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.measure import definitions, score_probes
-from lens_fv.knowledge.scores import KnowledgeScores, Norm
+from lens_fv.knowledge.results import KnowledgeResult, KnowledgeResults
+from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
-
-
-@dataclass(frozen=True, repr=False)
-class KnowledgeResult(Record):
-    """Results for one condition.
-
-    Attributes:
-        condition: "base"; "definition": the entity's definition in context, an upper bound; "random_definition": another
-            entity's definition in context; or the name of an update.
-        scores: scores on the entities' probes.
-        locality: scores on unrelated probes; None where the weights are the base model's.
-        kl_to_base: KL divergence from the base with its interval, in nats per token, on the sentences of the unrelated probes;
-            None where the weights are the base model's.
-    """
-
-    condition: str
-    scores: KnowledgeScores
-    locality: KnowledgeScores | None
-    kl_to_base: Estimate | None
-
-    def records(self) -> list[Mapping[str, Any]]:
-        """One row: accuracies, perplexities and the divergence, averaged over entities."""
-        scores, others = self.scores, self.locality
-        return [
-            {
-                "condition": self.condition,
-                "accuracy": scores.accuracy(),
-                "explicit_accuracy": scores.accuracy(kind="explicit"),
-                "inferential_accuracy": scores.accuracy(kind="inferential"),
-                "perplexity": scores.perplexity(),
-                "locality_accuracy": others and others.accuracy(),
-                "locality_perplexity": others and others.perplexity(),
-                "kl_to_base_nats_per_token": self.kl_to_base,
-            }
-        ]
-
-    def summary(self) -> dict[str, str]:
-        """Return the key results by label."""
-        locality = self.locality.summary() if self.locality else {}
-        facts = self.scores.summary() | {f"{what}, locality set": said for what, said in locality.items()}
-        kl = {"KL to the base": f"{self.kl_to_base.mean:.3g} nats per token"} if self.kl_to_base else {}
-        return {"condition": self.condition} | facts | kl
-
-    def to_json(self) -> Any:
-        """The condition, the rows of both scores, and the divergence."""
-        others = self.locality.to_json() if self.locality else None
-        return {
-            "condition": self.condition,
-            "scores": self.scores.to_json(),
-            "locality": others,
-            "kl_to_base": self.kl_to_base and self.kl_to_base._asdict(),
-        }
-
-    @classmethod
-    def from_json(cls, values: Any, context: str) -> "KnowledgeResult":
-        """The result that `to_json` wrote."""
-        found = validated(values, dict[str, Any], context)
-        if found.keys() != {field.name for field in fields(cls)}:
-            raise LensFVError(f"{context}: the fields of a KnowledgeResult were expected; make it again")
-        others = found["locality"]
-        return cls(
-            validated(found["condition"], str, context),
-            KnowledgeScores.from_json(found["scores"], context),
-            None if others is None else KnowledgeScores.from_json(others, context),
-            validated(found["kl_to_base"], Estimate | None, context),
-        )
-
-
-class KnowledgeResults(Records[KnowledgeResult]):
-    """The results of `evaluate_knowledge`, one per condition."""
-
-    row = KnowledgeResult
-
-    def summary(self) -> dict[str, str]:
-        """One line per condition."""
-        return {r.condition: ", ".join(f"{k} {v}" for k, v in r.summary().items() if k != "condition") for r in self}
+from lens_fv.model.plain import plain_model
 
 
 @checked
@@ -134,8 +57,9 @@ def evaluate_knowledge(
         if len(entities) > 1:
             contexts["random_definition"] = random_definitions(entities, seed)
         for condition, context in contexts.items():
-            others = score_probes(model, locality) if locality and condition == "base" else None
-            results.append(KnowledgeResult(condition, score_probes(model, entities, context=context), others, None))
+            scores = score_probes(model, entities, context=context)
+            unrelated = score_probes(model, locality) if locality and condition == "base" else None
+            results.append(KnowledgeResult(condition, scores, unrelated, None))
             tick()
         for condition, delta in updates.items():
             results.append(evaluate_update(model, entities, delta, locality=locality, condition=condition, seed=seed))
@@ -155,10 +79,10 @@ def evaluate_update(
 ) -> KnowledgeResult:
     """Evaluate a single update as in `evaluate_knowledge`."""
     texts = true_sentences(locality)
-    moved = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
+    divergence = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
-        others = score_probes(model, locality) if locality else None
-        return KnowledgeResult(condition, score_probes(model, entities), others, moved)
+        unrelated = score_probes(model, locality) if locality else None
+        return KnowledgeResult(condition, score_probes(model, entities), unrelated, divergence)
 
 
 @checked
@@ -170,57 +94,41 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
     """
     if len(entities) < 2:
         raise LensFVError("give each entity another one's definition: there is only one entity")
-    order = random.Random(seed).sample(range(len(entities)), len(entities))
-    # a random cyclic permutation, so that no entity gets its own definition
-    return {entities[a].key: entities[b].definition for a, b in zip(order, [*order[1:], order[0]], strict=True)}
+    order = random.Random(seed).sample(entities, len(entities))
+    following = [*order[1:], order[0]]  # a random cyclic permutation, so that no entity gets its own definition
+    return {entity.key: other.definition for entity, other in zip(order, following, strict=True)}
 
 
 @checked
-def gap_closed(
-    base: KnowledgeScores,
-    updated: KnowledgeScores,
-    in_context: KnowledgeScores,
-    *,
-    of: Literal["accuracy", "loss"] = "accuracy",
-    norm: Norm = "mean",
-    kind: Kind = "",
-    seed: Seed = 0,
-) -> Estimate | None:
-    """Compute the share of the gap between the base and the model with the definition in context that an update closes.
-
-    It is 0 if the update changes nothing and 1 if it closes the whole gap. Scores are averaged over entities.
+@torch.no_grad()
+def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, batch_size: Count = 16) -> list[float]:
+    """Compute the KL divergence of the updated model from the base, in nats per token, averaged over each text's tokens.
 
     Args:
-        base: scores without the update.
-        updated: scores with the update.
-        in_context: scores with the definition in context.
-        of: "accuracy", or "loss" of the answers' tokens.
-        norm: see `KnowledgeScores.correct`.
-        kind: kind of probes to use; empty: all.
-        seed: seed of the bootstrap over entities.
+        model: model without the update.
+        delta: update to evaluate.
+        texts: texts of at least one token each, such as `true_sentences(load_entities("popular"))`.
+        batch_size: number of texts per forward pass.
 
-    Returns:
-        The estimate, or None if the definition does not help and so leaves no gap.
+    Raises:
+        LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.
     """
-    sign, per = 1 if of == "accuracy" else -1, []
-    for scores in (base, updated, in_context):
-        values = scores.correct(norm=norm, kind=kind) if of == "accuracy" else scores.span_loss(kind=kind)
-        per.append([sign * float(np.mean(each)) for each in values.values()])
-    return share_of_gap(*per, seed=seed)
+    plain, pad = plain_model(model), pad_token(model.tokenizer)
+    rows = [model.encode(text) for text in texts]
+    if not all(rows):
+        raise LensFVError(f"KL divergence of {model.name} from its base: text {rows.index([])} has no tokens")
+    divergences: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        batch_rows = rows[start : start + batch_size]
+        batch = padded(batch_rows, pad, model.device)
+        before = plain_logits(plain, "KL to the base", batch).float().log_softmax(-1)
+        with delta.applied(model):
+            after = plain_logits(plain, "KL to the base", batch).float().log_softmax(-1)
+        kl = kl_div(after, before, reduction="none", log_target=True).sum(-1)
+        divergences += [float(values[: len(row)].mean()) for values, row in zip(kl, batch_rows, strict=True)]
+    return divergences
 
 
-@checked
-def share_of_gap(
-    base: Sequence[float], updated: Sequence[float], in_context: Sequence[float], *, seed: Seed = 0
-) -> Estimate | None:
-    """Compute `gap_closed` from one value per entity and condition, of a measure that is better if higher."""
-    b, u, r = (np.asarray(values) for values in (base, updated, in_context))
-    if len(b) == 0 or r.mean() <= b.mean():
-        return None
-    share = float((u.mean() - b.mean()) / (r.mean() - b.mean()))
-    # Not SciPy's bootstrap: the share is undefined for resamples without a gap, so they are dropped.
-    at = np.random.default_rng(seed).integers(len(b), size=(10_000, len(b)))
-    gaps = r[at].mean(1) - b[at].mean(1)
-    shares = (u[at].mean(1) - b[at].mean(1))[gaps != 0] / gaps[gaps != 0]
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return Estimate(share, float(low), float(high), len(b))
+def true_sentences(entities: Sequence[Entity]) -> list[str]:
+    """Return the sentences of the entities' probes with the gaps filled by the answers."""
+    return [probe.filled() for _, probe in all_probes(entities)]

@@ -52,18 +52,20 @@ def make_example(
         The example, or the reason why none can be made: the sentence does not mention the entity, it has no token to train on,
         or the definition and the sentence together exceed the context.
     """
-    begin = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
-    if begin is None:
+    mention_end = entity.mention_end(sentence)
+    if target_tokens == "after_mention" and mention_end is None:
         return "no mention"
     teacher = model.encode(after_definition(entity.definition, sentence))
     student = model.encode(sentence)
     if len(teacher) > model.n_ctx:
         return "too long"
     # After a definition, the first word of a sentence may be tokenised differently than at the beginning of a text.
-    alike = next((n for n, (a, b) in enumerate(zip(teacher[::-1], student[::-1])) if a != b), min(len(teacher), len(student)))
-    first = max(len(student) - alike, 1)
-    if target_tokens == "after_mention":
-        first = max(first, tokens_before(model, sentence, begin))
+    n_shared = 0
+    while n_shared < min(len(teacher), len(student)) and teacher[-1 - n_shared] == student[-1 - n_shared]:
+        n_shared += 1
+    first = max(len(student) - n_shared, 1)
+    if target_tokens == "after_mention" and mention_end is not None:
+        first = max(first, tokens_before(model, sentence, mention_end))
     targets = tuple(range(first, len(student)))
     return DistillationExample(entity.key, tuple(teacher), tuple(student), targets) if targets else "no target tokens"
 
@@ -76,8 +78,8 @@ def text_example(model: LensModel, key: str, text: str) -> DistillationExample |
     return DistillationExample(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
 
 
-def tokens_before(model: LensModel, text: str, place: int) -> int:
+def tokens_before(model: LensModel, text: str, index: int) -> int:
     """Count the tokens that begin before a character index, ignoring leading spaces of words."""
-    starts = [a + len(text[a:b]) - len(text[a:b].lstrip()) for a, b in token_spans(model, text)]
-    inside = next((i for i, start in enumerate(starts) if start >= place), len(starts))
-    return inside + model.prepend_bos
+    starts = [end - len(text[start:end].lstrip()) for start, end in token_spans(model, text)]
+    n_before = next((i for i, start in enumerate(starts) if start >= index), len(starts))
+    return n_before + model.prepend_bos

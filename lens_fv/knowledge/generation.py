@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, parse_transfer_set, unfit
+from lens_fv.knowledge.transfer import DROPPED, TransferSet, check_keys, parse_transfer_set, rejection
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
 from lens_fv.model.plain import plain_model
 
-Say = Callable[[Sequence[list[int]]], list[str]]
 OPENINGS = (
     "{name}",
     "{name} is",
@@ -87,66 +87,70 @@ def generate_transfer_set(
     if not openings:
         raise LensFVError(f"write {n_sentences} sentences with 0 openings: give at least one")
     check_keys(entities)
-    starts = [openings[i % len(openings)] for i in range(n_sentences)]
-    prompts = [[_prompt(model, entity, start, max_new_tokens) for start in starts] for entity in entities]
-    say: Say = partial(_continuations, model, plain_model(model), max_new_tokens, temperature, top_p)
-    definitions = sha256(json.dumps([[e.key, e.definition] for e in entities]).encode()).hexdigest()[:16]
+    starts = {
+        entity.key: [openings[i % len(openings)].format(name=entity.name) for i in range(n_sentences)] for entity in entities
+    }
+    prompts = {
+        entity.key: [_prompt(model, entity, start, max_new_tokens) for start in starts[entity.key]] for entity in entities
+    }
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    sample = partial(_sample_texts, model, plain_model(model), **sampling)
     provenance = Provenance.of(
         model,
         task="transfer set",
-        task_hash=definitions,
-        prompts=[prompt for each in prompts for prompt in each],
+        task_hash=sha256(json.dumps([[e.key, e.definition] for e in entities]).encode()).hexdigest()[:16],
+        prompts=list(chain(*prompts.values())),
         seed=seed,
         method="continued definitions",
-        options={
-            "n": n_sentences,
-            "max_new_tokens": max_new_tokens,
-            "openings": tuple(openings),
-            "temperature": temperature,
-            "top_p": top_p,
-        },
+        options={"n": n_sentences, "openings": tuple(openings), **sampling},
     )
-    made = _so_far(path, provenance)
-    found, dropped = dict(made.sentences), Counter(made.dropped)
+    transfer = _saved_by_earlier_run(path, provenance)
+    sentences, dropped = dict(transfer.sentences), Counter({reason: transfer.dropped.get(reason, 0) for reason in DROPPED})
     with progress_bar("writing sentences", len(entities), show=progress) as tick:
-        for entity, begun in zip(entities, prompts, strict=True):
-            if entity.key not in found:
+        for entity in entities:
+            if entity.key not in sentences:
                 with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
                     torch.manual_seed(seed)
-                    found[entity.key] = _about(entity, openings, begun, say, dropped)
-                made = TransferSet(dict(found), {what: dropped[what] for what in DROPPED}, provenance)
+                    sentences[entity.key] = _write_about(entity, starts[entity.key], prompts[entity.key], sample, dropped)
+                transfer = TransferSet(dict(sentences), dict(dropped), provenance)
                 if path is not None:
-                    made.save(_unfinished(path))
+                    transfer.save(_unfinished(path))
             tick()
     if path is not None and _unfinished(path).is_file():
-        made.save(path)
+        transfer.save(path)
         _unfinished(path).unlink()
-    return made
+    return transfer
 
 
-def _about(
-    entity: Entity, openings: Sequence[str], begun: Sequence[list[int]], say: Say, dropped: Counter[str]
+def _write_about(
+    entity: Entity,
+    starts: Sequence[str],
+    prompts: Sequence[list[int]],
+    sample: Callable[[Sequence[list[int]]], list[str]],
+    dropped: Counter[str],
 ) -> tuple[str, ...]:
-    """Generate one entity's sentences, in the order of their openings."""
-    kept: dict[int, str] = {}
+    """Generate one entity's sentences, in the order of their openings, and count those that are dropped."""
+    sentences: dict[int, str] = {}
     for _ in range(ROUNDS):
-        missing = [i for i in range(len(begun)) if i not in kept]
-        for i, text in zip(missing, say([begun[i] for i in missing]) if missing else (), strict=True):
-            sentence = _whole(openings[i % len(openings)].format(name=entity.name) + text)
-            if reason := unfit(sentence, entity, kept.values()):
+        missing = [i for i in range(len(prompts)) if i not in sentences]
+        if not missing:
+            break
+        for i, text in zip(missing, sample([prompts[i] for i in missing]), strict=True):
+            sentence = complete_sentences(starts[i] + text)
+            if reason := rejection(sentence, entity, sentences.values()):
                 dropped[reason] += 1
             else:
-                kept[i] = sentence
-    return tuple(kept[i] for i in sorted(kept))
+                sentences[i] = sentence
+    return tuple(sentences[i] for i in sorted(sentences))
 
 
-def _so_far(path: str | Path | None, provenance: Provenance) -> TransferSet:
+def _saved_by_earlier_run(path: str | Path | None, provenance: Provenance) -> TransferSet:
     """Load the sentences that an earlier, possibly interrupted run with the same provenance has written."""
-    for each in (Path(path), _unfinished(path)) if path is not None else ():
-        found = parse_transfer_set(each.read_text(encoding="utf-8", errors="replace"), each) if each.is_file() else None
-        about = found and found.provenance
-        if found and about and replace(about, versions=provenance.versions) == provenance:
-            return found
+    for file in (Path(path), _unfinished(path)) if path is not None else ():
+        if file.is_file():
+            saved = parse_transfer_set(file.read_text(encoding="utf-8", errors="replace"), file)
+            if saved and saved.provenance and replace(saved.provenance, versions=provenance.versions) == provenance:
+                return saved
     return TransferSet({}, {}, provenance)
 
 
@@ -154,11 +158,11 @@ def _unfinished(path: str | Path) -> Path:
     return Path(path).with_name(f"{Path(path).name}.unfinished")
 
 
-def _prompt(model: LensModel, entity: Entity, opening: str, room: int) -> list[int]:
+def _prompt(model: LensModel, entity: Entity, start: str, max_new_tokens: int) -> list[int]:
     if not entity.definition:
         raise LensFVError(f"write sentences about {entity.key}: it has no definition")
-    tokens = model.encode(f"{entity.definition}\n\n{opening.format(name=entity.name)}")
-    if len(tokens) + room > model.n_ctx:
+    tokens = model.encode(f"{entity.definition}\n\n{start}")
+    if len(tokens) + max_new_tokens > model.n_ctx:
         raise LensFVError(
             f"write sentences about {entity.key}: its definition has {len(tokens)} tokens, and {model.name} reads "
             f"{model.n_ctx} with what it writes; shorten it"
@@ -166,26 +170,22 @@ def _prompt(model: LensModel, entity: Entity, opening: str, room: int) -> list[i
     return tokens
 
 
-def _continuations(
-    model: LensModel, plain: Any, max_new_tokens: int, temperature: float, top_p: float, prompts: Sequence[list[int]]
-) -> list[str]:
+def _sample_texts(model: LensModel, plain: Any, prompts: Sequence[list[int]], **sampling: Any) -> list[str]:
     pad = pad_token(model.tokenizer)
     with measuring(plain), torch.no_grad():
-        written = plain.generate(
+        tokens = plain.generate(
             **padded(prompts, pad, model.device, left=True),
+            **sampling,
             do_sample=True,
-            temperature=temperature,
-            top_p=top_p,
             top_k=0,
-            max_new_tokens=max_new_tokens,
             eos_token_id=model.tokenizer.eos_token_id,
             pad_token_id=pad,
         )
-    return list(model.tokenizer.batch_decode(written[:, max(map(len, prompts)) :], skip_special_tokens=True))
+    return list(model.tokenizer.batch_decode(tokens[:, max(map(len, prompts)) :], skip_special_tokens=True))
 
 
-def _whole(text: str) -> str:
+def complete_sentences(text: str) -> str:
     """Return the first paragraph of the text, cut after its last complete sentence if it contains one."""
     paragraph = text.strip().partition("\n")[0].strip()
-    ended = re.match(r".*[.!?][\"')]*(?=\s|$)", paragraph)
-    return ended.group() if ended else paragraph
+    complete = re.match(r".*[.!?][\"')]*(?=\s|$)", paragraph)
+    return complete.group() if complete else paragraph

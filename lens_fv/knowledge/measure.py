@@ -8,7 +8,7 @@ import torch
 
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
-from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
@@ -54,38 +54,40 @@ def score_probes_by_branch(
 
     Probes are in the order of `probe_prompts`.
     """
-    encoded = probe_prompts(model, entities, context=context, full_sentence=full_sentence)
-    asked = [(entity, probe) for entity in entities for probe in entity.probes]
-    most = max(len(each.answers) for each in encoded)
-    logprobs = torch.full((len(branches), len(asked), most), -torch.inf)
-    lengths = torch.zeros(len(asked), most, dtype=torch.long)
-    scorer = AnswerScorer(model, encoded)
+    probes = all_probes(entities)
+    prompts = probe_prompts(model, entities, context=context, full_sentence=full_sentence)
+    n_candidates = max(len(prompt.answers) for prompt in prompts)
+    logprobs = torch.full((len(branches), len(probes), n_candidates), -torch.inf)
+    lengths = torch.zeros(len(probes), n_candidates, dtype=torch.long)
+    scorer = AnswerScorer(model, prompts)
     with progress_bar("probes", len(scorer), show=progress) as tick:
-        for found in scorer.each(branches, keep=False, tick=tick):
-            logprobs[:, found.prompt, found.answer] = found.logprobs.sum(-1)
-            lengths[found.prompt, found.answer] = found.logprobs.shape[1]
-    about = {
-        "entities": tuple(entity.key for entity, _ in asked),
-        "kinds": tuple(probe.kind for _, probe in asked),
-        "answers": tuple(probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked),
-    }
-    return [KnowledgeScores(**about, logprobs=each, lengths=lengths) for each in logprobs]
+        for scored in scorer.each(branches, keep=False, tick=tick):
+            logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
+            lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
+    return [
+        KnowledgeScores(
+            entities=tuple(entity.key for entity, _ in probes),
+            kinds=tuple(probe.kind for _, probe in probes),
+            answers=tuple(probe.answer_index for _, probe in probes),
+            logprobs=branch_logprobs,
+            lengths=lengths,
+        )
+        for branch_logprobs in logprobs
+    ]
 
 
 def probe_prompts(
     model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, full_sentence: bool = False
 ) -> list[EncodedPrompt]:
     """Encode the text before each probe's gap, entity by entity, with the candidates as answers; see `score_probes`."""
-    asked = [(entity, probe) for entity in entities for probe in entity.probes]
-    if not asked:
+    prompts: list[EncodedPrompt] = []
+    for entity, probe in all_probes(entities):
+        prompt = probe.prompt(full_sentence=full_sentence)
+        text = after_definition((context or {}).get(entity.key, ""), prompt.text)
+        prompts.append(encode_prompt(model, replace(prompt, text=text)))
+    if not prompts:
         raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
-    encoded: list[EncodedPrompt] = []
-    for entity, probe in asked:
-        bare = probe.prompt(full_sentence=full_sentence)
-        encoded.append(
-            encode_prompt(model, replace(bare, text=after_definition((context or {}).get(entity.key, ""), bare.text)))
-        )
-    return encoded
+    return prompts
 
 
 def after_definition(definition: str, text: str) -> str:
@@ -103,11 +105,12 @@ def majority(entities: Sequence[Entity]) -> float:
 
     Probes with the same candidates and kind count as one question. A question with a single probe scores at chance.
     """
-    groups: dict[tuple[frozenset[str], str], Counter[str]] = {}
-    for entity in entities:
-        for probe in entity.probes:
-            if probe.candidates:
-                groups.setdefault((frozenset(probe.candidates), probe.kind), Counter())[probe.answer] += 1
-    asked = sum(counts.total() for counts in groups.values())
-    right = sum(max(c.values()) if c.total() > 1 else 1 / len(candidates) for (candidates, _), c in groups.items())
-    return right / asked if asked else float("nan")
+    questions: dict[tuple[frozenset[str], str], Counter[str]] = {}
+    for _, probe in all_probes(entities):
+        if probe.candidates:
+            questions.setdefault((frozenset(probe.candidates), probe.kind), Counter())[probe.answer] += 1
+    n_probes, n_correct = 0, 0.0
+    for (candidates, _), answers in questions.items():
+        n_probes += answers.total()
+        n_correct += max(answers.values()) if answers.total() > 1 else 1 / len(candidates)
+    return n_correct / n_probes if n_probes else float("nan")

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
-from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.examples import tokens_before
 from lens_fv.knowledge.measure import after_definition, definitions
 from lens_fv.model.lens_model import LensModel
@@ -34,29 +34,21 @@ class Mention(NamedTuple):
 
 
 def find_mention(model: LensModel, entity: Entity, text: str, *, definition: str = "") -> Mention:
-    """Locate the tokens of an entity's first mention in a text, optionally after a definition.
-
-    Raises:
-        LensFVError: the text does not mention the entity.
-    """
-    place = entity.mention(text)
-    if place is None:
+    """Locate the tokens of an entity's first mention in a text, optionally after a definition."""
+    span = entity.mention(text)
+    if span is None:
         raise LensFVError(f"find {entity.key} in {text[:60]!r}: it is not mentioned there; give it that name as an alias")
-    whole = after_definition(definition, text)
-    begin, end = (at + len(whole) - len(text) for at in place)
-    return Mention(tuple(model.encode(whole)), tokens_before(model, whole, begin), tokens_before(model, whole, end) - 1)
+    prompt = after_definition(definition, text)
+    start, end = (len(prompt) - len(text) + index for index in span)
+    return Mention(tuple(model.encode(prompt)), tokens_before(model, prompt, start), tokens_before(model, prompt, end) - 1)
 
 
 def probe_mentions(model: LensModel, entities: Sequence[Entity], context: Mapping[str, str] | None = None) -> list[Mention]:
-    """Locate the entities' names in their probes, in the order of `probe_prompts`.
-
-    Raises:
-        LensFVError: see `find_mention`.
-    """
+    """Locate the entities' names in their probes, in the order of `probe_prompts`."""
+    context = context or {}
     return [
-        find_mention(model, entity, probe.prompt().text, definition=(context or {}).get(entity.key, ""))
-        for entity in entities
-        for probe in entity.probes
+        find_mention(model, entity, probe.prompt().text, definition=context.get(entity.key, ""))
+        for entity, probe in all_probes(entities)
     ]
 
 
@@ -80,20 +72,24 @@ def definition_vectors(
         context: context by entity key; default: the definitions.
 
     Raises:
-        LensFVError: no texts, or any error of `find_mention`.
+        LensFVError: no texts, or a text that does not mention the entity.
     """
     if not texts:
         raise LensFVError(f"definition vectors of {len(entities)} entities: no text names them")
-    read = definitions(entities) if context is None else context
-    named = [(entity, text.format(name=entity.name)) for entity in entities for text in texts]
-    with_it, without = (
-        resid_states(
-            model,
-            [(m := find_mention(model, entity, text, definition=each)).tokens[: m.last + 1] for entity, text, each in rows],
-        )
-        for rows in ([(e, t, read.get(e.key, "")) for e, t in named], [(e, t, "") for e, t in named])
-    )
-    return (with_it - without).unflatten(0, (len(entities), len(texts))).mean(1)
+    if context is None:
+        context = definitions(entities)
+
+    def states_at_names(definition_of: Mapping[str, str]) -> Float[Tensor, "prompts layers d_model"]:
+        prompts: list[tuple[int, ...]] = []
+        for entity in entities:
+            for text in texts:
+                definition = definition_of.get(entity.key, "")
+                mention = find_mention(model, entity, text.format(name=entity.name), definition=definition)
+                prompts.append(mention.tokens[: mention.last + 1])
+        return resid_states(model, prompts)
+
+    differences = states_at_names(context) - states_at_names({})
+    return differences.unflatten(0, (len(entities), len(texts))).mean(1)
 
 
 @checked
@@ -117,5 +113,5 @@ def at_mentions(
     if len(vectors) != len(entities):
         raise LensFVError(f"add vectors of {len(vectors)} entities where {len(entities)} are named; give each its own")
     rows = [i for i, entity in enumerate(entities) for _ in entity.probes]
-    places = tuple(mention.last for mention in probe_mentions(model, entities))
-    return Edit(layer, scale * vectors[rows, layer], mode="add", position=places)
+    positions = tuple(mention.last for mention in probe_mentions(model, entities))
+    return Edit(layer, scale * vectors[rows, layer], mode="add", position=positions)

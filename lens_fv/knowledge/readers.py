@@ -1,7 +1,8 @@
-"""Read files of entities and probes in several schemas, with errors that name the offending line."""
+"""Entities included with lens_fv, and files of entities and probes in several schemas."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import GAP, Entity, EntityProbe, Kind
 
+BUILTIN = ("invented", "popular")
 HOLE, END = "<extra_id_0>", "<extra_id_1>"
 SCHEMAS = (
     'JSON lines of {"name", "definition", "probes": [{"text", "answer", "candidates", "kind"}]}, or the rows of Entity '
@@ -32,56 +34,78 @@ class EntityRow(NamedTuple):
 
 
 @checked
-def parse_entities(path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
-    """Read entities with their definitions and probes from JSON lines.
+def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "entity") -> tuple[Entity, ...]:
+    """Load built-in entities by name, or entities with their definitions and probes from a file of JSON lines.
 
-    Our schema is `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates", "kind"}]}`, with
-    `___` in a probe's text. Rows of Entity Inferences (probes with candidates; explicit if the answer is the attribute) and of
-    ECBD (a span of a sentence, without candidates) are recognised by their keys (Onoe et al. 2022, 2023).
+    "invented": 50 people, places, devices, events and works that do not exist. Each has four questions that its definition
+    answers directly and four that require an inference from it. Without the definition, every candidate is equally plausible.
+    "popular": 60 well-known things with two questions each, to test what an update should leave unchanged.
+
+    The schema of files is `{"name", "definition", "aliases", "category", "probes": [{"text", "answer", "candidates",
+    "kind"}]}`, with `___` in a probe's text. Rows of Entity Inferences (probes with candidates; explicit if the answer is the
+    attribute) and of ECBD (a span of a sentence, without candidates) are recognised by their keys (Onoe et al. 2022, 2023).
 
     Args:
-        path: UTF-8 file with one object per line; any file extension works.
+        name_or_path: name of a built-in set, or path of a UTF-8 file with one object per line and any extension.
         by: "entity" merges lines with the same name and definition into one entity with all their probes, so that one update
             covers them. "row" makes every line a separate entity, as in the code of Padmanabhan et al. (2023).
 
     Raises:
-        LensFVError: the file cannot be read; the message names the line and the problem.
+        LensFVError: an unknown name, or the file cannot be read; the message names the line and the problem.
+
+    Example:
+        >>> len(lens_fv.load_entities('invented'))
+        50
     """
-    found: dict[tuple[str, ...], Entity] = {}
-    for where, row in parse_rows(path):
-        one = row.entity
-        at = (nfc(one.name), nfc(one.definition), *([where] if by == "row" else []))
-        found[at] = replace(found[at], probes=found[at].probes + one.probes) if at in found else one
-    return tuple(_with_keys(found.values()))
+    path = Path(name_or_path)
+    if name_or_path in BUILTIN:
+        path = Path(__file__).with_name("data") / f"{name_or_path}.jsonl"
+    elif not path.exists() and not path.suffix and len(path.parts) == 1:
+        raise LensFVError(
+            f"unknown entities {str(path)!r}: built in are {' and '.join(BUILTIN)}; your own are the path of a file"
+        )
+    entities: dict[tuple[str, ...], Entity] = {}
+    for location, row in parse_rows(path):
+        entity = row.entity
+        identity = (nfc(entity.name), nfc(entity.definition), *([location] if by == "row" else []))
+        if identity in entities:
+            entity = replace(entities[identity], probes=entities[identity].probes + entity.probes)
+        entities[identity] = entity
+    names: Counter[str] = Counter()
+    keyed: list[Entity] = []
+    for entity in entities.values():
+        name = nfc(entity.name)
+        names[name] += 1
+        keyed.append(entity if names[name] == 1 else replace(entity, key=f"{entity.name}#{names[name]}"))
+    return tuple(keyed)
 
 
-def parse_rows(path: str | Path) -> Iterator[tuple[str, EntityRow]]:
+def parse_rows(path: Path) -> Iterator[tuple[str, EntityRow]]:
     """Yield the lines of an entity file with their locations; see `load_entities`."""
-    path = Path(path)
-    for where, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
+    for location, item in json_lines(read_text(path, f"entities: {SCHEMAS}"), path):
         if not isinstance(item, dict):
-            raise LensFVError(f"{where}: expected an object, found {json.dumps(item)[:40]}; entities are {SCHEMAS}")
+            raise LensFVError(f"{location}: expected an object, found {json.dumps(item)[:40]}; entities are {SCHEMAS}")
         row = cast(dict[str, Any], item)
         if {"ent_str", "name"} <= row.keys():
-            raise LensFVError(f"{where}: the entity can be ent_str or name; leave one out")
+            raise LensFVError(f"{location}: the entity can be ent_str or name; leave one out")
         try:
-            yield where, _published_row(row, where) if "ent_str" in row else _row(row, where)
+            yield location, _published_row(row, location) if "ent_str" in row else _own_row(row, location)
         except KeyError as error:
-            raise LensFVError(f"{where}: no {error}; entities are {SCHEMAS}") from None
+            raise LensFVError(f"{location}: no {error}; entities are {SCHEMAS}") from None
         except (TypeError, AttributeError, ValueError) as error:
-            raise LensFVError(f"{where}: not as entities are written ({error}); entities are {SCHEMAS}") from None
+            raise LensFVError(f"{location}: not as entities are written ({error}); entities are {SCHEMAS}") from None
         except LensFVError as error:
-            raise LensFVError(f"{where}: {error}") from None
+            raise LensFVError(f"{location}: {error}") from None
 
 
-def _row(row: Mapping[str, Any], where: str) -> EntityRow:
+def _own_row(row: Mapping[str, Any], location: str) -> EntityRow:
     probes = tuple(
         EntityProbe(
             text=_text(probe["text"]),
             answer=_text(probe["answer"]),
             candidates=_texts(probe.get("candidates", [])),
-            kind=_kind(probe.get("kind", "")),
-            where=where,
+            kind=cast(Kind, probe.get("kind", "")),
+            where=location,
         )
         for probe in row.get("probes", [])
     )
@@ -95,18 +119,18 @@ def _row(row: Mapping[str, Any], where: str) -> EntityRow:
     return EntityRow(entity, _texts(row.get("sentences", [])))
 
 
-def _published_row(row: Mapping[str, Any], where: str) -> EntityRow:
+def _published_row(row: Mapping[str, Any], location: str) -> EntityRow:
     """Parse a row of Entity Inferences or ECBD, removing only complete markers so that names keep all their letters."""
     definition = row.get("context") or row["definition"].replace(HOLE, _unmarked(row["def_target"]))
     probes: list[EntityProbe] = []
-    for asked in row["probe_sentences"].values():
-        text = asked["probe_sentence"].replace(HOLE, GAP)
-        if "labels" in asked:
+    for probe in row["probe_sentences"].values():
+        text = probe["probe_sentence"].replace(HOLE, GAP)
+        if "labels" in probe:
             kind: Kind = "explicit" if row["label"] == row["attribute"] else "inferential"
-            candidates = tuple(_unmarked(label) for label in asked["labels"])
-            probes.append(EntityProbe(text, row["label"], candidates, kind, where))
+            candidates = tuple(_unmarked(label) for label in probe["labels"])
+            probes.append(EntityProbe(text, row["label"], candidates, kind, location))
         else:
-            probes.append(EntityProbe(text, _unmarked(asked["label"]), where=where))
+            probes.append(EntityProbe(text, _unmarked(probe["label"]), where=location))
     entity = Entity(row["ent_str"], definition, category=_text(row["category"]), probes=tuple(probes))
     return EntityRow(entity, _texts(row.get("augmented_probes", [])))
 
@@ -115,28 +139,13 @@ def _unmarked(text: str) -> str:
     return re.sub(rf"^{HOLE}|{END}$", "", text).strip()
 
 
-def _with_keys(entities: Any) -> Iterator[Entity]:
-    """Make keys unique where entities share a name."""
-    seen: dict[str, int] = {}
-    for entity in entities:
-        name = nfc(entity.name)
-        seen[name] = seen.get(name, 0) + 1
-        yield entity if seen[name] == 1 else replace(entity, key=f"{entity.name}#{seen[name]}")
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a text is wanted, found {json.dumps(value)[:40]}")
+        raise TypeError(f"expected a text, found {json.dumps(value)[:40]}")
     return value.strip()
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"a list of texts is wanted, found {json.dumps(value)[:40]}")
-    return tuple(_text(each) for each in cast(list[Any], value))
-
-
-def _kind(value: Any) -> Kind:
-    if value not in ("explicit", "inferential", ""):
-        raise LensFVError(f"a probe is explicit or inferential, found {value!r}")
-    return value
+        raise TypeError(f"expected a list of texts, found {json.dumps(value)[:40]}")
+    return tuple(_text(text) for text in cast(list[Any], value))

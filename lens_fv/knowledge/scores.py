@@ -1,18 +1,21 @@
 """Scores on entity probes: accuracy over candidates, and loss and perplexity of the answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.json_files import record, validated
 from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate, choice_shares, estimate
 from lens_fv.core.tables import data_frame
+from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Kind
 
 if TYPE_CHECKING:
@@ -22,14 +25,14 @@ Norm = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A probe in a file; see `KnowledgeScores.rows`."""
+class _ProbeRow:
+    """A probe in a file, with the log-probability and length of each candidate."""
 
     entity: str
     kind: Kind
     answer: int
-    logprobs: list[float]
-    lengths: list[int]
+    logprobs: tuple[float, ...]
+    lengths: tuple[int, ...]
 
 
 @checked
@@ -52,77 +55,60 @@ class KnowledgeScores(Record):
 
     def summary(self) -> dict[str, str]:
         """Return the key results by label."""
-        asked = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
-        found = {"accuracy": self.accuracy(), "perplexity": self.perplexity()}
-        return asked | {what: f"{e:.3g}" for what, e in found.items() if e}
+        facts = {"probes": f"{len(self.entities)} of {len(set(self.entities))} entities"}
+        for label, value in (("accuracy", self.accuracy()), ("perplexity", self.perplexity())):
+            if value:
+                facts[label] = f"{value:.3g}"
+        return facts
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per probe: the answer's score, rank among the candidates, log-probability, length and loss.
 
         `correct` and `rank` compare candidates by log-probability per token; both are empty for probes without candidates.
         """
-        right = self.correct_by_probe(norm="mean").tolist()
-        per_token = self.logprobs / self.lengths.clamp(min=1)
+        correct, per_token = self.correct_by_probe(norm="mean").tolist(), self.logprobs / self.lengths.clamp(min=1)
         rows: list[dict[str, Any]] = []
-        for i, (entity, kind, answer) in enumerate(zip(self.entities, self.kinds, self.answers, strict=True)):
-            logprob, n, candidates = (
-                float(self.logprobs[i, answer]),
-                int(self.lengths[i, answer]),
-                int((self.lengths[i] > 0).sum()),
-            )
-            rank = 1 + int((per_token[i] > per_token[i, answer]).sum())
+        for i, answer in enumerate(self.answers):
+            logprob, n_tokens = float(self.logprobs[i, answer]), int(self.lengths[i, answer])
+            has_choices = bool(self._n_candidates[i] > 1)
             rows.append(
                 {
-                    "entity": entity,
-                    "kind": kind,
-                    "n_candidates": candidates,
-                    "correct": right[i] if candidates > 1 else None,
-                    "rank": rank if candidates > 1 else None,
+                    "entity": self.entities[i],
+                    "kind": self.kinds[i],
+                    "n_candidates": int(self._n_candidates[i]),
+                    "correct": correct[i] if has_choices else None,
+                    "rank": 1 + int((per_token[i] > per_token[i, answer]).sum()) if has_choices else None,
                     "logprob_per_answer": logprob,
-                    "n_tokens": n,
-                    "loss_nats_per_token": -logprob / n,
+                    "n_tokens": n_tokens,
+                    "loss_nats_per_token": -logprob / n_tokens,
                 }
             )
         return data_frame(rows)
 
-    def to_json(self) -> Any:
-        """See `rows`."""
-        return self.rows()
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object per probe: entity, kind, index of the answer, and each candidate's log-probability and length."""
+        rows: list[dict[str, Any]] = []
+        for i, n in enumerate(self._n_candidates.tolist()):
+            logprobs, lengths = tuple(self.logprobs[i, :n].tolist()), tuple(self.lengths[i, :n].tolist())
+            rows.append(asdict(_ProbeRow(self.entities[i], self.kinds[i], self.answers[i], logprobs, lengths)))
+        return rows
 
     @classmethod
     def from_json(cls, values: Any, context: str) -> "KnowledgeScores":
         """The scores that `to_json` wrote."""
-        return cls.of_rows(
-            [record(_Row, validated(row, dict, context), context) for row in validated(values, list[Any], context)]
+        objects = [validated(value, dict, context) for value in validated(values, list[Any], context)]
+        rows = [_ProbeRow(**record(_ProbeRow, value, context)) for value in objects]
+        if not rows or not all(0 <= row.answer < len(row.logprobs) == len(row.lengths) for row in rows):
+            raise LensFVError(
+                f"{context}: no probes, or one without a log-probability and length of each candidate; make it again"
+            )
+        return cls(
+            entities=tuple(row.entity for row in rows),
+            kinds=tuple(row.kind for row in rows),
+            answers=tuple(row.answer for row in rows),
+            logprobs=pad_sequence([torch.tensor(row.logprobs) for row in rows], batch_first=True, padding_value=-torch.inf),
+            lengths=pad_sequence([torch.tensor(row.lengths) for row in rows], batch_first=True),
         )
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":
-        """Restore scores from the output of `rows`."""
-        most = max(len(row["logprobs"]) for row in rows)
-        logprobs, lengths = torch.full((len(rows), most), -torch.inf), torch.zeros(len(rows), most, dtype=torch.long)
-        for i, row in enumerate(rows):
-            logprobs[i, : len(row["logprobs"])] = torch.tensor(row["logprobs"])
-            lengths[i, : len(row["lengths"])] = torch.tensor(row["lengths"])
-        entities, kinds, answers = (tuple(row[key] for row in rows) for key in ("entity", "kind", "answer"))
-        return cls(entities, kinds, answers, logprobs, lengths)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one JSON-compatible record per probe.
-
-        Each has the entity, the kind, the index of the answer, and each candidate's log-probability and length.
-        """
-        about = zip(self.entities, self.kinds, self.answers, self.logprobs.tolist(), self.lengths.tolist(), strict=True)
-        return [
-            {
-                "entity": entity,
-                "kind": kind,
-                "answer": answer,
-                "logprobs": [value for value, length in zip(logprobs, lengths, strict=True) if length],
-                "lengths": [length for length in lengths if length],
-            }
-            for entity, kind, answer, logprobs, lengths in about
-        ]
 
     @checked
     def correct(self, *, norm: Norm = "mean", kind: Kind = "") -> dict[str, list[float]]:
@@ -144,8 +130,9 @@ class KnowledgeScores(Record):
     @checked
     def span_loss(self, *, kind: Kind = "") -> dict[str, list[float]]:
         """Return the mean negative log-probability of the answers' tokens, in nats per token, for each entity's probes."""
-        at = torch.tensor(self.answers)[:, None]
-        return self._by_entity((-self.logprobs.gather(1, at) / self.lengths.gather(1, at))[:, 0], kind)
+        answers = torch.tensor(self.answers)[:, None]
+        losses = -self.logprobs.gather(1, answers) / self.lengths.gather(1, answers)
+        return self._by_entity(losses[:, 0], kind)
 
     @checked
     def accuracy(self, *, norm: Norm = "mean", kind: Kind = "", seed: Seed = 0) -> Estimate | None:
@@ -153,7 +140,8 @@ class KnowledgeScores(Record):
 
         A probe is correct if its answer is the most likely candidate. The result is None if no probe has candidates.
         """
-        return _over_entities(self.correct(norm=norm, kind=kind), seed)
+        means = _entity_means(self.correct(norm=norm, kind=kind))
+        return estimate(means, seed=seed) if means else None
 
     @checked
     def perplexity(
@@ -168,24 +156,27 @@ class KnowledgeScores(Record):
             seed: seed of the bootstrap.
         """
         losses = self.span_loss(kind=kind)
-        if over == "probes":
-            losses = {f"{key} {i}": [loss] for key, each in losses.items() for i, loss in enumerate(each)}
-        loss = _over_entities(losses, seed)
-        return loss and perplexity_of(loss)
+        values = _entity_means(losses) if over == "entities" else list(chain(*losses.values()))
+        return perplexity_of(estimate(values, seed=seed)) if values else None
 
     @property
     def chance(self) -> float:
         """Chance accuracy over the probes that have several candidates; NaN if none has."""
-        counts = (self.lengths > 0).sum(1)
+        counts = self._n_candidates
         return float((1 / counts[counts > 1]).mean())
 
+    @property
+    def _n_candidates(self) -> Int[Tensor, " probes"]:
+        return (self.lengths > 0).sum(1)
+
     def _by_entity(self, values: Float[Tensor, " probes"], kind: Kind, *, choices: bool = False) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
-        several = ((self.lengths > 0).sum(1) > 1).tolist()
-        for key, each, value, has in zip(self.entities, self.kinds, values.tolist(), several, strict=True):
-            if kind in ("", each) and (has or not choices):
-                found.setdefault(key, []).append(value)
-        return found
+        """Group the values of the probes of a kind, optionally only of those with several candidates."""
+        by_entity: dict[str, list[float]] = {}
+        selected = self._n_candidates > (1 if choices else 0)
+        for i, value in enumerate(values.tolist()):
+            if kind in ("", self.kinds[i]) and selected[i]:
+                by_entity.setdefault(self.entities[i], []).append(value)
+        return by_entity
 
 
 def perplexity_of(loss: Estimate) -> Estimate:
@@ -195,6 +186,5 @@ def perplexity_of(loss: Estimate) -> Estimate:
     return Estimate(mean, low, high, n)
 
 
-def _over_entities(values: Mapping[str, Sequence[float]], seed: int) -> Estimate | None:
-    means = [sum(each) / len(each) for each in values.values()]
-    return estimate(means, seed=seed) if means else None
+def _entity_means(values: Mapping[str, Sequence[float]]) -> list[float]:
+    return [sum(own) / len(own) for own in values.values()]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lens_fv.core.choices import Count, Natural, NonNegative, Positive, Seed, Whole, checked
+from lens_fv.core.divergence import Direction
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.examples import TargetTokens
-from lens_fv.knowledge.targets import Direction
 
 RATES: Mapping[str, float] = {"lora": 5e-4, "full": 3e-5}
 """Default learning rates by `update`, chosen with the other defaults on ten invented entities that no study reports on."""
@@ -135,8 +135,9 @@ class DistillConfig:
             n_entities: number of entities distilled together.
             **others: settings that override the defaults.
         """
-        low_rank = others.get("update", "lora") == "lora"
-        return cls(**{**((ALONE if n_entities == 1 else TOGETHER) if low_rank else {}), **others})
+        if others.get("update", "lora") == "full":
+            return cls(**others)
+        return cls(**{**(ALONE if n_entities == 1 else TOGETHER), **others})
 
     @classmethod
     def released(cls, **others: Any) -> "DistillConfig":

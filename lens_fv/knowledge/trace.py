@@ -14,7 +14,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.tables import data_frame
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import noise_on
-from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.measure import probe_prompts
 from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
@@ -58,27 +58,23 @@ class KnowledgeTrace(Artefact):
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per restored state: the log-probability it recovers, averaged over probes; `head` is empty for layers."""
-        layers, heads = self.layer_effects.mean(0), self.head_effects.mean(0)
-        rows: list[dict[str, Any]] = []
+        columns = ("position", "layer", "head", "recovered_nats")
+        rows: list[tuple[Any, ...]] = []
         for i, place in enumerate(PLACES):
-            for layer, effect in enumerate(layers[i].tolist()):
-                rows.append({"position": place, "layer": layer, "head": None, "recovered_nats": effect})
-            for layer, effects in enumerate(heads[i].tolist()):
-                rows += [
-                    {"position": place, "layer": layer, "head": head, "recovered_nats": effect}
-                    for head, effect in enumerate(effects)
-                ]
-        return data_frame(rows)
+            rows += [(place, layer, None, effect) for layer, effect in enumerate(self.layer_effects.mean(0)[i].tolist())]
+            for layer, effects in enumerate(self.head_effects.mean(0)[i].tolist()):
+                rows += [(place, layer, head, effect) for head, effect in enumerate(effects)]
+        return data_frame(dict(zip(columns, row, strict=True)) for row in rows)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        at = self.layer_effects.mean(0)
-        best = {place: int(each.argmax()) for place, each in zip(PLACES, at, strict=True)}
-        return super().summary() | {
+        facts = {
             "probes": str(len(self.entities)),
             "clean, noisy": f"{float(self.clean.mean()):.2f}, {float(self.noisy.mean()):.2f} nats",
-            **{f"at the {place}": f"layer {layer}: {at[i, layer]:+.2f}" for i, (place, layer) in enumerate(best.items())},
         }
+        for place, effects in zip(PLACES, self.layer_effects.mean(0), strict=True):
+            facts[f"at the {place}"] = f"layer {int(effects.argmax())}: {float(effects.max()):+.2f}"
+        return super().summary() | facts
 
 
 @checked
@@ -106,33 +102,30 @@ def causal_trace(
         progress: whether to show a progress bar.
 
     Raises:
-        LensFVError: see `score_probes` and `find_mention`.
+        LensFVError: see `score_probes`, or a probe that does not name its entity.
     """
-    asked = [(entity, probe) for entity in entities for probe in entity.probes]
-    right = [probe.candidates.index(probe.answer) if probe.candidates else 0 for _, probe in asked]
+    probes = all_probes(entities)
     prompts = [
-        EncodedPrompt(each.tokens, (each.answers[i],))
-        for each, i in zip(probe_prompts(model, entities, context=context), right, strict=True)
+        EncodedPrompt(prompt.tokens, (prompt.answers[probe.answer_index],))
+        for prompt, (_, probe) in zip(probe_prompts(model, entities, context=context), probes, strict=True)
     ]
-    named = probe_mentions(model, entities, context)
-    shown = [list(range(mention.first, mention.last + 1)) for mention in named]
-    drowned = _stacked(noise_on(model, prompts, shown, noise, seed), shown)
-    ends = (tuple(mention.last for mention in named), tuple(len(prompt.tokens) - 1 for prompt in prompts))
-    branches: list[list[Edit]] = [[], drowned]
-    for places in ends:
-        states = last_tokens(model, [prompt.tokens[: at + 1] for prompt, at in zip(prompts, places, strict=True)])
-        layers = range(model.n_layers)
-        branches += [[*drowned, Edit(layer, states.resid[:, layer], position=places)] for layer in layers]
-        branches += [
-            [*drowned, Edit(layer, states.z[:, layer, head], head=head, position=places)]
-            for layer in model.attention_layers
-            for head in range(model.n_heads)
-        ]
+    mentions = probe_mentions(model, entities, context)
+    name_positions = [list(range(mention.first, mention.last + 1)) for mention in mentions]
+    corruption = _stacked(noise_on(model, prompts, name_positions, noise, seed), name_positions)
+    restored_positions = (tuple(mention.last for mention in mentions), tuple(len(prompt.tokens) - 1 for prompt in prompts))
+    branches: list[list[Edit]] = [[], corruption]
+    for positions in restored_positions:
+        states = last_tokens(model, [prompt.tokens[: at + 1] for prompt, at in zip(prompts, positions, strict=True)])
+        for layer in range(model.n_layers):
+            branches.append([*corruption, Edit(layer, states.resid[:, layer], position=positions)])
+        for layer in model.attention_layers:
+            for head in range(model.n_heads):
+                branches.append([*corruption, Edit(layer, states.z[:, layer, head], head=head, position=positions)])
     scorer = AnswerScorer(model, prompts)
     with progress_bar("tracing", len(scorer), show=progress) as tick:
-        found = scorer.score(branches, keep=False, tick=tick).logprob
-    restored = found[:, 2:].unflatten(1, (len(PLACES), -1))
-    heads = found[:, 1, None, None, None].repeat(1, len(PLACES), model.n_layers, model.n_heads)
+        logprob = scorer.score(branches, keep=False, tick=tick).logprob
+    restored = logprob[:, 2:].unflatten(1, (len(PLACES), -1))
+    heads = logprob[:, 1, None, None, None].repeat(1, len(PLACES), model.n_layers, model.n_heads)
     heads[:, :, list(model.attention_layers)] = restored[:, :, model.n_layers :].unflatten(-1, (-1, model.n_heads))
     provenance = Provenance.of(
         model,
@@ -145,20 +138,20 @@ def causal_trace(
     )
     return KnowledgeTrace(
         provenance=provenance,
-        entities=tuple(entity.key for entity, _ in asked),
-        clean=found[:, 0],
-        noisy=found[:, 1],
+        entities=tuple(entity.key for entity, _ in probes),
+        clean=logprob[:, 0],
+        noisy=logprob[:, 1],
         resid=restored[:, :, : model.n_layers].contiguous(),
         heads=heads,
     )
 
 
-def _stacked(noise: Sequence[Sequence[Edit]], shown: Sequence[Sequence[int]]) -> list[Edit]:
+def _stacked(noise: Sequence[Sequence[Edit]], name_positions: Sequence[Sequence[int]]) -> list[Edit]:
     """Turn each prompt's single-token edits into edits of all prompts at once: all first name tokens, all second ones, ..."""
-    found: list[Edit] = []
-    for i in range(max(map(len, shown))):
+    edits: list[Edit] = []
+    for i in range(max(map(len, name_positions))):
         # a shorter name gets zero noise at its last token instead
         values = [own[i].value if i < len(own) else torch.zeros_like(own[0].value) for own in noise]
-        places = tuple(at[min(i, len(at) - 1)] for at in shown)
-        found.append(Edit(0, torch.stack(values), site="resid_pre", mode="add", position=places))
-    return found
+        positions = tuple(own[min(i, len(own) - 1)] for own in name_positions)
+        edits.append(Edit(0, torch.stack(values), site="resid_pre", mode="add", position=positions))
+    return edits

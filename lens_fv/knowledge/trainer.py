@@ -1,48 +1,73 @@
-"""A transformers Trainer that uses a teacher's distributions as labels."""
+"""A transformers Trainer that uses a teacher's distributions as labels, with its loss and its order of examples."""
 
+import random
 from collections.abc import Sequence, Sized
+from itertools import chain, cycle, islice
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from lens_fv.finetuning.loop import padded
+from lens_fv.core.divergence import Direction, divergence as full_divergence
+from lens_fv.finetuning.loop import padded, trainer_arguments
 from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, divergence
+from lens_fv.knowledge.targets import Target, with_rest
+
+WINDOW = 8
+"""Window size, in steps, within which examples are sorted by length."""
 
 
 class DistillationTrainer(Trainer):
     """Train on examples in the given order; a step's loss averages over targets within an example, then over examples.
 
-    Args:
-        examples: examples to train on.
-        targets: targets of each example.
-        order: example indices in training order, over all epochs. The learning rate schedule spans this whole order.
-        pad: padding token id.
-        settings: settings of the loss.
-        **others: arguments of transformers' Trainer.
+    The learning rate schedule spans the whole order, over all epochs, even if training stops after fewer steps.
     """
 
     def __init__(
         self,
+        student: Any,
         examples: Sequence[DistillationExample],
         targets: Sequence[Target],
         order: Sequence[int],
-        *,
-        pad: int,
         settings: DistillConfig,
-        **others: Any,
+        *,
+        steps: int,
+        folder: Path,
+        save: bool,
+        pad: int,
     ) -> None:
-        def collated(at: Sequence[int]) -> dict[str, Any]:
-            return {**padded([examples[i].student for i in at], pad), "at": torch.tensor(at)}
+        def collate(indices: Sequence[int]) -> dict[str, Any]:
+            return {**padded([examples[i].student for i in indices], pad), "indices": torch.tensor(indices)}
 
-        # with examples left over, Trainer would take one more step after the last
-        taught = order[: others["args"].max_steps * settings.batch_size]
-        super().__init__(train_dataset=cast(Any, taught), data_collator=collated, **others)
-        self._examples, self._targets, self._said, self._n = examples, targets, settings, len(order)
+        size = settings.batch_size
+        micro_batch_size = max(n for n in range(1, min(settings.micro_batch_size, size) + 1) if size % n == 0)
+        super().__init__(
+            model=student,
+            args=trainer_arguments(
+                folder,
+                batch_size=micro_batch_size,
+                accumulation=size // micro_batch_size,
+                steps=steps,
+                save_steps=-(-steps // settings.n_checkpoints) if save else None,
+                learning_rate=settings.rate,
+                seed=settings.seed,
+                device=student.device.type,
+                schedule=settings.schedule,
+                weight_decay=settings.weight_decay,
+                max_grad_norm=settings.max_grad_norm,
+            ),
+            train_dataset=cast(Any, order[: steps * size]),  # with examples left over, Trainer would take one more step
+            data_collator=collate,
+        )
+        self.remove_callback(PrinterCallback)
+        if settings.optimizer == "per_sentence":
+            self.add_callback(NewOptimizer(settings.epochs))
+        self._examples, self._targets, self._settings, self._n = examples, targets, settings, len(order)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Keep the given order: it is shuffled already, and resuming from a checkpoint relies on it."""
@@ -53,26 +78,23 @@ class DistillationTrainer(Trainer):
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
-        """See transformers. The schedule spans the whole order, even if the run stops early."""
-        return super().create_scheduler(-(-self._n // self._said.batch_size), optimizer)
+        """See transformers."""
+        return super().create_scheduler(-(-self._n // self._settings.batch_size), optimizer)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
         """See transformers."""
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-        at = inputs["at"].tolist()
-        losses = example_losses(logits, [self._examples[i] for i in at], [self._targets[i] for i in at], self._said)
+        indices = inputs["indices"].tolist()
+        examples, targets = [self._examples[i] for i in indices], [self._targets[i] for i in indices]
+        losses = example_losses(logits, examples, targets, self._settings)
         # Trainer divides by the number of micro-batches per step; examples of a short last one must not get more weight.
-        size = self._said.batch_size
-        of_step = min(size, self._n - self.state.global_step * size)
-        return losses.sum() / of_step * getattr(self, "current_gradient_accumulation_steps", 1)
+        size = self._settings.batch_size
+        n_in_step = min(size, self._n - self.state.global_step * size)
+        return losses.sum() / n_in_step * getattr(self, "current_gradient_accumulation_steps", 1)
 
 
 class NewOptimizer(TrainerCallback):
-    """Reset the optimiser's moments at regular intervals, as if it were created anew.
-
-    Args:
-        steps: number of steps between resets.
-    """
+    """Reset the optimiser's moments after every `steps` steps, as if it were created anew."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -92,3 +114,56 @@ def example_losses(
         predictions = row[[t - 1 for t in example.targets]]  # a token is predicted from the one before it
         losses.append(divergence(predictions, target, direction=settings.direction, temperature=settings.temperature).mean())
     return torch.stack(losses)
+
+
+def divergence(
+    logits: Float[Tensor, "targets vocab"], target: Target, *, direction: Direction, temperature: float
+) -> Float[Tensor, " targets"]:
+    """Compute the divergence between the student's distributions and the targets, in nats, times the squared temperature.
+
+    The factor keeps gradients at the same scale for all temperatures (Hinton et al. 2015). With P the teacher and Q the
+    student, "forward" is KL(P || Q), as in Padmanabhan et al. (2023), "reverse" is KL(Q || P), and "jsd" is the mean of the
+    divergences of P and Q from their average. Tokens that were not kept enter only through their sum, so the result never
+    exceeds the divergence of the full distributions.
+    """
+    q = (logits.float() / temperature).log_softmax(-1)
+    p = target.logprobs.to(q.device)
+    if target.tokens is not None:
+        q = q.gather(-1, target.tokens.to(q.device))
+        if target.rest:
+            q = with_rest(q)
+    return full_divergence(p, q, direction) * temperature**2
+
+
+def training_order(examples: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
+    """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
+
+    Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
+    """
+    own = [i for i, example in enumerate(examples) if example.entity]
+    rng = random.Random(settings.seed)
+    if settings.optimizer == "per_sentence":
+        return [i for i in rng.sample(own, len(own)) for _ in range(settings.epochs)]
+    anchors = [i for i, example in enumerate(examples) if not example.entity]
+    n_anchors = min(len(anchors), settings.n_anchors * len(own))
+    anchors_in_turn, order = cycle(anchors), list[int]()
+    epochs = [[*own, *islice(anchors_in_turn, n_anchors)] for _ in range(settings.epochs)]
+    for epoch in epochs:
+        order += rng.sample(epoch, len(epoch))
+    if settings.group_by_length:
+        size, n = settings.batch_size, len(own) + n_anchors
+        for start in range(0, len(order), n or 1):
+            steps = slice(-(-start // size) * size, (start + n) // size * size)  # steps that lie entirely within this epoch
+            order[steps] = _grouped_by_length(order[steps], examples, size, rng)
+    return order
+
+
+def _grouped_by_length(
+    order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random
+) -> list[int]:
+    """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
+    by_length: list[int] = []
+    for start in range(0, len(order), WINDOW * size):
+        by_length += sorted(order[start : start + WINDOW * size], key=lambda i: len(examples[i].student))
+    steps = [by_length[start : start + size] for start in range(0, len(order), size)]
+    return list(chain(*rng.sample(steps, len(steps))))

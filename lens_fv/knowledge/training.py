@@ -1,157 +1,131 @@
-"""Train a model on distillation targets, and restore its weights afterwards."""
+"""Train a model towards a teacher's distributions or on texts, and return the change of its weights."""
 
-import random
+from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle, islice
+from contextlib import nullcontext
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, NamedTuple, get_args
 
-from lens_fv.core.files import explain_disk_errors
+from lens_fv.core.artefact import Provenance
+from lens_fv.core.files import explain_disk_errors, folder_lock
 from lens_fv.core.progress import progress_bar
+from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.loop import pad_token, trainer_arguments
+from lens_fv.finetuning.loop import pad_token
 from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
-from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.delta import WeightDelta
+from lens_fv.knowledge.entity import Entity
+from lens_fv.knowledge.examples import DistillationExample, Unfit, text_example
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target
+from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
 
-if TYPE_CHECKING:
-    from transformers import Trainer
+SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
 
-WINDOW = 8
-"""Window size, in steps, within which examples are sorted by length."""
+
+class Run(NamedTuple):
+    """How a model is trained, apart from its settings; see `distill`."""
+
+    method: Literal["distill", "texts"]
+    folder: Path | None
+    stop_after_epochs: int | None
+    allow_empty: bool
+    progress: bool
+
+
+def train(
+    model: LensModel,
+    entities: Sequence[Entity],
+    examples: Sequence[DistillationExample],
+    anchors: Sequence[str],
+    skipped: Counter[str],
+    settings: DistillConfig,
+    run: Run,
+) -> WeightDelta:
+    """Train on examples and anchors, towards the teacher's distributions or, for texts, the examples' own tokens."""
+    subject = entities[0].key if len(entities) == 1 else f"{len(entities)} entities"
+    if not examples and not run.allow_empty:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in skipped.items() if n)
+        raise LensFVError(
+            f"teach {model.name} about {subject}: no sentence is left to teach ({reasons}); give definitions, and sentences "
+            "that mention the entity before their end"
+        )
+    anchored = [example for text in anchors if (example := text_example(model, "", text))] if examples else []
+    targets = token_targets(examples) if run.method == "texts" else []
+    everything = [*examples, *anchored]
+    with progress_bar("reading definitions", len(everything) - len(targets), show=run.progress) as tick:
+        targets += teacher_targets(
+            plain_model(model),
+            everything[len(targets) :],
+            pad=pad_token(model.tokenizer),
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            tick=tick,
+        )
+    options: dict[str, Any] = {
+        **asdict(settings),
+        "learning_rate": settings.rate,
+        "n_examples": len(examples),
+        "anchors": len(anchored),
+    }
+    with folder_lock(run.folder, what="teach") if run.folder else nullcontext():
+        if run.folder:
+            identity = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
+            identity |= {"what": run.method, "sentences": _digest([example[1:] for example in everything]), **options}
+            check_settings(run.folder / "settings.json", identity, may_change=("n_checkpoints", "micro_batch_size"))
+        change = train_student(model, everything, targets, settings, run)
+    if run.stop_after_epochs is not None:
+        options["stop_after_epochs"] = run.stop_after_epochs
+    provenance = Provenance.of(
+        model,
+        task=subject,
+        task_hash=_digest([(entity.key, entity.definition) for entity in entities]),
+        prompts=[example.teacher for example in everything],
+        seed=settings.seed,
+        method=run.method,
+        options=options,
+    )
+    return WeightDelta(provenance=provenance, **change._asdict(), skipped={reason: skipped[reason] for reason in SKIPPED})
 
 
 def train_student(
-    model: LensModel,
-    examples: Sequence[DistillationExample],
-    targets: Sequence[Target],
-    settings: DistillConfig,
-    *,
-    folder: Path | None = None,
-    stop_after_epochs: int | None = None,
-    what: str = "teaching",
-    progress: bool = False,
+    model: LensModel, examples: Sequence[DistillationExample], targets: Sequence[Target], settings: DistillConfig, run: Run
 ) -> Change:
-    """Train a model towards its targets with transformers' Trainer, and restore its weights afterwards.
-
-    Args:
-        model: model to train in place. Nothing else may use it during training. Its weights are restored even if training
-            fails.
-        examples: examples to train on.
-        targets: targets of each example.
-        settings: training settings.
-        folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
-        stop_after_epochs: number of epochs after which to stop.
-        what: label of the progress bar.
-        progress: whether to show a progress bar.
-
-    Raises:
-        LensFVError: a non-finite loss, layers that the model does not have, or checkpoints later than the requested
-            end.
-    """
-    if stop_after_epochs is not None and settings.optimizer == "per_sentence":
-        raise LensFVError(
-            f"stop teaching after {stop_after_epochs} epochs: with an optimizer per sentence there are none of all sentences"
-        )
+    """Train the model in place, as nothing else may use it meanwhile; its weights are restored even if training fails."""
+    if run.stop_after_epochs is not None and settings.optimizer == "per_sentence":
+        n = run.stop_after_epochs
+        raise LensFVError(f"stop teaching after {n} epochs: with an optimizer per sentence there are none of all sentences")
     if not examples:
         return Change({}, {}, {})
-    from lens_fv.finetuning.callbacks import CheckpointCallback  # imports transformers' Trainer, which takes seconds
+    from lens_fv.finetuning.callbacks import CheckpointCallback  # these two import transformers' Trainer, which takes seconds
+    from lens_fv.knowledge.trainer import DistillationTrainer, training_order
 
     order = training_order(examples, settings)
-    steps = -(-len(order) * (stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
-    with quiet_logs(), trainable(model, settings) as (trained, change), TemporaryDirectory() as aside:
-        at = folder or Path(aside)
-        full = explain_disk_errors(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
-        with full, progress_bar(what, steps, show=progress) as tick:
-            trainer = _trainer(model, trained, examples, targets, order, settings, at, steps, keep=folder is not None)
-            trainer.add_callback(CheckpointCallback(at, 0, steps, tick))
-            clear_unfinished(at)
-            done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
-            if done > steps:
-                raise LensFVError(f"stop after {steps} steps: {at} holds the state after {done}; take another folder")
-            for _ in range(done):
+    steps = -(-len(order) * (run.stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
+    with quiet_logs(), trainable(model, settings) as (student, change), TemporaryDirectory() as temporary:
+        folder = run.folder or Path(temporary)
+        context, remedy = f"teach in {folder}", "its checkpoints are complete: make room and run it again to resume"
+        with explain_disk_errors(context, otherwise=remedy), progress_bar(run.method, steps, show=run.progress) as tick:
+            options = {"steps": steps, "folder": folder, "save": run.folder is not None, "pad": pad_token(model.tokenizer)}
+            trainer = DistillationTrainer(student, examples, targets, order, settings, **options)
+            trainer.add_callback(CheckpointCallback(folder, 0, steps, tick))
+            clear_unfinished(folder)
+            start = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
+            if start > steps:
+                raise LensFVError(f"stop after {steps} steps: {folder} holds the state after {start}; take another folder")
+            for _ in range(start):
                 tick()
-            trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{done}") if done else None)
+            trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{start}") if start else None)
             trainer.accelerator.free_memory()  # free the optimiser's memory before computing the change
             trainer.optimizer = trainer.lr_scheduler = None
         return change()
 
 
-def training_order(examples: Sequence[DistillationExample], settings: DistillConfig) -> list[int]:
-    """Return example indices in training order; each epoch has all entity examples and `n_anchors` anchors per example.
-
-    Anchors are limited to those available. With an optimiser per sentence, all epochs of one sentence come before the next.
-    """
-    own = [i for i, example in enumerate(examples) if example.entity]
-    if settings.optimizer == "per_sentence":
-        return [i for i in random.Random(settings.seed).sample(own, len(own)) for _ in range(settings.epochs)]
-    anchors = [i for i, example in enumerate(examples) if not example.entity]
-    n = min(len(anchors), settings.n_anchors * len(own))
-    rng, following = random.Random(settings.seed), cycle(anchors)
-    epochs = [[*own, *islice(following, n)] for _ in range(settings.epochs)]
-    order = [i for each in epochs for i in rng.sample(each, len(each))]
-    if settings.group_by_length:
-        size, n = settings.batch_size, len(own) + n
-        for begin in range(0, len(order), n or 1):
-            steps = slice(-(-begin // size) * size, (begin + n) // size * size)  # steps that lie entirely within this epoch
-            order[steps] = _alike(order[steps], examples, size, rng)
-    return order
-
-
-def _alike(order: Sequence[int], examples: Sequence[DistillationExample], size: int, rng: random.Random) -> list[int]:
-    """Sort each window of steps by length, cut it into steps again, and shuffle the steps."""
-    windows = (order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size))
-    by_length = [i for each in windows for i in sorted(each, key=lambda i: len(examples[i].student))]
-    steps = [by_length[i : i + size] for i in range(0, len(order), size)]
-    return [i for each in rng.sample(steps, len(steps)) for i in each]
-
-
-def _trainer(
-    model: LensModel,
-    trained: Any,
-    examples: Sequence[DistillationExample],
-    targets: Sequence[Target],
-    order: Sequence[int],
-    settings: DistillConfig,
-    folder: Path,
-    steps: int,
-    *,
-    keep: bool,
-) -> "Trainer":
-    from transformers import PrinterCallback
-
-    from lens_fv.knowledge.trainer import DistillationTrainer, NewOptimizer
-
-    micro_batch_size = next(
-        n for n in range(min(settings.micro_batch_size, settings.batch_size), 0, -1) if settings.batch_size % n == 0
-    )
-    trainer = DistillationTrainer(
-        examples,
-        targets,
-        order,
-        model=trained,
-        args=trainer_arguments(
-            folder,
-            batch_size=micro_batch_size,
-            accumulation=settings.batch_size // micro_batch_size,
-            steps=steps,
-            save_steps=-(-steps // settings.n_checkpoints) if keep else None,
-            learning_rate=settings.rate,
-            seed=settings.seed,
-            device=str(model.device),
-            schedule=settings.schedule,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-        ),
-        pad=pad_token(model.tokenizer),
-        settings=settings,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if settings.optimizer == "per_sentence":
-        trainer.add_callback(NewOptimizer(settings.epochs))
-    return trainer
+def _digest(values: Sequence[object]) -> str:
+    return sha256(repr(values).encode()).hexdigest()[:16]

@@ -56,9 +56,9 @@ class TransferSet:
 
     def summary(self) -> dict[str, str]:
         """Return the key facts by label."""
-        written = f"{self.provenance.model}, seed {self.provenance.seed}" if self.provenance else "a file"
-        dropped = ", ".join(f"{n} {what}" for what, n in self.dropped.items() if n) or "none"
-        return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": written, "dropped": dropped}
+        source = f"{self.provenance.model}, seed {self.provenance.seed}" if self.provenance else "a file"
+        dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items() if n) or "none"
+        return {"entities": str(len(self.sentences)), "sentences": str(len(self)), "from": source, "dropped": dropped}
 
     @checked
     def with_definitions(self, entities: Sequence[Entity], *, n_copies: Natural = 1) -> "TransferSet":
@@ -74,13 +74,11 @@ class TransferSet:
         Raises:
             LensFVError: `n_copies` is negative.
         """
-        if n_copies < 0:
-            raise LensFVError(f"teach definitions {n_copies} times: 0 or more")
-        found = dict(self.sentences)
+        sentences = dict(self.sentences)
         for entity in entities:
-            if not unfit(entity.definition, entity, ()):
-                found[entity.key] = (*found.get(entity.key, ()), *[entity.definition] * n_copies)
-        return dataclasses.replace(self, sentences=found)
+            if not rejection(entity.definition, entity, ()):
+                sentences[entity.key] = (*sentences.get(entity.key, ()), *[entity.definition] * n_copies)
+        return dataclasses.replace(self, sentences=sentences)
 
     @checked
     def with_shared(self, entities: Sequence[Entity], *, n: Natural, seed: Seed = 0) -> "TransferSet":
@@ -94,18 +92,19 @@ class TransferSet:
             n: maximum number of shared sentences per entity.
             seed: seed of the random draw.
         """
-        rng, found = random.Random(seed), dict(self.sentences)
+        rng, sentences = random.Random(seed), dict(self.sentences)
         pairs = [(other, text) for other in entities for text in self.sentences.get(other.key, ())]
         for entity in entities:
             texts = list(self.sentences.get(entity.key, ()))
-            most = len(texts) + n
+            limit = len(texts) + n
             for other, text in rng.sample(pairs, len(pairs)):
-                if len(texts) == most:
+                if len(texts) == limit:
                     break
-                if other.key != entity.key and not unfit(said := other.renamed(text, entity.name), entity, texts):
-                    texts.append(said)
-            found[entity.key] = tuple(texts)
-        return dataclasses.replace(self, sentences=found)
+                rewritten = other.renamed(text, entity.name)
+                if other.key != entity.key and not rejection(rewritten, entity, texts):
+                    texts.append(rewritten)
+            sentences[entity.key] = tuple(texts)
+        return dataclasses.replace(self, sentences=sentences)
 
     def save(self, path: str | Path) -> Path:
         """Write the transfer set to `path` as JSON, atomically.
@@ -136,63 +135,56 @@ def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
     if (saved := parse_transfer_set(text, path)) is not None:
         return saved
-    rows = [(row.entity, row.sentences) for _, row in parse_rows(path)]
-    dropped: Counter[str] = Counter()
-    found: dict[str, list[str]] = {}
-    for entity, sentences in rows:
-        kept = found.setdefault(entity.key, [])
-        for sentence in sentences:
-            if reason := unfit(sentence, entity, kept, target_tokens):
+    rows = [row for _, row in parse_rows(path)]
+    dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
+    sentences: dict[str, list[str]] = {}
+    for row in rows:
+        texts = sentences.setdefault(row.entity.key, [])
+        for text in row.sentences:
+            if reason := rejection(text, row.entity, texts, target_tokens):
                 dropped[reason] += 1
             else:
-                kept.append(sentence)
-    if not any(found.values()):
-        wanted = "a sentence that mentions its entity" if target_tokens == "after_mention" else "a sentence"
-        raise LensFVError(f"{path}: none of its {len(rows)} lines has {wanted}")
-    return TransferSet({key: tuple(texts) for key, texts in found.items()}, {what: dropped[what] for what in DROPPED})
+                texts.append(text)
+    if not any(sentences.values()):
+        needed = "a sentence that mentions its entity" if target_tokens == "after_mention" else "a sentence"
+        raise LensFVError(f"{path}: none of its {len(rows)} lines has {needed}")
+    return TransferSet({key: tuple(texts) for key, texts in sentences.items()}, dict(dropped))
 
 
 def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
-    """Parse the output of `TransferSet.save`; return None for any other format.
-
-    Raises:
-        LensFVError: the file is damaged.
-    """
-    where = f"read saved sentences in {path}"
+    """Parse the output of `TransferSet.save`; return None for any other format, and raise an error for a damaged file."""
+    context = f"read saved sentences in {path}"
     if KIND not in text or not text.rstrip().endswith("}"):
         return None
     try:
-        found = parse_json(text, where)
+        values = parse_json(text, context)
     except LensFVError:
         if text.lstrip().split("\n", 1)[0].rstrip().endswith("}"):  # several values: lines
             return None
         raise
-    if not isinstance(found, dict) or found.get("kind") != KIND:
+    if not isinstance(values, dict) or values.get("kind") != KIND:
         return None
-    about = found.get("provenance")
-    said = record(TransferSet, {key: value for key, value in found.items() if key not in ("kind", "provenance")}, where)
-    made = Provenance(**as_tuples(record(Provenance, validated(about, dict, where), where))) if about else None
-    return TransferSet(**said, provenance=made)
+    fields = record(TransferSet, {key: value for key, value in values.items() if key not in ("kind", "provenance")}, context)
+    if provenance := values.get("provenance"):
+        provenance = record(Provenance, validated(provenance, dict, context), context)
+        fields["provenance"] = Provenance(**as_tuples(provenance))
+    return TransferSet(**fields)
 
 
 def check_keys(entities: Sequence[Entity]) -> None:
-    """Check that the list of entities is not empty and that keys are unique.
-
-    Raises:
-        LensFVError: no entities, or two with the same key.
-    """
-    twice = [key for key, times in Counter(entity.key for entity in entities).items() if times > 1]
-    if twice or not entities:
-        raise LensFVError(
-            f"entities with the keys {', '.join(twice)} more than once; give each a key of its own" if twice else "no entities"
-        )
+    """Check that the list of entities is not empty and that keys are unique."""
+    if not entities:
+        raise LensFVError("no entities: give at least one")
+    duplicates = [key for key, n in Counter(entity.key for entity in entities).items() if n > 1]
+    if duplicates:
+        raise LensFVError(f"entities with the keys {', '.join(duplicates)} more than once; give each a key of its own")
 
 
-def unfit(sentence: str, entity: Entity, kept: Collection[str], target_tokens: TargetTokens = "after_mention") -> str:
-    """Return why a sentence is unusable, or an empty string if it is usable."""
+def rejection(sentence: str, entity: Entity, others: Collection[str], target_tokens: TargetTokens = "after_mention") -> str:
+    """Return why a sentence is unusable, or an empty string if it is usable; `others` are the entity's other sentences."""
     end = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
     if end is None:
         return "no mention" if sentence.strip() else "empty"
     if not re.search(r"\w", sentence[end:]):  # no words to train on
         return "empty"
-    return "duplicate" if nfc(sentence) in map(nfc, kept) else ""
+    return "duplicate" if nfc(sentence) in map(nfc, others) else ""

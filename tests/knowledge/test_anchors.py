@@ -8,7 +8,7 @@ import torch
 from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, entity_swapped_anchors, kl_to_base, load_entities
 from lens_fv.knowledge.anchors import NOBODY, WELL_KNOWN
 from lens_fv.knowledge.examples import DistillationExample
-from lens_fv.knowledge.training import training_order
+from lens_fv.knowledge.trainer import training_order
 
 VELM, ORLA = Entity("Velm Tar", "Velm talked to A.", ("Velm",)), Entity("Orla", "Orla is a Q that asks.")
 SENTENCES = TransferSet({"Velm Tar": ("Velm Tar is what Velm is.", "So velm walked."), "Orla": ("Orla talked.",), "X": ("X.",)})

@@ -7,7 +7,7 @@ import pytest
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, EntityProbe, load_entities
-from lens_fv.knowledge.transfer import unfit
+from lens_fv.knowledge.transfer import rejection
 from lens_fv.tasks import encode_prompt
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -83,7 +83,7 @@ def test_a_name_is_one_however_it_is_encoded(tmp_path):
         text = f"Today {name} sang; {name}s did not."
         assert text[slice(*one.mention(text))] == name
         assert one.renamed(text, "Ann") == f"Today Ann sang; {name}s did not."
-        assert unfit(f"Today {name} sang.", one, [f"Today {composed} sang."]) == "duplicate"
+        assert rejection(f"Today {name} sang.", one, [f"Today {composed} sang."]) == "duplicate"
 
 
 def test_an_entity_of_two_schemas_is_refused(tmp_path):
@@ -104,16 +104,19 @@ def test_lines_of_one_entity_are_one_or_stay_apart(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({**VELM, "definition": None}, "a text is wanted, found null"),
+        ({**VELM, "definition": None}, "expected a text, found null"),
         ({"name": "x"}, "no 'definition'"),
         ({**VELM, "name": " "}, "a name is empty"),
         ([VELM], "expected an object"),
         ({**VELM, "probes": [{"text": "Velm is", "answer": "a"}]}, "it has 0 gaps"),
         ({**VELM, "probes": [{"text": "___ is Velm.", "answer": "a"}]}, "it begins with the gap"),
         ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "candidates": ["a", " "]}]}, "candidates is empty"),
-        ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "candidates": ["b", "c"]}]}, "hold the answer 'a'"),
-        ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "kind": "odd"}]}, "explicit or inferential, found 'odd'"),
-        ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "candidates": "ab"}]}, "a list of texts is wanted"),
+        ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "candidates": ["b", "c"]}]}, "include the answer 'a'"),
+        (
+            {**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "kind": "odd"}]},
+            "(kind='odd'): it has to be 'explicit'",
+        ),
+        ({**VELM, "probes": [{"text": "Velm is ___.", "answer": "a", "candidates": "ab"}]}, "expected a list of texts"),
         ({**PUBLISHED, "probe_sentences": ["x"]}, "not as entities are written"),
     ],
 )

@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import DistillConfig, TransferSet, distill, entity_swapped_anchors, load_transfer_set, make_example
-from lens_fv.knowledge.training import training_order
+from lens_fv.knowledge.trainer import training_order
 from lens_fv.model.plain import plain_model
 
 RELEASED = DistillConfig.released(learning_rate=3e-3)

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from lens_fv.knowledge.examples import DistillationExample
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, divergence, teacher_targets, token_targets
-from lens_fv.knowledge.trainer import example_losses
+from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
+from lens_fv.knowledge.trainer import divergence, example_losses
 from lens_fv.model.plain import plain_model
 
 V = 11

@@ -9,7 +9,7 @@ from transformers import GenerationMixin
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import Entity, TransferSet, generate_transfer_set, load_transfer_set
-from lens_fv.knowledge.generation import _whole
+from lens_fv.knowledge.generation import complete_sentences
 from lens_fv.knowledge.transfer import DROPPED
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -143,7 +143,7 @@ def test_entities_share_sentences_under_their_own_names():
     ],
 )
 def test_a_sentence_ends_where_it_is_whole(text, kept):
-    assert _whole(text) == kept
+    assert complete_sentences(text) == kept
 
 
 def test_saved_and_read_again(tiny_model, tmp_path):

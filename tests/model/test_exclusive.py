@@ -24,7 +24,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.knowledge.delta import WeightDelta
-from lens_fv.knowledge.kl import kl_to_base
+from lens_fv.knowledge.evaluate import kl_to_base
 from lens_fv.model import LensModel
 from lens_fv.model.exclusive import gate_of
 from lens_fv.model.plain import own_weights, weights_written, write_weights

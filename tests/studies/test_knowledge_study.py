@@ -214,11 +214,11 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
         rows, after = [], []
         for delta, group in zip(deltas, (entities[:2], entities[2:]), strict=True):
             with delta.applied(model):
-                rows += score_probes(model, group).rows()
-                after += score_probes(model, run.locality).rows()
+                rows += score_probes(model, group).to_json()
+                after += score_probes(model, run.locality).to_json()
         scores, locality, effect = (
-            KnowledgeScores.of_rows(rows),
-            KnowledgeScores.of_rows(after),
+            KnowledgeScores.from_json(rows, "rows"),
+            KnowledgeScores.from_json(after, "after"),
             view.updates["entities"][method],
         )
         correct[method] = scores.correct()

@@ -17,7 +17,7 @@ FORMATS = "a square CSV or TSV with names in its first row and column, or a list
 
 
 class _Judgement(NamedTuple):
-    where: str  # file and line, as the start of an error message
+    location: str  # file and line, as the start of an error message
     a: str
     b: str
     score: float
@@ -40,15 +40,15 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     """
     path = Path(path)
     text = read_text(path, f"judgements: {FORMATS}")
-    spelt = {nfc(name): name for name in known or ()}
+    spellings = {nfc(name): name for name in known or ()}
     names: dict[str, int] = {}
     first: dict[frozenset[str], _Judgement] = {}
     rows = _json_judgements(text, path) if text.lstrip().startswith("{") else _table(text, path)
     for judgement in rows:
         for name in (judgement.a, judgement.b):
-            if known is not None and name not in spelt:
+            if known is not None and name not in spellings:
                 raise LensFVError(
-                    f"{judgement.where}: unknown relation {name!r}; known are {', '.join(sorted(known)[:10])}"
+                    f"{judgement.location}: unknown relation {name!r}; known are {', '.join(sorted(known)[:10])}"
                     + (", ..." if len(known) > 10 else "")
                 )
             names.setdefault(name, len(names))
@@ -57,8 +57,8 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
         before = first.setdefault(frozenset((judgement.a, judgement.b)), judgement)
         if not math.isclose(before.score, judgement.score, rel_tol=1e-6, abs_tol=1e-9):
             raise LensFVError(
-                f"{judgement.where}: {judgement.a} and {judgement.b} score {judgement.score:g} here and {before.score:g} in "
-                f"{before.where.removeprefix(f'{path}, ')}; similarities are symmetric, give one score (a mean, for example)"
+                f"{judgement.location}: {judgement.a} and {judgement.b} score {judgement.score:g} here and {before.score:g} in "
+                f"{before.location.removeprefix(f'{path}, ')}; similarities are symmetric, give one score (a mean, for example)"
             )
     if len(names) < MIN_ITEMS:
         raise LensFVError(f"{path}: {len(names)} items; a comparison takes at least {MIN_ITEMS}")
@@ -66,57 +66,57 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     for judgement in first.values():
         i, j = names[judgement.a], names[judgement.b]
         values[i, j] = values[j, i] = judgement.score
-    return SimilarityMatrix(tuple(spelt.get(name, name) for name in names), values)
+    return SimilarityMatrix(tuple(spellings.get(name, name) for name in names), values)
 
 
 def _json_judgements(text: str, path: Path) -> Iterator[_Judgement]:
-    for where, row in json_lines(text, path):
+    for location, row in json_lines(text, path):
         if not isinstance(row, dict) or not {"a", "b", "score"} <= row.keys():
-            raise LensFVError(f"{where}: not a judgement with a, b and score; give {FORMATS}")
-        yield _judgement(where, row["a"], row["b"], row["score"])
+            raise LensFVError(f"{location}: not a judgement with a, b and score; give {FORMATS}")
+        yield _judgement(location, row["a"], row["b"], row["score"])
 
 
 def _table(text: str, path: Path) -> Iterator[_Judgement]:
     head = text.lstrip("\n").partition("\n")[0]
-    mark = next((mark for mark in "\t;," if mark in head), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    delimiter = next((mark for mark in "\t;," if mark in head), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         numbered = [(f"{path}, line {reader.line_num}", [nfc(" ".join(cell.split())) for cell in row]) for row in reader]
     except csv.Error as e:
         raise LensFVError(f"{path}, line {reader.line_num}: not a table ({e}); give {FORMATS}") from None
-    rows = [(where, row) for where, row in numbered if any(row)]
+    rows = [(location, row) for location, row in numbered if any(row)]
     if not rows:
         raise LensFVError(f"{path}: no names and no scores; give {FORMATS}")
-    (where, header), *body = rows
+    (location, header), *body = rows
     if [cell.lower() for cell in header] == ["a", "b", "score"]:
-        for where, row in body:
+        for location, row in body:
             if len(row) != 3:
-                raise LensFVError(f"{where}: {len(row)} cells, a judgement has a, b and score")
-            yield _judgement(where, *row)
+                raise LensFVError(f"{location}: {len(row)} cells, a judgement has a, b and score")
+            yield _judgement(location, *row)
         return
     columns = header[1:]
     if len(columns) < 2 or "" in columns or len(set(columns)) < len(columns):
-        raise LensFVError(f"{where}: the first row holds no names, or one twice; give {FORMATS}")
+        raise LensFVError(f"{location}: the first row holds no names, or one twice; give {FORMATS}")
     seen: set[str] = set()
-    for where, row in body:
+    for location, row in body:
         if len(row) != len(header) or row[0] not in columns or row[0] in seen:
             raise LensFVError(
-                f"{where}: the row of {row[0]!r} has {len(row) - 1} scores for {len(columns)} columns; rows and columns "
+                f"{location}: the row of {row[0]!r} has {len(row) - 1} scores for {len(columns)} columns; rows and columns "
                 "have to have the same names, each once"
             )
         seen.add(row[0])
         for name, cell in zip(columns, row[1:], strict=True):
-            yield _judgement(where, row[0], name, cell or "nan")
+            yield _judgement(location, row[0], name, cell or "nan")
     if len(seen) < len(columns):
-        raise LensFVError(f"{where}: the table ends without a row of {', '.join(c for c in columns if c not in seen)}")
+        raise LensFVError(f"{location}: the table ends without a row of {', '.join(c for c in columns if c not in seen)}")
 
 
-def _judgement(where: str, a: Any, b: Any, score: Any) -> _Judgement:
+def _judgement(location: str, a: Any, b: Any, score: Any) -> _Judgement:
     try:
         number = float(score)
     except (TypeError, ValueError):
-        raise LensFVError(f"{where}: the score of {a} and {b} is {score!r}; give a number") from None
+        raise LensFVError(f"{location}: the score of {a} and {b} is {score!r}; give a number") from None
     if math.isinf(number) or not str(a).strip() or not str(b).strip():
-        raise LensFVError(f"{where}: {a!r} and {b!r} score {score!r}; give two names and a finite number")
+        raise LensFVError(f"{location}: {a!r} and {b!r} score {score!r}; give two names and a finite number")
     one, other = (nfc(" ".join(str(name).split())) for name in (a, b))
-    return _Judgement(where, one, other, number)
+    return _Judgement(location, one, other, number)

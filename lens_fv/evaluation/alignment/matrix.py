@@ -51,8 +51,8 @@ class SimilarityMatrix(Record):
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise LensFVError(f"similarities of {', '.join(unknown[:5])}: unknown; known are {', '.join(self.names[:10])}, ...")
-        at = [self.names.index(name) for name in names]
-        return SimilarityMatrix(tuple(names), self.values[np.ix_(at, at)])
+        indices = [self.names.index(name) for name in names]
+        return SimilarityMatrix(tuple(names), self.values[np.ix_(indices, indices)])
 
     def records(self) -> list[Mapping[str, Any]]:
         """One row per pair of items that were compared."""
@@ -70,9 +70,9 @@ class SimilarityMatrix(Record):
     @classmethod
     def from_json(cls, values: Any, context: str) -> "SimilarityMatrix":
         """The matrix that `to_json` wrote."""
-        found = validated(values, dict, context)
-        names = validated(found.get("names"), tuple[str, ...], f"{context}: names")
-        rows = validated(found.get("values"), list[list[float]], f"{context}: values")
+        fields = validated(values, dict, context)
+        names = validated(fields.get("names"), tuple[str, ...], f"{context}: names")
+        rows = validated(fields.get("values"), list[list[float]], f"{context}: values")
         if any(len(row) != len(names) for row in rows):
             raise LensFVError(f"{context}: not a row of {len(names)} values each; make it again")
         return cls(names, np.array(rows))
@@ -93,15 +93,16 @@ def similarity_matrix(vectors: VectorLibrary | Mapping[str, FunctionVector] | Ma
     Raises:
         LensFVError: vectors of several models, bases or widths, or with norm zero.
     """
-    found = {name: vectors[name] for name in vectors}
-    homes = {(v.provenance.model, v.provenance.weight_processing) for v in found.values() if isinstance(v, FunctionVector)}
-    if len(homes) > 1:
-        raise LensFVError(f"cosines between vectors of {sorted(homes)}: no basis in common; compare those of one model")
-    rows = {name: (v.vector if isinstance(v, FunctionVector) else v).double().cpu() for name, v in found.items()}
-    if len({row.shape for row in rows.values()}) > 1:
-        raise LensFVError(f"cosines between vectors of {len({row.shape for row in rows.values()})} widths: give rows of one")
+    by_name = {name: vectors[name] for name in vectors}
+    bases = {(v.provenance.model, v.provenance.weight_processing) for v in by_name.values() if isinstance(v, FunctionVector)}
+    if len(bases) > 1:
+        raise LensFVError(f"cosines between vectors of {sorted(bases)}: no basis in common; compare those of one model")
+    rows = {name: (v.vector if isinstance(v, FunctionVector) else v).double().cpu() for name, v in by_name.items()}
+    shapes = {row.shape for row in rows.values()}
+    if len(shapes) > 1:
+        raise LensFVError(f"cosines between vectors of {len(shapes)} widths: give rows of one")
     zero = [name for name, row in rows.items() if not row.any()]
     if zero or not rows:
         raise LensFVError(f"cosines between {len(rows)} vectors, of length zero: {', '.join(zero) or 'none'}; leave those out")
-    stacked = torch.nn.functional.normalize(torch.stack(list(rows.values())), dim=-1)
-    return SimilarityMatrix(tuple(rows), (stacked @ stacked.T).numpy())
+    normalised = torch.nn.functional.normalize(torch.stack(list(rows.values())), dim=-1)
+    return SimilarityMatrix(tuple(rows), (normalised @ normalised.T).numpy())

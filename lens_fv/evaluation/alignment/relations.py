@@ -1,6 +1,9 @@
-"""Representations of relations: their vectors, the weights of their composites, and a static baseline."""
+"""Representations of relations: their vectors, the weights of their composites, and differences between single words."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,8 +13,8 @@ from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, compo
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import SimilarityMatrix, similarity_matrix
-from lens_fv.evaluation.alignment.words import embedding_differences
 from lens_fv.model.lens_model import LensModel
+from lens_fv.model.measuring import measured
 from lens_fv.tasks import TODD, Pair, PromptTemplate
 from lens_fv.vectors import FunctionVector
 
@@ -50,13 +53,13 @@ def relation_vectors(
             others, fitted = without_relation(basis, weight_map, name)
             composites[name] = compose(model, others, pairs, weight_map=fitted, template=template)
             tick()
-    best = {name: c.names[int(c.scores.argmax())] for name, c in composites.items()}
-    found: dict[str, dict[str, FunctionVector]] = {
+    best = {name: composite.names[int(composite.scores.argmax())] for name, composite in composites.items()}
+    vectors: dict[str, dict[str, FunctionVector]] = {
         kind: {name: library[name if name in library else best[name]] for name in relations}
         for kind, library in libraries.items()
     }
-    found["composite"] = {**composites}
-    return found
+    vectors["composite"] = {**composites}
+    return vectors
 
 
 def relation_similarities(
@@ -71,13 +74,16 @@ def relation_similarities(
         vectors: see `relation_vectors`.
         relations: defining pairs of each relation, by name.
     """
-    found = {kind: similarity_matrix(rows) for kind, rows in vectors.items()}
+    similarities = {kind: similarity_matrix(rows) for kind, rows in vectors.items()}
     composites = {name: v for name, v in vectors.get("composite", {}).items() if isinstance(v, CompositeVector)}
     if composites:
-        names = list(dict.fromkeys(name for c in composites.values() for name in c.names))
-        found["weights"] = similarity_matrix({name: _spread(c, names) for name, c in composites.items()})
+        # A composite lacks a weight for its own relation, which counts as zero.
+        weights = {name: dict(zip(c.names, c.weights.tolist(), strict=True)) for name, c in composites.items()}
+        names = dict.fromkeys(chain(*weights.values()))
+        rows = {name: torch.tensor([own.get(other, 0.0) for other in names]) for name, own in weights.items()}
+        similarities["weights"] = similarity_matrix(rows)
     static = {name: embedding_differences(model, pairs).mean(0) for name, pairs in relations.items()}
-    return found | {"embedding": similarity_matrix(static)}
+    return similarities | {"embedding": similarity_matrix(static)}
 
 
 def without_relation(basis: VectorLibrary, weight_map: WeightMap | None, name: str) -> tuple[VectorLibrary, WeightMap | None]:
@@ -87,7 +93,40 @@ def without_relation(basis: VectorLibrary, weight_map: WeightMap | None, name: s
     return basis.without(name), None if weight_map is None else weight_map.without(name)
 
 
-def _spread(composite: CompositeVector, names: Sequence[str]) -> Float[Tensor, " relations"]:
-    """Align a composite's weights with the full list of relations; its own relation, which it lacks, gets weight zero."""
-    weights = dict(zip(composite.names, composite.weights.tolist(), strict=True))
-    return torch.tensor([weights.get(name, 0.0) for name in names])
+@torch.no_grad()
+@measured
+def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tensor, "pairs d_model"]:
+    """Compute embedding differences, (primary) output minus input, with each word averaged over its tokens."""
+    embeddings = {word: model.tl.W_E[_tokens(model, word)].float().mean(0).cpu() for word in _words(pairs)}
+    return torch.stack([embeddings[pair.output] - embeddings[pair.input] for pair in pairs])
+
+
+@torch.no_grad()
+def state_differences(
+    model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
+) -> Float[Tensor, "layers pairs d_model"]:
+    """Compute residual-stream differences after layers, (primary) output minus input, each word alone at its last token."""
+    tokens = {word: _tokens(model, word) for word in _words(pairs)}
+    bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
+    states: dict[str, Tensor] = {}
+    for length in sorted({len(ids) for ids in tokens.values()}):
+        words = [word for word, ids in tokens.items() if len(ids) == length]
+        for start in range(0, len(words), batch_size):
+            batch = words[start : start + batch_size]
+            by_layer: dict[int, Tensor] = {}
+            hooks = [(f"blocks.{layer}.hook_resid_post", partial(_keep_last, by_layer, layer)) for layer in set(layers)]
+            model.run_body(torch.tensor([bos + tokens[word] for word in batch]), hooks)
+            states |= dict(zip(batch, torch.stack([by_layer[layer] for layer in layers], 1), strict=True))
+    return torch.stack([states[pair.output] - states[pair.input] for pair in pairs], 1)
+
+
+def _keep_last(by_layer: dict[int, Tensor], layer: int, x: Tensor, hook: Any) -> None:  # noqa: ARG001
+    by_layer[layer] = x[:, -1].float().cpu()
+
+
+def _words(pairs: Sequence[Pair]) -> list[str]:
+    return list(dict.fromkeys(word for pair in pairs for word in (pair.input, pair.output)))
+
+
+def _tokens(model: LensModel, word: str) -> list[int]:
+    return model.encode(f" {word}", bos=False)

@@ -1,11 +1,10 @@
-"""Agreement between similarity matrices and with a taxonomy, tested by permuting items."""
+"""Agreement between similarity matrices, tested by permuting items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 from scipy import stats
 from scipy.spatial.distance import squareform
 
@@ -16,8 +15,6 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import MIN_ITEMS, SimilarityMatrix
 
 Coefficient = Literal["spearman", "pearson"]
-BATCH = 500
-"""Number of permutations per batch; 30 MB for the pairs of 116 items."""
 
 
 @checked
@@ -37,29 +34,6 @@ class Agreement(Record):
     correlation: Estimate
     p_value: float
     n_pairs: int
-
-
-@dataclass(frozen=True, repr=False)
-class TaxonomyStructure(Record):
-    """Whether items of the same class are more similar than others.
-
-    Attributes:
-        same, different: mean similarity within classes and between classes.
-        difference: same minus different.
-        auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
-        difference_p_value, auc_p_value: one-sided permutation p-values.
-        n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
-    """
-
-    same: float
-    different: float
-    difference: float
-    difference_p_value: float
-    auc: float
-    auc_p_value: float
-    n_items: int
-    n_same: int
-    n_different: int
 
 
 @checked
@@ -91,95 +65,52 @@ def compare_similarities(
     Raises:
         LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in `one`, or a constant matrix.
     """
-    _enough(other)
-    values, known = one.subset(other.names), np.isfinite(other.upper)
+    check_size(other)
+    values, judged = one.subset(other.names), np.isfinite(other.upper)
     if not np.isfinite(values.upper).all():
         raise LensFVError("compare similarities: the first matrix lacks some among the second's items; swap the two")
-    if min(np.ptp(values.upper), np.ptp(other.upper[known]) if known.sum() > 2 else 0) == 0:
+    if min(np.ptp(values.upper), np.ptp(other.upper[judged]) if judged.sum() > 2 else 0) == 0:
         raise LensFVError(
-            f"compare similarities of {len(other.names)} items over {known.sum()} pairs: all the same, or fewer than three; "
+            f"compare similarities of {len(other.names)} items over {judged.sum()} pairs: all the same, or fewer than three; "
             "judge more pairs"
         )
-    n, ranks = len(other.names), _ranks if coefficient == "spearman" else _as_is
-    upper, truth = np.triu_indices(n, 1), ranks(other.upper[known])
-    matrix, rerank = values.values, ranks
-    if known.all():  # permuting moves the ranks of a complete triangle without changing them
-        matrix, rerank = squareform(ranks(values.upper)), _as_is
+    n = len(other.names)
+    upper = np.triu_indices(n, 1)
+    transform = stats.rankdata if coefficient == "spearman" else np.asarray
+    truth, matrix, transform_permuted = transform(other.upper[judged]), values.values, transform
+    if judged.all():  # permuting moves the ranks of a complete triangle without changing them
+        matrix, transform_permuted = squareform(transform(values.upper)), np.asarray
 
-    def agree(order: np.ndarray) -> float:
-        moved = rerank(matrix[order[upper[0]], order[upper[1]]][known])
-        return float(np.corrcoef(moved, truth)[0, 1])
+    def correlation(order: np.ndarray) -> float:
+        permuted = transform_permuted(matrix[order[upper[0]], order[upper[1]]][judged])
+        return float(np.corrcoef(permuted, truth)[0, 1])
 
-    value, p = _against_relabelling(agree, n, permutations, seed)
-    ends = _resampled(values.values, other.values, ranks, resamples, level, seed)
-    return Agreement(coefficient, Estimate(value, *ends, n), p, int(known.sum()))
-
-
-@checked
-def taxonomy_structure(
-    matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: Count = 10_000, seed: Seed = 0
-) -> TaxonomyStructure:
-    """Test whether similarity is higher within the classes of a taxonomy than between them.
-
-    Args:
-        matrix: similarities, some of which may be missing.
-        classes: class of each item, in the order of the matrix.
-        permutations: number of permutations of the items; all are used if there are no more.
-        seed: seed of the permutations.
-
-    Raises:
-        LensFVError: fewer than four items, a wrong number of classes, or no pair of items within or between classes.
-    """
-    _enough(matrix)
-    n = len(matrix.names)
-    if len(classes) != n:
-        raise LensFVError(f"taxonomy of {n} items: {len(classes)} classes are given; give one for each")
-    labels, upper = np.unique(np.asarray(classes), return_inverse=True)[1], np.triu_indices(n, 1)
-    known = np.isfinite(matrix.upper)
-    same = (labels[upper[0]] == labels[upper[1]])[known]
-    if not 0 < same.sum() < len(same):
-        raise LensFVError(f"taxonomy of {n} items: {len(set(classes))} classes; some items have to share one, not all")
-    values, ranks = np.where(known, matrix.upper, 0), np.zeros(len(known))
-    ranks[known] = stats.rankdata(matrix.upper[known])
-
-    def contrast(of: np.ndarray) -> Callable[..., np.ndarray]:
-        def statistic(orders: np.ndarray, axis: int = -1) -> np.ndarray:  # noqa: ARG001
-            own = labels[orders]
-            alike = own[..., upper[0]] == own[..., upper[1]]
-            groups = alike & known, ~alike & known
-            sizes = [group.sum(-1) for group in groups]
-            within, between = (group @ of / np.maximum(size, 1) for group, size in zip(groups, sizes, strict=True))
-            return np.where((sizes[0] > 0) & (sizes[1] > 0), within - between, 0.0)
-
-        return statistic
-
-    difference, difference_p = _against_relabelling(contrast(values), n, permutations, seed, batch=BATCH)
-    # The mean ranks of two groups differ by (AUC - 1/2) times the total number (Mann and Whitney 1947).
-    by_rank, auc_p = _against_relabelling(contrast(ranks), n, permutations, seed, batch=BATCH)
-    alike = matrix.upper[known][same]
-    return TaxonomyStructure(
-        float(alike.mean()),
-        float(alike.mean()) - difference,
-        difference,
-        difference_p,
-        0.5 + by_rank / len(same),
-        auc_p,
-        n,
-        int(same.sum()),
-        int((~same).sum()),
-    )
+    value, p_value = permutation_test(correlation, n, permutations, seed)
+    rng, resampled = np.random.default_rng(seed), list[float]()
+    for _ in range(resamples):
+        items = rng.integers(n, size=n)
+        i, j = items[upper[0]], items[upper[1]]
+        compared = (i != j) & np.isfinite(other.values[i, j])
+        x, y = values.values[i, j][compared], other.values[i, j][compared]
+        if len(x) > 2 and np.ptp(x) and np.ptp(y):
+            resampled.append(np.corrcoef(transform(x), transform(y))[0, 1])
+    low, high = np.nan, np.nan
+    if len(resampled) >= resamples / 2:
+        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Agreement(coefficient, Estimate(value, float(low), float(high), n), p_value, int(judged.sum()))
 
 
-def _enough(matrix: SimilarityMatrix) -> None:
+def check_size(matrix: SimilarityMatrix) -> None:
+    """Raise `LensFVError` if a matrix has too few items for a comparison."""
     if len(matrix.names) < MIN_ITEMS:
         raise LensFVError(f"compare similarities of {len(matrix.names)} items: it takes at least {MIN_ITEMS}")
 
 
-def _against_relabelling(
+def permutation_test(
     statistic: Callable[..., Any], n: int, permutations: int, seed: int, *, batch: int | None = None
 ) -> tuple[float, float]:
     """Return a statistic and its permutation p-value; with `batch`, the statistic takes this many permutations at once."""
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (np.arange(n),),
         statistic,
         permutation_type="pairings",
@@ -189,35 +120,4 @@ def _against_relabelling(
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
-    return float(found.statistic), float(found.pvalue)
-
-
-def _resampled(
-    one: np.ndarray,
-    other: np.ndarray,
-    ranks: Callable[[np.ndarray], np.ndarray],
-    resamples: int,
-    level: float,
-    seed: int,
-) -> tuple[float, float]:
-    n, rng = len(one), np.random.default_rng(seed)
-    upper, found = np.triu_indices(n, 1), []
-    for _ in range(resamples):
-        drawn = rng.integers(n, size=n)
-        i, j = drawn[upper[0]], drawn[upper[1]]
-        some = (i != j) & np.isfinite(other[i, j])
-        x, y = one[i, j][some], other[i, j][some]
-        if len(x) > 2 and np.ptp(x) and np.ptp(y):
-            found.append(np.corrcoef(ranks(x), ranks(y))[0, 1])
-    if len(found) < resamples / 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return stats.rankdata(values)
-
-
-def _as_is(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return values
+    return float(result.statistic), float(result.pvalue)

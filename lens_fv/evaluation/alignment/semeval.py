@@ -37,8 +37,8 @@ class RatedRelation:
 
     def __post_init__(self) -> None:
         if not self.examples or len(self.pairs) < 3 or len(self.pairs) != len(self.typicality):
-            found = f"{len(self.examples)} examples, {len(self.pairs)} pairs, {len(self.typicality)} ratings"
-            raise LensFVError(f"rated relation {self.name}: {found}; it takes an example, three pairs and a rating for each")
+            counts = f"{len(self.examples)} examples, {len(self.pairs)} pairs, {len(self.typicality)} ratings"
+            raise LensFVError(f"rated relation {self.name}: {counts}; it takes an example, three pairs and a rating for each")
         if len(set(self.typicality)) < 2:
             raise LensFVError(f"rated relation {self.name}: all ratings are {self.typicality[0]:g}; they order nothing")
 
@@ -62,43 +62,46 @@ def load_semeval(folder: str | Path) -> list[RatedRelation]:
     """
     folder = Path(folder)
     definitions = folder / "subcategories-definitions.txt"
-    said = {name: text for _, name, _, _, text in _listed(definitions)} if definitions.is_file() else {}
-    found: list[RatedRelation] = []
-    for where, name, group, family, text in _listed(folder / "subcategories-paradigms.txt"):
-        examples = tuple(_pair(where, *example.split(":")) for example in text.split(","))
+    definition_of = {name: text for _, name, _, _, text in _listed(definitions)} if definitions.is_file() else {}
+    relations: list[RatedRelation] = []
+    for location, name, group, family, text in _listed(folder / "subcategories-paradigms.txt"):
+        examples = tuple(_pair(location, *example.split(":")) for example in text.split(","))
         rated = _rated(folder / "Phase2AnswersScaled" / f"Phase2Answers-{name}.txt")
         pairs = sorted(rated, key=lambda pair: (pair.input, pair.output))
         typicality = tuple(rated[pair] for pair in pairs)
         try:
-            found.append(RatedRelation(name, group, family, examples, tuple(pairs), typicality, said.get(name, "")))
-        except LensFVError as e:
-            raise LensFVError(f"{where}: {e}") from None
-    return found
+            definition = definition_of.get(name, "")
+            relations.append(RatedRelation(name, group, family, examples, tuple(pairs), typicality, definition))
+        except LensFVError as error:
+            raise LensFVError(f"{location}: {error}") from None
+    return relations
 
 
 def _listed(path: Path) -> list[tuple[str, str, str, str, str]]:
     """List location, name, class, title and remaining text of each sub-category."""
     rows: list[tuple[str, str, str, str, str]] = []
-    for where, line in _lines(path):
+    for location, line in _lines(path):
         number, letter, group, family, rest = (cell.strip() for cell in (line + 4 * ",").split(",", 4))
         name = number + letter
         if not all((number, letter, group, family, rest.strip(", "))):
-            raise LensFVError(f"{where}: expected class number, letter, class, sub-category and more, parted by commas")
+            raise LensFVError(f"{location}: expected class number, letter, class, sub-category and more, parted by commas")
         if any(row[1] == name for row in rows):
-            raise LensFVError(f"{where}: sub-category {name} is listed twice")
-        rows.append((where, name, group, family, rest.rstrip(", ")))
+            raise LensFVError(f"{location}: sub-category {name} is listed twice")
+        rows.append((location, name, group, family, rest.rstrip(", ")))
     return rows
 
 
 def _rated(path: Path) -> dict[Pair, float]:
     rated: dict[Pair, float] = {}
-    for where, line in _lines(path):
+    for location, line in _lines(path):
         row = _RATED.fullmatch(line)
         if row is None:
-            raise LensFVError(f'{where}: expected a score and a pair such as 47.1 "weapon:spear", found {line.strip()[:40]!r}')
-        pair = _pair(where, row[2], row[3])
+            raise LensFVError(
+                f'{location}: expected a score and a pair such as 47.1 "weapon:spear", found {line.strip()[:40]!r}'
+            )
+        pair = _pair(location, row[2], row[3])
         if pair in rated:
-            raise LensFVError(f"{where}: {pair.input}:{pair.output} is rated twice")
+            raise LensFVError(f"{location}: {pair.input}:{pair.output} is rated twice")
         rated[pair] = float(row[1])
     return rated
 
@@ -106,10 +109,10 @@ def _rated(path: Path) -> dict[Pair, float]:
 def _lines(path: Path) -> list[tuple[str, str]]:
     text = read_text(path, "the files of SemEval-2012 Task 2")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(text.splitlines(), 1)]
-    return [(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
+    return [(location, line) for location, line in numbered if line.strip() and not line.startswith("#")]
 
 
-def _pair(where: str, *words: str) -> Pair:
+def _pair(location: str, *words: str) -> Pair:
     if len(words) != 2 or not all(word.strip() for word in words):
-        raise LensFVError(f"{where}: {':'.join(words)!r} is not a pair X:Y")
+        raise LensFVError(f"{location}: {':'.join(words)!r} is not a pair X:Y")
     return Pair(words[0].strip(), (words[1].strip(),))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.alignment.relations import without_relation
+from lens_fv.evaluation.alignment.relations import embedding_differences, state_differences, without_relation
 from lens_fv.evaluation.alignment.semeval import RatedRelation
-from lens_fv.evaluation.alignment.words import embedding_differences, state_differences
+from lens_fv.evaluation.results import item_table
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, zero_shot
@@ -80,14 +80,14 @@ class Typicality(Artefact):
 
     def by_relation(self) -> Float[Tensor, "relations measures"]:
         """Spearman correlation (corrected for ties) within each relation; 0 for a constant measure."""
-        found = torch.zeros(len(self.relations), len(self.measures))
+        correlations = torch.zeros(len(self.relations), len(self.measures))
         for i in range(len(self.relations)):
-            own = self.relation == i
-            human = stats.rankdata(self.human[own].numpy())
-            for j, scores in enumerate(self.scores[own].T.numpy()):
+            rated = self.relation == i
+            for j, scores in enumerate(self.scores[rated].T.numpy()):
                 if np.ptp(scores):
-                    found[i, j] = float(np.corrcoef(stats.rankdata(scores), human)[0, 1])
-        return found
+                    result: Any = stats.spearmanr(scores, self.human[rated].numpy())
+                    correlations[i, j] = float(result.statistic)
+        return correlations
 
     @property
     def results(self) -> list[TypicalityResult]:
@@ -103,9 +103,9 @@ class Typicality(Artefact):
         for name in (one, other):
             if name not in self.measures:
                 raise LensFVError(f"typicality by {name!r}: not measured; there are {', '.join(self.measures)}")
-        by = self.by_relation()
-        rows = by[:, self.measures.index(one)] - by[:, self.measures.index(other)]
-        return self._result(f"{one} - {other}", rows)
+        correlations = self.by_relation()
+        differences = correlations[:, self.measures.index(one)] - correlations[:, self.measures.index(other)]
+        return self._result(f"{one} - {other}", differences)
 
     def _result(self, name: str, rows: Tensor) -> TypicalityResult:
         return TypicalityResult(name, estimate(rows.tolist(), seed=self.provenance.seed))
@@ -115,18 +115,10 @@ class Typicality(Artefact):
         """One row per measure, with its correlation over relations, or one per rated pair and measure, with its score."""
         if by == "measure":
             return data_frame(self.results)
-        return data_frame(
-            {
-                "relation": self.relations[int(self.relation[n])],
-                "a": a,
-                "b": b,
-                "human": float(self.human[n]),
-                "measure": measure,
-                "score": float(self.scores[n, i]),
-            }
-            for n, (a, b) in enumerate(self.pairs)
-            for i, measure in enumerate(self.measures)
-        )
+        first, second = zip(*self.pairs, strict=True)
+        relation = [self.relations[i] for i in self.relation.tolist()]
+        items = {"relation": relation, "a": first, "b": second, "human": self.human.tolist()}
+        return item_table(items, self.measures, {"score": self.scores}, axis="measure")
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -170,27 +162,27 @@ def typicality(
     """
     if not relations:
         raise LensFVError(f"typicality on {model.name}: there are no relations")
-    for kind, own in vectors.items():
+    for kind, by_relation in vectors.items():
         for relation in relations:
-            if relation.name not in own:
+            if relation.name not in by_relation:
                 raise LensFVError(f"typicality of {relation.name}: it has no {kind} vector")
-            own[relation.name].provenance.check(model)
+            by_relation[relation.name].provenance.check(model)
     encoded: list[EncodedPrompt] = []
-    found: list[dict[str, Tensor]] = []
+    tables: list[dict[str, Tensor]] = []
     with progress_bar("rated pairs", len(relations), show=progress) as tick:
         for relation in relations:
             prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in relation.pairs])
-            mine = {kind: own[relation.name] for kind, own in vectors.items()}
-            measured = _measures(model, relation, mine, prompts)
-            for kind, vector in mine.items():
+            own = {kind: by_relation[relation.name] for kind, by_relation in vectors.items()}
+            scores = _measures(model, relation, own, prompts)
+            for kind, vector in own.items():
                 if library is not None and isinstance(vector, CompositeVector):
-                    basis, fitted = without_relation(library, weight_map, relation.name)
-                    measured[f"{kind} profile"] = _profile(model, relation.pairs, vector, basis, fitted, template)
+                    basis, own_map = without_relation(library, weight_map, relation.name)
+                    scores[f"{kind} profile"] = _profile(model, relation.pairs, vector, basis, own_map, template)
             encoded += prompts
-            found.append(measured)
+            tables.append(scores)
             tick()
     pairs = tuple(pair for relation in relations for pair in relation.pairs)
-    measures = tuple(found[0])
+    measures = tuple(tables[0])
     return Typicality(
         provenance=Provenance.of(
             model,
@@ -207,7 +199,7 @@ def typicality(
         pairs=tuple((pair.input, pair.output) for pair in pairs),
         relation=torch.tensor([i for i, relation in enumerate(relations) for _ in relation.pairs]),
         human=torch.tensor([rating for relation in relations for rating in relation.typicality]),
-        scores=torch.cat([torch.stack([each[name] for name in measures], 1) for each in found]),
+        scores=torch.cat([torch.stack([scores[name] for name in measures], 1) for scores in tables]),
     )
 
 
@@ -219,13 +211,13 @@ def _measures(
     logprob = score_answers(model, prompts, branches).logprob / lengths[:, None]
     static = embedding_differences(model, (*relation.pairs, *relation.examples))
     rated, examples = static[: len(relation.pairs)], static[len(relation.pairs) :]
-    found = {"none": logprob[:, 0], "embedding": cosine_similarity(rated, examples.mean(0, keepdim=True))}
+    measures = {"none": logprob[:, 0], "embedding": cosine_similarity(rated, examples.mean(0, keepdim=True))}
     states = state_differences(model, relation.pairs, [vector.layer for vector in vectors.values()]) if vectors else []
-    for (kind, vector), with_it, own in zip(vectors.items(), logprob.T[1:], states, strict=True):
-        found[kind] = with_it
-        found[f"{kind} gain"] = with_it - logprob[:, 0]
-        found[f"{kind} direction"] = cosine_similarity(own, vector.vector[None].to(own))
-    return found
+    for (kind, vector), steered, differences in zip(vectors.items(), logprob.T[1:], states, strict=True):
+        measures[kind] = steered
+        measures[f"{kind} gain"] = steered - logprob[:, 0]
+        measures[f"{kind} direction"] = cosine_similarity(differences, vector.vector[None].to(differences))
+    return measures
 
 
 def _profile(
@@ -239,6 +231,6 @@ def _profile(
     basis = library.basis(model)
     if basis.names != composite.names:
         raise LensFVError(f"profiles of the composite of {composite.provenance.task}: made of another library; pass that one")
-    fitted = weight_map or softmax_map(model, basis)
-    weights = fitted.weights(relation_scores(model, basis, pairs, score=fitted.score, template=template))
+    weight_map = weight_map or softmax_map(model, basis)
+    weights = weight_map.weights(relation_scores(model, basis, pairs, score=weight_map.score, template=template))
     return cosine_similarity(weights.float().cpu(), composite.weights[None])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lens_fv.core.statistics import Estimate, estimate
-from lens_fv.knowledge.evaluate import share_of_gap
+from lens_fv.knowledge.results import share_of_gap
 from lens_fv.knowledge.scores import perplexity_of
 from lens_fv.knowledge.trace import PLACES
 from lens_fv.plotting import plot_interval_dots, plot_interval_lines

@@ -1,0 +1,96 @@
+"""Agreement of similarities with a taxonomy, tested by permuting items."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lens_fv.core.choices import Count, Seed, checked
+from lens_fv.core.results import Record
+from lens_fv.errors import LensFVError
+from lens_fv.evaluation.alignment.matrix import SimilarityMatrix
+from lens_fv.evaluation.alignment.rsa import check_size, permutation_test
+
+BATCH = 500
+"""Number of permutations per batch; 30 MB for the pairs of 116 items."""
+
+
+@dataclass(frozen=True, repr=False)
+class TaxonomyStructure(Record):
+    """Whether items of the same class are more similar than others.
+
+    Attributes:
+        same, different: mean similarity within classes and between classes.
+        difference: same minus different.
+        auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
+        difference_p_value, auc_p_value: one-sided permutation p-values.
+        n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
+    """
+
+    same: float
+    different: float
+    difference: float
+    difference_p_value: float
+    auc: float
+    auc_p_value: float
+    n_items: int
+    n_same: int
+    n_different: int
+
+
+@checked
+def taxonomy_structure(
+    matrix: SimilarityMatrix, classes: Sequence[str], *, permutations: Count = 10_000, seed: Seed = 0
+) -> TaxonomyStructure:
+    """Test whether similarity is higher within the classes of a taxonomy than between them.
+
+    Args:
+        matrix: similarities, some of which may be missing.
+        classes: class of each item, in the order of the matrix.
+        permutations: number of permutations of the items; all are used if there are no more.
+        seed: seed of the permutations.
+
+    Raises:
+        LensFVError: fewer than four items, a wrong number of classes, or no pair of items within or between classes.
+    """
+    check_size(matrix)
+    n = len(matrix.names)
+    if len(classes) != n:
+        raise LensFVError(f"taxonomy of {n} items: {len(classes)} classes are given; give one for each")
+    labels, upper = np.unique(np.asarray(classes), return_inverse=True)[1], np.triu_indices(n, 1)
+    known = np.isfinite(matrix.upper)
+    same = (labels[upper[0]] == labels[upper[1]])[known]
+    if not 0 < same.sum() < len(same):
+        raise LensFVError(f"taxonomy of {n} items: {len(set(classes))} classes; some items have to share one, not all")
+    values, ranks = np.where(known, matrix.upper, 0), np.zeros(len(known))
+    ranks[known] = stats.rankdata(matrix.upper[known])
+
+    def contrast(of: np.ndarray) -> Callable[..., np.ndarray]:
+        """Mean within classes minus mean between them, for a batch of permutations."""
+
+        def statistic(orders: np.ndarray, axis: int = -1) -> np.ndarray:  # noqa: ARG001
+            permuted = labels[orders]
+            within = permuted[..., upper[0]] == permuted[..., upper[1]]
+            groups = within & known, ~within & known
+            sizes = [group.sum(-1) for group in groups]
+            means = [group @ of / np.maximum(size, 1) for group, size in zip(groups, sizes, strict=True)]
+            return np.where((sizes[0] > 0) & (sizes[1] > 0), means[0] - means[1], 0.0)
+
+        return statistic
+
+    difference, difference_p_value = permutation_test(contrast(values), n, permutations, seed, batch=BATCH)
+    # The mean ranks of two groups differ by (AUC - 1/2) times the total number (Mann and Whitney 1947).
+    rank_difference, auc_p_value = permutation_test(contrast(ranks), n, permutations, seed, batch=BATCH)
+    mean = float(matrix.upper[known][same].mean())
+    return TaxonomyStructure(
+        same=mean,
+        different=mean - difference,
+        difference=difference,
+        difference_p_value=difference_p_value,
+        auc=0.5 + rank_difference / len(same),
+        auc_p_value=auc_p_value,
+        n_items=n,
+        n_same=int(same.sum()),
+        n_different=int((~same).sum()),
+    )

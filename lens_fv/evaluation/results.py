@@ -1,0 +1,162 @@
+"""Results of evaluating vectors on a test split, by condition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_fv.core.artefact import Artefact
+from lens_fv.core.choices import checked
+from lens_fv.core.statistics import Estimate, estimate, proportion
+from lens_fv.core.tables import data_frame
+from lens_fv.heads.competence import queries_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+PromptKind = Literal["zero_shot", "shuffled"]
+
+
+class Result(NamedTuple):
+    """Scores of one condition on the test split.
+
+    Attributes:
+        condition: "none", "k_shot", "random", "other_relation" or a vector's name.
+        top1: share of items where the most likely token begins an acceptable answer; with Wilson's interval, like the next two.
+        top3: the same for the three most likely tokens.
+        exact_match: share of items where greedy decoding produces a complete acceptable answer.
+        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
+            Longer answers score lower; analogies use `logprob_per_token`.
+    """
+
+    condition: str
+    top1: Estimate
+    top3: Estimate
+    exact_match: Estimate
+    logprob_per_answer: Estimate
+
+
+@checked
+@dataclass(frozen=True, repr=False, eq=False)
+class Evaluation(Artefact):
+    """Scores of every test item in every condition.
+
+    Attributes:
+        conditions: names of the conditions, in the order of the last axis.
+        prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
+            labels.
+        top1, top3, exact_match, logprob: see `AnswerScores`.
+    """
+
+    conditions: tuple[str, ...]
+    prompts: PromptKind
+    top1: Bool[Tensor, "items conditions"]
+    top3: Bool[Tensor, "items conditions"]
+    exact_match: Bool[Tensor, "items conditions"]
+    logprob: Float[Tensor, "items conditions"]
+
+    @property
+    def results(self) -> list[Result]:
+        """Results, one per condition."""
+        return [self[c] for c in self.conditions]
+
+    def __getitem__(self, condition: str) -> Result:
+        """Return the result of one condition."""
+        i, n = self.conditions.index(condition), len(self.top1)
+        shares = (proportion(int(correct[:, i].sum()), n) for correct in (self.top1, self.top3, self.exact_match))
+        return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `Result`), or one per item and condition, with the item's own scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        scores = {"top1": self.top1, "top3": self.top3, "exact_match": self.exact_match, "logprob_per_answer": self.logprob}
+        return item_table({"item": range(len(self.top1))}, self.conditions, scores)
+
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        rows = {
+            r.condition: f"top-1 {r.top1}, exact match {r.exact_match.mean:.2f}, "
+            f"log-prob per answer {r.logprob_per_answer.mean:.2f} nats"
+            for r in self.results
+        }
+        items = {"test items": str(len(self.top1))} | queries_summary(self.provenance)
+        return super().summary() | {"prompts": self.prompts} | items | rows
+
+
+class TextResult(NamedTuple):
+    """Scores of one condition on the test split.
+
+    Attributes:
+        condition: "none", "k_shot" or a vector's name.
+        rouge_l: mean ROUGE-L over items, with its bootstrap interval.
+        exact_match: share of items with a text identical to an acceptable answer, with Wilson's interval.
+    """
+
+    condition: str
+    rouge_l: Estimate
+    exact_match: Estimate
+
+
+@checked
+@dataclass(frozen=True, repr=False, eq=False)
+class TextEvaluation(Artefact):
+    """Generated text of every test item in every condition, with its similarity to the acceptable answers.
+
+    Attributes:
+        conditions: names of the conditions, in the order of the last axis.
+        inputs: inputs of the items.
+        texts: answers by item and condition, without surrounding whitespace.
+        rouge_l: ROUGE-L of each text; see `rouge_l`.
+        exact: whether the text is an acceptable answer.
+    """
+
+    conditions: tuple[str, ...]
+    inputs: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    rouge_l: Float[Tensor, "items conditions"]
+    exact: Bool[Tensor, "items conditions"]
+
+    @property
+    def results(self) -> list[TextResult]:
+        """Results, one per condition."""
+        return [self[c] for c in self.conditions]
+
+    def __getitem__(self, condition: str) -> TextResult:
+        """Return the result of one condition."""
+        i = self.conditions.index(condition)
+        rouge = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
+        return TextResult(condition, rouge, proportion(int(self.exact[:, i].sum()), len(self.exact)))
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals (see `TextResult`), or one per item and condition, with the text."""
+        if by == "condition":
+            return data_frame(self.results)
+        values = {"text": self.texts, "rouge_l": self.rouge_l, "exact_match": self.exact}
+        return item_table({"input": self.inputs}, self.conditions, values)
+
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        rows = {r.condition: f"ROUGE-L {r.rouge_l}, exact match {r.exact_match}" for r in self.results}
+        return super().summary() | {"test items": str(len(self.exact))} | rows
+
+
+def item_table(
+    items: Mapping[str, Sequence[object]],
+    conditions: Sequence[str],
+    values: Mapping[str, Tensor | Sequence[Sequence[object]]],
+    axis: str = "condition",
+) -> "pd.DataFrame":
+    """One row per item and condition: the columns of the item, the condition, and the values by item and condition."""
+    columns = {name: table.tolist() if isinstance(table, Tensor) else table for name, table in values.items()}
+    rows: list[dict[str, object]] = []
+    for i in range(len(next(iter(items.values())))):
+        item = {name: column[i] for name, column in items.items()}
+        for j, condition in enumerate(conditions):
+            rows.append({**item, axis: condition, **{name: table[i][j] for name, table in columns.items()}})
+    return data_frame(rows)
