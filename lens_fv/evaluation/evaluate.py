@@ -218,7 +218,7 @@ def evaluate(
         prompts=[p.tokens for p in (*encoded, *encoded_shots)],
         seed=seed,
         method="evaluation",
-        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts, **asked.noted},
+        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts, **asked.recorded},
     )
     return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())
 

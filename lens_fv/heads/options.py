@@ -13,9 +13,8 @@ from typing import Literal
 from lens_fv.core.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries
-from lens_fv.heads.effects import Metric, Unit
 from lens_fv.heads.means import HeadMeans
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.ranking import HeadRanking, Metric, Unit
 from lens_fv.patching.check import BackendChoice
 from lens_fv.tasks import TODD, PromptTemplate, Split
 

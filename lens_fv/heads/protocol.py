@@ -26,10 +26,9 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import choose_queries
-from lens_fv.heads.effects import Metric
 from lens_fv.heads.means import HeadMeans, head_outputs
 from lens_fv.heads.options import MediationOptions, PromptsConfig, RankingConfig, RankingOptions, Source
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.check import BackendChoice
@@ -189,7 +188,7 @@ def ranking_split(
         seed=options.seed,
         folder=options.folder,
     )
-    return replace(split, validation=queries.of(split.validation)), queries.noted
+    return replace(split, validation=queries.of(split.validation)), queries.recorded
 
 
 def pair_prompts(
@@ -215,7 +214,10 @@ def pair_prompts(
         LensFVError: a query has no foil, or the foil begins like an acceptable answer.
     """
     rng = random.Random(f"{options.seed}/partners")
-    others = [[i for i, c in enumerate(clean) if c.query != prompt.query] or range(len(clean)) for prompt in corrupted]
+    partners: list[int] = []
+    for prompt in corrupted:
+        others = [i for i, other in enumerate(clean) if other.query != prompt.query]
+        partners.append(rng.choice(others or range(len(clean))))
     encoded = encode_prompts(model, corrupted)
     noise: list[list[Edit]] = [[] for _ in corrupted]
     if noised_tokens is not None:
@@ -226,7 +228,7 @@ def pair_prompts(
         corrupted=encoded,
         clean_texts=list(clean),
         corrupted_texts=list(corrupted),
-        partners=[rng.choice(indices) for indices in others],
+        partners=partners,
         noise=noise,
         foils=[None if foil is None else _foil_token(model, query, foil, options.template) for query in queries],
         recorded={
@@ -316,9 +318,9 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
         total = len(prompts.clean) + len(prompts.corrupted)
         with progress_bar(f"{task.name}: heads", total, show=options.progress) as bar:
             tick = options.tick or bar
-            means, each_output = head_outputs(model, [prompt.tokens for prompt in prompts.clean], tick=tick)
-            patched_in = _source_outputs(options.source, means, each_output, prompts.partners)
-            effects, baseline = indirect_effects(model, prompts, patched_in, options, tick=tick)
+            means, clean_outputs = head_outputs(model, [prompt.tokens for prompt in prompts.clean], tick=tick)
+            outputs = _source_outputs(options.source, means, clean_outputs, prompts.partners)
+            effects, baseline = indirect_effects(model, prompts, outputs, options, tick=tick)
         return HeadRanking(
             provenance=provenance,
             effects=effects,
@@ -334,16 +336,18 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
 
 
 def _source_name(source: Source) -> str:
-    """The source as recorded in provenance; given head outputs are identified by a digest."""
-    return source if isinstance(source, str) else f"given {sha256(source.z.float().cpu().numpy().tobytes()).hexdigest()[:16]}"
+    """The source as recorded in provenance, which identifies head outputs by a digest."""
+    if isinstance(source, str):
+        return source
+    return f"given {sha256(source.z.float().cpu().numpy().tobytes()).hexdigest()[:16]}"
 
 
 def _source_outputs(
-    source: Source, means: HeadMeans, each_output: Float[Tensor, "clean layers heads d_head"], partners: Sequence[int]
+    source: Source, means: HeadMeans, clean: Float[Tensor, "clean layers heads d_head"], partners: Sequence[int]
 ) -> Float[Tensor, "trials layers heads d_head"]:
     """The head outputs to patch in, per trial; `partners` are the clean prompts that the trials resample from."""
     if source == "resample":
-        return each_output[list(partners)]
+        return clean[list(partners)]
     z = means.z if source == "mean" else torch.zeros_like(means.z) if source == "zero" else source.z.to(means.z)
     if z.shape != means.z.shape:
         raise LensFVError(f"patch with head outputs of shape {tuple(z.shape)}: this model's are {tuple(means.z.shape)}")
@@ -431,7 +435,8 @@ def patched_metric(
     branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in ((), *patches)]
     if metric in ("prob", "logprob"):
         columns = opened.run(branches, readout=answer_logprobs, keep=False)[0]
-        columns = columns.exp() if metric == "prob" else columns
+        if metric == "prob":
+            columns = columns.exp()
     else:
         tokens = [prompt.answers[0][0]]
         if metric == "logit_diff":

@@ -91,8 +91,8 @@ def extract(
         )
         split = replace(split, validation=asked.of(split.validation))
         picked_on = "validation log-probability"
-        if asked.noted:
-            picked_on += f", {asked.noted['n_queries']} answered of {asked.noted['n_items']}"
+        if asked.recorded:
+            picked_on += f", {asked.recorded['n_queries']} answered of {asked.recorded['n_items']}"
     provenance = Provenance.of(
         model,
         task=task.name,

@@ -65,7 +65,7 @@ def test_they_are_those_that_a_plain_loop_answers(model, task):
         expected = answered(model, split, items)
         assert len(items) // 2 <= len(expected) < len(items)
         assert list(asked.kept) == expected
-        assert asked.noted == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
+        assert asked.recorded == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
         assert asked.of(items) == tuple(items[i] for i in expected)
         every = choose_queries(model, task, items, "all", split=split, n_shots=2, template=TEMPLATE)
         assert every == (tuple(range(len(items))), {})

@@ -120,7 +120,7 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
             yield Row(unit, added, "recovered_share", share)
         if (overlap := overlaps[t]) is not None:
             yield Row(unit, "strongest_heads", "jaccard", overlap.jaccard)
-            yield Row(unit, "random_heads", "jaccard", overlap.chance)
+            yield Row(unit, "random_heads", "jaccard", overlap.expected_jaccard)
 
 
 def injection(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
@@ -144,7 +144,9 @@ def _taught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) 
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
     yield from _accuracies(task, evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed))
     overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
-    yield from (Row(task.name, "heads", key, float(value)) for key, value in vars(overlap).items())
+    chance = {"chance": overlap.expected_jaccard, "p_value": overlap.p_value}
+    measures = {"common": overlap.n_shared, "jaccard": overlap.jaccard, **chance}
+    yield from (Row(task.name, "heads", measure, float(value)) for measure, value in measures.items())
 
 
 def _untaught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
