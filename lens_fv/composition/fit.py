@@ -1,53 +1,25 @@
 """Fitting the map from scores to weights on analogies."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypedDict, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
-from typing_extensions import Unpack
 
 from lens_fv.composition.compose import TEMPERATURE
 from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.problems import AnalogyBatches
-from lens_fv.composition.shape import Form, LogitMap, fit_logit_map
-from lens_fv.composition.weights import Score, WeightMap
+from lens_fv.composition.shape import Form, LogitMap, ScoredPairs, fit_logit_map, scored_pairs
+from lens_fv.composition.weights import Score, WeightMap, own_relations, relation_scores
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
-from lens_fv.vectors.batches import Batch
+from lens_fv.tasks import TODD, Analogy, Pair, PromptTemplate, Task, encode_prompts, zero_shot
+from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.fitting import Best, fit
-
-
-@checked
-@dataclass(frozen=True)
-class MapConfig:
-    """Settings of `fit_map`, which takes each of them as a keyword argument.
-
-    Attributes:
-        score: Score of a basis vector on a pair: the "logprob" per token of the output, or its probability ("prob").
-        epochs: Number of passes over the analogies.
-        learning_rate: Learning rate of Adam through the model.
-        exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
-    """
-
-    score: Score = "logprob"
-    epochs: Count = 3
-    learning_rate: Positive = 0.05
-    exclude_own_relation: bool = True
-
-
-class MapOptions(TypedDict, total=False):
-    """The settings of `MapConfig` as keyword arguments."""
-
-    score: Score
-    epochs: int
-    learning_rate: float
-    exclude_own_relation: bool
 
 
 @checked
@@ -58,10 +30,13 @@ def fit_map(
     held_out: Sequence[Analogy],
     *,
     form: Form = "diagonal",
+    score: Score = "logprob",
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
-    **options: Unpack[MapOptions],
 ) -> WeightMap:
     """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
@@ -72,18 +47,21 @@ def fit_map(
     analogies.
 
     Args:
-        model: the model.
-        library: basis vectors.
-        analogies: training analogies; only of training relations if the map should generalise to new ones.
-        held_out: analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
-        form: form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
-        template: prompt template.
-        seed: seed of the batch order.
-        progress: draw a progress bar.
-        **options: `score`, `epochs`, `learning_rate` and `exclude_own_relation`; see `MapConfig`.
+        model: Model, which stays frozen.
+        library: Basis vectors.
+        analogies: Training analogies; only of training relations if the map should generalise to new ones.
+        held_out: Analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
+        form: Form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
+        score: Score of a basis vector on a pair: the "logprob" per token of the output, or its probability ("prob").
+        epochs: Number of passes over the analogies.
+        learning_rate: Learning rate of Adam through the model.
+        exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
+        template: Prompt template.
+        seed: Seed of the batch order.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
+        LensFVError: no analogies are given, the library is empty or mixed, or a loss is not finite.
 
     Example:
         >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
@@ -96,18 +74,21 @@ def fit_map(
         >>> weight_map.matrix.shape  # a diagonal matrix is one row
         torch.Size([1, 2])
     """
-    fitted = fit_maps(
+    maps = fit_maps(
         model,
         library,
         analogies,
         held_out,
         forms=(form,),
+        score=score,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        exclude_own_relation=exclude_own_relation,
         template=template,
         seed=seed,
         progress=progress,
-        **options,
     )
-    return fitted[form]
+    return maps[form]
 
 
 @checked
@@ -118,19 +99,20 @@ def fit_maps(
     held_out: Sequence[Analogy],
     *,
     forms: Sequence[Form] = get_args(Form),
+    score: Score = "logprob",
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
-    **options: Unpack[MapOptions],
 ) -> dict[Form, WeightMap]:
     """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
-    config = MapConfig(**options)
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train, test = (
-        AnalogyBatches(model, basis, part, config.score, template, config.exclude_own_relation)
-        for part in (analogies, held_out)
+    train, validation = (
+        _ScoredAnalogies(model, basis, part, score, template, exclude_own_relation) for part in (analogies, held_out)
     )
     provenance = Provenance.of(
         model,
@@ -139,50 +121,97 @@ def fit_maps(
         prompts=[prompt.tokens for prompt in train.encoded],
         seed=seed,
         method="fitted",
-        options=vars(config),
+        options={
+            "score": score,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "exclude_own_relation": exclude_own_relation,
+        },
     )
-    couples = train.couples(), test.couples()
+    couples = train.couples(), validation.couples()
     maps: dict[Form, WeightMap] = {}
     for form in forms:
         shape = fit_logit_map(form, *couples, temperature=TEMPERATURE, seed=seed)
-        its_own = replace(provenance, options={**provenance.options, "form": form})
-        maps[form] = _through_the_model(basis, shape, train, test, config, its_own, progress)
+        form_provenance = replace(provenance, options={**provenance.options, "form": form})
+        maps[form] = _fit_sharpness(shape, train, validation, form_provenance, epochs, learning_rate, progress)
     return maps
 
 
-def _through_the_model(
-    basis: Basis,
+class _ScoredAnalogies:
+    """Analogies with their scores, and their targets' prompts in batches."""
+
+    def __init__(
+        self,
+        model: LensModel,
+        basis: Basis,
+        analogies: Sequence[Analogy],
+        score: Score,
+        template: PromptTemplate,
+        exclude_own_relation: bool,
+    ) -> None:
+        self.basis = basis
+        self.score: Score = score
+        self._model, self._analogies, self._template = model, analogies, template
+        self._scores = self._score_pairs([a.source for a in analogies])
+        self._excluded = own_relations(basis, analogies).to(model.device) & exclude_own_relation
+        self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
+        self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
+
+    def _score_pairs(self, pairs: Sequence[Pair]) -> Float[Tensor, "pairs relations"]:
+        return relation_scores(self._model, self.basis, pairs, score=self.score, template=self._template)
+
+    def couples(self) -> ScoredPairs:
+        """Scores of source pairs, coupled with those of target pairs of the same relation."""
+        targets = self._score_pairs([Pair(a.c, (a.d[0],)) for a in self._analogies])
+        words = [(a.a, a.c) for a in self._analogies]
+        return scored_pairs([a.relation for a in self._analogies], words, self._scores, targets, self._excluded)
+
+    def losses(self, batch: Batch, shape: LogitMap, scale: Tensor) -> Float[Tensor, " batch"]:
+        """Mean negative log-probability of the answers' tokens under a map, for the analogies of a batch."""
+        owners = list(batch.owners)
+        weights = shape.logits(self._scores[owners], self._excluded[owners]).softmax(-1)
+        vectors = scale * (weights @ self.basis.vectors)
+        by_owner = vectors.new_zeros(len(self.encoded), 1, vectors.shape[-1])
+        by_owner = by_owner.index_put((torch.tensor(owners),), vectors[:, None])
+        return batch.losses([self.basis.layer], by_owner)[:, 0]
+
+    def logprob_per_token(self, weight_map: WeightMap) -> float:
+        """Mean log-probability of the answers under a map, in nats per token."""
+        vectors = weight_map.scale * (weight_map.weights(self._scores, excluded=self._excluded) @ self.basis.vectors)
+        losses = [batch.losses([self.basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
+        return -float(torch.cat(losses).mean())
+
+
+def _fit_sharpness(
     shape: LogitMap,
-    train: AnalogyBatches,
-    test: AnalogyBatches,
-    config: MapConfig,
+    train: _ScoredAnalogies,
+    validation: _ScoredAnalogies,
     provenance: Provenance,
+    epochs: int,
+    learning_rate: float,
     progress: bool,
 ) -> WeightMap:
     """Learn the sharpness and the scale of a shape through the model."""
-    log_sharpness, log_scale = (Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
+    log_sharpness, log_scale = (Parameter(torch.zeros((), device=train.basis.vectors.device)) for _ in range(2))
     batches = _shuffled(train.batches, provenance.seed)
     best = Best[WeightMap]()
 
     def loss() -> Tensor:
-        batch = next(batches)
-        weights = train.logits(batch, shape.times(log_sharpness.exp())).softmax(-1)
-        vectors = log_scale.exp() * (weights @ basis.vectors)
-        return batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
+        return train.losses(next(batches), shape.times(log_sharpness.exp()), log_scale.exp()).mean()
 
     def check(step: int) -> None:
-        sharp = shape.times(log_sharpness.exp())
-        learned = WeightMap(
+        sharpened = shape.times(log_sharpness.exp())
+        weight_map = WeightMap(
             provenance=provenance,
-            names=basis.names,
-            matrix=sharp.matrix.float().cpu(),
-            bias=sharp.bias.float().cpu(),
+            names=train.basis.names,
+            matrix=sharpened.matrix.float().cpu(),
+            bias=sharpened.bias.float().cpu(),
             scale=float(log_scale.exp()),
-            score=config.score,
+            score=train.score,
         )
-        best.update(step, torch.tensor([test.logprob_per_token(learned)]), lambda _: learned)
+        best.update(step, torch.tensor([validation.logprob_per_token(weight_map)]), lambda _: weight_map)
 
-    what, steps = f"a map on {provenance.model}", config.epochs * len(train.batches)
+    what, steps = f"a map on {provenance.model}", epochs * len(train.batches)
     fit(
         [log_sharpness, log_scale],
         loss,
@@ -190,7 +219,7 @@ def _through_the_model(
         steps=steps,
         what=what,
         checks=range(0, steps + 1, len(train.batches)),
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         cosine=False,
         progress=progress,
     )
@@ -202,4 +231,4 @@ def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
     rng = torch.Generator().manual_seed(seed)
     while True:
         order: list[int] = torch.randperm(len(batches), generator=rng).tolist()
-        yield from (batches[at] for at in order)
+        yield from (batches[i] for i in order)

@@ -21,8 +21,8 @@ class ScoredPairs(NamedTuple):
     """Couples of pairs of one relation: from the first pair's scores, the map should pick vectors that explain the second.
 
     Attributes:
-        sources, targets: scores of the first and second pairs; see `relation_scores`.
-        excluded: mask of relations that get no weight.
+        sources, targets: Scores of the first and second pairs; see `relation_scores`.
+        excluded: Mask of relations that get no weight.
     """
 
     sources: Float[Tensor, "couples relations"]
@@ -42,8 +42,8 @@ class LogitMap(NamedTuple):
         """Logits of the softmax: matrix · scores + bias.
 
         Args:
-            scores: see `relation_scores`.
-            excluded: mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
+            scores: See `relation_scores`.
+            excluded: Mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
                 carry no information.
         """
         if excluded is not None:
@@ -78,13 +78,13 @@ def fit_logit_map(
 
     Args:
         form: "temperature" learns nothing here; "diagonal" and "full" learn such a matrix and a bias.
-        train: couples for training.
-        test: couples for model selection.
-        temperature: factor of the identity in the initial matrix.
-        steps: number of Adam steps.
-        learning_rate: learning rate of Adam, in units of standardised scores.
-        decays: candidate weights of the squared distance to the initial values.
-        seed: seed of the batches.
+        train: Couples for training.
+        test: Couples for model selection.
+        temperature: Factor of the identity in the initial matrix.
+        steps: Number of Adam steps.
+        learning_rate: Learning rate of Adam, in units of standardised scores.
+        decays: Candidate weights of the squared distance to the initial values.
+        seed: Seed of the batches.
     """
     n, device = train.sources.shape[-1], train.sources.device
     start = LogitMap(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
@@ -151,11 +151,11 @@ def scored_pairs(
     """Couple every source with every target of its relation that does not share its input.
 
     Args:
-        relations: relation of each analogy; analogies without one stay as they are.
-        words: inputs of source and target.
-        sources: scores of A:B.
-        targets: scores of C:D.
-        excluded: see `ScoredPairs`.
+        relations: Relation of each analogy; analogies without one stay as they are.
+        words: Inputs of source and target.
+        sources: Scores of A:B.
+        targets: Scores of C:D.
+        excluded: See `ScoredPairs`.
     """
     together: Int[Tensor, "couples 2"] = torch.tensor(
         [

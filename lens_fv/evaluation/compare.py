@@ -14,8 +14,8 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector, extract, tune
 from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
-from lens_fv.vectors.baselines.choice import likeliest
-from lens_fv.vectors.baselines.states import SCALES
+from lens_fv.vectors.examples import likeliest
+from lens_fv.vectors.options import SCALES
 
 BaselineName = Literal[
     "extracted",

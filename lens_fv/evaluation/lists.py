@@ -102,7 +102,7 @@ def compose_lists(
     if make is None:
         middle = round(0.5 * (model.n_layers - 1))
         made = tune_many(
-            model, list(corners.values()), layers=middle, splits=splits, template=template, seed=seed, progress=progress
+            model, list(corners.values()), layers=middle, split=splits, template=template, seed=seed, progress=progress
         )
     else:
         made = make(list(corners.values()))

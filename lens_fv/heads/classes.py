@@ -18,7 +18,7 @@ from lens_fv.core.store import load_or_compute
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import slot_means
-from lens_fv.heads.options import PromptsConfig, RunOptions
+from lens_fv.heads.options import RunConfig
 from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
@@ -125,33 +125,23 @@ class ClassEffects(Artefact):
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class ClassEffectsConfig(PromptsConfig):
-    """Options of `class_effects` that are words and numbers; see `ClassEffectsOptions` for the others.
+class ClassEffectsConfig(RunConfig):
+    """Options of `class_effects`.
 
     Attributes:
         metric: Effect metric, on the first token of the primary answer: "prob" as in the paper, or "logprob".
         corruption: How the labels of corrupted prompts are shuffled: a random "permutation" or "derangement".
+        classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
     """
 
     metric: ClassMetric = "prob"
     corruption: Literal["permutation", "derangement"] = "permutation"
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class ClassEffectsOptions(RunOptions, ClassEffectsConfig):
-    """All options of `class_effects`.
-
-    Attributes:
-        classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
-    """
-
     classes: Sequence[str] | None = None
 
 
-@takes_options(ClassEffectsOptions, ClassEffectsConfig)
+@takes_options(ClassEffectsConfig)
 @torch.no_grad()
-def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) -> ClassEffects:
+def class_effects(model: LensModel, task: Task, options: ClassEffectsConfig) -> ClassEffects:
     """Measure every head's indirect effect on the answer at every token class (Todd et al. 2024).
 
     For every head and class, the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
@@ -161,13 +151,23 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
     Args:
         model: Model to measure.
         task: Task; demonstrations come from its training split, queries from its validation split.
-        options: Keywords: the fields of `ClassEffectsOptions`, `ClassEffectsConfig` and `RunOptions`.
+        options: Keywords: the fields of `ClassEffectsConfig` and its base.
 
     Raises:
         LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
             prompt exceeds the context.
     """
-    prompts = make_ranking_prompts(model, task, options)
+    prompts = make_ranking_prompts(
+        model,
+        task,
+        n_shots=options.n_shots,
+        n_clean=options.n_clean,
+        n_trials=options.n_trials,
+        seed=options.seed,
+        corruption=options.corruption,
+        split=options.split,
+        template=options.template,
+    )
     tokens_of = [token_classes(model, prompt, template=options.template) for prompt in prompts.corrupted_texts]
     names = _measured_classes(tokens_of, options.classes)
     provenance = prompts.provenance(

@@ -27,7 +27,7 @@ from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import choose_queries
 from lens_fv.heads.means import HeadMeans, head_outputs
-from lens_fv.heads.options import MediationOptions, PromptsConfig, RankingConfig, RankingOptions, Source
+from lens_fv.heads.options import MediationConfig, RankingConfig, Source
 from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
@@ -52,8 +52,8 @@ from lens_fv.tasks.prompts import Shuffle
 from lens_fv.tasks.token_classes import token_classes
 
 
-@takes_options(RankingOptions, RankingConfig)
-def rank_heads(model: LensModel, task: Task, options: RankingOptions) -> HeadRanking:
+@takes_options(RankingConfig)
+def rank_heads(model: LensModel, task: Task, options: RankingConfig) -> HeadRanking:
     """Rank all attention heads by causal mediation (Todd et al. 2024).
 
     For every head, its mean output over clean few-shot prompts replaces its output at the last token of prompts with
@@ -63,7 +63,7 @@ def rank_heads(model: LensModel, task: Task, options: RankingOptions) -> HeadRan
     Args:
         model: Model to rank.
         task: Task; demonstrations come from its training split, queries from its validation split.
-        options: Keywords: the fields of `RankingOptions`, which `RankingConfig` and `RunOptions` describe.
+        options: Keywords: the fields of `RankingConfig` and its bases.
 
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a prompt exceeds the context, the corruption changes
@@ -118,8 +118,8 @@ class PatchingPrompts(NamedTuple):
         )
 
 
-@takes_options(RankingOptions, PromptsConfig)
-def make_ranking_prompts(model: LensModel, task: Task, options: RankingOptions) -> PatchingPrompts:
+@takes_options(RankingConfig)
+def make_ranking_prompts(model: LensModel, task: Task, options: RankingConfig) -> PatchingPrompts:
     """Build the clean and corrupted prompts of `rank_heads`; the corrupted ones are drawn with `seed` + 1.
 
     Args:
@@ -166,13 +166,9 @@ def make_ranking_prompts(model: LensModel, task: Task, options: RankingOptions) 
 
 
 def ranking_split(
-    model: LensModel, task: Task, options: MediationOptions, instruction: str | Sequence[str] | None
+    model: LensModel, task: Task, options: MediationConfig, instruction: str | Sequence[str] | None
 ) -> tuple[Split, dict[str, Any]]:
-    """The split with the chosen queries as validation part, and what provenance records about the choice.
-
-    Raises:
-        LensFVError: the model has no heads, or no query is answered.
-    """
+    """The split with the chosen queries as validation part, and what provenance records about the choice."""
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")
     split = options.split or split_pairs(task, seed=options.seed)
@@ -195,20 +191,12 @@ def pair_prompts(
     model: LensModel,
     clean: Sequence[Prompt],
     corrupted: Sequence[Prompt],
-    options: MediationOptions,
+    options: MediationConfig,
     *,
     noised_tokens: Callable[[Prompt], list[int]] | None,
     recorded: Mapping[str, Any],
 ) -> PatchingPrompts:
-    """Encode clean and corrupted prompts and their foils; draw their partners, and the noise if it is the corruption.
-
-    Args:
-        model: Model that reads the prompts.
-        clean: Prompts from which head outputs are taken.
-        corrupted: Prompts into which they are patched.
-        options: Options of the ranking.
-        noised_tokens: Function that returns the indices of the tokens that receive noise; None: no noise.
-        recorded: Options to record beyond the numbers of prompts, the foil and the level of the noise.
+    """Encode clean and corrupted prompts and their foils; draw their partners, and noise on the `noised_tokens`, if any.
 
     Raises:
         LensFVError: a query has no foil, or the foil begins like an acceptable answer.
@@ -259,12 +247,7 @@ def noise_on(
 ) -> list[list[Edit]]:
     """Edits that add Gaussian noise to the embeddings of selected tokens of each prompt, at the input of the first block.
 
-    Args:
-        model: Model that reads the prompts.
-        prompts: Prompts to edit.
-        tokens: For each prompt, the indices of the selected tokens.
-        multiple: Standard deviation of the noise, in units of the standard deviation of these embeddings (over all entries).
-        seed: Seed of the noise.
+    The noise has `multiple` times the standard deviation of these embeddings (over all entries).
     """
     embeddings: list[Tensor] = []
 
@@ -284,7 +267,7 @@ def noise_on(
 
 
 @torch.no_grad()
-def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationOptions) -> HeadRanking:
+def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationConfig) -> HeadRanking:
     """Rank heads on given prompts: steps 2 to 5 of the protocol, shared by all rankings.
 
     Args:
@@ -358,20 +341,13 @@ def indirect_effects(
     model: LensModel,
     prompts: PatchingPrompts,
     outputs: Float[Tensor, "trials layers heads d_head"],
-    options: MediationOptions,
+    options: MediationConfig,
     *,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
     """Each head's effect on the first answer token of each corrupted prompt, and the metric with no head patched.
 
-    Effects are zero in layers without attention heads.
-
-    Args:
-        model: Model to measure.
-        prompts: Clean and corrupted prompts.
-        outputs: Head outputs to patch in, per trial.
-        options: Metric, mode, unit, backend and budget.
-        tick: Called after each trial.
+    `outputs` are patched in, as `options` say. Effects are zero in layers without attention heads.
 
     Raises:
         LensFVError: no head has any effect.
@@ -422,7 +398,7 @@ def patched_metric(
     Args:
         model: Model to run.
         prompt: Prompt with its answers.
-        patches: Patches; each consists of the edits of one run.
+        patches: The edits of each run.
         metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff", its logit minus the foil's. Only
             these tokens are unembedded for logits.
         foil: First token of the wrong answer for "logit_diff"; None: the likeliest one, without a patch, that begins no

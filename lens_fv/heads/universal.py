@@ -19,7 +19,7 @@ from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, competence, queries_summary
-from lens_fv.heads.options import RankingConfig, RankingOptions
+from lens_fv.heads.options import RankingConfig
 from lens_fv.heads.protocol import rank_heads
 from lens_fv.heads.ranking import Effects, HeadRanking, Metric
 from lens_fv.heads.statistics import Correction
@@ -112,7 +112,7 @@ class UniversalHeads(Effects):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class UniversalHeadsConfig(RankingConfig):
-    """Options of `universal_heads` that are words and numbers: those of `rank_heads`, and which tasks to keep.
+    """Options of `universal_heads`: those of `rank_heads`, and which tasks to keep.
 
     Attributes:
         max_items: Maximum number of validation pairs on which a task's accuracy is measured.
@@ -121,14 +121,8 @@ class UniversalHeadsConfig(RankingConfig):
     max_items: Count = 100
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class UniversalHeadsOptions(UniversalHeadsConfig, RankingOptions):
-    """All options of `universal_heads`."""
-
-
-@takes_options(UniversalHeadsOptions, UniversalHeadsConfig)
-def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsOptions) -> UniversalHeads:
+@takes_options(UniversalHeadsConfig)
+def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsConfig) -> UniversalHeads:
     """Rank heads on every task where the model beats a constant answer, and average over tasks (Todd et al. 2024).
 
     With `folder`, every task's accuracy and ranking are stored there, so that an interrupted run resumes. Provenance records

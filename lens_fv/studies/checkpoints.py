@@ -9,7 +9,7 @@ from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
 from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.finetuning import FinetuneRun
-from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
+from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompts
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.loading import load_model
@@ -80,7 +80,7 @@ def _probe(
 ) -> TaskProbe:
     """Make a task's probe from its vector before training; saves the ranking and the vector."""
     contrast = make_instruction_prompts(model, task, template=run.template, **prompts)
-    options = MediationOptions(seed=prompts["seed"], folder=folder / "rankings", progress=progress)
+    options = MediationConfig(seed=prompts["seed"], folder=folder / "rankings", progress=progress)
     ranking = rank_prompts(model, task, contrast, options)
     vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
     sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=probed["max_items"], template=run.template)

@@ -40,8 +40,10 @@ class Batch(NamedTuple):
             plain: Whether to put a branch without a vector first.
         """
         own = vectors[list(self.owners)]
-        edits = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]
-        return self.opened.run([Branch(each, tokens=self.answers) for each in [()] * plain + edits], readout=readout)
+        edits: list[tuple[Edit, ...]] = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]
+        if plain:
+            edits.insert(0, ())
+        return self.opened.run([Branch(own_edits, tokens=self.answers) for own_edits in edits], readout=readout)
 
     def lengths(self, device: torch.device) -> Float[Tensor, "prompts 1"]:
         """Number of tokens of each answer."""
@@ -57,7 +59,7 @@ def open_batches(
 ) -> list[Batch]:
     """Open prompts, given with their owner's index, in batches of similar answer length, which keeps padding low."""
     items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
-    parts = [items[at : at + size] for at in range(0, len(items), size)]
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
     return [
         Batch(
             OpenPrompts(model, [p.tokens for _, p in part], backend=backend),

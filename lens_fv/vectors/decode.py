@@ -144,5 +144,5 @@ def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> I
     """
     if not all_finite(logits.amax(-1)):
         raise LensFVError("rank tokens by logits that are not finite; look at the vectors and their scales, and run verify")
-    asked = torch.tensor(tokens, dtype=torch.long, device=logits.device)
-    return torch.stack([1 + token_ranks(row.expand(len(asked), -1), asked) for row in logits], 1)
+    ids = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    return torch.stack([1 + token_ranks(row.expand(len(ids), -1), ids) for row in logits], 1)

@@ -13,6 +13,8 @@ from torch.nn import Parameter
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import loss_not_finite
+from lens_fv.vectors.batches import Batch
+from lens_fv.vectors.options import FitConfig
 
 CHECK_EVERY = 5
 """Number of steps between checks on held-out data."""
@@ -56,6 +58,44 @@ class Best(Generic[R]):
     def options(self) -> dict[str, int | float]:
         """The options to record in the provenance."""
         return {"best_step": self.step, "validation_logprob": self.score}
+
+
+def fit_answers(
+    parameters: Sequence[Parameter],
+    logprobs: Callable[[Batch], Float[Tensor, "prompts candidates"]],
+    result: Callable[[int], R],
+    train: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: FitConfig,
+    *,
+    what: str,
+) -> Best[R]:
+    """Fit candidates together to training answers; keep the step and candidate with the likeliest validation answers.
+
+    Args:
+        parameters: Parameters of all candidates, in units of one Adam step.
+        logprobs: Log-probabilities of the answers to a batch under each candidate.
+        result: Returns the result of a candidate.
+        train: Prompts to fit on; the loss is the mean negative log-probability of their answers' tokens.
+        validation: Prompts to choose by; the score is the mean log-probability of their answers.
+        config: Number of steps, and whether to show progress.
+        what: See `fit`.
+
+    Raises:
+        LensFVError: a loss is not finite, or no score was.
+    """
+    n, best = sum(len(batch.owners) for batch in train), Best[R]()
+
+    def loss() -> Tensor:
+        losses = [(-logprobs(batch) / batch.lengths(parameters[0].device)).sum() for batch in train]
+        return torch.stack(losses).sum() / n
+
+    def check(step: int) -> None:
+        best.update(step, torch.cat([logprobs(batch) for batch in validation]).mean(0), result)
+
+    fit(parameters, loss, check, steps=config.steps, what=what, progress=config.progress)
+    best.require(what)
+    return best
 
 
 def fit(
@@ -106,8 +146,8 @@ def fit(
                 total = losses.sum()
             if not torch.isfinite(total):
                 finite: list[bool] = losses.isfinite().flatten().tolist()
-                broken = [name for name, whole in zip(names, finite) if not whole]
-                raise loss_not_finite(" ".join([what, *broken]), float(total.detach()), step)
+                affected = [name for name, is_finite in zip(names, finite) if not is_finite]
+                raise loss_not_finite(" ".join([what, *affected]), float(total.detach()), step)
             optimiser.zero_grad()
             total.backward()
             optimiser.step()

@@ -75,7 +75,7 @@ def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
 def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
     arguments = ("tuned", "--task", "toy.json", *QUICK)
     model = load_model(str(model_folder))
-    basis = VectorLibrary.open(tmp_path / "tuned").basis(model)
+    basis = VectorLibrary.load(tmp_path / "tuned").basis(model)
     found = {}
     for temperature in (3.0, 0.5):
         softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")

@@ -1,16 +1,16 @@
 """The fitting loop, against a loop of torch written out."""
 
 import math
-from dataclasses import fields
 
 import pytest
 import torch
 from helpers import toy_task
 from torch.nn import Parameter
 
-from lens_fv.composition.fit import MapConfig, MapOptions
+from lens_fv.composition import TuneRecipe, fit_map
 from lens_fv.errors import LensFVError
-from lens_fv.vectors import TuneConfig, tune, tune_many
+from lens_fv.tasks import split_pairs
+from lens_fv.vectors import TuneConfig, extract, extract_instruction, tune, tune_many
 from lens_fv.vectors.fitting import Best, fit
 
 TARGET = torch.tensor([1.0, -2.0, 3.0])
@@ -112,7 +112,27 @@ def test_settings_are_keywords_or_a_config(tiny_model):
         tune_many(model, [task], steps=0)
 
 
-def test_a_maps_keywords_are_its_settings():
-    assert set(MapOptions.__annotations__) == {field.name for field in fields(MapConfig)}
-    with pytest.raises(LensFVError, match=r"epochs=0\): it has to be"):
-        MapConfig(epochs=0)
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (fit_map, {"epoch": 1}, r"fit_map\(epoch=...\): it has no such option; did you mean 'epochs'\?"),
+        (fit_map, {"epochs": 0}, r"fit_map\(epochs=0\): it has to be"),
+        (extract_instruction, {"n_head": 1}, r"extract_instruction\(n_head=...\): .* did you mean 'n_heads'\?"),
+        (extract, {"layers": 1}, r"extract\(layers=...\): .* did you mean 'layer'\?"),
+        (TuneRecipe, {"step": 1}, r"TuneRecipe\(step=...\): .* did you mean 'steps'\?"),
+    ],
+)
+def test_unknown_keywords_are_named_with_the_nearest(function, options, message):
+    with pytest.raises(LensFVError, match=message):
+        function(**options)
+
+
+def test_what_several_tasks_cannot_share_is_refused(tiny_model):
+    model, tasks = tiny_model("llama"), [toy_task(name="one"), toy_task(name="two")]
+    with pytest.raises(LensFVError, match="on one split: give a mapping"):
+        tune_many(model, tasks, split=split_pairs(tasks[0], seed=0))
+    with pytest.raises(LensFVError, match="tune two: the initial values are those of one"):
+        tune_many(model, tasks, init={"one": "zero"})
+    for options in ({"layers": []}, {"learning_rate": []}):
+        with pytest.raises(LensFVError, match="none given"):
+            tune(model, tasks[0], **options)

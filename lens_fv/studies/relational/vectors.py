@@ -108,7 +108,7 @@ def _tuning(run: RelationalRun, value: str, pairs: int, layer: int) -> Iterator[
             n_pairs=pairs,
             layers=layer,
             steps=s.steps,
-            splits=splits,
+            split=splits,
             seed=run.seed,
         )
     for name, vector in zip(splits, vectors, strict=True):

@@ -21,7 +21,7 @@ from lens_fv.tasks import EncodedPrompt, Task
 from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.options import FitConfig, SplitOptions
+from lens_fv.vectors.options import FitConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +63,9 @@ class Adapter(Artefact):
         rank = self.q_down.shape[1]
         with adapted(model, LoraConfig(r=rank, lora_alpha=rank)) as parts, torch.no_grad():
             for part in PARTS:
-                for at, layer in enumerate(self.layers):
-                    parts[layer, part].down.copy_(getattr(self, f"{part}_down")[at])
-                    parts[layer, part].up.copy_(getattr(self, f"{part}_up")[at])
+                for i, layer in enumerate(self.layers):
+                    parts[layer, part].down.copy_(getattr(self, f"{part}_down")[i])
+                    parts[layer, part].up.copy_(getattr(self, f"{part}_up")[i])
             yield
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class Adapter(Artefact):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig(FitConfig):
-    """Options of `train_adapter` that are numbers.
+    """Options of `train_adapter`.
 
     Attributes:
         rank: Rank of each update.
@@ -117,14 +117,8 @@ class AdapterConfig(FitConfig):
     learning_rate: Positive = 2e-3
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class AdapterOptions(AdapterConfig, SplitOptions):
-    """All options of `train_adapter`."""
-
-
-@takes_options(AdapterOptions, AdapterConfig)
-def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adapter:
+@takes_options(AdapterConfig)
+def train_adapter(model: LensModel, task: Task, options: AdapterConfig) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does. The step with
@@ -133,14 +127,14 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        options: Keywords: the fields of `AdapterOptions`, which `AdapterConfig` and `FitConfig` describe.
+        options: Keywords: the fields of `AdapterConfig` and `FitConfig`.
 
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
     """
     what, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
-    examples = FittingExamples.of(model, task, options.split, options, options.template, what="an adapter")
+    examples = FittingExamples.of(model, task, options, what="an adapter")
     best = Best[dict[str, Tensor]]()
     batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
@@ -167,7 +161,7 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
                     for part in PARTS
                     for factor in Update._fields
                 }
-                return {name: torch.stack(each) for name, each in rows.items()}
+                return {name: torch.stack(matrices) for name, matrices in rows.items()}
 
             def check(step: int) -> None:
                 best.update(step, score(), factors)
