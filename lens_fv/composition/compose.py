@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.composition.library import Basis, VectorLibrary
+from lens_fv.composition.basis import Basis
+from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Positive, checked

@@ -5,20 +5,20 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
+from lens_fv.composition.analogies import ScoredAnalogies
 from lens_fv.composition.compose import TEMPERATURE
-from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.shape import Form, LogitMap, ScoredPairs, fit_logit_map, scored_pairs
-from lens_fv.composition.weights import Score, WeightMap, own_relations, relation_scores
+from lens_fv.composition.library import VectorLibrary
+from lens_fv.composition.shape import Form, LogitMap, fit_logit_map
+from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Positive, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, Analogy, Pair, PromptTemplate, Task, encode_prompts, zero_shot
-from lens_fv.vectors.batches import Batch, open_batches
+from lens_fv.tasks import TODD, Analogy, PromptTemplate, Task
+from lens_fv.vectors.batches import Batch
 from lens_fv.vectors.fitting import Best, fit
 
 
@@ -112,7 +112,7 @@ def fit_maps(
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
     train, validation = (
-        _ScoredAnalogies(model, basis, part, score, template, exclude_own_relation) for part in (analogies, held_out)
+        ScoredAnalogies(model, basis, part, score, template, exclude_own_relation) for part in (analogies, held_out)
     )
     provenance = Provenance.of(
         model,
@@ -137,55 +137,10 @@ def fit_maps(
     return maps
 
 
-class _ScoredAnalogies:
-    """Analogies with their scores, and their targets' prompts in batches."""
-
-    def __init__(
-        self,
-        model: LensModel,
-        basis: Basis,
-        analogies: Sequence[Analogy],
-        score: Score,
-        template: PromptTemplate,
-        exclude_own_relation: bool,
-    ) -> None:
-        self.basis = basis
-        self.score: Score = score
-        self._model, self._analogies, self._template = model, analogies, template
-        self._scores = self._score_pairs([a.source for a in analogies])
-        self._excluded = own_relations(basis, analogies).to(model.device) & exclude_own_relation
-        self.encoded = encode_prompts(model, [zero_shot(a.target, template=template) for a in analogies])
-        self.batches = open_batches(model, list(enumerate(self.encoded)), size=32)
-
-    def _score_pairs(self, pairs: Sequence[Pair]) -> Float[Tensor, "pairs relations"]:
-        return relation_scores(self._model, self.basis, pairs, score=self.score, template=self._template)
-
-    def couples(self) -> ScoredPairs:
-        """Scores of source pairs, coupled with those of target pairs of the same relation."""
-        targets = self._score_pairs([Pair(a.c, (a.d[0],)) for a in self._analogies])
-        words = [(a.a, a.c) for a in self._analogies]
-        return scored_pairs([a.relation for a in self._analogies], words, self._scores, targets, self._excluded)
-
-    def losses(self, batch: Batch, shape: LogitMap, scale: Tensor) -> Float[Tensor, " batch"]:
-        """Mean negative log-probability of the answers' tokens under a map, for the analogies of a batch."""
-        owners = list(batch.owners)
-        weights = shape.logits(self._scores[owners], self._excluded[owners]).softmax(-1)
-        vectors = scale * (weights @ self.basis.vectors)
-        by_owner = vectors.new_zeros(len(self.encoded), 1, vectors.shape[-1])
-        by_owner = by_owner.index_put((torch.tensor(owners),), vectors[:, None])
-        return batch.losses([self.basis.layer], by_owner)[:, 0]
-
-    def logprob_per_token(self, weight_map: WeightMap) -> float:
-        """Mean log-probability of the answers under a map, in nats per token."""
-        vectors = weight_map.scale * (weight_map.weights(self._scores, excluded=self._excluded) @ self.basis.vectors)
-        losses = [batch.losses([self.basis.layer], vectors[:, None])[:, 0] for batch in self.batches]
-        return -float(torch.cat(losses).mean())
-
-
 def _fit_sharpness(
     shape: LogitMap,
-    train: _ScoredAnalogies,
-    validation: _ScoredAnalogies,
+    train: ScoredAnalogies,
+    validation: ScoredAnalogies,
     provenance: Provenance,
     epochs: int,
     learning_rate: float,
@@ -211,19 +166,19 @@ def _fit_sharpness(
         )
         best.update(step, torch.tensor([validation.logprob_per_token(weight_map)]), lambda _: weight_map)
 
-    what, steps = f"a map on {provenance.model}", epochs * len(train.batches)
+    context, steps = f"a map on {provenance.model}", epochs * len(train.batches)
     fit(
         [log_sharpness, log_scale],
         loss,
         check,
         steps=steps,
-        what=what,
+        context=context,
         checks=range(0, steps + 1, len(train.batches)),
         learning_rate=learning_rate,
         cosine=False,
         progress=progress,
     )
-    return best.require(what)
+    return best.require(context)
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:

@@ -5,12 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
+from lens_fv.composition.basis import Basis, make_basis
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
 from lens_fv.core.display import summary_html, summary_text
@@ -22,22 +19,6 @@ from lens_fv.vectors import FunctionVector
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Basis(NamedTuple):
-    """Vectors that can be mixed: of one model, at one layer.
-
-    Attributes:
-        names: Names of the relations.
-        vectors: Vectors, with their scales applied.
-        layer: Layer after which they are added.
-        resid_norm: Typical norm of the residual stream at this layer (mean over the vectors' values).
-    """
-
-    names: tuple[str, ...]
-    vectors: Float[Tensor, "relations d_model"]
-    layer: int
-    resid_norm: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,23 +166,7 @@ class VectorLibrary:
         Raises:
             LensFVError: no vectors, vectors of several layers or models, one injected at heads, or one of another model.
         """
-        if not self.entries:
-            raise LensFVError(f"compose on {model.name}: the library is empty; build it, or filter less of it away")
-        for name, values in (
-            ("models", {e.model for e in self.entries}),
-            ("weights", {e.fingerprint for e in self.entries} - {None}),
-            ("layers", {e.layer for e in self.entries}),
-        ):
-            if len(values) > 1:
-                listed = ", ".join(sorted(map(str, values)))
-                raise LensFVError(f"compose vectors of {len(values)} {name} ({listed}): filter the library to one")
-        vectors = [self[name] for name in self.names]
-        for name, vector in zip(self.names, vectors, strict=True):
-            vector.provenance.check(model)
-            if vector.site != "resid_post":
-                raise LensFVError(f"compose with the vector of {name}: it is injected at its {vector.site}, not at a layer")
-        rows = torch.stack([vector.vector * vector.scale for vector in vectors]).to(model.device)
-        return Basis(self.names, rows, vectors[0].layer, sum(v.resid_norm for v in vectors) / len(vectors))
+        return make_basis(model, self.entries, self.__getitem__)
 
     def save(self, folder: str | Path) -> "VectorLibrary":
         """Copy the library into a folder without one, and return the copy.

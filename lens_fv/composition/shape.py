@@ -114,8 +114,8 @@ def fit_logit_map(
 
         # Not before the first step, where the start would differ from itself by rounding.
         checks = range(CHECK_EVERY, steps + 1, CHECK_EVERY)
-        parameters, what = [moved, bias, log_temperature], "a map from scores to weights"
-        fit(parameters, loss, check, steps=steps, what=what, checks=checks, learning_rate=learning_rate, cosine=False)
+        parameters, context = [moved, bias, log_temperature], "a map from scores to weights"
+        fit(parameters, loss, check, steps=steps, context=context, checks=checks, learning_rate=learning_rate, cosine=False)
 
     for decay in decays:
         fit_with(decay)

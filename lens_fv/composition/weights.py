@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.composition.library import Basis
+from lens_fv.composition.basis import Basis
 from lens_fv.composition.shape import LogitMap
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
@@ -16,7 +16,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import TODD, Analogy, Pair, PromptTemplate, encode_prompts, zero_shot
+from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import BATCH, Batch, open_batches
 
 if TYPE_CHECKING:
@@ -80,11 +80,6 @@ def _batches_by_pair(model: LensModel, pairs: Sequence[Pair], template: PromptTe
     """Zero-shot prompts of pairs, each with vectors of its own."""
     encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     return open_batches(model, list(enumerate(encoded)), size=size)
-
-
-def own_relations(basis: Basis, analogies: Sequence[Analogy]) -> Bool[Tensor, "analogies relations"]:
-    """Mask of the basis vector that belongs to each analogy's own relation."""
-    return torch.tensor([[name == a.relation for name in basis.names] for a in analogies])
 
 
 @checked

@@ -119,7 +119,7 @@ def compare_baselines(
         return extract(model, task, ranked(), n_heads=n_heads, layer=0, split=split, template=template)
 
     def picked(vectors: list[FunctionVector]) -> FunctionVector:
-        return likeliest(model, vectors, split, template, what=f"{task.name}: layer and scale", progress=progress)
+        return likeliest(model, vectors, split, template, context=f"{task.name}: layer and scale", progress=progress)
 
     makers: dict[str, Callable[[], Intervention]] = {
         "extracted": lambda: picked([from_heads().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),

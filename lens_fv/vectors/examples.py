@@ -35,15 +35,15 @@ class FittingExamples:
     seed: int
 
     @classmethod
-    def of(cls, model: LensModel, task: Task, config: FitConfig, *, what: str) -> "FittingExamples":
-        """Encode the prompts of the task's split; `what` is fitted, for the error.
+    def of(cls, model: LensModel, task: Task, config: FitConfig, *, kind: str) -> "FittingExamples":
+        """Encode the prompts of the task's split; `kind` says what is fitted, for the error.
 
         Raises:
             LensFVError: the training split has too few pairs.
         """
         split, n_pairs, template = split_of(task, config), config.n_pairs, config.template
         if n_pairs > len(split.train):
-            raise LensFVError(f"fit {what} on {n_pairs} pairs of {task.name}: its training split has {len(split.train)}")
+            raise LensFVError(f"fit {kind} on {n_pairs} pairs of {task.name}: its training split has {len(split.train)}")
         train = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
         return cls(task, train, validation_prompts(model, split, template), config.seed)
 
@@ -80,12 +80,12 @@ def likeliest(
     split: Split,
     template: PromptTemplate,
     *,
-    what: str = "choosing",
+    context: str = "choosing",
     progress: bool = False,
 ) -> FunctionVector:
     """The vector that makes validation answers likeliest; all candidates run as branches of the same zero-shot prompts."""
     prompts = validation_prompts(model, split, template)
-    scores = score_answers(model, prompts, [c.edits() for c in candidates], what=what, progress=progress)
+    scores = score_answers(model, prompts, [c.edits() for c in candidates], what=context, progress=progress)
     means = scores.logprob.mean(0)
     best = candidates[int(means.argmax())]
     options = {**best.provenance.options, "candidates": len(candidates), "validation_logprob": float(means.max())}

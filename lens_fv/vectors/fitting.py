@@ -44,14 +44,14 @@ class Best(Generic[R]):
         if score > self.score:
             self.score, self.step, self.candidate, self.result = score, step, candidate, result(candidate)
 
-    def require(self, what: str) -> R:
+    def require(self, context: str) -> R:
         """The result.
 
         Raises:
             LensFVError: no score was finite.
         """
         if self.result is None:
-            raise LensFVError(f"{what}: no step gives the held-out answers a finite score; run verify on the model")
+            raise LensFVError(f"{context}: no step gives the held-out answers a finite score; run verify on the model")
         return self.result
 
     @property
@@ -68,7 +68,7 @@ def fit_answers(
     validation: Sequence[Batch],
     config: FitConfig,
     *,
-    what: str,
+    context: str,
 ) -> Best[R]:
     """Fit candidates together to training answers; keep the step and candidate with the likeliest validation answers.
 
@@ -79,7 +79,7 @@ def fit_answers(
         train: Prompts to fit on; the loss is the mean negative log-probability of their answers' tokens.
         validation: Prompts to choose by; the score is the mean log-probability of their answers.
         config: Number of steps, and whether to show progress.
-        what: See `fit`.
+        context: See `fit`.
 
     Raises:
         LensFVError: a loss is not finite, or no score was.
@@ -93,8 +93,8 @@ def fit_answers(
     def check(step: int) -> None:
         best.update(step, torch.cat([logprobs(batch) for batch in validation]).mean(0), result)
 
-    fit(parameters, loss, check, steps=config.steps, what=what, progress=config.progress)
-    best.require(what)
+    fit(parameters, loss, check, steps=config.steps, context=context, progress=config.progress)
+    best.require(context)
     return best
 
 
@@ -104,7 +104,7 @@ def fit(
     check: Callable[[int], bool | None],
     *,
     steps: int,
-    what: str,
+    context: str,
     names: Sequence[str] = (),
     checks: Collection[int] | None = None,
     learning_rate: float = 1.0,
@@ -119,7 +119,7 @@ def fit(
         check: Called without gradients with the number of steps taken so far, usually to call `Best.update`. If it returns
             False, training ends.
         steps: Maximum number of steps.
-        what: What is fitted, for the progress bar and errors.
+        context: What is fitted, for the progress bar and errors.
         names: Names of the runs, for errors.
         checks: Numbers of steps after which `check` is called; default: every fifth, and at the end.
         learning_rate: Learning rate of Adam.
@@ -132,7 +132,7 @@ def fit(
     checks = {*range(0, steps, CHECK_EVERY), steps} if checks is None else checks
     optimiser = torch.optim.Adam(list(parameters), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1)) if cosine else None
-    with progress_bar(what, steps, show=progress) as tick:
+    with progress_bar(context, steps, show=progress) as tick:
         for step in range(steps + 1):
             if step in checks:
                 with torch.no_grad():
@@ -147,7 +147,7 @@ def fit(
             if not torch.isfinite(total):
                 finite: list[bool] = losses.isfinite().flatten().tolist()
                 affected = [name for name, is_finite in zip(names, finite) if not is_finite]
-                raise loss_not_finite(" ".join([what, *affected]), float(total.detach()), step)
+                raise loss_not_finite(" ".join([context, *affected]), float(total.detach()), step)
             optimiser.zero_grad()
             total.backward()
             optimiser.step()

@@ -94,7 +94,7 @@ def train_vectors(
         check,
         steps=steps,
         checks={*range(0, steps, CHECK_EVERY), *halvings, steps},
-        what="tuning",
+        context="tuning",
         names=[run.examples.task.name for run in runs],
         progress=config.progress,
     )

@@ -106,8 +106,8 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig)
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
-    what = f"{task.name}: head weights"
-    examples = FittingExamples.of(model, task, options, what="head weights")
+    context = f"{task.name}: head weights"
+    examples = FittingExamples.of(model, task, options, kind="head weights")
     means = _mean_outputs(model, task, options)
     writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
@@ -124,9 +124,9 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig)
         open_batches(model, [(0, prompt) for prompt in examples.train]),
         open_batches(model, [(0, prompt) for prompt in examples.validation]),
         options,
-        what=what,
+        context=context,
     )
-    weights, (layer, rate) = best.require(what), candidates[best.candidate]
+    weights, (layer, rate) = best.require(context), candidates[best.candidate]
     recorded = {"n_pairs": options.n_pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
         provenance=examples.provenance(model, "head_weights", recorded | best.options),

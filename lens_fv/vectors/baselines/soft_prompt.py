@@ -143,8 +143,8 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -
     Raises:
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
     """
-    what, n_tokens, start = f"{task.name}: soft prompt", options.n_tokens, int(model.prepend_bos)
-    examples = FittingExamples.of(model, task, options, what="a soft prompt")
+    context, n_tokens, start = f"{task.name}: soft prompt", options.n_tokens, int(model.prepend_bos)
+    examples = FittingExamples.of(model, task, options, kind="a soft prompt")
     rates = as_list(options.learning_rate)
     initial = _random_embeddings(model, n_tokens, examples.train[0], options.seed)
     norm = float(initial.norm(dim=-1).mean())
@@ -166,7 +166,7 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -
         batches(examples.train),
         batches(examples.validation),
         options,
-        what=what,
+        context=context,
     )
     recorded = {
         "n_tokens": n_tokens,
@@ -174,7 +174,9 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -
         "steps": options.steps,
         "learning_rate": rates[best.candidate],
     }
-    return SoftPrompt(provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(what))
+    return SoftPrompt(
+        provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(context)
+    )
 
 
 def _lengthened(tokens: Sequence[int], n: int, start: int) -> tuple[int, ...]:

@@ -138,9 +138,9 @@ def _likeliest_state(
         )
 
     layers = layers_of(model, options.layers, range(model.n_layers))
-    what = f"{task.name}: {'task' if site == 'state' else 'mean'} state"
+    context = f"{task.name}: {'task' if site == 'state' else 'mean'} state"
     candidates = [vector(layer, scale) for layer in layers for scale in scales]
-    return likeliest(model, candidates, split, options.template, what=what, progress=options.progress)
+    return likeliest(model, candidates, split, options.template, context=context, progress=options.progress)
 
 
 def _states(
