@@ -249,7 +249,7 @@ RESULT_TABLES = {
     Agreement: (1, ["coefficient", "correlation", *INTERVAL, "p_value", "n_pairs"]),
     TaxonomyStructure: (
         1,
-        ["same", "different", "difference", "difference_p_value", "auc", "auc_p_value", "n_items", "n_same", "n_different"],
+        ["within", "between", "difference", "difference_p_value", "auc", "auc_p_value", "n_items", "n_within", "n_between"],
     ),
     ContinualMetrics: (1, ["average", "final", "forgetting", "general", "in_context"]),
     Decoded: (3, ["text", "rank", "probability"]),

@@ -57,10 +57,7 @@ def fit_confidence(
     Raises:
         LensFVError: all helped or none did.
     """
-    if bool(helped.all()) or not bool(helped.any()):
-        raise LensFVError(
-            f"fit a confidence on {len(helped)} composites: {'all' if helped.all() else 'none'} helped; give both"
-        )
+    _require_both(helped, "fit a confidence on")
     x, y = features.double(), helped.double()
     center, spread = x.mean(0), x.std(0).clamp(min=1e-9)
     units = (x - center) / spread
@@ -84,7 +81,11 @@ def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composi
     Raises:
         LensFVError: all helped or none did.
     """
-    if bool(helped.all()) or not bool(helped.any()):
-        raise LensFVError(f"separate {len(helped)} composites: {'all' if helped.all() else 'none'} helped")
+    _require_both(helped, "separate")
     test = mannwhitneyu(scores[helped].numpy(), scores[~helped].numpy())
     return float(test.statistic) / (int(helped.sum()) * int((~helped).sum())), float(test.pvalue)
+
+
+def _require_both(helped: Bool[Tensor, " composites"], context: str) -> None:
+    if helped.all() or not helped.any():
+        raise LensFVError(f"{context} {len(helped)} composites: {'all' if helped.all() else 'none'} helped; give both")

@@ -109,11 +109,7 @@ class Reliability(Record):
 def split_half(values: Float[np.ndarray, "samples tests"], *, k: int = 10, n_splits: int = 500, seed: int = 0) -> Reliability:
     """Split-half reliability of the order of mean effects: would other samples give the same ranking?
 
-    Args:
-        values: Independent samples (trials, tasks) of every test (head). If their number is odd, each split omits one.
-        k: Number of top heads to compare.
-        n_splits: Number of random halvings to average over.
-        seed: Seed of the halvings.
+    If the number of independent samples (trials, tasks) is odd, each split omits one.
 
     Raises:
         LensFVError: there are fewer than four samples, or `k` is not a possible size of a proper subset of the tests.

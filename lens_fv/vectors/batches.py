@@ -33,11 +33,8 @@ class Batch(NamedTuple):
     ) -> Tensor:
         """Apply a readout to the answers, "prompts branches ...", each prompt with its owner's vectors.
 
-        Args:
-            layers: For each branch, the layer after which its vector is added, at the last prompt token.
-            vectors: Vectors to add. Gradients flow into them.
-            readout: See `run_branches`; default: log-probabilities of the answers' tokens.
-            plain: Whether to put a branch without a vector first.
+        A branch adds its vector after its layer, at the last prompt token; gradients flow into the vectors. The default readout
+        is the log-probabilities of the answers' tokens. `plain` puts a branch without a vector first.
         """
         own = vectors[list(self.owners)]
         edits: list[tuple[Edit, ...]] = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]

@@ -120,12 +120,6 @@ def vocabulary_effect(
     """Change in the next token's log-probabilities, in nats, when vectors are added at their layers, through all later layers.
 
     The change is averaged over zero-shot prompts with neutral inputs, so that it reflects the vector and not an answer.
-
-    Args:
-        model: Model to run.
-        vectors: Vectors of that model.
-        inputs: Neutral inputs.
-        template: Prompt template.
     """
     prompts = [model.encode(zero_shot(Pair(word, (word,)), template=template).text) for word in inputs]
     states = run_branches(model, prompts, [[], *(vector.edits() for vector in vectors)], readout=final_states)[:, :, 0]

@@ -72,14 +72,8 @@ def fit_answers(
 ) -> Best[R]:
     """Fit candidates together to training answers; keep the step and candidate with the likeliest validation answers.
 
-    Args:
-        parameters: Parameters of all candidates, in units of one Adam step.
-        logprobs: Log-probabilities of the answers to a batch under each candidate.
-        result: Returns the result of a candidate.
-        train: Prompts to fit on; the loss is the mean negative log-probability of their answers' tokens.
-        validation: Prompts to choose by; the score is the mean log-probability of their answers.
-        config: Number of steps, and whether to show progress.
-        context: See `fit`.
+    `logprobs` returns the log-probabilities of a batch's answers under each candidate, `result` the result of a candidate. The
+    loss is the mean negative log-probability of the training answers' tokens, and the learning rate of Adam is 1.
 
     Raises:
         LensFVError: a loss is not finite, or no score was.

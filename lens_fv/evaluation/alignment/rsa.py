@@ -44,22 +44,22 @@ class TaxonomyStructure(Record):
     """Whether items of the same class are more similar than others.
 
     Attributes:
-        same, different: mean similarity within classes and between classes.
-        difference: same minus different.
+        within, between: mean similarity within classes and between classes.
+        difference: within minus between.
         auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
         difference_p_value, auc_p_value: one-sided permutation p-values.
-        n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
+        n_items, n_within, n_between: numbers of items, of pairs within classes and of pairs between classes.
     """
 
-    same: float
-    different: float
+    within: float
+    between: float
     difference: float
     difference_p_value: float
     auc: float
     auc_p_value: float
     n_items: int
-    n_same: int
-    n_different: int
+    n_within: int
+    n_between: int
 
 
 @checked
