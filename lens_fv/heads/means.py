@@ -114,6 +114,18 @@ def _keep(name: str, kept: Float[Tensor, "prompts width"], rows: list[int], posi
     return name, keep
 
 
+def input_states(model: LensModel, tokens: Sequence[int]) -> Float[Tensor, "tokens d_model"]:
+    """The residual stream before the first layer at every token of a prompt, in single precision."""
+    states: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        states.append(x[0].float())
+        return x
+
+    model.run_body(torch.tensor([list(tokens)]), [("blocks.0.hook_resid_pre", keep)])
+    return states[0]
+
+
 def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[int]]:
     """Group prompt indices into batches of similar length that do not cross the border of `rotary_border`."""
     batches: list[list[int]] = []

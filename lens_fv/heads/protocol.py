@@ -26,7 +26,7 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import choose_queries
-from lens_fv.heads.means import HeadMeans, head_outputs
+from lens_fv.heads.means import HeadMeans, head_outputs, input_states
 from lens_fv.heads.options import MediationConfig, RankingConfig, Source
 from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
@@ -249,16 +249,8 @@ def noise_on(
 
     The noise has `multiple` times the standard deviation of these embeddings (over all entries).
     """
-    embeddings: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        embeddings.append(x[0].float())
-        return x
-
-    for prompt in prompts:
-        model.run_body(torch.tensor([prompt.tokens]), [("blocks.0.hook_resid_pre", keep)])
-    selected = torch.cat([x[list(indices)] for x, indices in zip(embeddings, tokens, strict=True)])
-    size, rng = multiple * float(selected.std()), torch.Generator().manual_seed(seed)
+    selected = [input_states(model, prompt.tokens)[list(at)] for prompt, at in zip(prompts, tokens, strict=True)]
+    size, rng = multiple * float(torch.cat(selected).std()), torch.Generator().manual_seed(seed)
 
     def noise_at(position: int) -> Edit:
         return Edit(0, size * torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=position)

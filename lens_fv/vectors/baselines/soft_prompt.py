@@ -14,6 +14,7 @@ from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.tables import data_frame
+from lens_fv.heads.means import input_states
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
@@ -191,11 +192,5 @@ def _edits(states: Tensor, start: int) -> list[Edit]:
 def _random_embeddings(model: LensModel, n_tokens: int, prompt: EncodedPrompt, seed: int) -> Float[Tensor, "tokens d_model"]:
     """States of random tokens at the input of the first layer, after the prompt's beginning."""
     draw = torch.randint(model.d_vocab, (n_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
-    start, states = int(model.prepend_bos), list[Tensor]()
-
-    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        states.append(x[0, start:].float())
-        return x
-
-    model.run_body(torch.tensor([[*prompt.tokens[:start], *draw]]), [(SITE, keep)])
-    return states[0]
+    start = int(model.prepend_bos)
+    return input_states(model, [*prompt.tokens[:start], *draw])[start:]
