@@ -89,10 +89,10 @@ def option_help(config: type[Any]) -> dict[str, str]:
 
 def _signature(function: Callable[..., Any], config: type[Any]) -> inspect.Signature:
     """The function's own parameters, the optional config, and every option."""
-    own = [parameter.replace(kind=parameter.POSITIONAL_ONLY) for parameter in inspect.signature(function).parameters.values()]
+    signature, choices = inspect.signature(function), inspect.signature(config).parameters.values()
+    own = [parameter.replace(kind=parameter.POSITIONAL_ONLY) for parameter in signature.parameters.values()]
     third = own.pop().replace(name="config", default=None, annotation=config | None)
-    keywords = inspect.signature(config).parameters.values()
-    return inspect.Signature([*own, third, *keywords], return_annotation=inspect.signature(function).return_annotation)
+    return inspect.Signature([*own, third, *choices], return_annotation=signature.return_annotation)
 
 
 def _with_help(text: str, helps: dict[str, str]) -> str:

@@ -12,7 +12,6 @@ from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.model.padding import Passes, passes
 from lens_fv.patching import Edit
@@ -175,7 +174,7 @@ def _hook(model: LensModel, running: Passes, edit: Edit, position: int) -> Hook:
         if model.generation is None:
             index = running.places(position, x.shape)
         else:  # generation: rows of one length, the vector on every new token
-            index = (slice(None), token_span(model.generation, position, x.shape[1]))
+            index = (slice(None), model.generation.span(position, x.shape[1]))
         if edit.head is not None:
             index = (*index, edit.head)
         value = edit.value.to(x)

@@ -211,7 +211,7 @@ def test_half_written_weights_are_refused_until_they_are_written_again(tiny_mode
     before = {name: weight.clone() for name, weight in own_weights(model).items()}
     wanted = model.forward(torch.tensor(PROMPTS[:1]))
     other = {name: value + 1 for name, value in before.items()}
-    fifth = Interrupting(4, among=lambda file, line: linecache.getline(file, line).strip() == "found[name].copy_(value)")
+    fifth = Interrupting(4, among=lambda file, line: linecache.getline(file, line).strip() == "weights[name].copy_(value)")
     assert fifth.run(lambda: write_weights(model, other))
     for use in (with_vector, with_other_weights, lambda model: engine(model, "rows")):
         with pytest.raises(LensFVError, match="were being written when that was interrupted"):
