@@ -17,8 +17,8 @@ class KeywordOptions(griffe.Extension):
             for function in functions:
                 for call in (decorator.value for decorator in function.decorators):
                     if isinstance(call, griffe.ExprCall) and call.function.canonical_path.endswith(".takes_options"):
-                        options, config = (pkg.modules_collection[name.canonical_path] for name in call.arguments)
-                        _expand(function, options, config)
+                        (config,) = (pkg.modules_collection[name.canonical_path] for name in call.arguments)
+                        _expand(function, config)
 
 
 def _modules(module: griffe.Module) -> Iterator[griffe.Module]:
@@ -28,7 +28,7 @@ def _modules(module: griffe.Module) -> Iterator[griffe.Module]:
             yield from _modules(child)
 
 
-def _expand(function: griffe.Function, options: griffe.Class, config: griffe.Class) -> None:
+def _expand(function: griffe.Function, config: griffe.Class) -> None:
     """Replace the parameter `options` by the optional config and one keyword per field."""
     kinds = griffe.ParameterKind
     own = [parameter for parameter in function.parameters if parameter.name != "options"]
@@ -36,7 +36,7 @@ def _expand(function: griffe.Function, options: griffe.Class, config: griffe.Cla
         parameter.kind = kinds.positional_only
     keywords: dict[str, griffe.Parameter] = {}
     texts: dict[str, str] = {}
-    for source in reversed((options, *options.mro())):  # a class comes after its bases, and overrides their defaults
+    for source in reversed((config, *config.mro())):  # a class comes after its bases, and overrides their defaults
         texts |= _attribute_texts(source)
         for name, field in source.attributes.items():
             keywords[name] = griffe.Parameter(name, annotation=field.annotation, kind=kinds.keyword_only, default=field.value)

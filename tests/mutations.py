@@ -139,7 +139,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
     yield "task of a run", Sample(run / "tasks" / "0-one.json", read_run)
     entry = Entry("one", folder / "one.safetensors", "toy", "", "", "0", "made", 1, 0.5, -1.0, 0.5, 0.5, "0123")
     write_index(folder, {"seed": 0}, [entry])
-    yield "library", Sample(folder / "library.json", lambda: VectorLibrary.open(folder))
+    yield "library", Sample(folder / "library.json", lambda: VectorLibrary.load(folder))
     TransferSet({"a": ("A is b.", "A was b.")}, {"empty": 1}, made_provenance()).save(folder / "transfer.json")
     yield "transfer", Sample(folder / "transfer.json", lambda: load_transfer_set(folder / "transfer.json"))
     texts = {

@@ -121,7 +121,7 @@ def test_a_library_does_not_mix_them(models, tmp_path):
     with pytest.raises(LensFVError, match="compose vectors of 2 weights"):
         first.merge(second).basis(models[0])
     with pytest.raises(LensFVError, match=OTHER):
-        VectorLibrary.open(tmp_path / "kept").basis(models[1])
+        VectorLibrary.load(tmp_path / "kept").basis(models[1])
 
 
 def test_finetuning_does_not_go_on_with_the_others_run(folders, tmp_path):

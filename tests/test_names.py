@@ -51,8 +51,8 @@ def test_a_library_stays_in_its_folder(tiny_model, tmp_path, name):
     folder = tmp_path / "a" / "b" / "kept"
     made = build_library(tiny_model(), [toy_task(name=name)], folder, TuneRecipe(n_pairs=6, steps=2))
     assert {path.parent for path in everything(tmp_path)} == {folder}
-    assert VectorLibrary.open(folder).names == (name,)
-    assert torch.equal(VectorLibrary.open(folder)[name].vector, made[name].vector)
+    assert VectorLibrary.load(folder).names == (name,)
+    assert torch.equal(VectorLibrary.load(folder)[name].vector, made[name].vector)
     made.save(tmp_path / "a" / "b" / "copy")
     assert {path.parent for path in everything(tmp_path)} == {folder, tmp_path / "a" / "b" / "copy"}
 
@@ -64,7 +64,7 @@ def test_a_library_that_names_files_elsewhere_is_refused(tiny_model, tmp_path, f
     index["entries"][0]["file"] = file
     (tmp_path / "kept" / "library.json").write_text(json.dumps(index))
     with pytest.raises(LensFVError):
-        VectorLibrary.open(tmp_path / "kept")
+        VectorLibrary.load(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("name", NAMES)

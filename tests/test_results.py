@@ -23,7 +23,6 @@ from lens_fv.evaluation import ListComposition
 from lens_fv.evaluation.alignment import Agreement, SimilarityMatrix, TaxonomyStructure
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.heads import HeadRanking, Overlap, Reliability
-from lens_fv.heads.comparison import Overlap as TopOverlap
 from lens_fv.knowledge import KnowledgeResult, KnowledgeResults, KnowledgeScores
 from lens_fv.patching.verify import Finding, Findings
 from lens_fv.vectors import Decoded
@@ -229,8 +228,7 @@ SCORES = KnowledgeScores(
 KNOWN = KnowledgeResult("update", SCORES, SCORES, Estimate(0.5, 0.25, 0.75, 3))
 SHARE, CHANGE = proportion(3, 4), Estimate(-1.0, -2.0, 0.0, 4)
 RESULTS = {
-    Overlap: Overlap(2, 0.5, 0.25, 0.125),
-    TopOverlap: TopOverlap(10, 4, 1.5, 0.03),
+    Overlap: Overlap(2, 1.5, 0.5, 0.25, 0.125),
     Reliability: Reliability(0.5, 0.75, 0.5, 0.1, 10),
     Agreement: Agreement("spearman", Estimate(0.5, 0.1, 0.9, 8), 0.01, 28),
     TaxonomyStructure: TaxonomyStructure(0.5, 0.25, 0.25, 0.01, 0.75, 0.02, 4, 2, 4),
@@ -246,13 +244,12 @@ RESULTS = {
     Findings: Findings([Finding("heads", True, "2 of 2"), Finding("finite", False, "layer 1")]),
 }
 RESULT_TABLES = {
-    Overlap: (1, ["common", "jaccard", "chance", "p_value"]),
-    TopOverlap: (1, ["k", "shared", "chance", "p_value"]),
-    Reliability: (1, ["spearman", "corrected", "overlap", "chance", "k"]),
+    Overlap: (1, ["n_shared", "expected_shared", "jaccard", "expected_jaccard", "p_value"]),
+    Reliability: (1, ["spearman", "spearman_brown", "overlap", "chance", "k"]),
     Agreement: (1, ["coefficient", "correlation", *INTERVAL, "p_value", "n_pairs"]),
     TaxonomyStructure: (
         1,
-        ["same", "different", "difference", "difference_p_value", "auc", "auc_p_value", "n_items", "n_same", "n_different"],
+        ["within", "between", "difference", "difference_p_value", "auc", "auc_p_value", "n_items", "n_within", "n_between"],
     ),
     ContinualMetrics: (1, ["average", "final", "forgetting", "general", "in_context"]),
     Decoded: (3, ["text", "rank", "probability"]),
@@ -318,7 +315,7 @@ def test_a_result_of_another_kind_is_refused(tmp_path):
     file = RESULTS[Overlap].save(tmp_path / "overlap.json")
     with pytest.raises(LensFVError, match=r"load .*overlap.json as Reliability: it holds Overlap"):
         Reliability.load(file)
-    file.write_text('{"kind": "Overlap", "values": {"common": 2, "jaccard": "half", "chance": 0.5, "p_value": 1}}')
+    file.write_text(file.read_text().replace('"jaccard": 0.5', '"jaccard": "half"'))
     with pytest.raises(LensFVError, match="jaccard: Input should be a valid number"):
         Overlap.load(file)
     file.write_text('{"kind": "Verdicts", "values": [["t"]]}')

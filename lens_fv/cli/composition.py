@@ -44,7 +44,7 @@ def compose(
     parts = [text.split(":") for text in pair]
     if any(len(part) != 2 for part in parts):
         raise LensFVError(f"compose from {' '.join(pair)}: give pairs as A:B, such as hot:cold")
-    vectors = fv.VectorLibrary.open(library)
+    vectors = fv.VectorLibrary.load(library)
     fitted = None if weight_map is None else fv.composition.WeightMap.load(weight_map)
     lens = open_own_model(vectors, model, placing)
     vector = fv.compose(lens, vectors, [fv.Pair(a, (b,)) for a, b in parts], weight_map=fitted, **options)
@@ -94,7 +94,7 @@ def analogy(
 
     if file is not None and (task or "most" in making):
         raise LensFVError(f"solve the analogies in {file}: --task and --most are for analogies of relations; leave them out")
-    vectors = fv.VectorLibrary.open(library)
+    vectors = fv.VectorLibrary.load(library)
     maps = {} if weight_map is None else {"fitted": fv.composition.WeightMap.load(weight_map)}
     problems = fv.tasks.load_analogies(file) if file else reported_analogies(task or vectors.names, **making)
     lens = open_own_model(vectors, model, placing)

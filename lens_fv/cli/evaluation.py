@@ -135,7 +135,7 @@ def similarity(
     """
     from lens_fv.evaluation import alignment
 
-    libraries = _by_method(library, [fv.VectorLibrary.open(folder) for folder in library])
+    libraries = _by_method(library, [fv.VectorLibrary.load(folder) for folder in library])
     basis = next(iter(libraries.values()))
     rated = {rating.name: rating for rating in alignment.load_semeval(semeval)} if semeval else {}
     groups = {name: r.group for name, r in rated.items()} or {entry.name: entry.group for entry in basis.entries}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[str, Parameter(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
 Top = Annotated[Count, Parameter(help="Number of heads to print.")]
-CORRECTION = "lens_fv.heads.effects:Effects.p_values"
+CORRECTION = "lens_fv.heads.ranking:Effects.p_values"
 Correcting = Annotated[Options, OptionsOf(CORRECTION)]
 
 

@@ -87,7 +87,7 @@ def merge(
 @command
 def list_(folder: Folder, *, filtering: Filtering) -> Printout:
     """List the vectors of a library. Writes nothing unless --out is given."""
-    library = fv.VectorLibrary.open(folder).filter(**filtering)
+    library = fv.VectorLibrary.load(folder).filter(**filtering)
     return _listed(library.entries, {"folder": str(folder)}, repr(library))
 
 
@@ -104,7 +104,7 @@ def show(
     Args:
         model: Model that decodes the vector; default: do not decode.
     """
-    library = fv.VectorLibrary.open(folder)
+    library = fv.VectorLibrary.load(folder)
     vector = library[name]
     payload = _row(library.entry(name)) | {"facts": vector.summary()}
     views = [repr(vector)]
@@ -131,7 +131,7 @@ def fit(
     """
     from lens_fv.studies.relational.problems import training_analogies
 
-    library, model = fv.VectorLibrary.open(folder), open_model(**loading)
+    library, model = fv.VectorLibrary.load(folder), open_model(**loading)
     weight_map = fv.fit_map(model, library, *training_analogies(library.names, **making), **options, progress=True)
     form = chosen(options, "lens_fv:fit_map", "form")
     path = weight_map.save(out or Path(f"{file_name(model.name)}-{form}-map.safetensors"))

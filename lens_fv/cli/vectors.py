@@ -240,7 +240,7 @@ def _decoded_row(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _vectors(path: Path) -> "dict[str, FunctionVector]":
     if path.is_dir():
-        library = fv.VectorLibrary.open(path)
+        library = fv.VectorLibrary.load(path)
         return {name: library[name] for name in library}
     vector = fv.FunctionVector.load(path)
     return {vector.provenance.task: vector}

@@ -1,12 +1,12 @@
 """Composite vectors: libraries of relation vectors, weights for mixing them, and fitted maps."""
 
-from lens_fv.composition.build import build_library
+from lens_fv.composition.basis import Basis
+from lens_fv.composition.build import build_library, merge_libraries
 from lens_fv.composition.compose import CompositeVector, compose, softmax_map
 from lens_fv.composition.confidence import Confidence, composite_features, fit_confidence, roc_auc
-from lens_fv.composition.fit import MapConfig, fit_map, fit_maps
+from lens_fv.composition.fit import fit_map, fit_maps
 from lens_fv.composition.index import Entry
-from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.merging import merge_libraries
+from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.recipes import ExtractRecipe, TuneRecipe
 from lens_fv.composition.weights import WeightMap, relation_scores
 
@@ -16,7 +16,6 @@ __all__ = [
     "Confidence",
     "Entry",
     "ExtractRecipe",
-    "MapConfig",
     "TuneRecipe",
     "VectorLibrary",
     "WeightMap",

@@ -1,4 +1,4 @@
-"""Building a library: one vector per relation, each made once."""
+"""Building a library, one vector per relation, each made once; and merging libraries."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -45,17 +45,17 @@ def build_library(
     resumes and gives the same vectors, and a build with more tasks extends the library.
 
     Args:
-        model: the model.
-        tasks: tasks with distinct names; each is split by `split_pairs(task, seed=seed)`.
-        folder: folder for vectors and index.
-        recipe: method that makes the vectors; default: `TuneRecipe()`.
-        template: prompt template.
-        seed: seed of the splits and of the recipe's random draws.
-        progress: draw a progress bar.
+        model: Model that the vectors are made for.
+        tasks: Tasks with distinct names; each is split by `split_pairs(task, seed=seed)`.
+        folder: Folder for vectors and index.
+        recipe: Method that makes the vectors; default: `TuneRecipe()`.
+        template: Prompt template.
+        seed: Seed of the splits and of the recipe's random draws.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: the folder's vectors were made with other settings, a task there has changed, another process is building
-            there, or an error from the recipe.
+            there, or the recipe raises.
 
     Example:
         >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
@@ -80,7 +80,7 @@ def build_library(
         )
     )
     with folder_lock(folder, what="build a library"):
-        entries = _found(folder, settings)
+        entries = _existing_entries(folder, settings)
         known = {entry.name: entry.task_hash for entry in entries}
         for task in tasks:
             if known.get(task.name, task.fingerprint) != task.fingerprint:
@@ -89,64 +89,62 @@ def build_library(
                 )
         splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
         files = {task.name: folder / f"{file_name(task.name)}.safetensors" for task in tasks if task.name not in known}
-        if not files:
-            (folder / PLAN).unlink(missing_ok=True)
-            return VectorLibrary.open(folder)
-        begun = _plan(folder, settings, entries, files)
-        parts = [
-            recipe.parts([task for task in tasks if task.name in names], splits) for names in (begun, files.keys() - begun)
-        ]
+        started = _write_plan(folder, settings, entries, files) if files else set[str]()
+        groups = chain.from_iterable(
+            recipe.parts([task for task in tasks if task.name in names], splits) for names in (started, files.keys() - started)
+        )
         with progress_bar("library", len(files), show=progress) as tick:
-            for part in chain(*parts):
-                left = [task for task in part if task.name in files]
-                if not all(files[task.name].is_file() for task in left):
-                    made = recipe.make(model, part, splits, template=template, seed=seed)
-                    for task, vector in zip(part, made, strict=True):
-                        if task in left:
+            for group in groups:
+                missing = [task for task in group if task.name in files]
+                if not all(files[task.name].is_file() for task in missing):
+                    vectors = recipe.make(model, group, splits, template=template, seed=seed)
+                    for task, vector in zip(group, vectors, strict=True):
+                        if task in missing:
                             vector.save(files[task.name])
-                for task in left:
+                for task in missing:
                     vector = FunctionVector.load(files[task.name])
                     entries.append(_entry(model, task, vector, files[task.name], template, seed))
                     write_index(folder, settings, entries)
                     tick()
-        (folder / PLAN).unlink()
-    return VectorLibrary.open(folder)
+        (folder / PLAN).unlink(missing_ok=True)
+    return VectorLibrary.load(folder)
 
 
-def _plan(folder: Path, settings: dict[str, Any], entries: Sequence[Entry], files: Mapping[str, Path]) -> set[str]:
+def _write_plan(folder: Path, settings: dict[str, Any], entries: Sequence[Entry], files: Mapping[str, Path]) -> set[str]:
     """Record the tasks of a build, and return those that an interrupted build had started with.
 
     Tasks that train together do so again after an interruption, because other groupings change the vectors by rounding. A file
     without a plan was not made by a build.
     """
     path, remedy = folder / PLAN, "delete it; vectors that the index does not list are made again"
-    begun: list[str] = read_json(path, list[str], what="the plan of a library", remedy=remedy) if path.is_file() else []
-    for name in files.keys() - begun:
+    started: list[str] = read_json(path, list[str], what="the plan of a library", remedy=remedy) if path.is_file() else []
+    for name in files.keys() - started:
         files[name].unlink(missing_ok=True)
     write_index(folder, settings, entries)
-    write_atomically(path, json.dumps(list(dict.fromkeys([*begun, *files])), ensure_ascii=False))
-    return set(begun)
+    write_atomically(path, json.dumps(list(dict.fromkeys([*started, *files])), ensure_ascii=False))
+    return set(started)
 
 
-def _found(folder: Path, settings: dict[str, Any]) -> list[Entry]:
+def _existing_entries(folder: Path, settings: dict[str, Any]) -> list[Entry]:
+    """The entries of a folder's index whose files exist; the index must be one of the same settings."""
     if not (folder / INDEX).exists():
         return []
     index = read_index(folder)
-    if "fingerprint" not in index["settings"]:  # written before fingerprints existed
+    if "fingerprint" not in index.settings:  # written before fingerprints existed
         settings = {key: value for key, value in settings.items() if key != "fingerprint"}
-    if other := differences({key: index["settings"].get(key) for key in settings}, settings):
-        if not index["entries"]:  # a build that failed before its first vector
+    if other := differences({key: index.settings.get(key) for key in settings}, settings):
+        if not index.entries:  # a build that failed before its first vector
             (folder / PLAN).unlink(missing_ok=True)
             return []
         raise LensFVError(f"build a library in {folder}: it holds one made with {', '.join(other)}; choose another folder")
-    return [entry for entry in index["entries"] if entry.file.is_file()]
+    return [entry for entry in index.entries if entry.file.is_file()]
 
 
 @torch.no_grad()
 def _entry(model: LensModel, task: Task, vector: FunctionVector, file: Path, template: PromptTemplate, seed: int) -> Entry:
     prompts = validation_prompts(model, split_pairs(task, seed=seed), template)
     scores = score_answers(model, prompts, [[], vector.edits()])
-    without, with_it = scores.logprob.mean(0).tolist()
+    plain, steered = scores.logprob.mean(0).tolist()
     return Entry(
         name=task.name,
         file=file,
@@ -158,7 +156,44 @@ def _entry(model: LensModel, task: Task, vector: FunctionVector, file: Path, tem
         method=vector.provenance.method,
         layer=vector.layer,
         norm=vector.norm,
-        logprob=with_it,
-        gain=with_it - without,
+        logprob=steered,
+        gain=steered - plain,
         top1=float(scores.top1[:, 1].float().mean()),
     )
+
+
+def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> VectorLibrary:
+    """Merge libraries made with the same settings into one, in a folder without a library.
+
+    Args:
+        folders: Folders of the libraries, at least two.
+        folder: Folder for the merged library.
+
+    Raises:
+        LensFVError: the libraries differ in model or settings, two have a vector of the same name, a vector is damaged, or
+            the folder already holds a library.
+    """
+    paths = [Path(path) for path in folders]
+    if len(paths) < 2:
+        raise LensFVError(f"merge {len(paths)} libraries: give at least two")
+    first, *others = [read_index(path) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        different = differences(first.settings, other.settings)
+        if not other.settings and first.entries and other.entries:  # a copy, which does not record its settings
+            different = different or differences(_common_values(first.entries), _common_values(other.entries))
+        if different:
+            raise LensFVError(
+                f"merge libraries: {paths[0]} was made with {', '.join(different).replace('(asked: ', f'({path}: ')}; "
+                "vectors that are made otherwise do not go together"
+            )
+    merged = VectorLibrary(tuple(entry for index in (first, *others) for entry in index.entries)).save(folder)
+    write_index(Path(folder), first.settings, merged.entries)
+    return merged
+
+
+def _common_values(entries: Sequence[Entry]) -> dict[str, str]:
+    """What all vectors of a library should share, as far as their entries tell."""
+    return {
+        field: ", ".join(sorted({str(getattr(entry, field)) for entry in entries}))
+        for field in ("model", "fingerprint", "method")
+    }

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.composition.library import Basis, VectorLibrary
+from lens_fv.composition.basis import Basis
+from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Positive, checked
@@ -33,11 +34,11 @@ class CompositeVector(FunctionVector):
     """A weighted sum of known relations' vectors, with weights inferred from one or more pairs (Kang, Wu and Lu 2026).
 
     Attributes:
-        names: names of the relations.
-        weights: weight of each relation; they sum to one.
-        scores: mean score of the pairs under each relation.
-        stability: mean overlap, from 0 to 1, of the weights inferred from each pair alone; 1 for a single pair.
-        source_gain: increase in the log-probability of B after A, in nats per token, averaged over pairs.
+        names: Names of the relations.
+        weights: Weight of each relation; they sum to one.
+        scores: Mean score of the pairs under each relation.
+        stability: Mean overlap, from 0 to 1, of the weights inferred from each pair alone; 1 for a single pair.
+        source_gain: Increase in the log-probability of B after A, in nats per token, averaged over pairs.
 
     Example:
         >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
@@ -73,8 +74,8 @@ class CompositeVector(FunctionVector):
     @checked
     def top(self, k: Count = 5) -> list[tuple[str, float]]:
         """The `k` relations of largest weight, with their weights."""
-        found = self.weights.topk(min(k, len(self.names)))
-        return [(self.names[i], w) for i, w in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+        order: list[int] = self.weights.argsort(descending=True, stable=True)[:k].tolist()
+        return [(self.names[i], float(self.weights[i])) for i in order]
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per relation: its weight, and the pairs' mean score under it."""
@@ -105,15 +106,15 @@ def compose(
     """Mix a library's vectors into one that explains the relation between A and B.
 
     Args:
-        model: the model.
-        library: basis vectors.
+        model: Model.
+        library: Basis vectors.
         pairs: A:B, or several pairs of one relation.
-        weight_map: fitted map, with its own score and scale; default: softmax(temperature x score).
-        temperature: factor of the scores; used without a map.
-        score: see `relation_scores`; used without a map.
-        scale: factor of the weighted sum; used without a map.
-        top_k: maximum number of relations with nonzero weight; default: all.
-        template: prompt template.
+        weight_map: Fitted map, with its own score and scale; default: softmax(temperature x score).
+        temperature: Factor of the scores; used without a map.
+        score: See `relation_scores`; used without a map.
+        scale: Factor of the weighted sum; used without a map.
+        top_k: Maximum number of relations with nonzero weight; default: all.
+        template: Prompt template.
 
     Raises:
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
@@ -126,27 +127,26 @@ def compose(
         >>> sorted(vector.names)
         ['antonym', 'toy']
     """
-    given = [pairs] if isinstance(pairs, Pair) else list(pairs)
-    if not given:
+    sources = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    if not sources:
         raise LensFVError(f"compose on {model.name}: no pair to read the weights off; give at least one")
     basis = library.basis(model)
-    found = weight_map or softmax_map(model, basis, temperature=temperature, score=score, scale=scale)
-    if found.names != basis.names:
+    used_map = weight_map or softmax_map(model, basis, temperature=temperature, score=score, scale=scale)
+    if used_map.names != basis.names:
         raise LensFVError("compose with a fitted map: it is for another basis or another order; filter the library to it")
-    scores = relation_scores(model, basis, given, score=found.score, template=template)
+    scores = relation_scores(model, basis, sources, score=used_map.score, template=template)
     mean = scores.mean(0)
-    weights = found.weights(mean[None], top_k=top_k)[0]
+    weights = used_map.weights(mean[None], top_k=top_k)[0]
     vector = weights @ basis.vectors
-    applied = (found.scale * vector).expand(len(given), -1)
-    task = Task("analogy", tuple(given))
+    applied = (used_map.scale * vector).expand(len(sources), -1)
     provenance = Provenance.of(
         model,
-        task=" + ".join(f"{p.input}:{p.output}" for p in given),
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in encode_prompts(model, [zero_shot(pair, template=template) for pair in given])],
+        task=" + ".join(f"{pair.input}:{pair.output}" for pair in sources),
+        task_hash=Task("analogy", tuple(sources)).fingerprint,
+        prompts=[p.tokens for p in encode_prompts(model, [zero_shot(pair, template=template) for pair in sources])],
         seed=0,
         method="composite",
-        options={"map": found.provenance.method, **found.provenance.options, "top_k": top_k},
+        options={"map": used_map.provenance.method, **used_map.provenance.options, "top_k": top_k},
     )
     return CompositeVector(
         provenance=provenance,
@@ -154,12 +154,12 @@ def compose(
         head_outputs=torch.zeros(0, model.d_head),
         layer=basis.layer,
         resid_norm=basis.resid_norm,
-        scale=found.scale,
+        scale=used_map.scale,
         names=basis.names,
         weights=weights.float().cpu(),
         scores=mean.float().cpu(),
-        stability=_overlap(found.weights(scores, top_k=top_k)),
-        source_gain=float(source_gain(model, basis.layer, applied, given, template=template).mean()),
+        stability=_mean_overlap(used_map.weights(scores, top_k=top_k)),
+        source_gain=float(source_gain(model, basis.layer, applied, sources, template=template).mean()),
     )
 
 
@@ -188,10 +188,10 @@ def softmax_map(
     )
 
 
-def _overlap(weights: Float[Tensor, "pairs relations"]) -> float:
-    """Mean overlap of the weights of two pairs."""
+def _mean_overlap(weights: Float[Tensor, "pairs relations"]) -> float:
+    """Mean overlap of the weights of two different pairs; 1 for a single pair."""
     n = len(weights)
     if n < 2:
         return 1.0
-    common = torch.minimum(weights[:, None], weights[None]).sum(-1)
-    return float((common.sum() - common.diagonal().sum()) / (n * (n - 1)))
+    shared = torch.minimum(weights[:, None], weights[None]).sum(-1)
+    return float((shared.sum() - shared.diagonal().sum()) / (n * (n - 1)))

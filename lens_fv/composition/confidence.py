@@ -20,9 +20,9 @@ class Confidence:
     """A logistic regression on the features of a composite.
 
     Attributes:
-        center, spread: mean and spread of the features (`FEATURES`) it was fitted on.
-        weights: coefficients of the standardised features.
-        bias: intercept.
+        center, spread: Mean and spread of the features (`FEATURES`) it was fitted on.
+        weights: Coefficients of the standardised features.
+        bias: Intercept.
     """
 
     center: tuple[float, ...]
@@ -50,31 +50,29 @@ def fit_confidence(
     """Fit the regression on composites with known outcomes.
 
     Args:
-        features: see `composite_features`.
-        helped: whether each composite helped, by any measure.
-        l2: weight of the squared coefficients relative to the mean loss.
+        features: See `composite_features`.
+        helped: Whether each composite helped, by any measure.
+        l2: Weight of the squared coefficients relative to the mean loss.
 
     Raises:
         LensFVError: all helped or none did.
     """
-    if bool(helped.all()) or not bool(helped.any()):
-        raise LensFVError(
-            f"fit a confidence on {len(helped)} composites: {'all' if helped.all() else 'none'} helped; give both"
-        )
+    _require_both(helped, "fit a confidence on")
     x, y = features.double(), helped.double()
     center, spread = x.mean(0), x.std(0).clamp(min=1e-9)
     units = (x - center) / spread
 
     def loss(parameters: Any) -> tuple[float, Any]:
-        at = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
+        values = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
         with torch.enable_grad():
-            logits = units @ at[:-1] + at[-1]
-            value = torch.nn.functional.binary_cross_entropy_with_logits(logits, y) + l2 * at[:-1].square().sum()
+            weights, bias = values[:-1], values[-1]
+            logits = units @ weights + bias
+            value = torch.nn.functional.binary_cross_entropy_with_logits(logits, y) + l2 * weights.square().sum()
             value.backward()
-        return float(value.detach()), at.grad.numpy()  # pyright: ignore[reportOptionalMemberAccess]
+        return float(value.detach()), values.grad.numpy()  # pyright: ignore[reportOptionalMemberAccess]
 
-    *found, bias = minimize(loss, [0.0] * (x.shape[1] + 1), jac=True, method="L-BFGS-B").x.tolist()
-    return Confidence(tuple(center.tolist()), tuple(spread.tolist()), tuple(found), bias)
+    *weights, bias = minimize(loss, [0.0] * (x.shape[1] + 1), jac=True, method="L-BFGS-B").x.tolist()
+    return Confidence(tuple(center.tolist()), tuple(spread.tolist()), tuple(weights), bias)
 
 
 def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composites"]) -> tuple[float, float]:
@@ -83,7 +81,11 @@ def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composi
     Raises:
         LensFVError: all helped or none did.
     """
-    if bool(helped.all()) or not bool(helped.any()):
-        raise LensFVError(f"separate {len(helped)} composites: {'all' if helped.all() else 'none'} helped")
-    found = mannwhitneyu(scores[helped].numpy(), scores[~helped].numpy())
-    return float(found.statistic) / (int(helped.sum()) * int((~helped).sum())), float(found.pvalue)
+    _require_both(helped, "separate")
+    test = mannwhitneyu(scores[helped].numpy(), scores[~helped].numpy())
+    return float(test.statistic) / (int(helped.sum()) * int((~helped).sum())), float(test.pvalue)
+
+
+def _require_both(helped: Bool[Tensor, " composites"], context: str) -> None:
+    if helped.all() or not helped.any():
+        raise LensFVError(f"{context} {len(helped)} composites: {'all' if helped.all() else 'none'} helped; give both")

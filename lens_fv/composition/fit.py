@@ -1,17 +1,16 @@
 """Fitting the map from scores to weights on analogies."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypedDict, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from typing_extensions import Unpack
 
+from lens_fv.composition.analogies import ScoredAnalogies
 from lens_fv.composition.compose import TEMPERATURE
-from lens_fv.composition.library import Basis, VectorLibrary
-from lens_fv.composition.problems import AnalogyBatches
+from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.shape import Form, LogitMap, fit_logit_map
 from lens_fv.composition.weights import Score, WeightMap
 from lens_fv.core.artefact import Provenance
@@ -24,33 +23,6 @@ from lens_fv.vectors.fitting import Best, fit
 
 
 @checked
-@dataclass(frozen=True)
-class MapConfig:
-    """Settings of `fit_map`, which takes each of them as a keyword argument.
-
-    Attributes:
-        score: Score of a basis vector on a pair: the "logprob" per token of the output, or its probability ("prob").
-        epochs: Number of passes over the analogies.
-        learning_rate: Learning rate of Adam through the model.
-        exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
-    """
-
-    score: Score = "logprob"
-    epochs: Count = 3
-    learning_rate: Positive = 0.05
-    exclude_own_relation: bool = True
-
-
-class MapOptions(TypedDict, total=False):
-    """The settings of `MapConfig` as keyword arguments."""
-
-    score: Score
-    epochs: int
-    learning_rate: float
-    exclude_own_relation: bool
-
-
-@checked
 def fit_map(
     model: LensModel,
     library: VectorLibrary,
@@ -58,10 +30,13 @@ def fit_map(
     held_out: Sequence[Analogy],
     *,
     form: Form = "diagonal",
+    score: Score = "logprob",
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
-    **options: Unpack[MapOptions],
 ) -> WeightMap:
     """Learn the map that makes D likely after C, with model and basis frozen (Kang, Wu and Lu 2026).
 
@@ -72,18 +47,21 @@ def fit_map(
     analogies.
 
     Args:
-        model: the model.
-        library: basis vectors.
-        analogies: training analogies; only of training relations if the map should generalise to new ones.
-        held_out: analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
-        form: form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
-        template: prompt template.
-        seed: seed of the batch order.
-        progress: draw a progress bar.
-        **options: `score`, `epochs`, `learning_rate` and `exclude_own_relation`; see `MapConfig`.
+        model: Model, which stays frozen.
+        library: Basis vectors.
+        analogies: Training analogies; only of training relations if the map should generalise to new ones.
+        held_out: Analogies for model selection: of other relations if the map is for new relations, otherwise of the same.
+        form: Form of the matrix: "temperature" (a multiple of the identity), "diagonal" or "full"; the latter two have a bias.
+        score: Score of a basis vector on a pair: the "logprob" per token of the output, or its probability ("prob").
+        epochs: Number of passes over the analogies.
+        learning_rate: Learning rate of Adam through the model.
+        exclude_own_relation: Give a relation's own vector no weight in its analogies, as if the relation were new.
+        template: Prompt template.
+        seed: Seed of the batch order.
+        progress: Show a progress bar.
 
     Raises:
-        LensFVError: no analogies, an empty or mixed library, or a loss that is not finite.
+        LensFVError: no analogies are given, the library is empty or mixed, or a loss is not finite.
 
     Example:
         >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
@@ -96,18 +74,21 @@ def fit_map(
         >>> weight_map.matrix.shape  # a diagonal matrix is one row
         torch.Size([1, 2])
     """
-    fitted = fit_maps(
+    maps = fit_maps(
         model,
         library,
         analogies,
         held_out,
         forms=(form,),
+        score=score,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        exclude_own_relation=exclude_own_relation,
         template=template,
         seed=seed,
         progress=progress,
-        **options,
     )
-    return fitted[form]
+    return maps[form]
 
 
 @checked
@@ -118,19 +99,20 @@ def fit_maps(
     held_out: Sequence[Analogy],
     *,
     forms: Sequence[Form] = get_args(Form),
+    score: Score = "logprob",
+    epochs: Count = 3,
+    learning_rate: Positive = 0.05,
+    exclude_own_relation: bool = True,
     template: PromptTemplate = TODD,
     seed: Seed = 0,
     progress: bool = False,
-    **options: Unpack[MapOptions],
 ) -> dict[Form, WeightMap]:
     """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
-    config = MapConfig(**options)
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)
-    train, test = (
-        AnalogyBatches(model, basis, part, config.score, template, config.exclude_own_relation)
-        for part in (analogies, held_out)
+    train, validation = (
+        ScoredAnalogies(model, basis, part, score, template, exclude_own_relation) for part in (analogies, held_out)
     )
     provenance = Provenance.of(
         model,
@@ -139,62 +121,64 @@ def fit_maps(
         prompts=[prompt.tokens for prompt in train.encoded],
         seed=seed,
         method="fitted",
-        options=vars(config),
+        options={
+            "score": score,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "exclude_own_relation": exclude_own_relation,
+        },
     )
-    couples = train.couples(), test.couples()
+    couples = train.couples(), validation.couples()
     maps: dict[Form, WeightMap] = {}
     for form in forms:
         shape = fit_logit_map(form, *couples, temperature=TEMPERATURE, seed=seed)
-        its_own = replace(provenance, options={**provenance.options, "form": form})
-        maps[form] = _through_the_model(basis, shape, train, test, config, its_own, progress)
+        form_provenance = replace(provenance, options={**provenance.options, "form": form})
+        maps[form] = _fit_sharpness(shape, train, validation, form_provenance, epochs, learning_rate, progress)
     return maps
 
 
-def _through_the_model(
-    basis: Basis,
+def _fit_sharpness(
     shape: LogitMap,
-    train: AnalogyBatches,
-    test: AnalogyBatches,
-    config: MapConfig,
+    train: ScoredAnalogies,
+    validation: ScoredAnalogies,
     provenance: Provenance,
+    epochs: int,
+    learning_rate: float,
     progress: bool,
 ) -> WeightMap:
     """Learn the sharpness and the scale of a shape through the model."""
-    log_sharpness, log_scale = (Parameter(torch.zeros((), device=basis.vectors.device)) for _ in range(2))
+    log_sharpness, log_scale = (Parameter(torch.zeros((), device=train.basis.vectors.device)) for _ in range(2))
     batches = _shuffled(train.batches, provenance.seed)
     best = Best[WeightMap]()
 
     def loss() -> Tensor:
-        batch = next(batches)
-        weights = train.logits(batch, shape.times(log_sharpness.exp())).softmax(-1)
-        vectors = log_scale.exp() * (weights @ basis.vectors)
-        return batch.losses([basis.layer], train.by_owner(vectors, batch)).mean()
+        return train.losses(next(batches), shape.times(log_sharpness.exp()), log_scale.exp()).mean()
 
     def check(step: int) -> None:
-        sharp = shape.times(log_sharpness.exp())
-        learned = WeightMap(
+        sharpened = shape.times(log_sharpness.exp())
+        weight_map = WeightMap(
             provenance=provenance,
-            names=basis.names,
-            matrix=sharp.matrix.float().cpu(),
-            bias=sharp.bias.float().cpu(),
+            names=train.basis.names,
+            matrix=sharpened.matrix.float().cpu(),
+            bias=sharpened.bias.float().cpu(),
             scale=float(log_scale.exp()),
-            score=config.score,
+            score=train.score,
         )
-        best.update(step, torch.tensor([test.logprob_per_token(learned)]), lambda _: learned)
+        best.update(step, torch.tensor([validation.logprob_per_token(weight_map)]), lambda _: weight_map)
 
-    what, steps = f"a map on {provenance.model}", config.epochs * len(train.batches)
+    context, steps = f"a map on {provenance.model}", epochs * len(train.batches)
     fit(
         [log_sharpness, log_scale],
         loss,
         check,
         steps=steps,
-        what=what,
+        context=context,
         checks=range(0, steps + 1, len(train.batches)),
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         cosine=False,
         progress=progress,
     )
-    return best.require(what)
+    return best.require(context)
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
@@ -202,4 +186,4 @@ def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
     rng = torch.Generator().manual_seed(seed)
     while True:
         order: list[int] = torch.randperm(len(batches), generator=rng).tolist()
-        yield from (batches[at] for at in order)
+        yield from (batches[i] for i in order)

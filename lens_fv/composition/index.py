@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lens_fv.core.files import path_inside, write_atomically
 from lens_fv.core.json_files import read_json, record, validated
@@ -19,18 +19,18 @@ class Entry:
     """The index entry of one vector.
 
     Attributes:
-        name: name of its relation, unique within a library.
-        file: path of the vector's file.
-        model: name of the model it was made for.
-        group, family: group and family of the relation.
-        task_hash: fingerprint of the task's pairs.
-        method: method that made the vector.
-        layer: layer after which the vector is added.
-        norm: norm relative to that of the residual stream at this layer.
-        logprob: mean log-probability of the validation answers with the vector, in nats.
-        gain: increase of that log-probability over no vector, in nats.
-        top1: share of validation items with a correct first token.
-        fingerprint: fingerprint of the model's weights; None in libraries from before fingerprints existed.
+        name: Name of its relation, unique within a library.
+        file: Path of the vector's file.
+        model: Name of the model it was made for.
+        group, family: Group and family of the relation.
+        task_hash: Fingerprint of the task's pairs.
+        method: Method that made the vector.
+        layer: Layer after which the vector is added.
+        norm: Norm relative to that of the residual stream at this layer.
+        logprob: Mean log-probability of the validation answers with the vector, in nats.
+        gain: Increase of that log-probability over no vector, in nats.
+        top1: Share of validation items with a correct first token.
+        fingerprint: Fingerprint of the model's weights; None in libraries from before fingerprints existed.
     """
 
     name: str
@@ -48,36 +48,41 @@ class Entry:
     fingerprint: str | None = None
 
 
-@dataclass(frozen=True)
-class Index:
-    """Required content of the index file."""
+class Index(NamedTuple):
+    """The settings of a build, and the entries of its vectors."""
 
+    settings: dict[str, Any]
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class _IndexFile:
     format: int
     settings: dict[str, Any]
     entries: list[dict[str, Any]]
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read the index of a folder: the build's "settings" and the "entries".
+def read_index(folder: Path) -> Index:
+    """Read the index of a folder.
 
     Raises:
-        LensFVError: see `VectorLibrary.open`.
+        LensFVError: see `VectorLibrary.load`.
     """
     path = folder / INDEX
     if not path.is_file():
         raise LensFVError(f"open the vector library {folder}: it has no {INDEX}; build one with `lens-fv library build`")
-    where, remedy = f"open {path}: not a library's index", "build the library again"
-    index = read_json(path, dict, what="the index of a vector library", remedy=remedy)
-    newer = index.get("format")
+    context, remedy = f"open {path}: not a library's index", "build the library again"
+    content = read_json(path, dict, what="the index of a vector library", remedy=remedy)
+    newer = content.get("format")
     if isinstance(newer, int) and newer > FORMAT:
         raise LensFVError(f"open {path}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
-    validated(index, Index, where, remedy=remedy)
+    file: _IndexFile = validated(content, _IndexFile, context, remedy=remedy)
     entries: list[Entry] = []
-    for row in index["entries"]:
-        found = record(Entry, row, where, remedy=remedy)
-        found["file"] = path_inside(folder, str(found["file"]), what="the index")
-        entries.append(Entry(**found))
-    return {"settings": index["settings"], "entries": entries}
+    for row in file.entries:
+        values = record(Entry, row, context, remedy=remedy)
+        values["file"] = path_inside(folder, str(values["file"]), what="the index")
+        entries.append(Entry(**values))
+    return Index(file.settings, entries)
 
 
 def write_index(folder: Path, settings: dict[str, Any], entries: Iterable[Entry]) -> None:

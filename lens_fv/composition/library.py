@@ -1,15 +1,13 @@
 """Vector libraries: a folder of vectors with an index, the basis of composites."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
+from lens_fv.composition.basis import Basis, make_basis
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
 from lens_fv.core.display import summary_html, summary_text
@@ -23,28 +21,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Basis(NamedTuple):
-    """Vectors that can be mixed: of one model, at one layer.
-
-    Attributes:
-        names: names of the relations.
-        vectors: vectors, with their scales applied.
-        layer: layer after which they are added.
-        resid_norm: typical norm of the residual stream at this layer (mean over the vectors' values).
-    """
-
-    names: tuple[str, ...]
-    vectors: Float[Tensor, "relations d_model"]
-    layer: int
-    resid_norm: float
-
-
 @dataclass(frozen=True, repr=False)
 class VectorLibrary:
     """Vectors by relation name; each file is read when its vector is first used.
 
     Attributes:
-        entries: index entries of the vectors, in order.
+        entries: Index entries of the vectors, in order.
 
     Example:
         >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
@@ -57,19 +39,18 @@ class VectorLibrary:
 
     def __post_init__(self) -> None:
         """Refuse duplicate names."""
-        names = [entry.name for entry in self.entries]
-        twice = {name for name in names if names.count(name) > 1}
+        twice = sorted(name for name, n in Counter(self.names).items() if n > 1)
         if twice:
-            raise LensFVError(f"vector library of {len(names)}: {', '.join(sorted(twice))} twice; rename or leave out one")
+            raise LensFVError(f"vector library of {len(self)}: {', '.join(twice)} twice; rename or leave out one")
 
     @classmethod
-    def open(cls, folder: str | Path) -> "VectorLibrary":
-        """Open the library in a folder.
+    def load(cls, folder: str | Path) -> "VectorLibrary":
+        """Read the library in a folder; its vectors are read when they are used.
 
         Raises:
             LensFVError: the index is missing, damaged, or of a newer format.
         """
-        return cls(tuple(read_index(Path(folder))["entries"]))
+        return cls(tuple(read_index(Path(folder)).entries))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,17 +107,23 @@ class VectorLibrary:
         """Select the vectors that meet every condition, in the same order.
 
         Args:
-            names: names of relations to keep; default: all.
-            group: group to keep; default: all.
-            family: family to keep; default: all.
-            where: further condition on entries, such as `lambda entry: entry.gain > 1`.
+            names: Names of relations to keep; default: all.
+            group: Group to keep; default: all.
+            family: Family to keep; default: all.
+            where: Further condition on entries, such as `lambda entry: entry.gain > 1`.
 
         Raises:
             LensFVError: a name that the library lacks.
         """
-        wanted = {name: self.entry(name) for name in names} if names is not None else self._entries
-        kept = (e for e in self.entries if e.name in wanted and group in (None, e.group) and family in (None, e.family))
-        return self._part(e for e in kept if where(e))
+        selected = set(self.names) if names is None else {self.entry(name).name for name in names}
+        return self._part(
+            entry
+            for entry in self.entries
+            if entry.name in selected
+            and (group is None or group == entry.group)
+            and (family is None or family == entry.family)
+            and where(entry)
+        )
 
     def without(self, *names: str) -> "VectorLibrary":
         """Return the library without these relations.
@@ -179,23 +166,7 @@ class VectorLibrary:
         Raises:
             LensFVError: no vectors, vectors of several layers or models, one injected at heads, or one of another model.
         """
-        if not self.entries:
-            raise LensFVError(f"compose on {model.name}: the library is empty; build it, or filter less of it away")
-        for what, found in (
-            ("models", {e.model for e in self.entries}),
-            ("weights", {e.fingerprint for e in self.entries} - {None}),
-            ("layers", {e.layer for e in self.entries}),
-        ):
-            if len(found) > 1:
-                which = ", ".join(sorted(map(str, found)))
-                raise LensFVError(f"compose vectors of {len(found)} {what} ({which}): filter the library to one")
-        vectors = [self[name] for name in self.names]
-        for name, vector in zip(self.names, vectors, strict=True):
-            vector.provenance.check(model)
-            if vector.site != "resid_post":
-                raise LensFVError(f"compose with the vector of {name}: it is injected at its {vector.site}, not at a layer")
-        rows = torch.stack([vector.vector * vector.scale for vector in vectors]).to(model.device)
-        return Basis(self.names, rows, vectors[0].layer, sum(v.resid_norm for v in vectors) / len(vectors))
+        return make_basis(model, self.entries, self.__getitem__)
 
     def save(self, folder: str | Path) -> "VectorLibrary":
         """Copy the library into a folder without one, and return the copy.
@@ -208,7 +179,7 @@ class VectorLibrary:
             raise LensFVError(f"save a library to {folder}: there is one already; choose another folder")
         entries = tuple(replace(e, file=self[e.name].save(folder / f"{file_name(e.name)}.safetensors")) for e in self.entries)
         write_index(folder, {}, entries)
-        return VectorLibrary.open(folder)
+        return VectorLibrary.load(folder)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per vector; see `Entry`."""
@@ -216,9 +187,9 @@ class VectorLibrary:
 
     def summary(self) -> dict[str, str]:
         """Key facts for display."""
-        kinds = {(e.group, e.family) for e in self.entries}
+        families = {(e.group, e.family) for e in self.entries}
         return {
-            "vectors": f"{len(self)} in {len({g for g, _ in kinds})} groups, {len(kinds)} families",
+            "vectors": f"{len(self)} in {len({group for group, _ in families})} groups, {len(families)} families",
             "model": ", ".join(sorted({e.model for e in self.entries})) or "none",
             "layer": ", ".join(map(str, sorted({e.layer for e in self.entries}))) or "none",
             "mean gain": f"{sum(e.gain for e in self.entries) / max(len(self), 1):.2f} nats on validation answers",

@@ -23,13 +23,13 @@ class TuneRecipe:
     """Vectors fine-tuned on pairs from zero, several relations in parallel.
 
     Attributes:
-        layer: layer after which all vectors are added; default: the middle one.
-        n_pairs: number of training pairs; tasks with fewer use all of them.
-        steps: see `tune`.
-        learning_rate: see `tune`.
-        shuffled: give every training and validation pair another pair's answer, as a control that sees the relation's words
+        layer: Layer after which all vectors are added; default: the middle one.
+        n_pairs: Number of training pairs; tasks with fewer use all of them.
+        steps: See `tune`.
+        learning_rate: See `tune`.
+        shuffled: Give every training and validation pair another pair's answer, as a control that sees the relation's words
             but not the relation.
-        max_validation: maximum number of validation pairs for model selection.
+        max_validation: Maximum number of validation pairs for model selection.
     """
 
     layer: Whole | None = None
@@ -66,23 +66,23 @@ class TuneRecipe:
         Raises:
             LensFVError: any error from `tune_many`.
         """
-        seen = {task.name: with_fewer_choices(splits[task.name], self.max_validation) for task in tasks}
+        used = {task.name: with_fewer_choices(splits[task.name], self.max_validation) for task in tasks}
         if self.shuffled:
-            seen = {name: with_wrong_answers(split, seed) for name, split in seen.items()}
-        made = tune_many(
+            used = {name: with_wrong_answers(split, seed) for name, split in used.items()}
+        vectors = tune_many(
             model,
             tasks,
             layers=self.layer,
-            n_pairs=self._pairs(seen[tasks[0].name]),
+            n_pairs=self._pairs(used[tasks[0].name]),
             steps=self.steps,
             learning_rate=self.learning_rate,
-            splits=seen,
+            split=used,
             template=template,
             seed=seed,
         )
         if not self.shuffled:
-            return made
-        return [replace(v, provenance=replace(v.provenance, method="tuned_shuffled")) for v in made]
+            return vectors
+        return [replace(v, provenance=replace(v.provenance, method="tuned_shuffled")) for v in vectors]
 
     def _pairs(self, split: Split) -> int:
         return min(self.n_pairs, len(split.train))
@@ -94,13 +94,13 @@ class ExtractRecipe:
     """Vectors that sum the outputs of the heads found by causal mediation (Todd et al. 2024).
 
     Attributes:
-        layer: layer after which all vectors are added; default: for each relation, the layer with the highest log-probability
+        layer: Layer after which all vectors are added; default: for each relation, the layer with the highest log-probability
             of its validation answers. Composites need one layer for all.
-        n_heads: see `extract`.
-        n_shots: see `rank_heads`.
-        n_clean: see `rank_heads`.
-        n_trials: see `rank_heads`.
-        max_validation: maximum number of validation pairs for choosing the layer.
+        n_heads: See `extract`.
+        n_shots: See `rank_heads`.
+        n_clean: See `rank_heads`.
+        n_trials: See `rank_heads`.
+        max_validation: Maximum number of validation pairs for choosing the layer.
     """
 
     layer: Whole | None = None
@@ -127,7 +127,7 @@ class ExtractRecipe:
         Raises:
             LensFVError: any error from `rank_heads` or `extract`.
         """
-        made: list[FunctionVector] = []
+        vectors: list[FunctionVector] = []
         for task in tasks:
             split = splits[task.name]
             ranking = rank_heads(
@@ -140,11 +140,11 @@ class ExtractRecipe:
                 template=template,
                 seed=seed,
             )
-            chosen_on = with_fewer_choices(split, self.max_validation)
-            made.append(
-                extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=chosen_on, template=template)
+            split = with_fewer_choices(split, self.max_validation)
+            vectors.append(
+                extract(model, task, ranking, n_heads=self.n_heads, layer=self.layer, split=split, template=template)
             )
-        return made
+        return vectors
 
 
 Recipe = TuneRecipe | ExtractRecipe
@@ -167,7 +167,7 @@ def with_wrong_answers(split: Split, seed: int) -> Split:
     def wrong(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         order = rng.sample(range(len(pairs)), len(pairs))
         # Passing answers around a ring in random order leaves none in place.
-        taken = dict(zip(order, [*order[1:], *order[:1]], strict=True))
-        return tuple(replace(pair, outputs=pairs[taken[i]].outputs) for i, pair in enumerate(pairs))
+        source = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+        return tuple(replace(pair, outputs=pairs[source[i]].outputs) for i, pair in enumerate(pairs))
 
     return replace(split, train=wrong(split.train), validation=wrong(split.validation))

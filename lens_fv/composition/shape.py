@@ -21,8 +21,8 @@ class ScoredPairs(NamedTuple):
     """Couples of pairs of one relation: from the first pair's scores, the map should pick vectors that explain the second.
 
     Attributes:
-        sources, targets: scores of the first and second pairs; see `relation_scores`.
-        excluded: mask of relations that get no weight.
+        sources, targets: Scores of the first and second pairs; see `relation_scores`.
+        excluded: Mask of relations that get no weight.
     """
 
     sources: Float[Tensor, "couples relations"]
@@ -41,10 +41,8 @@ class LogitMap(NamedTuple):
     ) -> Float[Tensor, "pairs relations"]:
         """Logits of the softmax: matrix · scores + bias.
 
-        Args:
-            scores: see `relation_scores`.
-            excluded: mask of relations that get no weight. Their scores are replaced by the mean of the others, so that they
-                carry no information.
+        Excluded relations get no weight, and their scores are replaced by the mean of the others, so that they carry no
+        information.
         """
         if excluded is not None:
             others = (~excluded).to(scores)
@@ -72,19 +70,10 @@ def fit_logit_map(
 ) -> LogitMap:
     """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
-    Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam from
-    temperature x identity and zero bias. Over all weight decays and steps, the result that is best on `test` is kept, or the
-    initial value if none is better.
-
-    Args:
-        form: "temperature" learns nothing here; "diagonal" and "full" learn such a matrix and a bias.
-        train: couples for training.
-        test: couples for model selection.
-        temperature: factor of the identity in the initial matrix.
-        steps: number of Adam steps.
-        learning_rate: learning rate of Adam, in units of standardised scores.
-        decays: candidate weights of the squared distance to the initial values.
-        seed: seed of the batches.
+    Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam (in
+    units of standardised scores) from temperature x identity and zero bias. `decays` are candidate weights of the squared
+    distance to these initial values. Over all decays and steps, the result that is best on `test` is kept, or the initial value
+    if none is better; the form "temperature" is the initial value.
     """
     n, device = train.sources.shape[-1], train.sources.device
     start = LogitMap(torch.full((1, n), temperature, device=device), torch.zeros(n, device=device))
@@ -114,8 +103,8 @@ def fit_logit_map(
 
         # Not before the first step, where the start would differ from itself by rounding.
         checks = range(CHECK_EVERY, steps + 1, CHECK_EVERY)
-        parameters, what = [moved, bias, log_temperature], "a map from scores to weights"
-        fit(parameters, loss, check, steps=steps, what=what, checks=checks, learning_rate=learning_rate, cosine=False)
+        parameters, context = [moved, bias, log_temperature], "a map from scores to weights"
+        fit(parameters, loss, check, steps=steps, context=context, checks=checks, learning_rate=learning_rate, cosine=False)
 
     for decay in decays:
         fit_with(decay)
@@ -148,14 +137,9 @@ def scored_pairs(
     targets: Float[Tensor, "analogies relations"],
     excluded: Bool[Tensor, "analogies relations"],
 ) -> ScoredPairs:
-    """Couple every source with every target of its relation that does not share its input.
+    """Couple every source (A:B) with every target (C:D) of its relation that does not share its input.
 
-    Args:
-        relations: relation of each analogy; analogies without one stay as they are.
-        words: inputs of source and target.
-        sources: scores of A:B.
-        targets: scores of C:D.
-        excluded: see `ScoredPairs`.
+    `words` are the inputs of source and target. Analogies without a relation stay as they are.
     """
     together: Int[Tensor, "couples 2"] = torch.tensor(
         [

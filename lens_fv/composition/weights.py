@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.composition.library import Basis
+from lens_fv.composition.basis import Basis
 from lens_fv.composition.shape import LogitMap
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
@@ -17,7 +17,7 @@ from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
-from lens_fv.vectors.batches import open_batches
+from lens_fv.vectors.batches import BATCH, Batch, open_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,24 +40,23 @@ def relation_scores(
     """Score how well each basis vector, added to a pair's zero-shot prompt, elicits its (primary) output.
 
     Args:
-        model: the model.
-        basis: basis vectors, all run as branches of the same passes.
-        pairs: pairs, scored independently.
+        model: Model.
+        basis: Basis vectors, all run as branches of the same passes.
+        pairs: Pairs, scored independently.
         score: "logprob": mean log-probability of the output's tokens, in nats; "prob": probability of the output.
-        template: prompt template.
-        progress: draw a progress bar.
+        template: Prompt template.
+        progress: Show a progress bar.
     """
-    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
     # A small batch is enough to fill the machine, because prompts of a batch share no row.
-    batches = open_batches(model, list(enumerate(encoded)), size=8)
-    found = torch.empty(len(pairs), len(basis.names), device=model.device)
+    batches = _batches_by_pair(model, pairs, template, size=8)
+    scores = torch.empty(len(pairs), len(basis.names), device=model.device)
     vectors = basis.vectors[None].expand(len(pairs), -1, -1)
     with progress_bar("scoring pairs", len(batches), show=progress) as tick:
         for batch in batches:
             logprobs = batch.read([basis.layer] * len(basis.names), vectors).sum(-1)
-            found[list(batch.owners)] = logprobs / batch.lengths(model.device) if score == "logprob" else logprobs.exp()
+            scores[list(batch.owners)] = logprobs / batch.lengths(model.device) if score == "logprob" else logprobs.exp()
             tick()
-    return found
+    return scores
 
 
 @torch.no_grad()
@@ -70,12 +69,17 @@ def source_gain(
     template: PromptTemplate = TODD,
 ) -> Float[Tensor, " pairs"]:
     """Gain in log-probability of each pair's (primary) output from its own vector, zero-shot, in nats per token."""
-    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
-    found = torch.empty(len(pairs), device=model.device)
-    for batch in open_batches(model, list(enumerate(encoded))):
+    gains = torch.empty(len(pairs), device=model.device)
+    for batch in _batches_by_pair(model, pairs, template, size=BATCH):
         logprobs = batch.read([layer], vectors[:, None], plain=True).sum(-1) / batch.lengths(model.device)
-        found[list(batch.owners)] = logprobs[:, 1] - logprobs[:, 0]
-    return found
+        gains[list(batch.owners)] = logprobs[:, 1] - logprobs[:, 0]
+    return gains
+
+
+def _batches_by_pair(model: LensModel, pairs: Sequence[Pair], template: PromptTemplate, size: int) -> list[Batch]:
+    """Zero-shot prompts of pairs, each with vectors of its own."""
+    encoded = encode_prompts(model, [zero_shot(pair, template=template) for pair in pairs])
+    return open_batches(model, list(enumerate(encoded)), size=size)
 
 
 @checked
@@ -84,11 +88,11 @@ class WeightMap(Artefact):
     """A map from scores to weights, softmax(matrix · scores + bias), with a scale (Kang, Wu and Lu 2026).
 
     Attributes:
-        names: names of the basis vectors, in order.
-        matrix: full matrix, or its diagonal as one row.
-        bias: one value per relation.
-        scale: factor of the weighted sum before it is added to the residual stream.
-        score: kind of scores it expects; see `relation_scores`.
+        names: Names of the basis vectors, in order.
+        matrix: Full matrix, or its diagonal as one row.
+        bias: One value per relation.
+        scale: Factor of the weighted sum before it is added to the residual stream.
+        score: Kind of scores it expects; see `relation_scores`.
     """
 
     names: tuple[str, ...]
@@ -119,9 +123,9 @@ class WeightMap(Artefact):
         """Turn scores into weights that are nonnegative and sum to one.
 
         Args:
-            scores: see `relation_scores`.
-            excluded: mask of relations that get no weight and do not influence the others'.
-            top_k: number of highest weights to keep; default: all.
+            scores: See `relation_scores`.
+            excluded: Mask of relations that get no weight and do not influence the others'.
+            top_k: Number of highest weights to keep; default: all.
 
         Raises:
             LensFVError: scores of another basis, or no weight left.
@@ -138,7 +142,9 @@ class WeightMap(Artefact):
     def without(self, *names: str) -> "WeightMap":
         """Return the map for a basis without some relations."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
-        matrix = self.matrix[:, kept] if len(self.matrix) == 1 else self.matrix[kept][:, kept]
+        matrix = self.matrix[:, kept]
+        if len(matrix) > 1:
+            matrix = matrix[kept]
         return replace(self, names=tuple(self.names[i] for i in kept), matrix=matrix, bias=self.bias[kept])
 
     def to_dataframe(self) -> "pd.DataFrame":

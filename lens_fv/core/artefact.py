@@ -30,7 +30,7 @@ MODULES = {
     "Competence": "lens_fv.heads.competence",
     "CompositeVector": "lens_fv.composition.compose",
     "DecodingEvaluation": "lens_fv.evaluation.ranks",
-    "Effects": "lens_fv.heads.effects",
+    "Effects": "lens_fv.heads.ranking",
     "Evaluation": "lens_fv.evaluation.results",
     "FunctionVector": "lens_fv.vectors.function_vector",
     "HeadComparison": "lens_fv.heads.comparison",

@@ -51,7 +51,8 @@ def checked(thing: F) -> F:
     other decorators except `classmethod` and the like, so that the message is the same with and without a type checker.
 
     Raises:
-        LensFVError: on a call, if a value is not among the choices (the message names the nearest) or is out of range.
+        LensFVError: on a call, if a keyword is no parameter, or a value is not among the choices (the message names the
+            nearest) or out of range.
 
     Example:
         >>> @checked
@@ -86,11 +87,22 @@ def check_values(name: str, rules: "Mapping[str, _Rule]", values: Iterable[tuple
             raise LensFVError(f"{name}({parameter}={brief(value)}): {wrong}")
 
 
+def check_names(name: str, keywords: Iterable[str], known: Collection[str]) -> None:
+    """Raise `LensFVError` for the first keyword that is unknown; the message names the nearest known one."""
+    for keyword in keywords:
+        if keyword not in known:
+            raise LensFVError(f"{name}({keyword}=...): it has no such option{nearest(keyword, known)}")
+
+
 def _checking(function: Any, name: str) -> Any:
-    rules, positions = value_rules(function), tuple(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    rules, positions = value_rules(function), tuple(parameters)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
+        if not takes_any:
+            check_names(name, options, positions)
         check_values(name, rules, (*zip(positions, args), *options.items()))
         return function(*args, **options)
 

@@ -8,13 +8,12 @@ from functools import wraps
 from reprlib import repr as brief
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
-from lens_fv.core.choices import check_values, nearest, value_rules
+from lens_fv.core.choices import check_names, check_values, value_rules
 from lens_fv.errors import LensFVError
 
 P = ParamSpec("P")
 Model = TypeVar("Model")
 Data = TypeVar("Data")
-Options = TypeVar("Options")
 Config = TypeVar("Config")
 Result = TypeVar("Result")
 ModelType = TypeVar("ModelType", contravariant=True)
@@ -36,16 +35,16 @@ class TakesOptions(Protocol[ModelType, DataType, ConfigType, P, ResultOut]):  # 
 
 
 def takes_options(
-    options: Callable[P, Options], config: type[Config]
-) -> Callable[[Callable[[Model, Data, Options], Result]], TakesOptions[Model, Data, Config, P, Result]]:
+    config: Callable[P, Config],
+) -> Callable[[Callable[[Model, Data, Config], Result]], TakesOptions[Model, Data, Config, P, Result]]:
     """Let a function `(model, data, options)` take its options as keywords.
 
     Type checkers see every keyword with its type and default; `help` also shows the help texts, which are read from the
     `Attributes:` sections of the dataclass and its bases, in place of the entry `options:` below `Args:`.
 
     Args:
-        options: Frozen dataclass of keyword-only fields with defaults, decorated with `checked`.
-        config: Base of `options` whose instances may be passed as third argument; it leaves out what only Python code can give.
+        config: Frozen dataclass of keyword-only fields with defaults, decorated with `checked`. An instance may be passed as
+            third argument.
 
     Raises:
         LensFVError: on a call, if a keyword is no option (the message names the nearest), its value is not accepted, or the
@@ -54,7 +53,7 @@ def takes_options(
     Example:
         >>> ranking = lens_fv.rank_heads(model, task, lens_fv.heads.RankingConfig(n_shots=2, n_clean=4), n_trials=3)
     """
-    kind = cast("type[Any]", options)
+    kind = cast("type[Any]", config)
     names, rules = [field.name for field in fields(kind)], value_rules(kind)
 
     def decorate(function: Callable[..., Result]) -> TakesOptions[Model, Data, Config, P, Result]:
@@ -62,47 +61,40 @@ def takes_options(
 
         @wraps(function)
         def call(*args: Any, **keywords: Any) -> Any:
-            if unknown := [keyword for keyword in keywords if keyword not in names]:
-                raise LensFVError(f"{name}({unknown[0]}=...): it has no such option{nearest(unknown[0], names)}")
+            check_names(name, keywords, names)
             check_values(name, rules, keywords.items())
-            *inputs, positional = args if len(args) == 3 else (*args, None)
-            if positional is not None and not isinstance(positional, config):
-                raise LensFVError(f"{name} with {brief(positional)} as options: give a {config.__name__}, or keywords")
-            if positional is not None:
-                shared = {
-                    field.name: getattr(positional, field.name)
-                    for field in fields(cast("Any", positional))
-                    if field.name in names
-                }
-                keywords = shared | keywords
-            return function(*inputs, kind(**keywords))
+            if len(args) == 3:
+                args, base = args[:2], args[2]
+                if not isinstance(base, kind):
+                    raise LensFVError(f"{name} with {brief(base)} as options: give a {kind.__name__}, or keywords")
+                keywords = {option: getattr(base, option) for option in names} | keywords
+            return function(*args, kind(**keywords))
 
-        vars(call)["__signature__"] = _signature(function, kind, config)
+        vars(call)["__signature__"] = _signature(function, kind)
         call.__doc__ = _with_help(inspect.getdoc(function) or "", option_help(kind))
         return call
 
     return decorate
 
 
-def option_help(options: type[Any]) -> dict[str, str]:
+def option_help(config: type[Any]) -> dict[str, str]:
     """The help text of each field, from the `Attributes:` sections of a dataclass and its bases."""
     texts: dict[str, str] = {}
-    for base in options.__mro__:
+    for base in config.__mro__:
         section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].split("\n\n")[0]
         for entry in re.finditer(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE):
             texts.setdefault(entry[1], entry[2])
-    return {field.name: texts[field.name] for field in fields(options) if field.name in texts}
+    return {field.name: texts[field.name] for field in fields(config) if field.name in texts}
 
 
-def _signature(function: Callable[..., Any], options: type[Any], config: type[Any]) -> inspect.Signature:
+def _signature(function: Callable[..., Any], config: type[Any]) -> inspect.Signature:
     """The function's own parameters, the optional config, and every option."""
-    signature, choices = inspect.signature(function), inspect.signature(options).parameters.values()
+    signature, choices = inspect.signature(function), inspect.signature(config).parameters.values()
     own = [parameter.replace(kind=parameter.POSITIONAL_ONLY) for parameter in signature.parameters.values()]
     third = own.pop().replace(name="config", default=None, annotation=config | None)
-    keywords = [parameter for parameter in choices if parameter.kind is parameter.KEYWORD_ONLY]
-    return inspect.Signature([*own, third, *keywords], return_annotation=signature.return_annotation)
+    return inspect.Signature([*own, third, *choices], return_annotation=signature.return_annotation)
 
 
 def _with_help(text: str, helps: dict[str, str]) -> str:
-    entries = "\n".join(f"    {name}: {about}" for name, about in helps.items())
+    entries = "\n".join(f"    {name}: {help_text}" for name, help_text in helps.items())
     return re.sub(r"^    options: .+(?:\n {8}.+)*", lambda _: entries, text, count=1, flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.tables import data_frame
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.errors import LensFVError
-from lens_fv.heads import MediationOptions, PatchingPrompts
+from lens_fv.heads import MediationConfig, PatchingPrompts
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import indirect_effects
 from lens_fv.model.lens_model import LensModel
@@ -189,7 +189,7 @@ def _effects(
     if patching_prompts is None:
         return torch.full(z.shape[:2], torch.nan)
     outputs = z.expand(len(patching_prompts.corrupted), *z.shape)
-    effects, _ = indirect_effects(model, patching_prompts, outputs, MediationOptions())
+    effects, _ = indirect_effects(model, patching_prompts, outputs, MediationConfig())
     return effects.mean(0).cpu()
 
 

@@ -13,7 +13,7 @@ from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import STEERING_VECTORS
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
-from lens_fv.heads.significance import holm
+from lens_fv.heads.statistics import holm
 
 Judgement = Literal["absent", "kept", "suppressed", "overwritten", "undecided"]
 MARGIN = 0.5

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.composition import Basis, VectorLibrary, WeightMap, relation_scores, softmax_map
-from lens_fv.composition.problems import own_relations
+from lens_fv.composition.analogies import own_relations
 from lens_fv.composition.weights import Score, source_gain
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Seed, checked

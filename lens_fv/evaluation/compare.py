@@ -15,8 +15,8 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
 from lens_fv.vectors import FunctionVector, extract, tune
 from lens_fv.vectors.baselines import mean_state, task_state, train_adapter, train_head_weights, train_soft_prompt
-from lens_fv.vectors.baselines.choice import likeliest
-from lens_fv.vectors.baselines.states import SCALES
+from lens_fv.vectors.examples import likeliest
+from lens_fv.vectors.options import SCALES
 
 BaselineName = Literal[
     "extracted",
@@ -120,7 +120,7 @@ def compare_baselines(
         return extract(model, task, head_ranking(), n_heads=n_heads, layer=0, split=split, template=template)
 
     def best(vectors: list[FunctionVector]) -> FunctionVector:
-        return likeliest(model, vectors, split, template, what=f"{task.name}: layer and scale", progress=progress)
+        return likeliest(model, vectors, split, template, context=f"{task.name}: layer and scale", progress=progress)
 
     makers: dict[str, Callable[[], Intervention]] = {
         "extracted": lambda: best([extracted().at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]),

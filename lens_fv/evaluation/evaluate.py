@@ -124,7 +124,7 @@ def evaluate(
         prompts=[prompt.tokens for prompt in (*encoded, *encoded_shots)],
         seed=seed,
         method="evaluation",
-        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts, **chosen.noted},
+        options={"n_shots": n_shots, "same_shots": same_shots, "prompts": prompts, **chosen.recorded},
     )
     return Evaluation(provenance=provenance, conditions=names, prompts=prompts, **joined._asdict())
 

@@ -103,7 +103,7 @@ def compose_lists(
     splits = {part.name: split_pairs(part, seed=seed) for part in tasks.values()}
     if make is None:
         layer = round(0.5 * (model.n_layers - 1))
-        make = partial(tune_many, model, layers=layer, splits=splits, template=template, seed=seed, progress=progress)
+        make = partial(tune_many, model, layers=layer, split=splits, template=template, seed=seed, progress=progress)
     vectors = make(list(tasks.values()))
     if len(vectors) != len(tasks):
         raise LensFVError(f"compose lists of {task.name}: `make` gave {len(vectors)} vectors for {len(tasks)} tasks")

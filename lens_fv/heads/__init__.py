@@ -5,21 +5,14 @@ from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
 from lens_fv.heads.competence import Competence, choose_queries, competence
 from lens_fv.heads.counterparts import counterpart_text
-from lens_fv.heads.effects import HeadEffect
-from lens_fv.heads.instructed import (
-    InstructionRankingConfig,
-    InstructionRankingOptions,
-    make_instruction_prompts,
-    rank_instruction_heads,
-)
+from lens_fv.heads.instructed import InstructionRankingConfig, make_instruction_prompts, rank_instruction_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
-from lens_fv.heads.options import MediationConfig, MediationOptions, PromptsConfig, RankingConfig, RankingOptions, RunOptions
-from lens_fv.heads.overlap import Overlap, head_overlap
+from lens_fv.heads.options import MediationConfig, RankingConfig, RunConfig
 from lens_fv.heads.planning import RankingPlan, plan_ranking
 from lens_fv.heads.protocol import PatchingPrompts, make_ranking_prompts, rank_heads, rank_prompts
-from lens_fv.heads.ranking import HeadRanking
-from lens_fv.heads.reliability import Reliability
-from lens_fv.heads.universal import UniversalHeads, UniversalHeadsConfig, UniversalHeadsOptions, universal_heads
+from lens_fv.heads.ranking import HeadEffect, HeadRanking
+from lens_fv.heads.statistics import Overlap, Reliability, head_overlap
+from lens_fv.heads.universal import UniversalHeads, UniversalHeadsConfig, universal_heads
 
 __all__ = [
     "ClassEffect",
@@ -30,20 +23,15 @@ __all__ = [
     "HeadMeans",
     "HeadRanking",
     "InstructionRankingConfig",
-    "InstructionRankingOptions",
     "MediationConfig",
-    "MediationOptions",
     "Overlap",
     "PatchingPrompts",
-    "PromptsConfig",
     "RankingConfig",
-    "RankingOptions",
     "RankingPlan",
     "Reliability",
-    "RunOptions",
+    "RunConfig",
     "UniversalHeads",
     "UniversalHeadsConfig",
-    "UniversalHeadsOptions",
     "choose_queries",
     "class_effects",
     "compare_attributions",

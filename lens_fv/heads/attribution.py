@@ -1,5 +1,6 @@
 """First-order estimates of every head's indirect effect: attribution patching and direct logit attribution."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
@@ -11,10 +12,9 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.heads.effects import Metric
 from lens_fv.heads.options import RankingConfig
 from lens_fv.heads.protocol import make_ranking_prompts
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured, measuring
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
@@ -63,9 +63,10 @@ def compare_attributions(
     direct: list[Tensor] = []
     with progress_bar("attributions", len(corrupted), show=progress) as step:
         for prompt, direction in zip(corrupted, directions):
-            at = _linearise(model, prompt, ranking.metric)
-            attribution.append(((mean - at.z) * at.gradient).sum(-1).cpu())
-            direct.append(_direct_effects(model, mean - at.z, post_attn_gain, at.final_scale, direction).cpu())
+            linear = _linearise(model, prompt, ranking.metric)
+            change = mean - linear.z
+            attribution.append((change * linear.gradient).sum(-1).cpu())
+            direct.append(_direct_effects(model, change, post_attn_gain, linear.final_scale, direction).cpu())
             step()
     return HeadComparison(
         provenance=provenance,
@@ -80,29 +81,28 @@ def _ranked_prompts(
     model: LensModel, task: Task, ranking: HeadRanking, split: Split | None, template: PromptTemplate
 ) -> tuple[list[EncodedPrompt], Provenance]:
     """Rebuild a ranking's corrupted prompts, with the provenance of measurements on them."""
-    was = ranking.provenance
-    for what, theirs, ours in (
-        ("model", was.model, model.name),
-        ("revision", was.revision, model.revision),
-        ("weight processing", was.weight_processing, model.weight_processing),
-        ("task", was.task, task.name),
-        ("fingerprint of the task", was.task_hash, task.fingerprint),
+    ranked, options = ranking.provenance, ranking.provenance.options
+    for name, theirs, ours in (
+        ("model", ranked.model, model.name),
+        ("revision", ranked.revision, model.revision),
+        ("weight processing", ranked.weight_processing, model.weight_processing),
+        ("task", ranked.task, task.name),
+        ("fingerprint of the task", ranked.task_hash, task.fingerprint),
     ):
         if theirs != ours and None not in (theirs, ours):
-            raise LensFVError(f"compare attributions with a ranking: its {what} is {theirs}, here it is {ours}; rank again")
-    options = was.options
-    for what, can in (("metric", ("prob", "logprob")), ("source", ("mean",)), ("mode", ("replace",)), ("unit", ("head",))):
-        if options[what] not in can:
+            raise LensFVError(f"compare attributions with a ranking: its {name} is {theirs}, here it is {ours}; rank again")
+    for name, values in (("metric", ("prob", "logprob")), ("source", ("mean",)), ("mode", ("replace",)), ("unit", ("head",))):
+        if options[name] not in values:
             raise LensFVError(
-                f"compare attributions with a ranking of {what} {options[what]!r}: they can guess at {' or '.join(can)} only"
+                f"compare attributions with a ranking of {name} {options[name]!r}: they approximate {' or '.join(values)} only"
             )
     if options.get("corruption") == "noise":
         raise LensFVError("compare attributions with a ranking on noisy embeddings: rank with another corruption")
-    drawn = {field.name: options[field.name] for field in fields(RankingConfig) if field.name in options}
-    prompts = make_ranking_prompts(model, task, split=split, template=template, seed=was.seed, **drawn)
+    config = {field.name: options[field.name] for field in fields(RankingConfig) if field.name in options}
+    prompts = make_ranking_prompts(model, task, split=split, template=template, seed=ranked.seed, **config)
     method = "attribution patching and direct logit attribution"
-    provenance = prompts.provenance(model, task, seed=was.seed, method=method, options=options)
-    if provenance.prompts_hash != was.prompts_hash:
+    provenance = prompts.provenance(model, task, seed=ranked.seed, method=method, options=options)
+    if provenance.prompts_hash != ranked.prompts_hash:
         raise LensFVError(
             f"compare attributions on {task.name}: these are not the prompts that were ranked on; "
             "pass the split and the template that rank_heads was given"
@@ -141,15 +141,15 @@ def _linearise(model: LensModel, prompt: EncodedPrompt, metric: Metric) -> _Line
     if not {*names, "hook_embed", "ln_final.hook_scale"} <= model.hook_names:
         raise LensFVError(f"attributions in {model.name}: it lacks hooks at the heads of some layer or at the final norm")
     with measuring(model), torch.enable_grad(), model.hooks([("hook_embed", leaf), ("ln_final.hook_scale", keep)]):
-        seen = cache_activation_and_gradient(model.tl, tokens, value, names_filter=names)
-    gradients = [seen.gradients.get(site) for site in sites]
-    if not scale or any(g is None for g in gradients):
+        cache = cache_activation_and_gradient(model.tl, tokens, value, names_filter=names)
+    gradients = {site: gradient for site in sites if (gradient := cache.gradients.get(site)) is not None}
+    if not scale or len(gradients) < len(sites):
         raise LensFVError(f"attributions in {model.name}: hooks at heads or at the final norm do not fire; run verify")
-    z, gradient = (
-        torch.stack([x[0, -1].reshape(model.n_heads, model.d_head).float() for x in found if x is not None])
-        for found in ([seen.activations[site] for site in sites], gradients)
-    )
-    return _Linear(z, gradient, scale[-1])
+
+    def stacked(values: Mapping[str, Tensor]) -> Float[Tensor, "layers heads d_head"]:
+        return torch.stack([values[site][0, -1].reshape(model.n_heads, model.d_head).float() for site in sites])
+
+    return _Linear(stacked(cache.activations), stacked(gradients), scale[-1])
 
 
 @measured
@@ -173,7 +173,7 @@ def _direct_effects(
 ) -> Float[Tensor, "layers heads"]:
     from transformer_lens import ActivationCache
 
-    seen = {f"blocks.{layer}.attn.hook_z": z[None, None] for layer, z in enumerate(change)}
-    cache = ActivationCache({**seen, "ln_final.hook_scale": final_scale}, model.tl)
+    z = {f"blocks.{layer}.attn.hook_z": z[None, None] for layer, z in enumerate(change)}
+    cache = ActivationCache({**z, "ln_final.hook_scale": final_scale}, model.tl)
     written = cast(Tensor, cache.stack_head_results()) * post_attn_gain.repeat_interleave(model.n_heads, 0)[:, None, None]
     return (cache.apply_ln_to_stack(written).float() @ direction).reshape(change.shape[:2])

@@ -17,9 +17,9 @@ from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.store import load_or_compute
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.options import PromptsConfig, RunOptions
+from lens_fv.heads.means import slot_means
+from lens_fv.heads.options import RunConfig
 from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
-from lens_fv.heads.slots import slot_means
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
 from lens_fv.tasks import Task
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Metric = Literal["prob", "logprob"]
+ClassMetric = Literal["prob", "logprob"]
 
 
 class ClassEffect(NamedTuple):
@@ -61,7 +61,7 @@ class ClassEffects(Artefact):
     effects: Float[Tensor, "trials layers heads classes"]
     baseline: Float[Tensor, " trials"]
     classes: tuple[str, ...]
-    metric: Metric
+    metric: ClassMetric
 
     def __post_init__(self) -> None:
         """Check shapes against the provenance."""
@@ -97,7 +97,7 @@ class ClassEffects(Artefact):
         effects = [
             ClassEffect(i, j, self.classes[k], Estimate(*numbers[i, j, k].tolist(), n=trials))
             for i, j, k in np.ndindex(*numbers.shape[:3])
-            if token_class in (None, self.classes[k])
+            if token_class is None or token_class == self.classes[k]
         ]
         return sorted(effects, key=lambda e: e.effect.mean, reverse=True)[:n]
 
@@ -115,42 +115,33 @@ class ClassEffects(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        top = self.top()
-        best = {name: next(e for e in top if e.token_class == name) for name in self.classes}
-        rows = {name: f"{e.name} {e.effect:+.3f}" for name, e in best.items()}
-        counts = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
-        return super().summary() | counts | {f"top head at {name}": text for name, text in rows.items()}
+        lines = {"trials": str(len(self.effects)), f"baseline {self.metric}": f"{float(self.baseline.mean()):.3f}"}
+        effects = self.top()
+        for name in self.classes:
+            best = next(effect for effect in effects if effect.token_class == name)
+            lines[f"top head at {name}"] = f"{best.name} {best.effect:+.3f}"
+        return super().summary() | lines
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class ClassEffectsConfig(PromptsConfig):
-    """Options of `class_effects` that are words and numbers; see `ClassEffectsOptions` for the others.
+class ClassEffectsConfig(RunConfig):
+    """Options of `class_effects`.
 
     Attributes:
         metric: Effect metric, on the first token of the primary answer: "prob" as in the paper, or "logprob".
         corruption: How the labels of corrupted prompts are shuffled: a random "permutation" or "derangement".
-    """
-
-    metric: Metric = "prob"
-    corruption: Literal["permutation", "derangement"] = "permutation"
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class ClassEffectsOptions(RunOptions, ClassEffectsConfig):
-    """All options of `class_effects`.
-
-    Attributes:
         classes: Token classes; default: those that occur in the prompts, which is all ten with the paper's template.
     """
 
+    metric: ClassMetric = "prob"
+    corruption: Literal["permutation", "derangement"] = "permutation"
     classes: Sequence[str] | None = None
 
 
-@takes_options(ClassEffectsOptions, ClassEffectsConfig)
+@takes_options(ClassEffectsConfig)
 @torch.no_grad()
-def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) -> ClassEffects:
+def class_effects(model: LensModel, task: Task, options: ClassEffectsConfig) -> ClassEffects:
     """Measure every head's indirect effect on the answer at every token class (Todd et al. 2024).
 
     For every head and class, the head's output at all tokens of the class, in prompts with shuffled labels, is replaced by
@@ -160,15 +151,25 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
     Args:
         model: Model to measure.
         task: Task; demonstrations come from its training split, queries from its validation split.
-        options: Keywords: the fields of `ClassEffectsOptions`, `ClassEffectsConfig` and `RunOptions`.
+        options: Keywords: the fields of `ClassEffectsConfig` and its base.
 
     Raises:
         LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
             prompt exceeds the context.
     """
-    prompts = make_ranking_prompts(model, task, options)
+    prompts = make_ranking_prompts(
+        model,
+        task,
+        n_shots=options.n_shots,
+        n_clean=options.n_clean,
+        n_trials=options.n_trials,
+        seed=options.seed,
+        corruption=options.corruption,
+        split=options.split,
+        template=options.template,
+    )
     tokens_of = [token_classes(model, prompt, template=options.template) for prompt in prompts.corrupted_texts]
-    names = _names(tokens_of, options.classes)
+    names = _measured_classes(tokens_of, options.classes)
     provenance = prompts.provenance(
         model,
         task,
@@ -190,12 +191,12 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
             tick = options.tick or bar
             means = slot_means(model, prompts.clean_texts, template=options.template, tick=tick)
             for prompt, tokens in zip(prompts.corrupted, tokens_of, strict=True):
-                places = [[(at, _mean(means, tokens.slots[at])) for at in tokens.positions(name)] for name in names]
+                class_means = [_means_by_position(tokens, name, means) for name in names]
                 patches = [
-                    [Edit(layer, mean[layer, head], head=head, position=at) for at, mean in place]
+                    [Edit(layer, mean[layer, head], head=head, position=position) for position, mean in by_position.items()]
                     for layer in layers
                     for head in range(model.n_heads)
-                    for place in places
+                    for by_position in class_means
                 ]
                 values, _ = patched_metric(
                     model, prompt, patches, metric=options.metric, backend=options.backend, budget=options.budget
@@ -210,17 +211,20 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsOptions) ->
     return load_or_compute(options.folder, ClassEffects, provenance, compute)
 
 
-def _names(prompts: Sequence[TokenClasses], wanted: Sequence[str] | None) -> tuple[TokenClass, ...]:
-    """The wanted classes, or by default all that occur in the prompts, in the paper's order."""
+def _measured_classes(prompts: Sequence[TokenClasses], requested: Sequence[str] | None) -> tuple[TokenClass, ...]:
+    """The requested classes, or by default all that occur in the prompts, in the paper's order."""
     present = {name for prompt in prompts for name in prompt.classes}
-    for name in wanted or ():
-        prompts[0].positions(name)
+    for name in requested or ():
+        prompts[0].positions(name)  # rejects unknown names
         if name not in present:
             raise LensFVError(f"effects at token class {name!r}: prompts of this template have no such token")
-    return tuple(name for name in TOKEN_CLASSES if name in (present if wanted is None else wanted))
+    return tuple(name for name in TOKEN_CLASSES if name in (present if requested is None else requested))
 
 
-def _mean(means: dict[Place, Tensor], slot: Place | None) -> Tensor:
-    if slot is None or slot not in means:
-        raise LensFVError(f"effects by token class: no clean prompt has a token at {slot}; average over more clean prompts")
-    return means[slot]
+def _means_by_position(tokens: TokenClasses, name: str, means: dict[Place, Tensor]) -> dict[int, Tensor]:
+    """The clean mean at the slot of each token of a class."""
+    slots = {position: tokens.slots[position] for position in tokens.positions(name)}
+    for slot in slots.values():
+        if slot not in means:
+            raise LensFVError(f"effects by token class: no clean prompt has a token at {slot}; average over more clean prompts")
+    return {position: means[slot] for position, slot in slots.items() if slot is not None}

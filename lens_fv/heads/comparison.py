@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
-from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.heads.effects import Metric
+from lens_fv.heads.ranking import Metric
+from lens_fv.heads.statistics import Overlap, head_overlap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,23 +29,6 @@ SCORE_NAMES: dict[Score, str] = {
     "direct": "direct logit attribution",
 }
 _COEFFICIENTS: dict[Coefficient, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
-
-
-@dataclass(frozen=True, repr=False)
-class Overlap(Record):
-    """How many of the exact top `k` heads are among a score's top `k`.
-
-    Attributes:
-        k: Number of heads taken from each ranking.
-        shared: Number of heads in both.
-        chance: Expected number of shared heads under a random ranking.
-        p_value: Probability that a random ranking shares at least as many (hypergeometric).
-    """
-
-    k: int
-    shared: int
-    chance: float
-    p_value: float
 
 
 @checked
@@ -97,12 +80,12 @@ class HeadComparison(Artefact):
         def correlate(trials: np.ndarray) -> float:
             return float(_COEFFICIENTS[coefficient](exact[trials].mean(0), other[trials].mean(0)).statistic)
 
-        every = np.arange(len(exact))
-        value = correlate(every)
-        if len(every) < 2:
-            return Estimate(value, value, value, len(every))
+        trials = np.arange(len(exact))
+        value = correlate(trials)
+        if len(trials) < 2:
+            return Estimate(value, value, value, len(trials))
         ends = stats.bootstrap(
-            (every,),
+            (trials,),
             correlate,
             vectorized=False,
             n_resamples=resamples,
@@ -110,22 +93,21 @@ class HeadComparison(Artefact):
             method="percentile",
             rng=np.random.default_rng(self.provenance.seed),
         ).confidence_interval
-        return Estimate(value, float(ends.low), float(ends.high), len(every))
+        return Estimate(value, float(ends.low), float(ends.high), len(trials))
 
     @checked
     def overlap(self, score: Score, k: Whole = 10) -> Overlap:
-        """Count how many of the `k` heads with the largest exact effect are among the `k` with the largest score.
+        """Overlap of the `k` heads with the largest exact effect and the `k` with the largest score.
 
         Raises:
             LensFVError: `k` is not between 1 and the number of heads.
         """
-        best = [self.mean(s).flatten() for s in ("exact", score)]
-        n = len(best[0])
+        n, n_heads = self.exact[0].numel(), self.exact.shape[-1]
         if not 1 <= k <= n:
             raise LensFVError(f"compare the top {k} heads: take between 1 and all {n} of them")
-        exact, other = (set(x.argsort(descending=True, stable=True)[:k].tolist()) for x in best)
-        shared = len(exact & other)
-        return Overlap(k, shared, k * k / n, float(stats.hypergeom.sf(shared - 1, n, k, k)))
+        orders = (self.mean(s).flatten().argsort(descending=True, stable=True) for s in ("exact", score))
+        exact, other = ([divmod(i, n_heads) for i in order[:k].tolist()] for order in orders)
+        return head_overlap(exact, other, n)
 
     def heatmap_data(self) -> Tensor:
         """The mean scores of attribution patching."""
@@ -147,13 +129,13 @@ class HeadComparison(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        facts = super().summary() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
+        lines = super().summary() | {"trials": str(len(self.exact)), "exact effect on": self.metric}
         n_heads = self.exact[0].numel()
         for score in ("attribution", "direct"):
             rho, tau = (self.correlation(score, coefficient=c) for c in ("spearman", "kendall"))
-            top = [self.overlap(score, k) for k in (5, 10, 20) if k <= n_heads]
-            shared = ", ".join(f"{o.shared} of {o.k} (chance {o.chance:.1f})" for o in top)
-            facts[SCORE_NAMES[score]] = f"Spearman {rho:+.2f}, Kendall {tau:+.2f}" + (
-                f", top heads shared: {shared}" if shared else ""
-            )
-        return facts
+            overlaps = {k: self.overlap(score, k) for k in (5, 10, 20) if k <= n_heads}
+            shared = ", ".join(f"{o.n_shared} of {k} (chance {o.expected_shared:.1f})" for k, o in overlaps.items())
+            lines[SCORE_NAMES[score]] = f"Spearman {rho:+.2f}, Kendall {tau:+.2f}"
+            if shared:
+                lines[SCORE_NAMES[score]] += f", top heads shared: {shared}"
+        return lines

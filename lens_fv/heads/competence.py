@@ -92,8 +92,8 @@ def competence(
     """
     split = split or split_pairs(task, seed=seed)
     queries = split.validation if items is None else items
-    made = build_prompts(queries, split.train, n_shots=n_shots, template=template, instruction=instruction, seed=seed)
-    prompts = encode_prompts(model, made)
+    texts = build_prompts(queries, split.train, n_shots=n_shots, template=template, instruction=instruction, seed=seed)
+    prompts = encode_prompts(model, texts)
     provenance = Provenance.of(
         model,
         task=task.name,
@@ -104,12 +104,12 @@ def competence(
         options={"n_shots": n_shots},
     )
 
-    def make() -> Competence:
-        commonest = Counter(token for prompt in prompts for token in prompt.first_tokens).most_common(1)[0][1]
+    def compute() -> Competence:
+        first_tokens = Counter(token for prompt in prompts for token in prompt.first_tokens)
         right = score_answers(model, prompts, [[]]).top1[:, 0]
-        return Competence(provenance=provenance, right=right, majority=commonest / len(prompts))
+        return Competence(provenance=provenance, right=right, majority=max(first_tokens.values()) / len(prompts))
 
-    return load_or_compute(folder, Competence, provenance, make)
+    return load_or_compute(folder, Competence, provenance, compute)
 
 
 class ChosenQueries(NamedTuple):
@@ -117,12 +117,12 @@ class ChosenQueries(NamedTuple):
 
     Attributes:
         kept: Indices of the chosen items.
-        noted: Record of the choice for the provenance: empty if all items are used; otherwise `queries`, `n_queries` (number
+        recorded: Record of the choice for the provenance: empty if all items are used; otherwise `queries`, `n_queries` (number
             kept) and `n_items` (number available).
     """
 
     kept: tuple[int, ...]
-    noted: dict[str, Any]
+    recorded: dict[str, Any]
 
     def of(self, items: Sequence[T]) -> tuple[T, ...]:
         """Select the chosen entries of `items`, or of any other sequence with one entry per item."""
@@ -155,7 +155,7 @@ def choose_queries(
         items: Pairs to choose from.
         queries: "all" or "answered".
         split: Split of the task's pairs; demonstrations come from its training part.
-        n_shots: Number of demonstrations; see `competence`.
+        n_shots: Number of demonstrations.
         template: Prompt template.
         instruction: Text before each prompt; see `competence`.
         seed: Seed of the demonstrations.
@@ -166,8 +166,17 @@ def choose_queries(
     """
     if queries == "all":
         return ChosenQueries(tuple(range(len(items))), {})
-    prompts = {"n_shots": n_shots, "template": template, "instruction": instruction, "seed": seed}
-    right = competence(model, task, split=split, items=items, folder=folder, **prompts).right
+    right = competence(
+        model,
+        task,
+        split=split,
+        items=items,
+        n_shots=n_shots,
+        template=template,
+        instruction=instruction,
+        seed=seed,
+        folder=folder,
+    ).right
     kept = tuple(right.nonzero()[:, 0].tolist())
     if not kept:
         raise LensFVError(
@@ -179,5 +188,5 @@ def choose_queries(
 
 def queries_summary(provenance: Provenance) -> dict[str, str]:
     """A line for `Artefact.summary` with the number of queries kept; empty if all were used."""
-    said = provenance.options
-    return {"queries": f"{said['n_queries']} of {said['n_items']}, those answered"} if "queries" in said else {}
+    options = provenance.options
+    return {"queries": f"{options['n_queries']} of {options['n_items']}, those answered"} if "queries" in options else {}

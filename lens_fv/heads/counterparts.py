@@ -57,9 +57,9 @@ def counterpart_text(
         return rng.choice(different)
     ids = model.encode(instruction, bos=False)
     if kind == "real_text":
-        return _like_in_text(model, ids, text or plain_text(), rng)
+        return _similar_passage(model, ids, text or plain_text(), rng)
     kept = set(rng.sample(range(len(ids)), len(ids) // 2)) if kind == "half" else set[int]()
-    return _as_likely(model, ids, kept, rng)
+    return _equiprobable(model, ids, kept, rng)
 
 
 @cache
@@ -68,7 +68,7 @@ def plain_text() -> str:
     return " ".join((files("lens_fv.heads") / "plain_text.txt").read_text(encoding="utf-8").split())
 
 
-def _like_in_text(model: LensModel, ids: Sequence[int], text: str, rng: random.Random) -> str:
+def _similar_passage(model: LensModel, ids: Sequence[int], text: str, rng: random.Random) -> str:
     words, n = text.split(), len(ids)
     starts = rng.sample(range(len(words)), min(WINDOWS, len(words)))
     windows = [model.encode(" ".join(words[start : start + n]), bos=False)[:n] for start in starts]
@@ -79,40 +79,41 @@ def _like_in_text(model: LensModel, ids: Sequence[int], text: str, rng: random.R
     return _text(model, windows[int(distances.argmin())])
 
 
-def _as_likely(model: LensModel, ids: Sequence[int], kept: set[int], rng: random.Random) -> str:
-    wanted, special = _logprobs(model, [ids])[0], set(model.tokenizer.all_special_ids)
-    made: list[int] = []
+def _equiprobable(model: LensModel, ids: Sequence[int], kept: set[int], rng: random.Random) -> str:
+    expected, special = _logprobs(model, [ids])[0], set(model.tokenizer.all_special_ids)
+    drawn: list[int] = []
     for i, own in enumerate(ids):
         if i in kept:
-            made.append(own)
+            drawn.append(own)
             continue
-        distance = (_next(model, made) - wanted[i]).abs()
+        distance = (_next_logprobs(model, drawn) - expected[i]).abs()
         distance[[own, *special]] = torch.inf
-        near = distance.topk(NEAREST, largest=False).indices.tolist()
+        near: list[int] = distance.topk(NEAREST, largest=False).indices.tolist()
         rng.shuffle(near)
         # Prefer tokens that survive a round trip through the tokenizer.
-        made.append(next((t for t in near if model.encode(_text(model, [*made, t]), bos=False) == [*made, t]), near[0]))
-    return _text(model, made)
+        stable = (t for t in near if model.encode(_text(model, [*drawn, t]), bos=False) == [*drawn, t])
+        drawn.append(next(stable, near[0]))
+    return _text(model, drawn)
 
 
 def _text(model: LensModel, ids: Sequence[int]) -> str:
     return str(model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
-def _begin(model: LensModel) -> list[int]:
+def _first_token(model: LensModel) -> list[int]:
     """The token before a text: beginning of sequence, else end of sequence, else token 0, since a model needs some input."""
     tokenizer = model.tokenizer
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return [0 if begin is None else int(begin)]
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [0 if token is None else int(token)]
 
 
 def _logprobs(model: LensModel, texts: Sequence[Sequence[int]]) -> Float[Tensor, "texts tokens"]:
     """Log-probability of each token given those before it; all texts have the same number of tokens."""
     rows = torch.tensor([list(ids) for ids in texts], device=model.device)
-    begin = rows.new_tensor(_begin(model)).expand(len(rows), 1)
-    logits = model.forward(torch.cat([begin, rows[:, :-1]], 1)).float()
+    first = rows.new_tensor(_first_token(model)).expand(len(rows), 1)
+    logits = model.forward(torch.cat([first, rows[:, :-1]], 1)).float()
     return logits.log_softmax(-1).gather(-1, rows[..., None])[..., 0]
 
 
-def _next(model: LensModel, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
-    return model.forward(torch.tensor([[*_begin(model), *ids]]))[0, -1].float().log_softmax(-1)
+def _next_logprobs(model: LensModel, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
+    return model.forward(torch.tensor([[*_first_token(model), *ids]]))[0, -1].float().log_softmax(-1)

@@ -8,7 +8,7 @@ from lens_fv.core.choices import Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.errors import LensFVError
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
-from lens_fv.heads.options import MediationConfig, MediationOptions
+from lens_fv.heads.options import MediationConfig
 from lens_fv.heads.protocol import PatchingPrompts, pair_prompts, rank_prompts, ranking_split
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
@@ -21,7 +21,7 @@ Uninformative = Counterpart | Literal["noise_on_instruction", "noise_on_query"]
 @checked
 @dataclass(frozen=True, kw_only=True)
 class InstructionRankingConfig(MediationConfig):
-    """Options of `rank_instruction_heads` that are words and numbers; see `InstructionRankingOptions` for the others.
+    """Options of `rank_instruction_heads`.
 
     Attributes:
         n_shots: Number of demonstrations after the instruction, in clean and corrupted prompts.
@@ -29,28 +29,18 @@ class InstructionRankingConfig(MediationConfig):
             instruction), "real_text" (running text), "equiprobable" (random tokens as likely as the instruction's), or "half"
             (the same for half of them); or Gaussian noise on the embeddings of the instruction ("noise_on_instruction") or
             the query ("noise_on_query") instead. See `counterpart_text`.
-    """
-
-    n_shots: Natural = 0
-    counterpart: Uninformative = "equiprobable"
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class InstructionRankingOptions(InstructionRankingConfig, MediationOptions):
-    """All options of `rank_instruction_heads`.
-
-    Attributes:
         instructions: Instructions, which alternate over prompts; default: the task's own.
         others: Instructions to choose from for the counterpart "other"; default: those of the other built-in relations.
     """
 
+    n_shots: Natural = 0
+    counterpart: Uninformative = "equiprobable"
     instructions: Sequence[str] | None = None
     others: Sequence[str] | None = None
 
 
-@takes_options(InstructionRankingOptions, InstructionRankingConfig)
-def rank_instruction_heads(model: LensModel, task: Task, options: InstructionRankingOptions) -> HeadRanking:
+@takes_options(InstructionRankingConfig)
+def rank_instruction_heads(model: LensModel, task: Task, options: InstructionRankingConfig) -> HeadRanking:
     """Rank all attention heads by how much of an instruction they carry (Davidson et al. 2025; Jiang et al. 2024).
 
     For every head, its mean output over prompts with the instruction replaces its output at the last token of prompts with
@@ -59,7 +49,7 @@ def rank_instruction_heads(model: LensModel, task: Task, options: InstructionRan
     Args:
         model: Model to rank.
         task: Task; queries come from its validation split, demonstrations (if any) from its training split.
-        options: Keywords: the fields of `InstructionRankingOptions`, `InstructionRankingConfig` and `RunOptions`.
+        options: Keywords: the fields of `InstructionRankingConfig` and its bases.
 
     Raises:
         LensFVError: no instruction is given, no query is answered, or `counterpart_text` or `rank_heads` raises.
@@ -72,8 +62,8 @@ def rank_instruction_heads(model: LensModel, task: Task, options: InstructionRan
     return rank_prompts(model, task, make_instruction_prompts(model, task, options), options)
 
 
-@takes_options(InstructionRankingOptions, InstructionRankingConfig)
-def make_instruction_prompts(model: LensModel, task: Task, options: InstructionRankingOptions) -> PatchingPrompts:
+@takes_options(InstructionRankingConfig)
+def make_instruction_prompts(model: LensModel, task: Task, options: InstructionRankingConfig) -> PatchingPrompts:
     """Build the prompts of `rank_instruction_heads`, with a task's instructions and with uninformative counterparts.
 
     To use the prompts for other purposes too, build them here and pass them to `rank_prompts`.
@@ -130,7 +120,7 @@ def _noised_tokens(model: LensModel, prompt: Prompt, template: PromptTemplate, c
 
 
 def _counterparts(
-    model: LensModel, task: Task, instructions: Sequence[str], options: InstructionRankingOptions
+    model: LensModel, task: Task, instructions: Sequence[str], options: InstructionRankingConfig
 ) -> list[str | None] | None:
     """The counterpart of each instruction; None if the counterpart is noise, which changes no text."""
     kind, others = options.counterpart, options.others

@@ -1,5 +1,6 @@
-"""Mean outputs of heads over clean prompts."""
+"""Mean outputs of heads over clean prompts, at the last token or at every slot of a few-shot prompt."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.progress import progress_bar
-from lens_fv.model.lens_model import LensModel
+from lens_fv.model.lens_model import Hook, LensModel
+from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
+from lens_fv.tasks.token_classes import Place, token_classes
 
-Keeper = Callable[[Tensor, Any], Tensor]
 TOKENS = 1024
 """Number of tokens per batch: few enough for a small machine, enough to keep a large one busy."""
 
@@ -40,14 +42,14 @@ def head_outputs(
     model: LensModel, prompts: Sequence[Sequence[int]], *, tick: Callable[[], None] = lambda: None
 ) -> tuple[HeadMeans, Float[Tensor, "prompts layers heads d_head"]]:
     """`head_means` and the head outputs of every single prompt; `tick` is called after each prompt."""
-    seen = last_tokens(model, prompts, tick=tick)
+    last = last_tokens(model, prompts, tick=tick)
     # `post_attn_gain` is the least-squares gain from the sum of the heads to what the residual stream receives. It is exact
     # where the gain is constant, and needs no knowledge of the norm.
     post_attn_gain = torch.zeros(model.n_layers, model.d_model, device=model.device)
     for layer in model.attention_layers:
-        summed = model.head_write(layer, seen.z[:, layer], include_bias=True).float()
-        post_attn_gain[layer] = (summed * seen.attn_out[:, layer]).sum(0) / summed.square().sum(0).clamp(min=1e-30)
-    return HeadMeans(seen.z.mean(0), post_attn_gain, seen.resid.norm(dim=-1).mean(0)), seen.z
+        summed = model.head_write(layer, last.z[:, layer], include_bias=True).float()
+        post_attn_gain[layer] = (summed * last.attn_out[:, layer]).sum(0) / summed.square().sum(0).clamp(min=1e-30)
+    return HeadMeans(last.z.mean(0), post_attn_gain, last.resid.norm(dim=-1).mean(0)), last.z
 
 
 def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:
@@ -86,26 +88,42 @@ def last_tokens(
     """
     n, layers = len(prompts), model.n_layers
     z = torch.zeros(n, layers, model.n_heads, model.d_head, device=model.device)
-    found = LastTokens(z, *(torch.zeros(n, layers, model.d_model, device=model.device) for _ in range(2)))
-    into = {"attn.hook_z": z.flatten(2), "hook_attn_out": found.attn_out, "hook_resid_post": found.resid}
-    attention = model.attention_layers if heads else ()
-    where = {"attn.hook_z": attention, "hook_attn_out": attention, "hook_resid_post": range(layers)}
+    attn_out, resid = (torch.zeros(n, layers, model.d_model, device=model.device) for _ in range(2))
+    sites = [("hook_resid_post", resid, range(layers))]
+    if heads:
+        sites += [("attn.hook_z", z.flatten(2), model.attention_layers), ("hook_attn_out", attn_out, model.attention_layers)]
     for rows in _batches(prompts, model.rotary_border):
-        at = [len(prompts[row]) - 1 for row in rows]
-        hooks = [(f"blocks.{layer}.{name}", _keeper(into[name], layer, rows, at)) for name in into for layer in where[name]]
-        filled = [list(prompts[row]) + [prompts[row][-1]] * (max(at) - here) for row, here in zip(rows, at, strict=True)]
-        model.run_body(torch.tensor(filled), [hook for hook in hooks if hook[0] in model.hook_names])
+        last = [len(prompts[row]) - 1 for row in rows]
+        hooks = [
+            _keep(f"blocks.{layer}.{name}", activations[:, layer], rows, last)
+            for name, activations, site_layers in sites
+            for layer in site_layers
+        ]
+        padded = [[*prompts[row], *[prompts[row][-1]] * (max(last) - at)] for row, at in zip(rows, last, strict=True)]
+        model.run_body(torch.tensor(padded), [hook for hook in hooks if hook[0] in model.hook_names])
         for _ in rows:
             tick()
-    return found
+    return LastTokens(z, attn_out, resid)
 
 
-def _keeper(kept: Float[Tensor, "prompts layers width"], layer: int, rows: list[int], at: list[int]) -> Keeper:
+def _keep(name: str, kept: Float[Tensor, "prompts width"], rows: list[int], positions: list[int]) -> Hook:
     def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        kept[rows, layer] = x[range(len(rows)), at].flatten(1).float()
+        kept[rows] = x[range(len(rows)), positions].flatten(1).float()
         return x
 
-    return keep
+    return name, keep
+
+
+def input_states(model: LensModel, tokens: Sequence[int]) -> Float[Tensor, "tokens d_model"]:
+    """The residual stream before the first layer at every token of a prompt, in single precision."""
+    states: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        states.append(x[0].float())
+        return x
+
+    model.run_body(torch.tensor([list(tokens)]), [("blocks.0.hook_resid_pre", keep)])
+    return states[0]
 
 
 def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[int]]:
@@ -117,3 +135,40 @@ def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[
             batches.append([])
         batches[-1].append(row)
     return batches
+
+
+def slot_means(
+    model: LensModel, prompts: Sequence[Prompt], *, template: PromptTemplate = TODD, tick: Callable[[], None] = lambda: None
+) -> dict[Place, Float[Tensor, "layers heads d_head"]]:
+    """Mean head outputs (before the output projection) at every slot of few-shot prompts.
+
+    Outputs are averaged first over the tokens of a word, then over the prompts that have the slot (Todd et al. 2024).
+    """
+    total: dict[Place, Tensor] = {}
+    counts: dict[Place, int] = defaultdict(int)
+    for prompt, encoded in zip(prompts, encode_prompts(model, prompts), strict=True):
+        z = _all_tokens(model, encoded.tokens)
+        positions: dict[Place, list[int]] = defaultdict(list)
+        for position, slot in enumerate(token_classes(model, prompt, template=template).slots):
+            if slot is not None:
+                positions[slot].append(position)
+        for slot, own in positions.items():
+            total[slot] = total.get(slot, 0) + z[:, own].mean(1)
+            counts[slot] += 1
+        tick()
+    return {slot: z / counts[slot] for slot, z in total.items()}
+
+
+def _all_tokens(model: LensModel, tokens: Sequence[int]) -> Float[Tensor, "layers tokens heads d_head"]:
+    """Head outputs at every token of one prompt."""
+    z = torch.zeros(model.n_layers, len(tokens), model.n_heads, model.d_head, device=model.device)
+
+    def keep(layer: int) -> Hook:
+        def hook(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            z[layer] = x[0].float().reshape(z.shape[1:])
+            return x
+
+        return f"blocks.{layer}.attn.hook_z", hook
+
+    model.run_body(torch.tensor([list(tokens)]), [keep(layer) for layer in model.attention_layers])
+    return z

@@ -1,9 +1,4 @@
-"""Options of head rankings. Each name, type, default and help text is stated here once.
-
-Classes named `...Config` hold words and numbers only, so that a command line can offer them as they are. Classes named
-`...Options` add what only Python code can give, such as a split; functions take them as keywords (`takes_options`). Among
-the bases of a class, the one whose defaults count comes first.
-"""
+"""Options of head rankings. Each name, type, default and help text is stated here once (`takes_options`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +8,8 @@ from typing import Literal
 from lens_fv.core.choices import Count, Natural, NonNegative, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Queries
-from lens_fv.heads.effects import Metric, Unit
 from lens_fv.heads.means import HeadMeans
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.ranking import HeadRanking, Metric, Unit
 from lens_fv.patching.backends import BackendChoice
 from lens_fv.tasks import TODD, PromptTemplate, Split
 
@@ -26,25 +20,40 @@ Source = Literal["mean", "zero", "resample"] | HeadMeans | HeadRanking
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class PromptsConfig:
-    """How many prompts are drawn, and how.
+class RunConfig:
+    """Which prompts are drawn, and how a measurement on them runs.
 
     Attributes:
         n_shots: Number of demonstrations per prompt.
         n_clean: Number of clean prompts over which head outputs are averaged.
         n_trials: Number of corrupted prompts on which effects are measured.
         seed: Seed of the split, the prompts, all random draws and the bootstrap.
+        split: Split of the task's pairs: demonstrations come from its training part, queries from its validation part;
+            default: `split_pairs(task, seed=seed)`.
+        template: Prompt template.
+        backend: Backend of the engine; see `run_branches`.
+        budget: Memory for activations, in bytes; see `run_branches`. `plan_ranking` shows what a run needs.
+        folder: Folder in which the result is stored; a stored result of the same settings is loaded instead of recomputed.
+        progress: Show a progress bar.
+        tick: Called after each of the `n_clean` + `n_trials` prompts, for a custom progress bar.
     """
 
     n_shots: Natural = 10
     n_clean: Count = 100
     n_trials: Count = 25
     seed: Seed = 0
+    split: Split | None = None
+    template: PromptTemplate = TODD
+    backend: BackendChoice = "auto"
+    budget: Count | None = None
+    folder: str | Path | None = None
+    progress: bool = False
+    tick: Callable[[], None] | None = None
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class MediationConfig(PromptsConfig):
+class MediationConfig(RunConfig):
     """Options that rankings by demonstrations and by instructions share.
 
     Attributes:
@@ -54,6 +63,8 @@ class MediationConfig(PromptsConfig):
             "logit_diff", its logit minus that of the foil.
         foil: Wrong answer for "logit_diff": one for all queries, or a mapping from query input to answer; default: the
             likeliest token on the unpatched corrupted prompt that begins no acceptable answer, the same for all heads.
+        source: Output to patch in: "mean" over the clean prompts (Todd et al. 2024), "zero", "resample" (the head's output on
+            one other clean prompt, drawn for each trial), the means of another task's ranking, or `head_means` of any prompts.
         mode: How the value is patched in: "replace" the head's output (Todd et al. 2024), or "add" to it (Jiang et al. 2024).
         unit: Unit to patch: single heads ("head"), or all query heads that share keys and values together ("group").
         noise: Standard deviation of the noise, where noise corrupts prompts, in standard deviations of the noised embeddings.
@@ -62,6 +73,7 @@ class MediationConfig(PromptsConfig):
     queries: Queries = "all"
     metric: Metric = "prob"
     foil: str | Mapping[str, str] | None = None
+    source: Source = "mean"
     mode: Mode = "replace"
     unit: Unit = "head"
     noise: NonNegative = 3.0
@@ -75,7 +87,7 @@ class MediationConfig(PromptsConfig):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig(MediationConfig):
-    """Options of `rank_heads` that are words and numbers; see `RankingOptions` for the others.
+    """Options of `rank_heads`.
 
     Attributes:
         corruption: How corrupted prompts differ from clean ones: labels in a random "permutation" or "derangement",
@@ -112,47 +124,3 @@ class RankingConfig(MediationConfig):
             raise LensFVError(
                 f"corruption {self.corruption!r} of {self.n_shots}-shot prompts changes nothing: use {least} shots or more"
             )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a measurement runs, and on which pairs.
-
-    Attributes:
-        split: Split of the task's pairs: demonstrations come from its training part, queries from its validation part;
-            default: `split_pairs(task, seed=seed)`.
-        template: Prompt template.
-        backend: Backend of the engine; see `run_branches`.
-        budget: Memory for activations, in bytes; see `run_branches`. `plan_ranking` shows what a run needs.
-        folder: Folder in which the result is stored; a stored result of the same settings is loaded instead of recomputed.
-        progress: Show a progress bar.
-        tick: Called after each of the `n_clean` + `n_trials` prompts, for a custom progress bar.
-    """
-
-    split: Split | None = None
-    template: PromptTemplate = TODD
-    backend: BackendChoice = "auto"
-    budget: Count | None = None
-    folder: str | Path | None = None
-    progress: bool = False
-    tick: Callable[[], None] | None = None
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class MediationOptions(RunOptions, MediationConfig):
-    """`MediationConfig`, `RunOptions`, and what is patched in.
-
-    Attributes:
-        source: Output to patch in: "mean" over the clean prompts (Todd et al. 2024), "zero", "resample" (the head's output on
-            one other clean prompt, drawn for each trial), the means of another task's ranking, or `head_means` of any prompts.
-    """
-
-    source: Source = "mean"
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class RankingOptions(RankingConfig, MediationOptions):
-    """All options of `rank_heads`."""

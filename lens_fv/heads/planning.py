@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from lens_fv.core.options import takes_options
-from lens_fv.heads.options import RankingConfig, RankingOptions
+from lens_fv.heads.options import RankingConfig
 from lens_fv.heads.protocol import make_ranking_prompts
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Branch, Edit
@@ -35,8 +35,8 @@ class RankingPlan(NamedTuple):
         return f"{prompts}; each of the latter:\n{self.run}"
 
 
-@takes_options(RankingOptions, RankingConfig)
-def plan_ranking(model: LensModel, task: Task, options: RankingOptions) -> RankingPlan:
+@takes_options(RankingConfig)
+def plan_ranking(model: LensModel, task: Task, options: RankingConfig) -> RankingPlan:
     """Build the prompts of `rank_heads` and plan their runs without running them.
 
     The model is not run, so all queries are used, whatever `queries` is.

@@ -26,10 +26,9 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import choose_queries
-from lens_fv.heads.effects import Metric
-from lens_fv.heads.means import HeadMeans, head_outputs
-from lens_fv.heads.options import MediationOptions, PromptsConfig, RankingConfig, RankingOptions, Source
-from lens_fv.heads.ranking import HeadRanking
+from lens_fv.heads.means import HeadMeans, head_outputs, input_states
+from lens_fv.heads.options import MediationConfig, RankingConfig, Source
+from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.backends import BackendChoice
@@ -53,8 +52,8 @@ from lens_fv.tasks.prompts import Shuffle
 from lens_fv.tasks.token_classes import token_classes
 
 
-@takes_options(RankingOptions, RankingConfig)
-def rank_heads(model: LensModel, task: Task, options: RankingOptions) -> HeadRanking:
+@takes_options(RankingConfig)
+def rank_heads(model: LensModel, task: Task, options: RankingConfig) -> HeadRanking:
     """Rank all attention heads by causal mediation (Todd et al. 2024).
 
     For every head, its mean output over clean few-shot prompts replaces its output at the last token of prompts with
@@ -64,7 +63,7 @@ def rank_heads(model: LensModel, task: Task, options: RankingOptions) -> HeadRan
     Args:
         model: Model to rank.
         task: Task; demonstrations come from its training split, queries from its validation split.
-        options: Keywords: the fields of `RankingOptions`, which `RankingConfig` and `RunOptions` describe.
+        options: Keywords: the fields of `RankingConfig` and its bases.
 
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a prompt exceeds the context, the corruption changes
@@ -119,8 +118,8 @@ class PatchingPrompts(NamedTuple):
         )
 
 
-@takes_options(RankingOptions, PromptsConfig)
-def make_ranking_prompts(model: LensModel, task: Task, options: RankingOptions) -> PatchingPrompts:
+@takes_options(RankingConfig)
+def make_ranking_prompts(model: LensModel, task: Task, options: RankingConfig) -> PatchingPrompts:
     """Build the clean and corrupted prompts of `rank_heads`; the corrupted ones are drawn with `seed` + 1.
 
     Args:
@@ -167,13 +166,9 @@ def make_ranking_prompts(model: LensModel, task: Task, options: RankingOptions) 
 
 
 def ranking_split(
-    model: LensModel, task: Task, options: MediationOptions, instruction: str | Sequence[str] | None
+    model: LensModel, task: Task, options: MediationConfig, instruction: str | Sequence[str] | None
 ) -> tuple[Split, dict[str, Any]]:
-    """The split with the chosen queries as validation part, and what provenance records about the choice.
-
-    Raises:
-        LensFVError: the model has no heads, or no query is answered.
-    """
+    """The split with the chosen queries as validation part, and what provenance records about the choice."""
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")
     split = options.split or split_pairs(task, seed=options.seed)
@@ -189,33 +184,28 @@ def ranking_split(
         seed=options.seed,
         folder=options.folder,
     )
-    return replace(split, validation=queries.of(split.validation)), queries.noted
+    return replace(split, validation=queries.of(split.validation)), queries.recorded
 
 
 def pair_prompts(
     model: LensModel,
     clean: Sequence[Prompt],
     corrupted: Sequence[Prompt],
-    options: MediationOptions,
+    options: MediationConfig,
     *,
     noised_tokens: Callable[[Prompt], list[int]] | None,
     recorded: Mapping[str, Any],
 ) -> PatchingPrompts:
-    """Encode clean and corrupted prompts and their foils; draw their partners, and the noise if it is the corruption.
-
-    Args:
-        model: Model that reads the prompts.
-        clean: Prompts from which head outputs are taken.
-        corrupted: Prompts into which they are patched.
-        options: Options of the ranking.
-        noised_tokens: Function that returns the indices of the tokens that receive noise; None: no noise.
-        recorded: Options to record beyond the numbers of prompts, the foil and the level of the noise.
+    """Encode clean and corrupted prompts and their foils; draw their partners, and noise on the `noised_tokens`, if any.
 
     Raises:
         LensFVError: a query has no foil, or the foil begins like an acceptable answer.
     """
     rng = random.Random(f"{options.seed}/partners")
-    others = [[i for i, c in enumerate(clean) if c.query != prompt.query] or range(len(clean)) for prompt in corrupted]
+    partners: list[int] = []
+    for prompt in corrupted:
+        others = [i for i, other in enumerate(clean) if other.query != prompt.query]
+        partners.append(rng.choice(others or range(len(clean))))
     encoded = encode_prompts(model, corrupted)
     noise: list[list[Edit]] = [[] for _ in corrupted]
     if noised_tokens is not None:
@@ -226,7 +216,7 @@ def pair_prompts(
         corrupted=encoded,
         clean_texts=list(clean),
         corrupted_texts=list(corrupted),
-        partners=[rng.choice(indices) for indices in others],
+        partners=partners,
         noise=noise,
         foils=[None if foil is None else _foil_token(model, query, foil, options.template) for query in queries],
         recorded={
@@ -257,23 +247,10 @@ def noise_on(
 ) -> list[list[Edit]]:
     """Edits that add Gaussian noise to the embeddings of selected tokens of each prompt, at the input of the first block.
 
-    Args:
-        model: Model that reads the prompts.
-        prompts: Prompts to edit.
-        tokens: For each prompt, the indices of the selected tokens.
-        multiple: Standard deviation of the noise, in units of the standard deviation of these embeddings (over all entries).
-        seed: Seed of the noise.
+    The noise has `multiple` times the standard deviation of these embeddings (over all entries).
     """
-    embeddings: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        embeddings.append(x[0].float())
-        return x
-
-    for prompt in prompts:
-        model.run_body(torch.tensor([prompt.tokens]), [("blocks.0.hook_resid_pre", keep)])
-    selected = torch.cat([x[list(indices)] for x, indices in zip(embeddings, tokens, strict=True)])
-    size, rng = multiple * float(selected.std()), torch.Generator().manual_seed(seed)
+    selected = [input_states(model, prompt.tokens)[list(at)] for prompt, at in zip(prompts, tokens, strict=True)]
+    size, rng = multiple * float(torch.cat(selected).std()), torch.Generator().manual_seed(seed)
 
     def noise_at(position: int) -> Edit:
         return Edit(0, size * torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=position)
@@ -282,7 +259,7 @@ def noise_on(
 
 
 @torch.no_grad()
-def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationOptions) -> HeadRanking:
+def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationConfig) -> HeadRanking:
     """Rank heads on given prompts: steps 2 to 5 of the protocol, shared by all rankings.
 
     Args:
@@ -316,9 +293,9 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
         total = len(prompts.clean) + len(prompts.corrupted)
         with progress_bar(f"{task.name}: heads", total, show=options.progress) as bar:
             tick = options.tick or bar
-            means, each_output = head_outputs(model, [prompt.tokens for prompt in prompts.clean], tick=tick)
-            patched_in = _source_outputs(options.source, means, each_output, prompts.partners)
-            effects, baseline = indirect_effects(model, prompts, patched_in, options, tick=tick)
+            means, clean_outputs = head_outputs(model, [prompt.tokens for prompt in prompts.clean], tick=tick)
+            outputs = _source_outputs(options.source, means, clean_outputs, prompts.partners)
+            effects, baseline = indirect_effects(model, prompts, outputs, options, tick=tick)
         return HeadRanking(
             provenance=provenance,
             effects=effects,
@@ -334,16 +311,18 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
 
 
 def _source_name(source: Source) -> str:
-    """The source as recorded in provenance; given head outputs are identified by a digest."""
-    return source if isinstance(source, str) else f"given {sha256(source.z.float().cpu().numpy().tobytes()).hexdigest()[:16]}"
+    """The source as recorded in provenance, which identifies head outputs by a digest."""
+    if isinstance(source, str):
+        return source
+    return f"given {sha256(source.z.float().cpu().numpy().tobytes()).hexdigest()[:16]}"
 
 
 def _source_outputs(
-    source: Source, means: HeadMeans, each_output: Float[Tensor, "clean layers heads d_head"], partners: Sequence[int]
+    source: Source, means: HeadMeans, clean: Float[Tensor, "clean layers heads d_head"], partners: Sequence[int]
 ) -> Float[Tensor, "trials layers heads d_head"]:
     """The head outputs to patch in, per trial; `partners` are the clean prompts that the trials resample from."""
     if source == "resample":
-        return each_output[list(partners)]
+        return clean[list(partners)]
     z = means.z if source == "mean" else torch.zeros_like(means.z) if source == "zero" else source.z.to(means.z)
     if z.shape != means.z.shape:
         raise LensFVError(f"patch with head outputs of shape {tuple(z.shape)}: this model's are {tuple(means.z.shape)}")
@@ -354,20 +333,13 @@ def indirect_effects(
     model: LensModel,
     prompts: PatchingPrompts,
     outputs: Float[Tensor, "trials layers heads d_head"],
-    options: MediationOptions,
+    options: MediationConfig,
     *,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "trials layers units"], Float[Tensor, " trials"]]:
     """Each head's effect on the first answer token of each corrupted prompt, and the metric with no head patched.
 
-    Effects are zero in layers without attention heads.
-
-    Args:
-        model: Model to measure.
-        prompts: Clean and corrupted prompts.
-        outputs: Head outputs to patch in, per trial.
-        options: Metric, mode, unit, backend and budget.
-        tick: Called after each trial.
+    `outputs` are patched in, as `options` say. Effects are zero in layers without attention heads.
 
     Raises:
         LensFVError: no head has any effect.
@@ -418,7 +390,7 @@ def patched_metric(
     Args:
         model: Model to run.
         prompt: Prompt with its answers.
-        patches: Patches; each consists of the edits of one run.
+        patches: The edits of each run.
         metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff", its logit minus the foil's. Only
             these tokens are unembedded for logits.
         foil: First token of the wrong answer for "logit_diff"; None: the likeliest one, without a patch, that begins no
@@ -431,7 +403,8 @@ def patched_metric(
     branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in ((), *patches)]
     if metric in ("prob", "logprob"):
         columns = opened.run(branches, readout=answer_logprobs, keep=False)[0]
-        columns = columns.exp() if metric == "prob" else columns
+        if metric == "prob":
+            columns = columns.exp()
     else:
         tokens = [prompt.answers[0][0]]
         if metric == "logit_diff":

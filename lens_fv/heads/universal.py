@@ -1,6 +1,6 @@
 """Universal heads: effects averaged over all tasks that the model can do."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_fv.core.artefact import require_shape
+from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Level, Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
@@ -19,11 +19,10 @@ from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, competence, queries_summary
-from lens_fv.heads.effects import Effects, Metric
-from lens_fv.heads.options import RankingConfig, RankingOptions
+from lens_fv.heads.options import RankingConfig
 from lens_fv.heads.protocol import rank_heads
-from lens_fv.heads.ranking import HeadRanking
-from lens_fv.heads.significance import Correction
+from lens_fv.heads.ranking import Effects, HeadRanking, Metric
+from lens_fv.heads.statistics import Correction
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, split_pairs
 
@@ -71,10 +70,10 @@ class UniversalHeads(Effects):
     @property
     def rows(self) -> list[TaskRow]:
         """Every task, kept or dropped, with its accuracy and baseline."""
-        numbers = zip(self.tasks, self.accuracy.tolist(), self.majority.tolist(), strict=True)
+        accuracies = [Estimate(mean, low, high, int(n)) for mean, low, high, n in self.accuracy.tolist()]
         return [
-            TaskRow(task, mean > majority, Estimate(mean, low, high, int(n)), majority)
-            for task, (mean, low, high, n), majority in numbers
+            TaskRow(task, accuracy.mean > majority, accuracy, majority)
+            for task, accuracy, majority in zip(self.tasks, accuracies, self.majority.tolist(), strict=True)
         ]
 
     @property
@@ -103,20 +102,17 @@ class UniversalHeads(Effects):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        return (
-            super().summary()
-            | queries_summary(self.provenance)
-            | {
-                row.task: f"{'kept' if row.kept else 'dropped'}: accuracy {row.accuracy}, majority {row.majority:.2f}"
-                for row in self.rows
-            }
-        )
+        lines = super().summary() | queries_summary(self.provenance)
+        for row in self.rows:
+            verdict = "kept" if row.kept else "dropped"
+            lines[row.task] = f"{verdict}: accuracy {row.accuracy}, majority {row.majority:.2f}"
+        return lines
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
 class UniversalHeadsConfig(RankingConfig):
-    """Options of `universal_heads` that are words and numbers: those of `rank_heads`, and which tasks to keep.
+    """Options of `universal_heads`: those of `rank_heads`, and which tasks to keep.
 
     Attributes:
         max_items: Maximum number of validation pairs on which a task's accuracy is measured.
@@ -125,14 +121,8 @@ class UniversalHeadsConfig(RankingConfig):
     max_items: Count = 100
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class UniversalHeadsOptions(UniversalHeadsConfig, RankingOptions):
-    """All options of `universal_heads`."""
-
-
-@takes_options(UniversalHeadsOptions, UniversalHeadsConfig)
-def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsOptions) -> UniversalHeads:
+@takes_options(UniversalHeadsConfig)
+def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalHeadsConfig) -> UniversalHeads:
     """Rank heads on every task where the model beats a constant answer, and average over tasks (Todd et al. 2024).
 
     With `folder`, every task's accuracy and ranking are stored there, so that an interrupted run resumes. Provenance records
@@ -163,46 +153,34 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
         build_prompts(split.validation, split.train, n_shots=options.n_shots)
     accuracies: list[Competence] = []
     rankings: list[HeadRanking] = []
-    steps = options.n_clean + options.n_trials
-    with progress_bar("universal heads", len(tasks) * (1 + steps), show=options.progress) as bar:
+    n_prompts = options.n_clean + options.n_trials
+    with progress_bar("universal heads", len(tasks) * (1 + n_prompts), show=options.progress) as bar:
         tick = options.tick or bar
         for task, split in zip(tasks, splits, strict=True):
-            accuracies.append(
-                competence(
-                    model,
-                    task,
-                    items=split.validation[: options.max_items],
-                    split=split,
-                    n_shots=options.n_shots,
-                    template=options.template,
-                    instruction=options.instruction,
-                    seed=options.seed,
-                    folder=options.folder,
-                )
+            accuracy = competence(
+                model,
+                task,
+                items=split.validation[: options.max_items],
+                split=split,
+                n_shots=options.n_shots,
+                template=options.template,
+                instruction=options.instruction,
+                seed=options.seed,
+                folder=options.folder,
             )
+            accuracies.append(accuracy)
             tick()
-            with _share(tick, steps) as step:
-                if accuracies[-1].beats_majority:
-                    rankings.append(rank_heads(model, task, options, split=split, tick=step, progress=False))
+            with _ticks(tick, n_prompts) as ranking_tick:
+                if accuracy.beats_majority:
+                    rankings.append(rank_heads(model, task, options, split=split, tick=ranking_tick, progress=False))
     if not rankings:
         numbers = ", ".join(f"{c.provenance.task} {c.accuracy.mean:.2f} (majority {c.majority:.2f})" for c in accuracies)
         raise LensFVError(
             f"universal heads of {model.name}: it does none of the tasks: {numbers}; give easier tasks or more shots"
         )
-    first = rankings[0].provenance
-    counts = ("n_queries", "n_items")
-    counted = {name: sum(r.provenance.options[name] for r in rankings) for name in counts if name in first.options}
-    provenance = replace(
-        first,
-        task=", ".join(r.provenance.task for r in rankings),
-        task_hash=_digest([r.provenance.task_hash for r in rankings]),
-        prompts_hash=_digest([r.provenance.prompts_hash for r in rankings]),
-        method="causal mediation, averaged over tasks",
-        options={**first.options, **counted, "max_items": options.max_items},
-    )
     return UniversalHeads(
-        provenance=provenance,
-        effects=torch.stack([r.mean for r in rankings]),
+        provenance=_joint_provenance([ranking.provenance for ranking in rankings], options.max_items),
+        effects=torch.stack([ranking.mean for ranking in rankings]),
         tasks=names,
         accuracy=torch.tensor([c.accuracy for c in accuracies], dtype=torch.float64),
         majority=torch.tensor([c.majority for c in accuracies], dtype=torch.float64),
@@ -211,19 +189,34 @@ def universal_heads(model: LensModel, tasks: Sequence[Task], options: UniversalH
     )
 
 
-def _digest(hashes: Sequence[str]) -> str:
+def _joint_provenance(rankings: Sequence[Provenance], max_items: int) -> Provenance:
+    """Provenance of the mean of several rankings; numbers of queries are summed."""
+    options = dict(rankings[0].options)
+    for name in {"n_queries", "n_items"} & options.keys():
+        options[name] = sum(ranking.options[name] for ranking in rankings)
+    return replace(
+        rankings[0],
+        task=", ".join(ranking.task for ranking in rankings),
+        task_hash=_digest(ranking.task_hash for ranking in rankings),
+        prompts_hash=_digest(ranking.prompts_hash for ranking in rankings),
+        method="causal mediation, averaged over tasks",
+        options={**options, "max_items": max_items},
+    )
+
+
+def _digest(hashes: Iterable[str]) -> str:
     return sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def _share(tick: Callable[[], None], steps: int) -> Generator[Callable[[], None], None, None]:
-    """A task's share of the progress bar; steps not used, because the task was loaded or dropped, are added at the end."""
-    left = iter(range(steps))
+def _ticks(tick: Callable[[], None], n: int) -> Generator[Callable[[], None], None, None]:
+    """A task's `n` steps of the progress bar; those not used, because the task was loaded or dropped, are added at the end."""
+    unused = iter(range(n))
 
     def step() -> None:
-        if next(left, None) is not None:
+        if next(unused, None) is not None:
             tick()
 
     yield step
-    for _ in left:
+    for _ in unused:
         tick()

@@ -9,7 +9,7 @@ from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
 from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.finetuning import FinetuneRun
-from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
+from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompts
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model.loading import load_model
 from lens_fv.tasks import Task
@@ -61,7 +61,7 @@ def measure_run(
     folder, shared = Path(folder), {"n_shots": n_shots, "seed": seed, "template": run.template}
     tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
     model = load_model(run.source, device=device, dtype=dtype or run.about["dtype"])
-    ranking_options = MediationOptions(seed=seed, folder=folder / "rankings", progress=progress)
+    ranking_options = MediationConfig(seed=seed, folder=folder / "rankings", progress=progress)
     probes: list[TaskProbe] = []
     for task in tasks:
         prompts = make_instruction_prompts(model, task, counterpart=counterpart, n_clean=n_clean, n_trials=n_trials, **shared)

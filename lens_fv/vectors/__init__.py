@@ -2,9 +2,10 @@
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.vectors.arithmetic import combine, interpolate
+from lens_fv.vectors.controls import other_heads, random_like
 from lens_fv.vectors.decode import Decoded, decode
 from lens_fv.vectors.extract import extract
-from lens_fv.vectors.function_vector import FunctionVector, other_heads, random_like
+from lens_fv.vectors.function_vector import FunctionVector
 from lens_fv.vectors.instruction_vector import InstructionVector, extract_instruction
 from lens_fv.vectors.options import FitConfig, TuneConfig
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection

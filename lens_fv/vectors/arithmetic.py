@@ -13,7 +13,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.vectors.function_vector import FunctionVector
 
 METHOD = "combined"
-NAMED = 4
+MAX_NAMED = 4
 """Maximum number of terms that the name of a combination spells out."""
 
 
@@ -49,15 +49,15 @@ def combine(
     layers = sorted({vector.layer for vector in vectors})
     if layer is None and len(layers) > 1:
         raise LensFVError(f"combine vectors of layers {', '.join(map(str, layers))}: say where the sum goes with layer=")
-    at = layers[0] if layer is None else layer
-    norms = [v.resid_norm for v in vectors if v.layer == at] or [v.resid_norm for v in vectors]
+    target = layers[0] if layer is None else layer
+    norms = [v.resid_norm for v in vectors if v.layer == target] or [v.resid_norm for v in vectors]
     rows = torch.stack([vector.vector.to(first.vector) * vector.scale for vector in vectors])
     terms = [term for vector, weight in zip(vectors, weights, strict=True) for term in _terms(vector, weight)]
     return FunctionVector(
         provenance=_provenance([v.provenance for v in vectors], terms),
         vector=torch.tensor(weights, dtype=rows.dtype, device=rows.device) @ rows,
         head_outputs=first.head_outputs[:0],
-        layer=at,
+        layer=target,
         resid_norm=sum(norms) / len(norms),
     )
 
@@ -73,12 +73,12 @@ def interpolate(a: FunctionVector, b: FunctionVector, t: Finite | Whole) -> Func
 
 
 def _require_same(a: Provenance, b: Provenance) -> None:
-    for what in ("model", "revision", "weight_processing", "shape"):
-        one, other = getattr(a, what), getattr(b, what)
+    for field in ("model", "revision", "weight_processing", "shape"):
+        one, other = getattr(a, field), getattr(b, field)
         if one != other and None not in (one, other):
-            kind = what.replace("_", " ")
             raise LensFVError(
-                f"combine vectors of {a.task} and {b.task}: their {kind}s are {one} and {other}; take those of one"
+                f"combine vectors of {a.task} and {b.task}: their {field.replace('_', ' ')}s are {one} and {other}; "
+                "take those of one"
             )
 
 
@@ -86,23 +86,23 @@ def _terms(vector: FunctionVector, weight: float | int) -> list[dict[str, Any]]:
     p, factor = vector.provenance, weight * vector.scale
     if p.method == METHOD:
         return [term | {"weight": factor * term["weight"]} for term in p.options["terms"]]
-    told = {"task": p.task, "task_hash": p.task_hash, "method": p.method, "seed": p.seed, "layer": vector.layer}
-    return [{"weight": factor, **told}]
+    term = {"task": p.task, "task_hash": p.task_hash, "method": p.method, "seed": p.seed, "layer": vector.layer}
+    return [{"weight": factor, **term}]
 
 
 def _provenance(parts: Sequence[Provenance], terms: Sequence[dict[str, Any]]) -> Provenance:
     signed = [("- " if t["weight"] < 0 else "+ ") + f"{abs(t['weight']):.3g} {t['task']}".removeprefix("1 ") for t in terms]
-    name = " ".join(signed).removeprefix("+ ") if len(terms) <= NAMED else f"sum of {len(terms)} vectors"
+    name = " ".join(signed).removeprefix("+ ") if len(terms) <= MAX_NAMED else f"sum of {len(terms)} vectors"
     return replace(
         parts[0],
         task=name,
-        task_hash=_joint([p.task_hash for p in parts]),
-        prompts_hash=_joint([p.prompts_hash for p in parts]),
+        task_hash=_joint_hash([p.task_hash for p in parts]),
+        prompts_hash=_joint_hash([p.prompts_hash for p in parts]),
         method=METHOD,
         options={"terms": tuple(terms)},
     )
 
 
-def _joint(hashes: Sequence[str]) -> str:
-    """One fingerprint for several hashes: the hash itself if all are equal."""
+def _joint_hash(hashes: Sequence[str]) -> str:
+    """The hash itself if all are equal."""
     return hashes[0] if len(set(hashes)) == 1 else sha256(" ".join(hashes).encode()).hexdigest()[:16]

@@ -33,15 +33,14 @@ class Batch(NamedTuple):
     ) -> Tensor:
         """Apply a readout to the answers, "prompts branches ...", each prompt with its owner's vectors.
 
-        Args:
-            layers: For each branch, the layer after which its vector is added, at the last prompt token.
-            vectors: Vectors to add. Gradients flow into them.
-            readout: See `run_branches`; default: log-probabilities of the answers' tokens.
-            plain: Whether to put a branch without a vector first.
+        A branch adds its vector after its layer, at the last prompt token; gradients flow into the vectors. The default readout
+        is the log-probabilities of the answers' tokens. `plain` puts a branch without a vector first.
         """
         own = vectors[list(self.owners)]
-        edits = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]
-        return self.opened.run([Branch(each, tokens=self.answers) for each in [()] * plain + edits], readout=readout)
+        edits: list[tuple[Edit, ...]] = [(Edit(layer, own[:, i], mode="add"),) for i, layer in enumerate(layers)]
+        if plain:
+            edits.insert(0, ())
+        return self.opened.run([Branch(own_edits, tokens=self.answers) for own_edits in edits], readout=readout)
 
     def lengths(self, device: torch.device) -> Float[Tensor, "prompts 1"]:
         """Number of tokens of each answer."""
@@ -57,7 +56,7 @@ def open_batches(
 ) -> list[Batch]:
     """Open prompts, given with their owner's index, in batches of similar answer length, which keeps padding low."""
     items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
-    parts = [items[at : at + size] for at in range(0, len(items), size)]
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
     return [
         Batch(
             OpenPrompts(model, [p.tokens for _, p in part], backend=backend),

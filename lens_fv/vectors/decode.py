@@ -120,12 +120,6 @@ def vocabulary_effect(
     """Change in the next token's log-probabilities, in nats, when vectors are added at their layers, through all later layers.
 
     The change is averaged over zero-shot prompts with neutral inputs, so that it reflects the vector and not an answer.
-
-    Args:
-        model: Model to run.
-        vectors: Vectors of that model.
-        inputs: Neutral inputs.
-        template: Prompt template.
     """
     prompts = [model.encode(zero_shot(Pair(word, (word,)), template=template).text) for word in inputs]
     states = run_branches(model, prompts, [[], *(vector.edits() for vector in vectors)], readout=final_states)[:, :, 0]
@@ -144,5 +138,5 @@ def ranks_of(logits: Float[Tensor, "vectors vocab"], tokens: Sequence[int]) -> I
     """
     if not all_finite(logits.amax(-1)):
         raise LensFVError("rank tokens by logits that are not finite; look at the vectors and their scales, and run verify")
-    asked = torch.tensor(tokens, dtype=torch.long, device=logits.device)
-    return torch.stack([1 + token_ranks(row.expand(len(asked), -1), asked) for row in logits], 1)
+    ids = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    return torch.stack([1 + token_ranks(row.expand(len(ids), -1), ids) for row in logits], 1)

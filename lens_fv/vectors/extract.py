@@ -1,7 +1,6 @@
 """Extraction of a function vector from the strongest heads."""
 
 from dataclasses import replace
-from typing import TypedDict
 
 import torch
 
@@ -14,17 +13,6 @@ from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 from lens_fv.vectors.examples import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection
-
-
-class ExtractOptions(TypedDict, total=False):
-    """Options of `extract` that `extract_instruction` takes too."""
-
-    n_heads: int
-    layer: int | None
-    site: Site
-    split: Split | None
-    queries: Queries | None
-    template: PromptTemplate
 
 
 @checked
@@ -67,32 +55,16 @@ def extract(
     """
     ranking.provenance.check(model)
     heads = ranking.heads(n_heads)
-    outputs = torch.stack([ranking.z[a, b] for a, b in heads])
+    outputs = torch.stack([ranking.z[index] for index in heads])
     vector = torch.zeros(model.d_model)
-    for (a, b), z in zip(heads, outputs, strict=True):
+    for (head_layer, head), z in zip(heads, outputs, strict=True):
         alone = torch.zeros(model.n_heads, model.d_head)
-        alone[b] = z
-        written = model.head_write(a, alone.to(model.device), include_bias=bias_per_head).float().cpu()
-        vector += written * ranking.post_attn_gain[a]
-    split = split or split_pairs(task, seed=ranking.provenance.seed)
-    at, picked_on = 0 if layer is None else model.check_layer(layer), "given"
+        alone[head] = z
+        written = model.head_write(head_layer, alone.to(model.device), include_bias=bias_per_head).float().cpu()
+        vector += written * ranking.post_attn_gain[head_layer]
+    split, picked_on = split or split_pairs(task, seed=ranking.provenance.seed), "given"
     if layer is None:
-        options = ranking.provenance.options
-        asked = choose_queries(
-            model,
-            task,
-            split.validation,
-            queries or options.get("queries", "all"),
-            split=split,
-            n_shots=options.get("n_shots", 10),
-            template=template,
-            instruction=options.get("instruction") or options.get("instructions"),
-            seed=ranking.provenance.seed,
-        )
-        split = replace(split, validation=asked.of(split.validation))
-        picked_on = "validation log-probability"
-        if asked.noted:
-            picked_on += f", {asked.noted['n_queries']} answered of {asked.noted['n_items']}"
+        split, picked_on = _split_for_layer(model, task, ranking, split, queries, template)
     provenance = Provenance.of(
         model,
         task=task.name,
@@ -107,16 +79,41 @@ def extract(
             "layer_picked_on": picked_on,
         },
     )
-    made = FunctionVector(
-        provenance=provenance,
-        vector=vector,
-        head_outputs=outputs,
-        layer=at,
-        resid_norm=float(ranking.resid_norm[at]),
-        site=site,
-        heads=heads,
+
+    def at_layer(index: int, site: Site) -> FunctionVector:
+        return FunctionVector(
+            provenance=provenance,
+            vector=vector,
+            head_outputs=outputs,
+            layer=index,
+            resid_norm=float(ranking.resid_norm[index]),
+            site=site,
+            heads=heads,
+        )
+
+    if layer is not None:
+        return at_layer(model.check_layer(layer), site)
+    added = at_layer(0, "resid_post")
+    return at_layer(sweep_injection(model, task, added, scales=1.0, split=split, template=template).best().layer, site)
+
+
+def _split_for_layer(
+    model: LensModel, task: Task, ranking: HeadRanking, split: Split, queries: Queries | None, template: PromptTemplate
+) -> tuple[Split, str]:
+    """The split with the queries by which the layer is chosen as validation part, and a record of the choice."""
+    options = ranking.provenance.options
+    chosen = choose_queries(
+        model,
+        task,
+        split.validation,
+        queries or options.get("queries", "all"),
+        split=split,
+        n_shots=options.get("n_shots", 10),
+        template=template,
+        instruction=options.get("instruction") or options.get("instructions"),
+        seed=ranking.provenance.seed,
     )
-    if layer is None:
-        anywhere = made.at(site="resid_post")
-        at = sweep_injection(model, task, anywhere, scales=[1.0], split=split, template=template).best().layer
-    return replace(made, layer=at, resid_norm=float(ranking.resid_norm[at]))
+    picked_on = "validation log-probability"
+    if chosen.recorded:
+        picked_on += f", {chosen.recorded['n_queries']} answered of {chosen.recorded['n_items']}"
+    return replace(split, validation=chosen.of(split.validation)), picked_on

@@ -13,6 +13,8 @@ from torch.nn import Parameter
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import loss_not_finite
+from lens_fv.vectors.batches import Batch
+from lens_fv.vectors.options import FitConfig
 
 CHECK_EVERY = 5
 """Number of steps between checks on held-out data."""
@@ -42,14 +44,14 @@ class Best(Generic[R]):
         if score > self.score:
             self.score, self.step, self.candidate, self.result = score, step, candidate, result(candidate)
 
-    def require(self, what: str) -> R:
+    def require(self, context: str) -> R:
         """The result.
 
         Raises:
             LensFVError: no score was finite.
         """
         if self.result is None:
-            raise LensFVError(f"{what}: no step gives the held-out answers a finite score; run verify on the model")
+            raise LensFVError(f"{context}: no step gives the held-out answers a finite score; run verify on the model")
         return self.result
 
     @property
@@ -58,13 +60,45 @@ class Best(Generic[R]):
         return {"best_step": self.step, "validation_logprob": self.score}
 
 
+def fit_answers(
+    parameters: Sequence[Parameter],
+    logprobs: Callable[[Batch], Float[Tensor, "prompts candidates"]],
+    result: Callable[[int], R],
+    train: Sequence[Batch],
+    validation: Sequence[Batch],
+    config: FitConfig,
+    *,
+    context: str,
+) -> Best[R]:
+    """Fit candidates together to training answers; keep the step and candidate with the likeliest validation answers.
+
+    `logprobs` returns the log-probabilities of a batch's answers under each candidate, `result` the result of a candidate. The
+    loss is the mean negative log-probability of the training answers' tokens, and the learning rate of Adam is 1.
+
+    Raises:
+        LensFVError: a loss is not finite, or no score was.
+    """
+    n, best = sum(len(batch.owners) for batch in train), Best[R]()
+
+    def loss() -> Tensor:
+        losses = [(-logprobs(batch) / batch.lengths(parameters[0].device)).sum() for batch in train]
+        return torch.stack(losses).sum() / n
+
+    def check(step: int) -> None:
+        best.update(step, torch.cat([logprobs(batch) for batch in validation]).mean(0), result)
+
+    fit(parameters, loss, check, steps=config.steps, context=context, progress=config.progress)
+    best.require(context)
+    return best
+
+
 def fit(
     parameters: Sequence[Parameter],
     loss: Callable[[], Float[Tensor, "*runs"]],
     check: Callable[[int], bool | None],
     *,
     steps: int,
-    what: str,
+    context: str,
     names: Sequence[str] = (),
     checks: Collection[int] | None = None,
     learning_rate: float = 1.0,
@@ -79,7 +113,7 @@ def fit(
         check: Called without gradients with the number of steps taken so far, usually to call `Best.update`. If it returns
             False, training ends.
         steps: Maximum number of steps.
-        what: What is fitted, for the progress bar and errors.
+        context: What is fitted, for the progress bar and errors.
         names: Names of the runs, for errors.
         checks: Numbers of steps after which `check` is called; default: every fifth, and at the end.
         learning_rate: Learning rate of Adam.
@@ -92,7 +126,7 @@ def fit(
     checks = {*range(0, steps, CHECK_EVERY), steps} if checks is None else checks
     optimiser = torch.optim.Adam(list(parameters), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1)) if cosine else None
-    with progress_bar(what, steps, show=progress) as tick:
+    with progress_bar(context, steps, show=progress) as tick:
         for step in range(steps + 1):
             if step in checks:
                 with torch.no_grad():
@@ -106,8 +140,8 @@ def fit(
                 total = losses.sum()
             if not torch.isfinite(total):
                 finite: list[bool] = losses.isfinite().flatten().tolist()
-                broken = [name for name, whole in zip(names, finite) if not whole]
-                raise loss_not_finite(" ".join([what, *broken]), float(total.detach()), step)
+                affected = [name for name, is_finite in zip(names, finite) if not is_finite]
+                raise loss_not_finite(" ".join([context, *affected]), float(total.detach()), step)
             optimiser.zero_grad()
             total.backward()
             optimiser.step()

@@ -1,17 +1,15 @@
 """The function vector: a task as a direction in the residual stream."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.core.artefact import Artefact, Provenance, require_shape
-from lens_fv.core.choices import Finite, Seed, Whole, checked
+from lens_fv.core.artefact import Artefact, require_shape
+from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
@@ -121,15 +119,13 @@ class FunctionVector(Artefact):
 
     def with_vector(self, vector: Tensor, *, method: str, options: dict[str, Any]) -> "FunctionVector":
         """A new vector for the same place in the residual stream, derived from this one but without its heads."""
-        provenance: Provenance = replace(self.provenance, method=method, options={**self.provenance.options, **options})
-        site: Site = "state" if self.site == "state" else "resid_post"
         return FunctionVector(
-            provenance=provenance,
+            provenance=replace(self.provenance, method=method, options={**self.provenance.options, **options}),
             vector=vector,
             head_outputs=self.head_outputs[:0],
             layer=self.layer,
             resid_norm=self.resid_norm,
-            site=site,
+            site="state" if self.site == "state" else "resid_post",
         )
 
     def __add__(self, other: object) -> "FunctionVector":
@@ -152,67 +148,18 @@ class FunctionVector(Artefact):
     def to_dataframe(self) -> "pd.DataFrame":
         """One row: what the vector was made from and where it acts; its norm is in units of the residual stream's."""
         p = self.provenance
-        about = {"task": p.task, "method": p.method, "model": p.model, "seed": p.seed, "layer": self.layer, "site": self.site}
-        return data_frame([about | {"scale": self.scale, "norm_in_residuals": self.norm, "n_heads": len(self.heads)}])
+        row = {"task": p.task, "method": p.method, "model": p.model, "seed": p.seed, "layer": self.layer, "site": self.site}
+        return data_frame([row | {"scale": self.scale, "norm_in_residuals": self.norm, "n_heads": len(self.heads)}])
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        where = "its heads" if self.site == "heads" else f"residual stream after layer {self.layer}"
-        where += ", in its place" if self.site == "state" else ""
+        stream = f"residual stream after layer {self.layer}"
+        place = {"resid_post": stream, "state": f"{stream}, in its place", "heads": "its heads"}[self.site]
         return super().summary() | {
-            "injected at": f"{where}, last prompt token, scale {self.scale:g}",
+            "injected at": f"{place}, last prompt token, scale {self.scale:g}",
             "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",
             "heads": ", ".join(f"{a}.{b}" for a, b in self.heads) or "none",
         }
-
-
-@checked
-def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) -> FunctionVector:
-    """Control: a random direction with the same norm, injected at the same place.
-
-    Args:
-        vector: Vector to imitate.
-        seed: Seed of the random draw.
-        heads: Keep the heads too, with random outputs of the same norms.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    drawn = _draw(vector.vector, rng) * vector.scale
-    made = vector.with_vector(drawn, method="random", options={"random_seed": seed})
-    if not heads:
-        return made
-    return replace(made, site=vector.site, heads=vector.heads, head_outputs=_draw(vector.head_outputs, rng) * vector.scale)
-
-
-@checked
-def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
-    """Control for the choice of heads: the same outputs at other random heads, with the same number per layer.
-
-    Args:
-        vector: Vector with heads.
-        seed: Seed of the random draw.
-
-    Raises:
-        LensFVError: the vector has no heads, or a layer has too few other heads.
-    """
-    rng, n_heads = random.Random(seed), vector.provenance.shape[1]
-    drawn: dict[int, list[int]] = {}
-    for layer in sorted({layer for layer, _ in vector.heads}):
-        own = [head for other, head in vector.heads if other == layer]
-        rest = [head for head in range(n_heads) if head not in own]
-        if len(rest) < len(own):
-            raise LensFVError(f"other heads than {len(own)} of layer {layer}: it has {n_heads}; take fewer")
-        drawn[layer] = rng.sample(rest, len(own))
-    if not drawn:
-        raise LensFVError("other heads than those of a vector that has none, such as a tuned one; extract one")
-    heads = tuple((layer, drawn[layer].pop()) for layer, _ in vector.heads)
-    provenance = replace(vector.provenance, method="other heads", options={**vector.provenance.options, "random_seed": seed})
-    return replace(vector, heads=heads, provenance=provenance)
-
-
-def _draw(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Random rows with the norms of these."""
-    draw = torch.randn(like.shape, generator=rng)
-    return draw * like.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
 
 
 def _sum(vectors: tuple[FunctionVector, ...], weights: tuple[float | int, ...]) -> FunctionVector:
@@ -225,12 +172,13 @@ def _hook(model: LensModel, running: Passes, edit: Edit, position: int) -> Hook:
     def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         x = x.clone()
         if model.generation is None:
-            where = running.places(position, x.shape)
+            index = running.places(position, x.shape)
         else:  # generation: rows of one length, the vector on every new token
-            where = (slice(None), model.generation.span(position, x.shape[1]))
-        where = where if edit.head is None else (*where, edit.head)
+            index = (slice(None), model.generation.span(position, x.shape[1]))
+        if edit.head is not None:
+            index = (*index, edit.head)
         value = edit.value.to(x)
-        x[where] = value if edit.mode == "replace" else x[where] + value
+        x[index] = value if edit.mode == "replace" else x[index] + value
         return x
 
     return f"blocks.{edit.layer}." + ("hook_resid_post" if edit.head is None else "attn.hook_z"), change

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, fields
 
-from typing_extensions import Unpack
-
-from lens_fv.core.choices import checked
+from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking
+from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import Task
-from lens_fv.vectors.extract import ExtractOptions, extract
-from lens_fv.vectors.function_vector import FunctionVector
+from lens_fv.tasks import TODD, PromptTemplate, Split, Task
+from lens_fv.vectors.extract import extract
+from lens_fv.vectors.function_vector import FunctionVector, Site
 
 
 @checked
@@ -42,7 +41,16 @@ class InstructionVector(FunctionVector):
 
 @checked
 def extract_instruction(
-    model: LensModel, task: Task, ranking: HeadRanking, **options: Unpack[ExtractOptions]
+    model: LensModel,
+    task: Task,
+    ranking: HeadRanking,
+    *,
+    n_heads: Count = 10,
+    layer: Whole | None = None,
+    site: Site = "resid_post",
+    split: Split | None = None,
+    queries: Queries | None = None,
+    template: PromptTemplate = TODD,
 ) -> InstructionVector:
     """Extract an instruction vector: the sum of the top heads' mean outputs on instructed prompts (Jiang et al. 2024).
 
@@ -50,8 +58,12 @@ def extract_instruction(
         model: Model that was ranked.
         task: Task that was ranked.
         ranking: Ranking from `rank_instruction_heads`.
-        **options: `n_heads`, `layer`, `site`, `split`, `queries` and `template`, as for `extract`. The layer is chosen after
-            prompts without an instruction; "answered" queries are those answered with the instructions.
+        n_heads: See `extract`.
+        layer: See `extract`; the layer is chosen after prompts without an instruction.
+        site: See `extract`.
+        split: See `extract`.
+        queries: See `extract`; "answered" queries are those answered with the instructions.
+        template: See `extract`.
 
     Raises:
         LensFVError: the ranking is not by instructions, or `extract` raises.
@@ -61,11 +73,13 @@ def extract_instruction(
         >>> lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1).layer
         1
     """
-    recorded = ranking.provenance.options
-    if "instructions" not in recorded:
+    options = ranking.provenance.options
+    if "instructions" not in options:
         raise LensFVError(
             f"instruction vector of {task.name}: the heads were not ranked by instructions; use rank_instruction_heads"
         )
-    vector = extract(model, task, ranking, **options)
+    vector = extract(
+        model, task, ranking, n_heads=n_heads, layer=layer, site=site, split=split, queries=queries, template=template
+    )
     values = {field.name: getattr(vector, field.name) for field in fields(vector)}
-    return InstructionVector(**values, instructions=tuple(recorded["instructions"]), counterpart=recorded["counterpart"])
+    return InstructionVector(**values, instructions=tuple(options["instructions"]), counterpart=options["counterpart"])

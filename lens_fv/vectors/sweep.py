@@ -17,6 +17,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site
+from lens_fv.vectors.options import SCALES, as_list, layers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +88,8 @@ class InjectionSweep(Artefact):
         if measure != "logprob":
             hits: list[int] = values.sum(0).flatten().tolist()
             return torch.tensor([proportion(k, n, level=level)[1:3] for k in hits]).T.reshape(2, *values.shape[1:])
-        found = bootstrap_means(values.numpy(force=True), level=level, resamples=resamples, seed=self.provenance.seed)
-        return torch.from_numpy(found)
+        logprobs = values.numpy(force=True)
+        return torch.from_numpy(bootstrap_means(logprobs, level=level, resamples=resamples, seed=self.provenance.seed))
 
     def cells(self) -> list[SweepCell]:
         """One cell per layer and scale, ordered by layer."""
@@ -125,14 +126,15 @@ class InjectionSweep(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        best, where = self.best(), "its heads" if self.site == "heads" else f"after {len(self.layers)} layers"
+        best, at_heads = self.best(), self.site == "heads"
         top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
+        place = "its heads" if at_heads else f"after {len(self.layers)} layers"
+        cell = f"scale {best.scale:g}" if at_heads else f"layer {best.layer}, scale {best.scale:g}"
         return super().summary() | {
-            "injected at": f"{where}, last prompt token, scales {', '.join(f'{s:g}' for s in self.scales)}",
+            "injected at": f"{place}, last prompt token, scales {', '.join(f'{scale:g}' for scale in self.scales)}",
             "items": f"{len(self.top1)} of the {self.subset} split, zero-shot",
             "without it": f"top-1 {top1:.2f}, log-prob {logprob:.2f}",
-            "best": f"{'' if self.site == 'heads' else f'layer {best.layer}, '}scale {best.scale:g}: top-1 {best.top1}, "
-            f"log-prob {best.logprob_per_answer}",
+            "best": f"{cell}: top-1 {best.top1}, log-prob {best.logprob_per_answer}",
         }
 
 
@@ -142,8 +144,8 @@ def sweep_injection(
     task: Task,
     vector: FunctionVector,
     *,
-    layers: Sequence[Whole] | None = None,
-    scales: Sequence[Finite] = (0.5, 1.0, 2.0, 4.0),
+    layers: Whole | Sequence[Whole] | None = None,
+    scales: Finite | Sequence[Finite] = SCALES,
     split: Split | None = None,
     subset: Part = "validation",
     max_items: Count | None = 40,
@@ -157,8 +159,8 @@ def sweep_injection(
         model: Model to run.
         task: Task to query.
         vector: Vector to inject. With the site "heads" its layers are fixed, and only the scale is swept.
-        layers: Layers of the residual stream; default: all.
-        scales: Factors applied to the vector in place of its own scale.
+        layers: One layer of the residual stream or several; default: all.
+        scales: One factor or several, applied to the vector in place of its own scale.
         split: Split of the task's pairs; default: the vector's (`split_pairs(task, seed=vector.provenance.seed)`).
         subset: Part of the split used as queries. Do not report test results for a choice made by a sweep of the test part.
         max_items: Maximum number of pairs; more cost time and rarely change a choice.
@@ -180,37 +182,35 @@ def sweep_injection(
         vector.provenance.check(model)
     if vector.site == "heads" and layers is not None:
         raise LensFVError(
-            f"sweep a vector injected at its heads over layers {list(layers)}: they stay in their own layers; leave layers "
+            f"sweep a vector injected at its heads over layers {as_list(layers)}: they stay in their own layers; leave layers "
             "out, or sweep vector.at(site='resid_post')"
         )
-    every = [vector.layer] if vector.site == "heads" else range(model.n_layers) if layers is None else layers
-    at = tuple(dict.fromkeys(model.check_layer(layer) for layer in every))
-    by = tuple(dict.fromkeys(float(scale) for scale in scales))
-    if not at or not by:
-        raise LensFVError(f"sweep a vector over {len(at)} layers and {len(by)} scales: give at least one of each")
+    swept = layers_of(model, layers, [vector.layer] if vector.site == "heads" else range(model.n_layers))
+    factors = [float(scale) for scale in as_list(scales)]
+    if not factors:
+        raise LensFVError("sweep a vector over 0 scales: give at least one")
     split = split or split_pairs(task, seed=vector.provenance.seed)
     items = (split.validation if subset == "validation" else split.test)[:max_items]
     if not items:
         raise LensFVError(f"sweep {task.name}: no items of its {subset} split; it needs more pairs, or raise max_items")
     prompts = encode_prompts(model, [zero_shot(pair, template=template) for pair in items])
-    branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in at for scale in by)]
+    branches = [[], *(vector.at(layer=layer, scale=scale).edits() for layer in swept for scale in factors)]
     scores = score_answers(model, prompts, branches, what=f"{task.name}: sweep", progress=progress)
-    found = {name: getattr(scores, name) for name in ("top1", "exact_match", "logprob")}
-    provenance = Provenance.of(
-        model,
-        task=task.name,
-        task_hash=task.fingerprint,
-        prompts=[p.tokens for p in prompts],
-        seed=vector.provenance.seed,
-        method="injection sweep",
-        options={"vector": vector.provenance.method, "vector_task": vector.provenance.task, "subset": subset},
-    )
+    measures = {name: getattr(scores, name) for name in ("top1", "exact_match", "logprob")}
     return InjectionSweep(
-        provenance=provenance,
-        layers=at,
-        scales=by,
+        provenance=Provenance.of(
+            model,
+            task=task.name,
+            task_hash=task.fingerprint,
+            prompts=[p.tokens for p in prompts],
+            seed=vector.provenance.seed,
+            method="injection sweep",
+            options={"vector": vector.provenance.method, "vector_task": vector.provenance.task, "subset": subset},
+        ),
+        layers=tuple(swept),
+        scales=tuple(factors),
         site=vector.site,
         subset=subset,
-        **{name: values[:, 1:].reshape(len(items), len(at), len(by)) for name, values in found.items()},
-        **{f"plain_{name}": values[:, 0] for name, values in found.items()},
+        **{name: values[:, 1:].reshape(len(items), len(swept), len(factors)) for name, values in measures.items()},
+        **{f"plain_{name}": values[:, 0] for name, values in measures.items()},
     )

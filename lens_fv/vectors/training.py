@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,22 +12,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import EncodedPrompt
 from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import CHECK_EVERY, Best, fit
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.options import TuneConfig
+from lens_fv.vectors.options import Candidate, TuneConfig
 
 PATIENCE = 15
 """Number of steps without a better validation score after which training of a relation stops."""
-
-
-class Candidate(NamedTuple):
-    """The layer of a vector and its learning rate (see `TuneConfig`)."""
-
-    layer: int
-    learning_rate: float
 
 
 @dataclass
@@ -36,7 +28,7 @@ class TuningRun:
 
     Attributes:
         examples: Prompts for training and for selection.
-        units: Typical norm of the residual stream after each layer.
+        norms: Typical norm of the residual stream after each layer.
         start: What the initial vectors are: "zero", "random" or the method of a given vector.
         initial: Initial vector of each candidate.
         alive: Candidates still in training.
@@ -44,7 +36,7 @@ class TuningRun:
     """
 
     examples: FittingExamples
-    units: Float[Tensor, " layers"]
+    norms: Float[Tensor, " layers"]
     start: str
     initial: Float[Tensor, "candidates d_model"]
     alive: tuple[int, ...] = ()
@@ -56,8 +48,6 @@ def train_vectors(
     runs: Sequence[TuningRun],
     candidates: Sequence[Candidate],
     config: TuneConfig,
-    *,
-    progress: bool = False,
 ) -> list[FunctionVector]:
     """Train all candidates of all runs jointly, and return the best vector of each run.
 
@@ -69,7 +59,7 @@ def train_vectors(
     """
     device, layers = model.device, [candidate.layer for candidate in candidates]
     starts = torch.stack([run.initial for run in runs]).to(device)
-    norms = torch.stack([run.units[layers] for run in runs]).to(device)[..., None]
+    norms = torch.stack([run.norms[layers] for run in runs]).to(device)[..., None]
     rates = torch.tensor([candidate.learning_rate for candidate in candidates], device=device)[None, :, None]
     anchors = starts if config.l2_to == "start" else torch.zeros_like(starts)
     # Adam's steps do not depend on the gradient's scale, so in these units one learning rate fits all.
@@ -104,9 +94,9 @@ def train_vectors(
         check,
         steps=steps,
         checks={*range(0, steps, CHECK_EVERY), *halvings, steps},
-        what="tuning",
+        context="tuning",
         names=[run.examples.task.name for run in runs],
-        progress=progress,
+        progress=config.progress,
     )
     return [_vector(model, run, candidates, config) for run in runs]
 
@@ -129,7 +119,7 @@ def _vector(model: LensModel, run: TuningRun, candidates: Sequence[Candidate], c
         vector=vector,
         head_outputs=torch.zeros(0, model.d_head),
         layer=layer,
-        resid_norm=float(run.units[layer]),
+        resid_norm=float(run.norms[layer]),
     )
 
 
@@ -140,31 +130,29 @@ class _RunBatches:
         self._model, self._runs, self._layers = model, runs, layers
         self._train: dict[tuple[int, ...], list[Batch]] = {}
         self._validation: dict[tuple[int, ...], list[Batch]] = {}
-        self._grouped: list[tuple[int, ...]] = []
+        self._alive: list[tuple[int, ...]] = []
         self.regroup()
 
     def regroup(self) -> None:
         """Open the prompts again if runs have lost candidates."""
         alive = [run.alive for run in self._runs]
-        if alive == self._grouped:
+        if alive == self._alive:
             return
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, candidates in enumerate(alive):
-            if candidates:
-                groups[candidates].append(index)
-        self._train = {key: self._opened([(i, self._runs[i].examples.train) for i in own]) for key, own in groups.items()}
-        self._validation = {
-            key: self._opened([(i, self._runs[i].examples.validation) for i in own]) for key, own in groups.items()
-        }
-        self._grouped = alive
+        self._alive = alive
+        groups = [candidates for candidates in dict.fromkeys(alive) if candidates]
+        self._train = {group: self._opened(group, "train") for group in groups}
+        self._validation = {group: self._opened(group, "validation") for group in groups}
 
-    def _opened(self, parts: Sequence[tuple[int, Sequence[EncodedPrompt]]]) -> list[Batch]:
-        return open_batches(self._model, [(index, prompt) for index, prompts in parts for prompt in prompts])
+    def _opened(self, group: tuple[int, ...], part: Literal["train", "validation"]) -> list[Batch]:
+        members = [index for index, run in enumerate(self._runs) if run.alive == group]
+        return open_batches(
+            self._model, [(index, prompt) for index in members for prompt in getattr(self._runs[index].examples, part)]
+        )
 
     @property
     def unfinished(self) -> bool:
         """Whether a run has candidates left."""
-        return any(self._grouped)
+        return any(self._alive)
 
     def losses(self, vectors: Float[Tensor, "runs candidates d_model"]) -> Float[Tensor, " runs"]:
         """Loss of each run, summed over its candidates. Each prompt holds its own run's vectors only."""
@@ -180,15 +168,15 @@ class _RunBatches:
 
     def validation_logprobs(self, vectors: Float[Tensor, "runs candidates d_model"]) -> dict[int, Tensor]:
         """Mean log-probability of each run's validation answers, by candidate; minus infinity for those no longer trained."""
-        found: dict[int, Tensor] = {}
+        means: dict[int, Tensor] = {}
         for alive, batches in self._validation.items():
-            layers, rows = [self._layers[candidate] for candidate in alive], defaultdict[int, list[Tensor]](list)
+            layers = [self._layers[candidate] for candidate in alive]
+            rows: dict[int, list[Tensor]] = defaultdict(list)
             for batch in batches:
                 logprobs = batch.read(layers, vectors[:, list(alive)]).sum(-1)
                 for owner, row in zip(batch.owners, logprobs, strict=True):
                     rows[owner].append(row)
             for owner, own in rows.items():
-                means = torch.stack(own).mean(0)
-                found[owner] = means.new_full((len(self._layers),), -math.inf)
-                found[owner][list(alive)] = means
-        return found
+                means[owner] = vectors.new_full((len(self._layers),), -math.inf)
+                means[owner][list(alive)] = torch.stack(own).mean(0)
+        return means

@@ -68,14 +68,14 @@ def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
     by_kind = {(row["kind"], row["coefficient"]): row["correlation"] for row in found["judgements"]}
     expected = stats.spearmanr(matrix.upper, np.arange(10)).statistic
     assert by_kind["extracted", "spearman"] == pytest.approx(expected)
-    assert found["taxonomy"][1]["same"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)
+    assert found["taxonomy"][1]["within"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)
     assert "typicality" not in found
 
 
 def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
     arguments = ("tuned", "--task", "toy.json", *QUICK)
     model = load_model(str(model_folder))
-    basis = VectorLibrary.open(tmp_path / "tuned").basis(model)
+    basis = VectorLibrary.load(tmp_path / "tuned").basis(model)
     found = {}
     for temperature in (3.0, 0.5):
         softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
@@ -89,7 +89,7 @@ def test_semeval(run):
     code, found, err = run("tuned", "--semeval", "semeval", *QUICK)
     assert code == 0, err
     assert found["relations"] == list(EXAMPLES)
-    assert {row["n_same"] for row in found["taxonomy"]} == {2}
+    assert {row["n_within"] for row in found["taxonomy"]} == {2}
     measures = [row["measure"] for row in found["typicality"]["results"]]
     assert measures[:2] == ["none", "embedding"]
     assert "composite profile" in measures

@@ -32,7 +32,7 @@ def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
     alone = tune(model, task, layers=1, **FEW)
     assert built["toy1"].provenance.options["learning_rate"] == 0.1
     torch.testing.assert_close(built["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
-    assert VectorLibrary.open(tmp_path / "kept").names == ("toy0", "toy1", "toy2")
+    assert VectorLibrary.load(tmp_path / "kept").names == ("toy0", "toy1", "toy2")
 
 
 def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
@@ -113,7 +113,7 @@ def adding(vector):
 
 def test_files_are_read_when_asked_for(built, tmp_path):
     (tmp_path / "kept" / "toy2.safetensors").write_bytes(b"broken")
-    fresh = VectorLibrary.open(tmp_path / "kept")
+    fresh = VectorLibrary.load(tmp_path / "kept")
     assert isinstance(fresh["toy0"], FunctionVector)
     assert fresh["toy0"] is fresh["toy0"]
     with pytest.raises(LensFVError, match=r"toy2\.safetensors: not a whole safetensors file"):
@@ -176,7 +176,7 @@ def test_a_basis_is_of_one_model_and_one_layer(tiny_model, built):
 def test_a_copy_is_a_library_of_its_own(built, tmp_path):
     copy = built.without("toy1").save(tmp_path / "copy")
     assert copy.names == ("toy0", "toy2")
-    assert torch.equal(VectorLibrary.open(tmp_path / "copy")["toy2"].vector, built["toy2"].vector)
+    assert torch.equal(VectorLibrary.load(tmp_path / "copy")["toy2"].vector, built["toy2"].vector)
     with pytest.raises(LensFVError, match="there is one already"):
         built.save(tmp_path / "copy")
 
@@ -194,7 +194,7 @@ def test_a_folder_that_is_no_library(tmp_path, content, said):
     if content is not None:
         (tmp_path / "library.json").write_text(content)
     with pytest.raises(LensFVError, match=said):
-        VectorLibrary.open(tmp_path)
+        VectorLibrary.load(tmp_path)
 
 
 def test_the_index_holds_names_of_files_not_paths(built, tmp_path):

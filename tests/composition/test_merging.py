@@ -27,9 +27,9 @@ def test_merged_libraries_have_all_vectors_and_can_be_added_to(two, tiny_model, 
     merged = merge_libraries(two, tmp_path / "c")
     assert merged.names == ("toy", "antonym")
     for folder in two:
-        (entry,) = VectorLibrary.open(folder).entries
+        (entry,) = VectorLibrary.load(folder).entries
         assert replace(merged.entry(entry.name), file=entry.file) == entry
-        assert torch.equal(merged[entry.name].vector, VectorLibrary.open(folder)[entry.name].vector)
+        assert torch.equal(merged[entry.name].vector, VectorLibrary.load(folder)[entry.name].vector)
     more = build_library(tiny_model("llama"), [load_task("antonym"), load_task("synonym")], tmp_path / "c", QUICK)
     assert more.names == ("toy", "antonym", "synonym")
 
@@ -42,7 +42,7 @@ def test_libraries_that_were_made_otherwise_are_refused(two, tiny_model, tmp_pat
     with pytest.raises(LensFVError, match="tiny-gpt2"):
         merge_libraries([two[0], tmp_path / "other"], tmp_path / "c")
     for name in ("longer", "other"):  # copies do not say what they were built with
-        VectorLibrary.open(tmp_path / name).save(tmp_path / f"{name}-copy")
+        VectorLibrary.load(tmp_path / name).save(tmp_path / f"{name}-copy")
     with pytest.raises(LensFVError, match="model tiny-llama"):
         merge_libraries([tmp_path / "longer-copy", tmp_path / "other-copy"], tmp_path / "c")
     with pytest.raises(LensFVError, match="toy twice"):
@@ -62,4 +62,4 @@ def test_a_build_that_fails_at_once_binds_nobody(tiny_model, tmp_path):
 
 def test_a_name_that_the_library_lacks_is_named_with_the_nearest(two):
     with pytest.raises(LensFVError, match=r"it has toy; did you mean 'toy'\?"):
-        VectorLibrary.open(two[0])["toys"]
+        VectorLibrary.load(two[0])["toys"]

@@ -15,7 +15,7 @@ import pytest
 
 import lens_fv
 from lens_fv.core.artefact import Artefact
-from lens_fv.core.choices import Finite, Whole, checked
+from lens_fv.core.choices import Count, Finite, Whole, checked
 from lens_fv.core.results import Saved
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import alignment
@@ -174,3 +174,18 @@ def test_a_dataclass_is_checked_whenever_one_is_made():
         LensFVError, match=r"^FinetuneConfig\(update='LoRA'\): it has to be 'lora' or 'full'; did you mean 'lora'\?$"
     ):
         dataclasses.replace(lens_fv.FinetuneConfig(), update="LoRA")
+
+
+def test_an_unknown_keyword_is_named_with_the_nearest():
+    @checked
+    def rank(*, n_trials: Count = 25) -> int:
+        return n_trials
+
+    @checked
+    def rank_all(*, n_trials: Count = 25, **others: int) -> int:
+        return n_trials + sum(others.values())
+
+    assert rank(n_trials=3) == 3
+    with pytest.raises(LensFVError, match=r"rank\(n_trails=...\): it has no such option; did you mean 'n_trials'\?"):
+        rank(n_trails=3)  # pyright: ignore[reportCallIssue]
+    assert rank_all(n_trails=3) == 28

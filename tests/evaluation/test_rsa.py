@@ -119,9 +119,9 @@ def test_structure_by_hand():
     """Two classes of two: pairs ab and cd are alike, the other four are not."""
     matrix = made([0.9, 0.2, 0.1, 0.3, 0.0, 0.25])
     found = taxonomy_structure(matrix, ["x", "x", "y", "y"])
-    assert (found.n_items, found.n_same, found.n_different) == (4, 2, 4)
-    assert found.same == pytest.approx(0.575)
-    assert found.different == pytest.approx(0.15)
+    assert (found.n_items, found.n_within, found.n_between) == (4, 2, 4)
+    assert found.within == pytest.approx(0.575)
+    assert found.between == pytest.approx(0.15)
     assert found.difference == pytest.approx(0.425)
     # 0.9 beats all four, 0.25 beats three
     assert found.auc == pytest.approx(7 / 8)
@@ -139,8 +139,8 @@ def test_auc_is_mann_whitneys_also_with_gaps_and_ties():
     same, known = labels[i] == labels[j], np.isfinite(values)
     u = stats.mannwhitneyu(values[same & known], values[~same & known])
     found = taxonomy_structure(matrix, list(labels), permutations=100)
-    assert found.auc == pytest.approx(u.statistic / (found.n_same * found.n_different))
-    assert (found.n_same, found.n_different) == ((same & known).sum(), (~same & known).sum())
+    assert found.auc == pytest.approx(u.statistic / (found.n_within * found.n_between))
+    assert (found.n_within, found.n_between) == ((same & known).sum(), (~same & known).sum())
 
 
 def test_a_planted_taxonomy_is_found_and_a_random_one_is_not():

@@ -14,8 +14,8 @@ from lens_fv.heads.competence import Competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import extract, extract_instruction, sweep_injection
 from lens_fv.vectors.baselines import task_state
-from lens_fv.vectors.baselines.choice import likeliest
-from lens_fv.vectors.baselines.states import SCALES
+from lens_fv.vectors.examples import likeliest
+from lens_fv.vectors.options import SCALES
 
 TEMPLATE = replace(TODD, query="{input}=", answer="{output}", separator=";")
 SMALL = {"n_shots": 2, "n_clean": 3, "n_trials": 2, "template": TEMPLATE}
@@ -65,7 +65,7 @@ def test_they_are_those_that_a_plain_loop_answers(model, task):
         expected = answered(model, split, items)
         assert len(items) // 2 <= len(expected) < len(items)
         assert list(asked.kept) == expected
-        assert asked.noted == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
+        assert asked.recorded == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
         assert asked.of(items) == tuple(items[i] for i in expected)
         every = choose_queries(model, task, items, "all", split=split, n_shots=2, template=TEMPLATE)
         assert every == (tuple(range(len(items))), {})

@@ -8,9 +8,9 @@ from helpers import toy_task
 
 from lens_fv.core.artefact import Provenance, load_artefact
 from lens_fv.errors import LensFVError
-from lens_fv.heads import rank_heads
+from lens_fv.heads import Overlap, rank_heads
 from lens_fv.heads.attribution import compare_attributions
-from lens_fv.heads.comparison import HeadComparison, Overlap
+from lens_fv.heads.comparison import HeadComparison
 from lens_fv.model import LensModel
 from lens_fv.model.plain import own_weights, write_weights
 from lens_fv.tasks import TEMPLATES, build_prompts, encode_prompts, split_pairs
@@ -209,10 +209,10 @@ def test_overlap_counts_heads_and_chance():
     other = torch.tensor([0.0, 5.0, 0.5, 3.0, 1.0, 4.0]).reshape(1, 2, 3)
     found = made(exact, other, exact).overlap("attribution", 3)
     draws = [len({3, 4, 5} & set(draw)) for draw in combinations(range(6), 3)]
-    assert found.shared == 2  # heads 3 and 5 of 1, 3 and 5
-    assert found.chance == pytest.approx(sum(draws) / len(draws))
+    assert found.n_shared == 2  # heads 3 and 5 of 1, 3 and 5
+    assert found.expected_shared == pytest.approx(sum(draws) / len(draws))
     assert found.p_value == pytest.approx(sum(d >= 2 for d in draws) / len(draws))
-    assert made(exact, other, exact).overlap("direct", 6) == Overlap(6, 6, 6.0, 1.0)
+    assert made(exact, other, exact).overlap("direct", 6) == Overlap(6, 6.0, 1.0, 1.0, 1.0)
 
 
 def test_round_trip(tiny_model, tmp_path):

@@ -13,7 +13,7 @@ from lens_fv.core.artefact import load_artefact
 from lens_fv.errors import LensFVError
 from lens_fv.heads import rank_heads
 from lens_fv.heads.classes import ClassEffects, class_effects
-from lens_fv.heads.slots import slot_means
+from lens_fv.heads.means import slot_means
 from lens_fv.tasks import TEMPLATES, Pair, PromptTemplate, Split, build_prompts, encode_prompt, few_shot, split_pairs
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, token_classes
 

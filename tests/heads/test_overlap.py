@@ -17,9 +17,10 @@ def test_chance_is_the_mean_over_all_sets(one, other):
     a, b = ({HEADS[i] for i in each} for each in (one, other))
     found = head_overlap(a, b, len(HEADS))
     drawn = [set(each) for each in combinations(HEADS, len(b))]
-    assert found.common == len(a & b)
+    assert found.n_shared == len(a & b)
     assert found.jaccard == len(a & b) / len(a | b)
-    assert found.chance == pytest.approx(sum(len(a & d) / len(a | d) for d in drawn) / len(drawn))
+    assert found.expected_jaccard == pytest.approx(sum(len(a & d) / len(a | d) for d in drawn) / len(drawn))
+    assert found.expected_shared == pytest.approx(sum(len(a & d) for d in drawn) / len(drawn))
     assert found.p_value == pytest.approx(sum(len(a & d) >= len(a & b) for d in drawn) / len(drawn))
 
 

@@ -11,8 +11,7 @@ from lens_fv.core.artefact import load_artefact
 from lens_fv.core.store import artefact_path
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadRanking, head_means, make_ranking_prompts, rank_heads
-from lens_fv.heads.reliability import split_half
-from lens_fv.heads.significance import p_values
+from lens_fv.heads.statistics import p_values, split_half
 from lens_fv.tasks import TODD, Pair, Task, build_prompts, encode_prompts, split_pairs, zero_shot
 
 SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lens_fv.errors import LensFVError
-from lens_fv.heads.reliability import split_half
+from lens_fv.heads.statistics import split_half
 
 
 def made(samples: int, tests: int, *, signal: float, seed: int = 0) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_noise_has_none():
 def test_a_strong_signal_has_nearly_all():
     found = split_half(made(20, 200, signal=20), k=10)
     assert found.spearman > 0.99
-    assert found.corrected > found.spearman
+    assert found.spearman_brown > found.spearman
     assert found.overlap > 0.9
 
 
@@ -39,8 +39,8 @@ def test_value_is_the_closed_form():
     found = split_half(made(n, tests, signal=signal, seed=1), n_splits=50)
     half = signal**2 / (signal**2 + 2 / n)
     assert found.spearman == pytest.approx(6 / np.pi * np.arcsin(half / 2), abs=4 / np.sqrt(tests))
-    assert found.corrected == pytest.approx(2 * found.spearman / (1 + found.spearman))
-    assert found.corrected == pytest.approx(signal**2 / (signal**2 + 1 / n), abs=4 / np.sqrt(tests) + 0.02)
+    assert found.spearman_brown == pytest.approx(2 * found.spearman / (1 + found.spearman))
+    assert found.spearman_brown == pytest.approx(signal**2 / (signal**2 + 1 / n), abs=4 / np.sqrt(tests) + 0.02)
 
 
 def test_one_split_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lens_fv.heads.significance import holm, least_p, p_values
+from lens_fv.heads.statistics import holm, least_p, p_values
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

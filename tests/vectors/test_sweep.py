@@ -136,8 +136,8 @@ def test_round_trip_and_card(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"layers": []}, "over 0 layers"),
-        ({"scales": []}, "0 scales"),
+        ({"layers": []}, "choose a layer of tiny-llama: none given"),
+        ({"scales": []}, "over 0 scales: give at least one"),
         ({"layers": [3]}, "layers 0 to 2"),
         ({"max_items": 0}, r"max_items=0\): it has to be a whole number at least 1"),
     ],
@@ -154,3 +154,13 @@ def test_another_models_vector_is_refused(made, tiny_model):
     with pytest.raises(LensFVError, match="pass force=True"):
         sweep_injection(other, task, vector)
     assert sweep_injection(other, task, vector, force=True, layers=[0], scales=[1.0]).provenance.model == "tiny-qwen3"
+
+
+def test_one_layer_and_one_scale_need_no_list(made):
+    model, task, vector, _ = made
+    one, several = (
+        sweep_injection(model, task, vector, layers=layers, scales=scales, max_items=4)
+        for layers, scales in ((-1, 2.0), ([model.n_layers - 1], [2.0]))
+    )
+    assert (one.layers, one.scales) == (several.layers, several.scales) == ((model.n_layers - 1,), (2.0,))
+    assert torch.equal(one.logprob, several.logprob)

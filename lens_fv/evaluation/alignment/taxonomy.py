@@ -21,22 +21,22 @@ class TaxonomyStructure(Record):
     """Whether items of the same class are more similar than others.
 
     Attributes:
-        same, different: mean similarity within classes and between classes.
-        difference: same minus different.
+        within, between: mean similarity within classes and between classes.
+        difference: within minus between.
         auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
         difference_p_value, auc_p_value: one-sided permutation p-values.
-        n_items, n_same, n_different: numbers of items, of pairs within classes and of pairs between classes.
+        n_items, n_within, n_between: numbers of items, of pairs within classes and of pairs between classes.
     """
 
-    same: float
-    different: float
+    within: float
+    between: float
     difference: float
     difference_p_value: float
     auc: float
     auc_p_value: float
     n_items: int
-    n_same: int
-    n_different: int
+    n_within: int
+    n_between: int
 
 
 @checked
@@ -60,8 +60,8 @@ def taxonomy_structure(
         raise LensFVError(f"taxonomy of {n} items: {len(classes)} classes are given; give one for each")
     labels, upper = np.unique(np.asarray(classes), return_inverse=True)[1], np.triu_indices(n, 1)
     known = np.isfinite(matrix.upper)
-    same = (labels[upper[0]] == labels[upper[1]])[known]
-    if not 0 < same.sum() < len(same):
+    within = (labels[upper[0]] == labels[upper[1]])[known]
+    if not 0 < within.sum() < len(within):
         raise LensFVError(f"taxonomy of {n} items: {len(set(classes))} classes; some items have to share one, not all")
     values, ranks = np.where(known, matrix.upper, 0), np.zeros(len(known))
     ranks[known] = stats.rankdata(matrix.upper[known])
@@ -82,15 +82,15 @@ def taxonomy_structure(
     difference, difference_p_value = permutation_test(contrast(values), n, permutations, seed, batch=BATCH)
     # The mean ranks of two groups differ by (AUC - 1/2) times the total number (Mann and Whitney 1947).
     rank_difference, auc_p_value = permutation_test(contrast(ranks), n, permutations, seed, batch=BATCH)
-    mean = float(matrix.upper[known][same].mean())
+    mean = float(matrix.upper[known][within].mean())
     return TaxonomyStructure(
-        same=mean,
-        different=mean - difference,
+        within=mean,
+        between=mean - difference,
         difference=difference,
         difference_p_value=difference_p_value,
-        auc=0.5 + rank_difference / len(same),
+        auc=0.5 + rank_difference / len(within),
         auc_p_value=auc_p_value,
         n_items=n,
-        n_same=int(same.sum()),
-        n_different=int((~same).sum()),
+        n_within=int(within.sum()),
+        n_between=int((~within).sum()),
     )

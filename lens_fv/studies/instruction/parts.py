@@ -101,7 +101,7 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
             yield Row(unit, added, "recovered_share", share)
         if (overlap := overlaps[t]) is not None:
             yield Row(unit, "strongest_heads", "jaccard", overlap.jaccard)
-            yield Row(unit, "random_heads", "jaccard", overlap.chance)
+            yield Row(unit, "random_heads", "jaccard", overlap.expected_jaccard)
 
 
 def _entered(study: Instructed) -> Iterator[tuple[int, str, str]]:
@@ -131,7 +131,9 @@ def injection(study: Instructed, seed: int, model: str, name: str) -> Iterator[R
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
     yield from _accuracies(evaluate(taught, task, added, **options))
     overlap = head_overlap(instruction.heads, function.heads, taught.n_layers * taught.n_heads)
-    yield from (Row(name, "heads", key, float(value)) for key, value in vars(overlap).items())
+    chance = {"chance": overlap.expected_jaccard, "p_value": overlap.p_value}
+    measures = {"common": overlap.n_shared, "jaccard": overlap.jaccard, **chance}
+    yield from (Row(name, "heads", measure, float(value)) for measure, value in measures.items())
 
 
 @part(lambda study: product(study.settings.seeds[:1], study.settings.counterparts, study.entered(study.settings.seeds[0])))

@@ -51,9 +51,10 @@ def alignment(run: RelationalRun, seed: int, source: str) -> Iterator[Row]:
 def _taxonomy(level: str, matrices: Mapping[str, SimilarityMatrix], classes: Sequence[str], seed: int) -> Iterator[Row]:
     for kind, matrix in matrices.items():
         structure = taxonomy_structure(matrix, classes, seed=seed)
-        for measure in ("same", "different", "difference", "difference_p_value", "auc", "auc_p_value"):
-            n = {"same": structure.n_same, "different": structure.n_different}.get(measure, structure.n_items)
-            yield Row(level, kind, measure, getattr(structure, measure), n)
+        yield Row(level, kind, "same", structure.within, structure.n_within)
+        yield Row(level, kind, "different", structure.between, structure.n_between)
+        for measure in ("difference", "difference_p_value", "auc", "auc_p_value"):
+            yield Row(level, kind, measure, getattr(structure, measure), structure.n_items)
 
 
 def _semeval(run: RelationalRun, path: str) -> Iterator[Row]:

@@ -109,7 +109,7 @@ def tuning(run: RelationalRun, seed: int, varied: str, value: int | float | str)
             n_pairs=n_pairs,
             layers=layer,
             steps=s.steps,
-            splits=splits,
+            split=splits,
             seed=seed,
         )
     for name, vector in zip(splits, vectors, strict=True):

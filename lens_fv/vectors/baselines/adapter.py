@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from lens_fv.tasks import EncodedPrompt, Task
 from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.options import FitConfig, SplitOptions
+from lens_fv.vectors.options import FitConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,13 @@ class Adapter(Artefact):
     def __post_init__(self) -> None:
         """Check that the factors fit together."""
         n, rank, _ = self.q_down.shape
-        for name, up, down in (("queries", self.q_up, self.q_down), ("values", self.v_up, self.v_down)):
+        for name, down, up in (("queries", *self.factors("q")), ("values", *self.factors("v"))):
             require_shape(f"adapter of the {name}, down", down, (len(self.layers), rank, down.shape[-1]))
             require_shape(f"adapter of the {name}, up", up, (n, up.shape[1], rank))
+
+    def factors(self, part: str) -> tuple[Tensor, Tensor]:
+        """The factors (down, up) of the updates of queries ("q") or values ("v")."""
+        return getattr(self, f"{part}_down"), getattr(self, f"{part}_up")
 
     @contextmanager
     def applied(self, model: LensModel, *, force: bool = False) -> Iterator[None]:
@@ -63,9 +67,9 @@ class Adapter(Artefact):
         rank = self.q_down.shape[1]
         with adapted(model, LoraConfig(r=rank, lora_alpha=rank)) as parts, torch.no_grad():
             for part in PARTS:
-                for at, layer in enumerate(self.layers):
-                    parts[layer, part].down.copy_(getattr(self, f"{part}_down")[at])
-                    parts[layer, part].up.copy_(getattr(self, f"{part}_up")[at])
+                for layer, down, up in zip(self.layers, *self.factors(part), strict=True):
+                    parts[layer, part].down.copy_(down)
+                    parts[layer, part].up.copy_(up)
             yield
 
     @torch.no_grad()
@@ -84,16 +88,13 @@ class Adapter(Artefact):
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per layer and projection: the rank of the update and the norm of the change in weights."""
-        return data_frame(
-            {
-                "layer": layer,
-                "projection": {"q": "query", "v": "value"}[part],
-                "rank": self.q_down.shape[1],
-                "norm": float((getattr(self, f"{part}_up")[i] @ getattr(self, f"{part}_down")[i]).norm()),
-            }
-            for i, layer in enumerate(self.layers)
-            for part in PARTS
-        )
+        rank = self.q_down.shape[1]
+        rows: list[dict[str, Any]] = []
+        for i, layer in enumerate(self.layers):
+            for part, name in (("q", "query"), ("v", "value")):
+                down, up = self.factors(part)
+                rows.append({"layer": layer, "projection": name, "rank": rank, "norm": float((up[i] @ down[i]).norm())})
+        return data_frame(rows)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -104,7 +105,7 @@ class Adapter(Artefact):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig(FitConfig):
-    """Options of `train_adapter` that are numbers.
+    """Options of `train_adapter`.
 
     Attributes:
         rank: Rank of each update.
@@ -117,14 +118,8 @@ class AdapterConfig(FitConfig):
     learning_rate: Positive = 2e-3
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class AdapterOptions(AdapterConfig, SplitOptions):
-    """All options of `train_adapter`."""
-
-
-@takes_options(AdapterOptions, AdapterConfig)
-def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adapter:
+@takes_options(AdapterConfig)
+def train_adapter(model: LensModel, task: Task, options: AdapterConfig) -> Adapter:
     """Train a low-rank update of the model on a few pairs (LoRA: Hu et al. 2022); the model itself is unchanged.
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does. The step with
@@ -133,14 +128,14 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        options: Keywords: the fields of `AdapterOptions`, which `AdapterConfig` and `FitConfig` describe.
+        options: Keywords: the fields of `AdapterConfig` and `FitConfig`.
 
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
     """
-    what, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
-    examples = FittingExamples.of(model, task, options.split, options, options.template, what="an adapter")
+    context, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
+    examples = FittingExamples.of(model, task, options, kind="an adapter")
     best = Best[dict[str, Tensor]]()
     batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
@@ -167,7 +162,7 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
                     for part in PARTS
                     for factor in Update._fields
                 }
-                return {name: torch.stack(each) for name, each in rows.items()}
+                return {name: torch.stack(matrices) for name, matrices in rows.items()}
 
             def check(step: int) -> None:
                 best.update(step, score(), factors)
@@ -179,11 +174,11 @@ def train_adapter(model: LensModel, task: Task, options: AdapterOptions) -> Adap
                 check,
                 learning_rate=options.learning_rate,
                 steps=options.steps,
-                what=what,
+                context=context,
                 progress=options.progress,
             )
     recorded = {name: getattr(options, name) for name in ("rank", "alpha", "n_pairs", "steps", "learning_rate")}
-    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(what).items()}
+    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(context).items()}
     return Adapter(provenance=examples.provenance(model, "lora", recorded | best.options), layers=layers, **scaled)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,12 +17,12 @@ from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import Task, build_prompts, encode_prompts, split_pairs
+from lens_fv.tasks import Task, build_prompts, encode_prompts
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.batches import open_batches
-from lens_fv.vectors.examples import FittingExamples
-from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.options import LEARNING_RATES, FitConfig, SplitOptions, learning_rates, tuned_layers
+from lens_fv.vectors.examples import FittingExamples, split_of
+from lens_fv.vectors.fitting import fit_answers
+from lens_fv.vectors.options import LEARNING_RATES, FitConfig, candidates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +47,9 @@ class HeadWeights(FunctionVector):
     @checked
     def top(self, k: Count = 5) -> list[tuple[int, int, float]]:
         """The `k` heads with the largest absolute weight: (layer, head, weight)."""
-        flat = self.weights.flatten()
-        order: list[int] = flat.abs().argsort(descending=True)[:k].tolist()
-        heads = self.weights.shape[1]
-        return [(i // heads, i % heads, float(flat[i])) for i in order]
+        order: list[int] = self.weights.abs().flatten().argsort(descending=True)[:k].tolist()
+        heads = [divmod(i, self.weights.shape[1]) for i in order]
+        return [(layer, head, float(self.weights[layer, head])) for layer, head in heads]
 
     def heatmap_data(self) -> Tensor:
         """See `Artefact.heatmap_data`."""
@@ -57,11 +57,8 @@ class HeadWeights(FunctionVector):
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per head with its weight."""
-        return data_frame(
-            {"layer": layer, "head": head, "weight": weight}
-            for layer, row in enumerate(self.weights.tolist())
-            for head, weight in enumerate(row)
-        )
+        heads = np.ndindex(*self.weights.shape)
+        return data_frame({"layer": i, "head": j, "weight": float(self.weights[i, j])} for i, j in heads)
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -71,37 +68,27 @@ class HeadWeights(FunctionVector):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class HeadWeightsConfig(FitConfig):
-    """Options of `train_head_weights` that are numbers.
+    """Options of `train_head_weights`.
 
     Attributes:
         layers: One layer, or several to choose from; default: those at 0.3 and 0.5 of the depth.
         learning_rate: One rate or several. A rate is approximately the norm of the vector after the first step, in units of
             the residual stream's typical norm at the layer.
+        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
+            pairs.
         n_shots: Number of demonstrations per prompt if means are computed.
         n_prompts: Number of few-shot prompts if means are computed.
     """
 
     layers: Whole | Sequence[Whole] | None = None
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
+    means: HeadMeans | HeadRanking | None = None
     n_shots: Natural = 10
     n_prompts: Count = 100
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class HeadWeightsOptions(HeadWeightsConfig, SplitOptions):
-    """All options of `train_head_weights`.
-
-    Attributes:
-        means: Mean head outputs, or a ranking that holds them; default: computed over clean few-shot prompts from training
-            pairs.
-    """
-
-    means: HeadMeans | HeadRanking | None = None
-
-
-@takes_options(HeadWeightsOptions, HeadWeightsConfig)
-def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions) -> HeadWeights:
+@takes_options(HeadWeightsConfig)
+def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig) -> HeadWeights:
     """Learn one weight per head for the sum of all heads' mean outputs, added after a layer (after Saglam et al. 2025).
 
     Minimises the mean negative log-probability of the answers' tokens after zero-shot prompts, as `tune` does, but with only
@@ -111,7 +98,7 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        options: Keywords: the fields of `HeadWeightsOptions`, which `HeadWeightsConfig` and `FitConfig` describe.
+        options: Keywords: the fields of `HeadWeightsConfig` and `FitConfig`.
 
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
@@ -119,58 +106,63 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsOptions
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
-    what, seed, means = f"{task.name}: head weights", options.seed, options.means
-    split = options.split or split_pairs(task, seed=seed)
-    examples = FittingExamples.of(model, task, split, options, options.template, what="head weights")
-    if isinstance(means, HeadRanking):
-        means.provenance.check(model)
-    elif means is None:
-        n_shots, n_prompts, template = options.n_shots, options.n_prompts, options.template
-        shots = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts, template=template, seed=seed)
-        means = head_means(model, [p.tokens for p in encode_prompts(model, shots)], progress=options.progress)
+    context = f"{task.name}: head weights"
+    examples = FittingExamples.of(model, task, options, kind="head weights")
+    means = _mean_outputs(model, task, options)
     writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
-    candidates = [(at, rate) for at in tuned_layers(model, options.layers) for rate in learning_rates(options.learning_rate)]
-    layers = [at for at, _ in candidates]
+    candidates = candidates_of(model, options.layers, options.learning_rate)
+    layers = [layer for layer, _ in candidates]
     # Adam's first step moves all weights by the same amount, up or down; this scales its vector to the learning rate.
-    sizes = torch.tensor([rate * float(norms[at]) for at, rate in candidates], device=model.device)
+    sizes = torch.tensor([rate * float(norms[layer]) for layer, rate in candidates], device=model.device)
     unit = sizes[:, None] / writes.norm()
     moved = Parameter(torch.zeros(len(candidates), len(writes), device=model.device))
-    batches, held_out = (
-        open_batches(model, [(0, prompt) for prompt in prompts]) for prompts in (examples.train, examples.validation)
+    best = fit_answers(
+        [moved],
+        lambda batch: batch.read(layers, ((moved * unit) @ writes)[None]).sum(-1),
+        lambda candidate: (moved * unit)[candidate],
+        open_batches(model, [(0, prompt) for prompt in examples.train]),
+        open_batches(model, [(0, prompt) for prompt in examples.validation]),
+        options,
+        context=context,
     )
-
-    def loss() -> Tensor:
-        vectors = ((moved * unit) @ writes)[None]
-        return torch.stack([batch.losses(layers, vectors).sum() for batch in batches]).sum() / len(examples.train)
-
-    best = Best[Tensor]()
-
-    def check(step: int) -> None:
-        weights = moved * unit
-        logprobs = [batch.read(layers, (weights @ writes)[None]).sum(-1) for batch in held_out]
-        best.update(step, torch.cat(logprobs).mean(0), lambda candidate: weights[candidate])
-
-    fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
-    weights, (at, rate) = best.require(what), candidates[best.candidate]
+    weights, (layer, rate) = best.require(context), candidates[best.candidate]
     recorded = {"n_pairs": options.n_pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
         provenance=examples.provenance(model, "head_weights", recorded | best.options),
         vector=(weights @ writes).float().cpu(),
         head_outputs=torch.zeros(0, model.d_head),
-        layer=at,
-        resid_norm=float(norms[at]),
+        layer=layer,
+        resid_norm=float(norms[layer]),
         weights=weights.reshape(model.n_layers, model.n_heads).float().cpu(),
     )
+
+
+def _mean_outputs(model: LensModel, task: Task, options: HeadWeightsConfig) -> HeadMeans | HeadRanking:
+    """The means of the options; by default those of few-shot prompts from training pairs."""
+    if isinstance(options.means, HeadRanking):
+        options.means.provenance.check(model)
+    if options.means is not None:
+        return options.means
+    pairs = split_of(task, options).train
+    prompts = build_prompts(
+        pairs,
+        pairs,
+        n_shots=options.n_shots,
+        n_prompts=options.n_prompts,
+        template=options.template,
+        seed=options.seed,
+    )
+    return head_means(model, [p.tokens for p in encode_prompts(model, prompts)], progress=options.progress)
 
 
 def head_writes(
     model: LensModel, z: Float[Tensor, "layers heads d_head"], post_attn_gain: Float[Tensor, "layers d_model"]
 ) -> Float[Tensor, "layers heads d_model"]:
     """Each head's own contribution to the residual stream; 0 in layers without attention heads."""
-    written = torch.zeros(model.n_layers, model.n_heads, model.d_model, device=model.device)
+    writes = torch.zeros(model.n_layers, model.n_heads, model.d_model, device=model.device)
     for layer in model.attention_layers:
         alone = torch.zeros(model.n_heads, model.n_heads, model.d_head, device=model.device)
         alone[range(model.n_heads), range(model.n_heads)] = z[layer].to(model.device)
-        written[layer] = model.head_write(layer, alone).float() * post_attn_gain[layer].to(model.device)
-    return written
+        writes[layer] = model.head_write(layer, alone).float() * post_attn_gain[layer].to(model.device)
+    return writes

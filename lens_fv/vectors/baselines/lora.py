@@ -34,7 +34,7 @@ def adapted(model: LensModel, config: LoraConfig) -> Iterator[dict[tuple[int, st
     """
     wrappers = projections(model)
     # One adapter per projection: bridges forward names to the modules they wrap, which breaks PEFT's search of a whole model.
-    one = replace(config, target_modules=[WRAPPED])
+    config = replace(config, target_modules=[WRAPPED])
     with exclusive(model, "has an adapter in it") as gate:
         gate.put(vars(gate), "adapted", True)
         for parameter in model.tl.parameters():
@@ -43,7 +43,7 @@ def adapted(model: LensModel, config: LoraConfig) -> Iterator[dict[tuple[int, st
         for place, wrapper in wrappers.items():
             gate.keep(wrapper._modules, WRAPPED)  # where PEFT inserts its layer
             gate.keep(vars(wrapper), "peft_config")
-            LoraModel(wrapper, one, OWN_ADAPTER)
+            LoraModel(wrapper, config, OWN_ADAPTER)
             layers[place] = wrapper.get_submodule(WRAPPED)
         yield {
             place: Update(lora.lora_A[OWN_ADAPTER].weight, lora.lora_B[OWN_ADAPTER].weight) for place, lora in layers.items()
@@ -56,11 +56,16 @@ def projections(model: LensModel) -> dict[tuple[int, str], nn.Module]:
     Raises:
         LensFVError: the model does not have them as linear maps of the same shape in all layers.
     """
-    found = {(at, part): getattr(model.tl.blocks[at].attn, part, None) for at in model.attention_layers for part in PARTS}
-    wrappers = {place: wrapper for place, wrapper in found.items() if isinstance(wrapper, nn.Module)}
-    maps = [(part, getattr(wrapper, WRAPPED, None)) for (_, part), wrapper in wrappers.items()]
-    shapes = {(part, tuple(m.weight.shape)) for part, m in maps if isinstance(m, nn.Linear)}
-    if len(wrappers) < len(found) or len(shapes) != len(PARTS) or not all(isinstance(m, nn.Linear) for _, m in maps):
+    wrappers: dict[tuple[int, str], nn.Module] = {}
+    shapes: set[tuple[str, tuple[int, ...]]] = set()
+    for layer in model.attention_layers:
+        for part in PARTS:
+            wrapper = getattr(model.tl.blocks[layer].attn, part, None)
+            linear = getattr(wrapper, WRAPPED, None)
+            if isinstance(wrapper, nn.Module) and isinstance(linear, nn.Linear):
+                wrappers[layer, part] = wrapper
+                shapes.add((part, tuple(linear.weight.shape)))
+    if len(wrappers) < len(model.attention_layers) * len(PARTS) or len(shapes) != len(PARTS):
         raise LensFVError(
             f"adapt {model.name}: its query and value projections are not linear maps of one shape in all layers that "
             f"{model.backend} gives access to; compare it without an adapter"

@@ -14,21 +14,22 @@ from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.tables import data_frame
+from lens_fv.heads.means import input_states
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
 from lens_fv.tasks import EncodedPrompt, Task
 from lens_fv.vectors.batches import Batch, open_batches
 from lens_fv.vectors.examples import FittingExamples
-from lens_fv.vectors.fitting import Best, fit
-from lens_fv.vectors.options import FitConfig, SplitOptions, learning_rates
+from lens_fv.vectors.fitting import fit_answers
+from lens_fv.vectors.options import FitConfig, as_list
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 LEARNING_RATES = (0.05, 0.2)
-PLACE = "blocks.0.hook_resid_pre"
+SITE = "blocks.0.hook_resid_pre"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -91,7 +92,7 @@ class SoftPrompt(Artefact):
         if not force:
             self.provenance.check(model)
 
-        def put_in(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        def insert(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
             if x.shape[1] < self.start + len(self.states) or (model.generation is not None and model.generation.past > 0):
                 return x
             x = x.clone()
@@ -100,7 +101,7 @@ class SoftPrompt(Artefact):
                 x[running.places(i, x.shape) if model.generation is None else (slice(None), i)] = state
             return x
 
-        with passes(model) as running, model.hooks([(PLACE, put_in)]), model.placeholders(self.lengthened):
+        with passes(model) as running, model.hooks([(SITE, insert)]), model.placeholders(self.lengthened):
             yield
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -117,7 +118,7 @@ class SoftPrompt(Artefact):
 @checked
 @dataclass(frozen=True, kw_only=True)
 class SoftPromptConfig(FitConfig):
-    """Options of `train_soft_prompt` that are numbers.
+    """Options of `train_soft_prompt`.
 
     Attributes:
         n_tokens: Number of states.
@@ -128,14 +129,8 @@ class SoftPromptConfig(FitConfig):
     learning_rate: Positive | Sequence[Positive] = LEARNING_RATES
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class SoftPromptOptions(SoftPromptConfig, SplitOptions):
-    """All options of `train_soft_prompt`."""
-
-
-@takes_options(SoftPromptOptions, SoftPromptConfig)
-def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptOptions) -> SoftPrompt:
+@takes_options(SoftPromptConfig)
+def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -> SoftPrompt:
     """Learn a soft prompt on a few pairs with the model frozen (prompt tuning: Lester et al. 2021).
 
     Minimises the mean negative log-probability of the answers' tokens, as `tune` does, starting from the embeddings of random
@@ -144,48 +139,45 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptOptions) 
     Args:
         model: Model, which stays frozen.
         task: Task to learn.
-        options: Keywords: the fields of `SoftPromptOptions`, which `SoftPromptConfig` and `FitConfig` describe.
+        options: Keywords: the fields of `SoftPromptConfig` and `FitConfig`.
 
     Raises:
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
     """
-    what, n_tokens = f"{task.name}: soft prompt", options.n_tokens
-    examples = FittingExamples.of(model, task, options.split, options, options.template, what="a soft prompt")
-    rates, start = learning_rates(options.learning_rate), int(model.prepend_bos)
-    initial = _embedded(model, n_tokens, examples.train[0], options.seed)
+    context, n_tokens, start = f"{task.name}: soft prompt", options.n_tokens, int(model.prepend_bos)
+    examples = FittingExamples.of(model, task, options, kind="a soft prompt")
+    rates = as_list(options.learning_rate)
+    initial = _random_embeddings(model, n_tokens, examples.train[0], options.seed)
     norm = float(initial.norm(dim=-1).mean())
     unit = torch.tensor(rates, device=model.device)[:, None, None] * norm / model.d_model**0.5
     moved = Parameter(torch.zeros(len(rates), *initial.shape, device=model.device))
 
-    def opened(prompts: Sequence[EncodedPrompt]) -> list[Batch]:
+    def batches(prompts: Sequence[EncodedPrompt]) -> list[Batch]:
         longer = [EncodedPrompt(_lengthened(prompt.tokens, n_tokens, start), prompt.answers) for prompt in prompts]
         return open_batches(model, [(0, prompt) for prompt in longer])
-
-    batches, held_out = opened(examples.train), opened(examples.validation)
 
     def logprobs(batch: Batch) -> Float[Tensor, "prompts rates"]:
         branches = [Branch(tuple(_edits(states, start)), tokens=batch.answers) for states in initial + moved * unit]
         return batch.opened.run(branches, readout=answer_logprobs).sum(-1)
 
-    def loss() -> Tensor:
-        losses = [-(logprobs(batch) / batch.lengths(model.device)).sum() for batch in batches]
-        return torch.stack(losses).sum() / len(examples.train)
-
-    best = Best[Tensor]()
-
-    def check(step: int) -> None:
-        states = initial + moved * unit
-        scores = torch.cat([logprobs(batch) for batch in held_out]).mean(0)
-        best.update(step, scores, lambda candidate: states[candidate].float().cpu())
-
-    fit([moved], loss, check, steps=options.steps, what=what, progress=options.progress)
+    best = fit_answers(
+        [moved],
+        logprobs,
+        lambda candidate: (initial + moved * unit)[candidate].float().cpu(),
+        batches(examples.train),
+        batches(examples.validation),
+        options,
+        context=context,
+    )
     recorded = {
         "n_tokens": n_tokens,
         "n_pairs": options.n_pairs,
         "steps": options.steps,
         "learning_rate": rates[best.candidate],
     }
-    return SoftPrompt(provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(what))
+    return SoftPrompt(
+        provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(context)
+    )
 
 
 def _lengthened(tokens: Sequence[int], n: int, start: int) -> tuple[int, ...]:
@@ -197,14 +189,8 @@ def _edits(states: Tensor, start: int) -> list[Edit]:
 
 
 @torch.no_grad()
-def _embedded(model: LensModel, n_tokens: int, prompt: EncodedPrompt, seed: int) -> Float[Tensor, "tokens d_model"]:
+def _random_embeddings(model: LensModel, n_tokens: int, prompt: EncodedPrompt, seed: int) -> Float[Tensor, "tokens d_model"]:
     """States of random tokens at the input of the first layer, after the prompt's beginning."""
     draw = torch.randint(model.d_vocab, (n_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
-    at, seen = int(model.prepend_bos), []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        seen.append(x[0, at:].float())
-        return x
-
-    model.run_body(torch.tensor([[*prompt.tokens[:at], *draw]]), [(PLACE, keep)])
-    return seen[0]
+    start = int(model.prepend_bos)
+    return input_states(model, [*prompt.tokens[:start], *draw])[start:]
