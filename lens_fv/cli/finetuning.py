@@ -9,7 +9,7 @@ from cyclopts import Parameter
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import MODEL, ModelName, Placing
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, rows_of, table, write_json
 
 RunFolder = Annotated[Path, Parameter(help="Run folder written by `finetune`.")]
@@ -58,7 +58,7 @@ def finetune(
         vectors = {name: random_like(each, seed=settings.seed, heads=True) for name, each in vectors.items()}
     if other_heads:
         vectors = {name: with_other_heads(each, seed=settings.seed) for name, each in vectors.items()}
-    goes_on_in(out)
+    resumes_in(out)
     run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
     name = run.about["model"]
     rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
@@ -131,7 +131,7 @@ def dynamics(
     from lens_fv.studies.dynamics_report import write_dynamics_report
 
     the_run, folder = fv.FinetuneRun(run), out or run / "dynamics"
-    goes_on_in(folder)
+    resumes_in(folder)
     trajectory = measure_run(the_run, folder, others=[fv.load_task(name) for name in task or ()], **options, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
     # In a mixture no task comes before another.

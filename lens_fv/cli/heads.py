@@ -9,7 +9,7 @@ from cyclopts import Parameter
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import TASK, Loading, OutFile, TaskName, notes, open_model, queries_used
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, rows_of, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
 from lens_fv.core.files import file_name
@@ -80,7 +80,7 @@ def universal(
     """
     tasks, options["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
     model = open_model(**loading)
-    goes_on_in(folder)
+    resumes_in(folder)
     effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
     path = effects.save(out or folder / "universal.safetensors")
     rows = rows_of(effects.rows)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command, pick
 from lens_fv.cli.inputs import Loading, open_model
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count
 from lens_fv.errors import LensFVError
@@ -63,7 +63,7 @@ def distill(
     if n_sentences is not None and (transfer is not None or target == "definition"):
         raise LensFVError("distill with --n-sentences: no sentences are written here; leave it out")
     model = open_model(**loading)
-    goes_on_in(out)
+    resumes_in(out)
     run: Any = {"folder": out / UNFINISHED, "progress": True}
     if target == "definition":
         sentences = TransferSet({each.key: (each.definition,) for each in taught})

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import Loading, OwnModel, Placing, open_model
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.cli.vectors import decoded_line
 from lens_fv.core.files import file_name
@@ -62,7 +62,7 @@ def build(
     else:
         recipe = fv.composition.TuneRecipe(**tuned, shuffled=method == "shuffled")
     folder = out or Path(f"{file_name(model.name)}-library")
-    goes_on_in(folder)
+    resumes_in(folder)
     library = fv.build_library(model, tasks, folder, recipe, **building, progress=True)
     return _listed(library.entries, {"model": model.name, "folder": str(folder)}, f"written to {folder}")
 

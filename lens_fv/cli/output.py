@@ -1,6 +1,5 @@
 """What commands print: one JSON object, or tables and lines."""
 
-import io
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,12 +27,16 @@ def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
     """Print a command's result, write its JSON object to `out` if given, and return the exit code."""
     from rich.console import Console
 
+    console = Console(markup=False, highlight=False, emoji=False)
     if out is not None:
         write_json(out, result.payload)
     if as_json:
-        write_out(json.dumps(without_nan(result.payload), ensure_ascii=not Console().encoding.startswith("utf")) + "\n")
-    else:
-        write_out(_rendered(result.views))
+        write_out(json.dumps(without_nan(result.payload), ensure_ascii=not console.encoding.startswith("utf")) + "\n")
+        return result.code
+    with console.capture() as text:
+        for view in result.views:
+            console.print(view)
+    write_out(text.get())
     return result.code
 
 
@@ -97,23 +100,3 @@ def _cell(value: Any, low: Any = None, high: Any = None) -> str:
         return _cell(*list(value.values())[:3])
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if low is None else f"{text} [{low:.3g}, {high:.3g}]"
-
-
-def _rendered(views: Iterable[Any]) -> str:
-    """Render the views with Rich and return the text; `write_out` prints it and handles failures."""
-    from rich.console import Console
-
-    here = Console()
-    page = io.TextIOWrapper(io.BytesIO(), encoding=here.encoding, errors="backslashreplace", newline="")
-    console = Console(
-        file=page,
-        markup=False,
-        highlight=False,
-        width=here.width,
-        force_terminal=here.is_terminal,
-        color_system=here.color_system,  # pyright: ignore[reportArgumentType] - one of its names
-    )
-    for view in views:
-        console.print(view)
-    page.seek(0)
-    return page.read()

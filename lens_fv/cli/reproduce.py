@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from lens_fv.cli.command import command
 from lens_fv.cli.inputs import Placing
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
@@ -56,7 +56,7 @@ def reproduce(
 
     settings = dict(_assignment(text) for text in set or ())
     folder = run_dir or Path(f"{study}-study")
-    goes_on_in(folder)
+    resumes_in(folder)
     result = run(
         study,
         tuple(model or ()),
