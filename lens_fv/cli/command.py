@@ -5,7 +5,9 @@ function or dataclass; the command receives those that the user gave, by name, a
 help texts are therefore stated once, where the function is defined.
 """
 
+import importlib
 import inspect
+import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -27,10 +29,8 @@ NEVER = frozenset({"progress", "tick", "split", "splits", "template", "folder", 
 """Options of functions that commands do not have."""
 NONE = "none"
 """How None is written where it is not the default."""
-SHARED = {
-    "json": Option("json", bool, False, "Print a single JSON object to standard output, and nothing else."),
-    "out": Option("out", Path | None, None, "File for the JSON object; default: not written."),
-}
+JSON = Option("json", bool, False, "Print a single JSON object to standard output, and nothing else.")
+JSON_FILE = Option("out", Path | None, None, "File for the JSON object; default: not written.")
 
 
 class OptionsOf(NamedTuple):
@@ -48,11 +48,24 @@ class OptionsOf(NamedTuple):
 
     def options(self) -> Iterator[Option]:
         """Yield the options."""
-        unwanted = {*NEVER, *self.leave_out}
         for option in options_of(self.path).values():
-            wanted = option.name in self.only if self.only else option.name not in unwanted
+            wanted = option.name in self.only if self.only else option.name not in (*NEVER, *self.leave_out)
             if wanted and _written_type(option.annotation, option.default) is not None:
                 yield option
+
+
+class Loaded(NamedTuple):
+    """Mark of a parameter that is named on the command line and loaded before the command runs.
+
+    Attributes:
+        load: The function that loads it, as "module:name".
+        text: Type of the name.
+        default: Name that is loaded if none is given.
+    """
+
+    load: str
+    text: Any = Path
+    default: Any = inspect.Parameter.empty
 
 
 class Command:
@@ -63,18 +76,25 @@ class Command:
         self.name = function.__name__.rstrip("_")
         self.path = f"{function.__module__}:{function.__name__}"
         paragraphs = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0].split("\n\n")
+        if not any(paragraph.startswith("Writes ") for paragraph in paragraphs):
+            paragraphs.append("Writes nothing unless --out is given.")
         self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         self.__annotations__: dict[str, Any] = {}
 
-    def __call__(self, *arguments: Any, **given: Any) -> int:
-        """Run the function with what the user gave and print its result; returns the exit code."""
-        as_json = given.pop("json", False)
-        out = given.pop("out", None) if self._writes_json else None
-        values = {name: _value(value, self.options[name]) for name, value in given.items()}
-        own = {name: value for name, value in values.items() if name in self._parameters}
+    def __call__(self, *positional: Any, **keywords: Any) -> int:
+        """Run the function with the values that the user gave and print its result; returns the exit code."""
+        as_json = keywords.pop("json", False)
+        out = keywords.pop("out", None) if self._writes_json else None
+        values = dict(zip(self._parameters, positional)) | keywords
+        values = {name: _value(value, self.options[name]) for name, value in values.items()}
+        arguments = {name: value for name, value in values.items() if name in self._parameters}
         for name, source in self.sources.items():
-            own[name] = {option.name: values[option.name] for option in source.options() if option.name in values}
-        return print_out(self.function(*arguments, **own), as_json=as_json, out=out)
+            arguments[name] = {option.name: values[option.name] for option in source.options() if option.name in values}
+        for name, parameter in self._parameters.items():
+            for mark in _marks(parameter.annotation):
+                if isinstance(mark, Loaded):
+                    arguments[name] = _loaded(mark, arguments.get(name, self.options[name].default))
+        return print_out(self.function(**arguments), as_json=as_json, out=out)
 
     @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -83,8 +103,12 @@ class Command:
     @cached_property
     def sources(self) -> dict[str, OptionsOf]:
         """The functions whose options are the command's, by the parameter that receives them."""
-        marks = {name: getattr(parameter.annotation, "__metadata__", ()) for name, parameter in self._parameters.items()}
-        return {name: those[0] for name, those in marks.items() if those and isinstance(those[0], OptionsOf)}
+        return {
+            name: mark
+            for name, parameter in self._parameters.items()
+            for mark in _marks(parameter.annotation)
+            if isinstance(mark, OptionsOf)
+        }
 
     @property
     def _writes_json(self) -> bool:
@@ -94,17 +118,18 @@ class Command:
     @cached_property
     def options(self) -> dict[str, Option]:
         """All options by name; the command's own may override those of the functions."""
-        taken = {name: list(source.options()) for name, source in self.sources.items()}
-        helps = {option.name: option.help for source in reversed(taken.values()) for option in source}
+        sources = {name: list(source.options()) for name, source in self.sources.items()}
+        helps = {option.name: option.help for options in reversed(sources.values()) for option in options}
         helps |= entries(self.function.__doc__ or "")
         options: dict[str, Option] = {}
         for name, parameter in self._parameters.items():
-            if name not in taken:
-                options[name] = Option(name, parameter.annotation, parameter.default, helps.get(name, ""))
-            for option in taken.get(name, ()):
+            if name not in sources:
+                options[name] = _own_option(parameter, helps.get(name, ""))
+            for option in sources.get(name, ()):
                 if option.name not in self._parameters:
                     options.setdefault(option.name, option)
-        return options | (SHARED if self._writes_json else {"json": SHARED["json"]})
+        shared = (JSON_FILE, JSON) if self._writes_json else (JSON,)
+        return options | {option.name: option for option in shared}
 
     @cached_property
     def __signature__(self) -> inspect.Signature:
@@ -120,18 +145,35 @@ class Command:
 command = Command
 
 
+def chosen(options: Options, path: str, name: str) -> Any:
+    """The value of a function's option: the user's, or the default."""
+    return options.get(name, options_of(path)[name].default)
+
+
+def pick(options: Options, *names: str) -> Options:
+    """Those options of these names that the user gave."""
+    return {name: options[name] for name in names if name in options}
+
+
+def _own_option(parameter: inspect.Parameter, help_text: str) -> Option:
+    """A command's own parameter as an option; a text in its annotation is the help of a parameter that many commands have."""
+    default = parameter.default
+    for mark in _marks(parameter.annotation):
+        if isinstance(mark, str):
+            help_text = help_text or mark
+        if isinstance(mark, Loaded) and default is inspect.Parameter.empty:
+            default = mark.default
+    return Option(parameter.name, parameter.annotation, default, help_text)
+
+
 def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.Parameter:
     """Describe an option to the parser: its type and range, its help text and how its default is shown."""
-    marks = getattr(option.annotation, "__metadata__", ())
-    given = [mark for mark in marks if isinstance(mark, Parameter)]
-    bounds = [mark for mark in marks if not isinstance(mark, Parameter)]
-    accepted = option.annotation
-    if given:
-        accepted = Annotated[(option.annotation.__origin__, *bounds)] if bounds else option.annotation.__origin__
     flag = _flag(option.name) if kind is inspect.Parameter.KEYWORD_ONLY else option.name.upper()
+    written = _written_type(option.annotation, option.default)
+    types = list(_parts(written))
 
     def check(_: Any, value: Any) -> None:
-        if wrong := wrong_value(accepted, _value(value, option)):
+        if wrong := wrong_value(option.annotation, _value(value, option)):
             raise LensFVError(f"{flag} {_shown(value)}: {wrong}")
 
     about = Parameter(
@@ -139,12 +181,9 @@ def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.P
         negative=f"--no-{flag[2:]}" if option.default is True else (),
         show_default=_shown(option.default) or False,
         validator=check,
+        converter=_whole_numbers if int in types or list[int] in types else None,
     )
-    written_type = _written_type(accepted, option.default)
-    if int in (whole := list(_parts(written_type))) or list[int] in whole:
-        about = Parameter.combine(about, Parameter(converter=_whole_numbers))
-    written = Annotated[(written_type, Parameter.combine(about, *given))]
-    return inspect.Parameter(option.name, kind, default=option.default, annotation=written)
+    return inspect.Parameter(option.name, kind, default=option.default, annotation=Annotated[(written, about)])
 
 
 def _whole_numbers(kind: Any, tokens: Sequence[Any]) -> Any:
@@ -173,51 +212,56 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def chosen(options: Options, path: str, name: str) -> Any:
-    """The value of a function's option: the user's, or the default."""
-    return options.get(name, options_of(path)[name].default)
-
-
-def pick(options: Options, *names: str) -> Options:
-    """Those options of these names that the user gave."""
-    return {name: options[name] for name in names if name in options}
-
-
 def _value(value: Any, option: Option) -> Any:
     """What a function receives for a value of the command line."""
     if isinstance(value, list):
         return tuple(value)
-    return None if value == NONE and _can_be_none(option) else value
+    can_be_none = option.default is not None and NoneType in _parts(option.annotation)
+    return None if value == NONE and can_be_none else value
 
 
-def _can_be_none(option: Option) -> bool:
-    return option.default is not None and NoneType in _parts(option.annotation)
+def _loaded(mark: Loaded, name: Any) -> Any:
+    """Load what a name stands for; each of several names."""
+    if name is None:
+        return None
+    if isinstance(name, tuple):
+        return tuple(_loaded(mark, one) for one in name)
+    module, _, function = mark.load.partition(":")
+    return operator.attrgetter(function)(importlib.import_module(module))(name)
 
 
 def _written_type(annotation: Any, default: Any) -> Any:
     """The type of what is written on the command line; None if there is no way to write it."""
-    parts = list(_parts(annotation))
-    scalars: list[Any] = [part for part in parts if get_origin(part) is Literal or part in (int, float, str, bool, Path)]
-    several = [part for part in parts if isinstance(origin := get_origin(part), type) and issubclass(origin, Sequence)]
-    if several:
-        item = _written_type(get_args(several[0])[0], ...)
-        scalars = [] if item is None else [list[item]]
-    if not scalars:
+    types = list(_parts(annotation))
+    written: list[Any] = [kind for kind in types if get_origin(kind) is Literal or kind in (int, float, str, bool, Path)]
+    sequences = [kind for kind in types if isinstance(origin := get_origin(kind), type) and issubclass(origin, Sequence)]
+    if sequences:
+        item = _written_type(get_args(sequences[0])[0], ...)
+        written = [] if item is None else [list[item]]
+    if not written:
         return None
     if default is None:
-        scalars.append(NoneType)
-    elif NoneType in parts:
-        scalars.insert(0, Literal[NONE])
-    return Union[tuple(scalars)]  # noqa: UP007 - made of what there is
+        written.append(NoneType)
+    elif NoneType in types:
+        written.insert(0, Literal[NONE])
+    return Union[tuple(written)]  # noqa: UP007 - made of what there is
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without bounds; a path of any kind is a `Path`."""
+    """The members of a union, without bounds; a path of any kind is a `Path`, and what is loaded is written as its name."""
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         for member in get_args(annotation):
             yield from _parts(member)
     elif origin is Annotated:
-        yield from _parts(annotation.__origin__)
+        names = [mark.text for mark in annotation.__metadata__ if isinstance(mark, Loaded)]
+        yield from _parts(names[0] if names else annotation.__origin__)
     else:
         yield Path if origin is PathLike else annotation
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    """What `Annotated` adds to a type, to the members of a union or to the items of a sequence."""
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _marks(part)

@@ -4,10 +4,13 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lens_fv.cli.leaving import write_out
-from lens_fv.core.files import write_atomically
+from lens_fv.core.files import file_name, write_atomically
+
+if TYPE_CHECKING:
+    from lens_fv.core.artefact import Artefact
 
 
 class Printout:
@@ -21,6 +24,34 @@ class Printout:
 
     def __init__(self, payload: Mapping[str, Any], *views: Any, code: int = 0) -> None:
         self.payload, self.views, self.code = payload, views, code
+
+
+def artefact_printout(artefact: "Artefact", *views: Any, out: Path | None = None, ending: str = "", **values: Any) -> Printout:
+    """Save an artefact and describe it, with the model, the task, the file and, if not all were used, the queries.
+
+    Args:
+        artefact: Artefact to describe.
+        views: What is printed; default: the artefact's summary.
+        out: File to write; default: TASK-ENDING.safetensors, or none if there is no ending.
+        ending: End of the default file's name.
+        values: Further values of the JSON object.
+    """
+    provenance = artefact.provenance
+    if out is None and ending:
+        out = Path(f"{file_name(provenance.task)}-{ending}.safetensors")
+    file = None if out is None else str(artefact.save(out))
+    options, notes = provenance.options, [f"written to {file}"] if file else []
+    if "n_queries" in options:
+        notes.insert(0, f"{options['n_queries']} of {options['n_items']} queries: those that the model answers")
+    payload = {"model": provenance.model, "task": provenance.task, **values, "file": file}
+    return Printout(payload, *(views or [repr(artefact)]), *notes)
+
+
+def queries_used(artefact: "Artefact") -> dict[str, Any]:
+    """Which queries an artefact was made with and, if not all, how many of how many."""
+    options = artefact.provenance.options
+    counts = {name: options[name] for name in ("n_queries", "n_items") if name in options}
+    return {"selection": options.get("queries", "all"), **counts}
 
 
 def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:

@@ -65,7 +65,7 @@ def measure_run(
     prompts = {"counterpart": counterpart, "n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "seed": seed}
     probed = {"n_shots": n_shots, "n_context": n_context, "max_items": max_items, "seed": seed}
     probes = [_probe(model, task, folder, run, n_heads, prompts, probed, progress) for task in tasks]
-    return track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=progress)
+    return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
 
 
 def _probe(
@@ -106,7 +106,7 @@ def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
             overlap = overlaps[m][t]
             measures = {measure: curves[measure, task].get(step) for measure in MEASURES}
             rows.append(
-                {"moment": name, "step": step, "task": task}
+                {"checkpoint": name, "step": step, "task": task}
                 | {measure: estimate and estimate._asdict() for measure, estimate in measures.items()}
                 | {key: float(values[m, t]) for key, values in numbers.items()}
                 | {"head_overlap": overlap and overlap.to_json()}

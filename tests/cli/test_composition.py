@@ -66,10 +66,10 @@ def test_libraries_are_merged(run, built):  # noqa: F811
 
 
 def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
-    code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--most", "4")
+    code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--max-per-relation", "4")
     assert code == 0
     code, solved, _ = run(
-        "analogy", "--library", built, "--weight-map", fitted["file"], "--most", "2", "--out", "a.safetensors"
+        "analogy", "--library", built, "--weight-map", fitted["file"], "--max-per-relation", "2", "--out", "a.safetensors"
     )
     assert code == 0
     assert solved["analogies"] == 10
@@ -83,7 +83,7 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     }
     found = paired["composite", "logprob"]
     assert found["mean"] == pytest.approx(composite["logprob_per_token_nats"] - one_shot["logprob_per_token_nats"], abs=1e-5)
-    assert (found["than"], found["n"]) == ("one_shot", 10)
+    assert (found["reference"], found["n"]) == ("one_shot", 10)
     assert found["ci_low"] <= found["mean"] <= found["ci_high"]
     by_relation = solved["by_relation"]
     assert sum(rows[0]["n"] for rows in by_relation.values()) == 10
@@ -96,7 +96,7 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     code, mine, _ = run("analogy", "--library", built, "--file", "mine.jsonl")
     assert (code, mine["analogies"]) == (0, 1)
     assert mine["results"][0]["mc_accuracy"] is None
-    code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--most", "2", as_json=False)
+    code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--max-per-relation", "2", as_json=False)
     assert code == 0
     assert "top-1 by relation, and composite less one_shot" in printed
     assert next(line for line in printed.splitlines() if line.startswith("antonym ")).split()[1] == "2"

@@ -61,7 +61,7 @@ def test_only_what_the_model_answers(run):
         assert (code, err.count("\n")) == (2, 1)
         assert "after 2 demonstrations it answers none of 6 queries" in err
     code, found, _ = run("rank", "--task", "toy.json")
-    assert (code, found["queries"]) == (0, {"asked": "all"})
+    assert (code, found["queries"]) == (0, {"selection": "all"})
 
 
 def test_rank_draws_a_table(run):
@@ -91,9 +91,9 @@ def test_universal_writes_what_it_says(run, tmp_path):
     assert [(row["task"], row["kept"]) for row in said["tasks"]] == [("toy", True), ("other", False)]
     assert len(said["heads"]) == 6
     assert said["reliability"] is None
-    assert said["queries"] == {"asked": "all"}
+    assert said["queries"] == {"selection": "all"}
     n = len(found.right)
-    assert run(*universal, "--queries", "answered")[1]["queries"] == {"asked": "answered", "n_queries": n, "n_items": n}
+    assert run(*universal, "--queries", "answered")[1]["queries"] == {"selection": "answered", "n_queries": n, "n_items": n}
     assert repr(load_artefact(tmp_path / said["file"])).startswith("UniversalHeads")
     code, out, _ = run(*universal, as_json=False)
     assert code == 0

@@ -11,14 +11,14 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
     assert code == 0
     assert len(ranked["heads"]) == 12
     assert ranked["counterparts"] == [None] * 4
-    assert ranked["queries"] == {"asked": "all"}
+    assert ranked["queries"] == {"selection": "all"}
     code, made, _ = run(
         "iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--n-heads", "3", "--layer", "1"
     )
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
     assert made["counterpart"] == "none"
-    assert made["queries"] == {"asked": "all"}
+    assert made["queries"] == {"selection": "all"}
     assert run("show", made["file"], model=False)[1]["kind"] == "InstructionVector"
     (tmp_path / "asks.txt").write_text("Say it in the past.\n")
     code, again, _ = run("iv", "extract", "--task", "toy.json", "--instructions", "asks.txt", *QUICK, "--out", "v.safetensors")

@@ -67,8 +67,8 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
         own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
     assert conditions["mine"]["locality_accuracy"]["mean"] == own.accuracy().mean
-    assert conditions["mine"]["kl_to_base"]["mean"] > 0
-    assert conditions["base"]["kl_to_base"] is None
+    assert conditions["mine"]["kl_to_base_nats_per_token"]["mean"] > 0
+    assert conditions["base"]["kl_to_base_nats_per_token"] is None
 
     code, _, _ = run("knowledge", "export", "texts", "--adapter", "--out", "adapter")
     assert code == 0

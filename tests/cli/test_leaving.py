@@ -175,7 +175,7 @@ def test_what_was_killed_goes_on(place, tmp_path, command, share):
     out = tmp_path / "mine"
     arguments = place.arguments(command, out)
     assert kill(int(share * changes), out, arguments) == -signal.SIGKILL
-    before = {file: file.stat().st_mtime_ns for file in out.glob("moments/*.safetensors")}
+    before = {file: file.stat().st_mtime_ns for file in out.glob("measurements/*.safetensors")}
     assert execute(arguments) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert made(out) == whole

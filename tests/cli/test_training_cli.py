@@ -32,12 +32,12 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
         ("absent", 0, None, None)
     ] * 3
     assert found["metrics"]["general"] is None
-    assert len(found["moments"]) == 5 * 3
-    assert found["moments"][0]["cosine"] > 0.999
-    assert found["moments"][0]["accuracy"]["n"] == 3
-    assert found["moments"][0]["head_overlap"]["jaccard"] == 1
-    assert found["moments"][3]["head_overlap"] is None  # in the middle of a task
-    assert found["moments"][-1]["head_overlap"]["jaccard"] <= 1
+    assert len(found["measurements"]) == 5 * 3
+    assert found["measurements"][0]["cosine"] > 0.999
+    assert found["measurements"][0]["accuracy"]["n"] == 3
+    assert found["measurements"][0]["head_overlap"]["jaccard"] == 1
+    assert found["measurements"][3]["head_overlap"] is None  # in the middle of a task
+    assert found["measurements"][-1]["head_overlap"]["jaccard"] <= 1
     assert found["metrics"]["forgetting"] == found["metrics"]["average"] - found["metrics"]["final"]
     assert run("show", found["file"], model=False)[1]["kind"] == "Trajectory"
     page = (tmp_path / found["report"]).read_text()
@@ -45,7 +45,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     figures = {file.stem for file in (tmp_path / "mine" / "dynamics" / "figures").glob("*.html")}
     assert {"recovery", "forgetting", "abilities", "similarity", "plane", "heads-antonym"} <= figures
     assert json.loads((tmp_path / "mine" / "dynamics" / "dynamics.json").read_text()) == found
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "moments").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "measurements").iterdir()}
     assert run("dynamics", "mine", "--task", "synonym", *PLAINLY, model=False)[1] == found
     assert before == {file: file.stat().st_mtime_ns for file in before}
     code, _, error = run("dynamics", "mine", "--task", "synonym", *PLAINLY, "--seed", "1", model=False)
@@ -87,7 +87,7 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     code, followed, _ = run("dynamics", "mine", *ASK, model=False)
     assert code == 0
     assert followed["metrics"] is None
-    assert [moment["moment"] for moment in followed["moments"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
+    assert [row["checkpoint"] for row in followed["measurements"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
     code, made, _ = run("export", "mine", "--out", "mixed", model=False)
     assert code == 0
     assert made["checkpoint"] == "0-mixture/4"
