@@ -120,11 +120,13 @@ class Command:
         """All options by name; the command's own may override those of the functions."""
         sources = {name: list(source.options()) for name, source in self.sources.items()}
         helps = {option.name: option.help for options in reversed(sources.values()) for option in options}
-        helps |= entries(self.function.__doc__ or "")
+        own_helps = entries(self.function.__doc__ or "")
         options: dict[str, Option] = {}
         for name, parameter in self._parameters.items():
             if name not in sources:
-                options[name] = _own_option(parameter, helps.get(name, ""))
+                texts = [mark for mark in _marks(parameter.annotation) if isinstance(mark, str)]
+                text = next((text for text in (own_helps.get(name), *texts, helps.get(name)) if text), "")
+                options[name] = Option(name, parameter.annotation, _default(parameter), text)
             for option in sources.get(name, ()):
                 if option.name not in self._parameters:
                     options.setdefault(option.name, option)
@@ -155,15 +157,10 @@ def pick(options: Options, *names: str) -> Options:
     return {name: options[name] for name in names if name in options}
 
 
-def _own_option(parameter: inspect.Parameter, help_text: str) -> Option:
-    """A command's own parameter as an option; a text in its annotation is the help of a parameter that many commands have."""
-    default = parameter.default
-    for mark in _marks(parameter.annotation):
-        if isinstance(mark, str):
-            help_text = help_text or mark
-        if isinstance(mark, Loaded) and default is inspect.Parameter.empty:
-            default = mark.default
-    return Option(parameter.name, parameter.annotation, default, help_text)
+def _default(parameter: inspect.Parameter) -> Any:
+    """The default of a command's own parameter; of one that is loaded, the name that is loaded by default."""
+    names = [mark.default for mark in _marks(parameter.annotation) if isinstance(mark, Loaded)]
+    return names[0] if names and parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.Parameter:
@@ -177,7 +174,7 @@ def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.P
             raise LensFVError(f"{flag} {_shown(value)}: {wrong}")
 
     about = Parameter(
-        help=_help_text(option.help, options),
+        help=_help_text(option.help, options).replace("None", NONE if _can_be_none(option) else "None"),
         negative=f"--no-{flag[2:]}" if option.default is True else (),
         show_default=_shown(option.default) or False,
         validator=check,
@@ -194,7 +191,7 @@ def _whole_numbers(kind: Any, tokens: Sequence[Any]) -> Any:
 
 def _help_text(text: str, options: Collection[str]) -> str:
     """Write a docstring's text for the command line: options by their flags, without pointers to functions."""
-    text = re.sub(r"[;,]? ?\(?\b[Ss]ee `[\w.]+`\)?", "", text).lstrip(". ")
+    text = re.sub(r"[.;,]? ?\(?\b[Ss]ee `[\w.]+`\)?", "", text).lstrip(". ")
     text = re.sub(r"`([\w.]+)`", lambda word: _flag(word[1]) if word[1] in options else word[1], text)
     return text[:1].upper() + text[1:]
 
@@ -216,8 +213,12 @@ def _value(value: Any, option: Option) -> Any:
     """What a function receives for a value of the command line."""
     if isinstance(value, list):
         return tuple(value)
-    can_be_none = option.default is not None and NoneType in _parts(option.annotation)
-    return None if value == NONE and can_be_none else value
+    return None if value == NONE and _can_be_none(option) else value
+
+
+def _can_be_none(option: Option) -> bool:
+    """Whether None is written out, because it is not the default."""
+    return option.default is not None and NoneType in _parts(option.annotation)
 
 
 def _loaded(mark: Loaded, name: Any) -> Any:
@@ -233,7 +234,9 @@ def _loaded(mark: Loaded, name: Any) -> Any:
 def _written_type(annotation: Any, default: Any) -> Any:
     """The type of what is written on the command line; None if there is no way to write it."""
     types = list(_parts(annotation))
-    written: list[Any] = [kind for kind in types if get_origin(kind) is Literal or kind in (int, float, str, bool, Path)]
+    words = [word for kind in types if get_origin(kind) is Literal for word in get_args(kind)]
+    written: list[Any] = [Literal[tuple(words)]] if words else []
+    written += [kind for kind in types if kind in (int, float, str, bool, Path)]
     sequences = [kind for kind in types if isinstance(origin := get_origin(kind), type) and issubclass(origin, Sequence)]
     if sequences:
         item = _written_type(get_args(sequences[0])[0], ...)

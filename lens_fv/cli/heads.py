@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking, UniversalHeads
 
 Source = Annotated[str, "Patched-in value: mean, zero, resample, or a ranking file that provides means."]
+BudgetMib = Annotated[Positive, "Memory budget for activations in MiB; default: half of the free memory."] | None
 Top = Annotated[Count, "Number of heads to print."]
 CORRECTION = "lens_fv.heads.effects:Effects.p_values"
 Correcting = Annotated[Options, OptionsOf(CORRECTION)]
@@ -29,7 +30,7 @@ def rank(
     task: TaskInput,
     options: Annotated[Options, OptionsOf("lens_fv:rank_heads", leave_out=("budget",))],
     source: Source = "mean",
-    budget_mib: Positive | None = None,
+    budget_mib: BudgetMib = None,
     plan: bool = False,
     correcting: Correcting,
     top: Top = 10,
@@ -40,12 +41,9 @@ def rank(
     Writes the ranking to --out (default: TASK-ranking.safetensors).
 
     Args:
-        budget_mib: Memory budget for activations in MiB; default: half of the free memory.
         plan: Print the estimated cost and stop; writes nothing.
     """
-    options["source"] = _source(source)
-    if budget_mib is not None:
-        options["budget"] = int(budget_mib * 2**20)
+    options |= {"source": _source(source), "budget": _bytes(budget_mib)}
     model = open_model(**loading)
     if plan:
         ranking_plan = fv.heads.plan_ranking(model, task, **options)
@@ -91,7 +89,8 @@ def classes(
     *,
     loading: Loading,
     task: TaskInput,
-    options: Annotated[Options, OptionsOf("lens_fv.heads:class_effects")],
+    options: Annotated[Options, OptionsOf("lens_fv.heads:class_effects", leave_out=("budget",))],
+    budget_mib: BudgetMib = None,
     n_shots: Natural = 5,
     n_clean: Count = 25,
     n_trials: Count = 3,
@@ -103,7 +102,7 @@ def classes(
     Writes the effects to --out (default: TASK-classes.safetensors). Ten classes mean ten times as many patches, most of
     them near the start of the prompt. It takes many times longer than rank, so its defaults are smaller.
     """
-    options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials}
+    options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "budget": _bytes(budget_mib)}
     effects = fv.heads.class_effects(open_model(**loading), task, **options, progress=True)
     rows = rows_of(effects.top())
     title = f"{task.name} on {effects.provenance.model}: {effects.metric} of the answer"
@@ -156,6 +155,10 @@ def heads_printout(
     view = table(heads[:top], title=f"{title}; p-values corrected by {correction}")
     values |= {"metric": effects.metric, "queries": queries_used(effects), "correction": correction, "heads": heads}
     return artefact_printout(effects, *views, view, reliability=reliability, **values)
+
+
+def _bytes(mebibytes: float | None) -> int | None:
+    return None if mebibytes is None else int(mebibytes * 2**20)
 
 
 def _source(name: str) -> Any:

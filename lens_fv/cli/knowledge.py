@@ -47,7 +47,8 @@ def distill(
         n_sentences: Number of sentences written about each entity; default: 10, or 5 for one entity or `preset` released.
         target: What to train on: the predictions that the model makes with the definition in context (distillation); or, as
             baselines, the definition or the sentences themselves.
-        preset: Defaults of the settings below: ours, or those of the paper's released code.
+        preset: Defaults of the settings below: ours (those shown are for the baselines; for distillation they depend on the
+            number of entities), or those of the paper's released code.
         out: Folder for the update.
     """
     from lens_fv.knowledge import DistillConfig, TransferSet, entity_swapped_anchors, finetune_on_texts, load_transfer_set

@@ -118,7 +118,7 @@ def sweep(
         for layer, shares in zip(result.layers, result.mean("top1").tolist(), strict=True)
     ]
     view = table(rows, title=f"top-1 on {len(result.top1)} {result.subset} pairs")
-    values = {"part": result.subset, "cells": rows_of(result.cells()), "best": rows_of([result.best()])[0]}
+    values = {"subset": result.subset, "cells": rows_of(result.cells()), "best": rows_of([result.best()])[0]}
     return artefact_printout(result, view, repr(result), out=out, **values)
 
 

@@ -110,7 +110,7 @@ def compose(
         pairs: A:B, or several pairs of one relation.
         weight_map: fitted map, with its own score and scale; default: softmax(temperature x score).
         temperature: factor of the scores; used without a map.
-        score: see `relation_scores`; used without a map.
+        score: score of a vector on a pair: the output's "logprob" per token, or its probability ("prob"); used without a map.
         scale: factor of the weighted sum; used without a map.
         top_k: maximum number of relations with nonzero weight; default: all.
         template: prompt template.
