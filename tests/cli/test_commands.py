@@ -7,9 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import toy_task
 
-from lens_fv.cli.app import GROUPS, HEADINGS, execute
+from lens_fv.cli.app import GROUPS, HEADINGS
 from lens_fv.cli.command import Command
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
@@ -17,21 +16,6 @@ from lens_fv.studies.bench.subject import SHAPES
 from lens_fv.tasks import load_task
 
 QUICK = ["--n-shots", "2", "--n-clean", "3", "--n-trials", "2"]
-
-
-@pytest.fixture
-def run(model_folder, tmp_path, monkeypatch, capsys):
-    """`run("rank", ...)`: exit code, parsed standard output (with --json), standard error; in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
-
-    def go(*arguments, model=True, as_json=True):
-        where = ["--model", str(model_folder)] if model else []
-        code = execute([*arguments, *where, *(["--json"] if as_json else [])])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if as_json and out else out, err
-
-    return go
 
 
 def test_rank_extract_tune_evaluate_show(run, tmp_path):

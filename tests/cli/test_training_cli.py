@@ -3,7 +3,6 @@
 import json
 
 from planted import planted_tasks, planted_weights
-from test_commands import run  # noqa: F401
 
 TRAIN = ["--n-examples", "8", "--batch-size", "4", "--n-checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
 ASK = ["--n-clean", "2", "--n-trials", "2", "--n-heads", "2", "--max-items", "3", "--n-context", "1"]
@@ -11,7 +10,7 @@ PLAINLY = [*ASK, "--counterpart", "none"]
 """Without searching for texts as likely as an instruction, which takes most of the time."""
 
 
-def test_train_and_follow(run, tmp_path):  # noqa: F811
+def test_train_and_follow(run, tmp_path):
     tasks = ["--task", "antonym", "--task", "present-past"]
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--out", "mine")
     assert code == 0
@@ -53,7 +52,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert "was measured with other probes; choose another folder" in error
 
 
-def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
+def test_guided_training_and_averages(run, tmp_path):
     """Vectors find their tasks by themselves; what keeps earlier tasks is written down; an averaged run is a run."""
     files = []
     for task in ("antonym", "present-past"):
@@ -79,7 +78,7 @@ def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
     assert run("export", "half", "--out", "exported", model=False)[0] == 0
 
 
-def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
+def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):
     tasks = ["--task", "antonym", "--task", "present-past"]
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
     assert code == 0
@@ -102,7 +101,7 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     assert "checkpoint 5 of the run in mine: it has 0-mixture/2, 0-mixture/4" in error
 
 
-def test_what_is_no_run_is_said(run):  # noqa: F811
+def test_what_is_no_run_is_said(run):
     code, _, error = run("dynamics", "nowhere", model=False)
     assert code == 2
     assert "fine-tuning run in nowhere: no run.json there" in error
@@ -111,7 +110,7 @@ def test_what_is_no_run_is_said(run):  # noqa: F811
     assert "give at least one, and each a name of its own" in error
 
 
-def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811
+def test_the_study_is_made_once_and_reported(run, tmp_path):
     model = tmp_path / "planted"
     planted_weights(model).save_pretrained(model)
     for task in planted_tasks():
