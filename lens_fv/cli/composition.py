@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.inputs import ItemsFile, LibraryInput, MapInput, OwnModel, Placing, open_own_model
-from lens_fv.cli.output import Printout, artefact_printout, rows_of, table
+from lens_fv.cli.output import Printout, artefact_printout, table
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def analogy(
     solved = fv.evaluate_analogies(lens, library, problems, maps=maps, **options, progress=True)
     far, by_relation = solved.far(), solved.by_relation()
     halves = {"near": ~far, "far": far} if far.any() and not far.all() else {}
-    parts = {"all": rows_of(solved.results), "near": [], "far": []}
+    parts = {"all": table_rows(solved.results), "near": [], "far": []}
     parts |= {name: _rows(solved, mask) for name, mask in halves.items()}
     composites = [condition for name in ("composite", *maps) for condition in (name, f"{PROMPT}_{name}")]
     differences = [
@@ -111,7 +112,7 @@ def analogy(
 
 
 def _rows(solved: "AnalogyEvaluation", mask: Any) -> list[dict[str, Any]]:
-    return rows_of(solved.result(condition, mask) for condition in solved.conditions)
+    return table_rows(solved.result(condition, mask) for condition in solved.conditions)
 
 
 def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:

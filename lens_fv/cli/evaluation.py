@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lens_fv as fv
 from lens_fv.cli.command import Loaded, Options, OptionsOf, chosen, command, pick
 from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskInput, VectorInput, open_model
-from lens_fv.cli.output import Printout, artefact_printout, queries_used, rows_of, table
+from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Finite, Seed
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write(
 
 
 def _results(result: "Evaluation | TextEvaluation", title: str, out: Path | None, **values: Any) -> Printout:
-    rows = rows_of(result.results)
+    rows = table_rows(result.results)
     return artefact_printout(result, table(rows, title=title), out=out, results=rows, **values)
 
 
@@ -140,7 +141,7 @@ def similarity(
     views: list[Any] = []
     if len(names) >= alignment.MIN_ITEMS and 1 < len(set(classes)) < len(names):
         structures = {kind: alignment.taxonomy_structure(matrix, classes, **testing) for kind, matrix in matrices.items()}
-        payload["taxonomy"] = rows_of({"kind": kind, **structure.records()[0]} for kind, structure in structures.items())
+        payload["taxonomy"] = table_rows({"kind": kind, **structure.records()[0]} for kind, structure in structures.items())
         views.append(table(payload["taxonomy"], title="by taxonomy"))
     if human is not None:
         agreements: list[dict[str, Any]] = []
@@ -148,12 +149,12 @@ def similarity(
             for coefficient in ("spearman", "pearson"):
                 agreement = alignment.compare_similarities(matrix, human, coefficient=coefficient, **testing)
                 agreements.append({"kind": kind, **agreement.records()[0]})
-        payload["judgements"] = rows_of(agreements)
+        payload["judgements"] = table_rows(agreements)
         views.append(table(payload["judgements"], title=f"against {judgements}"))
     if rated:
         relations = [rated[name] for name in names]
         scores = alignment.typicality(model, relations, vectors, library=basis, weight_map=weight_map, **seed, progress=True)
-        results, by_relation = rows_of(scores.results), dict(zip(names, scores.by_relation().tolist(), strict=True))
+        results, by_relation = table_rows(scores.results), dict(zip(names, scores.by_relation().tolist(), strict=True))
         payload["typicality"] = {"results": results, "by_relation": by_relation}
         views.append(table(results, title="typicality by measure, within SemEval-2012 relations"))
     return Printout(payload, *views)

@@ -8,7 +8,8 @@ import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import MODEL, TASK, ModelName, Placing, RunInput, VectorInput
 from lens_fv.cli.leaving import resumes_in
-from lens_fv.cli.output import Printout, rows_of, table, write_json
+from lens_fv.cli.output import Printout, table, write_json
+from lens_fv.core.tables import table_rows
 
 Guide = Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"]
 
@@ -131,7 +132,7 @@ def dynamics(
     trajectory = measure_run(run, folder, others=[fv.load_task(name) for name in task], **options, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
     verdicts = fv.verdicts(trajectory)
-    rows = [row | {"recovery": v.recovery} for row, v in zip(rows_of(verdicts), verdicts, strict=True)]
+    rows = [row | {"recovery": v.recovery} for row, v in zip(table_rows(verdicts), verdicts, strict=True)]
     is_sequence = run.stages == run.tasks  # in a mixture no task comes before another
     payload = {
         "run": str(run.folder),

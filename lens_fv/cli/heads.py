@@ -8,8 +8,9 @@ import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
 from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
 from lens_fv.cli.leaving import resumes_in
-from lens_fv.cli.output import Printout, artefact_printout, queries_used, rows_of, table
+from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
+from lens_fv.core.tables import table_rows
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking, UniversalHeads
@@ -78,7 +79,7 @@ def universal(
     model = open_model(**loading)
     resumes_in(folder)
     effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
-    rows = rows_of(effects.rows)
+    rows = table_rows(effects.rows)
     values = {"task": f"{len(effects.kept)} tasks", "unit": effects.unit, "tasks": rows}
     by_task = table(rows, title="accuracy by task")
     return heads_printout(effects, correcting, top, by_task, out=out or folder / "universal.safetensors", **values)
@@ -104,7 +105,7 @@ def classes(
     """
     options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "budget": _bytes(budget_mib)}
     effects = fv.heads.class_effects(open_model(**loading), task, **options, progress=True)
-    rows = rows_of(effects.top())
+    rows = table_rows(effects.top())
     title = f"{task.name} on {effects.provenance.model}: {effects.metric} of the answer"
     values = {"metric": effects.metric, "classes": list(effects.classes), "effects": rows}
     return artefact_printout(effects, table(rows[:top], title=title), out=out, ending="classes", **values)
@@ -147,7 +148,7 @@ def heads_printout(
 ) -> Printout:
     """Save effects of heads, describe all heads with their p-values, and print the strongest after the other views."""
     p_values = effects.p_values(**correcting)
-    heads = rows_of(head._asdict() | {"p_value": float(p_values[head.layer, head.head])} for head in effects.top())
+    heads = table_rows(head._asdict() | {"p_value": float(p_values[head.layer, head.head])} for head in effects.top())
     enough = len(effects.effects) >= 4
     correction = chosen(correcting, CORRECTION, "correction")
     reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())).to_json() if enough else None

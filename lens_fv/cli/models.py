@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.inputs import MODEL, Loading, ModelName, Placing, open_model
-from lens_fv.cli.output import Printout, rows_of, table
+from lens_fv.cli.output import Printout, table
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 
@@ -97,7 +98,7 @@ def verify(model: ModelName = MODEL, *, placing: Placing, options: Annotated[Opt
     """Check that a model's hooks behave as documented; exit code 1 if not."""
     lens = open_model(model, **placing)
     findings = fv.verify(lens, **options)
-    rows, passed = rows_of(findings), all(finding.passed for finding in findings)
+    rows, passed = table_rows(findings), all(finding.passed for finding in findings)
     payload = {"model": model, "passed": passed, "checks": rows}
     return Printout(payload, table(rows, title=repr(lens)), code=0 if passed else 1)
 

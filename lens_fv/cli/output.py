@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +83,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(inside) for inside in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def rows_of(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """Rows of plain values; see `table_rows`."""
-    from lens_fv.core.tables import table_rows
-
-    return table_rows(records)
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Any:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lens_fv as fv
 from lens_fv.cli.command import Loaded, Options, OptionsOf, command, pick
 from lens_fv.cli.inputs import ItemsFile, Loading, OutFile, OwnModel, Placing, RankingInput, TaskInput, VectorInput, open_model
-from lens_fv.cli.output import Printout, artefact_printout, queries_used, rows_of, table
+from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Seed
+from lens_fv.core.tables import table_row, table_rows
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def tune(
     split = fv.split_pairs(task, **seed)
     vector = fv.tune(model, task, **options | {"init": initial}, split=split, progress=True)
     vectors = {"extracted": initial, "tuned": vector} if isinstance(initial, fv.FunctionVector) else {"tuned": vector}
-    rows = rows_of(fv.evaluate(model, task, vectors, split=split, **test_options, **seed, progress=True).results)
+    rows = table_rows(fv.evaluate(model, task, vectors, split=split, **test_options, **seed, progress=True).results)
     values = {"layer": vector.layer, "options": dict(vector.provenance.options), "results": rows}
     return artefact_printout(vector, repr(vector), table(rows, title="on the test split"), out=out, ending="tuned", **values)
 
@@ -118,7 +119,7 @@ def sweep(
         for layer, shares in zip(result.layers, result.mean("top1").tolist(), strict=True)
     ]
     view = table(rows, title=f"top-1 on {len(result.top1)} {result.subset} pairs")
-    values = {"subset": result.subset, "cells": rows_of(result.cells()), "best": rows_of([result.best()])[0]}
+    values = {"subset": result.subset, "cells": table_rows(result.cells()), "best": table_row(result.best())}
     return artefact_printout(result, view, repr(result), out=out, **values)
 
 
@@ -155,7 +156,7 @@ def decode(
             model, list(tasks.values()), {"vectors": vectors}, splits=splits, **test_options, progress=True
         )
         by_name = {row["name"]: row for row in rows}
-        for mean in rows_of(ranks.results):
+        for mean in table_rows(ranks.results):
             del mean["condition"]
             summary.append(mean)
             values = ranks.values(mean["measure"], of=mean["of"])[:, 0].tolist()
