@@ -49,8 +49,8 @@ class OptionsOf(NamedTuple):
     def options(self) -> Iterator[Option]:
         """Yield the options."""
         for option in options_of(self.path).values():
-            wanted = option.name in self.only if self.only else option.name not in (*NEVER, *self.leave_out)
-            if wanted and _written_type(option.annotation, option.default) is not None:
+            included = option.name in self.only if self.only else option.name not in (*NEVER, *self.leave_out)
+            if included and _text_type(option.annotation, option.default) is not None:
                 yield option
 
 
@@ -166,8 +166,8 @@ def _default(parameter: inspect.Parameter) -> Any:
 def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.Parameter:
     """Describe an option to the parser: its type and range, its help text and how its default is shown."""
     flag = _flag(option.name) if kind is inspect.Parameter.KEYWORD_ONLY else option.name.upper()
-    written = _written_type(option.annotation, option.default)
-    types = list(_parts(written))
+    text_type = _text_type(option.annotation, option.default)
+    types = list(_parts(text_type))
 
     def check(_: Any, value: Any) -> None:
         if wrong := wrong_value(option.annotation, _value(value, option)):
@@ -180,7 +180,7 @@ def _parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.P
         validator=check,
         converter=_whole_numbers if int in types or list[int] in types else None,
     )
-    return inspect.Parameter(option.name, kind, default=option.default, annotation=Annotated[(written, about)])
+    return inspect.Parameter(option.name, kind, default=option.default, annotation=Annotated[(text_type, about)])
 
 
 def _whole_numbers(kind: Any, tokens: Sequence[Any]) -> Any:
@@ -226,28 +226,28 @@ def _loaded(mark: Loaded, name: Any) -> Any:
     if name is None:
         return None
     if isinstance(name, tuple):
-        return tuple(_loaded(mark, one) for one in name)
+        return tuple(_loaded(mark, single) for single in name)
     module, _, function = mark.load.partition(":")
     return operator.attrgetter(function)(importlib.import_module(module))(name)
 
 
-def _written_type(annotation: Any, default: Any) -> Any:
+def _text_type(annotation: Any, default: Any) -> Any:
     """The type of what is written on the command line; None if there is no way to write it."""
     types = list(_parts(annotation))
     words = [word for kind in types if get_origin(kind) is Literal for word in get_args(kind)]
-    written: list[Any] = [Literal[tuple(words)]] if words else []
-    written += [kind for kind in types if kind in (int, float, str, bool, Path)]
+    accepted: list[Any] = [Literal[tuple(words)]] if words else []
+    accepted += [kind for kind in types if kind in (int, float, str, bool, Path)]
     sequences = [kind for kind in types if isinstance(origin := get_origin(kind), type) and issubclass(origin, Sequence)]
     if sequences:
-        item = _written_type(get_args(sequences[0])[0], ...)
-        written = [] if item is None else [list[item]]
-    if not written:
+        item = _text_type(get_args(sequences[0])[0], ...)
+        accepted = [] if item is None else [list[item]]
+    if not accepted:
         return None
     if default is None:
-        written.append(NoneType)
+        accepted.append(NoneType)
     elif NoneType in types:
-        written.insert(0, Literal[NONE])
-    return Union[tuple(written)]  # noqa: UP007 - made of what there is
+        accepted.insert(0, Literal[NONE])
+    return Union[tuple(accepted)]  # noqa: UP007 - made of what there is
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -164,8 +164,8 @@ def decode(
                 if not isnan(value):
                     by_name[name].setdefault(mean["of"], {})[mean["measure"]] = value
         views.append(table([row for row in summary if (row["of"], row["measure"]) in SHOWN], title="mean over relations"))
-    how = {name: options.get(name, test_options.get(name, False)) for name in ("centred", "through_layers")}
-    return Printout({"model": model.name, "vectors": rows, **how, "summary": summary}, *views)
+    switches = {name: options.get(name, test_options.get(name, False)) for name in ("centred", "through_layers")}
+    return Printout({"model": model.name, "vectors": rows, **switches, "summary": summary}, *views)
 
 
 @command
