@@ -30,8 +30,8 @@ CODE = ("lens_fv/*.py", "lens_fv/**/*.py")
 
 def tracked(*patterns: str) -> list[Path]:
     """Files of the repository that match."""
-    found = subprocess.run(["git", "ls-files", *patterns], capture_output=True, text=True, check=True).stdout
-    return [Path(line) for line in found.splitlines() if not line.startswith("docs/results/")]
+    listing = subprocess.run(["git", "ls-files", *patterns], capture_output=True, text=True, check=True).stdout
+    return [Path(line) for line in listing.splitlines() if not line.startswith("docs/results/")]
 
 
 def prose(source: str) -> Iterator[tuple[int, str]]:
@@ -50,13 +50,13 @@ def main() -> int:
     lines = [(path, *line) for path in tracked(*CODE) for line in prose(path.read_text(encoding="utf-8"))]
     for path in tracked(*PAGES):
         lines += [(path, i, line) for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)]
-    found = 0
+    n_habits = 0
     for path, number, line in lines:
         for habit, advice in HABITS.items():
             if match := re.search(habit, line):
                 sys.stdout.write(f'{path}:{number}: "{match[0].strip()}": {advice}\n')
-                found += 1
-    return int(found > 0)
+                n_habits += 1
+    return int(n_habits > 0)
 
 
 if __name__ == "__main__":

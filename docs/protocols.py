@@ -46,13 +46,13 @@ def bias() -> float:
 
 def bos() -> dict[str, list[float]]:
     """10-shot first-token accuracy on present-past's validation part, without a BOS token and with one."""
-    task, found = load_task("present-past"), {}
+    task, accuracies = load_task("present-past"), {}
     for name, prepend in (("without", False), ("with", True)):
         MODEL.prepend_bos = prepend
         scored = competence(MODEL, task)
-        found[name] = list(scored.accuracy)
+        accuracies[name] = list(scored.accuracy)
     MODEL.prepend_bos = False
-    return found
+    return accuracies
 
 
 def replacing_and_adding() -> dict[str, float]:
@@ -68,7 +68,7 @@ def means_of_25() -> dict[str, float]:
     """Present-past's heads, means over 100 clean prompts or 25: shared heads of the ten strongest, cosine of the vectors."""
     task = load_task("present-past")
     one, two = (rank_heads(MODEL, task, n_clean=n) for n in (100, 25))
-    vectors = [fv.extract(MODEL, task, each, layer=9).vector for each in (one, two)]
+    vectors = [fv.extract(MODEL, task, ranking, layer=9).vector for ranking in (one, two)]
     return {"shared": len(set(one.heads(10)) & set(two.heads(10))), "cosine": float(torch.cosine_similarity(*vectors, dim=0))}
 
 
@@ -76,18 +76,18 @@ def clipping() -> dict[str, float]:
     """Length of what clipping at 1 changes in an update of one entity, in lengths of the update that is not clipped."""
     (entity,) = load_entities("invented")[:1]
     transfer = generate_transfer_set(MODEL, [entity], n_sentences=5, seed=0)
-    found = {}
+    ratios = {}
     for name, settings in (("usual", DistillConfig.for_entities(1)), ("released", DistillConfig.released())):
         clipped, free = (distill(MODEL, [entity], transfer, replace(settings, max_grad_norm=clip)) for clip in (1.0, None))
         apart = sum(float((clipped.change(n) - free.change(n)).square().sum()) for n in free.names)
-        found[name] = (apart / sum(float(free.change(n).square().sum()) for n in free.names)) ** 0.5
-    return found
+        ratios[name] = (apart / sum(float(free.change(n).square().sum()) for n in free.names)) ** 0.5
+    return ratios
 
 
 def mentions(path: Path) -> dict[str, dict[str, int]]:
     """Sentences kept of the published Entity Inferences rows, and dropped."""
-    found = {where: load_transfer_set(path, target_tokens=where) for where in ("after_mention", "all")}
-    return {where: {"kept": len(each), **each.dropped} for where, each in found.items()}
+    sets = {tokens: load_transfer_set(path, target_tokens=tokens) for tokens in ("after_mention", "all")}
+    return {tokens: {"kept": len(transfer), **transfer.dropped} for tokens, transfer in sets.items()}
 
 
 def fisher() -> dict[str, float]:
