@@ -14,6 +14,7 @@ from lens_fv import __version__
 from lens_fv.cli import (
     bench,
     composition,
+    decoding,
     evaluation,
     finetuning,
     heads,
@@ -32,7 +33,7 @@ from lens_fv.errors import LensFVError
 HEADINGS: dict[str, tuple[Command, ...]] = {
     "Models and tasks": models.COMMANDS,
     "Heads": heads.COMMANDS,
-    "Vectors": vectors.COMMANDS,
+    "Vectors": vectors.COMMANDS + decoding.COMMANDS,
     "Evaluation": evaluation.COMMANDS,
     "Composition": composition.COMMANDS,
     "Fine-tuning": finetuning.COMMANDS,

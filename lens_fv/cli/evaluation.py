@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import lens_fv as fv
-from lens_fv.cli.command import Loaded, Options, OptionsOf, chosen, command, pick
+from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
 from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskInput, VectorInput, open_model
+from lens_fv.cli.options import Loaded
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Finite, Seed
 from lens_fv.core.tables import table_rows

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import lens_fv
-from lens_fv.cli.command import Loaded, Options, OptionsOf
+from lens_fv.cli.command import Options, OptionsOf
+from lens_fv.cli.options import Loaded
 from lens_fv.errors import LensFVError
 
 MODEL = "smollm2-135m"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
+from lens_fv.cli.decoding import shown
 from lens_fv.cli.inputs import LibraryInput, Loading, OwnModel, Placing, open_model
 from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, artefact_printout, table
-from lens_fv.cli.vectors import shown
 from lens_fv.core.files import file_name
 from lens_fv.errors import LensFVError
 
