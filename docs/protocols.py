@@ -10,7 +10,7 @@ import torch
 
 import lens_fv as fv
 from lens_fv.finetuning import FinetuneConfig
-from lens_fv.finetuning.examples import Reader, collated, training_examples
+from lens_fv.finetuning.examples import TokenizerEncoder, collated, training_examples
 from lens_fv.finetuning.regularizers.penalties import fisher_information
 from lens_fv.heads import rank_heads, rank_instruction_heads
 from lens_fv.heads.competence import competence
@@ -97,7 +97,7 @@ def fisher() -> dict[str, float]:
     torch.manual_seed(0)
     trained = get_peft_model(plain_model(MODEL), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16))
     end = MODEL.tokenizer.eos_token_id
-    reader = Reader(MODEL.name, MODEL.tokenizer, MODEL.n_ctx, MODEL.prepend_bos)
+    reader = TokenizerEncoder(MODEL.name, MODEL.tokenizer, MODEL.n_ctx, MODEL.prepend_bos)
     examples = training_examples(reader, load_task("antonym"), FinetuneConfig(n_examples=64), end=end)
 
     def total(size: int, **options) -> float:

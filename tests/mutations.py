@@ -25,8 +25,7 @@ from lens_fv.finetuning import FinetuneRun
 from lens_fv.knowledge.readers import parse_entities
 from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
 from lens_fv.studies.rows import Job, Row, RowStore, frame
-from lens_fv.tasks import TODD, load_analogies, load_task
-from lens_fv.tasks.instructions import load_instructions
+from lens_fv.tasks import TODD, load_analogies, load_instructions, load_task
 
 SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2, "pairs": 6}
 VALUES = {

@@ -125,7 +125,7 @@ def dynamics(
         out: Folder for the report; default: RUN/dynamics.
     """
     from lens_fv.studies.checkpoints import measure_run, measurement_rows
-    from lens_fv.studies.dynamics_report import write_dynamics_report
+    from lens_fv.studies.reports import write_dynamics_report
 
     folder = out or run.folder / "dynamics"
     resumes_in(folder)

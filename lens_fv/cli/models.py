@@ -17,7 +17,7 @@ def demo(
     *,
     loading: Loading,
     task: Sequence[str] = (),
-    options: Annotated[Options, OptionsOf("lens_fv.studies.task_study:DemoSettings", only=("seed",))],
+    options: Annotated[Options, OptionsOf("lens_fv.studies.demo:DemoSettings", only=("seed",))],
     out: Path = Path("demo-report"),
 ) -> Printout:
     """Rank heads, extract and tune vectors for four relations, and compare them on test pairs.

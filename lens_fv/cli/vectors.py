@@ -8,7 +8,7 @@ from lens_fv.cli.command import Options, OptionsOf, command, pick
 from lens_fv.cli.inputs import ItemsFile, Loading, OutFile, RankingInput, TaskInput, VectorInput, open_model
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Seed
-from lens_fv.core.tables import table_row, table_rows
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def sweep(
         for layer, shares in zip(result.layers, result.mean("top1").tolist(), strict=True)
     ]
     view = table(rows, title=f"top-1 on {len(result.top1)} {result.subset} pairs")
-    values = {"subset": result.subset, "cells": table_rows(result.cells()), "best": table_row(result.best())}
+    values = {"subset": result.subset, "cells": table_rows(result.cells()), "best": table_rows([result.best()])[0]}
     return artefact_printout(result, view, repr(result), out=out, **values)
 
 

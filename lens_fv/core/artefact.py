@@ -92,18 +92,18 @@ class Artefact:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "provenance"}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         plain = {k: v for k, v in values.items() if k not in tensors}
-        named = {
+        tensors_by_key = {
             k: list(v) for k, v in plain.items() if isinstance(v, Mapping) and any(isinstance(t, Tensor) for t in v.values())
         }
-        for field_name in named:
-            tensors |= {f"{field_name}/{key}": each for key, each in plain.pop(field_name).items()}
-        about = {
+        for field_name in tensors_by_key:
+            tensors |= {f"{field_name}/{key}": tensor for key, tensor in plain.pop(field_name).items()}
+        header = {
             "kind": type(self).__name__,
             "provenance": dataclasses.asdict(self.provenance),
             "values": plain,
-            "named": named,
+            "named": tensors_by_key,
         }
-        return write_artefact_file(path, about, tensors)
+        return write_artefact_file(path, header, tensors)
 
     @classmethod
     def load(cls: type[A], path: str | Path) -> A:
@@ -126,15 +126,15 @@ def load_artefact(path: str | Path) -> Artefact:
         >>> type(lens_fv.load_artefact(path)).__name__
         'FunctionVector'
     """
-    where = f"load {path}"
+    context = f"load {path}"
     header, tensors = read_artefact_file(Path(path))
     if header.kind not in Artefact.kinds and header.kind in MODULES:
         importlib.import_module(MODULES[header.kind])
     if header.kind not in Artefact.kinds:
-        raise LensFVError(f"{where}: unknown kind {header.kind}")
+        raise LensFVError(f"{context}: unknown kind {header.kind}")
     kind = Artefact.kinds[header.kind]
-    provenance = Provenance(**as_tuples(record(Provenance, header.provenance, where)))
-    values = checked_fields(kind, header, tensors, where)
+    provenance = Provenance(**as_tuples(record(Provenance, header.provenance, context)))
+    values = checked_fields(kind, header, tensors, context)
     try:
         artefact = kind(provenance=provenance, **values)
         artefact.summary()  # so that whatever loads can be shown
@@ -143,12 +143,12 @@ def load_artefact(path: str | Path) -> Artefact:
     except LensFVError:
         raise
     except Exception as e:  # raised by the kind's own checks of its values, or by showing values that make no sense
-        raise LensFVError(f"{where}: its values do not make a {header.kind} ({e}); make it again") from e
+        raise LensFVError(f"{context}: its values do not make a {header.kind} ({e}); make it again") from e
 
 
-def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def require_shape(context: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Raise `LensFVError` unless a finite floating-point `tensor` has `shape`."""
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-        raise LensFVError(f"{what}: shape {tuple(tensor.shape)} {tensor.dtype}, expected floating point {shape}")
+        raise LensFVError(f"{context}: shape {tuple(tensor.shape)} {tensor.dtype}, expected floating point {shape}")
     if not torch.isfinite(tensor).all():
-        raise LensFVError(f"{what}: holds values that are not finite")
+        raise LensFVError(f"{context}: holds values that are not finite")

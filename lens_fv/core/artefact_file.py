@@ -37,16 +37,16 @@ class Header:
     checksum: str | None = None
 
 
-def write_artefact_file(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+def write_artefact_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write header fields and tensors, with a checksum over both.
 
     Raises:
         LensFVError: the folder cannot be written to.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header: dict[str, Any] = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be after reading
-    header["checksum"] = _checksum(header, whole)
-    return write_atomically(path, lambda at: save_file(whole, at, metadata={"lens_fv": json.dumps(header)}))
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header: dict[str, Any] = json.loads(json.dumps({**fields, "format": FORMAT}))  # as it will be after reading
+    header["checksum"] = _checksum(header, contiguous)
+    return write_atomically(path, lambda temporary: save_file(contiguous, temporary, metadata={"lens_fv": json.dumps(header)}))
 
 
 def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
@@ -55,26 +55,26 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     Raises:
         LensFVError: the file is missing, comes from another program, is damaged, or has a newer format.
     """
-    where = f"load {path}"
+    context = f"load {path}"
     try:
         if not path.is_file():
-            raise LensFVError(f"{where}: no such file")
+            raise LensFVError(f"{context}: no such file")
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("lens_fv")
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except LensFVError:
         raise
     except Exception as e:  # raised by safetensors or torch, depending on the fault
-        raise LensFVError(f"{where}: not a whole safetensors file ({e}); make it again") from e
+        raise LensFVError(f"{context}: not a whole safetensors file ({e}); make it again") from e
     if text is None:
-        raise LensFVError(f"{where}: no lens_fv header; another program's file?")
-    found = validated(parse_json(text, where), dict, where)
-    newer = found.get("format")
-    if isinstance(newer, int) and newer > FORMAT:
-        raise LensFVError(f"{where}: format {newer}, this lens_fv reads up to {FORMAT}; update lens_fv")
-    header = Header(**record(Header, found, where))
-    if (header.format > 1 or header.checksum) and header.checksum != _checksum(found, tensors):
-        raise LensFVError(f"{where}: it does not have the checksum that it was written with, so it is damaged; make it again")
+        raise LensFVError(f"{context}: no lens_fv header; another program's file?")
+    content = validated(parse_json(text, context), dict, context)
+    version = content.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise LensFVError(f"{context}: format {version}, this lens_fv reads up to {FORMAT}; update lens_fv")
+    header = Header(**record(Header, content, context))
+    if (header.format > 1 or header.checksum) and header.checksum != _checksum(content, tensors):
+        raise LensFVError(f"{context}: it does not have the checksum that it was written with, so it is damaged; make it again")
     return header, tensors
 
 
@@ -90,64 +90,64 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
 
 
-def checked_fields(kind: type, header: Header, found: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+def checked_fields(kind: type, header: Header, file_tensors: Mapping[str, Tensor], context: str) -> dict[str, Any]:
     """The constructor arguments of an artefact, checked against the types and tensor shapes of its annotations.
 
     Raises:
         LensFVError: a field is missing, unknown, or has the wrong type or shape.
     """
-    tensors: dict[str, Any] = dict(found)
+    tensors: dict[str, Any] = dict(file_tensors)
     for name, keys in header.named.items():  # fields that map names to tensors
-        if lost := [key for key in keys if f"{name}/{key}" not in tensors]:
-            raise LensFVError(f"{where}: its tensor {name}/{lost[0]} is missing; make it again")
-        tensors[name] = {key: found[f"{name}/{key}"] for key in keys}
+        if missing := [key for key in keys if f"{name}/{key}" not in tensors]:
+            raise LensFVError(f"{context}: its tensor {name}/{missing[0]} is missing; make it again")
+        tensors[name] = {key: file_tensors[f"{name}/{key}"] for key in keys}
         for key in dict.fromkeys(keys):
             del tensors[f"{name}/{key}"]
     known = {f.name: f for f in dataclasses.fields(kind) if f.name != "provenance"}
     needed = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    there = [*header.values, *tensors]
-    if len(set(there)) < len(there) or needed - set(there) or set(there) - set(known):
-        odd = [*sorted(needed - set(there)), *(name for name in there if name not in known or there.count(name) > 1)]
-        raise LensFVError(f"{where}: its header does not describe a {kind.__name__} ({odd[0]}); make it again")
+    names = [*header.values, *tensors]
+    if len(set(names)) < len(names) or needed - set(names) or set(names) - set(known):
+        wrong = [*sorted(needed - set(names)), *(name for name in names if name not in known or names.count(name) > 1)]
+        raise LensFVError(f"{context}: its header does not describe a {kind.__name__} ({wrong[0]}); make it again")
     sizes: dict[str, int] = {}
     values: dict[str, Any] = {}
-    for name in there:
-        wanted, at = known[name].type, f"{where}: {name}"
-        parts = (wanted, *get_args(wanted))
+    for name in names:
+        annotation, place = known[name].type, f"{context}: {name}"
+        parts = (annotation, *get_args(annotation))
         shape = next((part for part in parts if isinstance(part, type) and issubclass(part, AbstractArray)), None)
         values[name] = value = tensors.get(name, header.values.get(name))
         if Tensor in parts and isinstance(value, dict) and (name in tensors or not value):
             for tensor in value.values():
-                _check_tensor(tensor, None, sizes, at)
+                _check_tensor(tensor, None, sizes, place)
         elif shape is not None and isinstance(value, Tensor):
-            _check_tensor(value, shape, sizes, at)
+            _check_tensor(value, shape, sizes, place)
         elif name in header.values and shape is None and Tensor not in parts:
-            values[name] = validated(value, wanted, at)
+            values[name] = validated(value, annotation, place)
         elif not (name in header.values and value is None and NoneType in parts):
-            raise LensFVError(f"{at}: found {type(value).__name__}, expected {wanted}; make it again")
+            raise LensFVError(f"{place}: found {type(value).__name__}, expected {annotation}; make it again")
     return values
 
 
-def _check_tensor(tensor: Tensor, wanted: type[AbstractArray] | None, sizes: dict[str, int], where: str) -> None:
+def _check_tensor(tensor: Tensor, annotation: type[AbstractArray] | None, sizes: dict[str, int], context: str) -> None:
     """Check dtype and dimensions against a jaxtyping annotation; each named dimension must have one size throughout."""
     dtype = str(tensor.dtype).removeprefix("torch.")
-    dims = wanted.dim_str.split() if wanted else []
-    fits = wanted is None or (len(dims) == tensor.ndim and dtype in wanted.dtypes)
-    fits = fits and all(n == (int(d) if d.isdigit() else sizes.setdefault(d, n)) for d, n in zip(dims, tensor.shape))
-    if not fits or dtype not in DTYPES:
-        expected = wanted.__name__ if wanted else f"one of {', '.join(DTYPES)}"
-        raise LensFVError(f"{where}: {dtype} {tuple(tensor.shape)}, expected {expected}; make it again")
+    dims = annotation.dim_str.split() if annotation else []
+    fitting = annotation is None or (len(dims) == tensor.ndim and dtype in annotation.dtypes)
+    fitting = fitting and all(n == (int(d) if d.isdigit() else sizes.setdefault(d, n)) for d, n in zip(dims, tensor.shape))
+    if not fitting or dtype not in DTYPES:
+        expected = annotation.__name__ if annotation else f"one of {', '.join(DTYPES)}"
+        raise LensFVError(f"{context}: {dtype} {tuple(tensor.shape)}, expected {expected}; make it again")
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of everything in a file. It detects damage, not forgery."""
-    said = {name: value for name, value in header.items() if name != "checksum"}
-    found = sha256(json.dumps(said, sort_keys=True).encode())
+    fields = {name: value for name, value in header.items() if name != "checksum"}
+    digest = sha256(json.dumps(fields, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # for one element, contiguous() keeps any stride
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def as_tuples(value: Any) -> Any:

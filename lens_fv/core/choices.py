@@ -61,9 +61,9 @@ def checked(thing: F) -> F:
         lens_fv.errors.LensFVError: rank(metric='logits'): it has to be 'prob' or 'logit'; did you mean 'logit'?
     """
     if isinstance(thing, type):
-        made: Any = thing
-        made.__init__ = _checking(made.__init__, made.__name__)
-        return made
+        decorated: Any = thing
+        decorated.__init__ = _checking(decorated.__init__, decorated.__name__)
+        return decorated
     return _checking(thing, thing.__qualname__)
 
 
@@ -109,8 +109,8 @@ class _Range(NamedTuple):
 
     def __str__(self) -> str:
         finite = "finite " * any(map(isinf, self.bounds.values()))
-        said = [f"{_BOUNDS[name][1]} {at}" for name, at in self.bounds.items() if not isinf(at)]
-        return f"a {finite}{'whole ' * (self.kind is int)}number {' and '.join(said)}".strip()
+        bounds = [f"{_BOUNDS[name][1]} {bound}" for name, bound in self.bounds.items() if not isinf(bound)]
+        return f"a {finite}{'whole ' * (self.kind is int)}number {' and '.join(bounds)}".strip()
 
 
 class _Rule(NamedTuple):
@@ -136,41 +136,41 @@ class _Rule(NamedTuple):
     def wrong(self, value: Any) -> str:
         """Describe what is wrong with a value; empty if it is accepted."""
         if isinstance(value, str):
-            fine = value in self.words or str in self.types
+            accepted = value in self.words or str in self.types
         elif isinstance(value, Real):
-            fine = any(each.has(value) for each in self.ranges)
+            accepted = any(interval.has(value) for interval in self.ranges)
         elif isinstance(value, Sequence | Set | Mapping) and self.inside is not None:
             inside = value.values() if isinstance(value, Mapping) else value
             return next(filter(None, map(self.inside.wrong, inside)), "")
         elif value is None:
-            fine = NoneType in self.types
+            accepted = NoneType in self.types
         else:  # an array, for example, is left to the function
-            fine = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
-        return "" if fine else f"it has to be {self._said()}{nearest(value, self.words)}"
+            accepted = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
+        return "" if accepted else f"it has to be {self._description()}{nearest(value, self.words)}"
 
-    def _said(self) -> str:
-        said = [*map(repr, self.words), *map(str, self.ranges)]
-        if self.inside is not None and not said:
-            said.append(f"several, each {self.inside._said()}")
-        said += ["None" if each is NoneType else getattr(each, "__name__", str(each)) for each in self.types]
-        return " or ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+    def _description(self) -> str:
+        accepted = [*map(repr, self.words), *map(str, self.ranges)]
+        if self.inside is not None and not accepted:
+            accepted.append(f"several, each {self.inside._description()}")
+        accepted += ["None" if kind is NoneType else getattr(kind, "__name__", str(kind)) for kind in self.types]
+        return " or ".join(filter(None, [", ".join(accepted[:-1]), accepted[-1]]))
 
 
 def _rule(annotation: Any) -> _Rule:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in _UNIONS:
-        parts = [_rule(each) for each in inner]
+        parts = [_rule(part) for part in inner]
         insides = [part.inside for part in parts if part.inside is not None]
         return _Rule(
             tuple(word for part in parts for word in part.words),
-            tuple(each for part in parts for each in part.ranges),
+            tuple(interval for part in parts for interval in part.ranges),
             insides[0] if insides else None,
-            tuple(each for part in parts for each in part.types),
+            tuple(kind for part in parts for kind in part.types),
         )
     if origin is Literal:
         return _Rule(words=inner)
     if origin is Annotated and inner[0] in (int, float):
-        bounds = {name: at for each in inner[1:] for name in _BOUNDS if (at := getattr(each, name, None)) is not None}
+        bounds = {name: bound for part in inner[1:] for name in _BOUNDS if (bound := getattr(part, name, None)) is not None}
         return _Rule(ranges=(_Range(inner[0], bounds),))
     if isinstance(origin, type) and issubclass(origin, Collection) and inner:
         inside = _rule(inner[1] if issubclass(origin, Mapping) else inner[0])

@@ -64,21 +64,23 @@ class _OfLogits(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, direction: Direction, temperature: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = max(1, BLOCK // student.shape[-1])
         # Single precision: in half precision a small gradient may underflow before a later step scales it up.
-        found, gradient = [], torch.empty_like(student, dtype=torch.promote_types(student.dtype, torch.float32))
-        for rows, taught, slope in zip(student.split(size), teacher.split(size), gradient.split(size), strict=True):
+        gradient = torch.empty_like(student, dtype=torch.promote_types(student.dtype, torch.float32))
+        divergences: list[Tensor] = []
+        blocks = zip(student.split(size), teacher.split(size), gradient.split(size), strict=True)
+        for rows, teacher_rows, gradient_rows in blocks:
             with torch.enable_grad():
-                own = at_least_float32(rows.detach()).requires_grad_()
-                p, q = ((each / temperature).log_softmax(-1) for each in (at_least_float32(taught), own))
-                apart = divergence(p, q, direction)
-                slope.copy_(torch.autograd.grad(apart.sum(), own)[0])
-            found.append(apart.detach())
+                student_rows = at_least_float32(rows.detach()).requires_grad_()
+                p, q = ((logits / temperature).log_softmax(-1) for logits in (at_least_float32(teacher_rows), student_rows))
+                block = divergence(p, q, direction)
+                gradient_rows.copy_(torch.autograd.grad(block.sum(), student_rows)[0])
+            divergences.append(block.detach())
         ctx.save_for_backward(gradient)
         ctx.dtype = student.dtype
-        return torch.cat(found)
+        return torch.cat(divergences)
 
     @staticmethod
-    def backward(ctx: Any, by: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (ctx.saved_tensors[0] * by[:, None]).to(ctx.dtype), None, None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (ctx.saved_tensors[0] * upstream[:, None]).to(ctx.dtype), None, None, None
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -59,24 +59,24 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
     Raises:
         LensFVError: the folder or the file cannot be written to.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
-            content(beside)
-            beside.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
+            content(temporary)
+            temporary.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
         else:
-            beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, path)
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
     except Exception as e:
         # ValueError: a name with a NUL, or text that cannot be encoded
-        trouble = str(e) if isinstance(e, ValueError) else disk_error(e)
-        if trouble is None:
+        reason = str(e) if isinstance(e, ValueError) else disk_error(e)
+        if reason is None:
             raise
-        raise LensFVError(f"write {path}: {trouble}; choose a folder that can be written to") from e
+        raise LensFVError(f"write {path}: {reason}; choose a folder that can be written to") from e
     finally:
         with contextlib.suppress(OSError, ValueError):  # the folder itself may be the problem
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -96,16 +96,16 @@ def atomic_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
         raise LensFVError(f"{what} to {folder}: it is there already; choose another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        beside.chmod(0o777 & ~_umask())  # usual permissions; temporary folders are private to their owner
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary.chmod(0o777 & ~_umask())  # usual permissions; temporary folders are private to their owner
     except OSError as e:
         raise LensFVError(f"{what} to {folder}: {e.strerror or e}; choose a folder that can be written to") from e
     try:
         with explain_disk_errors(f"{what} to {folder}", otherwise="make room, or choose another folder"):
-            yield beside
-            beside.rename(folder)
+            yield temporary
+            temporary.rename(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -156,11 +156,11 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def explain_disk_errors(what: str, *, otherwise: str) -> Iterator[None]:
+def explain_disk_errors(context: str, *, otherwise: str) -> Iterator[None]:
     """Turn errors that a full or read-only disk causes in the block into a one-line error.
 
     Args:
-        what: The operation, for the message: "fine-tune in mine".
+        context: The operation, for the message: "fine-tune in mine".
         otherwise: What the user can do about it.
 
     Raises:
@@ -169,18 +169,18 @@ def explain_disk_errors(what: str, *, otherwise: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if isinstance(e, LensFVError) or (trouble := disk_error(e)) is None:
+        if isinstance(e, LensFVError) or (reason := disk_error(e)) is None:
             raise
-        raise LensFVError(f"{what}: {trouble}; {otherwise}") from e
+        raise LensFVError(f"{context}: {reason}; {otherwise}") from e
 
 
 def disk_error(error: BaseException) -> str | None:
     """The operating system's message if a disk caused the error, else None; libraries wrap such errors in their own."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, OSError):
-        return error.strerror or said
-    if type(error).__name__ == "SafetensorError" and (found := re.search(r"([A-Z][\w ]+) \(os error \d+\)", said)):
-        return found[1]
-    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container|iostream error", said):
+        return error.strerror or message
+    if type(error).__name__ == "SafetensorError" and (match := re.search(r"([A-Z][\w ]+) \(os error \d+\)", message)):
+        return match[1]
+    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container|iostream error", message):
         return "a file could not be written whole"
     return None

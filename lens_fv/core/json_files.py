@@ -31,27 +31,27 @@ def read_json(path: Path, kind: Any = Any, *, what: str = "", remedy: str = "mak
     Raises:
         LensFVError: the file is missing, exceeds 256 MB or is not UTF-8, or `parse_json` or `validated` raises.
     """
-    where = f"read {what + ' in ' if what else ''}{path}"
+    context = f"read {what + ' in ' if what else ''}{path}"
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise LensFVError(f"{where}: {error.strerror or error}; {remedy}") from error
+        raise LensFVError(f"{context}: {error.strerror or error}; {remedy}") from error
     if len(data) > MAX_BYTES:
-        raise LensFVError(f"{where}: it has more than {MAX_BYTES >> 20} MB; {remedy}")
+        raise LensFVError(f"{context}: it has more than {MAX_BYTES >> 20} MB; {remedy}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LensFVError(f"{where}: not UTF-8 text; {remedy}") from error
-    return validated(parse_json(text, where, remedy=remedy), kind, where, remedy=remedy)
+        raise LensFVError(f"{context}: not UTF-8 text; {remedy}") from error
+    return validated(parse_json(text, context, remedy=remedy), kind, context, remedy=remedy)
 
 
-def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
+def parse_json(text: str, context: str, *, remedy: str = "make it again") -> Any:
     """Parse a JSON text. NaN and infinities, which Python writes, are accepted.
 
     Args:
         text: JSON text.
-        where: Description of the content and its source, for the message.
+        context: Description of the content and its source, for the message.
         remedy: What to do if the text cannot be read.
 
     Raises:
@@ -65,17 +65,17 @@ def parse_json(text: str, where: str, *, remedy: str = "make it again") -> Any:
         if re.search(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]", text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise LensFVError(f"{where}: not valid JSON ({error.msg}, line {error.lineno}); {remedy}") from error
+        raise LensFVError(f"{context}: not valid JSON ({error.msg}, line {error.lineno}); {remedy}") from error
     except RecursionError as error:
-        raise LensFVError(f"{where}: not valid JSON (more than {MAX_DEPTH} levels); {remedy}") from error
+        raise LensFVError(f"{context}: not valid JSON (more than {MAX_DEPTH} levels); {remedy}") from error
     except UnicodeEncodeError as error:
-        raise LensFVError(f"{where}: not valid JSON (half of a surrogate pair); {remedy}") from error
+        raise LensFVError(f"{context}: not valid JSON (half of a surrogate pair); {remedy}") from error
     except ValueError as error:
-        raise LensFVError(f"{where}: not valid JSON ({error}); {remedy}") from error
+        raise LensFVError(f"{context}: not valid JSON ({error}); {remedy}") from error
     return value
 
 
-def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again") -> Any:
+def validated(value: Any, kind: Any, context: str, *, remedy: str = "make it again") -> Any:
     """Validate a value read from JSON; lists become tuples where the type asks for it, and nothing else is converted.
 
     Raises:
@@ -84,7 +84,7 @@ def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again
     if kind is Any or (kind is dict and isinstance(value, dict)):
         return value
     if kind is dict:
-        raise LensFVError(f"{where}: expected an object, found {_brief(value)}; {remedy}")
+        raise LensFVError(f"{context}: expected an object, found {_brief(value)}; {remedy}")
     from pydantic import ValidationError
 
     try:
@@ -93,11 +93,11 @@ def validated(value: Any, kind: Any, where: str, *, remedy: str = "make it again
         first = error.errors(include_url=False, include_context=False)[0]
         at = ".".join(str(part) for part in first["loc"] if not re.search(r"[\[(]", str(part)))
         raise LensFVError(
-            f"{where}: {at + ': ' if at else ''}{first['msg']}, found {_brief(first['input'])}; {remedy}"
+            f"{context}: {at + ': ' if at else ''}{first['msg']}, found {_brief(first['input'])}; {remedy}"
         ) from error
 
 
-def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "make it again") -> dict[str, Any]:
+def record(kind: type, values: Mapping[str, Any], context: str, *, remedy: str = "make it again") -> dict[str, Any]:
     """The arguments of a dataclass, each validated against its annotation.
 
     Raises:
@@ -107,9 +107,9 @@ def record(kind: type, values: Mapping[str, Any], where: str, *, remedy: str = "
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     unknown = [n for n in values if n not in known]
     if missing or unknown:
-        which = f"no {', '.join(missing)}" if missing else f"an unknown {_brief(unknown[0])}"
-        raise LensFVError(f"{where}: {kind.__name__} with {which}; {remedy}")
-    return {n: validated(v, known[n].type, f"{where}: {n}", remedy=remedy) for n, v in values.items()}
+        problem = f"no {', '.join(missing)}" if missing else f"an unknown {_brief(unknown[0])}"
+        raise LensFVError(f"{context}: {kind.__name__} with {problem}; {remedy}")
+    return {n: validated(v, known[n].type, f"{context}: {n}", remedy=remedy) for n, v in values.items()}
 
 
 @lru_cache(maxsize=500)
@@ -120,11 +120,11 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {_brief(next(name for name in found if names.count(name) > 1))} twice in one object")
-    return found
+        raise ValueError(f"the key {_brief(next(name for name in content if names.count(name) > 1))} twice in one object")
+    return content
 
 
 def _bounded(digits: str) -> int:
@@ -136,13 +136,13 @@ def _bounded(digits: str) -> int:
 def _check_levels(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
-        inside = [each for each in level if type(each) is dict or type(each) is list]
-        level = [part for each in inside for part in (each.values() if type(each) is dict else each)]
+        inside = [container for container in level if type(container) is dict or type(container) is list]
+        level = [part for container in inside for part in (container.values() if type(container) is dict else container)]
         if not level:
             return
     raise RecursionError
 
 
 def _brief(value: Any) -> str:
-    said = ascii(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -65,7 +65,7 @@ def takes_options(
             if unknown := [keyword for keyword in keywords if keyword not in names]:
                 raise LensFVError(f"{name}({unknown[0]}=...): it has no such option{nearest(unknown[0], names)}")
             check_values(name, rules, keywords.items())
-            *given, positional = args if len(args) == 3 else (*args, None)
+            *inputs, positional = args if len(args) == 3 else (*args, None)
             if positional is not None and not isinstance(positional, config):
                 raise LensFVError(f"{name} with {brief(positional)} as options: give a {config.__name__}, or keywords")
             if positional is not None:
@@ -75,7 +75,7 @@ def takes_options(
                     if field.name in names
                 }
                 keywords = shared | keywords
-            return function(*given, kind(**keywords))
+            return function(*inputs, kind(**keywords))
 
         vars(call)["__signature__"] = _signature(function, kind, config)
         call.__doc__ = _with_help(inspect.getdoc(function) or "", option_help(kind))
@@ -96,10 +96,11 @@ def option_help(options: type[Any]) -> dict[str, str]:
 
 def _signature(function: Callable[..., Any], options: type[Any], config: type[Any]) -> inspect.Signature:
     """The function's own parameters, the optional config, and every option."""
-    own = [each.replace(kind=each.POSITIONAL_ONLY) for each in inspect.signature(function).parameters.values()]
+    signature, choices = inspect.signature(function), inspect.signature(options).parameters.values()
+    own = [parameter.replace(kind=parameter.POSITIONAL_ONLY) for parameter in signature.parameters.values()]
     third = own.pop().replace(name="config", default=None, annotation=config | None)
-    keywords = [each for each in inspect.signature(options).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    return inspect.Signature([*own, third, *keywords], return_annotation=inspect.signature(function).return_annotation)
+    keywords = [parameter for parameter in choices if parameter.kind is parameter.KEYWORD_ONLY]
+    return inspect.Signature([*own, third, *keywords], return_annotation=signature.return_annotation)
 
 
 def _with_help(text: str, helps: dict[str, str]) -> str:

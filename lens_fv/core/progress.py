@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[], None], None, None]:
+def progress_bar(description: str, total: int, *, show: bool) -> Generator[Callable[[], None], None, None]:
     """Yield a function that advances the bar by one step.
 
     The bar goes to standard error, so that a command's output stays clean, and disappears when done. In a notebook it
@@ -27,7 +27,7 @@ def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[],
     if not show:
         yield lambda: None
     elif console.is_jupyter:
-        with _in_notebook(what, total) as tick:
+        with _in_notebook(description, total) as tick:
             yield tick
     elif console.is_terminal:
         columns = (
@@ -38,25 +38,25 @@ def progress_bar(what: str, total: int, *, show: bool) -> Generator[Callable[[],
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(description, total=total)
             yield lambda: bar.advance(task)
     else:
-        yield _in_log(what, total)
+        yield _in_log(description, total)
 
 
-def _in_log(what: str, total: int) -> Callable[[], None]:
+def _in_log(description: str, total: int) -> Callable[[], None]:
     """Count steps and log the count from time to time."""
-    done, said = 0, 0
-    begun = last = monotonic()
+    steps, logged_steps = 0, 0
+    begun = last_time = monotonic()
 
     def tick() -> None:
-        nonlocal done, said, last
-        done += 1
+        nonlocal steps, logged_steps, last_time
+        steps += 1
         now = monotonic()
-        if now - last >= (SHORTEST if done - said >= SHARE * total else LONGEST):
-            left = (now - begun) / done * (total - done)
-            _log.info("%s: %d of %d, about %s left", what, done, total, _time(left))
-            said, last = done, now
+        if now - last_time >= (SHORTEST if steps - logged_steps >= SHARE * total else LONGEST):
+            remaining = (now - begun) / steps * (total - steps)
+            _log.info("%s: %d of %d, about %s left", description, steps, total, _time(remaining))
+            logged_steps, last_time = steps, now
 
     return tick
 
@@ -68,26 +68,26 @@ def _time(seconds: float) -> str:
 
 
 @contextmanager
-def _in_notebook(what: str, total: int) -> Generator[Callable[[], None], None, None]:
+def _in_notebook(description: str, total: int) -> Generator[Callable[[], None], None, None]:
     """An HTML bar below the cell. Rich's own needs ipywidgets; without it Rich warns and draws nothing."""
     from html import escape
 
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports,reportUnknownVariableType]
 
-    done, last = 0, monotonic()
+    steps, last_time = 0, monotonic()
 
-    def shown() -> Any:
-        said = f"{escape(what)} <progress value='{done}' max='{total}'></progress> {done}/{total}"
-        return HTML(said)  # pyright: ignore[reportUnknownVariableType]
+    def render() -> Any:
+        html = f"{escape(description)} <progress value='{steps}' max='{total}'></progress> {steps}/{total}"
+        return HTML(html)  # pyright: ignore[reportUnknownVariableType]
 
-    bar = cast(Any, display(shown(), display_id=True))
+    bar = cast(Any, display(render(), display_id=True))
 
     def tick() -> None:
-        nonlocal done, last
-        done += 1
-        if (now := monotonic()) - last >= 0.2:
-            last = now
-            bar.update(shown())
+        nonlocal steps, last_time
+        steps += 1
+        if (now := monotonic()) - last_time >= 0.2:
+            last_time = now
+            bar.update(render())
 
     try:
         yield tick

@@ -113,7 +113,7 @@ class Provenance:
             weights: Fingerprint to compare with; default: that of the model's current weights.
         """
         its_weights = None if self.fingerprint is None or self.dtype != _dtype(model) else weights or model.fingerprint
-        for how, mine, its in (
+        for difference, recorded, current in (
             ("was made on model", self.model, model.name),
             ("was made on revision", self.revision, model.revision),
             ("was made on a model of (layers, heads, d_model, d_head)", self.shape, _shape(model)),
@@ -121,15 +121,18 @@ class Provenance:
             ("was made of prompts with prepend_bos", self.prepend_bos, model.prepend_bos),
             ("was made on other weights, whose fingerprint is", self.fingerprint, its_weights),
         ):
-            if mine != its and None not in (mine, its):
-                raise LensFVError(f"apply {what} to {model.name}: it {how} {mine}, this is {its}; pass force=True to insist")
+            if recorded != current and None not in (recorded, current):
+                raise LensFVError(
+                    f"apply {what} to {model.name}: it {difference} {recorded}, this is {current}; pass force=True to insist"
+                )
 
 
 def versions() -> dict[str, str]:
     """Versions of this package and its main dependencies; see `Provenance.versions`."""
     matmul = torch.get_float32_matmul_precision()
-    found = {"lens-fv": __version__} | {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
-    return found if matmul == "highest" else found | {"matmul": matmul}
+    packages = ("torch", "transformers", "transformer-lens")
+    installed = {"lens-fv": __version__} | {package: version(package) for package in packages}
+    return installed if matmul == "highest" else installed | {"matmul": matmul}
 
 
 def _dtype(model: ModelFacts) -> str:

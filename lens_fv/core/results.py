@@ -32,7 +32,7 @@ class Saved:
         raise NotImplementedError
 
     @classmethod
-    def from_json(cls: type[S], values: Any, where: str) -> S:
+    def from_json(cls: type[S], values: Any, context: str) -> S:
         """The result that `to_json` wrote.
 
         Raises:
@@ -57,10 +57,10 @@ class Saved:
         Raises:
             LensFVError: the file is missing or damaged, or holds another kind of result.
         """
-        found = read_json(Path(path), dict)
-        if found.get("kind") != cls.__name__ or "values" not in found:
-            raise LensFVError(f"load {path} as {cls.__name__}: it holds {found.get('kind') or 'no result'}")
-        return cls.from_json(found["values"], f"load {path}")
+        content = read_json(Path(path), dict)
+        if content.get("kind") != cls.__name__ or "values" not in content:
+            raise LensFVError(f"load {path} as {cls.__name__}: it holds {content.get('kind') or 'no result'}")
+        return cls.from_json(content["values"], f"load {path}")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,7 +84,7 @@ class Record(Saved):
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
-        return {field.name.replace("_", " "): _shown(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name.replace("_", " "): _format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         return summary_text(type(self).__name__, self.summary())
@@ -97,9 +97,9 @@ class Record(Saved):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_json(cls: type[S], values: Any, where: str) -> S:
+    def from_json(cls: type[S], values: Any, context: str) -> S:
         """The result that `to_json` wrote; see `Saved.from_json`."""
-        return cls(**record(cls, validated(values, dict, where), where))
+        return cls(**record(cls, validated(values, dict, context), context))
 
 
 class Records(tuple[R, ...], Saved, Generic[R]):
@@ -109,14 +109,14 @@ class Records(tuple[R, ...], Saved, Generic[R]):
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per result."""
-        return data_frame(row for each in self for row in _records(each))
+        return data_frame(row for result in self for row in _records(result))
 
     def summary(self) -> dict[str, str]:
         """One line per result, labelled by its first field."""
         lines: dict[str, str] = {}
-        for each in self:
-            label, *values = _records(each)[0].values()
-            lines[str(label)] = ", ".join(_shown(value) for value in values)
+        for result in self:
+            label, *values = _records(result)[0].values()
+            lines[str(label)] = ", ".join(_format_value(value) for value in values)
         return lines
 
     def __repr__(self) -> str:
@@ -127,22 +127,22 @@ class Records(tuple[R, ...], Saved, Generic[R]):
 
     def to_json(self) -> Any:
         """The results as a list of JSON values."""
-        return [each.to_json() if isinstance(each, Record) else each for each in self]
+        return [result.to_json() if isinstance(result, Record) else result for result in self]
 
     @classmethod
-    def from_json(cls: type[T], values: Any, where: str) -> T:
+    def from_json(cls: type[T], values: Any, context: str) -> T:
         """The results that `to_json` wrote; see `Saved.from_json`."""
-        rows = validated(values, list[Any], where)
+        rows = validated(values, list[Any], context)
         if issubclass(cls.row, Record):
-            return cls(cls.row.from_json(each, where) for each in rows)
-        return cls(validated(rows, tuple[cls.row, ...], where))
+            return cls(cls.row.from_json(row, context) for row in rows)
+        return cls(validated(rows, tuple[cls.row, ...], context))
 
 
 def _records(result: Any) -> list[Mapping[str, Any]]:
     return result.records() if isinstance(result, Record) else [result._asdict()]
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value in a summary: estimates with their intervals, other numbers with three significant digits."""
     if isinstance(value, Estimate):
         return str(value)

@@ -21,8 +21,8 @@ def artefact_path(folder: str | Path, kind: type[Artefact], provenance: Provenan
     Results of a different model (name or weights), task, seed, prompt or option get a different file name, so none is
     mistaken for another or overwritten.
     """
-    said = {name: value for name, value in asdict(provenance).items() if name != "versions"}
-    key = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    fields = {name: value for name, value in asdict(provenance).items() if name != "versions"}
+    key = sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     return Path(folder) / f"{file_name(provenance.task)}-{kind.__name__}-{key}.safetensors"
 
 
@@ -37,9 +37,9 @@ def load_or_compute(folder: str | Path | None, kind: type[A], provenance: Proven
     path = artefact_path(folder, kind, provenance)
     if path.is_file():
         return kind.load(path)
-    made = make()
-    made.save(path)
-    return made
+    artefact = make()
+    artefact.save(path)
+    return artefact
 
 
 def check_settings(
@@ -56,25 +56,25 @@ def check_settings(
     Raises:
         LensFVError: the run was started with other settings.
     """
-    said = json.loads(json.dumps(settings))
+    requested = json.loads(json.dumps(settings))
     before = {key: value for key, value in ResultStore(path).items() if key not in may_change}
-    if may_grow is not None and said[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
+    if may_grow is not None and requested[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
         before.pop(may_grow)
-    if other := differences(before, {key: said.get(key) for key in before}):
-        raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(other)}; choose another folder")
-    write_atomically(path, json.dumps(said, indent=1))
+    if changed := differences(before, {key: requested.get(key) for key in before}):
+        raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(changed)}; choose another folder")
+    write_atomically(path, json.dumps(requested, indent=1))
 
 
 def differences(before: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (asked: 2.0)"."""
-    found: list[str] = []
+    changes: list[str] = []
     for key in dict.fromkeys([*before, *requested]):
-        was, now = before.get(key), requested.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += [f"{key}.{each}" for each in differences(was, now)]
-        elif was != now:
-            found.append(f"{key} {_brief(was)} (asked: {_brief(now)})")
-    return found
+        old, new = before.get(key), requested.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += [f"{key}.{change}" for change in differences(old, new)]
+        elif old != new:
+            changes.append(f"{key} {_brief(old)} (asked: {_brief(new)})")
+    return changes
 
 
 class ResultStore:
@@ -88,46 +88,46 @@ class ResultStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._found = self._read()
+        self._values = self._load()
 
     def get_or_compute(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of a key; computed and written if it is not stored yet."""
-        if key not in self._found:
-            self._found |= self._read()
-        if key not in self._found:
+        if key not in self._values:
+            self._values |= self._load()
+        if key not in self._values:
             # Through JSON, so that a new value equals the one read later.
-            made = json.loads(json.dumps(make()))
+            value = json.loads(json.dumps(make()))
             with file_lock(self._path):
-                self._found |= self._read()
-                self._found.setdefault(key, made)
-                write_atomically(self._path, _lines(self._found))
-        return self._found[key]
+                self._values |= self._load()
+                self._values.setdefault(key, value)
+                write_atomically(self._path, _lines(self._values))
+        return self._values[key]
 
-    def _read(self) -> dict[str, Any]:
+    def _load(self) -> dict[str, Any]:
         if not self._path.is_file():
             return {}
         return read_json(self._path, dict, what="records", remedy="delete it, what it held is made again")
 
     def __contains__(self, key: str) -> bool:
-        return key in self._found
+        return key in self._values
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._values)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Keys and values, in the order in which they were added."""
-        yield from self._found.items()
+        yield from self._values.items()
 
 
 def _brief(value: Any) -> str:
-    said = str(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _lines(found: Mapping[str, Any]) -> str:
+def _lines(values: Mapping[str, Any]) -> str:
     """JSON with one line per value, so that a diff shows which are new."""
 
-    def said(value: Any) -> str:
+    def dumped(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
 
-    return "{\n" + ",\n".join(f"{said(key)}: {said(value)}" for key, value in found.items()) + "\n}\n"
+    return "{\n" + ",\n".join(f"{dumped(key)}: {dumped(value)}" for key, value in values.items()) + "\n}\n"

@@ -53,11 +53,6 @@ def table_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def table_row(record: Any) -> dict[str, Any]:
-    """The only row of a table of one record; see `table_rows`."""
-    return table_rows([record])[0]
-
-
 def data_frame(records: Iterable[Any]) -> "pd.DataFrame":
     """The rows of `table_rows` as a pandas data frame."""
     import pandas as pd  # takes half a second to import

@@ -19,18 +19,18 @@ def nfd(text: str) -> str:
     return unicodedata.normalize("NFD", text)
 
 
-def read_text(path: Path, wanted: str) -> str:
+def read_text(path: Path, expected: str) -> str:
     """Read a UTF-8 file, with or without a byte-order mark.
 
     Args:
         path: Path of the file.
-        wanted: Expected content, for the message.
+        expected: Expected content, for the message.
 
     Raises:
         LensFVError: the file is missing, unreadable, not UTF-8, or empty.
     """
     if not path.is_file():
-        raise LensFVError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give {wanted}")
+        raise LensFVError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give {expected}")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -41,7 +41,7 @@ def read_text(path: Path, wanted: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise LensFVError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
     if not text.strip():
-        raise LensFVError(f"{path}: the file is empty; give {wanted}")
+        raise LensFVError(f"{path}: the file is empty; give {expected}")
     return text
 
 
@@ -54,5 +54,5 @@ def json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     # Not splitlines(), which also splits at characters that JSON allows inside a string, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            where = f"{path}, line {number}"
-            yield where, parse_json(line, where, remedy="JSON lines hold one value a line")
+            context = f"{path}, line {number}"
+            yield context, parse_json(line, context, remedy="JSON lines hold one value a line")

@@ -1,10 +1,11 @@
 """Track tasks and their vectors over fine-tuning, with the same measurements at every checkpoint."""
 
+from lens_fv.dynamics.continual_metrics import ContinualMetrics, continual_metrics
 from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement, measure_checkpoint
 from lens_fv.dynamics.probe import TaskProbe, make_task_probe
 from lens_fv.dynamics.tracking import track_checkpoints
 from lens_fv.dynamics.trajectory import Trajectory
-from lens_fv.dynamics.verdict import ContinualMetrics, Verdict, Verdicts, continual_metrics, verdicts
+from lens_fv.dynamics.verdict import Verdict, Verdicts, verdicts
 
 __all__ = [
     "STEERING_VECTORS",

@@ -121,9 +121,9 @@ def measure_checkpoint(
     """
     if len({probe.n_heads for probe in probes}) != 1:
         raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")
-    found: list[dict[str, Tensor]] = []
+    measures: list[dict[str, Tensor]] = []
     for i, probe in enumerate(probes):
-        found.append(_measured(model, probe, probes[(i + 1) % len(probes)], seed, all_measures=all_measures))
+        measures.append(_measure(model, probe, probes[(i + 1) % len(probes)], seed, all_measures=all_measures))
         tick()
     provenance = Provenance.of(
         model,
@@ -134,27 +134,27 @@ def measure_checkpoint(
         method="checkpoint",
         options={"probes": [probe.fingerprint for probe in probes]},
     )
-    values = {key: _padded([each[key] for each in found]) for key in found[0]}
+    values = {key: _padded([row[key] for row in measures]) for key in measures[0]}
     values["majority"] = torch.tensor([probe.majority for probe in probes])
     return CheckpointMeasurement(
         provenance=provenance, name=name, step=step, tasks=tuple(probe.task for probe in probes), **values
     )
 
 
-def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *, all_measures: bool) -> dict[str, Tensor]:
+def _measure(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *, all_measures: bool) -> dict[str, Tensor]:
     vector = probe.vector
-    length = float(other.vector.vector.norm())
-    like = other.vector.at(layer=vector.layer, scale=float(vector.vector.norm()) * vector.scale / max(length, 1e-30))
-    branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), like.edits()]
-    correct, instructed = _asked(model, probe.instructed, branches)
-    _, knowledge = _asked(model, probe.cloze, [[]])
+    norm, other_norm = float(vector.vector.norm()), float(other.vector.vector.norm())
+    rescaled = other.vector.at(layer=vector.layer, scale=norm * vector.scale / max(other_norm, 1e-30))
+    branches = [[], vector.edits(), random_like(vector, seed=seed).edits(), rescaled.edits()]
+    correct, instructed = _score(model, probe.instructed, branches)
+    _, knowledge = _score(model, probe.cloze, [[]])
     in_context = torch.full_like(correct[:, :1], torch.nan)
     if all_measures:
         in_context = score_alike(model, probe.in_context).exact_match.float()
-    looked_at = probe.instructed[: probe.n_read]
-    z, _, states = last_tokens(model, [p.tokens for p in looked_at])
+    prompts = probe.instructed[: probe.n_read]
+    z, _, states = last_tokens(model, [p.tokens for p in prompts])
     direction = (vector.vector * vector.scale).to(states)
-    written, now = _written(model, probe, z.mean(0))
+    initial_writes, writes = _head_writes(model, probe, z.mean(0))
     return {
         "correct": correct[:, 0],
         "instructed": instructed[:, 0],
@@ -162,24 +162,24 @@ def _measured(model: LensModel, probe: TaskProbe, other: TaskProbe, seed: int, *
         "knowledge": knowledge[:, 0],
         "steered": correct[:, 1:].T,
         "alignment": torch.cosine_similarity(states[:, vector.layer], direction, dim=-1).cpu(),
-        "head_writes": written,
-        "head_writes_now": now,
-        "answer_rank": _answer_ranks(model, states, looked_at),
+        "head_writes": initial_writes,
+        "head_writes_now": writes,
+        "answer_rank": _answer_ranks(model, states, prompts),
         "effects": _effects(model, probe.patching_prompts if all_measures else None, z.mean(0)),
     }
 
 
-def _asked(
+def _score(
     model: LensModel, prompts: Sequence[EncodedPrompt], branches: Sequence[Sequence[Edit]]
 ) -> tuple[Float[Tensor, "items branches"], Float[Tensor, "items branches"]]:
     """Return whether an acceptable answer is decoded in full, and the primary answer's log-probability per token."""
-    whole = torch.zeros(len(prompts), len(branches))
+    correct = torch.zeros(len(prompts), len(branches))
     primary = torch.empty(len(prompts), len(branches))
     for p, a, ranks, logprobs in AnswerScorer(model, prompts).each(branches, keep=False):
-        whole[p] = whole[p].maximum((ranks == 0).all(1).float())
+        correct[p] = correct[p].maximum((ranks == 0).all(1).float())
         if a == 0:
             primary[p] = logprobs.mean(1)
-    return whole, primary
+    return correct, primary
 
 
 def _effects(
@@ -193,16 +193,17 @@ def _effects(
     return effects.mean(0).cpu()
 
 
-def _written(
+def _head_writes(
     model: LensModel, probe: TaskProbe, z: Float[Tensor, "layers heads_of_a_layer d_head"]
 ) -> tuple[Float[Tensor, "heads d_model"], Float[Tensor, "heads d_model"]]:
-    own: list[Tensor] = []
+    """Return the mean output of each of the probe's heads, through the initial and the current output projections."""
+    writes: list[Tensor] = []
     for layer, head in probe.heads:
-        alone = torch.zeros_like(z[layer])
-        alone[head] = z[layer, head]
-        own.append(model.head_write(layer, alone).float().cpu())
+        only_head = torch.zeros_like(z[layer])
+        only_head[head] = z[layer, head]
+        writes.append(model.head_write(layer, only_head).float().cpu())
     outputs = torch.stack([z[layer, head] for layer, head in probe.heads]).float().cpu()
-    return einsum(outputs, probe.projections, "heads d_head, heads d_head d_model -> heads d_model"), torch.stack(own)
+    return einsum(outputs, probe.projections, "heads d_head, heads d_head d_model -> heads d_model"), torch.stack(writes)
 
 
 def _answer_ranks(

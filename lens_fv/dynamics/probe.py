@@ -3,9 +3,9 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import cycle
 
 import torch
 from jaxtyping import Float
@@ -81,9 +81,10 @@ class TaskProbe:
     @property
     def fingerprint(self) -> str:
         """Hash of the prompts and the vector, as 16 hexadecimal digits."""
-        asked = [self.task, self.heads, self.vector.layer, self.vector.scale, [[p.tokens, p.answers] for p in self.prompts]]
+        prompts = [[p.tokens, p.answers] for p in self.prompts]
+        settings = [self.task, self.heads, self.vector.layer, self.vector.scale, prompts]
         vector = self.vector.vector.float().cpu().numpy().tobytes()
-        return sha256(json.dumps(asked).encode() + vector).hexdigest()[:16]
+        return sha256(json.dumps(settings).encode() + vector).hexdigest()[:16]
 
 
 @checked
@@ -132,28 +133,33 @@ def make_task_probe(
     vector.provenance.check(model)
     if not task.instructions:
         raise LensFVError(f"probe {task.name}: it has no instructions; give some")
-    rest = [(a, b) for a in model.attention_layers for b in range(model.n_heads) if (a, b) not in vector.heads]
-    if not vector.heads or len(rest) < len(vector.heads):
-        raise LensFVError(f"probe {task.name}: its vector has {len(vector.heads)} heads, and {len(rest)} are left as a control")
+    other_heads = [(a, b) for a in model.attention_layers for b in range(model.n_heads) if (a, b) not in vector.heads]
+    if not vector.heads or len(other_heads) < len(vector.heads):
+        raise LensFVError(
+            f"probe {task.name}: its vector has {len(vector.heads)} heads, and {len(other_heads)} are left as a control"
+        )
     split = split or split_pairs(task, seed=seed)
-    heads = (*vector.heads, *random.Random(f"{seed}/control heads").sample(rest, len(vector.heads)))
+    heads = (*vector.heads, *random.Random(f"{seed}/control heads").sample(other_heads, len(vector.heads)))
     eye = torch.eye(model.d_head, device=model.device)
     projections: list[Tensor] = []
     for layer, head in heads:
-        alone = torch.zeros(model.d_head, model.n_heads, model.d_head, device=model.device)
-        alone[:, head] = eye
-        projections.append(model.head_write(layer, alone).float().cpu())
+        only_head = torch.zeros(model.d_head, model.n_heads, model.d_head, device=model.device)
+        only_head[:, head] = eye
+        projections.append(model.head_write(layer, only_head).float().cpu())
 
-    items, asked = split.test[:max_items], task.instructions
-    instructed = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=asked, seed=seed)
-    shown = _demonstrations(split.train, n_context, len(asked), seed)
+    items, instructions = split.test[:max_items], task.instructions
+    instructed = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=instructions, seed=seed)
+    if n_context > len(split.train):
+        raise LensFVError(f"{n_context} demonstrations in context: the training part has {len(split.train)} pairs")
+    rng = random.Random(f"{seed}/in context")
+    contexts = [(instruction, rng.sample(split.train, n_context)) for instruction in instructions]
     in_context = [
-        few_shot(pair, shown[i % len(asked)], template=template, instruction=asked[i % len(asked)])
-        for i, pair in enumerate(items)
+        few_shot(pair, demonstrations, template=template, instruction=instruction)
+        for pair, (instruction, demonstrations) in zip(items, cycle(contexts))
     ]
     sentences = [zero_shot(pair, template=template) for pair in items]
     if task.clozes:
-        sentences = [_sentence(pair, task.clozes[i % len(task.clozes)]) for i, pair in enumerate(items)]
+        sentences = [_sentence(pair, cloze) for pair, cloze in zip(items, cycle(task.clozes))]
     return TaskProbe(
         task=task.name,
         vector=vector,
@@ -165,13 +171,6 @@ def make_task_probe(
         patching_prompts=patching_prompts,
         n_read=n_read,
     )
-
-
-def _demonstrations(train: Sequence[Pair], n: int, sets: int, seed: int) -> list[list[Pair]]:
-    if n > len(train):
-        raise LensFVError(f"{n} demonstrations in context: the training part has {len(train)} pairs")
-    rng = random.Random(f"{seed}/in context")
-    return [rng.sample(train, n) for _ in range(sets)]
 
 
 def _sentence(pair: Pair, cloze: str) -> Prompt:

@@ -10,8 +10,8 @@ from lens_fv.dynamics.measurement import CheckpointMeasurement, measure_checkpoi
 from lens_fv.dynamics.probe import TaskProbe
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.checkpoints import switch_to_checkpoint
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
-from lens_fv.finetuning.switch import switch_to_checkpoint
 from lens_fv.model.lens_model import LensModel
 
 
@@ -55,22 +55,22 @@ def track_checkpoints(
         >>> trajectory.accuracy.shape  # checkpoints and tasks
         torch.Size([2, 1])
     """
-    at: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
+    states: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
     measurements: list[CheckpointMeasurement] = []
     try:
-        with progress_bar("following the run", len(at) * len(probes), show=progress) as tick:
-            for checkpoint in at:
+        with progress_bar("following the run", len(states) * len(probes), show=progress) as tick:
+            for checkpoint in states:
                 name, step = ("0", 0) if checkpoint is None else (checkpoint.name, checkpoint.total)
                 file = None if folder is None else Path(folder) / f"{file_name(name.replace('/', '-'))}.safetensors"
                 if file is not None and file.is_file():
-                    measurements.append(_again(file, probes, seed))
+                    measurements.append(_load(file, probes, seed))
                     for _ in probes:
                         tick()
                     continue
                 switch_to_checkpoint(model, run, checkpoint)
-                full = checkpoint is None or checkpoint.last
+                stage_end = checkpoint is None or checkpoint.last
                 measurements.append(
-                    measure_checkpoint(model, probes, name=name, step=step, all_measures=full, seed=seed, tick=tick)
+                    measure_checkpoint(model, probes, name=name, step=step, all_measures=stage_end, seed=seed, tick=tick)
                 )
                 if file is not None:
                     measurements[-1].save(file)
@@ -79,8 +79,8 @@ def track_checkpoints(
     return Trajectory.of(measurements)
 
 
-def _again(file: Path, probes: Sequence[TaskProbe], seed: int) -> CheckpointMeasurement:
-    measurement, asked = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
-    if (list(measurement.provenance.options["probes"]), measurement.provenance.seed) != (asked, seed):
+def _load(file: Path, probes: Sequence[TaskProbe], seed: int) -> CheckpointMeasurement:
+    measurement, expected = CheckpointMeasurement.load(file), [probe.fingerprint for probe in probes]
+    if (list(measurement.provenance.options["probes"]), measurement.provenance.seed) != (expected, seed):
         raise LensFVError(f"resume in {file.parent}: {file.name} was measured with other probes; choose another folder")
     return measurement

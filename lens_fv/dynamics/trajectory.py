@@ -1,7 +1,7 @@
 """Trajectories: measurements of tasks and their vectors over a fine-tuning run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -80,28 +80,18 @@ class Trajectory(Artefact):
         Raises:
             LensFVError: no measurements, or measurements with different probes.
         """
-        asked = {(*m.provenance.options["probes"], m.provenance.seed) for m in measurements}
-        if len(asked) != 1:
+        probes = {(*m.provenance.options["probes"], m.provenance.seed) for m in measurements}
+        if len(probes) != 1:
             raise LensFVError(f"trajectory of {len(measurements)} checkpoints: give at least one, all with the same probes")
-        keys = (
-            "correct",
-            "instructed",
-            "in_context",
-            "knowledge",
-            "steered",
-            "alignment",
-            "head_writes",
-            "head_writes_now",
-            "answer_rank",
-            "effects",
-        )
+        about = ("provenance", "checkpoints", "steps", "tasks", "majority")
+        measures = [field.name for field in fields(cls) if field.name not in about]
         return cls(
             provenance=replace(measurements[0].provenance, method="trajectory"),
             checkpoints=tuple(m.name for m in measurements),
             steps=tuple(m.step for m in measurements),
             tasks=measurements[0].tasks,
             majority=next((m.majority for m in measurements if m.majority is not None), None),
-            **{key: torch.stack([getattr(m, key) for m in measurements]) for key in keys},
+            **{key: torch.stack([getattr(m, key) for m in measurements]) for key in measures},
         )
 
     @checked
@@ -130,11 +120,13 @@ class Trajectory(Artefact):
             LensFVError: a task that was not measured.
         """
         if task not in self.tasks:
-            raise LensFVError(f"curve of {task}: the trajectory asks about {', '.join(self.tasks)}")
-        rows = self.items(measure)[:, self.tasks.index(task)]
-        rows = rows[:, ~rows[0].isnan()] - (rows[:1, ~rows[0].isnan()] if change else 0)
-        asked = {step: row for step, row in zip(self.steps, rows) if not bool(row.isnan().any())}
-        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in asked.items()}
+            raise LensFVError(f"curve of {task}: the trajectory has the tasks {', '.join(self.tasks)}")
+        values = self.items(measure)[:, self.tasks.index(task)]
+        values = values[:, ~values[0].isnan()]
+        if change:
+            values = values - values[:1]
+        measured = {step: row for step, row in zip(self.steps, values) if not bool(row.isnan().any())}
+        return {step: estimate(row.tolist(), seed=self.provenance.seed) for step, row in measured.items()}
 
     @property
     def accuracy(self) -> Float[Tensor, "checkpoints tasks"]:
@@ -152,9 +144,9 @@ class Trajectory(Artefact):
             level: confidence level of the interval.
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
-        asked = [row[~row.isnan()] for row in self.correct[0]]
-        lows = [proportion(int(row.sum()), len(row), level=level).ci_low for row in asked]
-        return [low > most for low, most in zip(lows, majority.tolist(), strict=True)]
+        initial = [row[~row.isnan()] for row in self.correct[0]]
+        lows = [proportion(int(row.sum()), len(row), level=level).ci_low for row in initial]
+        return [low > baseline for low, baseline in zip(lows, majority.tolist(), strict=True)]
 
     @property
     def stage_ends(self) -> list[int]:
@@ -162,15 +154,15 @@ class Trajectory(Artefact):
 
         Stages that were not tracked to their end have no index.
         """
-        asked = (~self.in_context.isnan()).flatten(1).any(1).tolist()
+        measured = (~self.in_context.isnan()).flatten(1).any(1).tolist()
         stages = [name.rsplit("/", 1)[0] for name in self.checkpoints]
-        last = {stage: m for m, stage in enumerate(stages) if asked[m]}
+        last = {stage: m for m, stage in enumerate(stages) if measured[m]}
         return list(last.values())
 
     @property
     def vectors(self) -> Float[Tensor, "checkpoints tasks d_model"]:
         """Sum of the outputs of the vector's heads, through the initial output projections."""
-        return self._own(self.head_writes).sum(2)
+        return self._vectors(self.head_writes)
 
     def similarity(self, *, current_projection: bool = False) -> Float[Tensor, "checkpoints tasks"]:
         """Compute the cosine between each vector and its initial value.
@@ -179,13 +171,13 @@ class Trajectory(Artefact):
             current_projection: whether to use each checkpoint's output projections instead of the initial ones. The results
                 differ only where training changed the projections.
         """
-        found = self._own(self.head_writes_now if current_projection else self.head_writes).sum(2)
-        return torch.cosine_similarity(found, found[:1], dim=-1)
+        vectors = self._vectors(self.head_writes_now) if current_projection else self.vectors
+        return torch.cosine_similarity(vectors, vectors[:1], dim=-1)
 
     def distance(self) -> Float[Tensor, "checkpoints tasks"]:
         """Compute the norm of each vector's change, relative to the norm of its initial value."""
-        found = self.vectors
-        return (found - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1)
+        vectors = self.vectors
+        return (vectors - vectors[:1]).norm(dim=-1) / vectors[:1].norm(dim=-1)
 
     def head_similarity(self) -> tuple[Float[Tensor, "checkpoints tasks heads"], Float[Tensor, "checkpoints tasks heads"]]:
         """Compute the cosine between each head's output and its initial value.
@@ -193,9 +185,9 @@ class Trajectory(Artefact):
         Returns:
             The cosines of the vector's heads, and those of as many random heads.
         """
-        found = torch.cosine_similarity(self.head_writes, self.head_writes[:1], dim=-1)
-        n = found.shape[-1] // 2
-        return found[..., :n], found[..., n:]
+        cosines = torch.cosine_similarity(self.head_writes, self.head_writes[:1], dim=-1)
+        n = cosines.shape[-1] // 2
+        return cosines[..., :n], cosines[..., n:]
 
     def head_overlaps(self) -> list[list[Overlap | None]]:
         """Compare the strongest heads at each checkpoint with the initial ones, as many as the vector has.
@@ -204,20 +196,20 @@ class Trajectory(Artefact):
             The overlaps by checkpoint and task; None where heads were not ranked.
         """
         n, (layers, heads) = self.head_writes.shape[2] // 2, self.effects.shape[2:]
-        top = [
-            [
-                None if effects.isnan().any() else {divmod(int(i), heads) for i in effects.flatten().topk(n).indices}
-                for effects in checkpoint
-            ]
-            for checkpoint in self.effects
-        ]
-        return [
-            [None if a is None or b is None else head_overlap(a, b, layers * heads) for a, b in zip(top[0], checkpoint)]
-            for checkpoint in top
-        ]
 
-    def _own(self, written: Tensor) -> Tensor:
-        return written[:, :, : written.shape[2] // 2]
+        def compare(initial: Tensor, effects: Tensor) -> Overlap | None:
+            if bool(initial.isnan().any() or effects.isnan().any()):
+                return None
+            initial_top, top = (
+                {divmod(int(i), heads) for i in values.flatten().topk(n).indices} for values in (initial, effects)
+            )
+            return head_overlap(initial_top, top, layers * heads)
+
+        return [[compare(*pair) for pair in zip(self.effects[0], checkpoint)] for checkpoint in self.effects]
+
+    def _vectors(self, head_writes: Tensor) -> Tensor:
+        """Sum the outputs of the vector's heads, without those of the random heads."""
+        return head_writes[:, :, : head_writes.shape[2] // 2].sum(2)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
@@ -247,9 +239,9 @@ class Trajectory(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        begin, end, moved = self.accuracy[0].tolist(), self.accuracy[-1].tolist(), self.similarity()[-1].tolist()
+        values = zip(*(row.tolist() for row in (self.accuracy[0], self.accuracy[-1], self.similarity()[-1])), strict=True)
         rows = {
-            task: f"accuracy {a:.2f} to {b:.2f}, vector's cosine {cosine:.2f}"
-            for task, a, b, cosine in zip(self.tasks, begin, end, moved, strict=True)
+            task: f"accuracy {before:.2f} to {after:.2f}, vector's cosine {cosine:.2f}"
+            for task, (before, after, cosine) in zip(self.tasks, values, strict=True)
         }
         return super().summary() | {"checkpoints": str(len(self.checkpoints)), "steps": str(self.steps[-1])} | rows

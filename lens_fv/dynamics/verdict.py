@@ -1,16 +1,14 @@
 """Judge whether a lost ability has been overwritten or merely suppressed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy.stats import binomtest
 from torch import Tensor
 
 from lens_fv.core.choices import Level, NonNegative, Whole, checked
-from lens_fv.core.results import Record, Records
+from lens_fv.core.results import Records
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.dynamics.measurement import STEERING_VECTORS
 from lens_fv.dynamics.trajectory import Trajectory
@@ -107,41 +105,59 @@ def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0
     n = len(trajectory.checkpoints)
     if not -n < checkpoint < n or checkpoint == 0:
         raise LensFVError(f"judge checkpoint {checkpoint} of {n}: give one from 1 to {n - 1}, or from the end")
-    vector, random, other = (STEERING_VECTORS.index(name) for name in ("vector", "random", "other"))
-    rows: list[tuple[Tensor, ...]] = []
-    for t in range(len(trajectory.tasks)):
-        there = ~trajectory.correct[0, t].isnan()
-        before, after = (trajectory.correct[m, t][there] > 0 for m in (0, checkpoint))
-        added = trajectory.steered[checkpoint, t][:, there] > 0
-        change = (trajectory.knowledge[checkpoint, t] - trajectory.knowledge[0, t])[there]
-        rows.append((before, after, added[vector], added[random], added[other], change))
+    items = [_items(trajectory, t, checkpoint) for t in range(len(trajectory.tasks))]
     present = np.array(trajectory.present(level=1 - level))
-    p_lost, p_restored = np.full((2, len(rows)), np.nan)
-    p_lost[present] = holm(np.array([_more(b, a) for b, a, *_ in rows])[present])
-    p_restored[present] = holm(np.array([max(_more(v, a), _more(v, r)) for _, a, v, r, *_ in rows])[present])
-    found: list[Verdict] = []
-    most = [float("nan")] * len(rows) if trajectory.majority is None else trajectory.majority.tolist()
-    judged = zip(trajectory.tasks, rows, present, p_lost, p_restored, most, strict=True)
-    for task, (*right, change), there, lost, restored, majority in judged:
-        knowledge = estimate(change.tolist(), level=1 - level, seed=trajectory.provenance.seed)
-        judgement = _judge(float(lost) < level, float(restored) < level, knowledge, margin) if there else "absent"
-        before, after, with_vector, with_random, with_other = (proportion(int(each.sum()), len(each)) for each in right)
-        found.append(
+    p_lost, p_restored = np.full((2, len(items)), np.nan)
+    p_lost[present] = holm(np.array([_mcnemar(x.before, x.after) for x in items])[present])
+    restored = [max(_mcnemar(x.with_vector, x.after), _mcnemar(x.with_vector, x.with_random)) for x in items]
+    p_restored[present] = holm(np.array(restored)[present])
+    majority = [float("nan")] * len(items) if trajectory.majority is None else trajectory.majority.tolist()
+    rows: list[Verdict] = []
+    for t, (task, correct) in enumerate(zip(trajectory.tasks, items, strict=True)):
+        knowledge = estimate(correct.knowledge_change.tolist(), level=1 - level, seed=trajectory.provenance.seed)
+        judgement: Judgement = "absent"
+        if present[t]:
+            judgement = _judge(bool(p_lost[t] < level), bool(p_restored[t] < level), knowledge, margin)
+        rows.append(
             Verdict(
-                task,
-                judgement,
-                before,
-                after,
-                float(lost),
-                knowledge,
-                with_vector,
-                with_random,
-                with_other,
-                float(restored),
-                majority,
+                task=task,
+                judgement=judgement,
+                before=_accuracy(correct.before),
+                after=_accuracy(correct.after),
+                p_lost=float(p_lost[t]),
+                knowledge=knowledge,
+                with_vector=_accuracy(correct.with_vector),
+                with_random=_accuracy(correct.with_random),
+                with_other=_accuracy(correct.with_other),
+                p_restored=float(p_restored[t]),
+                majority=majority[t],
             )
         )
-    return Verdicts(found)
+    return Verdicts(rows)
+
+
+class _Items(NamedTuple):
+    """Which items of a task are right, and how the log-probability of their answers in the cloze changed."""
+
+    before: Bool[Tensor, " items"]
+    after: Bool[Tensor, " items"]
+    with_vector: Bool[Tensor, " items"]
+    with_random: Bool[Tensor, " items"]
+    with_other: Bool[Tensor, " items"]
+    knowledge_change: Float[Tensor, " items"]
+
+
+def _items(trajectory: Trajectory, t: int, checkpoint: int) -> _Items:
+    tested = ~trajectory.correct[0, t].isnan()
+    before, after = (trajectory.correct[m, t][tested] > 0 for m in (0, checkpoint))
+    steered = trajectory.steered[checkpoint, t][:, tested] > 0
+    with_vector, with_random, with_other = (steered[STEERING_VECTORS.index(name)] for name in ("vector", "random", "other"))
+    change = (trajectory.knowledge[checkpoint, t] - trajectory.knowledge[0, t])[tested]
+    return _Items(before, after, with_vector, with_random, with_other, change)
+
+
+def _accuracy(correct: Bool[Tensor, " items"]) -> Estimate:
+    return proportion(int(correct.sum()), len(correct))
 
 
 def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Judgement:
@@ -152,65 +168,7 @@ def _judge(lost: bool, restored: bool, knowledge: Estimate, margin: float) -> Ju
     return "overwritten" if not restored and knowledge.ci_high < -margin else "undecided"
 
 
-def _more(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
+def _mcnemar(one: Bool[Tensor, " items"], other: Bool[Tensor, " items"]) -> float:
     """One-sided exact McNemar test of whether `one` is right and `other` wrong more often than the reverse."""
     better, worse = int((one & ~other).sum()), int((~one & other).sum())
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
-
-
-@dataclass(frozen=True, repr=False)
-class ContinualMetrics(Record):
-    """Continual learning metrics of a task sequence, after Jiang et al. (2025).
-
-    Attributes:
-        average: mean accuracy of the trained tasks, each measured right after its training ("AP"), whether or not the task was
-            present initially.
-        final: mean accuracy of the trained tasks at the end of the run ("FP").
-        forgetting: `average` minus `final` ("Forget").
-        general: mean accuracy after the instruction, at the end, of the tasks that were not trained and were present initially
-            (`Trajectory.present`; "GP"); NaN without such tasks.
-        in_context: the same as `general`, with demonstrations ("IP").
-        matrix: accuracy of each trained task (columns) after the training of each (rows).
-    """
-
-    average: float
-    final: float
-    forgetting: float
-    general: float
-    in_context: float
-    matrix: list[list[float]]
-
-    def records(self) -> list[Mapping[str, Any]]:
-        """One row of the five metrics; the matrix is left out."""
-        return [{name: value for name, value in super().records()[0].items() if name != "matrix"}]
-
-
-def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
-    """Compute continual learning metrics at the end of a run.
-
-    Args:
-        trajectory: trajectory that includes the last checkpoint of every trained task.
-        trained: the run's tasks in order: `run.tasks`.
-
-    Raises:
-        LensFVError: a trained task was not measured, or the trajectory lacks its last checkpoint. A checkpoint during its
-            training, which has no in-context measurement, cannot replace it.
-    """
-    unknown = [task for task in trained if task not in trajectory.tasks]
-    measured = {trajectory.checkpoints[m].rsplit("/", 1)[0]: m for m in trajectory.stage_ends}
-    stages = [f"{i}-{task}" for i, task in enumerate(trained)]
-    if unknown or not trained or not all(stage in measured for stage in stages):
-        ends = ", ".join(trajectory.checkpoints[m] for m in trajectory.stage_ends if m) or "none"
-        raise LensFVError(
-            f"metrics of a run of {', '.join(trained) or 'no tasks'}: the trajectory has {', '.join(trajectory.tasks)} at "
-            f"{', '.join(trajectory.checkpoints)}, of which ends of tasks: {ends}; it needs all of these tasks and their ends"
-        )
-    columns = [trajectory.tasks.index(task) for task in trained]
-    matrix = trajectory.accuracy[[measured[stage] for stage in stages]][:, columns]
-    present = trajectory.present()
-    others = [t for t, task in enumerate(trajectory.tasks) if task not in trained and present[t]]
-    average, final = float(matrix.diagonal().mean()), float(matrix[-1].mean())
-    at = measured[stages[-1]]
-    general = float(trajectory.accuracy[at, others].mean()) if others else float("nan")
-    context = float(trajectory.in_context[at, others].nanmean(-1).mean()) if others else float("nan")
-    return ContinualMetrics(average, final, average - final, general, context, matrix.tolist())

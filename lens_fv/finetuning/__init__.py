@@ -1,12 +1,15 @@
 """Fine-tuning runs on task sequences, with checkpoints and methods against forgetting."""
 
+from lens_fv.finetuning.checkpoints import (
+    at_checkpoint,
+    export_checkpoint,
+    interpolate_weights,
+    switch_to_checkpoint,
+)
 from lens_fv.finetuning.examples import instruction_swapped_prompts
 from lens_fv.finetuning.finetune import finetune
-from lens_fv.finetuning.interpolation import interpolate_weights
 from lens_fv.finetuning.run import Checkpoint, FinetuneRun
 from lens_fv.finetuning.settings import FinetuneConfig
-from lens_fv.finetuning.switch import at_checkpoint, switch_to_checkpoint
-from lens_fv.finetuning.weights import export_checkpoint
 
 __all__ = [
     "Checkpoint",

@@ -1,12 +1,12 @@
 """Fine-tune a model on a sequence of tasks and save checkpoints."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 
@@ -15,22 +15,19 @@ from lens_fv.core.files import explain_disk_errors, folder_lock, write_atomicall
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.examples import Example, Reader, collated, instruction_swapped_prompts, training_examples
-from lens_fv.finetuning.keeping import forget_vectors, keep_vectors, keeping, with_replay
+from lens_fv.finetuning.checkpoints import load_all
+from lens_fv.finetuning.continual import delete_vectors, save_vectors, stage_regularizers, with_replay
+from lens_fv.finetuning.examples import TokenizerEncoder, collated, instruction_swapped_prompts, training_examples
 from lens_fv.finetuning.loop import pad_token, trainer_arguments
 from lens_fv.finetuning.regularizers import guided
-from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, keep_tasks
+from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, save_tasks
 from lens_fv.finetuning.settings import FinetuneConfig
-from lens_fv.finetuning.weights import load_all
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import parse_device, parse_dtype
 from lens_fv.model.quiet import quiet_logs
-from lens_fv.model.weights import ModelSource, find_model, load_transformers, writes_bos
+from lens_fv.model.weights import find_model, load_transformers, writes_bos
 from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.vectors import FunctionVector
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 
 def finetune(
@@ -81,101 +78,115 @@ def finetune(
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         raise LensFVError(f"fine-tune on {len(names)} tasks: give at least one, and each a name of its own: {', '.join(names)}")
-    where, kind = parse_device(device), parse_dtype(dtype)
-    place = find_model(model, None, cache_dir)
-    swap_tasks = _others(tasks, swap_tasks) if settings.guides and settings.guide and settings.guide.uses_swap else []
+    device, torch_dtype = parse_device(device), parse_dtype(dtype)
+    source = find_model(model, None, cache_dir)
+    if settings.active_guide is None or not settings.active_guide.uses_swap:
+        swap_tasks = []
+    elif swap_tasks is None:
+        swap_tasks = [load_task(name) for name in list_tasks()]
+    swap_tasks = [task for task in swap_tasks if task.name not in names]
     with folder_lock(folder, what="fine-tune"):
-        loaded = load_transformers(place, device=where, dtype=kind)
-        run = _begun(folder, place, Fingerprint(loaded[0]).value(), tasks, settings, kind, swap_tasks)
-        keep_vectors(run, vectors, settings)
+        hf_model, tokenizer = load_transformers(source, device=device, dtype=torch_dtype)
+        about: dict[str, Any] = {
+            "model": source.name,
+            "source": source.source,
+            "revision": source.revision,
+            "fingerprint": Fingerprint(hf_model).value(),
+            "dtype": str(torch_dtype).removeprefix("torch."),
+            "settings": asdict(settings),
+            "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
+        }
+        if swap_tasks:
+            about["swap_tasks"] = [task.name for task in swap_tasks]
+        run = _open_run(folder, about, tasks)
+        save_vectors(run, vectors, settings)
         if not run.finished:
-            _go_on(run, place, loaded, tasks, settings, swap_tasks, where, progress)
+            _train(run, hf_model, tokenizer, tasks, settings, swap_tasks, device, progress)
     return run
 
 
-def _go_on(
+def _open_run(folder: Path, about: Mapping[str, Any], tasks: Sequence[Task]) -> FinetuneRun:
+    """Return the run in the folder, new or resumed. A run without checkpoints may be restarted with other settings."""
+    if (folder / RUN).is_file():
+        run = FinetuneRun(folder)
+        saved, requested = ({**values, "source": None} for values in (run.about, json.loads(json.dumps(about))))
+        saved.setdefault("fingerprint", about["fingerprint"])  # runs of older versions have none
+        changes = differences(saved, requested)
+        if changes and run.checkpoints:
+            raise LensFVError(f"resume the run in {folder}: it was made with {', '.join(changes)}; choose another folder")
+        if not changes:
+            return run
+        delete_vectors(run)
+    save_tasks(folder, tasks)
+    write_atomically(folder / RUN, json.dumps(about, indent=1))
+    return FinetuneRun(folder)
+
+
+def _train(
     run: FinetuneRun,
-    place: ModelSource,
-    loaded: tuple[Any, Any],
+    hf_model: Any,
+    tokenizer: Any,
     tasks: Sequence[Task],
     settings: FinetuneConfig,
     swap_tasks: Sequence[Task],
-    where: str,
+    device: str,
     progress: bool,
 ) -> None:
     """Train the rest of a run, from its last complete checkpoint."""
+    from transformers import PrinterCallback, Trainer  # takes seconds to import, and so do the callbacks
+
+    from lens_fv.finetuning.callbacks import CheckpointCallback
+
     for index in range(len(run.stages)):
         clear_unfinished(run.stage_folder(index))
-    done = run.checkpoints
-    hf_model, tokenizer = loaded
-    encoder = Reader(place.name, tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
+    checkpoints = run.checkpoints
+    encoder = TokenizerEncoder(run.about["model"], tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
-
-    prompts = [instruction_swapped_prompts(encoder, task, swap_tasks, settings) for task in tasks] if swap_tasks else []
+    collate = partial(collated, pad=pad_token(tokenizer))
+    swap_prompts: list[list[list[int]]] = [[] for _ in examples]
+    if swap_tasks:
+        swap_prompts = [instruction_swapped_prompts(encoder, task, swap_tasks, settings) for task in tasks]
 
     def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
-        shown, size = examples[index], settings.batch_size
-        for at in range(0, len(shown), size):
-            batch = collated(shown[at : at + size], pad_token(tokenizer))
-            yield {key: value.to(where) for key, value in batch.items()}
+        for start in range(0, len(examples[index]), settings.batch_size):
+            batch = collate(examples[index][start : start + settings.batch_size])
+            yield {key: value.to(device) for key, value in batch.items()}
 
+    trainer_class: Any = guided(Trainer)
     steps = settings.steps(len(tasks) if settings.mixed else 1)
-    with quiet_logs():
-        trained = _trainable(hf_model, settings, len(tasks), done[-1].folder if done else None)
-    full = explain_disk_errors(
+    disk_errors = explain_disk_errors(
         f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on"
     )
-    with full, quiet_logs(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
-        for index, shown in enumerate(examples):
-            before = max((c.step for c in done if c.index == index), default=0)
-            for _ in range(before):
+    with disk_errors, quiet_logs(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
+        model = _trainable(hf_model, settings, len(tasks), checkpoints[-1].folder if checkpoints else None)
+        for index, stage_examples in enumerate(examples):
+            folder = run.stage_folder(index)
+            n_trained = max((c.step for c in checkpoints if c.index == index), default=0)
+            for _ in range(n_trained):
                 tick()
-            if before < steps:
-                at = run.stage_folder(index)
-                with keeping(trained, run, index, settings, batches, prompts[index] if prompts else ()) as kept:
-                    trainer = _trainer(trained, shown, at, index, steps, settings, tokenizer, where, tick, kept)
-                    trainer.train(resume_from_checkpoint=str(at / f"checkpoint-{before}") if before else None)
-
-
-def _others(tasks: Sequence[Task], others: Sequence[Task] | None) -> list[Task]:
-    trained = {task.name for task in tasks}
-    return [task for task in (map(load_task, list_tasks()) if others is None else others) if task.name not in trained]
-
-
-def _begun(
-    folder: Path,
-    place: ModelSource,
-    fingerprint: str,
-    tasks: Sequence[Task],
-    settings: FinetuneConfig,
-    dtype: torch.dtype,
-    swap_tasks: Sequence[Task],
-) -> FinetuneRun:
-    """Return the run in the folder, new or resumed. A run without checkpoints may be restarted with other settings."""
-    said = {
-        "model": place.name,
-        "source": place.source,
-        "revision": place.revision,
-        "fingerprint": fingerprint,
-        "dtype": str(dtype).removeprefix("torch."),
-        "settings": asdict(settings),
-        "tasks": [{"name": task.name, "fingerprint": task.fingerprint} for task in tasks],
-        **({"swap_tasks": [task.name for task in swap_tasks]} if swap_tasks else {}),
-    }
-    if (folder / RUN).is_file():
-        begun = FinetuneRun(folder)
-        before, asked = ({**about, "source": None} for about in (begun.about, json.loads(json.dumps(said))))
-        before.setdefault("fingerprint", fingerprint)  # runs of older versions have none
-        other = differences(before, asked)
-        if other and begun.checkpoints:
-            raise LensFVError(f"go on with the run in {folder}: it was made with {', '.join(other)}; choose another folder")
-        if not other:
-            return begun
-        forget_vectors(begun)
-    keep_tasks(folder, tasks)
-    write_atomically(folder / RUN, json.dumps(said, indent=1))
-    return FinetuneRun(folder)
+            if n_trained == steps:
+                continue
+            arguments = trainer_arguments(
+                folder,
+                batch_size=settings.batch_size,
+                steps=steps,
+                save_steps=-(-steps // settings.n_checkpoints),
+                learning_rate=settings.learning_rate,
+                seed=settings.seed + index,
+                device=device,
+            )
+            with stage_regularizers(model, run, index, settings, batches, swap_prompts[index]) as regularizers:
+                trainer: Any = trainer_class(
+                    **regularizers,
+                    model=model,
+                    args=arguments,
+                    train_dataset=stage_examples,
+                    data_collator=collate,
+                    callbacks=[CheckpointCallback(folder, index, steps, tick)],
+                )
+                trainer.remove_callback(PrinterCallback)
+                trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{n_trained}") if n_trained else None)
 
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
@@ -201,42 +212,7 @@ def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint
     try:
         return get_peft_model(hf_model, config)
     except ValueError as error:
-        kind = hf_model.config.model_type
-        raise LensFVError(f"low-rank updates of a {kind} model: PEFT knows no projections to update ({error})") from None
-
-
-def _trainer(
-    trained: Any,
-    examples: list[Example],
-    folder: Path,
-    index: int,
-    steps: int,
-    settings: FinetuneConfig,
-    tokenizer: Any,
-    device: str,
-    tick: Callable[[], None],
-    kept: Mapping[str, Any],
-) -> "Trainer":
-    from transformers import PrinterCallback, Trainer
-
-    from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
-
-    arguments = trainer_arguments(
-        folder,
-        batch_size=settings.batch_size,
-        steps=steps,
-        save_steps=-(-steps // settings.n_checkpoints),
-        learning_rate=settings.learning_rate,
-        seed=settings.seed + index,
-        device=device,
-    )
-    trainer: Trainer = guided(Trainer)(
-        **kept,
-        model=trained,
-        args=arguments,
-        train_dataset=cast(Any, examples),
-        data_collator=partial(collated, pad=pad_token(tokenizer)),
-        callbacks=[Marks(folder, index, steps, tick)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+        architecture = hf_model.config.model_type
+        raise LensFVError(
+            f"low-rank updates of a {architecture} model: PEFT knows no projections to update ({error})"
+        ) from None

@@ -1,11 +1,13 @@
 """Trainer arguments and batching shared by all training runs."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -27,18 +29,7 @@ def trainer_arguments(
 ) -> "TrainingArguments":
     """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
 
-    Args:
-        folder: folder for the checkpoints.
-        batch_size: number of examples per forward pass.
-        steps: number of optimiser steps.
-        save_steps: number of steps between checkpoints; None saves none.
-        learning_rate: AdamW learning rate.
-        seed: seed of the example order and of dropout.
-        device: "cpu", or any other device to let Trainer choose.
-        accumulation: number of batches per optimiser step.
-        schedule: "constant" keeps the learning rate, "linear" decays it to 0.
-        weight_decay: AdamW weight decay.
-        max_grad_norm: maximum gradient norm; None disables clipping.
+    Checkpoints are saved every `save_steps` steps, or never if it is None. `accumulation` batches of `batch_size` make a step.
     """
     from transformers import TrainingArguments
 
@@ -68,16 +59,10 @@ def padded(
     rows: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu", *, left: bool = False
 ) -> dict[str, Tensor]:
     """Pad token ids on the right or left into one batch, with an attention mask that hides the padding."""
-    longest = max(map(len, rows))
-
-    def filled(row: Sequence[int], pad: int) -> list[int]:
-        padding = [pad] * (longest - len(row))
-        return [*padding, *row] if left else [*row, *padding]
-
-    return {
-        "input_ids": torch.tensor([filled(row, pad) for row in rows], device=device),
-        "attention_mask": torch.tensor([filled([1] * len(row), 0) for row in rows], device=device),
-    }
+    ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+    batched = partial(pad_sequence, batch_first=True, padding_side="left" if left else "right")
+    mask = batched([torch.ones_like(row) for row in ids])
+    return {"input_ids": batched(ids, padding_value=pad), "attention_mask": mask}
 
 
 def pad_token(tokenizer: Any) -> int:

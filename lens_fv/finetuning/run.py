@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,12 @@ RUN = "run.json"
 TASKS = "tasks"
 MIXTURE = "mixture"
 UPDATES = "adapter_model.safetensors"
-DONE = "done.json"
+MARKER = "done.json"
 """Marker file written last; a checkpoint without it is incomplete."""
 
 
 @dataclass(frozen=True)
-class Done:
+class Marker:
     """Contents of a complete checkpoint's marker file; see `Checkpoint`."""
 
     total: int
@@ -34,7 +34,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Named:
+class SavedTask:
     """One of a run's tasks."""
 
     name: str
@@ -42,7 +42,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Trained:
+class SavedSettings:
     """Fields of a run's `FinetuneConfig` that are read back."""
 
     update: Literal["lora", "full"]
@@ -52,15 +52,15 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class About:
+class RunDescription:
     """Required contents of `run.json`; see `FinetuneRun.about`."""
 
     model: str
     source: str
     revision: str | None
     dtype: str
-    settings: Trained
-    tasks: tuple[Named, ...]
+    settings: SavedSettings
+    tasks: tuple[SavedTask, ...]
     fingerprint: str | None = None
 
 
@@ -101,7 +101,7 @@ class FinetuneRun:
 
     Example:
         >>> settings = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
-        >>> made = lens_fv.finetune(model_folder, [lens_fv.load_task('antonym')], folder / 'run', settings)
+        >>> _ = lens_fv.finetune(model_folder, [lens_fv.load_task('antonym')], folder / 'run', settings)
         >>> run = lens_fv.FinetuneRun(folder / 'run')
         >>> with lens_fv.finetuning.at_checkpoint(lens_fv.load_model(model_folder), run, run.checkpoint()) as model:
         ...     print(model.revision.endswith('0-antonym/1'))
@@ -121,9 +121,9 @@ class FinetuneRun:
         Its keys are `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint).
         """
         remedy = "the run has to be made again"
-        found = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
-        validated(found, About, f"{self.folder / RUN}", remedy=remedy)
-        return found
+        about = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
+        validated(about, RunDescription, f"{self.folder / RUN}", remedy=remedy)
+        return about
 
     @property
     def tasks(self) -> list[str]:
@@ -158,7 +158,13 @@ class FinetuneRun:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, in order."""
-        return sorted(self._found(), key=lambda c: c.total)
+        checkpoints: list[Checkpoint] = []
+        for index, task in enumerate(self.stages):
+            for folder in self.stage_folder(index).glob("checkpoint-*"):
+                number, marker = re.fullmatch(r"checkpoint-([0-9]{1,9})", folder.name), _read_marker(folder)
+                if number and marker:
+                    checkpoints.append(Checkpoint(folder, task, index, int(number[1]), marker.total, marker.last))
+        return sorted(checkpoints, key=lambda checkpoint: checkpoint.total)
 
     def checkpoint(self, name: str | None = None) -> Checkpoint:
         """Return a checkpoint by name, or the last one by default.
@@ -166,13 +172,11 @@ class FinetuneRun:
         Raises:
             LensFVError: no checkpoints, or none of this name.
         """
-        found = {each.name: each for each in self.checkpoints}
-        wanted = name or next(reversed(found), None)
-        if wanted not in found:
-            raise LensFVError(
-                f"checkpoint {name or 'of the end'} of the run in {self.folder}: it has {', '.join(found) or 'none'}"
-            )
-        return found[wanted]
+        by_name = {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
+        name = name or next(reversed(by_name), "of the end")
+        if name not in by_name:
+            raise LensFVError(f"checkpoint {name} of the run in {self.folder}: it has {', '.join(by_name) or 'none'}")
+        return by_name[name]
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
@@ -180,7 +184,7 @@ class FinetuneRun:
         return {
             "model": self.about["model"],
             "tasks": ", ".join(self.tasks),
-            "method": settings["method"],
+            "update": settings["update"],
             "seed": str(settings["seed"]),
             "checkpoints": f"{len(self.checkpoints)}{'' if self.finished else ', unfinished'}",
         }
@@ -192,24 +196,14 @@ class FinetuneRun:
     @property
     def finished(self) -> bool:
         """Whether all stages are complete."""
-        return len([c for c in self._found() if c.last]) == len(self.stages)
+        return sum(checkpoint.last for checkpoint in self.checkpoints) == len(self.stages)
 
     def stage_folder(self, index: int) -> Path:
         """Return the folder with a stage's checkpoints."""
         return self.folder / _stage(index, self.stages[index])
 
-    def _found(self) -> Iterator[Checkpoint]:
-        for index, task in enumerate(self.stages):
-            for folder in self.stage_folder(index).glob("checkpoint-*"):
-                if (folder / DONE).is_file() and (number := re.fullmatch(r"checkpoint-([0-9]{1,9})", folder.name)):
-                    try:
-                        done = read_json(folder / DONE, Done)
-                    except LensFVError:  # a damaged marker counts as a missing one
-                        continue
-                    yield Checkpoint(folder, task, index, int(number[1]), done.total, done.last)
 
-
-def keep_tasks(folder: Path, tasks: Sequence[Task]) -> None:
+def save_tasks(folder: Path, tasks: Sequence[Task]) -> None:
     """Copy a run's tasks into its folder."""
     for index, task in enumerate(tasks):
         task.save(folder / TASKS / f"{_stage(index, task.name)}.json")
@@ -222,7 +216,12 @@ def _stage(index: int, name: str) -> str:
 def clear_unfinished(folder: Path) -> None:
     """Remove incomplete checkpoints left by an interrupted run."""
     for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            read_json(checkpoint / DONE, Done)
-        except LensFVError:
+        if _read_marker(checkpoint) is None:
             shutil.rmtree(checkpoint)
+
+
+def _read_marker(checkpoint: Path) -> Marker | None:
+    try:
+        return read_json(checkpoint / MARKER, Marker)
+    except LensFVError:  # a damaged marker counts as a missing one
+        return None

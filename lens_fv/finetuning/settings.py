@@ -69,17 +69,19 @@ class FinetuneConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.update == "full" and (self.guides or self.orthogonal):
+        if self.update == "full" and (self.active_guide or self.orthogonal):
             raise LensFVError(
-                "guide, or keep orthogonal, fine-tuning of all weights: that takes low-rank updates, update='lora'"
+                "fine-tune all weights with a guide or orthogonal updates: that takes low-rank updates, update='lora'"
             )
-        if self.mixed and (self.guides or self.replay or self.ewc or self.orthogonal):
-            raise LensFVError("keep earlier tasks while a mixture is trained: there are none; leave out what keeps them")
+        if self.mixed and (self.active_guide or self.replay or self.ewc or self.orthogonal):
+            raise LensFVError(
+                "fine-tune on a mixture with a method that preserves earlier tasks: there are none; leave the method out"
+            )
 
     @property
-    def guides(self) -> bool:
-        """Whether a guide with at least one active term is set."""
-        return self.guide is not None and not self.guide.idle
+    def active_guide(self) -> GuideConfig | None:
+        """The guide, unless all of its terms are disabled."""
+        return None if self.guide is None or self.guide.idle else self.guide
 
     @checked
     def steps(self, n_tasks: Count = 1) -> int:

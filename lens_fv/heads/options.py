@@ -16,7 +16,7 @@ from lens_fv.heads.competence import Queries
 from lens_fv.heads.effects import Metric, Unit
 from lens_fv.heads.means import HeadMeans
 from lens_fv.heads.ranking import HeadRanking
-from lens_fv.patching.check import BackendChoice
+from lens_fv.patching.backends import BackendChoice
 from lens_fv.tasks import TODD, PromptTemplate, Split
 
 Mode = Literal["replace", "add"]

@@ -32,7 +32,7 @@ from lens_fv.heads.options import MediationOptions, PromptsConfig, RankingConfig
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import BackendChoice
+from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs
 from lens_fv.patching.run import OpenPrompts

@@ -73,17 +73,17 @@ class KnowledgeResult(Record):
         }
 
     @classmethod
-    def from_json(cls, values: Any, where: str) -> "KnowledgeResult":
+    def from_json(cls, values: Any, context: str) -> "KnowledgeResult":
         """The result that `to_json` wrote."""
-        found = validated(values, dict[str, Any], where)
+        found = validated(values, dict[str, Any], context)
         if found.keys() != {field.name for field in fields(cls)}:
-            raise LensFVError(f"{where}: the fields of a KnowledgeResult were expected; make it again")
+            raise LensFVError(f"{context}: the fields of a KnowledgeResult were expected; make it again")
         others = found["locality"]
         return cls(
-            validated(found["condition"], str, where),
-            KnowledgeScores.from_json(found["scores"], where),
-            None if others is None else KnowledgeScores.from_json(others, where),
-            validated(found["kl_to_base"], Estimate | None, where),
+            validated(found["condition"], str, context),
+            KnowledgeScores.from_json(found["scores"], context),
+            None if others is None else KnowledgeScores.from_json(others, context),
+            validated(found["kl_to_base"], Estimate | None, context),
         )
 
 

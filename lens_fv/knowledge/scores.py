@@ -90,9 +90,11 @@ class KnowledgeScores(Record):
         return self.rows()
 
     @classmethod
-    def from_json(cls, values: Any, where: str) -> "KnowledgeScores":
+    def from_json(cls, values: Any, context: str) -> "KnowledgeScores":
         """The scores that `to_json` wrote."""
-        return cls.of_rows([record(_Row, validated(row, dict, where), where) for row in validated(values, list[Any], where)])
+        return cls.of_rows(
+            [record(_Row, validated(row, dict, context), context) for row in validated(values, list[Any], context)]
+        )
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "KnowledgeScores":

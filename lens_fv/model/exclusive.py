@@ -5,6 +5,7 @@ and is idempotent. An interrupt may therefore arrive at any line: every block un
 undoes changes that an interrupted inner block left.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +21,8 @@ _GATES: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
 def gate_of(model: Any) -> Gate:
     """Return the gate of a `LensModel`, of its inner model, or of a transformers model; wrappers of one bridge share it."""
     root = roots(model)[-1]
-    found = _GATES.get(root)
-    return _GATES.setdefault(root, Gate()) if found is None else found
+    gate = _GATES.get(root)
+    return _GATES.setdefault(root, Gate()) if gate is None else gate
 
 
 def share_gate(plain: nn.Module, model: Any) -> None:
@@ -67,9 +68,13 @@ def forwards_replaced(model: Any, modules: Sequence[nn.Module], forwards: Sequen
         yield
 
 
-def while_on(on: list[bool], change: Callable[..., Any], x: Any, hook: Any) -> Any:
-    """Apply the hook `change`, but do nothing once `on` is empty."""
-    return change(x, hook=hook) if on else None
+@contextmanager
+def hooks_off(tl: Any) -> Iterator[None]:
+    """Disable all TransformerLens hooks inside the block."""
+    with exclusive(tl, "has its hooks off") as gate:
+        for point in set(tl.hook_dict.values()):
+            gate.put(vars(point), "_forward_hooks", OrderedDict())
+        yield
 
 
 def roots(model: Any) -> list[nn.Module]:
@@ -81,14 +86,14 @@ def roots(model: Any) -> list[nn.Module]:
 
 def modules_of(model: Any) -> list[nn.Module]:
     """List all modules once each; faster than torch's own traversal, which builds names."""
-    found: dict[int, nn.Module] = {}
-    todo = roots(model)
-    while todo:
-        module = todo.pop()
-        if id(module) not in found:
-            found[id(module)] = module
-            todo += [part for part in module._modules.values() if part is not None]
-    return list(found.values())
+    modules: dict[int, nn.Module] = {}
+    queue = roots(model)
+    while queue:
+        module = queue.pop()
+        if id(module) not in modules:
+            modules[id(module)] = module
+            queue += [part for part in module._modules.values() if part is not None]
+    return list(modules.values())
 
 
 def name_of(model: Any) -> str:

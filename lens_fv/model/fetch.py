@@ -12,13 +12,11 @@ from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
-from safetensors import SafetensorError
 
-from lens_fv.core.files import path_inside, write_atomically
+from lens_fv.core.files import explain_disk_errors, path_inside, write_atomically
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
-from lens_fv.model.convert import convert_gguf
-from lens_fv.model.download import download_weights, sha256_of
+from lens_fv.model.download import convert_gguf, download_weights, sha256_of
 from lens_fv.model.registry import DEFAULT_MODELS, ModelEntry
 
 MANIFEST = "manifest.json"
@@ -101,7 +99,7 @@ def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
     if manifest.format != FORMAT or manifest.gguf_sha256 != entry.gguf_sha256:
         return "it was made from other weights or by another version of lens_fv"
     before = {} if full else _checked_before(folder)
-    found: dict[str, tuple[int, ...]] = {}
+    passed: dict[str, tuple[int, ...]] = {}
     try:
         for name, facts in manifest.files.items():
             file = path_inside(folder, name, what=MANIFEST)
@@ -109,16 +107,16 @@ def check_cached(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
                 return f"{name} is missing"
             if file.stat().st_size != facts.size:
                 return f"{name} has {file.stat().st_size} bytes instead of {facts.size}"
-            seen = _identity(file)
-            if (file.suffix != ".safetensors" or before.get(name) != seen) and sha256_of(file) != facts.sha256:
+            identity = _identity(file)
+            if (file.suffix != ".safetensors" or before.get(name) != identity) and sha256_of(file) != facts.sha256:
                 return f"{name} does not have the checksum it was written with"
-            if file.suffix == ".safetensors" and _settled(seen):
-                found[name] = seen
+            if file.suffix == ".safetensors" and _settled(identity):
+                passed[name] = identity
     except (OSError, LensFVError) as error:
         return f"it cannot be read ({error})"
-    if found != before:
+    if passed != before:
         with contextlib.suppress(LensFVError):  # a read-only cache
-            write_atomically(folder / CHECKED, json.dumps(found))
+            write_atomically(folder / CHECKED, json.dumps(passed))
     return None
 
 
@@ -136,9 +134,9 @@ def _identity(file: Path) -> tuple[int, ...]:
     return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 
-def _settled(seen: tuple[int, ...]) -> bool:
+def _settled(identity: tuple[int, ...]) -> bool:
     """Whether the file's last change is old enough that a later one must have a different time."""
-    return time.time_ns() - max(seen[1:3]) > SETTLED_NS
+    return time.time_ns() - max(identity[1:3]) > SETTLED_NS
 
 
 def ensure_model(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -152,19 +150,17 @@ def ensure_model(entry: ModelEntry, *, cache_dir: str | os.PathLike[str] | None 
     folder = model_folder(entry, cache_dir)
     if check_cached(entry, cache_dir=cache_dir, full=False) is None:
         return folder  # without the lock, so that a read-only cache works
-    try:
+    needed_mb = entry.size_mb + 3 * entry.download_mb
+    with explain_disk_errors(
+        f"model {entry.name!r}: cannot write the cache folder {folder}",
+        otherwise=f"it takes {needed_mb} MB while it is made: make room, or set LENS_FV_CACHE to another folder",
+    ):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{entry.name}.lock"):
             problem = check_cached(entry, cache_dir=cache_dir, full=False)
             if problem is not None:  # no other process made it while we waited
                 log.info("model %s: %s; fetching it into %s", entry.name, problem, folder)
                 _build(entry, folder)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own class
-        reason = getattr(error, "strerror", None) or error
-        raise LensFVError(
-            f"model {entry.name!r}: cannot write the cache folder {folder} ({reason}); it takes "
-            f"{entry.size_mb + 3 * entry.download_mb} MB while it is made: make room, or set LENS_FV_CACHE to another folder"
-        ) from error
     return folder
 
 
@@ -173,14 +169,14 @@ def _build(entry: ModelEntry, folder: Path) -> None:
     part, old = folder.with_name(f"{entry.name}.part"), folder.with_name(f"{entry.name}.old")
     for leftover in (part, old):  # left by a killed run; we hold the lock, so they are unused
         shutil.rmtree(leftover, ignore_errors=True)
-    made = part / "model"
-    made.mkdir(parents=True)
+    model = part / "model"
+    model.mkdir(parents=True)
     try:
-        convert_gguf(download_weights(entry, part, documents=made), made, n_parameters=entry.n_parameters)
-        _write_manifest(entry, made)
+        convert_gguf(download_weights(entry, part, documents=model), model, n_parameters=entry.n_parameters)
+        _write_manifest(entry, model)
         if folder.exists():
             os.replace(folder, old)
-        os.replace(made, folder)
+        os.replace(model, folder)
     finally:
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -2,24 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from hashlib import sha256
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lens_fv.model.exclusive import modules_of
+from lens_fv.model.tensor_hash import tensor_hash
 
 WRAPPED = "_original_component"
 """TransformerLens' name for the transformers module that one of its own wraps."""
 SPLITS = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
 """Methods by which its modules split a joint map of transformers, and the names of the parts that they also keep."""
-ROW = 1 << 15
-"""Number of 64-bit words with distinct multipliers; longer tensors are hashed row by row."""
-BLOCK = 1 << 5
-"""Number of rows at a time, to keep intermediate results small."""
 State = tuple[object, ...]
 
 
@@ -73,17 +68,30 @@ def own_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     TransformerLens lists most weights under several names. Its separate parts of a joint map are left out as long as they are
     copies.
     """
-    named: set[int] = set()
+    listed: set[int] = set()
     original: nn.Module = getattr(root, "original_model", root)
     for name, module in _modules(original, ""):
         for last, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and last not in module._non_persistent_buffers_set:
                 yield f"{name}{last}", tensor
-                named.add(id(tensor))
-    copies = {id(each) for joint in root.modules() for part in _faithful_parts(joint) for each in part.parameters()}
+                listed.add(id(tensor))
+    copies: set[int] = set()
+    for joint in root.modules():
+        for weights in joint_parts(joint):
+            if all(torch.equal(part, value) for part, value in weights):
+                copies |= {id(part) for part, _ in weights}
     for name, tensor in root.named_parameters():
-        if id(tensor) not in named | copies:
+        if id(tensor) not in listed | copies:
             yield name, tensor
+
+
+def joint_parts(joint: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yield the weights of the parts of a joint map that TransformerLens keeps, each with its value in the joint map."""
+    for split, names in SPLITS.items():
+        if hasattr(joint, split) and WRAPPED in joint._modules:
+            parts = [joint.get_submodule(name).parameters() for name in names]
+            values = [part.parameters() for part in getattr(joint, split)(joint.get_submodule(WRAPPED))]
+            yield [pair for own, new in zip(parts, values, strict=True) for pair in zip(own, new, strict=True)]
 
 
 def _modules(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -96,83 +104,14 @@ def _modules(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _modules(child, f"{name}{last}.")
 
 
-def _faithful_parts(joint: nn.Module) -> list[nn.Module]:
-    """Modules that duplicate the parts of a joint map, if they match bit for bit."""
-    found: list[nn.Module] = []
-    for split, names in SPLITS.items():
-        if hasattr(joint, split) and WRAPPED in joint._modules:
-            kept = [joint.get_submodule(name) for name in names]
-            now = getattr(joint, split)(joint.get_submodule(WRAPPED))
-            pairs = [pair for a, b in zip(kept, now, strict=True) for pair in zip(a.parameters(), b.parameters(), strict=True)]
-            if all(torch.equal(one, other) for one, other in pairs):
-                found += kept
-    return found
-
-
-@torch.no_grad()
-def tensor_hash(tensor: Tensor) -> int:
-    """Compute a position-dependent 64-bit hash of a tensor's bits, equal on every device.
-
-    Words x_i are summed as m_i x_i + k_i (x_i >> 32) modulo 2^64 with fixed odd m_i and k_i, row by row, and then the row sums
-    in the same way. The second term covers the highest bits, which are signs: with m_i x_i alone, two flipped signs would
-    cancel. All-zero tensors, and weights that are not in memory (on PyTorch's meta device), give 0.
-    """
-    if tensor.is_meta:
-        return 0
-    data = tensor.contiguous().reshape(-1)
-    if data.storage_offset() * data.element_size() % 8:
-        data = data.clone()
-    data = data.view(torch.uint8)
-    whole, rest = divmod(len(data), 8)
-    words = data[: 8 * whole].view(torch.int64)
-    if rest:
-        last = data.new_zeros(8)
-        last[:rest] = data[-rest:]
-        words = torch.cat([words, last.view(torch.int64)])
-    while len(words) > ROW:
-        rows = len(words) // ROW * ROW
-        words = torch.cat([_summed(words[:rows].view(-1, ROW)), _summed(words[None, rows:])])
-    return int(_summed(words[None]))
-
-
-def _summed(rows: Tensor) -> Tensor:
-    return torch.from_numpy(_on_the_cpu(rows.numpy())) if rows.device.type == "cpu" else _elsewhere(rows)
-
-
-def _on_the_cpu(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Hash with numpy in one thread; synchronisation of PyTorch's threads would take seconds on a busy machine."""
-    m, k = (numbers[: rows.shape[1]].numpy() for numbers in _multipliers())
-    room = np.empty_like(rows[:BLOCK])
-    found: list[NDArray[np.int64]] = []
-    for at in range(0, len(rows), BLOCK):
-        block = rows[at : at + BLOCK]
-        found.append(block @ m + np.right_shift(block, 32, out=room[: len(block)]) @ k)
-    return np.concatenate(found)
-
-
-def _elsewhere(rows: Tensor) -> Tensor:
-    """Hash with PyTorch, without integer matrix products, which it supports only on the CPU."""
-    m, k = (numbers[: rows.shape[1]].to(rows.device) for numbers in _multipliers())
-    return torch.cat([(block * m).sum(1) + ((block >> 32) * k).sum(1) for block in rows.split(BLOCK)])
-
-
-@lru_cache(maxsize=1)
-def _multipliers() -> tuple[Tensor, Tensor]:
-    """Fixed odd numbers, derived by sha256 to be independent of the PyTorch version."""
-    drawn = b"".join(sha256(f"lens_fv {i}".encode()).digest() for i in range(ROW // 2))
-    m, k = torch.frombuffer(bytearray(drawn), dtype=torch.int64).bitwise_or(1).view(2, ROW)
-    return m, k
-
-
 def _tensors(root: nn.Module) -> list[Tensor]:
     """List all tensors once each, including those of submodules that TransformerLens does not register."""
-    found = {
-        id(tensor): tensor
-        for module in modules_of(root)
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None
-    }
-    return list(found.values())
+    tensors: dict[int, Tensor] = {}
+    for module in modules_of(root):
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                tensors[id(tensor)] = tensor
+    return list(tensors.values())
 
 
 @torch.no_grad()
@@ -181,8 +120,8 @@ def _states(tensors: list[Tensor]) -> list[State]:
     samples = [_sample(tensor.detach()) for tensor in tensors]
     sums: dict[int, int] = {}
     for device in {sample.device for sample in samples if not sample.is_meta}:  # synchronise once per device
-        at = [i for i, sample in enumerate(samples) if sample.device == device]
-        sums.update(zip(at, torch.stack([samples[i] for i in at]).tolist(), strict=True))
+        indices = [i for i, sample in enumerate(samples) if sample.device == device]
+        sums.update(zip(indices, torch.stack([samples[i] for i in indices]).tolist(), strict=True))
     return [
         (
             id(t),
@@ -208,8 +147,8 @@ def _sample(tensor: Tensor) -> Tensor:
         step = min(tensor.numel() // columns, columns)
         while math.gcd(step, columns) > 1:
             step -= 1
-    whole_numbers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    sample = tensor.view(-1).view(whole_numbers)[::step]
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    sample = tensor.view(-1).view(integers)[::step]
     if sample.device.type == "cpu":
         return torch.tensor(int(sample.numpy().sum(dtype=np.int64)))
     return sample.sum(dtype=torch.int64)

@@ -34,12 +34,12 @@ def measurable(states: Float[Tensor, "*rows width"]) -> Bool[Tensor, "*rows"]:
     return (states if states.dtype == torch.float64 else states.float()).square().sum(-1).isfinite()
 
 
-def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run: Callable[[], Tensor]) -> LensFVError:
+def not_finite(model: Any, values: str, tokens: Sequence[int], *, prompt: int, run: Callable[[], Tensor]) -> LensFVError:
     """Make the error for non-finite values, with the place where they first arise.
 
     Args:
         model: a `LensModel`.
-        what: name of the values that were read.
+        values: name of the values that were read.
         tokens: token ids of their prompt.
         prompt: index of the prompt.
         run: function that runs the prompt again and returns its logits.
@@ -50,26 +50,28 @@ def not_finite(model: Any, what: str, tokens: Sequence[int], *, prompt: int, run
     text = str(model.tokenizer.decode(list(tokens)))
     text = text if len(text) <= SHOWN else f"...{text[-SHOWN:]}"
     if place is None:
-        found = f"but only in the way it ran, not in a pass of its own (backend='loop'); {_advice(model.tl, model.dtype)}"
+        origin = f"but only in the way it ran, not in a pass of its own (backend='loop'); {_advice(model.tl, model.dtype)}"
     else:
         layer = f" (layer {place.split('.')[1]})" if place.startswith("blocks.") else ""
-        found = f"first at {place}{layer}; {_advice(model.tl, model.dtype)}"
-    return LensFVError(f"{what} of {model.name}: not finite for prompt {prompt} ({text!r}), {found}")
+        origin = f"first at {place}{layer}; {_advice(model.tl, model.dtype)}"
+    return LensFVError(f"{values} of {model.name}: not finite for prompt {prompt} ({text!r}), {origin}")
 
 
-def loss_not_finite(what: str, loss: float, step: int) -> LensFVError:
+def loss_not_finite(context: str, loss: float, step: int) -> LensFVError:
     """Make the error for a non-finite loss: before the first update the model is at fault, afterwards the update."""
     if step:
-        return LensFVError(f"{what}: the loss is {loss} at step {step}, after finite ones; lower the learning rate")
-    return LensFVError(f"{what}: the loss is {loss} before anything is learned, so the model's numbers are; run verify on it")
+        return LensFVError(f"{context}: the loss is {loss} at step {step}, after finite ones; lower the learning rate")
+    return LensFVError(
+        f"{context}: the loss is {loss} before anything is learned, so the model's numbers are; run verify on it"
+    )
 
 
-def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any) -> Float[Tensor, "rows pos vocab"]:
+def plain_logits(hf: Any, context: str, batch: Mapping[str, Tensor], **options: Any) -> Float[Tensor, "rows pos vocab"]:
     """Compute logits of a transformers model without TransformerLens.
 
     Args:
         hf: transformers model.
-        what: purpose of the logits, for the error message.
+        context: purpose of the logits, for the error message.
         batch: token ids and their mask.
         **options: options of the model's forward.
 
@@ -84,7 +86,7 @@ def plain_logits(hf: Any, what: str, batch: Mapping[str, Tensor], **options: Any
     one = {name: values[row : row + 1] for name, values in batch.items()}
     place = first_not_finite(hf, hf.named_modules(), lambda: hf(**one, **options).logits)
     dtype = next(weight.dtype for weight in hf.parameters() if weight.is_floating_point())
-    raise LensFVError(f"{what}: logits not finite for text {row} of a batch, first at {place}; {_advice(hf, dtype)}")
+    raise LensFVError(f"{context}: logits not finite for text {row} of a batch, first at {place}; {_advice(hf, dtype)}")
 
 
 @torch.no_grad()
@@ -96,13 +98,13 @@ def first_not_finite(model: Any, places: Iterable[tuple[str, nn.Module]], run: C
         places: names and modules, in any order.
         run: function that runs the pass and returns its logits.
     """
-    found: list[str] = []
+    names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: Any, args: Any, output: Any) -> None:  # noqa: ARG001
             state = output[0] if isinstance(output, tuple) and output else output
-            if not found and isinstance(state, Tensor) and state.is_floating_point() and not bool(measurable(state).all()):
-                found.append(name)
+            if not names and isinstance(state, Tensor) and state.is_floating_point() and not bool(measurable(state).all()):
+                names.append(name)
 
         return hook
 
@@ -110,9 +112,9 @@ def first_not_finite(model: Any, places: Iterable[tuple[str, nn.Module]], run: C
         for name, module in places:
             gate.add_hook(module, watch(name))
         logits = run()
-    if not found and not all_finite(logits.amax(-1)):
+    if not names and not all_finite(logits.amax(-1)):
         return "the logits"
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def _words(name: str) -> set[str]:

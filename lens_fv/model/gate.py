@@ -24,7 +24,7 @@ HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 """Attributes in which torch keeps a module's hooks."""
-WAYS = tuple(getattr(_GeneratorContextManager, way).__code__ for way in ("__enter__", "__exit__"))
+BLOCK_ENDS = tuple(getattr(_GeneratorContextManager, way).__code__ for way in ("__enter__", "__exit__"))
 """Code objects of entering and leaving a block."""
 
 
@@ -55,7 +55,7 @@ class Gate:
         """Whether one of lens_fv's own adapters is in the model."""
         self.torn: frozenset[str] = frozenset()
         """Names of values that were being written when an interrupt arrived."""
-        self._back: list[Callable[[], object]] = []
+        self._undo_steps: list[Callable[[], object]] = []
         self._queue: list[Turn] = []  # the holder of the model, then the waiting threads
         self._open: list[Turn] = []  # open blocks of the holding thread, the outermost first
         self._ended: set[Turn] = set()  # blocks ended by another block, but not yet by their own thread
@@ -69,9 +69,9 @@ class Gate:
         """Restore an entry of a dictionary to its present value when the block ends."""
         self.afterwards(partial(_restore, space, name, space.get(name, MISSING)))
 
-    def afterwards(self, back: Callable[[], object]) -> None:
+    def afterwards(self, undo: Callable[[], object]) -> None:
         """Record an undo step before a change; it must be safe to run twice, or without the change having happened."""
-        self._back.append(back)
+        self._undo_steps.append(undo)
 
     def replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Replace a module's forward until the block ends."""
@@ -106,20 +106,20 @@ class Gate:
             raise
         self.torn -= names  # not in a `finally`
 
-    def check(self, asked: str) -> None:
+    def check(self, context: str) -> None:
         """Raise `LensFVError` if the model is partly written, or an enclosing block has already ended."""
         if self._ended:
             raise LensFVError(
-                f"{asked}: the block around this one has ended already, together with one that an interrupt had kept open or "
+                f"{context}: the block around this one has ended already, together with one that an interrupt had kept open or "
                 "that was ended before it; begin it again"
             )
         if self.torn:
             raise LensFVError(
-                f"{asked}: {', '.join(sorted(self.torn)[:3])} ({len(self.torn)} in all) were being written when that was "
+                f"{context}: {', '.join(sorted(self.torn)[:3])} ({len(self.torn)} in all) were being written when that was "
                 "interrupted; write or switch to them again, or load the model again"
             )
 
-    def enter(self, turn: Turn, asked: str) -> None:
+    def enter(self, turn: Turn, context: str) -> None:
         """Wait for the model, or raise an error if another thread is changing it."""
         _end_interrupted()
         if [first.thread for first in self._queue[:1]] != [turn.thread]:
@@ -129,12 +129,12 @@ class Gate:
                     self.leave(first, BaseException)
                 elif first.thread.is_alive() and first.changes is not None:
                     raise LensFVError(
-                        f"{asked}: it {first.changes} in another thread ({first.thread.name}); wait until that block has "
+                        f"{context}: it {first.changes} in another thread ({first.thread.name}); wait until that block has "
                         "ended, or load the model once more for this thread"
                     )
                 else:
                     turn.next.wait(POLL)
-        turn.level = len(self._back)
+        turn.level = len(self._undo_steps)
         self._open.append(turn)
 
     def leave(self, turn: Turn, error: type[BaseException] | None) -> None:
@@ -163,21 +163,21 @@ class Gate:
             raise LensFVError("end a block before the one inside it: both have ended now; end the inner one first")
 
     def _undo(self, level: int) -> None:
-        while len(self._back) > level:
+        while len(self._undo_steps) > level:
             try:
-                self._back[-1]()
+                self._undo_steps[-1]()
             except Exception as error:
                 self.torn |= {f"what {type(error).__name__} kept from being put back"}
-                self._back.pop()
+                self._undo_steps.pop()
                 raise
-            self._back.pop()
+            self._undo_steps.pop()
 
 
 def _end_interrupted() -> None:
     """End blocks interrupted while leaving, which an interactive session keeps alive in its last traceback."""
     trace: TracebackType | None = getattr(sys, "last_traceback", None)
     while trace is not None:
-        if trace.tb_frame.f_code in WAYS:
+        if trace.tb_frame.f_code in BLOCK_ENDS:
             block = trace.tb_frame.f_locals["self"].gen
             if not block.gi_running:  # it is running while it is being closed here
                 block.close()

@@ -6,8 +6,7 @@ again for each token.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import keeps_cache, transformers_generate
 from lens_fv.model.exclusive import exclusive
 from lens_fv.model.finite import not_finite
+from lens_fv.model.gate import Gate
 from lens_fv.model.measuring import measuring
 
 Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 
 
+@checked
 @dataclass(frozen=True)
 class Sampling:
     """Options for choosing the next token, named as in transformers' `generate`.
@@ -37,25 +39,17 @@ class Sampling:
         seed: seed of the sampling.
     """
 
-    max_new_tokens: int
+    max_new_tokens: Count
     do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that would silently mean something else."""
-        if self.max_new_tokens < 1 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 < self.temperature < float("inf"):
-            raise LensFVError(
-                f"generate with {self}: give max_new_tokens of at least 1, a temperature above 0, "
-                "top_k of at least 0, and top_p above 0 and at most 1"
-            )
+    temperature: Positive = 1.0
+    top_k: Natural = 0
+    top_p: PositiveShare = 1.0
+    seed: Seed = 0
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for transformers' `generate`."""
-        drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p} if self.do_sample else {}
-        return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **drawn}
+        warpers = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p} if self.do_sample else {}
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **warpers}
 
 
 class Generation:
@@ -67,25 +61,18 @@ class Generation:
         """Number of tokens in the cache of the current pass."""
 
     def span(self, position: int, width: int) -> slice:
-        """Locate an edit at a prompt position in a pass of this width.
+        """Locate an edit at a prompt position in the current pass of `width` tokens.
 
         An edit at the last token also applies to every new token, as in Todd et al.'s code.
+
+        Raises:
+            LensFVError: no such token in the prompt.
         """
+        if not -self.prompt <= position < self.prompt:
+            raise LensFVError(f"edit at position {position}: the text has {self.prompt} tokens")
         first = (self.prompt if position < 0 else 0) + position
         end = self.past + width if position == -1 else first + 1
         return slice(*(min(max(at - self.past, 0), width) for at in (first, end)))
-
-
-def token_span(generation: Generation, position: int, width: int) -> slice:
-    """Locate an edit at this position in the current pass of `width` tokens.
-
-    Raises:
-        LensFVError: no such token in the text.
-    """
-    length = generation.prompt
-    if not -length <= position < length:
-        raise LensFVError(f"edit at position {position}: the text has {length} tokens")
-    return generation.span(position, width)
 
 
 @torch.no_grad()
@@ -112,7 +99,7 @@ def generate_tokens(
                 "in all; give at least one token, and leave room for the new ones"
             )
         groups[len(prompt)].append(i)
-    written: dict[int, list[int]] = {}
+    new_tokens: dict[int, list[int]] = {}
     with measuring(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)
         for length, group in groups.items():
@@ -121,23 +108,27 @@ def generate_tokens(
             crosses = border is not None and length <= border < length + sampling.max_new_tokens
             # Keys cached for a text within the border differ from those of the same text beyond it.
             cached = keep and not (crosses and use_cache is None)
-            with _generating(model, length):
+            with exclusive(model) as gate:
+                gate.put(vars(model), "generation", Generation(length))
                 if model.backend == "bridge":
-                    with _passes_counted(model):
-                        text = transformers_text(model, model.tl.original_model, tokens, sampling, use_cache=cached)
+                    _watch_passes(model, gate)
+                    texts = transformers_text(model, model.tl.original_model, tokens, sampling, use_cache=cached)
                 else:
-                    text = _by_the_loop(model, tokens, sampling)
-            new = text[:, length:].tolist()
-            written |= {i: _ended(row, end_tokens(model)) for i, row in zip(group, new, strict=True)}
-    return [written[i] for i in range(len(prompts))]
+                    texts = _text_by_loop(model, tokens, sampling)
+            for i, new in zip(group, texts[:, length:].tolist(), strict=True):
+                new_tokens[i] = _cut_after_end(new, end_tokens(model))
+    return [new_tokens[i] for i in range(len(prompts))]
 
 
 def end_tokens(model: Any) -> list[int]:
     """Tokens that end a text, from the model's generation settings or else its tokenizer."""
     settings = getattr(getattr(model.tl, "original_model", None), "generation_config", None)
-    found = getattr(settings, "eos_token_id", None)
-    found = model.tokenizer.eos_token_id if found is None else found
-    return [] if found is None else list(found) if isinstance(found, list | tuple) else [found]
+    tokens = getattr(settings, "eos_token_id", None)
+    if tokens is None:
+        tokens = model.tokenizer.eos_token_id
+    if tokens is None:
+        return []
+    return list(tokens) if isinstance(tokens, list | tuple) else [tokens]
 
 
 def unpadded(batch: Mapping[str, Any]) -> list[list[int]]:
@@ -153,16 +144,8 @@ def unpadded(batch: Mapping[str, Any]) -> list[list[int]]:
     return [[token for token, seen in zip(row, mask, strict=True) if seen] for row, mask in rows]
 
 
-@contextmanager
-def _generating(model: Any, length: int) -> Iterator[None]:
-    with exclusive(model) as gate:
-        gate.put(vars(model), "generation", Generation(length))
-        yield
-
-
-@contextmanager
-def _passes_counted(model: Any) -> Iterator[None]:
-    """Keep `model.generation` up to date with the cache of each pass of the transformers model inside the block.
+def _watch_passes(model: Any, gate: Gate) -> None:
+    """Keep `model.generation` up to date with the cache of each pass of the transformers model, and check its logits.
 
     Raises:
         LensFVError: non-finite logits, as their argmax would look like any other token.
@@ -177,15 +160,15 @@ def _passes_counted(model: Any) -> Iterator[None]:
     def check(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG001
         finite = output.logits[:, -1].amax(-1).isfinite().tolist()
         if not all(finite):
-            at = finite.index(False)
-            row, options = kwargs["input_ids"][at], {"input_ids": kwargs["input_ids"][at : at + 1], "use_cache": False}
-            after.remove()
-            raise not_finite(model, "text", row.tolist(), prompt=at, run=lambda: hf(**options).logits)
+            prompt = finite.index(False)
+            row = kwargs["input_ids"][prompt : prompt + 1]
+            check_hook.remove()
+            raise not_finite(
+                model, "text", row[0].tolist(), prompt=prompt, run=lambda: hf(input_ids=row, use_cache=False).logits
+            )
 
-    with exclusive(model) as gate:
-        gate.add_hook(hf, count, before=True, with_kwargs=True)
-        after = gate.add_hook(hf, check, with_kwargs=True)
-        yield
+    gate.add_hook(hf, count, before=True, with_kwargs=True)
+    check_hook = gate.add_hook(hf, check, with_kwargs=True)
 
 
 def transformers_text(
@@ -205,7 +188,7 @@ def transformers_text(
     return transformers_generate(hf, tokens, use_cache=use_cache, **ending, **sampling.options())
 
 
-def _by_the_loop(model: Any, tokens: Int[Tensor, "rows pos"], sampling: Sampling) -> Int[Tensor, "rows text"]:
+def _text_by_loop(model: Any, tokens: Int[Tensor, "rows pos"], sampling: Sampling) -> Int[Tensor, "rows text"]:
     """Generate by one full pass per token, the reference method and the only one for a `HookedTransformer`."""
     ends = torch.tensor(end_tokens(model), device=tokens.device)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
@@ -231,6 +214,6 @@ def _next_token(logits: Float[Tensor, "rows vocab"], tokens: Tensor, sampling: S
     return torch.multinomial(logits.softmax(-1), 1)[:, 0]
 
 
-def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    at = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[: at + 1]
+def _cut_after_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    first_end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: first_end + 1]

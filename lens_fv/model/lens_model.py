@@ -12,14 +12,12 @@ from torch import Tensor
 
 from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
 from lens_fv.errors import LensFVError
-from lens_fv.model.cache import pass_cache_on
-from lens_fv.model.exclusive import exclusive, while_on
+from lens_fv.model.cache import pass_cache_on, rotary_border
+from lens_fv.model.exclusive import exclusive
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.finite import measurable, not_finite
 from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
-from lens_fv.model.measuring import check_weights, measured
-from lens_fv.model.parts import check_parts
-from lens_fv.model.rotary import rotary_border
+from lens_fv.model.measuring import check_parts, check_weights, measured
 
 Hook = tuple[str, Callable[..., Any]]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
@@ -192,7 +190,7 @@ class LensModel:
 
     @cached_property
     def rotary_border(self) -> int | None:
-        """Length above which texts get different rotary embeddings; see `lens_fv.model.rotary`."""
+        """Length above which texts get different rotary embeddings; see `lens_fv.model.cache`."""
         return rotary_border(getattr(getattr(self.tl, "original_model", None), "config", None))
 
     def __repr__(self) -> str:
@@ -219,10 +217,18 @@ class LensModel:
             yield
             return
         on = [True]
+
+        def while_on(change: Callable[..., Any], x: Any, hook: Any) -> Any:
+            return change(x, hook=hook) if on else None
+
         with exclusive(self, "has hooks on it") as gate:
             gate.afterwards(on.clear)  # in case an interrupt keeps TransformerLens from removing one
-            with self.tl.hooks(fwd_hooks=[(name, partial(while_on, on, hook)) for name, hook in hooks]):
+            with self.tl.hooks(fwd_hooks=[(name, partial(while_on, change)) for name, change in hooks]):
                 yield
+
+    def last_state_hook(self, states: list[Tensor]) -> Hook:
+        """A hook that appends the residual stream after the last layer to a list."""
+        return f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: states.append(x)  # noqa: ARG005
 
     @measured
     def forward(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch pos vocab"]:
@@ -243,21 +249,20 @@ class LensModel:
         Raises:
             LensFVError: non-finite states after the last layer, which all others feed into.
         """
-        last: list[Tensor] = []
-        end: Hook = (f"blocks.{self.n_layers - 1}.hook_resid_post", lambda x, hook: last.append(x))  # noqa: ARG005
-        with self.hooks([*hooks, end]), torch.no_grad():
+        states: list[Tensor] = []
+        with self.hooks([*hooks, self.last_state_hook(states)]), torch.no_grad():
             if self.backend == "bridge":
                 self.tl.original_model.base_model(input_ids=tokens.to(self.device), use_cache=False)
             else:
                 self.tl(tokens.to(self.device), return_type=None)
-            for states in last:
-                self._check_rows("states", measurable(states), tokens)
+            for last in states:
+                self._check_rows("states", measurable(last), tokens)
 
-    def _check_rows(self, what: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
-        if all(whole := finite.all(1).tolist()):
+    def _check_rows(self, values: str, finite: Bool[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]) -> None:
+        if all(rows := finite.all(1).tolist()):
             return
-        at, batch = whole.index(False), tokens.to(self.device)  # the whole batch, as hooks may depend on the number of rows
-        raise not_finite(self, what, batch[at].tolist(), prompt=at, run=lambda: self.tl(batch, return_type="logits"))
+        bad, batch = rows.index(False), tokens.to(self.device)  # all rows run again, as hooks may depend on their number
+        raise not_finite(self, values, batch[bad].tolist(), prompt=bad, run=lambda: self.tl(batch, return_type="logits"))
 
     @overload
     def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too
@@ -328,8 +333,8 @@ class LensModel:
         rows: list[Sequence[int]] = [self.encode(prompt) if isinstance(prompt, str) else prompt for prompt in batch]
         for lengthened in self._placeholders:
             rows = [lengthened(row) for row in rows]
-        written = generate_tokens(self, rows, sampling, use_cache=use_cache)
-        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in written]
+        new_tokens = generate_tokens(self, rows, sampling, use_cache=use_cache)
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in new_tokens]
         return texts[0] if isinstance(prompts, str) else texts
 
     @contextmanager
@@ -380,8 +385,8 @@ class LensModel:
         Layers with a head output size other than `d_head` are excluded, because `hook_z` would split it in the wrong places
         (DeepSeek's latent attention, some layers of Gemma 4).
         """
-        there = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
-        return tuple(layer for layer in there if self._head_size(layer) == self.d_head)
+        hooked = (layer for layer in range(self.n_layers) if f"blocks.{layer}.attn.hook_z" in self.hook_names)
+        return tuple(layer for layer in hooked if self._head_size(layer) == self.d_head)
 
     @checked
     def no_heads(self, layer: Whole | None = None) -> str:

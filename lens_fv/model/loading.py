@@ -45,34 +45,34 @@ def load_model(
         >>> model.n_layers
         3
     """
-    where, kind = parse_device(device), parse_dtype(dtype)
+    device, dtype = parse_device(device), parse_dtype(dtype)
     if weight_processing not in ("raw", "compat"):
         raise LensFVError(f"weight_processing={weight_processing!r}: choose 'raw' or 'compat'")
-    place = find_model(name_or_path, revision, cache_dir)
-    hf_model, tokenizer = load_transformers(place, device=where, dtype=kind)
-    return wrap_transformers(hf_model, tokenizer, place, weight_processing, device=where)
+    source = find_model(name_or_path, revision, cache_dir)
+    hf_model, tokenizer = load_transformers(source, device=device, dtype=dtype)
+    return wrap_transformers(hf_model, tokenizer, source, weight_processing, device=device)
 
 
-def wrap_transformers(hf_model: Any, tokenizer: Any, place: ModelSource, weight_processing: str, *, device: str) -> LensModel:
+def wrap_transformers(hf_model: Any, tokenizer: Any, source: ModelSource, weight_processing: str, *, device: str) -> LensModel:
     """Wrap a loaded transformers model by TransformerLens, which modifies it.
 
     Raises:
         LensFVError: TransformerLens cannot wrap it.
     """
-    asked = f"boot the model in {place.source}"
-    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explain_load_errors(asked):
+    context = f"boot the model in {source.source}"
+    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), explain_load_errors(context):
         from transformer_lens.model_bridge import TransformerBridge
 
-        # asked of the original tokenizer, because TransformerLens makes every tokenizer do so
+        # Read from the original tokenizer, because TransformerLens makes every tokenizer do so.
         prepend_bos = writes_bos(tokenizer)
-        # a label that cannot be one of TransformerLens' short names, which it would replace with a warning
-        label = f"lens-fv/{place.name}"
+        # A label that cannot be one of TransformerLens' short names, which it would replace with a warning.
+        label = f"lens-fv/{source.name}"
         bridge = TransformerBridge.boot_transformers(label, tokenizer=tokenizer, device=device, hf_model=hf_model)
-        came = None
+        fingerprint = None
         if weight_processing == "compat":
-            came = Fingerprint(bridge).value()  # processed weights would depend on the device by rounding
+            fingerprint = Fingerprint(bridge).value()  # processed weights would depend on the device by rounding
             bridge.enable_compatibility_mode()
-    return LensModel.wrap(bridge, name=place.name, revision=place.revision, prepend_bos=prepend_bos, fingerprint=came)
+    return LensModel.wrap(bridge, name=source.name, revision=source.revision, prepend_bos=prepend_bos, fingerprint=fingerprint)
 
 
 def parse_device(device: str | None) -> str:
@@ -101,7 +101,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """
     if dtype is None:
         return torch.float32
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
-    if found is None:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
         raise LensFVError(f"dtype={str(dtype)!r}: choose one of {', '.join(DTYPES)}")
-    return found
+    return DTYPES[name]

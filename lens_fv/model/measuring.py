@@ -1,4 +1,4 @@
-"""Conditions for measuring a model: eval mode, a single thread, and no hidden changes of its weights."""
+"""Conditions for measuring a model: its parts, eval mode, a single thread, and no hidden changes of its weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from lens_fv.model.exclusive import exclusive, modules_of, name_of, roots
 from lens_fv.model.gate import Gate
 
 F = TypeVar("F", bound=Callable[..., Any])
+PARTS = ("cfg", "tokenizer", "hooks", "blocks", "ln_final", "unembed")
 OWN_ADAPTER = "lens_fv"
 """Name of the adapters that lens_fv itself adds to a model."""
 
@@ -59,6 +60,32 @@ def eval_mode(gate: Gate, modules: Iterable[nn.Module]) -> None:
             gate.put(vars(module), "training", False)
 
 
+def check_parts(tl: Any) -> None:
+    """Check that a model has the parts of a decoder.
+
+    Raises:
+        LensFVError: not a TransformerLens model, or a bridge to an architecture without a required part: a final norm (OPT with
+            post-norms), or a single residual stream between blocks (DeepSeek V4 has several).
+    """
+    missing = [part for part in PARTS if not hasattr(tl, part)]
+    hf = getattr(tl, "original_model", None)
+    if missing and hf is None:
+        raise LensFVError(
+            f"wrap a TransformerLens model: {type(tl).__name__} has no {', '.join(missing)}; "
+            "pass a TransformerBridge or HookedTransformer, or use load_model(name)"
+        )
+    if hf is not None and not missing:
+        missing = [part for part in ("ln_final", "unembed") if getattr(getattr(tl, part), "original_component", tl) is None]
+    if hf is not None and not missing:
+        names = [f"blocks.{layer}.hook_resid_{end}" for layer in range(int(tl.cfg.n_layers)) for end in ("pre", "post")]
+        missing = [name for name in names if name not in tl.hook_dict][:1]
+    if missing:
+        raise LensFVError(
+            f"wrap a bridge to {type(hf).__name__}: TransformerLens gives it no {', '.join(missing)}, so its states cannot be "
+            "read; take another architecture, or another configuration of this one"
+        )
+
+
 def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> None:
     """Raise `LensFVError` if a module has an adapter or parametrized weights, so that it computes with hidden weights.
 
@@ -85,9 +112,9 @@ def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> Non
 
 @lru_cache(maxsize=1000)
 def _is_pefts(kind: type) -> bool:
-    return any(each.__module__.partition(".")[0] == "peft" for each in kind.__mro__)
+    return any(base.__module__.partition(".")[0] == "peft" for base in kind.__mro__)
 
 
 def _path(model: Any, module: nn.Module) -> str:
-    names = (name for name, each in roots(model)[-1].named_modules() if each is module)
+    names = (name for name, part in roots(model)[-1].named_modules() if part is module)
     return ".".join(part for part in next(names, "a module").split(".") if part != "_original_component")

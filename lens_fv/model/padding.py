@@ -52,21 +52,21 @@ class Passes:
             raise LensFVError(f"edit at position {position}: the text has {int(lengths.min())} tokens")
         count = (lengths + position if position < 0 else torch.full_like(lengths, position))[:, None]
         columns = ((self._seen.cumsum(1) == count + 1) & self._seen).int().argmax(1) - (self._seen.shape[1] - width)
-        here = columns >= 0
-        return torch.arange(rows, device=columns.device)[here], columns[here]
+        present = columns >= 0
+        return torch.arange(rows, device=columns.device)[present], columns[present]
 
     def on_input(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         """Read the input of TransformerLens, which pads a list of texts on the right without telling the model."""
-        given = args[0] if args else kwargs.get("input")
+        source = args[0] if args else kwargs.get("input")
         self._seen, self._unclear = None, ""
-        if isinstance(given, list) and len(given) > 1:
+        if isinstance(source, list) and len(source) > 1:
             tl, bos = self._model.tl, {k: kwargs[k] for k in ("prepend_bos",) if k in kwargs}
-            lengths = torch.tensor([tl.to_tokens(text, **bos).shape[1] for text in given])[:, None]
+            lengths = torch.tensor([tl.to_tokens(text, **bos).shape[1] for text in source])[:, None]
             column, side = torch.arange(int(lengths.max())), kwargs.get("padding_side") or tl.tokenizer.padding_side
             seen = column < lengths if side == "right" else column >= lengths.max() - lengths
             self._seen = seen.to(self._model.device)
-        elif isinstance(given, Tensor):
-            self._note(given, kwargs.get("attention_mask"))
+        elif isinstance(source, Tensor):
+            self._note(source, kwargs.get("attention_mask"))
 
     def on_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         """Read the input of the transformers model."""
@@ -105,10 +105,10 @@ class Passes:
 @contextmanager
 def passes(model: Any) -> Iterator[Passes]:
     """Track the rows of every pass inside the block, by the mask that the model is called with."""
-    noted = Passes(model)
+    current = Passes(model)
     hf = getattr(model.tl, "original_model", None)
     with exclusive(model, "has hooks on it") as gate:
-        gate.add_hook(model.tl, noted.on_input, before=True, with_kwargs=True)
+        gate.add_hook(model.tl, current.on_input, before=True, with_kwargs=True)
         if hf is not None:
-            gate.add_hook(hf.base_model, noted.on_pass, before=True, with_kwargs=True)
-        yield noted
+            gate.add_hook(hf.base_model, current.on_pass, before=True, with_kwargs=True)
+        yield current

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.exclusive import exclusive, gate_of, share_gate
-from lens_fv.model.fingerprint import WRAPPED
+from lens_fv.model.fingerprint import WRAPPED, joint_parts
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import check_weights
 from lens_fv.model.quiet import quiet_transformers
@@ -34,8 +34,8 @@ def own_weights(model: LensModel) -> dict[str, Tensor]:
             f"change the weights of {model.name} inside an adapter's block: they have other names there; end it first"
         )
     check_weights(model)
-    named = model.tl.original_model.named_parameters(remove_duplicate=False)
-    return {_plain_name(name): parameter.detach() for name, parameter in named}
+    parameters = model.tl.original_model.named_parameters(remove_duplicate=False)
+    return {_plain_name(name): parameter.detach() for name, parameter in parameters}
 
 
 def plain_tokenizer(model: LensModel) -> Any:
@@ -62,7 +62,7 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
     from accelerate import init_empty_weights
     from transformers.initialization import no_init_weights
 
-    found = own_weights(model)
+    weights = own_weights(model)
     original = model.tl.original_model
     config = deepcopy(original.config)
     for name, value in vars(config).items():
@@ -74,8 +74,8 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
     for name, buffer in plain.named_buffers():
         buffer.data = buffers[name].data.clone() if name in buffers else buffer.data.to(model.device)
     for name, _ in list(plain.named_parameters(remove_duplicate=False)):
-        at, _, last = name.rpartition(".")
-        setattr(plain.get_submodule(at), last, nn.Parameter(found[name], requires_grad=False))
+        module, _, last = name.rpartition(".")
+        setattr(plain.get_submodule(module), last, nn.Parameter(weights[name], requires_grad=False))
     plain.tie_weights()
     share_gate(plain, model)
     return plain.eval()
@@ -92,21 +92,18 @@ def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
     Raises:
         LensFVError: an unknown name, a wrong shape, or an error from `own_weights`.
     """
-    found = own_weights(model)
+    weights = own_weights(model)
     for name, value in values.items():
-        if name not in found or found[name].shape != value.shape:
-            has = f"has {tuple(found[name].shape)} there" if name in found else "has no such weight"
+        if name not in weights or weights[name].shape != value.shape:
+            has = f"has {tuple(weights[name].shape)} there" if name in weights else "has no such weight"
             raise LensFVError(f"write {name} {tuple(value.shape)} into {model.name}: it {has}")
     with exclusive(model, "is being written to") as gate, gate.writing(set(values)):
         for name, value in values.items():
-            found[name].copy_(value)
-        # For joint query-key-value maps of transformers, TransformerLens also keeps the parts, as copies.
+            weights[name].copy_(value)
         for joint in model.tl.original_model.modules():
-            if hasattr(joint, "split_qkv_matrix"):
-                parts = joint.split_qkv_matrix(getattr(joint, WRAPPED))
-                for own, new in zip((joint.q, joint.k, joint.v), parts, strict=True):
-                    for kept, now in zip(getattr(own, WRAPPED).parameters(), new.parameters(), strict=True):
-                        kept.copy_(now)
+            for pairs in joint_parts(joint):
+                for part, value in pairs:
+                    part.copy_(value)
         model.__dict__.pop("_has_unembed_bias", None)
 
 
@@ -115,8 +112,8 @@ def weights_written(model: LensModel, values: Mapping[str, Tensor]) -> Iterator[
     """Replace some weights inside the block, and restore them bit for bit afterwards."""
     with exclusive(model, "has other weights for a while") as gate:
         gate.check(f"write into {model.name}")
-        found = own_weights(model)
-        before = {name: found[name].clone() for name in values if name in found}
+        weights = own_weights(model)
+        before = {name: weights[name].clone() for name in values if name in weights}
         gate.put(vars(model), "beneath", model.beneath or model.fingerprint)
         gate.afterwards(partial(write_weights, model, before))
         write_weights(model, values)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from lens_fv.errors import LensFVError
-
 
 @dataclass(frozen=True)
 class Wheel:
@@ -110,14 +108,3 @@ DEFAULT_MODELS: dict[str, ModelEntry] = {
         ),
     )
 }
-
-
-def find_entry(name: str) -> ModelEntry:
-    """Return the default model of this name.
-
-    Raises:
-        LensFVError: no such model; the message lists the default models.
-    """
-    if name not in DEFAULT_MODELS:
-        raise LensFVError(f"no default model is called {name!r}; there are {', '.join(DEFAULT_MODELS)}")
-    return DEFAULT_MODELS[name]

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+from lens_fv.core.choices import nearest
 from lens_fv.core.files import path_inside
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
 from lens_fv.model.fetch import ensure_model
-from lens_fv.model.hub import find_on_hub
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.registry import DEFAULT_MODELS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-
-
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+HUB_SECONDS = 5
 TO_SAFETENSORS = (
     "write it as safetensors once, where you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
 )
@@ -66,19 +67,47 @@ def find_model(
     if entry is not None:
         if revision not in (None, entry.revision):
             raise LensFVError(f"model {name!r} comes in one revision, {entry.revision!r}; asked for {revision!r}")
-        place = ModelSource(str(ensure_model(entry, cache_dir=cache_dir)), name, entry.revision)
+        source = ModelSource(str(ensure_model(entry, cache_dir=cache_dir)), name, entry.revision)
     elif folder.is_dir():
-        place = ModelSource(str(folder), folder.resolve().name, revision)
+        source = ModelSource(str(folder), folder.resolve().name, revision)
     elif folder.exists():
         raise LensFVError(f"{folder} is a file; give the folder of a Hugging Face model (config.json and the rest)")
     else:
-        source, commit = find_on_hub(name, revision)
-        return ModelSource(source, name, commit)
-    _check_folder(Path(place.source))
-    return place
+        location, commit = _find_on_hub(name, revision)
+        return ModelSource(location, name, commit)
+    _check_folder(Path(source.source))
+    return source
 
 
-def load_transformers(place: ModelSource, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _find_on_hub(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the name and commit if the Hub knows it, or a folder of earlier downloads if the Hub is unreachable.
+
+    A short request comes first, because transformers and TransformerLens would retry for minutes without a network.
+
+    Raises:
+        LensFVError: neither is found; the message lists the default models and gives the Hub's answer.
+    """
+    defaults = ", ".join(DEFAULT_MODELS) + nearest(name, DEFAULT_MODELS)
+    known = f"default models: {defaults}; no folder {Path(name).expanduser().absolute()}"
+    try:
+        return name, HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha
+    except HFValidationError as error:
+        raise LensFVError(f"no model {name!r} ({known}; and a Hub name reads owner/model)") from error
+    except RevisionNotFoundError as error:
+        raise LensFVError(f"model {name!r} has no revision {revision!r} on the Hugging Face Hub") from error
+    except RepositoryNotFoundError as error:
+        raise LensFVError(
+            f"no model {name!r} ({known}; the Hugging Face Hub has none of that name that you may read)"
+        ) from error
+    except Exception as error:  # a network error of a class that depends on the Hub client's version
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(config, str):
+            return str(Path(config).parent), Path(config).parent.name
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LensFVError(f"no model {name!r} ({known}; the Hugging Face Hub could not be reached: {reason})") from error
+
+
+def load_transformers(source: ModelSource, *, device: str | torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load a model and its tokenizer with transformers.
 
     Raises:
@@ -87,16 +116,16 @@ def load_transformers(place: ModelSource, *, device: str | torch.device, dtype: 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": False}
-    options |= {"local_files_only": True} if place.local else {"revision": place.revision}
-    with quiet_transformers(), explain_load_errors(f"load the model in {place.source}"):
+    options |= {"local_files_only": True} if source.local else {"revision": source.revision}
+    with quiet_transformers(), explain_load_errors(f"load the model in {source.source}"):
         hf_model, report = AutoModelForCausalLM.from_pretrained(
-            place.source, dtype=dtype, output_loading_info=True, use_safetensors=True, **options
+            source.source, dtype=dtype, output_loading_info=True, use_safetensors=True, **options
         )
-        tokenizer = AutoTokenizer.from_pretrained(place.source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source.source, **options)
         hf_model.to(device)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would continue with random values
-        raise LensFVError(f"{place.source} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}")
+        raise LensFVError(f"{source.source} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}")
     return hf_model, tokenizer
 
 
@@ -119,10 +148,10 @@ def _check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     shards = sorted(folder.glob("*.safetensors"))
     if index.name in files:
-        found = read_json(index, Index, what="the index of a model's weights", remedy="copy the model again").weight_map
-        shards = [path_inside(folder, shard, what=index.name) for shard in sorted(set(found.values()))]
-    if not shards and (other := sorted(file for file in files if file.endswith(PICKLES))):
-        raise LensFVError(f"{folder} has its weights in {other[0]}, which can run code when it is loaded; {TO_SAFETENSORS}")
+        content = read_json(index, Index, what="the index of a model's weights", remedy="copy the model again")
+        shards = [path_inside(folder, shard, what=index.name) for shard in sorted(set(content.weight_map.values()))]
+    if not shards and (pickles := sorted(file for file in files if file.endswith(PICKLES))):
+        raise LensFVError(f"{folder} has its weights in {pickles[0]}, which can run code when it is loaded; {TO_SAFETENSORS}")
     if not shards:
         raise LensFVError(f"{folder} holds no weights (model.safetensors); copy or save the model again")
     for shard in shards:
@@ -134,13 +163,13 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explain_load_errors(asked: str) -> Iterator[None]:
+def explain_load_errors(context: str) -> Iterator[None]:
     """Turn errors of any class from transformers and TransformerLens about bad files into one line."""
     try:
         yield
     except LensFVError:
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split()) or f"{type(error).__name__} in {where.name} of {Path(where.filename).name}"
-        raise LensFVError(f"cannot {asked}: {reason}") from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split()) or f"{type(error).__name__} in {frame.name} of {Path(frame.filename).name}"
+        raise LensFVError(f"cannot {context}: {reason}") from error

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.check import BackendChoice
+from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.patching.run import OpenPrompts
@@ -104,23 +104,21 @@ class AnswerScorer:
         """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score`."""
         for i, batch in enumerate(self._batches):
             answers = [self._prompts[p].answers for p in batch]
-            most = max(map(len, answers))
-            forced = [tuple(each[a] if a < len(each) else () for each in answers) for a in range(most)]
-            own = [tuple(edit.of_prompts(batch) for edit in edits) for edits in branches]
-            rows = [Branch(edits, tokens=tokens) for tokens in forced for edits in own]
-            opened = self._opened.get(i) or self._open(i, batch, keep)
-            found = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
-            for p, each, by_answer in zip(batch, answers, found.unflatten(1, (most, len(branches))), strict=True):
-                for a, answer in enumerate(each):  # prompts with fewer answers are padded
+            n_answers = max(map(len, answers))
+            forced = [tuple(of_prompt[a] if a < len(of_prompt) else () for of_prompt in answers) for a in range(n_answers)]
+            batch_edits = [tuple(edit.of_prompts(batch) for edit in edits) for edits in branches]
+            rows = [Branch(edits, tokens=tokens) for tokens in forced for edits in batch_edits]
+            opened = self._opened.get(i)
+            if opened is None:
+                opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], backend=self._backend)
+            if keep:
+                self._opened[i] = opened
+            scores = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
+            for p, by_answer in zip(batch, scores.unflatten(1, (n_answers, len(branches))), strict=True):
+                for a, answer in enumerate(self._prompts[p].answers):  # prompts with fewer answers are padded
                     ranks, logprobs = by_answer[a, :, : len(answer)].unbind(-1)
                     yield ScoredAnswer(p, a, ranks, logprobs)
             tick()
-
-    def _open(self, i: int, batch: list[int], keep: bool) -> OpenPrompts:
-        opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], backend=self._backend)
-        if keep:
-            self._opened[i] = opened
-        return opened
 
 
 @checked
@@ -151,13 +149,13 @@ def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: 
 
 def _each_alike(model: LensModel, prompts: Sequence[EncodedPrompt], backend: BackendChoice) -> Iterator[ScoredAnswer]:
     for prefix, group in _begin_alike(prompts):
-        asked = [(p, a, answer) for p in group for a, answer in enumerate(prompts[p].answers)]
-        branches = [Branch(tokens=(*prompts[p].tokens[prefix:], *answer)) for p, _, answer in asked]
+        cases = [(p, a, answer) for p in group for a, answer in enumerate(prompts[p].answers)]
+        branches = [Branch(tokens=(*prompts[p].tokens[prefix:], *answer)) for p, _, answer in cases]
         opened = OpenPrompts(model, [prompts[group[0]].tokens[:prefix]], backend=backend)
-        found = opened.run(branches, readout=answer_ranks, keep=False).cpu()[0]
-        for (p, a, answer), scores in zip(asked, found, strict=True):
+        scores = opened.run(branches, readout=answer_ranks, keep=False).cpu()[0]
+        for (p, a, answer), of_branch in zip(cases, scores, strict=True):
             rest = len(prompts[p].tokens) - prefix
-            ranks, logprobs = scores[None, rest : rest + len(answer)].unbind(-1)
+            ranks, logprobs = of_branch[None, rest : rest + len(answer)].unbind(-1)
             yield ScoredAnswer(p, a, ranks, logprobs)
 
 
@@ -176,13 +174,13 @@ def _begin_alike(prompts: Sequence[EncodedPrompt]) -> list[tuple[int, list[int]]
     groups: list[tuple[int, list[int]]] = []
     for p in sorted(range(len(prompts)), key=lambda p: prompts[p].tokens):
         tokens = prompts[p].tokens
-        most = len(tokens) - 1  # a branch needs at least one token of its own
+        longest = len(tokens) - 1  # a branch needs at least one token of its own
         if groups:
             before, group = groups[-1]
-            pairs = zip(tokens[:most], prompts[group[0]].tokens[:before])
-            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(most, before))
+            pairs = zip(tokens[:longest], prompts[group[0]].tokens[:before])
+            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(longest, before))
             if 2 * common >= max(len(tokens), *(len(prompts[other].tokens) for other in group)):
                 groups[-1] = (common, [*group, p])
                 continue
-        groups.append((max(most, 1), [p]))
+        groups.append((max(longest, 1), [p]))
     return groups

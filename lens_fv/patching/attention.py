@@ -134,10 +134,10 @@ def _tree_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     # Unknown arguments may change the result; the check against the plain loop would then fail.
-    by = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     tree = _current.get()
     assert tree is not None
-    return tree.attend_packed(query, key, value, attention_mask, by, softcap), None
+    return tree.attend_packed(query, key, value, attention_mask, scale, softcap), None
 
 
 AttentionInterface.register(NAME, _tree_attention)

@@ -47,9 +47,9 @@ class Call(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """The tensors among the leaves, in the order of `map`."""
-        found: list[Tensor] = []
-        self.map(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
-        return found
+        tensors: list[Tensor] = []
+        self.map(lambda leaf: tensors.append(leaf) if isinstance(leaf, Tensor) else None)
+        return tensors
 
 
 def record_calls(
@@ -70,7 +70,7 @@ def record_calls(
     wrapped = False
     failure: Exception | None = None
 
-    def note(*args: Any, **kwargs: Any) -> Any:
+    def record(*args: Any, **kwargs: Any) -> Any:
         x, *rest = args or (kwargs.pop("hidden_states"),)
         hidden.append(x)
         calls.append(Call(tuple(rest), kwargs))
@@ -81,7 +81,7 @@ def record_calls(
         calls.clear()
         hidden.clear()
         try:
-            with measuring(model), torch.no_grad(), forwards_replaced(model, blocks, [note] * len(blocks)):
+            with measuring(model), torch.no_grad(), forwards_replaced(model, blocks, [record] * len(blocks)):
                 run_body(model.tl.original_model.base_model, tokens, seen, positions, cache)
         except Exception as e:  # a model that unpacks a block's result may raise anything for a bare tensor
             if is_out_of_memory(e):
@@ -102,9 +102,11 @@ def call_layout(model: LensModel) -> Layout:
         LensFVError: a size is neither fixed nor the number of queries or keys.
     """
     if model not in _LAYOUTS:
-        asked = ((0, 7, 0), (0, 9, 0), (4, 7, 0), (0, 7, 1))
-        found = [_tensors(model, past, new, token) for past, new, token in asked]
-        _LAYOUTS[model] = [[_kinds(model, *each) for each in zip(*layer, strict=True)] for layer in zip(*found, strict=True)]
+        sizes = ((0, 7, 0), (0, 9, 0), (4, 7, 0), (0, 7, 1))
+        runs = [_tensors(model, past, new, token) for past, new, token in sizes]
+        _LAYOUTS[model] = [
+            [_kinds(model, *tensors) for tensors in zip(*layer, strict=True)] for layer in zip(*runs, strict=True)
+        ]
     return _LAYOUTS[model]
 
 

@@ -2,31 +2,23 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.choices import Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
-from lens_fv.patching.batched import BatchedTrunk
+from lens_fv.patching.backends import FAST_BACKENDS, AnyTrunk, Backend, BackendChoice, open_trunk
 from lens_fv.patching.edit import Branch, Edit, Mode, Site, placed
-from lens_fv.patching.hooked import HookedTrunk
-from lens_fv.patching.loop import LoopTrunk
-from lens_fv.patching.parted import PartedTrunk, longer
 from lens_fv.patching.plan import is_out_of_memory
-from lens_fv.patching.rows import Placed, Row
+from lens_fv.patching.rows import Row
 from lens_fv.patching.sound import largest_difference, require_sound
-from lens_fv.patching.trunk import Trunk
-
-Backend = Literal["rows", "masked", "batched", "loop"]
-BackendChoice = Literal["auto"] | Backend
-AnyTrunk = Trunk | BatchedTrunk | HookedTrunk | LoopTrunk | PartedTrunk
-FAST_BACKENDS: tuple[Backend, ...] = ("rows", "masked", "batched")
-"""Fast backends, fastest first; the loop is the fallback."""
+from lens_fv.patching.split import SplitPrompts
 
 log = logging.getLogger("lens_fv")
 
@@ -55,37 +47,6 @@ class Check(NamedTuple):
     trials: tuple[Trial, ...]
 
 
-def open_trunk(
-    backend: Backend,
-    model: LensModel,
-    prefixes: Sequence[Sequence[int]],
-    suffixes: Sequence[Sequence[Sequence[int]]],
-    shared: Placed = (),
-) -> AnyTrunk:
-    """Open prompts with one backend, for branches that start where the prefixes end; see `Trunk`."""
-    if backend == "loop":
-        return LoopTrunk(model, prefixes, suffixes, shared)
-    if model.rotary_border is not None:
-        sides = {side for pattern in longer(prefixes, suffixes, model.rotary_border) for side in pattern}
-        if len(sides) == 2:
-
-            def one_side(*parts: Any) -> AnyTrunk:
-                return open_trunk(backend, model, *parts)
-
-            return PartedTrunk(prefixes, suffixes, shared, border=model.rotary_border, make=one_side)
-        if backend == "batched" and sides == {True} and max(map(len, prefixes)) <= model.rotary_border:
-            return LoopTrunk(model, prefixes, suffixes, shared)  # a prefix run by itself counts as a short text
-    if model.backend == "hooked":
-        if backend != "batched":
-            raise LensFVError(
-                f"branch {model.name} by {backend!r}: a HookedTransformer takes no 4-D mask; use 'batched' or 'loop'"
-            )
-        return HookedTrunk(model, prefixes, suffixes, shared)
-    if backend == "batched":
-        return BatchedTrunk(model, prefixes, suffixes, shared)
-    return Trunk(model, prefixes, suffixes, shared, native=backend == "rows")
-
-
 _TRIALS: WeakKeyDictionary[LensModel, dict[str, Trial]] = WeakKeyDictionary()
 
 
@@ -101,12 +62,12 @@ def choose_backend(model: LensModel, backend: BackendChoice = "auto") -> Backend
         LensFVError: `require_sound` raises, or the backend does not run on this model or differs from the loop.
     """
     require_sound(model)
-    if backend not in ("auto", "loop"):
+    if backend == "loop":
+        return backend
+    if backend != "auto":
         trial = _TRIALS.get(model, {}).get(backend) or check_engine(model, backends=(backend,)).trials[0]
         if trial.failure is not None:
             raise LensFVError(f"branch {model.name} by {backend!r}: {trial.failure}; leave the backend out, or take 'loop'")
-        return backend
-    if backend == "loop":
         return backend
     if model.branch_backend is None:
         check = check_engine(model)
@@ -139,7 +100,7 @@ def check_engine(model: LensModel, *, backends: Sequence[Backend] = FAST_BACKEND
     prompts, answers = [_tokens(model, length, rng), _tokens(model, 5, rng)], [_tokens(model, 2, rng), _tokens(model, 1, rng)]
     lengths = [len(p) for p in prompts]
     trials: list[Trial] = []
-    cases: list[_Case] = []
+    cases: list[tuple[SplitPrompts, list[Row]]] = []
     for early in (1, 3):  # where branches start, in tokens from the prompt's end
         starts = tuple(n - early for n in lengths)
         prefixes = [p[:s] for p, s in zip(prompts, starts, strict=True)]
@@ -147,15 +108,15 @@ def check_engine(model: LensModel, *, backends: Sequence[Backend] = FAST_BACKEND
         suffixes[1].reverse()  # a longer answer may follow a shorter one
         rows = [Row(i % 2, placed(b.edits, lengths, starts)) for i, b in enumerate(_branches(model, early, rng))]
         common = Edit(0, torch.randn(model.d_model, generator=rng), site="resid_pre", mode="add", position=-early - 1)
-        cases.append(_Case(rows, prefixes, suffixes, placed([common], lengths, starts)))
-    want = [_probabilities(model, open_trunk("loop", model, *case.prompts).run(case.rows), case) for case in cases]
+        cases.append((SplitPrompts(prefixes, suffixes, placed([common], lengths, starts)), rows))
+    references = [_probabilities(model, open_trunk("loop", model, split), split, rows) for split, rows in cases]
     for backend in backends if model.backend == "bridge" or backends != FAST_BACKENDS else ("batched",):
         error = 0.0
         try:
-            for case, right in zip(cases, want, strict=True):
-                trunk = open_trunk(backend, model, *case.prompts)
+            for (split, rows), reference in zip(cases, references, strict=True):
+                trunk = open_trunk(backend, model, split)
                 for _ in range(2):  # once with the prefix, once with its cached keys and values
-                    error = max(error, largest_difference(_probabilities(model, trunk.run(case.rows), case), right))
+                    error = max(error, largest_difference(_probabilities(model, trunk, split, rows), reference))
         except Exception as e:  # an unknown architecture may raise anything; another backend may still work
             if is_out_of_memory(e):  # says nothing about the backend
                 raise
@@ -169,28 +130,15 @@ def check_engine(model: LensModel, *, backends: Sequence[Backend] = FAST_BACKEND
     return Check("loop", None, _reason("loop", trials), tuple(trials))
 
 
-class _Case(NamedTuple):
-    """Rows to try, with the prompts they branch from."""
-
-    rows: list[Row]
-    prefixes: list[list[int]]
-    suffixes: list[list[list[int]]]
-    shared: Placed
-
-    @property
-    def prompts(self) -> tuple[list[list[int]], list[list[list[int]]], Placed]:
-        return self.prefixes, self.suffixes, self.shared
-
-
 def _reason(backend: Backend, trials: list[Trial]) -> str:
-    said = {
+    description = {
         "rows": "branches run in one pass over a tree",
         "masked": "branches run in one pass under a tree mask",
         "batched": "branches run as a batch, each after its own copy of the prompt's state",
         "loop": "branches run one forward pass each",
     }[backend]
     failed = [f"{trial.backend}: {trial.failure}" for trial in trials if trial.failure is not None]
-    return said + (f" ({'; '.join(failed)})" if failed else "")
+    return f"{description} ({'; '.join(failed)})" if failed else description
 
 
 def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch]:
@@ -214,11 +162,10 @@ def _branches(model: LensModel, early: int, rng: torch.Generator) -> list[Branch
     return [branch for branch in branches if all(edit.place in model.hook_names for edit in branch.edits)]
 
 
-def _probabilities(model: LensModel, states: Tensor, case: "_Case") -> Tensor:
-    """Next-token probabilities at every token that is not padding."""
-    sizes = torch.tensor([[len(variants[row.suffix]) for row in case.rows] for variants in case.suffixes])
-    real = torch.arange(states.shape[2]) < sizes[..., None]
-    return model.unembed(states[real.to(states.device)]).softmax(-1)
+def _probabilities(model: LensModel, trunk: AnyTrunk, prompts: SplitPrompts, rows: list[Row]) -> Float[Tensor, "tokens vocab"]:
+    """Next-token probabilities at every token of the rows that is not padding."""
+    real = prompts.real(model.device)[:, [row.suffix for row in rows]]
+    return model.unembed(trunk.run(rows)[real]).softmax(-1)
 
 
 def _tokens(model: LensModel, n: int, rng: torch.Generator) -> list[int]:

@@ -56,12 +56,12 @@ class Edit:
         """Index of the first block that the edit affects."""
         return self.layer + (self.head is None and self.site == "resid_post")
 
-    def of_prompts(self, which: Sequence[int]) -> "Edit":
+    def of_prompts(self, prompts: Sequence[int]) -> "Edit":
         """The same edit for a selection of prompts, in the given order."""
         if self.value.ndim < 2 and isinstance(self.position, int):
             return self  # identity shows which branches share an edit
-        value = self.value[list(which)] if self.value.ndim == 2 else self.value
-        position = self.position if isinstance(self.position, int) else tuple(self.position[i] for i in which)
+        value = self.value[list(prompts)] if self.value.ndim == 2 else self.value
+        position = self.position if isinstance(self.position, int) else tuple(self.position[i] for i in prompts)
         return replace(self, value=value, position=position)
 
     def check(self, model: LensModel, n_prompts: int) -> None:
@@ -147,24 +147,24 @@ BranchLike = Branch | Sequence[Edit]
 
 def placed(edits: Sequence[Edit], lengths: Sequence[int], starts: Sequence[int]) -> tuple[tuple[Edit, tuple[int, ...]], ...]:
     """Edits with their distance from the start of the branch, for each prompt."""
-    where = [positions(edit.position, lengths, f"edit at {edit.place}") for edit in edits]
-    offsets = [tuple(at - start for at, start in zip(each, starts, strict=True)) for each in where]
+    places = [positions(edit.position, lengths, f"edit at {edit.place}") for edit in edits]
+    offsets = [tuple(at - start for at, start in zip(place, starts, strict=True)) for place in places]
     return tuple(zip(edits, offsets, strict=True))
 
 
-def positions(position: Position, lengths: Sequence[int], what: str) -> tuple[int, ...]:
+def positions(position: Position, lengths: Sequence[int], context: str) -> tuple[int, ...]:
     """Convert a position into a non-negative index into each prompt.
 
     Raises:
         LensFVError: the position lies outside a prompt, or is missing for some prompt.
     """
-    each = (position,) * len(lengths) if isinstance(position, int) else position
-    if len(each) != len(lengths):
-        raise LensFVError(f"{what}: {len(each)} positions for {len(lengths)} prompts; give one for all or one each")
-    for at, length in zip(each, lengths, strict=True):
+    by_prompt = (position,) * len(lengths) if isinstance(position, int) else position
+    if len(by_prompt) != len(lengths):
+        raise LensFVError(f"{context}: {len(by_prompt)} positions for {len(lengths)} prompts; give one for all or one each")
+    for at, length in zip(by_prompt, lengths, strict=True):
         if not -length <= at < length:
-            raise LensFVError(f"{what}: position {at} of a prompt of {length} tokens")
-    return tuple(at % length for at, length in zip(each, lengths, strict=True))
+            raise LensFVError(f"{context}: position {at} of a prompt of {length} tokens")
+    return tuple(at % length for at, length in zip(by_prompt, lengths, strict=True))
 
 
 def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int) -> None:
@@ -175,15 +175,15 @@ def check_branches(model: LensModel, branches: Sequence[Branch], n_prompts: int)
     by_device = groupby(edits, lambda edit: edit.value.device)
     if all(bool(_fits(model, [edit.value for edit in group]).all()) for _, group in by_device):
         return
-    bad = next(edit for edit in edits if not _fits(model, [edit.value]).all())
-    at = f"edit at {bad.place}" + (f", head {bad.head}" if bad.head is not None else "")
-    if not bad.value.isfinite().all():
-        raise LensFVError(f"{at}: its value is not finite; look where it was measured")
-    most, dtype = float(bad.value.detach().abs().max()), str(model.dtype).removeprefix("torch.")
-    raise LensFVError(f"{at}: its value reaches {most:.0e}, which {dtype} or a norm in it cannot hold; lower its scale")
+    wrong = next(edit for edit in edits if not _fits(model, [edit.value]).all())
+    context = f"edit at {wrong.place}" + (f", head {wrong.head}" if wrong.head is not None else "")
+    if not wrong.value.isfinite().all():
+        raise LensFVError(f"{context}: its value is not finite; look where it was measured")
+    largest, dtype = float(wrong.value.detach().abs().max()), str(model.dtype).removeprefix("torch.")
+    raise LensFVError(f"{context}: its value reaches {largest:.0e}, which {dtype} or a norm in it cannot hold; lower its scale")
 
 
 def _fits(model: LensModel, values: Sequence[Tensor]) -> Bool[Tensor, " numbers"]:
     """Which numbers the model's data type can represent, and a norm can square without overflow."""
-    held = torch.cat([value.detach().reshape(-1) for value in values]).to(model.dtype)
-    return (held if held.dtype == torch.float64 else held.float()).square().isfinite()
+    numbers = torch.cat([value.detach().reshape(-1) for value in values]).to(model.dtype)
+    return (numbers if numbers.dtype == torch.float64 else numbers.float()).square().isfinite()

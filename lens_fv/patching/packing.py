@@ -33,8 +33,8 @@ class Packing:
         if self._whole:
             return x
         x = x.expand(self._prompts, *x.shape[1:])
-        at = self._real[self._ends[begin] : self._ends[begin + x.shape[1]]] - begin * self._prompts
-        token, prompt = at // self._prompts, at % self._prompts
+        places = self._real[self._ends[begin] : self._ends[begin + x.shape[1]]] - begin * self._prompts
+        token, prompt = places // self._prompts, places % self._prompts
         return x.flatten(0, 1).index_select(0, prompt * x.shape[1] + token)[None]
 
     def unpack(self, x: Tensor, begin: int, end: int, dim: int = 1) -> Tensor:
@@ -42,8 +42,8 @@ class Packing:
         if self._whole:
             return x.narrow(dim, begin, end - begin)
         slots = self._slots[begin:end].T.clamp(min=self._ends[begin])  # padding repeats the token before it
-        found = x.index_select(dim, slots.flatten()).squeeze(0).unflatten(dim - 1, slots.shape)
-        return found.movedim(dim - 1, 0)
+        unpacked = x.index_select(dim, slots.flatten()).squeeze(0).unflatten(dim - 1, slots.shape)
+        return unpacked.movedim(dim - 1, 0)
 
     def places(self, prompts: Int[Tensor, " prompts"], tokens: Int[Tensor, "#n #prompts"]) -> tuple[Tensor, Tensor]:
         """Indices of real tokens in the packed tensor."""

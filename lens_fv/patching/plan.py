@@ -7,6 +7,7 @@ import torch
 
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
+from lens_fv.patching.split import SplitPrompts
 
 MOST_TOKENS = 512
 """Maximum number of row tokens per pass, because masks and scores between rows grow with its square."""
@@ -53,17 +54,7 @@ class Plan(NamedTuple):
         )
 
 
-def make_plan(
-    model: LensModel,
-    backend: str,
-    *,
-    prompts: int,
-    prefix: int,
-    width: int,
-    variants: int,
-    rows: int,
-    budget: int | None,
-) -> Plan:
+def make_plan(model: LensModel, backend: str, prompts: SplitPrompts, *, rows: int, budget: int | None) -> Plan:
     """Estimate a run's memory and divide its rows to fit a budget in bytes.
 
     Raises:
@@ -71,33 +62,33 @@ def make_plan(
     """
     if budget is None:
         budget = int(SHARE * _free(model.device))
+    n_prompts, prefix, width = len(prompts.prefixes), prompts.prefix, prompts.width
     size = torch.empty((), dtype=model.dtype).element_size()
     # Peak per token in a layer: its input, the inner states of attention or the MLP with their copies, and its output.
     token = size * (4 * model.d_model + 4 * max(model.d_mlp, model.n_heads * model.d_head))
     kept = 2 * size * model.n_layers * model.n_kv_heads * model.d_head  # keys and values of one token in all layers
     logits = 4 * 4 * 4096
     scores = 3 * 4 * model.n_heads
-    lead = prefix + variants * width
-    fixed = prompts * lead * (token + kept + scores * lead)
+    lead = prefix + len(prompts.suffixes[0]) * width
+    keys = prefix + width
     if backend == "loop":
-        row, fixed = prompts * width * size * model.d_model, (prefix + width) * (token + scores * (prefix + width))
-        most = rows
+        row, fixed = n_prompts * width * size * model.d_model, keys * (token + scores * keys)
+        max_rows = rows
     else:
-        keys = prefix + width
-        row = prompts * width * (token + scores * keys + logits)
+        row, fixed = n_prompts * width * (token + scores * keys + logits), n_prompts * lead * (token + kept + scores * lead)
         if backend == "batched":
-            row += prompts * keys * kept
-        most = max(1, MOST_TOKENS // width)
+            row += n_prompts * keys * kept
+        max_rows = max(1, MOST_TOKENS // width)
         if backend == "masked":  # scores between all rows
-            row += prompts * width * scores * min(most, rows) * width
-    fits = (budget - fixed) // row
-    if fits < 1:
+            row += n_prompts * width * scores * min(max_rows, rows) * width
+    fitting = (budget - fixed) // row
+    if fitting < 1:
         raise LensFVError(
-            f"a memory budget of {budget / 2**20:.0f} MiB: {prompts} prompts of {prefix + width} tokens take about "
+            f"a memory budget of {budget / 2**20:.0f} MiB: {n_prompts} prompts of {keys} tokens take about "
             f"{fixed / 2**20:.0f} MiB on {model.name} and each row {row / 2**20:.1f} MiB; give more, or fewer prompts at once"
         )
-    per_pass = max(1, min(fits, most, rows))
-    return Plan(backend, prompts, prefix, width, rows, per_pass, -(-rows // per_pass), fixed, row, budget)
+    per_pass = max(1, min(fitting, max_rows, rows))
+    return Plan(backend, n_prompts, prefix, width, rows, per_pass, -(-rows // per_pass), fixed, row, budget)
 
 
 def _free(device: torch.device) -> int:

@@ -44,9 +44,9 @@ def answer_logprobs(
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer"]:
     """Log-probability of each answer token, in nats; 0 for padding. Differentiable."""
-    there = tokens >= 0
-    found = states.new_zeros(tokens.shape, dtype=torch.float32)
-    return found.masked_scatter(there, token_logprobs(model, states[there], tokens[there]))
+    real = tokens >= 0
+    logprobs = states.new_zeros(tokens.shape, dtype=torch.float32)
+    return logprobs.masked_scatter(real, token_logprobs(model, states[real], tokens[real]))
 
 
 class AnswerLogits(NamedTuple):
@@ -75,13 +75,13 @@ def answer_ranks(
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer 2"]:
     """Rank (`token_ranks`) and log-probability of each answer token; both 0 for padding."""
-    there = tokens >= 0
-    ids, parts = tokens[there], [states.new_zeros(0, 2, dtype=torch.float32)]
-    for at, logits in logit_blocks(model, states[there]):
+    real = tokens >= 0
+    ids, parts = tokens[real], [states.new_zeros(0, 2, dtype=torch.float32)]
+    for at, logits in logit_blocks(model, states[real]):
         own = logits.gather(1, ids[at, None])[:, 0]
         parts.append(torch.stack([token_ranks(logits, ids[at]).to(own), own - logits.logsumexp(1)], -1))
-    found = states.new_zeros(*tokens.shape, 2, dtype=torch.float32)
-    return found.masked_scatter(there[..., None], torch.cat(parts))
+    scores = states.new_zeros(*tokens.shape, 2, dtype=torch.float32)
+    return scores.masked_scatter(real[..., None], torch.cat(parts))
 
 
 def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
@@ -96,10 +96,10 @@ def token_ranks(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"
     """
     own = logits.gather(1, tokens[:, None])
     equal = logits == own
-    behind = (logits < own).sum(1, dtype=torch.int32)  # int32: twice as fast as the default
+    lower = (logits < own).sum(1, dtype=torch.int32)  # int32: twice as fast as the default
     if bool((equal.sum(1, dtype=torch.int32) > 1).any()):
-        behind = behind + (equal & (torch.arange(logits.shape[1], device=logits.device) > tokens[:, None])).sum(1)
-    return logits.shape[1] - 1 - behind.long()
+        lower = lower + (equal & (torch.arange(logits.shape[1], device=logits.device) > tokens[:, None])).sum(1)
+    return logits.shape[1] - 1 - lower.long()
 
 
 def token_logprobs(

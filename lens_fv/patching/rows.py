@@ -15,6 +15,11 @@ Placed = tuple[tuple[Edit, tuple[int, ...]], ...]
 """Edits with their token in each prompt, counted from the start of the branch."""
 
 
+def of_prompts(edits: Placed, prompts: Sequence[int]) -> Placed:
+    """The same edits for a selection of prompts."""
+    return tuple((edit.of_prompts(prompts), tuple(offsets[p] for p in prompts)) for edit, offsets in edits)
+
+
 class Row(NamedTuple):
     """One branch in a pass.
 
@@ -45,11 +50,12 @@ class Stack(NamedTuple):
         """Edit a copy of `x`, (prompts, tokens, [heads,] width) or packed, with rows of `width` tokens after `lead` others."""
         at = lead + self.rows[:, None] * width + self.offsets
         prompts = torch.arange(self.offsets.shape[1], device=x.device)
-        where = packing.places(prompts, at) if packing else (prompts, at)
-        where = where if self.heads is None else (*where, self.heads[:, None])
-        old, values = x[where], self.values.to(x.dtype)
+        places = packing.places(prompts, at) if packing else (prompts, at)
+        if self.heads is not None:
+            places = (*places, self.heads[:, None])
+        old, values = x[places], self.values.to(x.dtype)
         new = torch.where(self.replaces, values, torch.where(self.scales, old * values, old + values))
-        return x.index_put(where, new)
+        return x.index_put(places, new)
 
 
 class Stacks(tuple[Stack, ...]):
@@ -64,19 +70,19 @@ class Stacks(tuple[Stack, ...]):
 
 def stack_edits(rows: Sequence[Row], device: torch.device) -> dict[str, Stacks]:
     """The edits of all rows by hook point."""
-    found: dict[str, list[list[tuple[int, Edit, tuple[int, ...]]]]] = defaultdict(list)
+    stacks: dict[str, list[list[tuple[int, Edit, tuple[int, ...]]]]] = defaultdict(list)
     for index, row in enumerate(rows):
-        met: Counter[tuple[str, int | None, int, int]] = Counter()
+        counts: Counter[tuple[str, int | None, int, int]] = Counter()
         for edit, offsets in row.edits:
             # An indexed write keeps only one value per place, so repeated edits of a place go to a later write.
-            keys = [(edit.place, edit.head, prompt, offset) for prompt, offset in enumerate(offsets)]
-            turn = max(met[key] for key in keys)
-            for key in keys:
-                met[key] = turn + 1
-            writes = found[edit.place]
+            places = [(edit.place, edit.head, prompt, offset) for prompt, offset in enumerate(offsets)]
+            turn = max(counts[place] for place in places)
+            for place in places:
+                counts[place] = turn + 1
+            writes = stacks[edit.place]
             writes.extend([] for _ in range(turn + 1 - len(writes)))
             writes[turn].append((index, edit, offsets))
-    return {place: Stacks(_stack(entries, device) for entries in writes) for place, writes in found.items()}
+    return {place: Stacks(_stack(entries, device) for entries in writes) for place, writes in stacks.items()}
 
 
 def _stack(entries: Sequence[tuple[int, Edit, tuple[int, ...]]], device: torch.device) -> Stack:

@@ -1,8 +1,6 @@
 """The engine's entry point: open prompts, run branches on them, and apply a readout."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -13,12 +11,13 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.finite import all_finite, measurable, not_finite
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measuring
-from lens_fv.patching.check import AnyTrunk, Backend, BackendChoice, choose_backend, open_trunk
-from lens_fv.patching.edit import Branch, BranchLike, Edit, check_branches, placed, positions
+from lens_fv.patching.backends import AnyTrunk, Backend, BackendChoice, open_trunk
+from lens_fv.patching.check import choose_backend
+from lens_fv.patching.edit import BranchLike, Edit
 from lens_fv.patching.loop import LoopTrunk
 from lens_fv.patching.plan import Plan, is_out_of_memory, make_plan
 from lens_fv.patching.readout import Readout, final_states
-from lens_fv.patching.rows import Placed, Row
+from lens_fv.patching.split import Group, group_branches
 
 
 @checked
@@ -81,23 +80,6 @@ def plan_branches(
     return [opened.plan(group) for group in opened.groups(branches)]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Branches that start at the same position and therefore share a trunk.
-
-    Attributes:
-        starts: That position in each prompt.
-        answers: Distinct answers to score; for each, its tokens in each prompt.
-        indices: Indices of these branches.
-        rows: The branches as rows, in the same order.
-    """
-
-    starts: tuple[int, ...]
-    answers: tuple[tuple[tuple[int, ...], ...], ...]
-    indices: tuple[int, ...]
-    rows: tuple[Row, ...]
-
-
 class OpenPrompts:
     """Prompts on which branches can be run repeatedly; see `run_branches`."""
 
@@ -124,28 +106,7 @@ class OpenPrompts:
 
     def groups(self, branches: Sequence[BranchLike]) -> list[Group]:
         """Check the branches and group them by starting position."""
-        model, lengths = self.model, [len(p) for p in self.prompts]
-        made = [Branch.of(branch) for branch in branches]
-        check_branches(model, [*made, Branch(self._shared)], len(lengths))
-        answers = [branch.answers(len(lengths)) for branch in made]
-        longest = max((n + max(len(a) - 1, 0) for each in answers for n, a in zip(lengths, each, strict=True)), default=0)
-        if longest > model.n_ctx:
-            raise LensFVError(f"a prompt of {longest} tokens: {model.name} has a context of {model.n_ctx}; use fewer shots")
-        starts = [branch.starts(lengths) for branch in made]
-        earliest = [min(each) for each in zip(*starts, strict=True)]
-        for edit in self._shared:
-            where = positions(edit.position, lengths, f"shared edit at {edit.place}")
-            for at, first in zip(where, earliest, strict=False):  # without branches there are no starts
-                if at >= first:
-                    raise LensFVError(f"shared edit at {edit.place}, position {at}: a branch starts at {first}; edit before it")
-        groups: list[Group] = []
-        order = sorted(range(len(made)), key=starts.__getitem__)
-        for start, members in groupby(order, starts.__getitem__):
-            indices = tuple(members)
-            variants = list(dict.fromkeys(answers[i] for i in indices))
-            rows = tuple(Row(variants.index(answers[i]), placed(made[i].edits, lengths, start)) for i in indices)
-            groups.append(Group(start, tuple(variants), indices, rows))
-        return groups
+        return group_branches(self.model, self.prompts, branches, self._shared)
 
     def run(
         self,
@@ -159,7 +120,7 @@ class OpenPrompts:
         groups = self.groups(branches)
         if not groups:
             raise LensFVError(f"run {self.model.name}: no branches; one without edits is the model as it is")
-        longest = max(len(answer) for group in groups for each in group.answers for answer in each)
+        longest = max(len(answer) for group in groups for by_prompt in group.answers for answer in by_prompt)
         with measuring(self.model):
             parts = [part for group in groups for part in self._run_group(group, max(longest, 1), readout, keep, tick)]
         order = torch.tensor([index for indices, _ in parts for index in indices], device=parts[0][1].device)
@@ -171,18 +132,7 @@ class OpenPrompts:
         Raises:
             LensFVError: not even one row fits.
         """
-        ends = [len(p) - start for p, start in zip(self.prompts, group.starts, strict=True)]
-        width = max(end + max(len(a) - 1, 0) for each in group.answers for end, a in zip(ends, each, strict=True))
-        return make_plan(
-            self.model,
-            self.backend,
-            prompts=len(self.prompts),
-            prefix=max(group.starts),
-            width=width,
-            variants=len(group.answers),
-            rows=len(group.rows),
-            budget=self._budget,
-        )
+        return make_plan(self.model, self.backend, group.prompts, rows=len(group.rows), budget=self._budget)
 
     def _run_group(
         self, group: Group, longest: int, readout: Readout, keep: bool, tick: Callable[[], None]
@@ -195,15 +145,15 @@ class OpenPrompts:
         last = lengths - 1 - torch.tensor(group.starts)  # index of the last prompt token in the suffix
         at = (last[:, None] + torch.arange(tokens.shape[-1])).clamp(max=trunk.width - 1).to(self.model.device)
         # Sort by entry layer: a pass starts where its first row leaves the trunk, so similar rows go together.
-        todo = sorted(range(len(group.rows)), key=lambda i: group.rows[i].entry(self.model.n_layers))
-        while todo:
-            chunk = todo[:size]
+        queue = sorted(range(len(group.rows)), key=lambda i: group.rows[i].entry(self.model.n_layers))
+        while queue:
+            chunk = queue[:size]
             try:
-                states = trunk.run([group.rows[i] for i in chunk], keep=keep or size < len(todo))
+                states = trunk.run([group.rows[i] for i in chunk], keep=keep or size < len(queue))
                 states = states.gather(2, at[:, None, :, None].expand(-1, len(chunk), -1, states.shape[-1]))
-                asked = tokens[:, [group.rows[i].suffix for i in chunk]]
-                made = readout(self.model, states, asked)
-                self._require_finite(group, chunk, states, asked, made)
+                chunk_tokens = tokens[:, [group.rows[i].suffix for i in chunk]]
+                values = readout(self.model, states, chunk_tokens)
+                self._require_finite(group, chunk, states, chunk_tokens, values)
             except (RuntimeError, MemoryError) as e:
                 if not is_out_of_memory(e) or size == 1:
                     raise
@@ -211,38 +161,28 @@ class OpenPrompts:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
-            yield [group.indices[i] for i in chunk], made
-            del todo[: len(chunk)]
+            yield [group.indices[i] for i in chunk], values
+            del queue[: len(chunk)]
             for _ in chunk:
                 tick()
 
     def _trunk(self, group: Group, keep: bool) -> AnyTrunk:
         key = (group.starts, group.answers)
-        if key not in self._trunks:
-            trunk = open_trunk(self.backend, self.model, *self._parts(group))
-            if not keep:
-                return trunk
+        trunk = self._trunks.get(key) or open_trunk(self.backend, self.model, group.prompts)
+        if keep:
             self._trunks[key] = trunk
-        return self._trunks[key]
+        return trunk
 
-    def _parts(self, group: Group) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]], Placed]:
-        """Prefixes, suffixes and shared edits: the prompts cut at the start of the group's branches."""
-        prefixes = [p[:start] for p, start in zip(self.prompts, group.starts, strict=True)]
-        ends = [p[start:] for p, start in zip(self.prompts, group.starts, strict=True)]
-        suffixes = [[(*end, *each[i][:-1]) for each in group.answers] for i, end in enumerate(ends)]
-        return prefixes, suffixes, placed(self._shared, [len(p) for p in self.prompts], group.starts)
-
-    def _require_finite(self, group: Group, chunk: Sequence[int], states: Tensor, tokens: Tensor, made: Tensor) -> None:
+    def _require_finite(self, group: Group, chunk: Sequence[int], states: Tensor, tokens: Tensor, values: Tensor) -> None:
         """Raise `LensFVError` for the first prompt and branch with non-finite states or readout, and trace the origin."""
-        there = tokens >= 0
-        there[..., 0] = True  # the last prompt token is always read; padding can hold any value
-        wrong = (there & ~measurable(states)).any(-1)
-        if not wrong.any() and all_finite(made):
+        real = tokens >= 0
+        real[..., 0] = True  # the last prompt token is always read; padding can hold any value
+        wrong = (real & ~measurable(states)).any(-1)
+        if not wrong.any() and all_finite(values):
             return
-        wrong |= ~made.detach().isfinite().flatten(2).all(-1) if made.ndim > 2 else ~made.detach().isfinite()
+        wrong |= ~values.detach().isfinite().flatten(2).all(-1) if values.ndim > 2 else ~values.detach().isfinite()
         p, at = wrong.nonzero()[0].tolist()
-        loop = LoopTrunk(self.model, *self._parts(group))
-        ids, hooks = loop.one_pass(p, group.rows[chunk[at]])
+        ids, hooks = LoopTrunk(self.model, group.prompts).one_pass(p, group.rows[chunk[at]])
 
         def run() -> Tensor:
             return self.model.tl(ids, return_type="logits")
@@ -253,5 +193,5 @@ class OpenPrompts:
 
 def _padded(answers: Sequence[Sequence[Sequence[int]]], size: int, device: torch.device) -> Tensor:
     """Convert answers by prompt into "prompts answers tokens", with shorter ones padded by -1."""
-    rows = [[[*a, *[-1] * (size - len(a))] for a in each] for each in answers]
+    rows = [[[*tokens, *[-1] * (size - len(tokens))] for tokens in by_prompt] for by_prompt in answers]
     return torch.tensor(rows, device=device).transpose(0, 1)

@@ -1,5 +1,6 @@
 """The engine's assumptions about a model, checked with two short passes at its first use."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 from weakref import WeakSet
@@ -9,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_fv.errors import LensFVError
-from lens_fv.model.cache import hooks_off
-from lens_fv.model.exclusive import forwards_replaced
+from lens_fv.model.exclusive import forwards_replaced, hooks_off
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
 
@@ -21,24 +21,18 @@ class Comparison(NamedTuple):
     Attributes:
         check: Property that should hold.
         fault: Description of the fault if it does not.
-        got, want: Probabilities of all tokens from both computations.
+        error: Largest absolute difference in probability between them.
     """
 
     check: str
     fault: str
-    got: Float[Tensor, "batch pos vocab"]
-    want: Float[Tensor, "batch pos vocab"]
-
-    @property
-    def error(self) -> float:
-        """Largest absolute difference in probability."""
-        return largest_difference(self.got, self.want)
+    error: float
 
 
-def largest_difference(got: Tensor, want: Tensor) -> float:
+def largest_difference(one: Tensor, other: Tensor) -> float:
     """Largest absolute difference of two tensors of one shape, in double precision; infinite if either contains NaN."""
-    found = float((got.double() - want.double()).abs().max())
-    return found if found == found else float("inf")
+    difference = float((one.double() - other.double()).abs().max())
+    return float("inf") if math.isnan(difference) else difference
 
 
 def comparisons(
@@ -55,19 +49,17 @@ def comparisons(
         last: Residual stream after the last layer.
         logits: Logits of the same pass.
     """
-    want = logits.softmax(-1)
+    probabilities = logits.softmax(-1)
     if model.backend == "bridge" and model.weight_processing == "raw":
         yield Comparison(
             "TransformerLens' attention is that of transformers",
             "the attention that TransformerLens runs is not transformers' own",
-            _with_own_attention(model, tokens).softmax(-1),
-            want,
+            largest_difference(_with_own_attention(model, tokens).softmax(-1), probabilities),
         )
     yield Comparison(
         "last state through norm and unembedding gives the logits",
         "its logits are not those of its last state through norm and unembedding",
-        model.unembed(last).softmax(-1),
-        want,
+        largest_difference(model.unembed(last).softmax(-1), probabilities),
     )
 
 
@@ -86,16 +78,16 @@ def require_sound(model: LensModel) -> None:
     if model in _SOUND:
         return
     tokens = torch.randint(model.d_vocab, (1, min(12, model.n_ctx)), generator=torch.Generator().manual_seed(0))
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
     with hooks_off(model.tl):
-        logits = model.forward(tokens, [(f"blocks.{model.n_layers - 1}.hook_resid_post", lambda x, hook: seen.append(x))])  # noqa: ARG005
-        if not seen:
+        logits = model.forward(tokens, [model.last_state_hook(states)])
+        if not states:
             raise LensFVError(f"run {model.name}: its hooks do not fire in the last layer; see `lens-fv verify`")
-        for found in comparisons(model, tokens, seen[-1], logits):
-            if not found.error <= model.tolerance:
+        for comparison in comparisons(model, tokens, states[-1], logits):
+            if comparison.error > model.tolerance:
                 raise LensFVError(
-                    f"run {model.name}: {found.fault} (off by {found.error:.2g} in probability), so numbers that are measured "
-                    "would be another model's; `lens-fv verify` shows more"
+                    f"run {model.name}: {comparison.fault} (off by {comparison.error:.2g} in probability), so numbers that are "
+                    "measured would be another model's; `lens-fv verify` shows more"
                 )
     _SOUND.add(model)
 

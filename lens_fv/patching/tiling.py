@@ -79,8 +79,8 @@ class Tiling:
     def _all_rows(self, leaf: Tensor, dim: int, kind: Kind, front: int) -> Tensor:
         """A recorded argument, tiled for `front` tokens and all possible rows."""
         # Arguments by position are the same for all suffixes; arguments by index are correct only for the first.
-        which = self._suffixes if kind == "token" else [0] * self._rows
-        rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in which]
+        suffixes = self._suffixes if kind == "token" else [0] * self._rows
+        rows = [leaf.narrow(dim, self._prefix + i * self._width, self._width) for i in suffixes]
         tiled = torch.cat([leaf.narrow(dim, 0, front), *rows], dim)
         return tiled if kind == "key" else self._packed(tiled, dim)
 
@@ -101,10 +101,10 @@ class Tiling:
         outer = one_row.shape[:-2]
         # The model's own value for a masked pair: the first token as query, the last as key.
         blocked = one_row[..., :1, -1:] if n + width > 1 else _blocked(one_row.dtype)
-        apart = one_row.new_zeros(*outer, rows * width, rows * width).copy_(blocked).reshape(*outer, rows, width, rows, width)
-        each = torch.arange(rows, device=one_row.device)
-        apart[..., each, :, each, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row attends to itself
-        suffix = torch.cat([one_row[..., n:, :n].tile(rows, 1), apart.reshape(*outer, rows * width, rows * width)], -1)
+        between = one_row.new_zeros(*outer, rows * width, rows * width).copy_(blocked).reshape(*outer, rows, width, rows, width)
+        indices = torch.arange(rows, device=one_row.device)
+        between[..., indices, :, indices, :] = one_row[..., n:, n:]  # (rows, ..., width, width): every row attends to itself
+        suffix = torch.cat([one_row[..., n:, :n].tile(rows, 1), between.reshape(*outer, rows * width, rows * width)], -1)
         if not self._lead:
             return suffix
         lead = torch.cat([one_row[..., :n, :n], one_row.new_zeros(*outer, n, rows * width).copy_(blocked)], -1)

@@ -21,7 +21,8 @@ from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.patching.attention import Tree, tree_attention
 from lens_fv.patching.calls import call_layout, record_calls
 from lens_fv.patching.packing import Packing
-from lens_fv.patching.rows import Placed, Row, stack_edits
+from lens_fv.patching.rows import Row, stack_edits
+from lens_fv.patching.split import SplitPrompts
 from lens_fv.patching.tiling import Tiling
 
 
@@ -30,40 +31,25 @@ class Trunk:
 
     Args:
         model: A bridge with blocks that can be called one by one (see `lens_fv.patching.check`).
-        prefixes: Token ids before that position, one list per prompt.
-        suffixes: For each prompt, the token ids from that position on, one variant per answer to force.
-        shared: Edits common to all branches. They lie in the prefixes, so their token offsets are negative.
+        prompts: Prompts, split at that position.
         native: Use the attention of `lens_fv.patching.attention`; otherwise TransformerLens' own attention under a mask.
 
     Raises:
         LensFVError: blocks cannot be called one by one, or their attention depends on more than the mask.
     """
 
-    def __init__(
-        self,
-        model: LensModel,
-        prefixes: Sequence[Sequence[int]],
-        suffixes: Sequence[Sequence[Sequence[int]]],
-        shared: Placed = (),
-        *,
-        native: bool,
-    ) -> None:
+    def __init__(self, model: LensModel, prompts: SplitPrompts, *, native: bool) -> None:
         # GPT-Neo's attention cuts its windows by index, which the check may miss because it runs few rows.
         if not native and any(mask.dtype == torch.bool and mask.ndim == 4 for mask in model.tl.blocks.buffers()):
             raise LensFVError(f"branch {model.name}: its attention has a mask of its own, in which rows are later tokens")
         self.model, self._native = model, native
-        self._shared = stack_edits([Row(0, shared)], model.device)
-        self.width = max(len(suffix) for variants in suffixes for suffix in variants)
-        self._prefix = max(map(len, prefixes))
-        self._variants = len(suffixes[0])
-        sizes = torch.tensor([[len(suffix) for suffix in variants] for variants in suffixes], device=model.device)
-        self._real = torch.arange(self.width, device=model.device) < sizes[..., None]  # (prompts, variants, width)
-        tokens, seen, positions = lay_out(prefixes, suffixes, self._prefix, self.width)
-        self._calls, embedded = record_calls(
-            model, *(x.to(model.device) for x in (tokens, seen, positions)), cache=DynamicCache()
-        )
+        self.width, self._prefix, self._variants = prompts.width, prompts.prefix, len(prompts.suffixes[0])
+        self._shared = stack_edits([Row(0, prompts.shared)], model.device)
+        self._real = prompts.real(model.device)
+        tokens, seen, positions = prompts.lay_out(model.device)
+        self._calls, embedded = record_calls(model, tokens, seen, positions, DynamicCache())
         self._layout = call_layout(model)
-        self._seen = seen[:, : self._prefix].to(model.device)
+        self._seen = seen[:, : self._prefix]
         self._prefix_embedded = embedded[:, : self._prefix]
         self._states: list[Tensor] = [embedded[:, self._prefix :]]  # the trunk's states by layer
         self._keys_values: list[tuple[Tensor, Tensor]] = []  # of the prefix, by layer
@@ -81,8 +67,8 @@ class Trunk:
         entries = [row.entry(self.model.n_layers) for row in rows]
         order = sorted(range(len(rows)), key=entries.__getitem__)
         x = self._walk([rows[i] for i in order], keep=keep)
-        back = torch.tensor(order, device=x.device).argsort()
-        return x.reshape(x.shape[0], len(rows), self.width, -1)[:, back]
+        ranks = torch.tensor(order, device=x.device).argsort()
+        return x.reshape(x.shape[0], len(rows), self.width, -1)[:, ranks]
 
     def _walk(self, rows: Sequence[Row], *, keep: bool) -> Float[Tensor, "prompts tokens d_model"]:
         model, width, layers = self.model, self.width, self.model.n_layers
@@ -161,25 +147,3 @@ class Trunk:
 
 def _pairs(cache: DynamicCache) -> list[tuple[Any, Any]]:
     return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009
-
-
-def lay_out(
-    prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]], n: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, the mask of real tokens, and positions: prefixes padded on the left, then suffixes padded on the right."""
-    size = n + width * len(suffixes[0])
-    tokens = torch.zeros(len(prefixes), size, dtype=torch.long)
-    seen = torch.ones(len(prefixes), size, dtype=torch.bool)
-    positions = torch.zeros(len(prefixes), size, dtype=torch.long)
-    for i, (prefix, variants) in enumerate(zip(prefixes, suffixes, strict=True)):
-        tokens[i, n - len(prefix) : n] = torch.tensor(prefix, dtype=torch.long)
-        seen[i, : n - len(prefix)] = False
-        positions[i, n - len(prefix) : n] = torch.arange(len(prefix))
-        # All variants get the positions of the longest, because every row is called with those of the first variant.
-        # Padding repeats the last position, because a further one might lie outside the model's context.
-        places = len(prefix) + torch.arange(width).clamp(max=max(0, *(len(suffix) - 1 for suffix in variants)))
-        for a, suffix in enumerate(variants):
-            begin = n + a * width
-            tokens[i, begin : begin + len(suffix)] = torch.tensor(suffix, dtype=torch.long)
-            positions[i, begin : begin + width] = places
-    return tokens, seen, positions

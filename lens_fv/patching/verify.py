@@ -112,12 +112,12 @@ def verify(model: LensModel, *, seed: Seed = 0) -> Findings:
     compare("hooks that only look leave the logits alone", largest_difference(hooked.softmax(-1), plain.softmax(-1)))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     compared = list(comparisons(model, tokens, last, plain))
-    for each in compared:
-        compare(each.check, each.error)
+    for comparison in compared:
+        compare(comparison.check, comparison.error)
     findings += _texts(model, prompt)
     engine = check_engine(model, seed=seed)
     heads = [(layer, head) for layer in layers for head in range(model.n_heads)]
-    if heads and all(each.error <= tolerance for each in compared):  # otherwise branches cannot run
+    if heads and all(comparison.error <= tolerance for comparison in compared):  # otherwise branches cannot run
         z = {layer: seen[f"blocks.{layer}.attn.hook_z"][0, -1].reshape(model.n_heads, model.d_head) for layer in layers}
         own = [[Edit(a, z[a][b], head=b)] for a, b in heads]
         noise = [[Edit(a, z[a].norm() * torch.randn(model.d_head, generator=rng).to(z[a]), head=b)] for a, b in heads]
@@ -138,8 +138,8 @@ def _finite(model: LensModel, tokens: Tensor) -> Finding:
     """Check for random tokens, and for a prompt with the usual first token, where states are largest."""
     prompt = model.encode("Q: hot\nA: cold\n\nQ: big\nA:")[: model.n_ctx]
     try:
-        for each in (tokens, torch.tensor([prompt])):
-            model.forward(each)
+        for batch in (tokens, torch.tensor([prompt])):
+            model.forward(batch)
     except LensFVError as e:
         return Finding("all numbers are finite", False, str(e))
     return Finding("all numbers are finite", True, "in two prompts")
@@ -165,12 +165,13 @@ def _texts(model: LensModel, prompt: list[int]) -> Iterator[Finding]:
         yield _same_text(model, "greedy text is transformers' own", prompt, without, own)
 
 
-def _same_text(model: LensModel, check: str, prompt: list[int], got: list[int], want: list[int]) -> Finding:
+def _same_text(model: LensModel, check: str, prompt: list[int], text: list[int], expected: list[int]) -> Finding:
     """Compare two texts. They may diverge only where rounding decides between two likeliest tokens."""
-    first = next((i for i, pair in enumerate(zip(got, want, strict=False)) if pair[0] != pair[1]), None)
+    first = next((i for i, pair in enumerate(zip(text, expected, strict=False)) if pair[0] != pair[1]), None)
     if first is None:
-        return Finding(check, len(got) == len(want), f"{len(got)} tokens" + f", not {len(want)}" * (len(got) != len(want)))
-    probability = model.forward(torch.tensor([prompt + want[:first]]))[0, -1].float().softmax(-1)
-    gap = float((probability[want[first]] - probability[got[first]]).abs())
-    tokens = f"new token {first + 1} is {model.decode(got[first])!r}, not {model.decode(want[first])!r}"
+        longer = f", not {len(expected)}" if len(text) != len(expected) else ""
+        return Finding(check, not longer, f"{len(text)} tokens{longer}")
+    probability = model.forward(torch.tensor([prompt + expected[:first]]))[0, -1].float().softmax(-1)
+    gap = float((probability[expected[first]] - probability[text[first]]).abs())
+    tokens = f"new token {first + 1} is {model.decode(text[first])!r}, not {model.decode(expected[first])!r}"
     return Finding(check, gap <= model.tolerance, f"{tokens}; their probabilities differ by {gap:.1e}")

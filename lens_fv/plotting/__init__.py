@@ -1,16 +1,12 @@
 """Figures, each made by one function that returns a plotly `Figure`, and reports in a single HTML file."""
 
-from lens_fv.plotting.attributions import plot_attributions
-from lens_fv.plotting.classes import plot_classes, plot_heads_by_class
 from lens_fv.plotting.conditions import plot_conditions
-from lens_fv.plotting.decoded import plot_decoded
-from lens_fv.plotting.dots import plot_interval_dots, plot_interval_lines
+from lens_fv.plotting.decoding import plot_decoded, plot_decoding
 from lens_fv.plotting.forgetting import plot_forgetting, plot_head_change, plot_recovery
-from lens_fv.plotting.heads import plot_heads, plot_top_heads
-from lens_fv.plotting.reading import plot_decoding
-from lens_fv.plotting.relations import plot_relations, plot_transfer
+from lens_fv.plotting.heads import plot_attributions, plot_classes, plot_heads, plot_heads_by_class, plot_top_heads
+from lens_fv.plotting.intervals import plot_interval_dots, plot_interval_lines
+from lens_fv.plotting.relations import plot_relations, plot_similarities, plot_transfer
 from lens_fv.plotting.report import Section, save_figures, write_report
-from lens_fv.plotting.similarities import plot_similarities
 from lens_fv.plotting.sweeps import plot_injection, plot_layers
 from lens_fv.plotting.theme import ThemeName, theme
 from lens_fv.plotting.trajectories import plot_abilities, plot_vector_plane, plot_vector_similarity

@@ -10,7 +10,8 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation
-from lens_fv.plotting.theme import GREY, PALETTE, error_bars, figure, plain
+from lens_fv.plotting.elements import CATEGORY, bars
+from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 BarMeasure = Literal["top1", "exact_match", "logprob_per_answer"]
 _AXES = {
@@ -20,7 +21,7 @@ _AXES = {
 }
 _STYLE = {
     "none": ("no vector", GREY),
-    "k_shot": ("k-shot", "#009E73"),
+    "k_shot": ("k-shot prompt", "#009E73"),
     "extracted": ("extracted vector", "#56B4E9"),
     "tuned": ("tuned vector", "#0072B2"),
     "random": ("random vector", "#E69F00"),
@@ -46,35 +47,37 @@ def plot_conditions(
     Raises:
         LensFVError: nothing to draw, or a condition that occurs in no evaluation.
     """
-    if measure not in _AXES:
-        raise LensFVError(f"draw conditions by {measure!r}: choose one of {', '.join(_AXES)}")
     if not evaluations:
         raise LensFVError("draw conditions: no evaluations were given; evaluate at least one task")
-    found = list(dict.fromkeys(c for evaluation in evaluations.values() for c in evaluation.conditions))
-    chosen = list(conditions) if conditions is not None else _in_order(found)
-    if not chosen:
-        raise LensFVError(f"draw conditions: no condition was chosen; choose from {', '.join(found)}")
-    for condition in chosen:
-        if condition not in found:
-            raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(found)}")
-    rows = {c: {task: e[c] for task, e in evaluations.items() if c in e.conditions} for c in chosen}
-    # Numbers are placed past the end of the intervals, at a distance of 1/50 of the axis.
-    shown: Mapping[str, Mapping[str, Estimate]] = {
-        c: {task: getattr(result, measure) for task, result in row.items()} for c, row in rows.items()
+    known = list(dict.fromkeys(c for evaluation in evaluations.values() for c in evaluation.conditions))
+    conditions = list(conditions) if conditions is not None else _in_order(known)
+    if not conditions:
+        raise LensFVError(f"draw conditions: no condition was chosen; choose from {', '.join(known)}")
+    for condition in conditions:
+        if condition not in known:
+            raise LensFVError(f"draw condition {condition!r}: no evaluation has it; choose from {', '.join(known)}")
+    estimates: dict[str, dict[str, Estimate]] = {
+        condition: {plain(task): getattr(e[condition], measure) for task, e in evaluations.items() if condition in e.conditions}
+        for condition in conditions
     }
-    span = max(abs(x) for row in shown.values() for e in row.values() for x in e[:3])
-    size = 11 if len(chosen) * len(evaluations) <= 16 else 9
-    traces, others = [], cycle((PALETTE[1], PALETTE[6]))
-    for condition in chosen:
-        label, colour = _STYLE.get(condition) or (condition, next(others))
-        if condition == "k_shot":
-            label = _k_shot(evaluations)
-        traces += _bars(shown[condition], plain(label), colour, measure, gap=0.02 * span, size=size)
-    names = [plain(task) for task in evaluations]
+    span = max(abs(value) for row in estimates.values() for e in row.values() for value in e[:3])
+    size = 11 if len(conditions) * len(evaluations) <= 16 else 9
+    traces: list[go.Bar | go.Scatter] = []
+    other_colours = cycle((PALETTE[1], PALETTE[6]))
+    for condition, row in estimates.items():
+        label, colour = _STYLE.get(condition) or (plain(condition), next(other_colours))
+        shots = {evaluation.provenance.options.get("n_shots") for evaluation in evaluations.values()}
+        if condition == "k_shot" and len(shots) == 1 and None not in shots:
+            label = f"{shots.pop()}-shot prompt"
+        group = {"legendgroup": label, "offsetgroup": label}
+        traces.append(bars(list(row), list(row.values()), label, colour, **group))
+        traces.append(_numbers(row, gap=0.02 * span, size=size, below=measure == "logprob_per_answer", name=label, **group))
+    models = ", ".join(dict.fromkeys(e.provenance.model for e in evaluations.values()))
+    prompts = " and ".join(dict.fromkeys(e.prompts.replace("_", "-") for e in evaluations.values()))
     limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "logprob_per_answer" else {}
     return figure(
         traces,
-        title=f"{_AXES[measure].capitalize()} with and without the vector: {_about(evaluations)}",
+        title=f"{_AXES[measure].capitalize()} with and without the vector: {models}, {prompts} prompts",
         height=440,
         barmode="group",
         bargap=0.18,
@@ -82,62 +85,29 @@ def plot_conditions(
         # Scatter points share the bars' offset groups, which places each number above its bar.
         scattermode="group",
         scattergap=0.18,
-        xaxis={"type": "category", "categoryorder": "array", "categoryarray": names, "showgrid": False},
+        xaxis=CATEGORY | {"categoryorder": "array", "categoryarray": [plain(task) for task in evaluations]},
         yaxis={"title": {"text": _AXES[measure]}, "zeroline": True, **limits},
     )
 
 
-def _bars(
-    rows: Mapping[str, Estimate], label: str, colour: str, measure: BarMeasure, *, gap: float, size: int
-) -> list[go.Bar | go.Scatter]:
-    """Draw a condition's bars, and its numbers past the ends of the intervals."""
-    tasks = [plain(task) for task in rows]
-    estimates = list(rows.values())
-    bars = go.Bar(
-        x=tasks,
-        y=[e.mean for e in estimates],
-        name=label,
-        legendgroup=label,
-        offsetgroup=label,
-        # An outline makes a zero visible as a line.
-        marker={"color": colour, "line": {"color": colour, "width": 1.5}},
-        error_y=error_bars(estimates),
-        text=[f"{e:.3f}, {e.n} items" for e in estimates],
-        textposition="none",
-        hovertemplate="%{x}: %{text}",
-    )
-    down = measure == "logprob_per_answer"
-    numbers = go.Scatter(
-        x=tasks,
-        y=[e.ci_low - gap if down else e.ci_high + gap / 2 for e in estimates],
-        text=[f"{e.mean:.1f}".replace("-", "−") if down else f"{e.mean:.2f}" for e in estimates],
+def _numbers(row: Mapping[str, Estimate], *, gap: float, size: int, below: bool, **group: str) -> go.Scatter:
+    """The means as text past the ends of the intervals, at a distance of `gap`."""
+    return go.Scatter(
+        x=list(row),
+        y=[e.ci_low - gap if below else e.ci_high + gap / 2 for e in row.values()],
+        text=[f"{e.mean:.1f}".replace("-", "−") if below else f"{e.mean:.2f}" for e in row.values()],
         mode="text",
         textfont={"size": size},
-        textposition="bottom center" if down else "top center",
-        name=label,
-        legendgroup=label,
-        offsetgroup=label,
+        textposition="bottom center" if below else "top center",
         showlegend=False,
         hoverinfo="skip",
         cliponaxis=False,
+        **group,
     )
-    return [bars, numbers]
 
 
-def _in_order(found: Sequence[str]) -> list[str]:
-    """Sort conditions: prompts, then vectors, then controls."""
-    last = [c for c in _CONTROLS if c in found]
-    first = [c for c in _STYLE if c in found and c not in last]
-    return [*first, *(c for c in found if c not in _STYLE), *last]
-
-
-def _k_shot(evaluations: Mapping[str, Evaluation]) -> str:
-    shots = {evaluation.provenance.options.get("n_shots") for evaluation in evaluations.values()}
-    return f"{shots.pop()}-shot prompt" if len(shots) == 1 and None not in shots else "k-shot prompt"
-
-
-def _about(evaluations: Mapping[str, Evaluation]) -> str:
-    """Describe the models and the kind of prompt that vectors were added to."""
-    models = dict.fromkeys(evaluation.provenance.model for evaluation in evaluations.values())
-    prompts = dict.fromkeys(evaluation.prompts.replace("_", "-") for evaluation in evaluations.values())
-    return f"{', '.join(models)}, {' and '.join(prompts)} prompts"
+def _in_order(conditions: Sequence[str]) -> list[str]:
+    """Sort conditions: prompts, then vectors, then other conditions, then controls."""
+    controls = [c for c in _CONTROLS if c in conditions]
+    known = [c for c in _STYLE if c in conditions and c not in controls]
+    return [*known, *(c for c in conditions if c not in _STYLE), *controls]

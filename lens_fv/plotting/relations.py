@@ -1,16 +1,16 @@
-"""Figures over many relations: one condition against another, and every vector on every relation."""
+"""Figures over many relations: one condition against another, every vector on every relation, and similarities."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, groupby
 
+import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-from numpy import ndarray
 
 from lens_fv.core.choices import Positive, checked
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.dots import panel_axes, panel_layout
-from lens_fv.plotting.similarities import by_class, class_axes
+from lens_fv.evaluation.alignment import SimilarityMatrix
+from lens_fv.plotting.elements import diverging_colours, heatmap, identity_line, panel_axes, panel_layout, points
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 
@@ -37,43 +37,36 @@ def plot_relations(
         LensFVError: nothing to draw, or a relation without a group.
     """
     names = [name for panel in panels.values() for name in panel]
-    lacking = [name for name in names if name not in groups]
-    if lacking or not names:
-        raise LensFVError(f"draw {len(names)} relations: no group is given for {', '.join(lacking) or 'none, there are none'}")
-    kinds = list(dict.fromkeys(groups[name] for name in names))
+    missing = [name for name in names if name not in groups]
+    if missing or not names:
+        raise LensFVError(f"draw {len(names)} relations: no group is given for {', '.join(missing) or 'none, there are none'}")
     traces: list[go.Scatter] = []
-    for i, (panel, at) in enumerate(zip(panels, panel_axes(len(panels)))):
-        line = {"color": GREY, "width": 1, "dash": "dot"}
-        traces.append(go.Scatter(x=limits, y=limits, **at, mode="lines", line=line, hoverinfo="skip", showlegend=False))
-        for kind, colour in zip(kinds, cycle(PALETTE)):
-            own = {name: xy for name, xy in panels[panel].items() if groups[name] == kind}
+    for (panel, values), axes in zip(panels.items(), panel_axes(len(panels))):
+        traces.append(identity_line(*limits, **axes))
+        for group, colour in zip(dict.fromkeys(groups[name] for name in names), cycle(PALETTE)):
+            members = {name: xy for name, xy in values.items() if groups[name] == group}
             traces.append(
-                go.Scatter(
-                    x=[x for x, _ in own.values()],
-                    y=[y for _, y in own.values()],
-                    **at,
-                    mode="markers",
-                    marker={"color": colour, "size": 7, "opacity": 0.75},
+                points(
+                    [x for x, _ in members.values()],
+                    [y for _, y in members.values()],
+                    colour,
+                    [f"{plain(name)}: {x:.2f}, {y:.2f}" for name, (x, y) in members.items()],
+                    **axes,
+                    marker={"opacity": 0.75},
                     cliponaxis=False,
-                    name=plain(kind or "no group"),
-                    legendgroup=kind,
-                    showlegend=i == 0,
-                    hovertext=[f"{plain(name)}: {x:.2f}, {y:.2f}" for name, (x, y) in own.items()],
-                    hovertemplate="%{hovertext}<extra></extra>",
+                    name=plain(group or "no group"),
+                    legendgroup=group,
+                    showlegend=panel == next(iter(panels)),
                 )
             )
     axis = {"range": list(limits), "nticks": 6, "zeroline": False}
-    return figure(
-        traces,
-        title=title,
-        height=470,
-        **panel_layout(list(panels), {**axis, "title": {"text": plain(x_axis)}}, {**axis, "title": {"text": plain(y_axis)}}),
-    )
+    x, y = ({**axis, "title": {"text": plain(text)}} for text in (x_axis, y_axis))
+    return figure(traces, title=title, height=470, **panel_layout(list(panels), x, y))
 
 
 @checked
 def plot_transfer(
-    values: Float[ndarray, "vectors relations"],
+    values: Float[np.ndarray, "vectors relations"],
     names: Sequence[str],
     classes: Sequence[str],
     *,
@@ -100,21 +93,71 @@ def plot_transfer(
         raise LensFVError(
             f"draw transfer between {len(names)} relations: values of shape {values.shape}, {len(classes)} classes; one each"
         )
-    order = by_class(classes)
-    shown, kinds = [plain(names[i]) for i in order], [plain(classes[i] or "no class") for i in order]
-    cells = [[None if (v := float(values[i, j])) != v else v for j in order] for i in order]
-    hover = [
-        [f"vector {a} on {b}: " + ("not tried" if v is None else f"{v:+.3f}") for b, v in zip(shown, row)]
-        for a, row in zip(shown, cells)
+    names = [plain(name) for name in names]
+    hover = [[f"vector {row} on {column}: " for column in names] for row in names]
+    drawn = _class_heatmap(values, names, classes, hover, missing="not tried", title=title, unit=unit, limit=limit)
+    height = max(260, min(14 * len(names), 560)) + 180
+    return drawn.update_layout(height=height, xaxis_title_text="relation", yaxis_title_text="vector of")
+
+
+def plot_similarities(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
+    """Plot a similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
+
+    Up to 60 items are labelled on the axes; with more, only their classes are. The hover text always names them. The diagonal
+    is left empty.
+
+    Args:
+        matrix: similarity matrix of any items.
+        classes: class of each item, in the order of the matrix; drawn in order of first occurrence.
+        title: title of the figure.
+
+    Raises:
+        LensFVError: unequal numbers of classes and items.
+    """
+    if len(classes) != len(matrix.names):
+        raise LensFVError(f"draw similarities of {len(matrix.names)} items: {len(classes)} classes; give one for each")
+    names = [plain(name) for name in matrix.names]
+    items = [f"{name} ({plain(label or 'no class')})" for name, label in zip(names, classes)]
+    hover = [[f"{row}, {column}: " for column in items] for row in items]
+    values = np.where(np.eye(len(names), dtype=bool), np.nan, matrix.values)
+    return _class_heatmap(values, names, classes, hover, missing="not compared", title=title, unit="similarity")
+
+
+def _class_heatmap(
+    values: Float[np.ndarray, "items items"],
+    names: Sequence[str],
+    classes: Sequence[str],
+    hover: Sequence[Sequence[str]],
+    *,
+    missing: str,
+    title: str,
+    unit: str,
+    limit: float | None = None,
+) -> go.Figure:
+    """Draw a square of items sorted by class, with lines between classes; NaN is left empty and hovers as `missing`."""
+    n, labels = len(names), list(dict.fromkeys(classes))
+    order = sorted(range(n), key=lambda i: labels.index(classes[i]))
+    cells = [[None if np.isnan(values[i, j]) else float(values[i, j]) for j in order] for i in order]
+    texts = [
+        [hover[i][j] + (missing if value is None else f"{value:+.3f}") for j, value in zip(order, row)]
+        for i, row in zip(order, cells)
     ]
-    furthest = limit or max((abs(v) for row in cells for v in row if v is not None), default=1.0) or 1.0
-    n = len(order)
-    axes = class_axes(shown, kinds)
-    axes["xaxis"]["title"], axes["yaxis"]["title"] = {"text": "relation"}, {"text": "vector of"}
+    sizes = {label: len(list(group)) for label, group in groupby(classes[i] for i in order)}
+    ends = np.cumsum(list(sizes.values())).tolist()
+    ticks = {"tickvals": list(range(n)), "ticktext": [names[i] for i in order]}
+    if n > 60:
+        ticks["tickvals"] = [end - (size + 1) / 2 for end, size in zip(ends, sizes.values())]
+        ticks["ticktext"] = [plain(label or "no class") for label in sizes]
+    line = {"type": "line", "line": {"color": GREY, "width": 1}, "layer": "above"}
+    columns = [line | {"x0": end - 0.5, "x1": end - 0.5, "y0": -0.5, "y1": n - 0.5} for end in ends[:-1]]
+    rows = [line | {"y0": end - 0.5, "y1": end - 0.5, "x0": -0.5, "x1": n - 0.5} for end in ends[:-1]]
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, n - 0.5]} | ticks
     return figure(
-        [go.Heatmap(z=cells, text=hover, hovertemplate="%{text}<extra></extra>", coloraxis="coloraxis", hoverongaps=False)],
+        [heatmap(cells, texts, hoverongaps=False)],
         title=title,
-        height=max(260, min(14 * n, 560)) + 180,
-        coloraxis={"cmin": -furthest, "cmax": furthest, "colorbar": {"title": {"text": plain(unit), "side": "top"}}},
-        **axes,
+        height=max(260, min(14 * n, 900)) + 160,
+        coloraxis=diverging_colours(cells, plain(unit), limit),
+        xaxis=axis | {"tickangle": -60},
+        yaxis=axis | {"range": [n - 0.5, -0.5]},
+        shapes=columns + rows,
     )

@@ -1,21 +1,24 @@
 """Reports in a single file, and figures as files; neither writing nor opening them needs the network."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from numbers import Number
+from functools import cache
+from html import unescape
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
 from plotly.io import write_images
 from plotly.offline import get_plotlyjs
 
 from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.page import figure_html, page_html, title_of
+from lens_fv.plotting.theme import template
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 _LIBRARY = "plotly.min.js"
@@ -41,11 +44,15 @@ class Section:
     html: bool = False
 
     def __post_init__(self) -> None:
-        """Check that every row of the table is as long as its header."""
         header, rows = self.table or ((), ())
         for i, row in enumerate(rows, 1):
             if len(row) != len(header):
                 raise LensFVError(f"report section {self.title!r}: row {i} has {len(row)} cells, the header has {len(header)}")
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The paragraphs of a plain text."""
+        return [paragraph.strip() for paragraph in re.split(r"\n\s*\n", self.text) if paragraph.strip()]
 
 
 def write_report(path: str | Path, *, title: str, intro_html: str = "", sections: Sequence[Section]) -> Path:
@@ -60,17 +67,11 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
     Raises:
         LensFVError: the file cannot be written.
     """
-    links = "".join(f'<li><a href="#part-{i}">{escape(part.title)}</a></li>' for i, part in enumerate(sections, 1))
-    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
-    body, drawn = [f"<header><h1>{escape(title)}</h1>{intro_html}{contents}</header>"], 0
-    for i, part in enumerate(sections, 1):
-        figures = "".join(figure_html(figure, f"figure-{drawn + j}") for j, figure in enumerate(part.figures, 1))
-        drawn += len(part.figures)
-        table = _table(part.title, part.table) if part.table else ""
-        heading = f'<h2 id="part-{i}-title">{escape(part.title)}</h2>'
-        inside = heading + _paragraphs(part) + figures + table
-        body.append(f'<section id="part-{i}" aria-labelledby="part-{i}-title">{inside}</section>')
-    return write_atomically(Path(path), page_html(title, "\n".join(body), library=get_plotlyjs() if drawn else None))
+    numbers = count(1)
+    drawings = [[_drawing(figure, f"figure-{next(numbers)}") for figure in section.figures] for section in sections]
+    library = get_plotlyjs() if any(drawings) else None
+    content = {"title": title, "intro": intro_html, "sections": sections, "drawings": drawings}
+    return write_atomically(Path(path), _render("report.html.j2", library=library, **content))
 
 
 def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
@@ -94,12 +95,13 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
                 f"save a figure as {name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
             )
     write_atomically(folder / _LIBRARY, get_plotlyjs())
-    written: list[Path] = []
+    paths: list[Path] = []
     for name, figure in figures.items():
-        page = page_html(title_of(figure) or name, figure_html(figure, "figure-1"), library_file=_LIBRARY)
-        written.append(write_atomically(folder / f"{name}.html", page))
-        written.append(write_atomically(folder / f"{name}.json", str(figure.to_json())))
-    return written + (_static(figures, folder) if static and figures else [])
+        drawings, title = [_drawing(figure, "figure-1")], _title(figure) or name
+        page = _render("page.html.j2", title=title, drawings=drawings, library_file=_LIBRARY)
+        paths.append(write_atomically(folder / f"{name}.html", page))
+        paths.append(write_atomically(folder / f"{name}.json", str(figure.to_json())))
+    return paths + (_static(figures, folder) if static and figures else [])
 
 
 def _static(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
@@ -112,36 +114,50 @@ def _static(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         "height": [figure.layout.height or 500 for figure in twice],
         "scale": [3, 1] * len(figures),
     }
-    with TemporaryDirectory(dir=folder, prefix=".static.") as beside:
+    with TemporaryDirectory(dir=folder, prefix=".static.") as temporary:
         try:
-            write_images(twice, [Path(beside, name) for name in names], **sizes)
+            write_images(twice, [Path(temporary, name) for name in names], **sizes)
         except Exception as e:  # kaleido, Chrome and the code between them raise many kinds of errors
-            found = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+            reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
             raise LensFVError(
-                f"draw {', '.join(names)}: kaleido or Chrome is missing or failed ({found}); install lens-fv[figures] and "
+                f"draw {', '.join(names)}: kaleido or Chrome is missing or failed ({reason}); install lens-fv[figures] and "
                 "Chrome (plotly_get_chrome), or leave static images out"
             ) from e
-        return [Path(beside, name).replace(folder / name) for name in names]
+        return [Path(temporary, name).replace(folder / name) for name in names]
 
 
-def _paragraphs(part: Section) -> str:
-    if part.html:
-        return part.text
-    return "".join(f"<p>{escape(p.strip())}</p>" for p in re.split(r"\n\s*\n", part.text) if p.strip())
+def _drawing(figure: Figure, name: str) -> dict[str, Any]:
+    """What the template needs to draw a figure: its id, title and data."""
+    content: dict[str, Any] = json.loads(str(figure.to_json()))
+    content["layout"].pop("template", None)
+    return {"id": name, "label": _title(figure) or "figure", "data": _script_json(content)}
 
 
-def _table(title: str, table: Table) -> str:
-    header, rows = table
-    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in header)
-    body = "".join(f"<tr>{''.join(_cell(value, first=i == 0) for i, value in enumerate(row))}</tr>" for row in rows)
-    # Focusable, so that a wide table can be scrolled by keyboard.
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(title)}: table">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+def _title(figure: Figure) -> str:
+    """Title of a figure as plain text; "" if it has none."""
+    return unescape(figure.to_plotly_json()["layout"].get("title", {}).get("text") or "")
+
+
+def _script_json(value: Any) -> str:
+    """Encode JSON so that it cannot close the surrounding script element."""
+    return json.dumps(value, default=list).replace("<", "\\u003c")
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("lens_fv.plotting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
-def _cell(value: object, *, first: bool) -> str:
-    shown = escape(f"{value:.3f}" if isinstance(value, float) else str(value))
-    number = ' class="number"' if not isinstance(value, bool) and isinstance(value, Number) else ""
-    return f'<th scope="row"{number}>{shown}</th>' if first else f"<td{number}>{shown}</td>"
+def _render(name: str, *, library: str | None = None, library_file: str | None = None, **content: Any) -> str:
+    """Render a page. Plotly, for its figures, is embedded (`library`) or in a file next to the page (`library_file`)."""
+    themes: str | None = None
+    if library or library_file:
+        themes = _script_json({theme: template(theme).to_plotly_json() for theme in ("light", "dark")})
+    page = _templates().get_template(name)
+    return page.render(themes=themes, library=library, library_file=library_file, **content)

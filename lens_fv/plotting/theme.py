@@ -3,17 +3,15 @@
 All differences between themes are in the template, so a figure changes its theme by changing its template.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from html import escape
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
 from lens_fv.core.choices import checked
-from lens_fv.core.statistics import Estimate
-from lens_fv.errors import LensFVError
 
 ThemeName = Literal["light", "dark", "print"]
 
@@ -40,8 +38,6 @@ def theme(name: ThemeName) -> Iterator[None]:
     Raises:
         LensFVError: no such theme.
     """
-    if name not in get_args(ThemeName):
-        raise LensFVError(f"theme {name!r}: there is no such theme; choose one of {', '.join(get_args(ThemeName))}")
     token = _current.set(name)
     try:
         yield
@@ -111,27 +107,6 @@ def figure(traces: list[Any], *, title: str, height: int, **layout: Any) -> go.F
     return go.Figure(traces, {"template": template(name), "height": height, **heading, **width, **layout})
 
 
-def counting_axis(title: str, n: int) -> dict[str, Any]:
-    """Make an axis over 0..n-1 with a tick for each, labelling every one, every second, every fifth, ..."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, n) if n / step <= 20)
-    ticks = {"dtick": step, "tick0": 0, "tickangle": 0, "minor": {"dtick": 1, "ticks": "outside", "ticklen": 2}}
-    return {"title": {"text": title}, "showgrid": False, **(ticks if n <= 100 else ticks | {"minor": {}})}
-
-
 def plain(text: str) -> str:
     """Escape text for plotly, which interprets some HTML."""
     return escape(text, quote=False)
-
-
-def tint(colour: str, opacity: float) -> str:
-    """Make a colour such as "#0072B2" translucent."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
-
-
-def error_bars(estimates: Sequence[Estimate], **style: Any) -> dict[str, Any]:
-    """Error bars to the ends of the intervals of `estimates`."""
-    # A percentile interval of a skewed sample need not contain the mean, and an error bar cannot be negative.
-    up = [max(0.0, e.ci_high - e.mean) for e in estimates]
-    down = [max(0.0, e.mean - e.ci_low) for e in estimates]
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **style}

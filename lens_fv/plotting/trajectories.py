@@ -7,12 +7,11 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from lens_fv.core.statistics import Estimate
 from lens_fv.dynamics import Trajectory
 from lens_fv.dynamics.trajectory import Measure
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.dots import panel_axes, panel_layout
-from lens_fv.plotting.theme import GREY, PALETTE, figure, plain, tint
+from lens_fv.plotting.elements import band, panel_axes, panel_layout
+from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 _ABILITIES: Mapping[Measure, str] = {"instruction": "after the instruction", "knowledge": "in a cloze, without instruction"}
 _DASHES = ("solid", "dash", "dot")
@@ -28,26 +27,38 @@ def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
     Raises:
         LensFVError: a task that was not probed.
     """
-    names = list(tasks if tasks is not None else trajectory.tasks)
-    columns = min(len(names), 4)
+    names = list(trajectory.tasks if tasks is None else tasks)
     traces: list[go.Scatter] = []
-    for task, at in zip(names, panel_axes(len(names))):
+    for task, axes in zip(names, panel_axes(len(names))):
         for (measure, label), colour in zip(_ABILITIES.items(), (PALETTE[1], PALETTE[0])):
             curve = trajectory.curve(measure, task, change=True)
-            traces += _band(curve, f"{plain(task)}, {label}", colour, at)
-            traces.append(_line(curve, label, colour, at, first=task == names[0]))
-    rows = -(-len(names) // columns)
+            steps, estimates = list(curve), list(curve.values())
+            low, high = [e.ci_low for e in estimates], [e.ci_high for e in estimates]
+            traces.append(band(steps, low, high, colour, name=f"{plain(task)}, {label}", **axes))
+            traces.append(
+                go.Scatter(
+                    x=steps,
+                    y=[e.mean for e in estimates],
+                    **axes,
+                    mode="lines+markers",
+                    line={"color": colour, "width": 2},
+                    marker={"size": 4},
+                    name=label,
+                    legendgroup=label,
+                    showlegend=task == names[0],
+                    text=[f"step {step}: {e:+.3f}" for step, e in curve.items()],
+                    hovertemplate="%{text}",
+                )
+            )
+    columns = min(len(names), 4)
+    x_axis = {"title": {"text": "step"}, "zeroline": False}
+    y_axis = {"title": {"text": "change (nats per token)"}, "zeroline": True}
     return figure(
         traces,
-        title=f"Log-probability of the answers since the beginning: {trajectory.provenance.model}",
-        height=150 + 210 * rows,
-        **panel_layout(
-            names,
-            {"title": {"text": "step"}, "zeroline": False},
-            {"title": {"text": "change (nats a token)"}, "zeroline": True},
-            columns=columns,
-        ),
-        shapes=_ends(trajectory, len(names)),
+        title=f"Change in the answers' log-probability during fine-tuning: {trajectory.provenance.model}",
+        height=150 + 210 * -(-len(names) // columns),
+        **panel_layout(names, x_axis, y_axis, columns=columns),
+        shapes=_stage_lines(trajectory, len(names)),
     )
 
 
@@ -59,21 +70,26 @@ def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     tasks).
     """
     own, control = (heads.mean(-1) for heads in trajectory.head_similarity())
-    use = trajectory.alignment.nanmean(-1)
-    panels = {"the vector": trajectory.similarity(), "the residual stream, to the vector": use, "the vector's heads": own}
+    panels = {
+        "the vector": trajectory.similarity(),
+        "the residual stream and the vector": trajectory.alignment.nanmean(-1),
+        "the vector's heads": own,
+    }
     traces: list[go.Scatter] = []
-    for (name, values), at in zip(panels.items(), panel_axes(3)):
+    for (panel, values), axes in zip(panels.items(), panel_axes(3)):
         for t, (task, colour) in enumerate(zip(trajectory.tasks, cycle(PALETTE))):
             style = {"color": colour, "width": 1.8, "dash": _DASHES[t // len(PALETTE) % len(_DASHES)]}
-            traces.append(_plain_line(trajectory, values[:, t], plain(task), style, at, legend=name == "the vector"))
+            legend = panel == "the vector"
+            traces.append(_line(trajectory, values[:, t], plain(task), style, **axes, showlegend=legend))
     style = {"color": GREY, "width": 2.5, "dash": "dash"}
-    traces.append(_plain_line(trajectory, control.mean(1), "random heads", style, panel_axes(3)[2], legend=True))
+    traces.append(_line(trajectory, control.mean(1), "random heads", style, **panel_axes(3)[2], showlegend=True))
+    x_axis, y_axis = {"title": {"text": "step"}, "zeroline": False}, {"title": {"text": "cosine similarity"}}
     return figure(
         traces,
-        title=f"Cosine over fine-tuning: {trajectory.provenance.model}",
+        title=f"Cosine similarity to the initial vector during fine-tuning: {trajectory.provenance.model}",
         height=420 + 18 * (len(trajectory.tasks) // 4),
-        **panel_layout(list(panels), {"title": {"text": "step"}, "zeroline": False}, {"title": {"text": "cosine"}}),
-        shapes=_ends(trajectory, 3),
+        **panel_layout(list(panels), x_axis, y_axis),
+        shapes=_stage_lines(trajectory, 3),
     )
 
 
@@ -92,74 +108,63 @@ def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
         )
     vectors = trajectory.vectors / trajectory.vectors[:1].norm(dim=-1, keepdim=True)
     centre = vectors[0].mean(0)
-    _, lengths, axes = torch.linalg.svd(vectors[0] - centre, full_matrices=False)
-    shares = (lengths**2 / (lengths**2).sum()).tolist()
-    places = (vectors - centre) @ axes[:2].T
+    _, singular_values, axes = torch.linalg.svd(vectors[0] - centre, full_matrices=False)
+    shares = (singular_values**2 / (singular_values**2).sum()).tolist()
+    coordinates = (vectors - centre) @ axes[:2].T
     traces: list[go.Scatter] = []
     arrows: list[dict[str, Any]] = []
     for t, (task, colour) in enumerate(zip(trajectory.tasks, cycle(PALETTE))):
-        x, y = places[:, t].T.tolist()
-        hover = [f"{plain(task)}, step {step}" for step in trajectory.steps]
-        tip = {"text": hover, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
+        x, y = coordinates[:, t].T.tolist()
         traces.append(
             go.Scatter(
-                x=x, y=y, mode="lines+markers", line={"color": colour, "width": 1, "dash": "dot"}, marker={"size": 3}, **tip
+                x=x,
+                y=y,
+                mode="lines+markers",
+                line={"color": colour, "width": 1, "dash": "dot"},
+                marker={"size": 3},
+                text=[f"{plain(task)}, step {step}" for step in trajectory.steps],
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=False,
             )
         )
-        name = {"text": [plain(task)], "textposition": "top center", "hoverinfo": "skip", "showlegend": False}
         traces.append(
-            go.Scatter(x=x[:1], y=y[:1], mode="markers+text", cliponaxis=False, marker={"color": colour, "size": 9}, **name)
+            go.Scatter(
+                x=x[:1],
+                y=y[:1],
+                mode="markers+text",
+                marker={"color": colour, "size": 9},
+                text=[plain(task)],
+                textposition="top center",
+                cliponaxis=False,
+                hoverinfo="skip",
+                showlegend=False,
+            )
         )
         ends = {"x": x[-1], "y": y[-1], "ax": x[0], "ay": y[0], "axref": "x", "ayref": "y", "text": ""}
         arrows.append({**ends, "showarrow": True, "arrowhead": 2, "arrowwidth": 2, "arrowcolor": colour})
-    axis = {"zeroline": False, "showgrid": True}
     titles = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2])]
+    x_axis, y_axis = ({"zeroline": False, "showgrid": True, "title": {"text": title}} for title in titles)
     return figure(
         traces,
-        title=f"Instruction vectors from before to after: {trajectory.provenance.model}",
+        title=f"Instruction vectors before and after fine-tuning: {trajectory.provenance.model}",
         height=560,
         annotations=arrows,
-        xaxis=axis | {"title": {"text": titles[0]}},
-        yaxis=axis | {"title": {"text": titles[1]}},
+        xaxis=x_axis,
+        yaxis=y_axis,
     )
 
 
-def _line(curve: Mapping[int, Estimate], label: str, colour: str, at: Mapping[str, str], *, first: bool) -> go.Scatter:
-    hover = [f"step {step}: {e:+.3f}" for step, e in curve.items()]
-    return go.Scatter(
-        x=list(curve),
-        y=[e.mean for e in curve.values()],
-        **at,
-        mode="lines+markers",
-        line={"color": colour, "width": 2},
-        marker={"size": 4},
-        name=label,
-        legendgroup=label,
-        showlegend=first,
-        text=hover,
-        hovertemplate="%{text}",
-    )
+def _line(trajectory: Trajectory, values: torch.Tensor, name: str, style: Mapping[str, Any], **options: Any) -> go.Scatter:
+    group = {"name": name, "legendgroup": name, "hovertemplate": "step %{x}: %{y:.3f}"}
+    return go.Scatter(x=list(trajectory.steps), y=values.tolist(), mode="lines", line=dict(style), **group, **options)
 
 
-def _band(curve: Mapping[int, Estimate], name: str, colour: str, at: Mapping[str, str]) -> list[go.Scatter]:
-    steps, low, high = list(curve), [e.ci_low for e in curve.values()], [e.ci_high for e in curve.values()]
-    band = {"x": steps + steps[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": tint(colour, 0.16)}
-    return [go.Scatter(**band, **at, mode="lines", line={"width": 0}, name=name, hoverinfo="skip", showlegend=False)]
-
-
-def _plain_line(
-    trajectory: Trajectory, values: torch.Tensor, name: str, style: Mapping[str, Any], at: Mapping[str, str], *, legend: bool
-) -> go.Scatter:
-    tip = {"hovertemplate": "step %{x}: %{y:.3f}", "name": name, "legendgroup": name, "showlegend": legend}
-    return go.Scatter(x=list(trajectory.steps), y=values.tolist(), **at, mode="lines", line=dict(style), **tip)
-
-
-def _ends(trajectory: Trajectory, n: int) -> list[dict[str, Any]]:
-    """Draw lines between the training of successive tasks, in every panel."""
+def _stage_lines(trajectory: Trajectory, n_panels: int) -> list[dict[str, Any]]:
+    """Lines between the training of successive tasks, in every panel."""
     ends = [trajectory.steps[m] for m in trajectory.stage_ends if 0 < m < len(trajectory.checkpoints) - 1]
     line = {"type": "line", "y0": 0, "y1": 1, "layer": "below", "line": {"color": GREY, "width": 1, "dash": "dot"}}
     return [
-        line | {"x0": end, "x1": end, "xref": at["xaxis"], "yref": f"{at['yaxis']} domain"}
-        for at in panel_axes(n)
+        line | {"x0": end, "x1": end, "xref": axes["xaxis"], "yref": f"{axes['yaxis']} domain"}
+        for axes in panel_axes(n_panels)
         for end in ends
     ]

@@ -11,7 +11,6 @@ from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.heads import MediationOptions, make_instruction_prompts, rank_prompts
 from lens_fv.heads.instructed import Uninformative
-from lens_fv.model.lens_model import LensModel
 from lens_fv.model.loading import load_model
 from lens_fv.tasks import Task
 from lens_fv.vectors import extract_instruction, sweep_injection
@@ -59,34 +58,22 @@ def measure_run(
     Raises:
         LensFVError: `load_model`, `rank_instruction_heads`, `extract_instruction` or `track_checkpoints` raises.
     """
-    folder = Path(folder)
+    folder, shared = Path(folder), {"n_shots": n_shots, "seed": seed, "template": run.template}
     tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
     model = load_model(run.source, device=device, dtype=dtype or run.about["dtype"])
-    prompts = {"counterpart": counterpart, "n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "seed": seed}
-    probed = {"n_shots": n_shots, "n_context": n_context, "max_items": max_items, "seed": seed}
-    probes = [_probe(model, task, folder, run, n_heads, prompts, probed, progress) for task in tasks]
+    ranking_options = MediationOptions(seed=seed, folder=folder / "rankings", progress=progress)
+    probes: list[TaskProbe] = []
+    for task in tasks:
+        prompts = make_instruction_prompts(model, task, counterpart=counterpart, n_clean=n_clean, n_trials=n_trials, **shared)
+        ranking = rank_prompts(model, task, prompts, ranking_options)
+        vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
+        sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=max_items, template=run.template)
+        best = sweep.best("logprob")
+        vector = vector.at(layer=best.layer, scale=best.scale)
+        vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
+        options = {"n_context": n_context, "max_items": max_items, **shared}
+        probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
     return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
-
-
-def _probe(
-    model: LensModel,
-    task: Task,
-    folder: Path,
-    run: FinetuneRun,
-    n_heads: int,
-    prompts: dict[str, Any],
-    probed: dict[str, Any],
-    progress: bool,
-) -> TaskProbe:
-    """Make a task's probe from its vector before training; saves the ranking and the vector."""
-    contrast = make_instruction_prompts(model, task, template=run.template, **prompts)
-    options = MediationOptions(seed=prompts["seed"], folder=folder / "rankings", progress=progress)
-    ranking = rank_prompts(model, task, contrast, options)
-    vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
-    sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=probed["max_items"], template=run.template)
-    vector = vector.at(layer=sweep.best("logprob").layer, scale=sweep.best("logprob").scale)
-    vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
-    return make_task_probe(model, task, vector, patching_prompts=contrast, template=run.template, **probed)
 
 
 def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
@@ -101,14 +88,13 @@ def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
         "control_head_cosine": control.mean(-1),
     }
     rows: list[dict[str, Any]] = []
-    for m, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
+    for c, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
         for t, task in enumerate(trajectory.tasks):
-            overlap = overlaps[m][t]
-            measures = {measure: curves[measure, task].get(step) for measure in MEASURES}
-            rows.append(
-                {"checkpoint": name, "step": step, "task": task}
-                | {measure: estimate and estimate._asdict() for measure, estimate in measures.items()}
-                | {key: float(values[m, t]) for key, values in numbers.items()}
-                | {"head_overlap": overlap and overlap.to_json()}
-            )
+            row: dict[str, Any] = {"checkpoint": name, "step": step, "task": task}
+            for measure in MEASURES:
+                estimate = curves[measure, task].get(step)
+                row[measure] = estimate and estimate._asdict()
+            row |= {key: float(values[c, t]) for key, values in numbers.items()}
+            overlap = overlaps[c][t]
+            rows.append(row | {"head_overlap": overlap and overlap.to_json()})
     return rows

@@ -2,19 +2,69 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_fv.core.files import write_atomically
+from lens_fv.core.choices import Seed
+from lens_fv.core.files import file_name, write_atomically
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import Evaluation, evaluate
+from lens_fv.heads import HeadRanking, rank_heads
 from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.demo_report import write_demo_report
-from lens_fv.studies.task_study import DEMO_TASKS, DemoSettings, TaskStudy, study_task
-from lens_fv.tasks import load_task
+from lens_fv.tasks import Split, Task, load_task, split_pairs
+from lens_fv.vectors import Decoded, FunctionVector, InjectionSweep, decode, extract, sweep_injection, tune
 
 __all__ = ["DEMO_TASKS", "DemoSettings", "run_demo"]
+
+DEMO_TASKS = ("present-past", "singular-plural", "country-capital", "antonym")
+"""Relations from morphology, world knowledge and lexical semantics that a small model partly knows."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Settings of the demonstration; fewer prompts than the defaults of `rank_heads`, so that it takes minutes.
+
+    Attributes:
+        tasks: Names or files of the tasks.
+        n_shots, n_clean, n_trials: Numbers of demonstrations per prompt, of clean prompts and of corrupted prompts.
+        n_heads: Number of heads in the extracted vector.
+        pairs, learning_rate, steps: Options of `tune`.
+        layers: Candidate layers for tuning, as fractions of the depth.
+        max_items: Maximum number of test pairs.
+        seed: Seed of splits, prompts and random draws.
+    """
+
+    tasks: tuple[str, ...] = DEMO_TASKS
+    n_shots: int = 5
+    n_clean: int = 20
+    n_trials: int = 8
+    n_heads: int = 10
+    pairs: int = 20
+    layers: tuple[float, ...] = (0.3, 0.5)
+    learning_rate: float = 0.1
+    steps: int = 30
+    max_items: int = 60
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class TaskStudy:
+    """Results for one relation."""
+
+    task: Task
+    split: Split
+    ranking: HeadRanking
+    by_layer: InjectionSweep
+    extracted: FunctionVector
+    tuned: FunctionVector
+    decoded: Mapping[str, Decoded]
+
+    @property
+    def slug(self) -> str:
+        """The task's name as a file name."""
+        return file_name(self.task.name)
 
 
 def run_demo(
@@ -31,19 +81,19 @@ def run_demo(
     Raises:
         LensFVError: a task is unknown, or the folder cannot be written.
     """
+    from lens_fv.studies.reports import write_demo_report  # draws
+
     settings, out = settings or DemoSettings(), Path(out)
     begin = time.perf_counter()
     studies: list[TaskStudy] = []
     for name in settings.tasks:
         study = study_task(model, load_task(name), settings, progress=progress)
-        folder = out / "artefacts" / study.slug
-        study.ranking.save(folder / "ranking.safetensors")
-        study.extracted.save(folder / "extracted.safetensors")
-        study.tuned.save(folder / "tuned.safetensors")
+        for artefact in ("ranking", "extracted", "tuned"):
+            getattr(study, artefact).save(out / "artefacts" / study.slug / f"{artefact}.safetensors")
         studies.append(study)
-    evaluations: list[Evaluation] = []
+    evaluations: dict[str, Evaluation] = {}
     for i, study in enumerate(studies):
-        found = evaluate(
+        evaluation = evaluate(
             model,
             study.task,
             {"extracted": study.extracted, "tuned": study.tuned},
@@ -54,37 +104,59 @@ def run_demo(
             seed=settings.seed,
             progress=progress,
         )
-        found.save(out / "artefacts" / study.slug / "evaluation.safetensors")
-        evaluations.append(found)
-    seconds = time.perf_counter() - begin
-    report = _report(model, settings, studies, evaluations, seconds)
-    write_atomically(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
-    write_demo_report(out, model, {s.task.name: s for s in studies}, {e.provenance.task: e for e in evaluations}, seconds)
-    return report
-
-
-def _report(
-    model: LensModel,
-    settings: DemoSettings,
-    studies: Sequence[TaskStudy],
-    evaluations: Sequence[Evaluation],
-    seconds: float,
-) -> dict[str, Any]:
-    return {
+        evaluation.save(out / "artefacts" / study.slug / "evaluation.safetensors")
+        evaluations[study.task.name] = evaluation
+    report = {
         "model": model.name,
         "revision": model.revision,
         "versions": dict(studies[0].ranking.provenance.versions),
-        "settings": vars(settings) | {"tasks": list(settings.tasks)},
-        "seconds": seconds,
-        "tasks": {study.task.name: _task_report(study, found) for study, found in zip(studies, evaluations, strict=True)},
+        "settings": asdict(settings),
+        "seconds": time.perf_counter() - begin,
+        "tasks": {study.task.name: _task_numbers(study, evaluations[study.task.name]) for study in studies},
     }
+    write_atomically(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    write_demo_report(out, model, studies, evaluations, report["seconds"])
+    return report
 
 
-def _task_report(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
+def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress: bool = False) -> TaskStudy:
+    """Rank heads and extract, tune and decode vectors for one relation, without using its test split."""
+    s = settings
+    split = split_pairs(task, seed=s.seed)
+    ranking = rank_heads(
+        model,
+        task,
+        split=split,
+        n_shots=s.n_shots,
+        n_clean=s.n_clean,
+        n_trials=s.n_trials,
+        seed=s.seed,
+        progress=progress,
+    )
+    extracted = extract(model, task, ranking, n_heads=s.n_heads, split=split)
+    by_layer = sweep_injection(model, task, extracted, scales=[1.0], split=split)
+    tuned = tune(
+        model,
+        task,
+        init=extracted,
+        n_pairs=s.pairs,
+        layers=[round(depth * (model.n_layers - 1)) for depth in s.layers],
+        learning_rate=s.learning_rate,
+        steps=s.steps,
+        split=split,
+        seed=s.seed,
+        progress=progress,
+    )
+    words = [*task.relation_words, *(pair.output for pair in split.test)]
+    decoded = {name: decode(model, v, 10, words=words) for name, v in (("extracted", extracted), ("tuned", tuned))}
+    return TaskStudy(task, split, ranking, by_layer, extracted, tuned, decoded)
+
+
+def _task_numbers(study: TaskStudy, evaluation: Evaluation) -> dict[str, Any]:
     answers = [pair.output for pair in study.split.test]
     return {
         "pairs": len(study.task),
-        "split": {"train": len(study.split.train), "validation": len(study.split.validation), "test": len(study.split.test)},
+        "split": {name: len(getattr(study.split, name)) for name in ("train", "validation", "test")},
         "heads": table_rows(study.ranking.top()),
         "baseline": float(study.ranking.baseline.mean()),
         "layers": {

@@ -3,30 +3,24 @@
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
 
 from lens_fv.core.files import write_atomically
-from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import save_figures, theme
+from lens_fv.studies import markdown
 from lens_fv.studies.study import Results, Study
-from lens_fv.studies.tables import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NONE = "–"
-MANY = 20
-"""A setting with more names than this is given as their number."""
-Form = Callable[[Any], str]
-"""How an estimate is written: `interval`, `points` or `said_verdict`."""
 LARGEST = 1_000_000
 """Maximum size of an SVG figure in bytes; a larger one is kept as PNG."""
 
@@ -49,18 +43,12 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
     environment = Environment(
         loader=PackageLoader("lens_fv.studies"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        interval=interval,
-        points=points,
-        percent=percent,
-        p_value=p_value,
-        verdict=said_verdict,
-        setting=in_words,
-        number=number,
-    )
-    tables = {"table": markdown_table, "grid": estimates_table, "columns": columns_table}
-    words = {"label": label, "folded": folded, "command": command, "points": points, "verdict": said_verdict}
-    environment.globals.update(**tables, **words, figure=page.figure, csv=page.csv)
+    formats = {name: getattr(markdown, name) for name in ("interval", "signed", "points", "percent", "number", "p_value")}
+    formats |= {"verdict": markdown.verdict_in_words, "setting": markdown.in_words}
+    environment.filters.update(formats)
+    environment.globals.update(formats, table=markdown.markdown_table, grid=markdown.estimates_table, label=markdown.label)
+    environment.globals.update(formatted=markdown.formatted, folded=markdown.folded, figure=page.figure, csv=page.csv)
+    environment.globals.update(command=command, settings=settings_table, jobs=jobs_table)
     with theme("print"):
         text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
@@ -90,127 +78,26 @@ class Page:
         for name, table in self._tables.items():
             write_atomically(self._out / self._name / f"{name}.csv", table)
         for name, (caption, _) in self._figures.items():
-            text = text.replace(f"\0{name}\0", _placed(f"{self._name}/{files[name]}", caption))
+            text = text.replace(f"\0{name}\0", _image(f"{self._name}/{files[name]}", caption))
         return write_atomically(self._out / f"{self._name}.md", text)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1) -> str:
-    """Format a table whose first `words` columns hold words; all others hold numbers, aligned right."""
-    rule = ["---" if i < words else "---:" for i in range(len(header))]
-    lines = [header, rule, *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def settings_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
+    """Revision, settings, weights and versions of each run."""
+    rows: list[list[object]] = [["revision", *(run.run.get("revision") for run in runs)]]
+    for name in runs[0].settings:
+        if name not in study.hidden:
+            rows.append([name, *(markdown.in_words(run.settings.get(name)) for run in runs)])
+    rows.append(["weights", *(run.run.get("weights") for run in runs)])
+    for package in runs[0].run.get("versions", {}):
+        rows.append([package, *(run.run["versions"].get(package) for run in runs)])
+    return markdown.markdown_table(["setting", *(run.name for run in runs)], rows, words=1 + len(runs))
 
 
-def estimates_table(
-    title: str,
-    estimates: Mapping[str, Mapping[str, Estimate | None]],
-    *,
-    words: Mapping[str, str] | None = None,
-    form: Literal["signed", "points"] | None = None,
-    counts: str | None = None,
-) -> str:
-    """Format a table of estimates by row and column, such as `Table.estimates` returns.
-
-    Args:
-        title: Header of the first column.
-        estimates: Estimates by row and column; a row may lack columns.
-        words: Names of rows and columns in words; see `label`. Rows named there come first, in this order.
-        form: Format of all cells. Rows named "one - other" are always signed, and columns named "... (points)" hold points.
-        counts: Title of a first row with the number of units of each column; default: no such row.
-    """
-    columns = list(dict.fromkeys(column for cells in estimates.values() for column in cells))
-    rows, number_of = list[list[str]](), list[str]()
-    if counts:
-        for column in columns:
-            units = {cell[3] for cells in estimates.values() if (cell := cells.get(column))}
-            number_of.append("–".join(str(n) for n in sorted({min(units), max(units)})) if units else NONE)
-        rows.append([counts, *number_of])
-    order = {name: i for i, name in enumerate(words or {})}
-    for name in sorted(estimates, key=lambda name: order.get(name, len(order))):
-        cells, signed = estimates[name], form == "signed" or " - " in name
-        rows.append([label(name, words or {})])
-        for column in columns:
-            in_points = form == "points" or "(points)" in column
-            rows[-1].append(points(cells.get(column)) if in_points else interval(cells.get(column), signed=signed))
-    return markdown_table([title, *(label(column, words or {}) for column in columns)], rows)
-
-
-def label(name: str, words: Mapping[str, str]) -> str:
-    """A name in words, and each part of "one - other", "model: measure" and "condition, variant"."""
-    return "".join(words.get(part, part) for part in re.split("( - |: |, )", name))
-
-
-def columns_table(
-    first: str,
-    table: Mapping[str, Mapping[str, Any]],
-    columns: Mapping[str, str | tuple[str, Form]],
-    form: Form | None = None,
-) -> str:
-    """Format a table of estimates, numbers and words.
-
-    Args:
-        first: Title of the first column, which holds the names of the rows.
-        table: Values by row and column; a row may lack columns.
-        columns: Title of each column to show, or its title and format.
-        form: Format of estimates in all other columns; default: `interval`.
-    """
-    titles = [column if isinstance(column, str) else column[0] for column in columns.values()]
-    forms = [form or interval if isinstance(column, str) else column[1] for column in columns.values()]
-    rows: list[list[object]] = []
-    for name, row in table.items():
-        values = [row.get(column) for column in columns]
-        rows.append([name, *(own(value) if isinstance(value, Estimate) else value for own, value in zip(forms, values))])
-    return markdown_table([first, *titles], rows)
-
-
-def folded(title: str, inside: str) -> str:
-    """A long text that a click on its title opens. The blank lines make MkDocs and GitHub read it as Markdown."""
-    return f'<details markdown="1">\n<summary>{title}</summary>\n\n{inside}\n\n</details>'
-
-
-def interval(value: Estimate | None, digits: int = 2, signed: bool = False, times: float = 1.0) -> str:
-    """A mean with its interval, the latter only if it covers several units."""
-    if value is None:
-        return NONE
-    form = f"{'+' if signed else ''}.{digits}f"
-    mean, low, high, n = value
-    ends = "" if n == 1 else f" [{times * low:{form}}, {times * high:{form}}]"
-    return f"{times * mean:{form}}{ends}"
-
-
-def points(difference: Estimate | None) -> str:
-    """A difference of proportions in percentage points."""
-    return interval(difference, 0, signed=True, times=100.0)
-
-
-def percent(share: float | None) -> str:
-    """A proportion in percent."""
-    return NONE if share is None else f"{100 * share:.0f} %"
-
-
-def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
-    """A number with a fixed number of digits."""
-    return NONE if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
-
-
-def said_verdict(difference: Estimate) -> str:
-    """The verdict of a contrast; failures stand out."""
-    found = verdict(difference)
-    return found if found == "holds" else f"**{found}**"
-
-
-def p_value(p: float) -> str:
-    """A p-value with three digits."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def in_words(value: Any) -> Any:
-    """A setting in few words."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {in_words(inner)}" for key, inner in value.items() if not isinstance(inner, dict))
-    if isinstance(value, list):
-        return f"{len(value)} names" if len(value) > MANY and isinstance(value[0], str) else ", ".join(map(str, value))
-    return value
+def jobs_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
+    """Number of finished jobs of each part and run."""
+    counts = {part: {run.name: run.part(part).groupby(["seed", "job"]).ngroups or None for run in runs} for part in study.parts}
+    return markdown.estimates_table("part", counts)
 
 
 def command(study: type[Study[Any]], run: Results) -> str:
@@ -220,14 +107,14 @@ def command(study: type[Study[Any]], run: Results) -> str:
     words = ["lens-fv", *([f"--matmul {precision}"] if precision else []), f"reproduce {study.name} --model {run.run['model']}"]
     for name, value in run.settings.items():
         if value != usual.get(name):
-            given = "FILE" if name in study.external and value else _written(value)
-            words.append(f"--set {shlex.quote(f'{name}={given}')}")
+            text = "FILE" if name in study.external and value else _setting_text(value)
+            words.append(f"--set {shlex.quote(f'{name}={text}')}")
     if (weights := run.run.get("weights", "float32")) != "float32":
         words.append(f"--dtype {weights}")
     return " ".join(words)
 
 
-def _written(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     """A setting as `--set` takes it: texts and lists of texts or numbers as they are, all else as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
         return ",".join(map(str, value))
@@ -258,13 +145,7 @@ def _draw(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
     return files
 
 
-def _placed(file: str, caption: str) -> str:
+def _image(file: str, caption: str) -> str:
     if file.endswith(".html"):
         return f"[Figure: {caption}]({file})"
     return f"![{re.sub(r'[][]', '', caption)}]({file})\n\n*{caption}*"
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return NONE
-    return (f"{value:.2f}" if isinstance(value, float) else str(value)).replace("|", "\\|")

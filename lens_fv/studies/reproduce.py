@@ -98,8 +98,8 @@ def study_settings(study: type[Study[Any]], changes: Mapping[str, str], *, quick
             raise LensFVError(
                 f"set {name} of the study {study.name}: its settings are {', '.join(types)}{nearest(name, types)}"
             )
-        several = isinstance(getattr(settings, name), tuple)
-        value = [_value(part) for part in text.split(",")] if several and text[:1] != "[" else _value(text)
+        separated = isinstance(getattr(settings, name), tuple) and not text.startswith("[")
+        value = [_value(part) for part in text.split(",")] if separated else _value(text)
         values[name] = validated(value, types[name], f"set {name} of the study {study.name}", remedy="change the value")
     return replace(settings, **values)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work that yields rows; it is computed whole or not at all.
+    """A piece of work that yields rows; it is computed completely or not at all.
 
     Attributes:
         part: Part of the study that it belongs to.
@@ -58,6 +59,28 @@ class Job:
     name: str
     run: Callable[[], Iterable[Row]]
     seed: int = 0
+
+
+def part(
+    arguments: Callable[[Any], Iterable[tuple[Any, ...]]],
+) -> Callable[[Callable[..., Iterable[Row]]], Callable[[Any], Iterator[Job]]]:
+    """Turn a function that computes the rows of one job into a part of a study, which yields its jobs.
+
+    The part has the function's name. The function is called with the study and a job's arguments.
+
+    Args:
+        arguments: Returns the arguments of each job: a seed, and what names the job when joined by "/".
+    """
+
+    def decorate(rows: Callable[..., Iterable[Row]]) -> Callable[[Any], Iterator[Job]]:
+        def jobs(study: Any) -> Iterator[Job]:
+            for seed, *names in arguments(study):
+                yield Job(rows.__name__, "/".join(map(str, names)), partial(rows, study, seed, *names), seed)
+
+        jobs.__doc__ = rows.__doc__
+        return jobs
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -78,9 +101,12 @@ class Line:
     def __post_init__(self) -> None:
         """Refuse values that are not finite."""
         for unit, condition, measure, value, _ in self.rows:
-            if not all(one is None or math.isfinite(one) for one in (value if isinstance(value, tuple) else (value,))):
-                what = f"{self.part}/{self.job} has a value that is not finite ({unit}, {condition}, {measure})"
-                raise LensFVError(f"study: {what}; None means not measured")
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(number is None or math.isfinite(number) for number in values):
+                raise LensFVError(
+                    f"study: {self.part}/{self.job} has a value that is not finite ({unit}, {condition}, {measure}); "
+                    "None means not measured"
+                )
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -136,9 +162,9 @@ class RowStore:
         Raises:
             LensFVError: a value that is not finite, or whatever the job raises.
         """
-        with self._claimed(job, wait=wait) as mine:
+        with self._claimed(job, wait=wait) as claimed:
             self._refresh()
-            if mine and job not in self:
+            if claimed and job not in self:
                 self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job.run())))
                 self._refresh()
         return job in self
@@ -162,7 +188,7 @@ class RowStore:
             lock.release()
 
     def _append(self, line: Line) -> None:
-        """Add a line. What a killed worker left of a line is overwritten."""
+        """Add a line, over the part of a line that a killed worker may have written."""
         text = json.dumps(vars(line), ensure_ascii=False, separators=(",", ":"))
         with (
             file_lock(self._path),
@@ -183,24 +209,24 @@ class RowStore:
         with self._path.open("rb") as file:
             file.seek(self._read_to)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        where = f"read the rows of a study in {self._path}"
-        for encoded in whole.split(b"\n")[:-1]:  # names may hold other characters that end a line
+        complete = data[: data.rfind(b"\n") + 1]
+        context = f"read the rows of a study in {self._path}"
+        for encoded in complete.split(b"\n")[:-1]:  # names may hold other characters that end a line
             try:
                 text = encoded.decode()
             except UnicodeDecodeError as error:
-                raise LensFVError(f"{where}: not UTF-8 text; {REMEDY}") from error
-            found = validated(parse_json(text, where, remedy=REMEDY), dict[str, Any], where, remedy=REMEDY)
-            line = Line(**record(Line, found, where, remedy=REMEDY))
+                raise LensFVError(f"{context}: not UTF-8 text; {REMEDY}") from error
+            fields = validated(parse_json(text, context, remedy=REMEDY), dict[str, Any], context, remedy=REMEDY)
+            line = Line(**record(Line, fields, context, remedy=REMEDY))
             if (line.model, line.settings_hash) != (self._model, self._hash):
                 other = f"the model {line.model}" if line.model != self._model else "other settings"
-                raise LensFVError(f"{where}: {line.part}/{line.job} was run with {other}; choose another folder")
+                raise LensFVError(f"{context}: {line.part}/{line.job} was run with {other}; choose another folder")
             self._lines.setdefault(line.key, line)
-        self._read_to += len(whole)
+        self._read_to += len(complete)
 
 
-def frame(stores: "Iterable[RowStore]") -> "pd.DataFrame":
-    """All rows as a tidy table with `COLUMNS`: one value a line, items counted from 0 within a row."""
+def frame(stores: Iterable[RowStore]) -> "pd.DataFrame":
+    """All rows as a tidy table with `COLUMNS`: one value per line, with items counted from 0 within a row."""
     import pandas as pd
 
     table = pd.DataFrame(

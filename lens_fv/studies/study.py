@@ -50,6 +50,8 @@ class Study(Generic[S]):
         models: Models that it runs on by default.
         external: Settings that name files outside the project; only the file names are recorded.
         hidden: Settings that the page does not list at its end, because they stand next to their results or are not used.
+        context: Computes what the template NAME.md.j2 needs besides `runs`: tables, contrasts and figures.
+        headline: Returns the main numbers of one model, for the command line and its JSON.
 
     Raises:
         LensFVError: the folder holds a run with other settings, weights or data type.
@@ -61,6 +63,8 @@ class Study(Generic[S]):
     models: ClassVar[tuple[str, ...]] = ("smollm2-135m",)
     external: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()
+    context: "ClassVar[Callable[[Sequence[Results]], Mapping[str, Any]]]"
+    headline: "ClassVar[Callable[[Results], Mapping[str, Any]]]"
 
     def __init__(
         self,
@@ -75,12 +79,11 @@ class Study(Generic[S]):
         self.source = source or model.name
         about: dict[str, Any] = json.loads(json.dumps(asdict(cast(Any, settings))))
         for key in self.external:
-            about[key] = about[key] and Path(about[key]).name  # wherever the file is
-        weights = str(model.dtype).removeprefix("torch.")
+            about[key] = about[key] and Path(about[key]).name  # the file may move
+        file, weights = self.folder / "study.json", str(model.dtype).removeprefix("torch.")
         run = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, "weights": weights, **about}
-        file = self.folder / "study.json"
-        begun = dict(ResultStore(file).items()).get("versions", versions())  # those of the run's beginning
-        check_settings(file, run | {"versions": begun}, may_grow="seeds")
+        run["versions"] = dict(ResultStore(file).items()).get("versions", versions())  # those that the run began with
+        check_settings(file, run, may_grow="seeds")
         self.rows = RowStore(self.folder / "rows.jsonl", model.name, settings_hash(about))
 
     def run(self, parts: Sequence[str] | None = None) -> None:
@@ -95,23 +98,13 @@ class Study(Generic[S]):
         for part, jobs in self.parts.items():
             if parts and part not in parts:
                 continue
-            todo = [job for job in jobs(self) if job not in self.rows]
-            with progress_bar(f"{self.name}: {part}", len(todo), show=self.progress) as tick:
+            unfinished = [job for job in jobs(self) if job not in self.rows]
+            with progress_bar(f"{self.name}: {part}", len(unfinished), show=self.progress) as tick:
                 for wait in (False, True):
-                    for job in list(todo):
+                    for job in list(unfinished):
                         if self.rows.compute(job, wait=wait):
-                            todo.remove(job)
+                            unfinished.remove(job)
                             tick()
-
-    @classmethod
-    def context(cls, runs: "Sequence[Results]") -> Mapping[str, Any]:
-        """What the template NAME.md.j2 needs besides `runs`: tables, contrasts and figures, computed from the rows."""
-        raise NotImplementedError
-
-    @classmethod
-    def headline(cls, run: "Results") -> Mapping[str, Any]:
-        """The main numbers of one model, for the command line and its JSON."""
-        raise NotImplementedError
 
 
 class Results:

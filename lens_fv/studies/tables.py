@@ -19,11 +19,17 @@ Where = Mapping[str, Any]
 
 def select(rows: "pd.DataFrame", where: Where) -> "pd.DataFrame":
     """The rows whose columns have these values; a collection means any of its values."""
-    chosen = rows["value"].notna()
-    for column, wanted in where.items():
-        several = isinstance(wanted, Collection) and not isinstance(wanted, str)
-        chosen &= rows[column].isin(list(wanted)) if several else rows[column] == wanted
-    return rows.loc[chosen]
+    matching = rows["value"].notna()
+    for column, value in where.items():
+        is_collection = isinstance(value, Collection) and not isinstance(value, str)
+        matching &= rows[column].isin(list(value) if is_collection else [value])
+    return rows.loc[matching]
+
+
+def values_by(rows: "pd.DataFrame", columns: str | list[str]) -> dict[Any, list[float]]:
+    """The values of each group of rows, in the order in which groups first occur."""
+    groups: Any = rows.groupby(columns, sort=False)["value"]
+    return {key: values.tolist() for key, values in groups}
 
 
 def unit_means(rows: "pd.DataFrame", *, over: str = "unit") -> dict[str, float]:
@@ -57,8 +63,8 @@ class Table:
     def estimates(self, rows: "pd.DataFrame") -> dict[str, dict[str, Estimate]]:
         """Estimates by row and column, in the order in which they first occur."""
         table: dict[str, dict[str, Estimate]] = {}
-        for (down, across), some in select(rows, self.where).groupby([self.rows, self.columns], sort=False):
-            table.setdefault(str(down), {})[str(across)] = estimate(list(unit_means(some, over=self.over).values()))
+        for (row, column), group in select(rows, self.where).groupby([self.rows, self.columns], sort=False):
+            table.setdefault(str(row), {})[str(column)] = estimate(list(unit_means(group, over=self.over).values()))
         return table
 
 
@@ -92,11 +98,11 @@ class Contrast:
     def differences(self, rows: "pd.DataFrame") -> dict[str, float]:
         """Mean difference of each unit, over the rows that both conditions have."""
         keys = [self.over, *self.paired]
-        some = select(rows, {"part": self.part, "measure": self.measure, **self.where})
-        ones, others = (some.loc[some["condition"] == condition, [*keys, "value"]] for condition in (self.of, self.minus))
-        both = ones.merge(others, on=keys, suffixes=("", " of the other"), validate="one_to_one")  # in the order of `ones`
-        both["value"] = self.times * both["value"] - both["value of the other"] + self.margin
-        return unit_means(both, over=self.over)
+        where = {"part": self.part, "measure": self.measure, **self.where}
+        of, minus = (select(rows, {**where, "condition": name})[[*keys, "value"]] for name in (self.of, self.minus))
+        pairs = of.merge(minus, on=keys, suffixes=("", "_minus"), validate="one_to_one")  # in the order of `of`
+        pairs["value"] = self.times * pairs["value"] - pairs["value_minus"] + self.margin
+        return unit_means(pairs, over=self.over)
 
     def estimate(self, rows: "pd.DataFrame") -> Estimate | None:
         """The mean difference over units; None if the conditions share no unit."""

@@ -2,13 +2,13 @@
 
 from lens_fv.tasks.analogies import Analogy, make_analogies
 from lens_fv.tasks.analogy_files import load_analogies
-from lens_fv.tasks.builtin import list_tasks, load_task, load_tasks
 from lens_fv.tasks.encoding import EncodedPrompt, encode_prompt, encode_prompts
-from lens_fv.tasks.instructions import ChatTemplate, chat_template, load_instructions
 from lens_fv.tasks.lists import make_list_task
-from lens_fv.tasks.prompts import TEMPLATES, TODD, Prompt, PromptTemplate, build_prompts, few_shot, zero_shot
+from lens_fv.tasks.loading import list_tasks, load_instructions, load_task, load_tasks
+from lens_fv.tasks.prompts import Prompt, build_prompts, few_shot, zero_shot
 from lens_fv.tasks.splits import Split, split_pairs
 from lens_fv.tasks.task import Pair, Task
+from lens_fv.tasks.templates import TEMPLATES, TODD, ChatTemplate, PromptTemplate, chat_template
 
 __all__ = [
     "TEMPLATES",

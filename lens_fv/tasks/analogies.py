@@ -89,19 +89,19 @@ def make_analogies(
         3
     """
     rng = random.Random(seed)
-    made: list[Analogy] = []
+    analogies: list[Analogy] = []
     for target in rng.sample(list(targets), len(targets))[:n]:
         answers = set(map(nfc, target.outputs))
         usable = [p for p in sources if nfc(p.input) != nfc(target.input) and nfc(p.output) not in answers]
         if not usable:
             continue
         source = rng.choice(usable)
-        shown = answers | {nfc(text) for text in (target.input, source.output, source.input)}
+        excluded = answers | {nfc(text) for text in (target.input, source.output, source.input)}
         others = {nfc(pair.output): pair.output for pair in (*targets, *sources)}  # one choice per distinct word
-        wrong = sorted(text for key, text in others.items() if key not in shown)
+        wrong = sorted(text for key, text in others.items() if key not in excluded)
         choices = [target.output, *rng.sample(wrong, min(n_choices - 1, len(wrong)))] if n_choices > 1 else []
         rng.shuffle(choices)
-        made.append(
+        analogies.append(
             Analogy(
                 source.input,
                 source.output,
@@ -111,6 +111,6 @@ def make_analogies(
                 relation=task.name,
             )
         )
-    if not made:
+    if not analogies:
         raise LensFVError(f"analogies of {task.name}: no target has a source of another answer; give more pairs")
-    return made
+    return analogies

@@ -1,10 +1,10 @@
 """Readers for published analogy file formats; errors name the offending line."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from statistics import mode
 from string import ascii_lowercase
 from typing import Any, cast
 
@@ -39,9 +39,12 @@ def load_analogies(path: str | Path) -> list[Analogy]:
     path = Path(path)
     text = read_text(path, f"analogies: {FORMATS}")
     if path.suffix.lower() in (".csv", ".tsv"):
-        return [_analogy(row, where) for row, where in _table_rows(text, path)]
-    if text.lstrip().startswith(("{", "[")):
-        return [_analogy(row, where) for row, where in _json_rows(text, path)]
+        return [_analogy(row, context) for context, row in _table_rows(text, path)]
+    if text.lstrip().startswith("["):
+        rows = parse_json(text, str(path), remedy=f"give {FORMATS}")
+        return [_analogy(row, f"{path}, row {i}") for i, row in enumerate(rows, 1)]
+    if text.lstrip().startswith("{"):
+        return [_analogy(row, context) for context, row in json_lines(text, path)]
     if has_sections(text):
         return [Analogy(a, b, c, (d,), relation=name) for name, (a, b, c, d) in sections(text, path)]
     return _sat(list(_blocks(text)), path)
@@ -52,7 +55,7 @@ def load_analogies(path: str | Path) -> list[Analogy]:
 
 def has_sections(text: str) -> bool:
     """Whether a text begins with a line ": relation", possibly after comments."""
-    return next((line for line in text.splitlines() if _says_something(line)), "").startswith(":")
+    return next((line for line in text.splitlines() if _has_content(line)), "").startswith(":")
 
 
 def sections(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -66,40 +69,32 @@ def sections(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
         words = line.split()
         if line.startswith(":"):
             name = line[1:].strip()
-        if not _says_something(line) or (line.startswith(":") and name):
+        if not _has_content(line) or (line.startswith(":") and name):
             continue
         if len(words) != 4 or not name:
             raise LensFVError(f"{path}, line {number}: {line.strip()[:40]!r} is neither four words nor ': ' and a relation")
         yield name, words
 
 
-def _says_something(line: str) -> bool:
+def _has_content(line: str) -> bool:
     return bool(line.strip()) and not line.startswith(("#", "//"))
 
 
 # -- objects and tables -----------------------------------------------------------------------------------------------
 
 
-def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
-    (where, header), *rows = [*table_cells(text, path)] or [(str(path), list[str]())]
+def _table_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    (context, header), *rows = [*table_cells(text, path)] or [(str(path), list[str]())]
     names = [" ".join(name.split()).lower() for name in header]
     if len(set(names)) < len(names) or not rows:
-        raise LensFVError(f"{where}: no rows, or two columns of one name: {', '.join(names)}; give {FORMATS}")
-    for where, cells in rows:
+        raise LensFVError(f"{context}: no rows, or two columns of one name: {', '.join(names)}; give {FORMATS}")
+    for context, cells in rows:
         if len(cells) > len(names):
-            raise LensFVError(f"{where}: {len(cells)} columns where the header has {len(names)}")
-        yield dict(zip_longest(names, cells, fillvalue="")), where
+            raise LensFVError(f"{context}: {len(cells)} columns where the header has {len(names)}")
+        yield context, dict(zip_longest(names, cells, fillvalue=""))
 
 
-def _json_rows(text: str, path: Path) -> Iterator[tuple[Any, str]]:
-    if text.lstrip().startswith("["):
-        rows = parse_json(text, str(path), remedy=f"give {FORMATS}")
-        yield from ((row, f"{path}, row {i}") for i, row in enumerate(rows, 1))
-        return
-    yield from ((row, where) for where, row in json_lines(text, path))
-
-
-def _analogy(row: Any, where: str) -> Analogy:
+def _analogy(row: Any, context: str) -> Analogy:
     fields = cast(Mapping[str, Any], row) if isinstance(row, Mapping) else dict[str, Any]()
     try:
         if {"stem", "choice", "answer"} <= fields.keys():
@@ -108,48 +103,48 @@ def _analogy(row: Any, where: str) -> Analogy:
             raise LensFVError(f"not an analogy; give {FORMATS}")
         return _plain(fields)
     except LensFVError as e:
-        raise LensFVError(f"{where}: {e}") from None
+        raise LensFVError(f"{context}: {e}") from None
 
 
 def _plain(fields: Mapping[str, Any]) -> Analogy:
     a, b, c, relation = (_text(fields.get(key)) for key in ("a", "b", "c", "relation"))
-    given: Any = fields.get("choices") or ()
-    choices = tuple(map(_text, given.split("|") if isinstance(given, str) else _listed(given))) if given else ()
-    answers, other = (tuple(map(_text, _listed(fields.get(key)))) for key in ("answer", "d"))
-    if any(answers) and any(other) and answers != other:
-        raise LensFVError(f"the answer can be d, {other[0]!r}, or answer, {answers[0]!r}; leave one out")
-    answers = answers if any(answers) else other
-    number = {str(i): choice for i, choice in enumerate(choices)}.get(answers[0])
-    if number is not None and answers[0] in choices and number != answers[0]:
+    choice_field: Any = fields.get("choices") or []
+    choices = _texts(choice_field.split("|") if isinstance(choice_field, str) else choice_field)
+    answers, d = _texts(fields.get("answer")), _texts(fields.get("d"))
+    if any(answers) and any(d) and answers != d:
+        raise LensFVError(f"the answer can be d, {d[0]!r}, or answer, {answers[0]!r}; leave one out")
+    answers = answers if any(answers) else d
+    numbered = {str(i): choice for i, choice in enumerate(choices)}.get(answers[0] if answers else "")
+    if numbered is not None and answers[0] not in choices:
+        answers = (numbered,)
+    elif numbered is not None and numbered != answers[0]:
         raise LensFVError(f"the answer {answers[0]} can be the choice {answers[0]!r} or the choice of this number; give a word")
-    if number is not None and answers[0] not in choices:
-        answers = (number,)
     return Analogy(a, b, c, answers, choices, relation=relation)
 
 
-def _listed(value: Any) -> list[Any]:
-    return cast(list[Any], value) or [""] if isinstance(value, list) else [value]
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(_text, cast(list[Any], value) if isinstance(value, list) else [value]))
 
 
 def _stemmed(row: Mapping[str, Any]) -> Analogy:
     pairs: list[Any] = [row["stem"], *row["choice"]] if isinstance(row["choice"], list) else [row["stem"]]
-    whole = all(isinstance(p, list) and [type(w) for w in cast(list[Any], p)] == [str, str] for p in pairs)
+    are_pairs = all(isinstance(p, list) and [type(word) for word in cast(list[Any], p)] == [str, str] for p in pairs)
     answer = row["answer"]
-    if not whole or not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(pairs) - 1:
+    if not are_pairs or not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(pairs) - 1:
         raise LensFVError("stem has to be a pair, choice a list of pairs, and answer the number of one, from 0")
-    return _chosen(cast(list[list[str]], pairs), answer)
+    return _multiple_choice(cast(list[list[str]], pairs), answer)
 
 
-def _chosen(pairs: Sequence[Sequence[str]], right: int) -> Analogy:
-    """Make an analogy with the first pair as A:B, the others as choices, and number `right` as the correct one."""
+def _multiple_choice(pairs: Sequence[Sequence[str]], answer: int) -> Analogy:
+    """Make an analogy with the first pair as A:B, the others as choices, and number `answer` as the correct one."""
     (a, b), *choices = pairs
-    c, d = choices[right]
+    c, d = choices[answer]
     return Analogy(a, b, c, (d,), tuple(choice[1] for choice in choices), tuple(choice[0] for choice in choices))
 
 
 def _text(value: Any) -> str:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
-        raise LensFVError(f"a text is wanted, found {ascii(value)[:40]}")
+        raise LensFVError(f"expected a text, found {ascii(value)[:40]}")
     return "" if value is None else str(value).strip()
 
 
@@ -170,51 +165,48 @@ def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
 def _sat(blocks: list[list[tuple[int, str]]], path: Path) -> list[Analogy]:
     """Parse SAT blocks; the number of lines and the kind of the first line must be the same in all blocks."""
 
-    def wrong(number: int, what: str) -> LensFVError:
+    def wrong(number: int, problem: str) -> LensFVError:
         return LensFVError(
-            f"{path}, line {number}: {what}; a SAT-style block is where it is from, a pair, choice pairs, and the letter of "
+            f"{path}, line {number}: {problem}; a SAT-style block is where it is from, a pair, choice pairs, and the letter of "
             "the right one"
         )
 
     if not blocks or len(blocks[0]) < 4:
         raise LensFVError(f"{path}, line {blocks[0][0][0] if blocks else 1}: not a SAT-style block; give {FORMATS}")
-    usual = _most([len(block) for block in blocks])
+    n_lines = mode(len(block) for block in blocks)
     for block in blocks:
-        if len(block) != usual:
-            raise wrong(block[0][0], f"a block of {len(block)} lines, where others have {usual}")
-    tagged = _most([bool(CLASSES.fullmatch(block[-2][1].split()[-1])) for block in blocks])
-    begin = [_pair(block[0][1], tagged) is None for block in blocks]
-    sourced = _most(begin)
-    for block, odd in zip(blocks, begin, strict=True):
-        if odd != sourced:
-            raise wrong(block[0][0], f"the block begins with {block[0][1][:40]!r}, others with {'no' if sourced else 'a'} pair")
-    if usual == 8 and not tagged and not sourced:
+        if len(block) != n_lines:
+            raise wrong(block[0][0], f"a block of {len(block)} lines, where others have {n_lines}")
+    has_classes = mode(bool(CLASSES.fullmatch(block[-2][1].split()[-1])) for block in blocks)
+    sourced = [_pair(block[0][1], has_classes) is None for block in blocks]
+    has_source = mode(sourced)
+    for block, is_sourced in zip(blocks, sourced, strict=True):
+        if is_sourced != has_source:
+            others = "no pair" if has_source else "a pair"
+            raise wrong(block[0][0], f"the block begins with {block[0][1][:40]!r}, others with {others}")
+    if n_lines == 8 and not has_classes and not has_source:
         raise wrong(blocks[0][0][0], "the first of 8 lines can be a pair, or where the block is from (then begin it with #)")
-    found: list[Analogy] = []
+    analogies: list[Analogy] = []
     for block in blocks:
         pairs: list[tuple[str, str]] = []
-        for number, line in block[sourced:-1]:
-            pair = _pair(line, tagged)
+        for number, line in block[has_source:-1]:
+            pair = _pair(line, has_classes)
             if pair is None:
-                raise wrong(number, f"{line[:40]!r} is no pair{' with word classes' * tagged}")
+                raise wrong(number, f"{line[:40]!r} is no pair{' with word classes' * has_classes}")
             pairs.append(pair)
-        last, letter = block[-1]
-        right = ascii_lowercase.find(letter.lower()) if len(letter) == 1 else -1
-        if not 0 <= right < len(pairs) - 1:
-            raise wrong(last, f"{letter[:40]!r} is not the letter of one of {len(pairs) - 1} choices")
+        number, letter = block[-1]
+        answer = ascii_lowercase.find(letter.lower()) if len(letter) == 1 else -1
+        if not 0 <= answer < len(pairs) - 1:
+            raise wrong(number, f"{letter[:40]!r} is not the letter of one of {len(pairs) - 1} choices")
         try:
-            found.append(_chosen(pairs, right))
+            analogies.append(_multiple_choice(pairs, answer))
         except LensFVError as e:
             raise wrong(block[0][0], str(e)) from None
-    return found
+    return analogies
 
 
-def _most(values: list[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]
-
-
-def _pair(line: str, tagged: bool) -> tuple[str, str] | None:
+def _pair(line: str, has_classes: bool) -> tuple[str, str] | None:
     words = line.split()
-    if len(words) != 2 + tagged or (tagged and not CLASSES.fullmatch(words[2])):
+    if len(words) != 2 + has_classes or (has_classes and not CLASSES.fullmatch(words[2])):
         return None
     return words[0], words[1]

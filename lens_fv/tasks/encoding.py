@@ -67,7 +67,7 @@ def encode_prompts(model: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPro
 
 
 def _answer_tokens(model: Encoder, text: str, tokens: list[int], answer: str) -> tuple[int, ...]:
-    together = model.encode(text + answer)
-    if together[: len(tokens)] == tokens:
-        return tuple(together[len(tokens) :])
+    full = model.encode(text + answer)
+    if full[: len(tokens)] == tokens:
+        return tuple(full[len(tokens) :])
     return tuple(model.encode(answer, bos=False))

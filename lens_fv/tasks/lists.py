@@ -41,28 +41,28 @@ def make_list_task(
     if item == "middle" and length % 2 == 0:
         raise LensFVError(f"the middle of lists of {length} items: there is none; give an odd length")
     rng = random.Random(seed)
-    at = {"first": 0, "middle": length // 2, "last": length - 1}[item]
+    position = {"first": 0, "middle": length // 2, "last": length - 1}[item]
     order = rng.sample(task.pairs, len(task))
     pairs: dict[str, Pair] = {}
     for turn in range(20 * n_pairs):  # small tasks have few distinct lists: redraw duplicates
-        asked = order[turn % len(order)]
-        others = rng.sample([pair for pair in task.pairs if pair is not asked], length - 1)
-        words = [pair.input for pair in (*others[:at], asked, *others[at:])]
-        outputs = asked.outputs if answer == "output" else (asked.input,)
+        queried = order[turn % len(order)]
+        others = rng.sample([pair for pair in task.pairs if pair is not queried], length - 1)
+        words = [pair.input for pair in (*others[:position], queried, *others[position:])]
+        outputs = queried.outputs if answer == "output" else (queried.input,)
         pairs.setdefault(", ".join(words), Pair(", ".join(words), outputs))
         if len(pairs) == n_pairs:
             break
     else:
         raise LensFVError(f"{n_pairs} lists of {length} from {task.name}: there are too few different ones; ask for fewer")
-    what = "itself" if answer == "copy" else f"its {task.name}"
+    wording = "itself" if answer == "copy" else f"its {task.name}"
     return Task(
         name=f"{item}-of-{length}-{'copy' if answer == 'copy' else task.name}",
         pairs=tuple(pairs.values()),
         relation_words=(item, *(task.relation_words if answer == "output" else ("list",))),
         instructions=(
-            f"Take the {item} item of the list and write {what}.",
-            f"For the {item} word of the list, give {what}.",
-            f"Look at the {item} of the {length} words and answer with {what}.",
+            f"Take the {item} item of the list and write {wording}.",
+            f"For the {item} word of the list, give {wording}.",
+            f"Look at the {item} of the {length} words and answer with {wording}.",
         ),
         group="form",
         family="lists",

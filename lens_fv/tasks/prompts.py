@@ -10,67 +10,9 @@ from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair
+from lens_fv.tasks.templates import TODD, PromptTemplate
 
 Shuffle = Literal["none", "permutation", "derangement"]
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    r"""Template for writing pairs; the default is Todd et al.'s `Q: hot\nA: cold\n\nQ: big\nA:`.
-
-    Attributes:
-        query: question up to the start of the answer. It ends without a space: the space belongs to the answer,
-            because most tokenizers encode the two as one token. (It may end with a line break if the answer has no space.)
-        answer: text that follows the query.
-        separator: text after every demonstration.
-        instruction: text before everything else, in prompts with an instruction.
-
-    Raises:
-        LensFVError: a part lacks its placeholder, or the query ends with a space.
-
-    Example:
-        >>> lens_fv.PromptTemplate().write_query(lens_fv.Pair('hot', ('cold',)))
-        'Q: hot\nA:'
-    """
-
-    query: str = "Q: {input}\nA:"
-    answer: str = " {output}"
-    separator: str = "\n\n"
-    instruction: str = "{instruction}\n\n"
-
-    def __post_init__(self) -> None:
-        parts = {"query": "{input}", "answer": "{output}", "instruction": "{instruction}"}
-        for part, placeholder in parts.items():
-            if placeholder not in getattr(self, part):
-                raise LensFVError(f"prompt template: {part} {getattr(self, part)!r} has no {placeholder}")
-        if self.query[-1].isspace() and (self.query[-1] != "\n" or self.answer[0].isspace()):
-            raise LensFVError(f"prompt template: query {self.query!r} ends with a blank; put it before the answer")
-
-    # replace(), not format(): templates may contain other braces.
-    def write_head(self, instruction: str | None) -> str:
-        """Write the text before the first question."""
-        return self.instruction.replace("{instruction}", instruction) if instruction else ""
-
-    def write_query(self, pair: Pair) -> str:
-        """Write the question about a pair's input, without the answer."""
-        return self.query.replace("{input}", pair.input)
-
-    def write_answer(self, output: str) -> str:
-        """Write an answer as it follows the query, including its leading space."""
-        return self.answer.replace("{output}", output)
-
-    def write_demonstration(self, pair: Pair) -> str:
-        """Write a question with its primary answer and the separator."""
-        return self.write_query(pair) + self.write_answer(pair.output) + self.separator
-
-
-TODD = PromptTemplate()
-TEMPLATES: dict[str, PromptTemplate] = {
-    "todd": TODD,
-    "arrow": PromptTemplate(query="{input} ->", separator="\n"),
-    "input-output": PromptTemplate(query="Input: {input}\nOutput:"),
-    "natural": PromptTemplate(query="For {input} the answer is", separator=".\n", instruction="{instruction}\n"),
-}
 
 
 @dataclass(frozen=True)
@@ -119,11 +61,11 @@ def few_shot(
     Raises:
         LensFVError: derangement of a single demonstration.
     """
-    shown = _shuffled(demonstrations, shuffle, rng or random.Random(0))
+    pairs = _shuffled(demonstrations, shuffle, rng or random.Random(0))
     return Prompt(
-        text=template.write_head(instruction) + "".join(map(template.write_demonstration, shown)) + template.write_query(query),
+        text=template.write_head(instruction) + "".join(map(template.write_demonstration, pairs)) + template.write_query(query),
         answers=tuple(dict.fromkeys(map(template.write_answer, query.outputs))),
-        demonstrations=shown,
+        demonstrations=pairs,
         query=query,
     )
 
@@ -161,10 +103,11 @@ def build_prompts(
     """
     if not queries:
         raise LensFVError("asked for prompts from 0 queries; give at least one pair to ask about")
-    asked = queries if n_prompts is None else list(islice(_cycle(queries, seed), n_prompts))
-    given = [instruction] if isinstance(instruction, str | None) else list(instruction) or [None]
+    if n_prompts is not None:
+        queries = list(islice(_cycle(queries, seed), n_prompts))
+    instructions = [instruction] if isinstance(instruction, str | None) else list(instruction) or [None]
     prompts: list[Prompt] = []
-    for index, query in enumerate(asked):
+    for index, query in enumerate(queries):
         rng = random.Random(f"{seed}/{index}")  # a string seed is hashed the same way on every machine
         usable = [pair for pair in pool if not _gives_away(pair, query)] if n_shots else []
         if len(usable) < n_shots:
@@ -172,9 +115,9 @@ def build_prompts(
                 f"asked for {n_shots} shots, the pool has {len(pool)} pair{'s' * (len(pool) != 1)}, {len(usable)} of "
                 f"them usable for the query {query.input!r}; ask for fewer shots or give a task with more pairs"
             )
-        shown = rng.sample(usable, n_shots)
-        text = given[index % len(given)] or None
-        prompts.append(few_shot(query, shown, template=template, instruction=text, shuffle=shuffle, rng=rng))
+        demonstrations = rng.sample(usable, n_shots)
+        text = instructions[index % len(instructions)] or None
+        prompts.append(few_shot(query, demonstrations, template=template, instruction=text, shuffle=shuffle, rng=rng))
     return prompts
 
 
@@ -187,8 +130,8 @@ def _cycle(queries: Sequence[Pair], seed: int) -> Iterator[Pair]:
 
 def _gives_away(pair: Pair, query: Pair) -> bool:
     """Whether a demonstration states the fact that the query asks for; words are compared in canonical composition (NFC)."""
-    given, asked = nfc(pair.input), nfc(query.input)
-    return given == asked or (given in map(nfc, query.outputs) and asked in map(nfc, pair.outputs))
+    word, queried = nfc(pair.input), nfc(query.input)
+    return word == queried or (word in map(nfc, query.outputs) and queried in map(nfc, pair.outputs))
 
 
 def _shuffled(demonstrations: Sequence[Pair], shuffle: Shuffle, rng: random.Random) -> tuple[Pair, ...]:

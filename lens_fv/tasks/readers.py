@@ -51,41 +51,47 @@ def parse_task_file(
     """
     path, columns = Path(path), Columns(input_column, output_column, alternatives)
     text = read_text(path, f"a task file: {FORMATS}")
+    about, rows = _content(text, path, columns)
+    return _make_task(name, path, about, rows)
+
+
+# -- formats: what a file says about its task, and its rows -----------------------------------------------------------
+
+Content = tuple[Mapping[str, Any], Iterable[Row]]
+
+
+def _content(text: str, path: Path, columns: Columns) -> Content:
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _make_task(name, path, {}, table_rows(text, path, columns))
+        return {}, table_rows(text, path, columns)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
+        return {}, _json_lines_rows(text, path, columns)
     if text.lstrip()[0] in "[{":
-        return _read_json(text, path, name, columns)
+        return _json_content(text, path, columns)
     if is_table(text, columns):
-        return _make_task(name, path, _bats(path), table_rows(text, path, columns))
+        return _bats(path), table_rows(text, path, columns)
     hint = "load_tasks, load_analogies or `lens-fv analogy` read Google's analogies; " * text.lstrip().startswith((":", "//"))
     raise LensFVError(f"{path}: unknown format, it starts with {text.strip()[:30]!r}; {hint}a task file is {FORMATS}")
 
 
-# -- formats ----------------------------------------------------------------------------------------------------------
-
-
-def _read_json(text: str, path: Path, name: str | None, columns: Columns) -> Task:
+def _json_content(text: str, path: Path, columns: Columns) -> Content:
     try:
         data = parse_json(text, str(path), remedy=f"a task file is {FORMATS}")
     except LensFVError as error:
-        broken = error.__cause__
-        if not isinstance(broken, json.JSONDecodeError):
+        cause = error.__cause__
+        if not isinstance(cause, json.JSONDecodeError):
             raise
         # Files called .json often hold one object per line: consecutive complete values are accepted, all else is an error.
-        if broken.msg == "Extra data" and text.lstrip()[0] == "{":
-            return _make_task(name, path, {}, _json_lines_rows(text, path, columns))
-        raise LensFVError(f"{path}, line {broken.lineno}: not valid JSON ({broken.msg})") from None
+        if cause.msg == "Extra data" and text.lstrip()[0] == "{":
+            return {}, _json_lines_rows(text, path, columns)
+        raise LensFVError(f"{path}, line {cause.lineno}: not valid JSON ({cause.msg})") from None
     if isinstance(data, list):
-        return _make_task(name, path, {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\["))
+        return {}, _json_list_rows(cast(list[Any], data), text, path, columns, start=r"\[")
     for key in ("pairs", "samples", "Instances"):
         if isinstance(data.get(key), list):
             about = _natural_instructions(data) if key == "Instances" else data
-            rows = _json_list_rows(data[key], text, path, columns, start=rf'"{key}"\s*:\s*\[')
-            return _make_task(name, path, about, rows)
+            return about, _json_list_rows(data[key], text, path, columns, start=rf'"{key}"\s*:\s*\[')
     if any(alias in data for alias in (*INPUT_NAMES, columns.input)):
-        return _make_task(name, path, {}, [_object_row(data, f"{path}, line 1", columns)])
+        return {}, [_object_row(data, f"{path}, line 1", columns)]
     keys = ", ".join(list(data)[:5]) or "none"
     raise LensFVError(f"{path}: unknown format, a JSON object with the keys {keys}; a task file is {FORMATS}")
 
@@ -114,10 +120,10 @@ def _json_list_rows(items: list[Any], text: str, path: Path, columns: Columns, *
 
 def _item_lines(text: str, start: str) -> Iterator[int]:
     """Yield the line of each item in the list that begins where `start` matches; `json.loads` does not report lines."""
-    decode, something = json.JSONDecoder().raw_decode, re.compile(r"[^\s,]")
-    begin = re.search(start, text)
-    position, counted, line = begin.end() if begin else len(text), 0, 1
-    while item := something.search(text, position):
+    decode, item_start = json.JSONDecoder().raw_decode, re.compile(r"[^\s,]")
+    opening = re.search(start, text)
+    position, counted, line = opening.end() if opening else len(text), 0, 1
+    while item := item_start.search(text, position):
         line += text.count("\n", counted, item.start())
         yield line
         counted = item.start()
@@ -128,27 +134,27 @@ def _item_lines(text: str, start: str) -> Iterator[int]:
 
 
 def _json_lines_rows(text: str, path: Path, columns: Columns) -> Iterable[Row]:
-    return (_object_row(item, where, columns) for where, item in json_lines(text, path))
+    return (_object_row(item, context, columns) for context, item in json_lines(text, path))
 
 
-def _object_row(item: Any, where: str, columns: Columns) -> Row:
+def _object_row(item: Any, context: str, columns: Columns) -> Row:
     if not isinstance(item, dict):
-        raise LensFVError(f'{where}: expected an object with "input" and "output", found {json.dumps(item)[:40]}')
+        raise LensFVError(f'{context}: expected an object with "input" and "output", found {json.dumps(item)[:40]}')
     row = {str(key).lower(): value for key, value in cast(dict[Any, Any], item).items()}
     keys = list(row)
-    given, output = (None if at is None else row[keys[at]] for at in columns.find(keys, where))
+    input_text, output = (None if index is None else row[keys[index]] for index in columns.find(keys, context))
     if columns.alternatives and isinstance(output, str):
         output = output.split(columns.alternatives)
-    return Row(where, given, output)
+    return Row(context, input_text, output)
 
 
 def _bats(path: Path) -> Mapping[str, Any]:
     """Read task metadata from file and folder names, if they follow the Bigger Analogy Test Set."""
-    known = BATS.fullmatch(path.stem)
-    if known is None:
+    match = BATS.fullmatch(path.stem)
+    if match is None:
         return {}
     group = re.sub(r"^\d_", "", path.resolve().parent.name).replace("_", " ").lower()
-    name = f"{known[1]}-{known[2].replace(' - ', '-').replace(' ', '_')}"
+    name = f"{match[1]}-{match[2].replace(' - ', '-').replace(' ', '_')}"
     return {"name": name, "group": group, "source": "BATS (Gladkova et al. 2016)"}
 
 
@@ -158,14 +164,14 @@ def _bats(path: Path) -> Mapping[str, Any]:
 def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> Task:
     inputs: dict[str, str] = {}  # first spelling by comparison key; the same for each input's outputs
     merged: dict[str, dict[str, str]] = {}
-    for where, given, answers in rows:
-        listed = cast(list[Any], answers) if isinstance(answers, list) else [answers]
-        if not listed:
-            raise LensFVError(f"{where}: no output")
-        texts = [_text(output, "output", where) for output in listed]
-        own = _text(given, "input", where)
-        inputs.setdefault(nfc(own), own)
-        outputs = merged.setdefault(nfc(own), {})
+    for context, word, answers in rows:
+        answers = cast(list[Any], answers) if isinstance(answers, list) else [answers]
+        if not answers:
+            raise LensFVError(f"{context}: no output")
+        texts = [_text(answer, "output", context) for answer in answers]
+        word = _text(word, "input", context)
+        inputs.setdefault(nfc(word), word)
+        outputs = merged.setdefault(nfc(word), {})
         for text in texts:
             outputs.setdefault(nfc(text), text)
     if not merged:
@@ -185,13 +191,13 @@ def _make_task(name: str | None, path: Path, about: Mapping[str, Any], rows: Ite
         raise LensFVError(f"{path}: {error}") from None
 
 
-def _text(value: Any, what: str, where: str) -> str:
+def _text(value: Any, role: str, context: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
-        raise LensFVError(f"{where}: no {what}")
+        raise LensFVError(f"{context}: no {role}")
     if not isinstance(value, str):
-        raise LensFVError(f"{where}: the {what} has to be text, found {json.dumps(value)[:40]}; put it in quotes")
+        raise LensFVError(f"{context}: the {role} has to be text, found {json.dumps(value)[:40]}; put it in quotes")
     return value.strip()
 
 

@@ -82,10 +82,10 @@ def split_pairs(
 
 def _take(groups: list[list[Pair]], n_pairs: int, *, leave: int) -> tuple[Pair, ...]:
     """Remove groups from the end until they hold `n_pairs` (at least one group), leaving some for the other parts."""
-    taken: list[Pair] = []
-    while len(groups) > leave and len(taken) < max(n_pairs, 1):
-        taken += groups.pop()
-    return tuple(taken)
+    pairs: list[Pair] = []
+    while len(groups) > leave and len(pairs) < max(n_pairs, 1):
+        pairs += groups.pop()
+    return tuple(pairs)
 
 
 def _groups(pairs: tuple[Pair, ...]) -> list[list[Pair]]:

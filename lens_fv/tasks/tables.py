@@ -17,9 +17,9 @@ _OPTIONS = "(on the command line: `lens-fv tasks FILE --input-column ... --outpu
 
 
 class Row(NamedTuple):
-    """One row of a file: its location (file and line, as the start of an error message) and its content."""
+    """One row of a file: its context (file and line, as the start of an error message) and its content."""
 
-    where: str
+    context: str
     input: Any
     output: Any
 
@@ -39,29 +39,30 @@ class Columns(NamedTuple):
     @property
     def numbers(self) -> tuple[int, int] | None:
         """Indices of both columns, if they are given as numbers."""
-        given = [column for column in (self.input, self.output) if re.fullmatch("[1-9][0-9]{0,3}", column or "")]
-        return (int(given[0] or 0) - 1, int(given[1] or 0) - 1) if len(given) == 2 else None
+        columns = [column or "" for column in (self.input, self.output)]
+        numbers = [int(column) - 1 for column in columns if re.fullmatch("[1-9][0-9]{0,3}", column)]
+        return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
-    def find(self, names: Sequence[str], where: str) -> tuple[int | None, int | None]:
+    def find(self, names: Sequence[str], context: str) -> tuple[int | None, int | None]:
         """Find the indices of the input and output columns among lower-case names; None if absent.
 
         Raises:
             LensFVError: a requested column is missing, or several columns match and none is called "input" (or
                 "output").
         """
-        return _find(names, INPUT_NAMES, self.input, where), _find(names, OUTPUT_NAMES, self.output, where)
+        return _find(names, INPUT_NAMES, self.input, context), _find(names, OUTPUT_NAMES, self.output, context)
 
 
-def _find(names: Sequence[str], known: Sequence[str], asked: str | None, where: str) -> int | None:
+def _find(names: Sequence[str], known: Sequence[str], requested: str | None, context: str) -> int | None:
     role = known[0]
-    if asked is not None:
-        if names.count(asked.lower()) != 1:
-            raise LensFVError(f"{where}: {role}_column={asked!r} asked for; the columns are {', '.join(names)}")
-        return names.index(asked.lower())
-    found = [name for name in names if name in known]
-    if found.count(role) != 1 and len(found) > 1:
-        raise LensFVError(f"{where}: the {role} can be {' or '.join(found)}; say which with {role}_column= {_OPTIONS}")
-    return names.index(role if role in found else found[0]) if found else None
+    if requested is not None:
+        if names.count(requested.lower()) != 1:
+            raise LensFVError(f"{context}: {role}_column={requested!r} asked for; the columns are {', '.join(names)}")
+        return names.index(requested.lower())
+    candidates = [name for name in names if name in known]
+    if candidates.count(role) != 1 and len(candidates) > 1:
+        raise LensFVError(f"{context}: the {role} can be {' or '.join(candidates)}; say which with {role}_column= {_OPTIONS}")
+    return names.index(role if role in candidates else candidates[0]) if candidates else None
 
 
 def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
@@ -77,46 +78,47 @@ def table_rows(text: str, path: Path, columns: Columns) -> Iterator[Row]:
     lines = list(table_cells(text, path))
     if not lines:
         return
-    where, first = lines[0]
+    context, first = lines[0]
     names = [" ".join(name.split()).lower() for name in first]
-    header = (
-        None if columns.numbers and not {columns.input, columns.output} & set(names) else _header(names, path, columns, where)
-    )
+    by_number = columns.numbers and not {columns.input, columns.output} & set(names)
+    header = None if by_number else _header(names, path, columns, context)
     numbers = header or columns.numbers or (0, 1)
     if max(numbers) >= len(names):
-        raise LensFVError(f"{where}: column {max(numbers) + 1} asked for; the first line has {len(names)}: {', '.join(names)}")
-    parted = "/" if columns.alternatives is None and BATS.fullmatch(path.stem) else columns.alternatives
-    for where, cells in lines[1:] if header else lines:
+        raise LensFVError(
+            f"{context}: column {max(numbers) + 1} asked for; the first line has {len(names)}: {', '.join(names)}"
+        )
+    separator = "/" if columns.alternatives is None and BATS.fullmatch(path.stem) else columns.alternatives
+    for context, cells in lines[1:] if header else lines:
         if len(cells) > len(names):
-            hint = "put text that contains what parts columns in quotes"
-            raise LensFVError(f"{where}: {len(cells)} columns where the first line has {len(names)}; {hint}")
+            hint = "put text that contains the separator of columns in quotes"
+            raise LensFVError(f"{context}: {len(cells)} columns where the first line has {len(names)}; {hint}")
         cells += [""] * (len(names) - len(cells))
-        yield Row(where, cells[numbers[0]], _alternatives(cells[numbers[1]], parted, where))
+        yield Row(context, cells[numbers[0]], _alternatives(cells[numbers[1]], separator, context))
 
 
-def _header(names: list[str], path: Path, columns: Columns, where: str) -> tuple[int, int] | None:
+def _header(names: list[str], path: Path, columns: Columns, context: str) -> tuple[int, int] | None:
     """Indices of input and output if the first line is a header; None if it is a pair."""
-    given, answers = columns.find(names, where)
-    if given is not None and answers is not None:
-        return given, answers
-    named = given is not None or answers is not None or path.suffix.lower() in (".csv", ".tsv")
-    if len(names) == 2 and (BATS.fullmatch(path.stem) or not named):
+    input_column, output_column = columns.find(names, context)
+    if input_column is not None and output_column is not None:
+        return input_column, output_column
+    has_header = input_column is not None or output_column is not None or path.suffix.lower() in (".csv", ".tsv")
+    if len(names) == 2 and (BATS.fullmatch(path.stem) or not has_header):
         return None
     pair = "; if it is a pair already, number the columns: input_column='1', output_column='2'" * (len(names) > 1)
     raise LensFVError(
-        f"{where}: the header needs the columns input and output, found {', '.join(names)}; name them with input_column= and "
+        f"{context}: the header needs the columns input and output, found {', '.join(names)}; name them with input_column= and "
         f"output_column={pair} {_OPTIONS}"
     )
 
 
-def _alternatives(cell: str, parted: str | None, where: str) -> list[str]:
-    if parted is None and re.search(r"\w/\w", cell) and "|" not in cell:
+def _alternatives(cell: str, separator: str | None, context: str) -> list[str]:
+    if separator is None and re.search(r"\w/\w", cell) and "|" not in cell:
         raise LensFVError(
-            f"{where}: {cell.strip()!r} can be one answer or several; say alternatives='/', or alternatives='' for one "
+            f"{context}: {cell.strip()!r} can be one answer or several; say alternatives='/', or alternatives='' for one "
             "(on the command line: `lens-fv tasks FILE --alternatives / --out task.json`)"
         )
-    mark = "|" if parted is None else parted
-    return cell.split(mark) if mark else [cell]
+    separator = "|" if separator is None else separator
+    return cell.split(separator) if separator else [cell]
 
 
 def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -125,13 +127,13 @@ def table_cells(text: str, path: Path) -> Iterator[tuple[str, list[str]]]:
     Raises:
         LensFVError: malformed CSV, such as an unclosed quote.
     """
-    mark = _delimiter(text) or {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
-    if mark is None:
+    delimiter = _delimiter(text) or {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
+    if delimiter is None:
         numbered = ((n, line.split()) for n, line in enumerate(text.splitlines(), 1))
         yield from ((f"{path}, line {n}", cells) for n, cells in numbered if cells)
         return
     # strict: an unclosed quote is an error and does not swallow the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             while cells and not cells[-1].strip() and len(cells) > 1:
@@ -153,4 +155,4 @@ def is_table(text: str, columns: Columns) -> bool:
 def _delimiter(text: str) -> str | None:
     """Separator of the columns in a table's first line: tab, comma or semicolon; None: spaces."""
     first = text.lstrip().splitlines()[0]
-    return next((mark for mark in "\t,;" if mark in first), None)
+    return next((delimiter for delimiter in "\t,;" if delimiter in first), None)

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.encoding import Encoder
-from lens_fv.tasks.prompts import TODD, Prompt, PromptTemplate
+from lens_fv.tasks.prompts import Prompt
 from lens_fv.tasks.task import Pair
+from lens_fv.tasks.templates import TODD, PromptTemplate
 
 TokenClass = Literal[
     "demonstration",
@@ -63,7 +64,7 @@ class TokenClasses:
         """
         if name not in TOKEN_CLASSES:
             raise LensFVError(f"token class {name!r}: there is no such class; choose from {', '.join(TOKEN_CLASSES)}")
-        return tuple(i for i, found in enumerate(self.classes) if found == name)
+        return tuple(i for i, token_class in enumerate(self.classes) if token_class == name)
 
 
 _Kind = Literal["instruction", "text", "cue", "word", "label", "separator", "end"]
@@ -98,12 +99,13 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
     """
     parts = [part for part in _parts(prompt, template) if part.text]
     starts = list(accumulate((len(part.text) for part in parts), initial=0))
-    found = [parts[bisect_right(starts, last) - 1] for last in [max(end - 1, 0) for _, end in token_spans(model, prompt.text)]]
-    n_bos = len(model.encode(prompt.text)) - len(found)
+    spans = token_spans(model, prompt.text)
+    token_parts = [parts[bisect_right(starts, max(end - 1, 0)) - 1] for _, end in spans]
+    n_bos = len(model.encode(prompt.text)) - len(spans)
     classes: list[TokenClass | None] = [None] * n_bos
     places: list[Place | None] = [None] * n_bos
     slots: list[Place | None] = [None] * n_bos
-    for part, tokens in groupby(found):
+    for part, tokens in groupby(token_parts):
         n = len(list(tokens))
         for token in range(n):
             query, place = part.example == len(prompt.demonstrations), Place(part.example, part.number, token)
@@ -138,28 +140,28 @@ def _parts(prompt: Prompt, template: PromptTemplate) -> Iterator[_Part]:
     examples = [_pieces(template, pair, answered=True) for pair in prompt.demonstrations]
     examples.append(_pieces(template, prompt.query, answered=False))
     body = [_Part(i, number, *piece) for i, pieces in enumerate(examples) for number, piece in enumerate(pieces)]
-    written = "".join(part.text for part in body)
-    head, behind = prompt.text[: len(prompt.text) - len(written)], template.instruction.rpartition("{instruction}")[2]
-    bare = head == template.write_head(None)
-    if head + written != prompt.text or not (bare or head.endswith(behind)):
+    body_text = "".join(part.text for part in body)
+    head, ending = prompt.text[: len(prompt.text) - len(body_text)], template.instruction.rpartition("{instruction}")[2]
+    no_instruction = head == template.write_head(None)
+    if head + body_text != prompt.text or not (no_instruction or head.endswith(ending)):
         raise LensFVError(
             f"token classes of the prompt for {prompt.query.input!r}: it was not written with the template {template}; "
             "give the one that it was"
         )
-    yield _Part(-1, 0, "instruction", head if bare else head.removesuffix(behind))
-    yield _Part(-1, 1, "separator", "" if bare else behind)
+    yield _Part(-1, 0, "instruction", head if no_instruction else head.removesuffix(ending))
+    yield _Part(-1, 1, "separator", "" if no_instruction else ending)
     yield from body
 
 
 def _pieces(template: PromptTemplate, pair: Pair, *, answered: bool) -> Iterator[tuple[_Kind, str]]:
     """Split a question into text, the word with its leading spaces, the separator before the cue, and the answer."""
-    *fronts, behind = template.query.split("{input}")
-    for front in fronts:
-        text = front.rstrip(" ")
+    *before, after = template.query.split("{input}")
+    for piece in before:
+        text = piece.rstrip(" ")
         yield "text", text
-        yield "word", front[len(text) :] + pair.input
-    cue = behind.lstrip()
-    yield "separator", behind[: len(behind) - len(cue)]
+        yield "word", piece[len(text) :] + pair.input
+    cue = after.lstrip()
+    yield "separator", after[: len(after) - len(cue)]
     yield "cue", cue
     if answered:
         yield "label", template.write_answer(pair.output)
@@ -174,8 +176,8 @@ def token_spans(model: Encoder, text: str) -> list[tuple[int, int]]:
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
     if getattr(tokenizer, "is_fast", False):
-        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [(begin, end) for begin, end in read["offset_mapping"]]
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [(start, end) for start, end in encoding["offset_mapping"]]
     ends = [last + 1 for last in _last_characters_by_encoding(model, text)]
     return [(min(begin, end - 1), end) for begin, end in zip([0, *ends], ends)]
 
@@ -183,13 +185,13 @@ def token_spans(model: Encoder, text: str) -> list[tuple[int, int]]:
 def _last_characters_by_encoding(model: Encoder, text: str) -> list[int]:
     """Find the last character of each token by `encode` alone: the end of the shortest prefix that contains the token."""
     tokens = model.encode(text, bos=False)
-    found: list[int] = []
+    positions: list[int] = []
     for last in range(len(text)):
-        beginning = model.encode(text[: last + 1], bos=False)
-        same = next((i for i, (a, b) in enumerate(zip(tokens, beginning)) if a != b), min(len(tokens), len(beginning)))
-        unread = last - (found[-1] if found else -1)
+        prefix = model.encode(text[: last + 1], bos=False)
+        n_same = next((i for i, (a, b) in enumerate(zip(tokens, prefix)) if a != b), min(len(tokens), len(prefix)))
+        n_characters = last - (positions[-1] if positions else -1)
         # Line breaks may be tokenised differently until the next character, which then belongs to the token after them.
         # More new tokens than characters: one character made of several tokens.
-        split = len(beginning) - len(found) <= unread
-        found += [last - (len(beginning) - 1 - i if split else 0) for i in range(len(found), same)]
-    return found
+        split = len(prefix) - len(positions) <= n_characters
+        positions += [last - (len(prefix) - 1 - i if split else 0) for i in range(len(positions), n_same)]
+    return positions

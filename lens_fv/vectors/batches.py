@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Branch, Edit, OpenPrompts
-from lens_fv.patching.check import BackendChoice
+from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.readout import Readout, answer_logprobs
 from lens_fv.tasks import EncodedPrompt
 

@@ -14,7 +14,6 @@ from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Finite, Seed, Whole, checked
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.model.generation import token_span
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.model.padding import Passes, passes
 from lens_fv.patching import Edit
@@ -228,7 +227,7 @@ def _hook(model: LensModel, running: Passes, edit: Edit, position: int) -> Hook:
         if model.generation is None:
             where = running.places(position, x.shape)
         else:  # generation: rows of one length, the vector on every new token
-            where = (slice(None), token_span(model.generation, position, x.shape[1]))
+            where = (slice(None), model.generation.span(position, x.shape[1]))
         where = where if edit.head is None else (*where, edit.head)
         value = edit.value.to(x)
         x[where] = value if edit.mode == "replace" else x[where] + value

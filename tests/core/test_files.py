@@ -38,7 +38,9 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
 
 def test_nobody_else_works_in_a_folder_that_is_held(tmp_path):
     place = tmp_path / "above" / "library"
-    elsewhere = "import sys; from lens_fv.core.files import folder_lock\nwith folder_lock(sys.argv[1], what='build a library'): pass"
+    elsewhere = (
+        "import sys; from lens_fv.core.files import folder_lock\nwith folder_lock(sys.argv[1], what='build a library'): pass"
+    )
     for inside, refused in ((folder_lock(place, what="build a library"), True), (nullcontext(), False)):
         with inside:
             said = subprocess.run([sys.executable, "-c", elsewhere, str(place)], capture_output=True, text=True, check=False)

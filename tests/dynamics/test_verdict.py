@@ -62,7 +62,7 @@ def test_curves_are_means_over_items(provenance):
     assert made.curve("with_vector", "one")[1].mean == pytest.approx(12 / 20)
     assert made.curve("with_random", "one")[1].mean == pytest.approx(3 / 20)
     assert made.curve("knowledge", "one", change=True)[1].mean == pytest.approx(0.5)
-    with pytest.raises(LensFVError, match="curve of three: the trajectory asks about one, two"):
+    with pytest.raises(LensFVError, match="curve of three: the trajectory has the tasks one, two"):
         made.curve("accuracy", "three")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, load_file, save_file
 
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, FinetuneRun, export_checkpoint, finetune, switch_to_checkpoint
-from lens_fv.finetuning.examples import IGNORED, Reader, collated, training_examples
+from lens_fv.finetuning.examples import IGNORED, TokenizerEncoder, collated, training_examples
 from lens_fv.model import load_model
 from lens_fv.tasks import few_shot, split_pairs
 
@@ -28,7 +28,7 @@ def run(model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader(tiny_tokenizer):
-    return Reader("toy", transformers.AutoTokenizer.from_pretrained(tiny_tokenizer), 256, True)
+    return TokenizerEncoder("toy", transformers.AutoTokenizer.from_pretrained(tiny_tokenizer), 256, True)
 
 
 def test_only_the_answer_and_the_end_are_targets(reader):
@@ -98,6 +98,13 @@ def test_checkpoints_are_whole_adapters_in_order(run):
         ("1-two/2", 6, False),
         ("1-two/4", 8, True),
     ]
+    assert run.summary() | {"model": "", "tasks": ""} == {
+        "model": "",
+        "tasks": "",
+        "update": "lora",
+        "seed": "0",
+        "checkpoints": "4",
+    }
     assert not list(run.folder.rglob("training_args.bin"))
     assert [c.task for c in run.checkpoints if (c.folder / "optimizer.pt").is_file()] == ["one", "two"]
 
@@ -143,7 +150,7 @@ def test_a_model_that_is_interrupted_while_it_is_switched_is_refused_or_whole(ru
     known = {str(model.revision): model.forward(tokens)}
     switch_to_checkpoint(model, run, run.checkpoints[3])
     known[str(model.revision)] = model.forward(tokens)
-    counted = Interrupting(among=lambda file, line: file.endswith(("switch.py", "plain.py")))
+    counted = Interrupting(among=lambda file, line: file.endswith(("checkpoints.py", "plain.py")))
     counted.run(lambda: switch_to_checkpoint(model, run, None))
     last = {line: i for i, line in enumerate(counted.lines)}
     refused = 0

@@ -71,8 +71,8 @@ def vector(tiny_model):
     return vector_of(tiny_model("llama"))
 
 
-def terms_of(guide, model, inputs, done=0.0):
-    with guide.around(model, inputs, done=done) as terms:
+def terms_of(guide, model, inputs, fraction=0.0):
+    with guide.around(model, inputs, fraction=fraction) as terms:
         logits = model(**inputs).logits
     return terms(logits), logits
 
@@ -83,7 +83,7 @@ def test_places_are_those_of_transformerlens(tiny_model, huggingface_model, fami
     lens, hf = tiny_model(family), adapted(huggingface_model(family), trained=False).eval()
     ids, at = torch.tensor([[3, 8, 12, 7, 9], [5, 6, 2, 11, 4]]), torch.tensor([4, 2])
     guide = Guide(hf, vector_of(lens), GuideConfig(intervene=1.0, site=where))
-    with guide.places.reading(HEADS, at) as read, guide.places.adding(guide.edits, -0.5, at):
+    with guide.hook_points.reading(HEADS, at) as read, guide.hook_points.adding(guide.edits, -0.5, at):
         got = hf(ids).logits
     for row in range(2):
         p = int(at[row])
@@ -166,7 +166,7 @@ def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
     settings = GuideConfig(
         swap=2.0, swap_heads=3.0, n_swap_prompts=3, intervene=1.0, direction=direction, temperature=3.0, site="heads"
     )
-    found, logits = terms_of(Guide(student, vector, settings, swap_prompts=PROMPTS), student, batch(), done=0.1)
+    found, logits = terms_of(Guide(student, vector, settings, swap_prompts=PROMPTS), student, batch(), fraction=0.1)
     places, apart, distances = HookPoints(student, 4), [], []
     for prompt in PROMPTS:  # alone, without padding, and without the vector that the batch has
         ids, at = torch.tensor([prompt]), torch.tensor([len(prompt) - 1])
@@ -183,11 +183,11 @@ def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
     only = replace(settings, swap=0.0, intervene=0.0)
-    alone, logits_alone = terms_of(Guide(student, vector, only, swap_prompts=PROMPTS), student, batch(), done=0.1)
+    alone, logits_alone = terms_of(Guide(student, vector, only, swap_prompts=PROMPTS), student, batch(), fraction=0.1)
     torch.testing.assert_close(alone["swap_heads"], expected["swap_heads"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits_alone, student(**batch()).logits)
     plain = replace(settings, swap=0.0, swap_heads=0.0)
-    torch.testing.assert_close(logits, terms_of(Guide(student, vector, plain), student, batch(), done=0.1)[1])
+    torch.testing.assert_close(logits, terms_of(Guide(student, vector, plain), student, batch(), fraction=0.1)[1])
 
 
 class OfAnotherHand(transformers.LlamaForCausalLM):
@@ -212,7 +212,7 @@ def test_crossed_prompts_differ_from_step_to_step_and_not_from_run_to_run(studen
 
     def term(done, inputs):
         guide = Guide(student, None, GuideConfig(swap=1.0, n_swap_prompts=2), swap_prompts=prompts)
-        return float(terms_of(guide, student, inputs, done=done)[0]["swap"].detach())
+        return float(terms_of(guide, student, inputs, fraction=done)[0]["swap"].detach())
 
     other = batch()
     other["input_ids"][0, 0] += 1
@@ -226,26 +226,26 @@ def test_a_guide_that_begins_late_does_nothing_before(student, vector):
     late = Guide(student, vector, settings, swap_prompts=PROMPTS)
     always = Guide(student, vector, replace(settings, start_fraction=0.0), swap_prompts=PROMPTS)
     inputs, plain = batch(), student(**batch()).loss
-    assert torch.equal(late.loss(student, inputs, done=0.49), plain)
-    assert late.seen == 0
-    assert torch.equal(late.loss(student, inputs, done=0.5), always.loss(student, inputs, done=0.5))
-    assert abs(always.loss(student, inputs, done=0.5) - plain) > 0.1
+    assert torch.equal(late.loss(student, inputs, fraction=0.49), plain)
+    assert late.n_steps == 0
+    assert torch.equal(late.loss(student, inputs, fraction=0.5), always.loss(student, inputs, fraction=0.5))
+    assert abs(always.loss(student, inputs, fraction=0.5) - plain) > 0.1
 
 
 def test_the_student_is_intervened_on_and_its_heads_are_read_before(student, vector):
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, GuideConfig(intervene=-2.0, heads=1.0, site="heads"))
-    _, whole = terms_of(guide, student, inputs, done=0.1)
-    with guide.places.adding(guide.edits, -2.0, at):
+    _, whole = terms_of(guide, student, inputs, fraction=0.1)
+    with guide.hook_points.adding(guide.edits, -2.0, at):
         expected = student(**inputs).logits
     torch.testing.assert_close(whole, expected)
-    late, logits = terms_of(guide, student, inputs, done=0.9)
+    late, logits = terms_of(guide, student, inputs, fraction=0.9)
     torch.testing.assert_close(logits, student(**inputs).logits)
     first = min(HEADS)  # nothing is added before it
     assert late["heads"] > 0
-    with guide.places.reading([first], at) as own:
+    with guide.hook_points.reading([first], at) as own:
         student(**inputs)
-    with guide.places.reading([first], at) as read, guide.places.adding(guide.edits, -2.0, at):
+    with guide.hook_points.reading([first], at) as read, guide.hook_points.adding(guide.edits, -2.0, at):
         student(**inputs)
     torch.testing.assert_close(read[first], own[first])
 
@@ -294,7 +294,7 @@ def test_gradients_are_those_of_finite_differences(huggingface_model, tiny_model
     inputs = batch()
 
     def loss():
-        with guide.around(model, inputs, done=0.1) as terms:
+        with guide.around(model, inputs, fraction=0.1) as terms:
             logits = model(**inputs).logits
         # transformers' own loss is in single precision
         own = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
@@ -366,9 +366,9 @@ def test_rows_padded_on_the_left_are_read_by_a_pass(student, vector):
     settings = GuideConfig(distill=1.0, heads=1.0, heads_gate=1e-3)
     guide, inputs, at = Guide(student, vector, settings), batch(), torch.tensor([3, 3])
     inputs["attention_mask"] = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
-    with guide.teacher.teaching(student):
+    with guide.teacher.active(student):
         _, heads = guide.teacher(student, inputs, at)
-    with student.disable_adapter(), guide.places.reading(HEADS, at) as read:
+    with student.disable_adapter(), guide.hook_points.reading(HEADS, at) as read:
         student(inputs["input_ids"], attention_mask=inputs["attention_mask"])
     for head in HEADS:
         torch.testing.assert_close(heads[head], read[head])
@@ -382,7 +382,7 @@ def test_the_teacher_has_no_dropout_and_leaves_the_model_as_it_was(huggingface_m
     assert not torch.equal(model(**batch()).logits, model(**batch()).logits)
     guide = Guide(model, vector, GuideConfig(distill=1.0, steer=0.0))
     inputs, at = batch(), torch.tensor([3, 1])
-    with guide.teacher.teaching(model):
+    with guide.teacher.active(model):
         (one, _), (two, _) = guide.teacher(model, inputs, at), guide.teacher(model, inputs, at)
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert model.training

@@ -71,7 +71,7 @@ def test_a_run_is_the_loop_by_hand(trained, huggingface_model, tiny_model):
     whole = collated(examples(), 0)  # the order of rows does not matter
     for step in range(steps):
         optimiser.zero_grad()
-        guide.loss(model, whole, done=step / steps).backward()
+        guide.loss(model, whole, fraction=step / steps).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as Trainer does unless told otherwise
         optimiser.step()
     for name, parameter in model.named_parameters():

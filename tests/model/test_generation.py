@@ -13,7 +13,8 @@ from transformers import BatchEncoding
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.model import LensModel
-from lens_fv.model.cache import cache_argument, cache_of, hooks_off, keeps_cache
+from lens_fv.model.cache import cache_argument, cache_of, keeps_cache
+from lens_fv.model.exclusive import hooks_off
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.baselines import SoftPrompt, train_adapter

@@ -6,7 +6,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.plotting.attributions import plot_attributions
+from lens_fv.plotting import plot_attributions
 from lens_fv.plotting.theme import theme
 
 

@@ -6,7 +6,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.heads.classes import ClassEffects
-from lens_fv.plotting.classes import plot_classes, plot_heads_by_class
+from lens_fv.plotting import plot_classes, plot_heads_by_class
 
 CLASSES = ("label", "end_of_example", "query_predictive")
 

@@ -10,7 +10,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, proportion
 from lens_fv.heads import HeadRanking
 from lens_fv.plotting import plot_conditions, plot_decoded, plot_heads, plot_layers, plot_top_heads
-from lens_fv.plotting.decoded import visible
+from lens_fv.plotting.decoding import visible
 from lens_fv.vectors import Decoded, InjectionSweep
 
 HOSTILE = "<script>alert(1)</script>"

@@ -69,7 +69,7 @@ def test_abilities_are_changes_with_their_bands(path):
     assert tops[0] == tops[3] == 1 > tops[4] > 0
     assert {shape.x0 for shape in drawn.layout.shapes} == {4}  # where the first task ends
     assert len(plot_abilities(path, ["three"]).data) == 4
-    with pytest.raises(LensFVError, match="curve of six: the trajectory asks about one"):
+    with pytest.raises(LensFVError, match="curve of six: the trajectory has the tasks one"):
         plot_abilities(path, ["six"])
 
 
@@ -123,11 +123,11 @@ def test_recovery_is_drawn_with_wilson_intervals(path):
 
 def test_the_matrix_has_the_ends_of_tasks(path):
     (heat,) = plot_forgetting(path).data
-    assert list(heat.y) == ["beginning", "after one", "after three"]
+    assert list(heat.y) == ["before training", "after one", "after three"]
     assert heat.x[1] == "&lt;two&gt;"
     torch.testing.assert_close(torch.tensor(heat.z), path.accuracy[[0, 2, 4]])
     path.in_context[3:] = torch.nan  # the last checkpoint is within the training of "three"
-    assert list(plot_forgetting(path).data[0].y) == ["beginning", "after one"]
+    assert list(plot_forgetting(path).data[0].y) == ["before training", "after one"]
 
 
 def test_head_maps_show_before_after_and_their_difference(path):
@@ -137,5 +137,5 @@ def test_head_maps_show_before_after_and_their_difference(path):
     torch.testing.assert_close(torch.tensor(difference.z), (path.effects[LAST, 2] - path.effects[0, 2]).T)
     with pytest.raises(LensFVError, match="draw the heads of three at 0-one/2: they were not ranked then"):
         plot_head_change(path, "three", 1)
-    with pytest.raises(LensFVError, match="draw the heads of six: the trajectory asks about one"):
+    with pytest.raises(LensFVError, match="draw the heads of six: the trajectory has the tasks one"):
         plot_head_change(path, "six")

@@ -222,13 +222,13 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
             view.updates["entities"][method],
         )
         correct[method] = scores.correct()
-        for value, of in ((effect.gap, "accuracy"), (effect.gap_loss, "loss")):
+        for value, of in ((effect["gap"], "accuracy"), (effect["gap_loss"], "loss")):
             by_hand = gap_closed(base, scores, read, of=of)
             assert value == (by_hand and pytest.approx(by_hand))
         change = [np.mean(x) - np.mean(before.correct()[unit]) for unit, x in locality.correct().items()]
-        assert effect.accuracy.mean == pytest.approx(100 * np.mean(change))
+        assert effect["accuracy"].mean == pytest.approx(100 * np.mean(change))
         loss = [np.mean(x) - np.mean(before.span_loss()[unit]) for unit, x in locality.span_loss().items()]
-        assert effect.perplexity[:3] == pytest.approx([100 * np.expm1(x) for x in estimate(loss)[:3]])
+        assert effect["perplexity"][:3] == pytest.approx([100 * np.expm1(x) for x in estimate(loss)[:3]])
         knowledge = view.knowledge("entities")[method]
         assert knowledge["accuracy"] == pytest.approx(scores.accuracy())
         assert knowledge["inferential"] == pytest.approx(scores.accuracy(kind="inferential"))
@@ -261,11 +261,11 @@ def test_effects_by_hand(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     effect = by_hand(tmp_path / "one", kl=[(0.2, 0.1, 0.4)])
-    assert effect.gap == effect.gap_loss == (0.5, 0.5, 0.5, 2)
-    assert effect.perplexity == pytest.approx([100 * (np.e**0.5 - 1)] * 3 + [1])
-    assert effect.accuracy is None
-    assert effect.kl == (0.2, 0.1, 0.4, 9)  # of one update: as it was recorded
-    assert by_hand(tmp_path / "two", kl=[(0.2, 0.1, 0.4), (0.4, 0.3, 0.8)]).kl == estimate([0.2, 0.4])  # over seeds
+    assert effect["gap"] == effect["gap_loss"] == (0.5, 0.5, 0.5, 2)
+    assert effect["perplexity"] == pytest.approx([100 * (np.e**0.5 - 1)] * 3 + [1])
+    assert effect["accuracy"] is None
+    assert effect["kl"] == (0.2, 0.1, 0.4, 9)  # of one update: as it was recorded
+    assert by_hand(tmp_path / "two", kl=[(0.2, 0.1, 0.4), (0.4, 0.3, 0.8)])["kl"] == estimate([0.2, 0.4])  # over seeds
     assert perplexity(estimate([-1.0, -1.0])) == pytest.approx([np.e] * 3 + [2])
 
 

@@ -10,9 +10,9 @@ import torch
 
 from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import estimate
-from lens_fv.studies.relational import STUDY, RelationalSettings, page
-from lens_fv.studies.relational.claims import CLAIMS, decoding
-from lens_fv.studies.relational.page import View, best_vectors, classified, joined
+from lens_fv.studies.relational import STUDY, RelationalSettings, view
+from lens_fv.studies.relational.page import CLAIMS, decoding
+from lens_fv.studies.relational.view import View, best_vectors, classified, joined
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
 from lens_fv.studies.study import Results, settings_hash
@@ -168,7 +168,7 @@ def test_typicality_is_pooled_over_seeds(rows):
 
 def test_a_relations_own_vector_is_compared_with_the_others(run, monkeypatch):
     families = dict(zip(NAMES, ("a", "b", "c", "c"), strict=True))
-    monkeypatch.setattr(page, "load_task", lambda name: SimpleNamespace(family=families[name]))
+    monkeypatch.setattr(view, "load_task", lambda name: SimpleNamespace(family=families[name]))
     rows = View(best_vectors(run))
     effects = rows.where(measure="logprob_gain_nats", unit="present-past").rows.set_index("condition")["value"]
     others = GAIN[2, [0, 1, 3]]

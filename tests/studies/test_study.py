@@ -13,7 +13,8 @@ import pytest
 from lens_fv.cli.reproduce import StudyName
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.errors import LensFVError
-from lens_fv.studies.render import command, estimates_table
+from lens_fv.studies.markdown import estimates_table, signed
+from lens_fv.studies.render import command
 from lens_fv.studies.reproduce import study_settings
 from lens_fv.studies.rows import Job, Row, RowStore, frame
 from lens_fv.studies.study import STUDIES, Results, Study, load_study, run_folders
@@ -203,7 +204,7 @@ def test_estimates_are_formatted_by_what_they_are():
         ["random vector", "0.25 [0.12, 0.50]", "-50 [-75, +25]"],
         ["tuned vector - random vector", "+0.50", "–"],
     ]
-    assert "+0.75 [+0.50, +1.00]" in estimates_table("", estimates, form="signed")
+    assert "+0.75 [+0.50, +1.00]" in estimates_table("", estimates, form=signed)
 
 
 def test_the_command_line_knows_every_study():

@@ -66,7 +66,7 @@ def test_every_format(tmp_path, name, text, want):
         ("a.csv", "a,b,c,d,d\nhot,cold,big,small,huge\n", "line 1: no rows, or two columns of one name"),
         ("a.csv", 'a,b,c,d\nhot,"cold,big,small\n', "not a valid table"),
         ("a.csv", ",,\n", "no rows"),
-        ("a.jsonl", '{"a":{},"b":"c","c":"b","d":"x"}', "line 1: a text is wanted, found {}"),
+        ("a.jsonl", '{"a":{},"b":"c","c":"b","d":"x"}', "line 1: expected a text, found {}"),
         ("a.jsonl", '{"a":"h","b":"c","c":"b","d":[]}', "line 1: analogy h:c::b:"),
         ("a.jsonl", '{"a":"h","b":"c","c":"b","d":"x","choices":5}', "have to differ and hold the answer"),
         ("a.json", "[" * 10000, "more than 64 levels"),

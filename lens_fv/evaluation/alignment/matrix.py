@@ -68,13 +68,13 @@ class SimilarityMatrix(Record):
         return {"names": self.names, "values": self.values.tolist()}
 
     @classmethod
-    def from_json(cls, values: Any, where: str) -> "SimilarityMatrix":
+    def from_json(cls, values: Any, context: str) -> "SimilarityMatrix":
         """The matrix that `to_json` wrote."""
-        found = validated(values, dict, where)
-        names = validated(found.get("names"), tuple[str, ...], f"{where}: names")
-        rows = validated(found.get("values"), list[list[float]], f"{where}: values")
+        found = validated(values, dict, context)
+        names = validated(found.get("names"), tuple[str, ...], f"{context}: names")
+        rows = validated(found.get("values"), list[list[float]], f"{context}: values")
         if any(len(row) != len(names) for row in rows):
-            raise LensFVError(f"{where}: not a row of {len(names)} values each; make it again")
+            raise LensFVError(f"{context}: not a row of {len(names)} values each; make it again")
         return cls(names, np.array(rows))
 
     @property

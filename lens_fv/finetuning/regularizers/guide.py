@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lens_fv.core.divergence import at_least_float32, divergence_of_logits
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.checks import check_checkpointing, check_updates, check_vector
 from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
 from lens_fv.finetuning.regularizers.instruction_swap import InstructionSwap
 from lens_fv.finetuning.regularizers.settings import GuideConfig
@@ -37,7 +36,7 @@ class Guide(nn.Module):
         model: PEFT model being trained.
         vector: vector of the model without updates; None only if no term needs it (`steer` 0, all heads, no intervention).
         settings: terms and their weights.
-        before: values of the trained parameters by name, for the teacher "previous"; default: their current values.
+        previous: values of the trained parameters by name, for the teacher "previous"; default: their current values.
         swap_prompts: token ids of the prompts for the terms `swap` and `swap_heads`.
 
     Raises:
@@ -55,133 +54,151 @@ class Guide(nn.Module):
         swap_prompts: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
-        check_checkpointing(model, settings)
-        self.settings = settings
-        self.seen = 0
-        self.opened: dict[str, int] = {}
-        steered = settings.intervene or (settings.steer and (settings.distill or settings.distill_all))
+        _check_checkpointing(model, settings)
         if vector is None and settings.needs_vector:
             raise LensFVError("guide without a vector: only steer=0 with no intervention, or head_subset='all', go without one")
-        check_updates(model)
+        if not hasattr(model, "disable_adapter"):
+            raise LensFVError(
+                f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
+                "model; use get_peft_model"
+            )
         config: Any = model.config
-        self.places = HookPoints(model, config.num_attention_heads)
-        self._d_head = self.places.d_head
+        self.settings = settings
+        self.n_steps = 0
+        self.n_opened: dict[str, int] = {}
+        self.hook_points = HookPoints(model, config.num_attention_heads)
         if vector is not None:
-            check_vector(vector, config, self._d_head)
-        self.edits = _edits(vector, settings) if vector is not None and steered else []
-        self.matched = self._matched(vector) if settings.heads else []
-        apart = self._matched(vector) if settings.swap_heads else []
-        self.places.check([*self.matched, *apart, *((e.layer, e.head) for e in self.edits if e.head is not None)])
+            _check_vector(vector, config, self.hook_points.d_head)
+        self.edits = _edits(vector, settings) if vector is not None and settings.steers else []
+        self.heads = self._compared_heads(vector) if settings.heads else []
+        swap_heads = self._compared_heads(vector) if settings.swap_heads else []
+        edited_heads = [(edit.layer, edit.head) for edit in self.edits if edit.head is not None]
+        self.hook_points.check([*self.heads, *swap_heads, *edited_heads])
+        updates: dict[str, Tensor] | None = None
         if settings.teacher == "previous":
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-            previous = {name: (previous or trained)[name].detach().clone().to(p) for name, p in trained.items()}
-        self.teacher = Teacher(
-            settings, self.places, self.edits, self.matched, previous if settings.teacher == "previous" else None
-        )
-        self._crossed = InstructionSwap(swap_prompts, settings, self.places, apart) if settings.uses_swap else None
+            updates = {name: (previous or trained)[name].detach().clone().to(p) for name, p in trained.items()}
+        self.teacher = Teacher(settings, self.hook_points, self.edits, self.heads, updates)
+        self._swap: InstructionSwap | None = None
+        if settings.uses_swap:
+            self._swap = InstructionSwap(swap_prompts, settings, self.hook_points, swap_heads)
         self.maps = nn.ParameterDict()
         if settings.learn_projection:
             device = next(model.parameters()).device
-            for layer, head in self.matched:
-                self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self._d_head, device=device))
+            for layer, head in self.heads:
+                self.maps[f"{layer}-{head}"] = nn.Parameter(torch.eye(self.hook_points.d_head, device=device))
 
-    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float = 0.0) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], *, fraction: float = 0.0) -> Tensor:
         """Compute the cross entropy plus all terms, for custom training loops.
 
         Args:
             model: model that the guide was made for.
             inputs: `input_ids`, `attention_mask` and `labels`. The first target in each row is the answer's first token.
-            done: share of training that is done, from 0 to 1.
+            fraction: share of training that is complete, from 0 to 1.
 
         Raises:
             LensFVError: a non-finite term, a row without a target or with a target as its first token, or gradient
                 checkpointing turned on in the meantime.
         """
-        with self.around(model, inputs, done=done) as terms:
+        with self.around(model, inputs, fraction=fraction) as terms:
             outputs = model(**inputs)
         return outputs.loss + sum(terms(outputs.logits).values())
 
     @contextmanager
-    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, done: float) -> Iterator[Callable[[Tensor], Terms]]:
+    def around(self, model: nn.Module, inputs: Mapping[str, Tensor], *, fraction: float) -> Iterator[Callable[[Tensor], Terms]]:
         """Run the teacher, then guide the student's forward pass inside the block.
 
         Yields:
             A function from the student's logits to the weighted terms.
         """
-        s = self.settings
-        if s.idle or done < s.start_fraction:
+        if self.settings.idle or fraction < self.settings.start_fraction:
             yield lambda logits: {}  # noqa: ARG005
             return
-        check_checkpointing(model, s)
-        at = last_prompt_token(inputs["labels"])
-        with self.teacher.teaching(model):
-            steered, plain = self.teacher(model, inputs, at)
-            asked = None if self._crossed is None else self._crossed.taught(model, inputs, done)
-        aside = {} if asked is None else asked(model)
+        _check_checkpointing(model, self.settings)
+        positions = last_prompt_token(inputs["labels"])
+        swap_terms: Terms = {}
+        with self.teacher.active(model):
+            teacher_logits, teacher_heads = self.teacher(model, inputs, positions)
+            compare_swapped = None if self._swap is None else self._swap.run_teacher(model, inputs, fraction)
+        if compare_swapped is not None:
+            swap_terms = compare_swapped(model)
+        strength = self.settings.strength(fraction)
         with (
-            self.places.reading(self.matched, at) as written,
-            self.places.adding(self.edits, s.strength(done), at),
+            self.hook_points.reading(self.heads, positions) as heads,
+            self.hook_points.adding(self.edits, strength, positions),
         ):
-            yield lambda logits: self._terms(logits, written, steered, plain, inputs, at, aside)
 
-    def _terms(
+            def terms(logits: Tensor) -> Terms:
+                distillation = self._distillation_terms(logits, teacher_logits, inputs, positions)
+                return self._checked(swap_terms | distillation | self._head_term(heads, teacher_heads))
+
+            yield terms
+
+    def _distillation_terms(
         self,
         logits: Float[Tensor, "rows tokens vocab"],
-        written: Mapping[Head, Tensor],
-        steered: Tensor | None,
-        plain: Mapping[Head, Tensor],
+        teacher_logits: Tensor | None,
         inputs: Mapping[str, Tensor],
-        at: Int[Tensor, " rows"],
-        aside: Terms,
+        positions: Int[Tensor, " rows"],
     ) -> Terms:
-        s, rows = self.settings, torch.arange(len(at), device=at.device)
-        found: Terms = dict(aside)
-        if s.distill and steered is not None:
-            taught = steered[rows, at] if steered.ndim == 3 else steered
-            found["distill"] = self._opens("distill", self._apart(logits[rows, at], taught).mean(), s.distill_gate) * s.distill
-        if s.distill_all and steered is not None:
-            seen = inputs["attention_mask"].flatten() if "attention_mask" in inputs else 1
-            apart = (self._apart(logits.flatten(0, 1), steered.flatten(0, 1)) * seen).sum() / len(logits)
-            found["distill_all"] = self._opens("distill_all", apart, s.distill_gate) * s.distill_all
-        if s.heads:
-            apart = [self._opens("heads", self._distance(head, written[head], plain[head]), s.heads_gate) for head in plain]
-            found["heads"] = torch.stack(apart).sum() * s.heads
-        self.seen += 1
-        if found and not bool(torch.stack(list(found.values())).isfinite().all()):
-            bad = ", ".join(f"{name} is {float(value.detach())}" for name, value in found.items() if not value.isfinite())
-            if self.seen == 1:
+        settings, terms = self.settings, Terms()
+        if teacher_logits is None:
+            return terms
+        if settings.distill:
+            rows = torch.arange(len(positions), device=positions.device)
+            last = teacher_logits[rows, positions] if teacher_logits.ndim == 3 else teacher_logits
+            divergence = self._divergence(logits[rows, positions], last).mean()
+            terms["distill"] = self._gated("distill", divergence, settings.distill_gate) * settings.distill
+        if settings.distill_all:
+            mask = inputs["attention_mask"].flatten() if "attention_mask" in inputs else 1
+            divergence = (self._divergence(logits.flatten(0, 1), teacher_logits.flatten(0, 1)) * mask).sum() / len(logits)
+            terms["distill_all"] = self._gated("distill_all", divergence, settings.distill_gate) * settings.distill_all
+        return terms
+
+    def _head_term(self, heads: Mapping[Head, Tensor], teacher_heads: Mapping[Head, Tensor]) -> Terms:
+        if not self.settings.heads:
+            return {}
+        distances: list[Tensor] = []
+        for (layer, head), teacher in teacher_heads.items():
+            student, name = at_least_float32(heads[layer, head]), f"{layer}-{head}"
+            mapped = student @ self.maps[name].T.to(student.dtype) if name in self.maps else student
+            distance = (mapped - at_least_float32(teacher)).square().mean()
+            distances.append(self._gated("heads", distance, self.settings.heads_gate))
+        return {"heads": torch.stack(distances).sum() * self.settings.heads}
+
+    def _checked(self, terms: Terms) -> Terms:
+        """Count the step, and raise `LensFVError` for terms that are not finite."""
+        self.n_steps += 1
+        if terms and not bool(torch.stack(list(terms.values())).isfinite().all()):
+            bad = ", ".join(f"{name} is {float(value.detach())}" for name, value in terms.items() if not value.isfinite())
+            if self.n_steps == 1:
                 raise LensFVError(f"guide: {bad} before anything is learned, so the model's numbers are; run verify on it")
-            raise LensFVError(f"guide: {bad} at step {self.seen}, after finite ones; lower its weight or the learning rate")
-        return found
+            raise LensFVError(f"guide: {bad} at step {self.n_steps}, after finite ones; lower its weight or the learning rate")
+        return terms
 
-    def _distance(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
-        name = f"{head[0]}-{head[1]}"
-        own = at_least_float32(student)
-        mapped = own @ self.maps[name].T.to(own.dtype) if name in self.maps else own
-        return (mapped - at_least_float32(teacher)).square().mean()
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return divergence_of_logits(teacher, student, self.settings.direction, temperature=self.settings.temperature)
 
-    def _apart(self, student: Tensor, teacher: Tensor) -> Tensor:
-        s = self.settings
-        return divergence_of_logits(teacher, student, s.direction, temperature=s.temperature)
-
-    def _opens(self, name: str, value: Tensor, gate: float) -> Tensor:
+    def _gated(self, name: str, value: Tensor, gate: float) -> Tensor:
         """Return the value, or 0 if it does not exceed its gate."""
         is_open = value.detach() > gate
-        self.opened[name] = self.opened.get(name, 0) + int(is_open)
+        self.n_opened[name] = self.n_opened.get(name, 0) + int(is_open)
         return value * is_open
 
-    def _matched(self, vector: FunctionVector | None) -> list[Head]:
+    def _compared_heads(self, vector: FunctionVector | None) -> list[Head]:
         if self.settings.head_subset == "all":
-            return [(layer, head) for layer in sorted(self.places.projections) for head in range(self.places.n_heads)]
+            return [(layer, head) for layer in sorted(self.hook_points.projections) for head in range(self.hook_points.n_heads)]
         if vector is None or not vector.heads:
             raise LensFVError("match the heads of a vector that has none, such as a tuned one; use head_subset='all'")
         return list(vector.heads)
 
     def report(self) -> None:
         """Warn about terms with a gate that never opened."""
-        for name, count in self.opened.items():
-            if self.seen and not count:
-                log.warning("guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.seen)
+        for name, count in self.n_opened.items():
+            if self.n_steps and not count:
+                log.warning(
+                    "guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.n_steps
+                )
 
 
 def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
@@ -200,10 +217,40 @@ def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"
 
 
 def _edits(vector: FunctionVector, settings: GuideConfig) -> list[Edit]:
-    where = settings.site or ("heads" if vector.site == "heads" else "resid_post")
-    if where == "heads":
+    site = settings.site or ("heads" if vector.site == "heads" else "resid_post")
+    if site == "heads":
         if not vector.heads:
-            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use where='resid_post'")
+            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use site='resid_post'")
         values = vector.head_outputs * vector.scale
         return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
-    return [Edit(vector.layer, vector.vector * vector.scale, site=where, mode="add")]
+    return [Edit(vector.layer, vector.vector * vector.scale, site=site, mode="add")]
+
+
+def _check_vector(vector: FunctionVector, config: Any, d_head: int) -> None:
+    """Reject a vector from a model of another shape or with processed weights.
+
+    Names are not compared: the model may be fine-tuned or come from a local folder.
+    """
+    provenance = vector.provenance
+    shape = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, d_head)
+    if provenance.shape != shape:
+        raise LensFVError(
+            f"guide by a vector of {provenance.model}, whose (layers, heads, d_model, d_head) are {provenance.shape}: the "
+            f"model's are {shape}"
+        )
+    if provenance.weight_processing != "raw":
+        raise LensFVError(
+            f"guide by a vector made on {provenance.weight_processing!r} weights of {provenance.model}: training changes the "
+            "unprocessed weights; make it on a model loaded with weight_processing='raw'"
+        )
+
+
+def _check_checkpointing(model: nn.Module, settings: GuideConfig) -> None:
+    """Reject gradient checkpointing if terms need hooks.
+
+    The check also runs before each step, because trainers turn checkpointing on when they start.
+    """
+    if not (settings.intervene or settings.heads or settings.swap_heads):
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise LensFVError("guide with gradient checkpointing: the recomputed forward passes would miss the hooks; turn it off")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,12 @@ class HookPoints:
 
     def __init__(self, model: nn.Module, n_heads: int) -> None:
         self.model = model
-        found = {name: match for name, _ in model.named_modules() if (match := PROJECTION.fullmatch(name))}
-        self.projections = {int(match[2]): model.get_submodule(name) for name, match in found.items()}
-        self.blocks = {int(match[2]): model.get_submodule(match[1]) for match in found.values()}
-        if len(found) != len(self.projections) or not found:
+        matches = {name: match for name, _ in model.named_modules() if (match := PROJECTION.fullmatch(name))}
+        self.projections = {int(match[2]): model.get_submodule(name) for name, match in matches.items()}
+        self.blocks = {int(match[2]): model.get_submodule(match[1]) for match in matches.values()}
+        if len(matches) != len(self.projections) or not matches:
             raise LensFVError(
-                f"guide a {type(model).__name__}: {len(found)} output projections of attention were found for "
+                f"guide a {type(model).__name__}: {len(matches)} output projections of attention were found for "
                 f"{len(self.projections)} layers; name the model's architecture in an issue"
             )
         self.n_heads = n_heads
@@ -69,74 +70,58 @@ class HookPoints:
 
     @contextmanager
     def reading(
-        self, heads: Sequence[Head], at: Int[Tensor, " rows"], *, then_stop: bool = False
+        self, heads: Sequence[Head], positions: Int[Tensor, " rows"], *, then_stop: bool = False
     ) -> Iterator[dict[Head, Tensor]]:
         """Record the heads' outputs, "rows d_head", at each row's position during forward passes inside the block.
 
-        Args:
-            heads: heads to read.
-            at: position in each row.
-            then_stop: whether to end the pass by `StopForward` once all heads are read, which skips the remaining layers.
+        With `then_stop`, `StopForward` ends the pass once all heads are read, which skips the remaining layers.
         """
-        found: dict[Head, Tensor] = {}
-        d_head, last = self.d_head, max((layer for layer, _ in heads), default=None)
+        outputs: dict[Head, Tensor] = {}
+        rows, d_head = torch.arange(len(positions), device=positions.device), self.d_head
+        layers = sorted({layer for layer, _ in heads})
 
-        def hook(layer: int, own: list[int]) -> Callable[..., None]:
-            def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
-                z = inputs[0][torch.arange(len(at), device=at.device), at]
-                for head in own:
-                    found[layer, head] = z[:, head * d_head : (head + 1) * d_head]
-                if then_stop and layer == last:
-                    raise StopForward
-
-            return read
+        def read(layer: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
+            z = inputs[0][rows, positions]
+            for head in (head for own_layer, head in heads if own_layer == layer):
+                outputs[layer, head] = z[:, head * d_head : (head + 1) * d_head]
+            if then_stop and layer == layers[-1]:
+                raise StopForward
 
         with exclusive(self.model, "is being read") as gate:
-            for layer in sorted({layer for layer, _ in heads}):
-                own = [head for other, head in heads if other == layer]
-                gate.add_hook(self.projections[layer], hook(layer, own), before=True)
-            yield found
+            for layer in layers:
+                gate.add_hook(self.projections[layer], partial(read, layer), before=True)
+            yield outputs
 
     @contextmanager
-    def adding(self, edits: Sequence[Edit], strength: float, at: Int[Tensor, " rows"]) -> Iterator[None]:
+    def adding(self, edits: Sequence[Edit], strength: float, positions: Int[Tensor, " rows"]) -> Iterator[None]:
         """Add the edits' values times a factor at each row's position during forward passes inside the block."""
         with exclusive(self.model, "has something added to it") as gate:
             for edit in edits if strength else ():
-                add = _adder(edit, strength, at)
-                module = (self.blocks if edit.head is None and edit.site == "resid_post" else self.projections)[edit.layer]
+                add = partial(_added, edit, strength, positions)
                 if edit.head is not None:
-                    gate.add_hook(module, _on_input(add), before=True)
+                    gate.add_hook(self.projections[edit.layer], partial(_on_input, add), before=True)
                 else:
-                    gate.add_hook(module, _on_output(add))
+                    modules = self.blocks if edit.site == "resid_post" else self.projections
+                    gate.add_hook(modules[edit.layer], partial(_on_output, add))
             yield
 
 
-def _adder(edit: Edit, strength: float, at: Tensor) -> Callable[[Tensor], Tensor]:
-    def add(x: Float[Tensor, "rows tokens width"]) -> Tensor:
-        value = strength * edit.value.to(x)
-        rows, x = torch.arange(len(at), device=x.device), x.clone()
-        if edit.head is None:
-            x[rows, at] = x[rows, at] + value
-        else:
-            columns = slice(edit.head * len(value), (edit.head + 1) * len(value))
-            x[rows, at, columns] = x[rows, at, columns] + value
-        return x
-
-    return add
+def _added(
+    edit: Edit, strength: float, positions: Tensor, x: Float[Tensor, "rows tokens width"]
+) -> Float[Tensor, "rows tokens width"]:
+    value = strength * edit.value.to(x)
+    rows, x = torch.arange(len(positions), device=x.device), x.clone()
+    start = (edit.head or 0) * len(value)
+    x[rows, positions, start : start + len(value)] += value
+    return x
 
 
-def _on_input(add: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
-        return (add(inputs[0]), *inputs[1:])
-
-    return hook
+def _on_input(add: Callable[[Tensor], Tensor], module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
+    return (add(inputs[0]), *inputs[1:])
 
 
-def _on_output(add: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001
-        return (add(output[0]), *output[1:]) if isinstance(output, tuple) else add(output)
-
-    return hook
+def _on_output(add: Callable[[Tensor], Tensor], module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001
+    return (add(output[0]), *output[1:]) if isinstance(output, tuple) else add(output)
 
 
 def _width(projection: Any) -> int:

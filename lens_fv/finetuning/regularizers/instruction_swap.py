@@ -26,7 +26,7 @@ class InstructionSwap:
     Args:
         prompts: token ids of the prompts.
         settings: guide settings, including the number of prompts per step.
-        places: hook locations of the model.
+        hook_points: hook points of the model.
         heads: heads to compare.
 
     Raises:
@@ -34,16 +34,18 @@ class InstructionSwap:
     """
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], settings: GuideConfig, places: HookPoints, heads: Sequence[Head]
+        self, prompts: Sequence[Sequence[int]], settings: GuideConfig, hook_points: HookPoints, heads: Sequence[Head]
     ) -> None:
         if not prompts or not all(prompts):
             raise LensFVError(
                 f"guide by instruction-swapped prompts: there are {len(prompts)}, {sum(not p for p in prompts)} of them empty; "
                 "give the tokens of inputs after other instructions (`instruction_swapped_prompts`)"
             )
-        self._prompts, self._settings, self._places, self._heads = prompts, settings, places, list(heads)
+        self._prompts, self._settings, self._hook_points, self._heads = prompts, settings, hook_points, list(heads)
 
-    def taught(self, model: nn.Module, inputs: Mapping[str, Tensor], done: float) -> Callable[[nn.Module], dict[str, Tensor]]:
+    def run_teacher(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], fraction: float
+    ) -> Callable[[nn.Module], dict[str, Tensor]]:
         """Run the teacher, the state `model` is in now, on the next prompts.
 
         The choice of prompts depends only on the step and its batch, so a resumed run draws the same ones.
@@ -51,47 +53,50 @@ class InstructionSwap:
         Returns:
             A function that runs the student on the same prompts and returns the weighted terms.
         """
-        ids = inputs["input_ids"]
-        rng = random.Random(f"{done}/{int(ids.sum())}")
+        device = inputs["input_ids"].device
+        rng = random.Random(f"{fraction}/{int(inputs['input_ids'].sum())}")
         rows = rng.sample(self._prompts, min(self._settings.n_swap_prompts, len(self._prompts)))
-        at = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
-        read = pad_sequence([torch.tensor(row, device=ids.device) for row in rows], batch_first=True)
-        seen = torch.arange(read.shape[1], device=ids.device) <= at[:, None]
-        batch = {"input_ids": read, "attention_mask": seen.long()}
-        logits, heads = self._said(model, batch, at)
-        return lambda student: self._terms(*self._said(student, batch, at), logits, heads)
+        positions = torch.tensor([len(row) - 1 for row in rows], device=device)
+        ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
+        mask = torch.arange(ids.shape[1], device=device) <= positions[:, None]
+        batch = {"input_ids": ids, "attention_mask": mask.long()}
+        teacher_logits, teacher_heads = self._run(model, batch, positions)
 
-    def _terms(
-        self, said: Tensor | None, own: Mapping[Head, Tensor], taught: Tensor | None, theirs: Mapping[Head, Tensor]
-    ) -> dict[str, Tensor]:
-        s = self._settings
-        found: dict[str, Tensor] = {}
-        if said is not None and taught is not None:
-            apart = divergence_of_logits(taught, said, s.direction, temperature=s.temperature)
-            found["swap"] = s.swap * apart.mean()
-        if self._heads:
-            distances = [(at_least_float32(own[head]) - at_least_float32(theirs[head])).square().mean() for head in self._heads]
-            found["swap_heads"] = s.swap_heads * torch.stack(distances).sum()
-        return found
+        def compare(student: nn.Module) -> dict[str, Tensor]:
+            settings, terms = self._settings, dict[str, Tensor]()
+            logits, heads = self._run(student, batch, positions)
+            if logits is not None and teacher_logits is not None:
+                divergence = divergence_of_logits(teacher_logits, logits, settings.direction, temperature=settings.temperature)
+                terms["swap"] = settings.swap * divergence.mean()
+            if self._heads:
+                changes = [at_least_float32(heads[head]) - at_least_float32(teacher_heads[head]) for head in self._heads]
+                distances = torch.stack([change.square().mean() for change in changes])
+                terms["swap_heads"] = settings.swap_heads * distances.sum()
+            return terms
 
-    def _said(self, model: nn.Module, batch: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor | None, Mapping[Head, Tensor]]:
+        return compare
+
+    def _run(
+        self, model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor | None, Mapping[Head, Tensor]]:
         """Return the logits at each prompt's last token, if needed, and the head outputs there."""
         logits: Tensor | None = None
-        with self._places.reading(self._heads, at, then_stop=not self._settings.swap) as heads, suppress(StopForward):
-            logits = _logits_at(model, batch, at)
+        only_heads = not self._settings.swap
+        with self._hook_points.reading(self._heads, positions, then_stop=only_heads) as heads, suppress(StopForward):
+            logits = _logits_at(model, batch, positions)
         return logits, heads
 
 
-def _logits_at(model: nn.Module, batch: Mapping[str, Tensor], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+def _logits_at(model: nn.Module, batch: Mapping[str, Tensor], positions: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
     """Compute the logits at one token per row, skipping others if possible: unembedding is a fifth of a small model's work."""
-    rows = torch.arange(len(at), device=at.device)
-    if not any(_chooses(kind) for kind in {type(module) for module in model.modules()}):
-        return model(**batch).logits[rows, at]
-    kept, column = at.unique(return_inverse=True)
-    return model(**batch, logits_to_keep=kept).logits[rows, column]
+    rows = torch.arange(len(positions), device=positions.device)
+    if not any(_takes_logits_to_keep(kind) for kind in {type(module) for module in model.modules()}):
+        return model(**batch).logits[rows, positions]
+    columns, column = positions.unique(return_inverse=True)
+    return model(**batch, logits_to_keep=columns).logits[rows, column]
 
 
 @cache
-def _chooses(kind: type[nn.Module]) -> bool:
+def _takes_logits_to_keep(kind: type[nn.Module]) -> bool:
     """Whether a module can restrict logits to some tokens."""
     return "logits_to_keep" in inspect.signature(kind.forward).parameters

@@ -1,6 +1,7 @@
 """Penalties on weight changes: established methods against forgetting."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -44,18 +45,18 @@ def fisher_information(
     if not batches:
         raise LensFVError("importance of weights on 0 batches: give some")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = {name: torch.zeros_like(p) for name, p in trained.items()}
+    information = {name: torch.zeros_like(p) for name, p in trained.items()}
     with exclusive(model) as gate, torch.enable_grad():
         eval_mode(gate, modules_of(model))
-        shown = list(batches) if fisher == "batch" else [row for batch in batches for row in _rows(batch)]
-        for each in shown:
-            gradients = torch.autograd.grad(model(**each).loss, list(trained.values()), allow_unused=True)
+        samples = list(batches) if fisher == "batch" else [row for batch in batches for row in _rows(batch)]
+        for sample in samples:
+            gradients = torch.autograd.grad(model(**sample).loss, list(trained.values()), allow_unused=True)
             for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]  # torch types it wrongly
-                    found[name] += gradient.detach().square() / len(shown)
-    for name in found if previous else ():
-        found[name] += previous[name][0].to(found[name]) if previous else 0
-    return {name: (found[name], trained[name].detach().clone()) for name in found}
+                    information[name] += gradient.detach().square() / len(samples)
+    for name, (earlier, _) in (previous or {}).items():
+        information[name] += earlier.to(information[name])
+    return {name: (information[name], p.detach().clone()) for name, p in trained.items()}
 
 
 def _rows(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -63,16 +64,16 @@ def _rows(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield {name: value[i : i + 1] for name, value in batch.items()}
 
 
-def ewc_penalty(model: nn.Module, kept: Importance, weight: float) -> Callable[[], Tensor]:
+def ewc_penalty(model: nn.Module, importance: Importance, weight: float) -> Callable[[], Tensor]:
     """Elastic weight consolidation: weight x sum of (importance x squared change) (Kirkpatrick et al. 2017).
 
     Their penalty is half of lambda times that sum, so `weight` is lambda / 2. It is added to a loss in nats per token.
     """
     trained = dict(model.named_parameters())
-    known = [(trained[name], f.to(trained[name]), was.to(trained[name])) for name, (f, was) in kept.items()]
+    terms = [(trained[name], f.to(trained[name]), old.to(trained[name])) for name, (f, old) in importance.items()]
 
     def penalty() -> Tensor:
-        return weight * torch.stack([(f * (p - was).square()).sum() for p, f, was in known]).sum()
+        return weight * torch.stack([(f * (p - old).square()).sum() for p, f, old in terms]).sum()
 
     return penalty
 
@@ -98,28 +99,26 @@ class OrthogonalBlocks:
         self._down = [p for name, p in maps.items() if ".lora_A." in name]
         if not self._down or any(p.shape[0] < (index + 1) * rank for p in self._down):
             raise LensFVError(f"keep block {index} of rank {rank} orthogonal: the model's updates have no such block")
-        self._first, self._end, self._weight = index * rank, (index + 1) * rank, weight
-        self._hooks: list[Any] = []
-        for name, p in maps.items():
-            self._hooks.append(p.register_hook(self._masked(rows=".lora_A." in name)))
+        self._start, self._end, self._weight = index * rank, (index + 1) * rank, weight
+        block = slice(self._start, self._end)
+        self._hooks = [
+            p.register_hook(partial(_masked, block if ".lora_A." in name else (slice(None), block))) for name, p in maps.items()
+        ]
 
     def __call__(self) -> Tensor:
         """Return the penalty."""
-        if not self._first:
+        if not self._start:
             return self._down[0].new_zeros(())
-        apart = [(p[: self._first].detach() @ p[self._first : self._end].T).abs().sum() for p in self._down]
-        return self._weight * torch.stack(apart).sum()
+        overlaps = [p[: self._start].detach() @ p[self._start : self._end].T for p in self._down]
+        return self._weight * torch.stack([overlap.abs().sum() for overlap in overlaps]).sum()
 
     def close(self) -> None:
         """Remove the gradient masks, so that all blocks receive gradients again."""
         for hook in self._hooks:
             hook.remove()
 
-    def _masked(self, *, rows: bool) -> Callable[[Tensor], Tensor]:
-        def hook(gradient: Tensor) -> Tensor:
-            kept = torch.zeros_like(gradient)
-            own = slice(self._first, self._end) if rows else (slice(None), slice(self._first, self._end))
-            kept[own] = gradient[own]
-            return kept
 
-        return hook
+def _masked(block: Any, gradient: Tensor) -> Tensor:
+    masked = torch.zeros_like(gradient)
+    masked[block] = gradient[block]
+    return masked

@@ -96,20 +96,24 @@ class GuideConfig:
         return bool(self.swap or self.swap_heads)
 
     @property
+    def steers(self) -> bool:
+        """Whether a vector is added to the student or to the teacher."""
+        return bool(self.intervene or (self.steer and (self.distill or self.distill_all)))
+
+    @property
     def needs_vector(self) -> bool:
         """Whether a term uses a vector."""
-        steered = self.intervene or (self.steer and (self.distill or self.distill_all))
-        return bool(steered or ((self.heads or self.swap_heads) and self.head_subset == "vector"))
+        return bool(self.steers or ((self.heads or self.swap_heads) and self.head_subset == "vector"))
 
-    def strength(self, done: float) -> float:
+    def strength(self, fraction: float) -> float:
         """Return the intervention's factor at a share of training from 0 to 1 (Jiang et al. 2024)."""
-        if done < self.hold_fraction:
+        if fraction < self.hold_fraction:
             return self.intervene
-        if done >= 1 - self.hold_fraction:
+        if fraction >= 1 - self.hold_fraction:
             return 0.0
         # Rounding first keeps floating-point error from moving the ceiling up by one step.
-        stair = math.ceil(round((done - self.hold_fraction) * self.n_decay_steps / (1 - 2 * self.hold_fraction), 9))
-        return self.intervene * (1 - stair / self.n_decay_steps)
+        step = math.ceil(round((fraction - self.hold_fraction) * self.n_decay_steps / (1 - 2 * self.hold_fraction), 9))
+        return self.intervene * (1 - step / self.n_decay_steps)
 
 
 PRESETS: Mapping[str, GuideConfig] = {

@@ -24,69 +24,70 @@ class Teacher:
 
     Args:
         settings: guide settings.
-        places: hook locations of the model.
+        hook_points: hook points of the model.
         edits: edits that steer the teacher.
-        matched: heads to read.
-        before: values of the trained parameters while the model acts as teacher; None: updates are turned off.
+        heads: heads to read.
+        previous: values of the trained parameters while the model acts as teacher; None: updates are turned off.
     """
 
     def __init__(
         self,
         settings: GuideConfig,
-        places: HookPoints,
+        hook_points: HookPoints,
         edits: Sequence[Edit],
         heads: Sequence[Head],
         previous: Mapping[str, Tensor] | None,
     ) -> None:
-        self._settings, self._places, self._before = settings, places, previous
+        self._settings, self._hook_points, self._previous = settings, hook_points, previous
         self._edits = list(edits) if settings.steer else []
-        self._matched, self._plain = list(heads), UnsteeredHeads(places, heads, exact=not settings.heads_gate)
+        self._heads, self._unsteered = list(heads), UnsteeredHeads(hook_points, heads, exact=not settings.heads_gate)
 
     def __call__(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]
+        self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, " rows"]
     ) -> tuple[Tensor | None, dict[Head, Tensor]]:
-        """Return the steered logits and the unsteered head outputs; call it inside a `teaching` block.
+        """Return the steered logits and the unsteered head outputs; call it inside an `active` block.
 
-        Logits are "rows tokens vocab", or "rows vocab" at the last prompt tokens where these suffice.
-
-        Args:
-            model: PEFT model.
-            inputs: see `Guide.loss`.
-            at: position of the last prompt token of each row.
+        Logits are "rows tokens vocab", or "rows vocab" at the last prompt tokens (`positions`) where these suffice.
         """
-        s = self._settings
+        settings = self._settings
         # The teacher reads the student's whole input, although only the prompts matter: shorter inputs round differently,
         # and an unchanged model must match its teacher bit for bit. (A steered teacher never matches.)
-        whole = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
-        if not (s.distill or s.distill_all):
-            return None, self._plain.by_a_pass(model, whole, at) if self._matched else {}
-        asked = {key: value[:, : int(at.max()) + 1] for key, value in whole.items()}
-        if s.distill_all or not self._edits:
-            asked = whole
-        own = [] if self._edits else self._matched  # without steering, one pass gives both logits and head outputs
+        full = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
+        if not (settings.distill or settings.distill_all):
+            return None, self._unsteered.from_full_pass(model, full, positions) if self._heads else {}
+        needed = full
+        if self._edits and not settings.distill_all:
+            needed = {key: value[:, : int(positions.max()) + 1] for key, value in full.items()}
+        heads_in_pass = [] if self._edits else self._heads  # without steering, one pass gives both logits and head outputs
         # Without a gate, rounding differences would enter the loss.
-        keeps = bool(self._edits and self._matched and s.heads_gate) and self._plain.could(model, asked)
-        with self._places.reading(own, at) as heads, self._places.adding(self._edits, s.steer, at):
-            found = model(**asked, **({"use_cache": True} if keeps else {}))
-        if len(heads) < len(self._matched):
-            kept = cache_of(found) if keeps else None
-            heads = self._plain.behind(model, asked if keeps else whole, at, kept)
-        logits: Tensor = found.logits
-        return logits if s.distill_all else logits[torch.arange(len(at), device=at.device), at], heads
+        use_cache = bool(self._edits and self._heads and settings.heads_gate) and self._unsteered.can_cache(model, needed)
+        with (
+            self._hook_points.reading(heads_in_pass, positions) as heads,
+            self._hook_points.adding(self._edits, settings.steer, positions),
+        ):
+            outputs = model(**needed, **({"use_cache": True} if use_cache else {}))
+        if use_cache:
+            heads = self._unsteered.from_cache(model, needed, positions, cache_of(outputs))
+        elif len(heads) < len(self._heads):
+            heads = self._unsteered.from_full_pass(model, full, positions)
+        logits: Tensor = outputs.logits
+        if not settings.distill_all:
+            logits = logits[torch.arange(len(positions), device=positions.device), positions]
+        return logits, heads
 
     @contextmanager
-    def teaching(self, model: nn.Module) -> Iterator[None]:
+    def active(self, model: nn.Module) -> Iterator[None]:
         """Turn the model into its own teacher inside the block, without gradients."""
         with exclusive(model, "is its own teacher for a while") as gate:
             gate.afterwards(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
             eval_mode(gate, modules_of(model))
-            if self._before is not None:
-                _swap(gate, model, self._before)
-            with torch.no_grad(), _turned_off(gate, model) if self._before is None else nullcontext():
+            if self._previous is not None:
+                _replace_values(gate, model, self._previous)
+            with torch.no_grad(), _without_updates(gate, model) if self._previous is None else nullcontext():
                 yield
 
 
-def _turned_off(gate: Gate, model: Any) -> Any:
+def _without_updates(gate: Gate, model: Any) -> Any:
     for module in model.modules():
         for name in ("_disable_adapters", "_adapters_disabled"):
             if name in vars(module):
@@ -96,9 +97,9 @@ def _turned_off(gate: Gate, model: Any) -> Any:
     return model.disable_adapter()
 
 
-def _swap(gate: Gate, model: nn.Module, values: Mapping[str, Tensor]) -> None:
+def _replace_values(gate: Gate, model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Replace the values of some parameters without copying."""
-    named = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     for name, value in values.items():
-        gate.afterwards(partial(setattr, named[name], "data", named[name].data))
-        named[name].data = value
+        gate.afterwards(partial(setattr, parameters[name], "data", parameters[name].data))
+        parameters[name].data = value

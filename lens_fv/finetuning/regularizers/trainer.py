@@ -40,31 +40,28 @@ def guided(trainer: type[T]) -> type[T]:
             guide = None if self.guide is None or self.guide.settings.idle else self.guide
             if (guide is None and not self.penalties) or not model.training:
                 return super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
-            done = self.state.global_step / max(self.state.max_steps, 1)
-            own = self.accelerator.unwrap_model(model)
-            with nullcontext() if guide is None else guide.around(own, inputs, done=done) as terms:
+            fraction = self.state.global_step / max(self.state.max_steps, 1)
+            unwrapped = self.accelerator.unwrap_model(model)
+            with nullcontext() if guide is None else guide.around(unwrapped, inputs, fraction=fraction) as terms:
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
             added = [*(terms(outputs.logits).values() if terms else ()), *(penalty() for penalty in self.penalties)]
             # Trainer divides the loss by the number of batches per step, unless it is already a mean over the whole step.
-            whole = num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
-            share = 1 / getattr(self, "current_gradient_accumulation_steps", 1) if whole else 1.0
+            is_mean = num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
+            share = 1 / getattr(self, "current_gradient_accumulation_steps", 1) if is_mean else 1.0
             loss = loss + share * sum(added)
             return (loss, outputs) if return_outputs else loss
 
         def create_optimizer(self, *args: Any, **options: Any) -> Any:
             """See transformers."""
-            made = super().create_optimizer(*args, **options)
+            optimizer = super().create_optimizer(*args, **options)
             guide = self.guide
-            maps = list(guide.parameters()) if guide is not None else []
-            if (
-                guide is not None
-                and maps
-                and not any(maps[0] is each for group in made.param_groups for each in group["params"])
-            ):
-                made.add_param_group({"params": maps, "weight_decay": 0.0})
+            maps = [] if guide is None else list(guide.parameters())
+            trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            if guide is not None and maps and id(maps[0]) not in trained:
+                optimizer.add_param_group({"params": maps, "weight_decay": 0.0})
                 # Trainer clears only the gradients of its own model.
-                made.register_step_post_hook(lambda *_: guide.zero_grad())
-            return made
+                optimizer.register_step_post_hook(lambda *_: guide.zero_grad())
+            return optimizer
 
         def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
             super()._save(output_dir, state_dict)
@@ -77,10 +74,10 @@ def guided(trainer: type[T]) -> type[T]:
                 self.guide.maps.load_state_dict(read_tensors(Path(resume_from_checkpoint) / MAPS))
 
         def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
-            found = super()._inner_training_loop(*args, **options)
+            output = super()._inner_training_loop(*args, **options)
             if self.guide is not None:
                 self.guide.report()
-            return found
+            return output
 
     Guided.__name__ = Guided.__qualname__ = f"Guided{trainer.__name__}"
     return Guided

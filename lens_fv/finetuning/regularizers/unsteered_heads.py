@@ -24,63 +24,58 @@ class UnsteeredHeads:
     differ, all later batches use a full pass.
 
     Args:
-        places: hook locations of the model.
+        hook_points: hook points of the model.
         heads: heads to read.
         exact: whether passes read the whole input, which makes them equal bit for bit to any other pass over it. Otherwise they
             stop after the last prompt token, which is faster but rounds differently.
     """
 
-    def __init__(self, places: HookPoints, heads: Sequence[Head], *, exact: bool) -> None:
-        self._places, self._heads, self._exact = places, list(heads), exact
-        self._checked, self._holds = 0, True
+    def __init__(self, hook_points: HookPoints, heads: Sequence[Head], *, exact: bool) -> None:
+        self._hook_points, self._heads, self._exact = hook_points, list(heads), exact
+        self._checked_length, self._cache_works = 0, True
 
-    def could(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    def can_cache(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
         """Return whether a pass over these rows should keep its keys and values; left-padded rows are excluded."""
         mask = inputs.get("attention_mask")
-        return self._holds and _takes_positions(model) and (mask is None or bool(mask[:, 0].all()))
+        return self._cache_works and _takes_positions(model) and (mask is None or bool(mask[:, 0].all()))
 
-    def by_a_pass(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"]) -> dict[Head, Tensor]:
-        """Read the outputs by a full pass, as "rows d_head" tensors by head.
-
-        Args:
-            model: model in its teacher state.
-            inputs: `input_ids`, `attention_mask`.
-            at: position of the last prompt token of each row.
-        """
-        end = None if self._exact else int(at.max()) + 1
-        with self._places.reading(self._heads, at, then_stop=True) as found, suppress(StopForward):
+    def from_full_pass(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, " rows"]
+    ) -> dict[Head, Tensor]:
+        """Read the outputs by a full pass of the model in its teacher state, as "rows d_head" tensors by head."""
+        end = None if self._exact else int(positions.max()) + 1
+        with self._hook_points.reading(self._heads, positions, then_stop=True) as outputs, suppress(StopForward):
             model(**{key: value[:, :end] for key, value in inputs.items()})
-        return found
+        return outputs
 
-    def behind(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Int[Tensor, " rows"], kept: Any) -> dict[Head, Tensor]:
-        """Read the same outputs after a steered pass, reusing its keys and values where possible.
+    def from_cache(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, " rows"], cache: Any
+    ) -> dict[Head, Tensor]:
+        """Read the same outputs after a pass steered from the last prompt tokens on, reusing its keys and values if possible.
 
-        Args:
-            model: see `by_a_pass`.
-            inputs: see `by_a_pass`.
-            at: see `by_a_pass`.
-            kept: keys and values from a pass over the inputs that was steered from the last prompt tokens on; they are modified
-                and must not be reused. None: not available.
+        The cache is modified and must not be reused; None if the model returned none.
         """
-        if kept is None:
-            return self.by_a_pass(model, inputs, at)
-        found, length = self._by_a_token(model, inputs, at, kept), inputs["input_ids"].shape[1]
-        if length <= self._checked:
-            return found
-        sure, self._checked = self.by_a_pass(model, inputs, at), length
-        self._holds = all(_near(found[head], sure[head]) for head in sure)
+        if cache is None:
+            return self.from_full_pass(model, inputs, positions)
+        outputs, length = self._from_last_token(model, inputs, positions, cache), inputs["input_ids"].shape[1]
+        if length <= self._checked_length:
+            return outputs
+        expected, self._checked_length = self.from_full_pass(model, inputs, positions), length
+        self._cache_works = all(_near(outputs[head], expected[head]) for head in expected)
         # Use the faster result for this batch too, so that resumed and uninterrupted runs read the same values.
-        return found if self._holds else sure
+        return outputs if self._cache_works else expected
 
-    def _by_a_token(self, model: nn.Module, inputs: Mapping[str, Tensor], at: Tensor, kept: Any) -> dict[Head, Tensor]:
-        ids = inputs["input_ids"]
-        before = torch.arange(ids.shape[1], device=ids.device) < at[:, None]
-        seen = torch.cat([before, torch.ones_like(before[:, :1])], 1).long()
-        token, first = ids.gather(1, at[:, None]), torch.zeros_like(at)
-        with self._places.reading(self._heads, first, then_stop=True) as found, suppress(StopForward):
-            passed = cache_argument(_inner(model).forward, kept)
-            model(input_ids=token, attention_mask=seen, position_ids=at[:, None], **passed)
-        return found
+    def _from_last_token(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Tensor, cache: Any
+    ) -> dict[Head, Tensor]:
+        ids, column = inputs["input_ids"], positions[:, None]
+        cached = torch.arange(ids.shape[1], device=ids.device) < column
+        mask = torch.cat([cached, torch.ones_like(cached[:, :1])], 1).long()
+        first = torch.zeros_like(positions)
+        with self._hook_points.reading(self._heads, first, then_stop=True) as outputs, suppress(StopForward):
+            past = cache_argument(_inner(model).forward, cache)
+            model(input_ids=ids.gather(1, column), attention_mask=mask, position_ids=column, **past)
+        return outputs
 
 
 def _takes_positions(model: Any) -> bool:

@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from lens_fv.model.lens_model import LensModel
 
 MATRIX = 2048
+T = TypeVar("T")
 
 
 class Clock:
@@ -35,25 +36,25 @@ class Clock:
 
     def race(self, runs: Mapping[str, Callable[[], Any]], repeats: int, tick: Callable[[], None]) -> dict[str, float]:
         """Run each function `repeats` times, in alternation, and record the median times."""
-        everyone = {**runs, "product": lambda: self._factors[0] @ self._factors[1]}
-        for run in everyone.values():  # the first call pays for checks and allocations
+        runs = {**runs, "product": lambda: self._factors[0] @ self._factors[1]}
+        for run in runs.values():  # the first call pays for checks and allocations
             run()
-        times: dict[str, list[float]] = {name: [] for name in everyone}
+        times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(repeats):
-            for name, run in everyone.items():
-                times[name].append(self.time(run))
+            for name, run in runs.items():
+                times[name].append(self.time(run)[0])
             tick()
-        self.seconds = {name: statistics.median(found) for name, found in times.items()}
+        self.seconds = {name: statistics.median(values) for name, values in times.items()}
         self.rate = 2 * MATRIX**3 / self.seconds["product"]
         return self.seconds
 
-    def time(self, run: Callable[[], Any]) -> float:
-        """Time of one run, in seconds."""
+    def time(self, run: Callable[[], T]) -> tuple[float, T]:
+        """Time of one run, in seconds, and what it returned."""
         self._wait()
         begin = time.perf_counter()
-        run()
+        result = run()
         self._wait()
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, result
 
     def _wait(self) -> None:
         if self._model.device.type == "cuda":
@@ -87,34 +88,29 @@ def plain_forward(model: LensModel, prompt: tuple[int, ...]) -> Callable[[], Ten
     return run
 
 
-def _give_back() -> None:
-    """Return memory freed by earlier runs to the system if the C library can; otherwise it would count towards this run."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def peak_memory(model: LensModel, run: Callable[[], Any]) -> float:
     """Peak memory of a run in bytes, by the accelerator's allocator or the process's resident size."""
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         run()
         return float(torch.cuda.max_memory_allocated(model.device))
-    _give_back()
-    process, done, peak = psutil.Process(), threading.Event(), [0]
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # memory freed earlier goes back to the system, if the C library can
+        ctypes.CDLL(None).malloc_trim(0)
+    process, finished, sizes = psutil.Process(), threading.Event(), [0]
 
     def watch() -> None:
-        while not done.wait(0.001):
-            peak[0] = max(peak[0], process.memory_info().rss)
+        while not finished.wait(0.001):
+            sizes[0] = max(sizes[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         run()
     finally:
-        done.set()
+        finished.set()
         watcher.join()
-    return float(max(peak[0], process.memory_info().rss))
+    return float(max(sizes[0], process.memory_info().rss))
 
 
 def compared(seconds: Mapping[str, float], peaks: Mapping[str, float], plain: str, column: str) -> list[dict[str, Any]]:

@@ -1,14 +1,15 @@
-"""Many edits of one prompt: the engine compared with a plain TransformerLens loop."""
+"""Many edits of one prompt: the engine compared with a plain TransformerLens loop, and with one plain forward pass."""
 
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from lens_fv.core.choices import Count, Seed, Whole
-from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, run_branches
+from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, plan_branches, run_branches
 from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
 from lens_fv.studies.bench.subject import BenchResult, Subject
 
@@ -96,9 +97,56 @@ def bench_compose(
         LensFVError: the layer does not exist.
     """
     model, rng = subject.model, torch.Generator().manual_seed(seed)
-    at = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
+    layer = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
     rows = torch.randn(vectors, model.d_model, generator=rng).to(model.device)
-    return _bench(subject, [Edit(at, row, mode="add") for row in rows], sample, repeats, seed, tick)
+    return _bench(subject, [Edit(layer, row, mode="add") for row in rows], sample, repeats, seed, tick)
+
+
+@torch.no_grad()
+def bench_memory(
+    subject: Subject,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    repeats: Count = 3,
+    seed: Seed = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> BenchResult:
+    """Patch every head of prompts of growing length.
+
+    The measure `growth` is a table with a line for each prompt, the shortest first. Times are medians in seconds, bytes are
+    peaks that include the weights; `planned_bytes`, without the weights, is what the plan expected.
+
+    Args:
+        subject: Model to run.
+        prompts: Token ids of the prompts.
+        repeats: Number of runs for the median.
+        seed: Seed of the edits' random values.
+        tick: Called `repeats` times per prompt.
+    """
+    model, clock = subject.model, Clock(subject.model)
+    branches = [Branch((edit,), tokens=(0,)) for edit in head_edits(subject, seed)]
+    growth: list[dict[str, Any]] = []
+    for prompt in sorted(prompts, key=len):
+
+        def engine(prompt: tuple[int, ...] = prompt) -> torch.Tensor:
+            return run_branches(model, [prompt], branches, readout=answer_logprobs)
+
+        plain = plain_forward(model, prompt)
+        seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
+        plain_peak, engine_peak = peak_memory(model, plain), peak_memory(model, engine)
+        growth.append(
+            {
+                "prompt_tokens": len(prompt),
+                "plain_forward_s": seconds["plain"],
+                "engine_s": seconds["engine"],
+                "plain_forwards": seconds["engine"] / seconds["plain"],
+                "plain_bytes": plain_peak,
+                "engine_bytes": engine_peak,
+                "memory_ratio": engine_peak / plain_peak,
+                "planned_bytes": max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches)),
+            }
+        )
+    return subject.result(edits=len(branches), growth=growth, product_gflops=clock.rate / 1e9)
 
 
 def head_edits(subject: Subject, seed: int) -> list[Edit]:
@@ -120,17 +168,17 @@ def _bench(
         return run_branches(model, [prompt], branches, readout=answer_logprobs)
 
     plain = plain_forward(model, prompt)
-    for first in (plain, engine):  # one-time allocations must not count as a peak
-        first()
+    for run in (plain, engine):  # one-time allocations must not count as a peak
+        run()
     peaks = peak_memory(model, plain), peak_memory(model, engine)
     seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
     chosen = random.Random(seed).sample(range(rows), min(sample, rows))
     states = run_branches(model, [prompt], [branches[i] for i in chosen])[0, :, 0]
     times, errors = [], []
     for i, state in zip(chosen, states, strict=True):
-        found: list[torch.Tensor] = []
-        times.append(clock.time(lambda i=i, found=found: found.append(_plain_patch(subject, edits[i]))))
-        errors.append(float((model.unembed(state).float().softmax(-1) - found[0].float().softmax(-1)).abs().max()))
+        duration, logits = clock.time(partial(_plain_patch, subject, edits[i]))
+        times.append(duration)
+        errors.append(float((model.unembed(state).float().softmax(-1) - logits.float().softmax(-1)).abs().max()))
         tick()
     loop_s = statistics.mean(times) * rows
     floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
@@ -147,8 +195,8 @@ def _bench(
         max_abs_error=max(errors),
         floor_s=floor_s,
         floor_fraction=floor_s / seconds["engine"],
-        product_gflops=clock.rate / 1e9,
         peak_memory_ratio=peaks[1] / peaks[0],
+        product_gflops=clock.rate / 1e9,
     )
 
 

@@ -40,7 +40,7 @@ class Subject:
     model: LensModel
     prompt: tuple[int, ...]
 
-    def result(self, *, product_gflops: float | None = None, **measures: Any) -> "BenchResult":
+    def result(self, **measures: Any) -> "BenchResult":
         """A result measured on this subject, beginning with model and hardware."""
         model = self.model
         facts = {
@@ -49,8 +49,7 @@ class Subject:
             "dtype": str(model.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
-        rate = {} if product_gflops is None else {"product_gflops": product_gflops}
-        return BenchResult(facts | measures | rate)
+        return BenchResult(facts | measures)
 
 
 @dataclass(frozen=True)

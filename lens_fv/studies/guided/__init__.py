@@ -83,26 +83,30 @@ def _results(run: Results) -> Mapping[str, Any]:
     table = {name: table[name] for name in order if name in table}
 
     def differences(names: Iterable[str], minus: str) -> dict[str, dict[str, Estimate | None]]:
-        pairs = [name for name in names if name != minus and {name, minus} <= table.keys()]
-        contrasts = {name: [Contrast(name, minus, m, "methods", paired=()) for m in METRICS] for name in pairs}
-        return {name: {each.measure: each.estimate(rows) for each in own} for name, own in contrasts.items()}
+        present = [name for name in names if name != minus and {name, minus} <= table.keys()]
+        return {
+            name: {metric: Contrast(name, minus, metric, "methods", paired=()).estimate(rows) for metric in METRICS}
+            for name in present
+        }
 
     to_kl = differences(GUIDES, KL) if PLAIN in table else {}
     aims = {guide: {name: claim.estimate(rows) for name, claim in aim(guide).items()} for guide in to_kl}
     best = best_candidates(run.rows, run.settings["methods"]).values()
-    tried = Table().estimates(metrics(run, "choosing"))
-    candidates = [condition(method, changes) for method, own in run.settings["methods"].items() for changes in own]
+    scores = Table().estimates(metrics(run, "choosing"))
+    candidates = [condition(method, changes) for method, tried in run.settings["methods"].items() for changes in tried]
     return {
         "metrics": table,
         "to_plain": differences(table, PLAIN),
         "to_kl": to_kl,
         "aims": {guide: {**row, "points_lost": table[guide]["lost"]} for guide, row in aims.items()},
         "met": [guide for guide, row in aims.items() if all(value and verdict(value) == "holds" for value in row.values())],
-        "controls": [(claim.claim, value) for claim in CLAIMS if (value := claim.estimate(rows))],
+        "controls": {
+            claim.claim: {"difference": value, "verdict": value} for claim in CLAIMS if (value := claim.estimate(rows))
+        },
         "costs": Table(where={"part": "costs"}).estimates(run.rows),
         "trajectories": _trajectories(run),
         "ablations": _ablations(run, rows),
-        "candidates": {n: {**tried[n], "chosen": "yes" if n in best else ""} for n in candidates if n in tried},
+        "candidates": {n: {**scores[n], "chosen": "yes" if n in best else ""} for n in candidates if n in scores},
         "figures": _figures(run, table),
     }
 
@@ -112,8 +116,8 @@ def _trajectories(run: Results) -> dict[str, dict[str, float]]:
     rows = run.part("methods")
     tracked: Any = rows.loc[rows["measure"].str.startswith("checkpoint_")]
     table: dict[str, dict[str, float]] = {}
-    for (method, name), some in tracked.groupby(["condition", "measure"], sort=False):
-        measure, means = name.removeprefix("checkpoint_"), some.groupby("item")["value"].mean().tolist()
+    for (method, name), tasks in tracked.groupby(["condition", "measure"], sort=False):
+        measure, means = name.removeprefix("checkpoint_"), tasks.groupby("item")["value"].mean().tolist()
         start = means[0] if measure in CHANGES else 0.0
         table.setdefault("(initially)", {})[measure] = means[0] - start
         table.setdefault(method, {})[measure] = means[-1] - start

@@ -120,12 +120,12 @@ class GuidedSettings(InstructionSettings):
     def recipe(self, method: str, *changes: Changes, seed: int) -> Recipe:
         """How a method trains with some settings changed."""
         merged = {name: value for change in changes for name, value in change.items()}
-        guide, own = self.guides.get(method), {name: merged.pop(name) for name in Recipe._fields if name in merged}
+        guide, recipe = self.guides.get(method), {name: merged.pop(name) for name in Recipe._fields if name in merged}
         if guide is not None:
             names = {setting.name for setting in fields(guide)}
             guide = replace(guide, **{name: merged.pop(name) for name in names & merged.keys()})
         update = {"update": "full"} if method == "full" else {}
-        return Recipe(replace(self.training, guide=guide, mixed=False, seed=seed, **update, **merged), **own)
+        return Recipe(replace(self.training, guide=guide, mixed=False, seed=seed, **update, **merged), **recipe)
 
     @classmethod
     def quick(cls) -> "GuidedSettings":

@@ -21,7 +21,7 @@ from lens_fv.plotting import (
 from lens_fv.studies.instruction.parts import counterparts, injection, sequences, start
 from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings, enters
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import Contrast, Table, mean, select
+from lens_fv.studies.tables import Contrast, Table, select, values_by
 
 METRICS = ("average", "final", "forgetting", "general_before", "general", "in_context")
 CLAIMS = {
@@ -46,27 +46,28 @@ class InstructionStudy(InstructedStudy[InstructionSettings]):
     @classmethod
     def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:
         """See `Study.context`: everything by run."""
-        return {"claims": CLAIMS, "judgements": get_args(Judgement), "found": {run.name: _found(run) for run in runs}}
+        return {"claims": CLAIMS, "results": {run.name: _results(run) for run in runs}}
 
     @classmethod
     def headline(cls, run: Results) -> Mapping[str, Any]:
         """Numbers of tracked runs, and of tasks by what became of them."""
-        judged = _judged(run)
-        lost = {judgement: sum(counts.get(judgement, 0) for counts in judged.values()) for judgement in get_args(Judgement)}
-        runs = run.part("sequences").groupby(["seed", "job"]).ngroups
-        return {"runs": runs, "lost": sum(lost[kind] for kind in ("suppressed", "overwritten", "undecided")), **lost}
+        judged = Counter(select(run.part("sequences"), {"measure": ("trained", "not_trained")})["condition"])
+        counts = {judgement: judged[judgement] for judgement in get_args(Judgement)}
+        lost = sum(counts[judgement] for judgement in ("suppressed", "overwritten", "undecided"))
+        return {"runs": run.part("sequences").groupby(["seed", "job"]).ngroups, "lost": lost, **counts}
 
 
 STUDY = InstructionStudy
 
 
-def _found(run: Results) -> Mapping[str, Any]:
-    rows = run.part("sequences")
+def _results(run: Results) -> Mapping[str, Any]:
+    rows, injection = run.part("sequences"), run.part("injection")
     lost = select(rows, {"measure": "change", "condition": "accuracy"})
-    heads = select(run.part("injection"), {"condition": "heads"})
-    taught, untaught = (
-        Table(where={"measure": "top1_accuracy"}).estimates(_jobs(run, "injection", when)) for when in ("taught", "untaught")
-    )
+    jaccard = values_by(select(rows, {"measure": "jaccard"}), "condition")
+    heads = values_by(select(injection, {"condition": "heads"}), "measure")
+    counterparts = Table().estimates(run.part("counterparts"))
+    by_model = injection.assign(model=injection["job"].str.split("/").str[0])
+    measures = ("change", "cosine_to_initial", "recovered_share", "correlation_with_accuracy")
     return {
         "start": _start(run),
         "metrics": _metrics(run),
@@ -74,58 +75,53 @@ def _found(run: Results) -> Mapping[str, Any]:
         "n_lost": len(lost),
         "n_lost_tasks": lost["unit"].nunique(),
         "differences": {name: claim.estimate(rows) for name, claim in CLAIMS.items()},
-        **{
-            measure: {name: row[measure] for name, row in Table(where={"measure": measure}).estimates(rows).items()}
-            for measure in ("change", "cosine_to_initial", "recovered_share", "correlation_with_accuracy")
-        },
-        "jaccard": {name: some["value"].mean() for name, some in select(rows, {"measure": "jaccard"}).groupby("condition")},
-        "taught": {name: row["top1_accuracy"] for name, row in taught.items()},
-        "untaught": {name: row["top1_accuracy"] for name, row in untaught.items()},
-        "heads": {measure: some["value"].tolist() for measure, some in heads.groupby("measure")},
-        "counterparts": Table().estimates(run.part("counterparts")),
+        **{measure: Table(where={"measure": measure}).estimates(rows) for measure in measures},
+        "jaccard": {condition: fmean(values) for condition, values in jaccard.items()},
+        "injection": Table(columns="model", where={"measure": "top1_accuracy"}).estimates(by_model),
+        "heads": {measure: fmean(values) for measure, values in heads.items()},
+        "p_values": heads.get("p_value"),
+        "counterparts": {kind.replace("_", " "): {**row, "tasks": row["jaccard"].n} for kind, row in counterparts.items()},
         "figures": _figures(run),
         "verdicts": select(rows, {"condition": "verdict"}).pivot_table("value", ["unit", "seed"], "measure", sort=False),
         "moments": rows.loc[rows["condition"].str.contains("/") | (rows["condition"] == "0")],
     }
 
 
-def _jobs(run: Results, part: str, prefix: str) -> Any:
-    rows = run.part(part)
-    return rows.loc[rows["job"].str.startswith(f"{prefix}/")]
-
-
-def _start(run: Results) -> list[dict[str, Any]]:
-    """For each task, its accuracy before and after the mixture over all seeds' items, and the seeds it enters with."""
-    table: list[dict[str, Any]] = []
-    for task, rows in run.part("start").groupby("unit", sort=False):
-        row: dict[str, Any] = {"task": task, "majority": mean(select(rows, {"measure": "majority_accuracy"}), over="seed")}
-        for when in ("before", "after"):
-            correct = select(rows, {"measure": "correct", "condition": when})["value"].tolist()
-            row[when] = proportion(sum(correct), len(correct))
-        after = select(rows, {"condition": "after"})
-        row["seeds"] = after["seed"].nunique()
-        row["enters"] = 0
-        for _, some in after.groupby("seed"):
-            correct, majority = (some.loc[some["measure"] == m, "value"].tolist() for m in ("correct", "majority_accuracy"))
-            row["enters"] += enters(correct, majority[0])
-        table.append(row)
+def _start(run: Results) -> dict[str, dict[str, Any]]:
+    """By task: accuracy before and after the mixture over all seeds' items, the majority's, and the seeds it enters with."""
+    rows = run.part("start")
+    correct = select(rows, {"measure": "correct"})
+    accuracies = values_by(correct, ["unit", "condition"])
+    by_seed = values_by(select(correct, {"condition": "after"}), ["unit", "seed"])
+    majorities = values_by(select(rows, {"measure": "majority_accuracy"}), ["unit", "seed"])
+    table: dict[str, dict[str, Any]] = {}
+    for task in dict.fromkeys(rows["unit"]):
+        entered = [enters(items, majorities[key][-1]) for key, items in by_seed.items() if key[0] == task]
+        table[task] = {
+            **{key[1]: proportion(sum(items), len(items)) for key, items in accuracies.items() if key[0] == task},
+            "majority": fmean(fmean(values) for key, values in majorities.items() if key[0] == task),
+            "enters": f"{sum(entered)} of {len(entered)}",
+        }
     return table
 
 
-def _metrics(run: Results) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Mean and range over seeds of each metric, by sequence."""
+def _metrics(run: Results) -> dict[tuple[str, str], dict[str, str]]:
+    """Mean and range over seeds of each metric, by sequence and its tasks."""
     rows = select(run.part("sequences"), {"condition": "run", "measure": METRICS})
-    found: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for (sequence, measure), some in rows.groupby(["unit", "measure"], sort=False):
-        values: list[float] = some["value"].tolist()
-        found.setdefault(sequence, {})[measure] = fmean(values), min(values), max(values)
-    return found
+    table = {(name, ", ".join(tasks)): dict[str, str]() for name, tasks in run.settings["sequences"].items()}
+    for sequence, cells in table.items():
+        for metric, values in values_by(select(rows, {"unit": sequence[0]}), "measure").items():
+            cells[metric] = f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return table
 
 
 def _judged(run: Results) -> dict[str, dict[str, int]]:
-    """Number of tasks of runs by judgement, among trained and other tasks."""
+    """Number of tasks of runs by judgement, among trained and other tasks; "absent" only if there are any."""
     rows = select(run.part("sequences"), {"condition": get_args(Judgement)})
-    return {who: dict(Counter(rows.loc[rows["measure"] == who, "condition"])) for who in ("trained", "not_trained")}
+    judgements = [name for name in get_args(Judgement) if name != "absent" or name in set(rows["condition"])]
+    names = {"trained": "trained", "not_trained": "not trained"} if len(rows) else {}
+    counts = {who: Counter(rows.loc[rows["measure"] == who, "condition"]) for who in names}
+    return {names[who]: {judgement: count[judgement] for judgement in judgements} for who, count in counts.items()}
 
 
 def _figures(run: Results) -> list[tuple[str, str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from lens_fv.evaluation import Evaluation, evaluate
 from lens_fv.finetuning import finetune
 from lens_fv.heads import competence, head_overlap, make_instruction_prompts, rank_heads, rank_instruction_heads
 from lens_fv.heads.instructed import Uninformative
-from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.instruction.settings import Instructed
+from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import Task
 from lens_fv.vectors import InstructionVector, extract, extract_instruction, sweep_injection
 
@@ -25,41 +25,22 @@ N_SHOTS = 5
 """Number of demonstrations in the prompts that function vectors are extracted from."""
 
 
-def start(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
+@part(lambda study: product(study.settings.seeds, ("before", "after"), study.tasks))
+def start(study: Instructed, seed: int, when: str, name: str) -> Iterator[Row]:
     """Score the original model ("before") and each seed's starting model ("after") on every task's validation pairs."""
-    for seed in study.settings.seeds:
-        for when in ("before", "after"):
-            for task in study.tasks.values():
-                yield Job("start", f"{when}/{task.name}", partial(_start, study, when, task, seed), seed)
-
-
-def _start(study: InstructedStudy[InstructionSettings], when: str, task: Task, seed: int) -> Iterator[Row]:
-    model = study.model if when == "before" else study.taught(seed)
+    model, task = study.model if when == "before" else study.taught(seed), study.tasks[name]
     score = competence(model, task, n_shots=study.settings.n_shots, instruction=task.instructions, seed=seed)
-    yield Row(task.name, when, "correct", score.right.float().tolist())
-    yield Row(task.name, when, "majority_accuracy", score.majority)
+    yield Row(name, when, "correct", score.right.float().tolist())
+    yield Row(name, when, "majority_accuracy", score.majority)
 
 
-def sequences(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
+@part(lambda study: product(study.settings.seeds, study.settings.sequences))
+def sequences(study: Instructed, seed: int, name: str) -> Iterator[Row]:
     """Train every sequence and track its checkpoints; each trajectory is also saved in FOLDER/SEED-SEQUENCE."""
-    for seed in study.settings.seeds:
-        for name in study.settings.sequences:
-            yield Job("sequences", name, partial(_sequence, study, name, seed), seed)
-
-
-def _sequence(study: InstructedStudy[InstructionSettings], name: str, seed: int) -> Iterator[Row]:
-    folder = study.folder / f"{seed}-{file_name(name)}"
-    tasks = study.sequence(name)
+    folder, tasks = study.folder / f"{seed}-{file_name(name)}", study.sequence(name)
     config = replace(study.settings.training, mixed=False, seed=seed)
-    run = finetune(
-        study.start(seed),
-        tasks,
-        folder / "run",
-        config,
-        device=study.device,
-        dtype=study.model.dtype,
-        progress=study.progress,
-    )
+    options: dict[str, Any] = {"device": study.device, "dtype": study.model.dtype, "progress": study.progress}
+    run = finetune(study.start(seed), tasks, folder / "run", config, **options)
     probes = [probe(study, task, seed) for task in study.entered(seed).values()]
     trajectory = track_checkpoints(
         study.taught(seed), run, probes, folder=folder / "moments", seed=seed, progress=study.progress
@@ -90,8 +71,8 @@ def trajectory_rows(trajectory: Trajectory, name: str, seed: int, trained: list[
         others = [t for t, p in enumerate(trajectory.present()) if p and trajectory.tasks[t] not in trained]
         yield Row(name, "run", "general_before", _number(trajectory.accuracy[0, others].mean()))
     cosines = {"vector": trajectory.similarity(), "residual_stream": trajectory.alignment.nanmean(-1)}
-    for which, cosine in cosines.items():
-        yield Row(f"{name}, seed {seed}", which, "correlation_with_accuracy", _correlation(trajectory, cosine))
+    for state, cosine in cosines.items():
+        yield Row(f"{name}, seed {seed}", state, "correlation_with_accuracy", _correlation(trajectory, cosine))
     yield from _judgement_rows(trajectory, name, trained)
 
 
@@ -123,57 +104,49 @@ def _judgement_rows(trajectory: Trajectory, name: str, trained: list[str]) -> It
             yield Row(unit, "random_heads", "jaccard", overlap.chance)
 
 
-def injection(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
+def _entered(study: Instructed) -> Iterator[tuple[int, str, str]]:
+    for seed in study.settings.seeds:
+        for name in study.entered(seed):
+            yield from ((seed, model, name) for model in ("taught", "untaught"))
+
+
+@part(_entered)
+def injection(study: Instructed, seed: int, model: str, name: str) -> Iterator[Row]:
     """Add vectors to test prompts without instructions.
 
     In the model that the vectors come from ("taught"): the instruction vector, the function vector of the same task, and both.
     In the original model ("untaught"): the instruction vector.
     """
-    for seed in study.settings.seeds:
-        for task in study.entered(seed).values():
-            yield Job("injection", f"taught/{task.name}", partial(_taught, study, task, seed), seed)
-            yield Job("injection", f"untaught/{task.name}", partial(_untaught, study, task, seed), seed)
-
-
-def _taught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
-    s, model, instruction = study.settings, study.taught(seed), vector(study, task, seed)
-    ranking = rank_heads(model, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
-    function = extract(model, task, ranking, n_heads=s.n_heads)
-    best = sweep_injection(model, task, function, scales=s.scales, max_items=s.max_items).best("logprob")
+    s, task = study.settings, study.tasks[name]
+    instruction = vector(study, task, seed)
+    options: dict[str, Any] = {"n_shots": N_SHOTS, "max_items": s.max_items, "seed": seed}
+    if model == "untaught":
+        yield from _accuracies(evaluate(study.model, task, {"instruction": instruction}, **options, force=True))
+        return
+    taught = study.taught(seed)
+    ranking = rank_heads(taught, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
+    function = extract(taught, task, ranking, n_heads=s.n_heads)
+    best = sweep_injection(taught, task, function, scales=s.scales, max_items=s.max_items).best("logprob")
     function = function.at(layer=best.layer, scale=best.scale)
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
-    yield from _accuracies(task, evaluate(model, task, added, n_shots=N_SHOTS, max_items=s.max_items, seed=seed))
-    overlap = head_overlap(instruction.heads, function.heads, model.n_layers * model.n_heads)
-    yield from (Row(task.name, "heads", key, float(value)) for key, value in vars(overlap).items())
+    yield from _accuracies(evaluate(taught, task, added, **options))
+    overlap = head_overlap(instruction.heads, function.heads, taught.n_layers * taught.n_heads)
+    yield from (Row(name, "heads", key, float(value)) for key, value in vars(overlap).items())
 
 
-def _untaught(study: InstructedStudy[InstructionSettings], task: Task, seed: int) -> Iterator[Row]:
-    added = {"instruction": vector(study, task, seed)}
-    max_items = study.settings.max_items
-    yield from _accuracies(
-        task, evaluate(study.model, task, added, n_shots=N_SHOTS, max_items=max_items, seed=seed, force=True)
-    )
-
-
-def counterparts(study: InstructedStudy[InstructionSettings]) -> Iterator[Job]:
+@part(lambda study: product(study.settings.seeds[:1], study.settings.counterparts, study.entered(study.settings.seeds[0])))
+def counterparts(study: Instructed, seed: int, kind: Uninformative, name: str) -> Iterator[Row]:
     """Rank heads against every counterpart, with the first seed."""
-    seed = study.settings.seeds[0]
-    for kind in study.settings.counterparts:
-        for task in study.entered(seed).values():
-            yield Job("counterparts", f"{kind}/{task.name}", partial(_counterpart, study, task, seed, kind), seed)
-
-
-def _counterpart(study: InstructedStudy[InstructionSettings], task: Task, seed: int, kind: Uninformative) -> Iterator[Row]:
+    model, task = study.taught(seed), study.tasks[name]
     usual, other = vector(study, task, seed), vector(study, task, seed, kind)
-    model, max_items = study.taught(seed), study.settings.max_items
+    max_items = study.settings.max_items
     evaluation = evaluate(model, task, {"instruction": other}, n_shots=N_SHOTS, max_items=max_items, seed=seed)
-    accuracy = next(result.top1.mean for result in evaluation.results if result.condition == "instruction")
-    yield Row(task.name, kind, "top1_accuracy", accuracy)
-    yield Row(task.name, kind, "jaccard", head_overlap(usual.heads, other.heads, model.n_layers * model.n_heads).jaccard)
+    yield Row(name, kind, "top1_accuracy", evaluation["instruction"].top1.mean)
+    yield Row(name, kind, "jaccard", head_overlap(usual.heads, other.heads, model.n_layers * model.n_heads).jaccard)
 
 
 def vector(
-    study: InstructedStudy[InstructionSettings],
+    study: Instructed,
     task: Task,
     seed: int,
     counterpart: Uninformative | None = None,
@@ -205,7 +178,7 @@ def vector(
     return chosen
 
 
-def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
+def probe(study: Instructed, task: Task, seed: int, *, ranked: bool = True) -> TaskProbe:
     """A task's probe, optionally with prompts for ranking all heads again."""
     s, model = study.settings, study.taught(seed)
     patching_prompts = None
@@ -225,10 +198,9 @@ def probe(study: InstructedStudy[InstructionSettings], task: Task, seed: int, *,
     )
 
 
-def _accuracies(task: Task, evaluation: Evaluation) -> Iterator[Row]:
-    yield from (
-        Row(task.name, result.condition, "top1_accuracy", result.top1.mean, result.top1.n) for result in evaluation.results
-    )
+def _accuracies(evaluation: Evaluation) -> Iterator[Row]:
+    for result in evaluation.results:
+        yield Row(evaluation.provenance.task, result.condition, "top1_accuracy", result.top1.mean, result.top1.n)
 
 
 def _correlation(trajectory: Trajectory, cosine: Tensor) -> float | None:

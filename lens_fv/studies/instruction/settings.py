@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from lens_fv.core.files import file_lock, file_name
 from lens_fv.core.statistics import proportion
@@ -147,6 +147,9 @@ class InstructedStudy(Study[SomeSettings]):
                 f"{', '.join(self.tasks)}; choose other tasks, or teach it more of the mixture"
             )
         return entered
+
+
+Instructed: TypeAlias = InstructedStudy[InstructionSettings]
 
 
 def enters(correct: Sequence[float], majority: float) -> bool:

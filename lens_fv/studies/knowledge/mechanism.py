@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from statistics import fmean
 
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, measure_checkpoint
@@ -22,7 +23,7 @@ from lens_fv.knowledge import (
 from lens_fv.knowledge.trace import PLACES
 from lens_fv.studies.knowledge.settings import ENTITIES, KnowledgeRun
 from lens_fv.studies.knowledge.updates import first_update, result_rows, score_rows
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Job, Row, part
 from lens_fv.tasks import load_task
 from lens_fv.vectors import extract_instruction, sweep_injection
 
@@ -37,17 +38,6 @@ def epoch_jobs(run: KnowledgeRun) -> Iterator[Job]:
     for n in run.settings.measured_epochs:
         yield Job("epochs", f"{n}/distillation", partial(_epoch_rows, run, n), seed)
     yield Job("epochs", "tasks", partial(_task_rows, run), seed)
-
-
-def trace_jobs(run: KnowledgeRun) -> Iterator[Job]:
-    """Causal traces without the update, with it, and with the definition in context."""
-    for condition in ("base", "distillation", "definition_in_context"):
-        yield Job("traces", condition, partial(_trace_rows, run, condition), run.settings.seeds[0])
-
-
-def vector_jobs(run: KnowledgeRun) -> Iterator[Job]:
-    """Definition vectors, added at every layer for the tuning entities and at the best layer for the reported ones."""
-    yield Job("vectors", "vectors", partial(_vector_rows, run), run.settings.seeds[0])
 
 
 def _epoch_rows(run: KnowledgeRun, n: int) -> Iterator[Row]:
@@ -71,12 +61,12 @@ def _task_rows(run: KnowledgeRun) -> Iterator[Row]:
             measurements.append(measure_checkpoint(run.model, probes, name=str(n), step=n, all_measures=False))
     trajectory = Trajectory.of(measurements)
     trajectory.save(run.folder / "trajectory.safetensors")
-    own, other = trajectory.head_similarity()
+    heads, other_heads = trajectory.head_similarity()
     measures = {
         "exact_match": trajectory.accuracy,
         "vector_cosine": trajectory.similarity(),
-        "head_cosine": own.mean(-1),
-        "other_head_cosine": other.mean(-1),
+        "head_cosine": heads.mean(-1),
+        "other_head_cosine": other_heads.mean(-1),
     }
     for measure, values in measures.items():
         for task, by_epoch in zip(trajectory.tasks, values.T.tolist(), strict=True):
@@ -94,10 +84,12 @@ def _task_probe(run: KnowledgeRun, name: str) -> TaskProbe:
     return make_task_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)
 
 
-def _trace_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
+@part(lambda run: product(run.settings.seeds[:1], ("base", "distillation", "definition_in_context")))
+def traces(run: KnowledgeRun, seed: int, condition: str) -> Iterator[Row]:  # noqa: ARG001
     """Trace the first explicit probe of each traced entity, and save the trace as FOLDER/trace-CONDITION.safetensors.
 
-    The rows hold each probe's log-probabilities and indirect effects by layer, and mean effects with heads as units.
+    There is a trace without the update, one with it, and one with the definition in context. The rows hold each probe's
+    log-probabilities and indirect effects by layer, and mean effects with heads as units.
     """
     entities = [
         replace(entity, probes=tuple(probe for probe in entity.probes if probe.kind == "explicit")[:1])
@@ -111,24 +103,25 @@ def _trace_rows(run: KnowledgeRun, condition: str) -> Iterator[Row]:
     for i, entity in enumerate(trace.entities):
         yield Row(entity, condition, "logprob_per_answer_nats/clean", float(trace.clean[i]))
         yield Row(entity, condition, "logprob_per_answer_nats/noisy", float(trace.noisy[i]))
-        for at, place in enumerate(PLACES):
-            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, at].tolist())
-            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, at].amax(-1).tolist())
+        for p, place in enumerate(PLACES):
+            yield Row(entity, condition, f"residual_effect_nats/{place}", trace.layer_effects[i, p].tolist())
+            yield Row(entity, condition, f"strongest_head_effect_nats/{place}", trace.head_effects[i, p].amax(-1).tolist())
     for place, effects in zip(PLACES, trace.head_effects.mean(0).tolist(), strict=True):
         for layer, heads in enumerate(effects):
             for head, effect in enumerate(heads):
                 yield Row(f"{layer}.{head}", condition, f"head_effect_nats/{place}", effect, len(trace.entities))
 
 
-def _vector_rows(run: KnowledgeRun) -> Iterator[Row]:
+@part(lambda run: [(run.settings.seeds[0], "vectors")])
+def vectors(run: KnowledgeRun, seed: int, name: str) -> Iterator[Row]:  # noqa: ARG001
     """Answers with definition vectors: of each tuning probe by layer, and of the reported entities at the best layer."""
     model, entities = run.model, run.sources[ENTITIES]
     tuning = [
         replace(entity, probes=tuple(replace(probe, candidates=()) for probe in entity.probes))
         for entity in run.tuning_entities
     ]
-    vectors = definition_vectors(model, tuning)
-    edits = [[at_mentions(model, tuning, vectors, layer)] for layer in range(model.n_layers)]
+    added = definition_vectors(model, tuning)
+    edits = [[at_mentions(model, tuning, added, layer)] for layer in range(model.n_layers)]
     *by_layer, without = map(_logprobs, score_probes_by_branch(model, tuning, [*edits, ()]))
     names = [f"{entity.key}/{i}" for i, entity in enumerate(entity for entity in tuning for _ in entity.probes)]
     for name, values in zip(names, zip(*by_layer, strict=True), strict=True):

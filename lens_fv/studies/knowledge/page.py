@@ -1,20 +1,22 @@
 """What the page shows of one model's rows: estimates, effects of updates, and claims."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lens_fv.core.statistics import Estimate, estimate
 from lens_fv.knowledge.evaluate import share_of_gap
 from lens_fv.knowledge.scores import perplexity_of
+from lens_fv.knowledge.trace import PLACES
 from lens_fv.plotting import plot_interval_dots, plot_interval_lines
 from lens_fv.studies.knowledge.settings import ENTITIES, EXTERNAL, SIZES
 from lens_fv.studies.knowledge.updates import ACCURACY, KL, LOCALITY, LOGPROB
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, unit_means
+from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, unit_means, values_by, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,20 +53,8 @@ TARGETS = {"gap": 0.6, "accuracy": -1, "perplexity": 2}
 """Least share of the gap in accuracy, least change in unrelated accuracy (points), largest rise of unrelated perplexity (%)."""
 
 
-class Effect(NamedTuple):
-    """What an update teaches, and what else it changes.
-
-    Attributes:
-        gap, gap_loss: Shares of the gaps in accuracy and in loss that it closes.
-        accuracy, perplexity: Differences from the base on unrelated probes, in percentage points and in percent.
-        kl: KL divergence from the base on unrelated sentences, in nats per token.
-    """
-
-    gap: Estimate | None
-    gap_loss: Estimate | None
-    accuracy: Estimate | None
-    perplexity: Estimate | None
-    kl: Estimate | None
+Cells = dict[str, Any]
+"""A row of a table: estimates by column."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +78,9 @@ class View:
     @property
     def titles(self) -> dict[str, str]:
         """What the updates of a part are called."""
-        several = f"{self.run.settings['entities_per_update']} per update"
-        return {part: f"{name}, {several}" for part, name in self.entities.items()} | {
-            SIZES: f"{self.entities[ENTITIES]}, 1 per update"
-        }
+        n = self.run.settings["entities_per_update"]
+        titles = {part: f"{name}, {n} per update" for part, name in self.entities.items()}
+        return titles | {SIZES: f"{self.entities[ENTITIES]}, 1 per update"}
 
     def select(self, **where: Any) -> "pd.DataFrame":
         """The rows whose columns have these values."""
@@ -102,41 +91,43 @@ class View:
         lines = Curve(x, line, where).estimates(self.rows)
         return {NAMES.get(name, name): values for name, values in lines.items()}
 
-    def knowledge(self, part: str) -> dict[str, dict[str, Estimate | None]]:
+    def knowledge(self, part: str) -> dict[str, Cells]:
         """What is known in each condition: accuracy (also by kind of probe), perplexity, and the shares of the gaps closed."""
         measures = Table(where={"part": part, "measure": [ACCURACY, LOGPROB]}).estimates(self.rows)
         kinds = Table(columns="kind", where={"part": part, "measure": ACCURACY}).estimates(self.rows)
-        knowledge: dict[str, dict[str, Estimate | None]] = {}
-        for name in [name for name in NAMES if name in measures]:
-            rows = self.select(part=part, condition=name)
+        knowledge: dict[str, Cells] = {}
+        for name, cells in measures.items():
+            known = {"accuracy": cells.get(ACCURACY), "perplexity": perplexity(cells.get(LOGPROB)), **kinds.get(name, {})}
             updated = name in METHODS or name.endswith("vector")
-            knowledge[name] = {
-                "accuracy": measures[name].get(ACCURACY),
-                "explicit": kinds.get(name, {}).get("explicit"),
-                "inferential": kinds.get(name, {}).get("inferential"),
-                "perplexity": perplexity(measures[name].get(LOGPROB)),
-                "gap": self._gap(rows, ACCURACY, part) if updated else None,
-                "gap_loss": self._gap(rows, LOGPROB, part) if updated else None,
-            }
+            knowledge[name] = known | (self._gaps(self.select(part=part, condition=name), part) if updated else {})
         return knowledge
 
-    def n_seeds(self, part: str, condition: str) -> int:
-        """Number of seeds of a condition."""
-        return len(set(self.select(part=part, condition=condition)["seed"]))
+    def names_with_seeds(self, part: str) -> dict[str, str]:
+        """Conditions in words, and methods with their numbers of seeds."""
+        seeds = self.select(part=part).groupby("condition")["seed"].nunique()
+        return {
+            name: f"{words} ({seeds[name]})" if name in METHODS and name in seeds else words for name, words in NAMES.items()
+        }
 
     def unrelated(self, measure: str) -> Estimate | None:
         """A measure of the base model on unrelated probes."""
         return mean(self.select(measure=LOCALITY + measure, condition="base"))
 
     @cached_property
-    def updates(self) -> dict[str, dict[str, Effect]]:
-        """Effects of the updates that are compared, by part and method."""
-        updates: dict[str, dict[str, Effect]] = {}
+    def updates(self) -> dict[str, dict[str, Cells]]:
+        """Effects of the updates that are compared, by part and method; see `effect`."""
+        updates: dict[str, dict[str, Cells]] = {}
         for part, where in MAIN.items():
             for method in METHODS:
                 if len(rows := self.select(part=part, condition=method, **where)):
-                    updates.setdefault(part, {})[method] = self._effect(rows, part)
+                    updates.setdefault(part, {})[method] = self.effect(rows, part)
         return updates
+
+    @property
+    def side_effects(self) -> dict[tuple[str, str], Cells]:
+        """Effects of the updates of several entities, by entities and method."""
+        parts = self.entities.items()
+        return {(name, method): cells for part, name in parts for method, cells in self.updates.get(part, {}).items()}
 
     @cached_property
     def claims(self) -> dict[str, dict[str, Estimate]]:
@@ -147,9 +138,13 @@ class View:
                 claims.setdefault(claim.part, {})[claim.minus] = difference
         return claims
 
+    def compared(self, part: str, outcome: str) -> list[str]:
+        """The methods, in words, for which the claim has this verdict."""
+        return [NAMES[method] for method, value in self.claims.get(part, {}).items() if verdict(value) == outcome]
+
     @cached_property
-    def sizes(self) -> dict[tuple[int, str, str], Effect]:
-        """Effects by number of entities per update, method and part of the entities, with the first seed."""
+    def sizes(self) -> dict[tuple[int, str, str], Cells]:
+        """Effects by number of entities per update, method and part of the entities, with the first seed; see `effect`."""
         settings, effects = self.run.settings, {}
         numbers = {int(n) for n in self.select(part=SIZES, condition=list(METHODS))["number"]}
         for n in sorted(numbers | {settings["entities_per_update"]} if numbers else ()):
@@ -157,62 +152,76 @@ class View:
                 rows = self.select(part=[ENTITIES, SIZES], condition=method, number=str(n), seed=settings["seeds"][0])
                 for part in self.entities:
                     if set(rows["unit"]) & set(self._known(part, "base", LOGPROB)):
-                        effects[n, method, part] = self._effect(rows, part)
+                        effects[n, method, part] = self.effect(rows, part)
         return effects
 
-    def by_size(self, field: str) -> dict[str, dict[float, Estimate]]:
-        """A field of the effects on the study's own entities, by method and number of entities per update."""
+    def by_size(self, column: str) -> dict[str, dict[float, Estimate]]:
+        """A column of the effects on the study's own entities, by method and number of entities per update."""
         lines: dict[str, dict[float, Estimate]] = {}
-        for (n, method, part), effect in self.sizes.items():
-            if part == ENTITIES and (value := getattr(effect, field)):
-                lines.setdefault(METHODS[method], {})[float(n)] = value
+        for (n, method, part), cells in self.sizes.items():
+            if part == ENTITIES and cells[column]:
+                lines.setdefault(METHODS[method], {})[float(n)] = cells[column]
         return lines
 
     @property
     def gaps(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """Shares of the gaps that updates of several entities close, by entities, measure and method."""
         gaps: dict[str, dict[str, dict[str, Estimate]]] = {}
-        for part, name in self.entities.items():
-            for method, effect in self.updates.get(part, {}).items():
-                for measure, gap in (("accuracy", effect.gap), ("loss", effect.gap_loss)):
-                    if gap:
-                        gaps.setdefault(name, {}).setdefault(measure, {})[METHODS[method]] = gap
+        for (name, method), cells in self.side_effects.items():
+            for measure, gap in (("accuracy", cells["gap"]), ("loss", cells["gap_loss"])):
+                if gap:
+                    gaps.setdefault(name, {}).setdefault(measure, {})[METHODS[method]] = gap
         return gaps
 
-    def tasks(self, measure: str) -> dict[str, list[float]]:
-        """A measure of unrelated tasks at each measured epoch, by task."""
-        rows = self.select(part="epochs", measure=measure)
-        return {str(task): list(values) for task, values in rows.groupby("unit", sort=False)["value"]}
+    @property
+    def tasks(self) -> dict[str, dict[str, str]]:
+        """Accuracy of unrelated tasks before and after the first update, and cosines after it."""
+        tasks: dict[str, dict[str, str]] = {}
+        for (task, measure), values in values_by(self.select(part="epochs", job="tasks"), ["unit", "measure"]).items():
+            digits = 2 if measure == "exact_match" else 3
+            ends = {"before": values[0], "after": values[-1]}
+            tasks.setdefault(task, {}).update({f"{measure}_{end}": f"{value:.{digits}f}" for end, value in ends.items()})
+        return tasks
 
     @property
-    def traces(self) -> dict[str, dict[str, Estimate]]:
-        """Log-probabilities of the answers without noise ("clean") and with it ("noisy"), by condition."""
-        return Table(columns="kind", where={"measure": "logprob_per_answer_nats"}).estimates(self.rows)
+    def traces(self) -> dict[str, Cells]:
+        """Log-probabilities of the answers with noise and without it, and the strongest heads at each place, by condition."""
+        logprobs = Table(columns="kind", where={"measure": "logprob_per_answer_nats"}).estimates(self.rows)
+        return {
+            name: {**cells, **{place: self._strongest(name, place) for place in PLACES}} for name, cells in logprobs.items()
+        }
 
-    def strongest_heads(self, condition: str, place: str) -> str:
+    def _strongest(self, condition: str, place: str) -> str:
         """The three heads with the largest mean effects, with these in nats."""
         effects = unit_means(self.select(condition=condition, measure="head_effect_nats", kind=place))
         strongest = sorted(effects, key=lambda head: -effects[head])[:3]
         return ", ".join(f"{head} ({effects[head]:+.2f})" for head in strongest)
 
-    def _effect(self, rows: "pd.DataFrame", part: str) -> Effect:
-        """What these rows say about the entities of a part, and about unrelated ones."""
-        accuracy, logprob = (self._change(rows, measure) for measure in (ACCURACY, LOGPROB))
-        if accuracy:
-            mean, low, high, n = accuracy
-            accuracy = Estimate(100 * mean, 100 * low, 100 * high, n)
-        if logprob:
-            mean, low, high = (100 * float(np.expm1(loss)) for loss in negated(logprob)[:3])
-            logprob = Estimate(mean, low, high, logprob.n)
-        return Effect(self._gap(rows, ACCURACY, part), self._gap(rows, LOGPROB, part), accuracy, logprob, kl_divergence(rows))
+    def effect(self, rows: "pd.DataFrame", part: str) -> Cells:
+        """What an update teaches about the entities of a part, and what else it changes.
 
-    def _gap(self, rows: "pd.DataFrame", measure: str, part: str) -> Estimate | None:
-        """The share of the gap on the entities of a part that these rows are about."""
-        base, definition = (self._known(part, condition, measure) for condition in ("base", "definition_in_context"))
-        after = unit_means(select(rows, {"measure": measure}))
-        units = [unit for unit in after if unit in base and unit in definition]
-        values = [[of[unit] for unit in units] for of in (base, after, definition)]
-        return share_of_gap(values[0], values[1], values[2])
+        `gap`, `gap_loss`: shares of the gaps in accuracy and in loss that it closes. `accuracy`, `perplexity`: differences from
+        the base on unrelated probes, in percentage points and in percent. `kl`: KL divergence from the base on unrelated
+        sentences, in nats per token.
+        """
+        accuracy, logprob = (self._change(rows, measure) for measure in (ACCURACY, LOGPROB))
+        return {
+            **self._gaps(rows, part),
+            "accuracy": mapped(accuracy, lambda change: 100 * change),
+            "perplexity": mapped(logprob, lambda change: 100 * float(np.expm1(-change))),
+            "kl": kl_divergence(rows),
+        }
+
+    def _gaps(self, rows: "pd.DataFrame", part: str) -> Cells:
+        """The shares of the gaps in accuracy and in loss on the entities of a part that these rows are about."""
+        gaps: Cells = {}
+        for name, measure in (("gap", ACCURACY), ("gap_loss", LOGPROB)):
+            base, in_context = (self._known(part, condition, measure) for condition in ("base", "definition_in_context"))
+            updated = unit_means(select(rows, {"measure": measure}))
+            units = [unit for unit in updated if unit in base and unit in in_context]
+            values = [[means[unit] for unit in units] for means in (base, updated, in_context)]
+            gaps[name] = share_of_gap(values[0], values[1], values[2])
+        return gaps
 
     def _change(self, rows: "pd.DataFrame", measure: str) -> Estimate | None:
         """The difference from the base on unrelated probes, paired by entity."""
@@ -227,15 +236,19 @@ class View:
         return unit_means(self.select(part=parts, measure=measure, condition=condition))
 
 
+def mapped(value: Estimate | None, function: Callable[[float], float]) -> Estimate | None:
+    """A monotone function of an estimate."""
+    if value is None:
+        return None
+    mean, *ends = map(function, value[:3])
+    low, high = sorted(ends)
+    return Estimate(mean, low, high, value.n)
+
+
 def perplexity(logprob: Estimate | None) -> Estimate | None:
     """Perplexity of a mean log-probability per token."""
-    return logprob and perplexity_of(negated(logprob))
-
-
-def negated(logprob: Estimate) -> Estimate:
-    """The loss of a mean log-probability."""
-    mean, low, high, n = logprob
-    return Estimate(-mean, -high, -low, n)
+    loss = mapped(logprob, operator.neg)
+    return loss and perplexity_of(loss)
 
 
 def kl_divergence(rows: "pd.DataFrame") -> Estimate | None:
@@ -259,7 +272,7 @@ def headline(run: Results) -> Mapping[str, Any]:
     """See `Study.headline`: the share of the gap in accuracy that each method closes."""
     view = View(run)
     return {
-        f"gap closed, {view.titles[part]}: {METHODS[method]}": effect.gap
+        f"gap closed, {view.titles[part]}: {METHODS[method]}": cells["gap"]
         for part, effects in view.updates.items()
-        for method, effect in effects.items()
+        for method, cells in effects.items()
     }

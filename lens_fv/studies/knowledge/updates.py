@@ -61,10 +61,10 @@ def group_jobs(run: KnowledgeRun, part: str) -> Iterator[Job]:
 def size_jobs(run: KnowledgeRun) -> Iterator[Job]:
     """Updates of one entity and of growing numbers of entities, with the first seed."""
     yield from _base_jobs(run, SIZES)
-    everything, recipes = [entity for source in run.sources.values() for entity in source], run.settings.recipes
+    entities, recipes = [entity for source in run.sources.values() for entity in source], run.settings.recipes
     for n in run.settings.update_sizes:
-        if n <= len(everything):
-            groups = [[entity] for entity in run.sources[ENTITIES]] if n == 1 else [everything[:n]]
+        if n <= len(entities):
+            groups = [[entity] for entity in run.sources[ENTITIES]] if n == 1 else [entities[:n]]
             for method in [name for name in recipes if n == 1 or name in JOINT]:
                 yield from _update_jobs(run, SIZES, method, run.settings.seeds[0], n, groups)
 
@@ -86,10 +86,10 @@ def make_update(
     single, joint = run.settings.recipes[recipe]
     config = replace(single if len(entities) == 1 else joint, seed=seed, n_checkpoints=CHECKPOINTS, **changes)
     if recipe.startswith("finetuning_definition"):
-        own = TransferSet({entity.key: (entity.definition,) for entity in entities})
+        definitions = TransferSet({entity.key: (entity.definition,) for entity in entities})
         n = config.epochs * config.n_anchors if method == "finetuning_definition_anchored" else 0
-        anchors = entity_swapped_anchors(entities, own, n_per_sentence=n, seed=seed) if n else ()
-        texts = list(own.sentences.values())
+        anchors = entity_swapped_anchors(entities, definitions, n_per_sentence=n, seed=seed) if n else ()
+        texts = list(definitions.sentences.values())
         return finetune_on_texts(run.model, entities, texts, config, anchors=anchors, allow_empty=True)
     sentences = _sentences(run, entities, seed, swapped=method == "distillation_swapped_sentences")
     if recipe == "finetuning_sentences":
@@ -194,10 +194,10 @@ def _sentences(run: KnowledgeRun, entities: Sequence[Entity], seed: int, *, swap
     for source, members in run.sources.items():
         if keys.isdisjoint(entity.key for entity in members):
             continue
-        written = run.sentences(source, seed).sentences
+        sentences = run.sentences(source, seed).sentences
         for entity, other in zip(members, [*members[1:], members[0]], strict=True):
             if swapped:
-                texts[entity.key] = tuple(other.renamed(text, entity.name) for text in written.get(other.key, ()))
+                texts[entity.key] = tuple(other.renamed(text, entity.name) for text in sentences.get(other.key, ()))
             else:
-                texts[entity.key] = written.get(entity.key, ())
+                texts[entity.key] = sentences.get(entity.key, ())
     return TransferSet({key: texts.get(key, ())[:n] for key in (entity.key for entity in entities)})

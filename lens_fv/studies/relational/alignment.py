@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from lens_fv.composition import build_library
 from lens_fv.evaluation.alignment import (
@@ -15,7 +14,7 @@ from lens_fv.evaluation.alignment import (
     typicality,
 )
 from lens_fv.studies.relational.settings import RelationalRun
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import Pair, Task, split_pairs
 from lens_fv.vectors import FunctionVector
 
@@ -25,19 +24,22 @@ N_SHOTS = 5
 """Number of demonstrations for SemEval's relations, which have about 40 pairs each."""
 
 
-def alignment(run: RelationalRun) -> Iterator[Job]:
+def _sources(run: RelationalRun) -> Iterator[tuple[int, str]]:
+    yield from ((seed, "built-in") for seed in run.settings.seeds)
+    if run.settings.semeval:
+        yield run.seed, "semeval"
+
+
+@part(_sources)
+def alignment(run: RelationalRun, seed: int, source: str) -> Iterator[Row]:
     """Compare vectors with human typicality within SemEval-2012's relations, and with classes, groups and families.
 
     SemEval's vectors use the first seed. They are made from some rated pairs and correlated over others, so no reported pair
     was used in training.
     """
-    for seed in run.settings.seeds:
-        yield Job("alignment", "built-in", partial(_built_in, run, seed), seed)
-    if run.settings.semeval:
-        yield Job("alignment", "semeval", partial(_semeval, run, run.settings.semeval), run.seed)
-
-
-def _built_in(run: RelationalRun, seed: int) -> Iterator[Row]:
+    if source == "semeval":
+        yield from _semeval(run, str(run.settings.semeval))
+        return
     libraries = {"tuned": run.library("tuned", seed), "extracted": run.library("extracted", seed)}
     examples = {name: split_pairs(task, seed=seed).train[:N_EXAMPLES] for name, task in run.tasks.items()}
     vectors = relation_vectors(run.model, libraries, examples, progress=run.progress)

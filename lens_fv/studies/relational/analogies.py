@@ -9,7 +9,7 @@ from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fi
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
 from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import RelationalRun
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import Analogy
 
 FOLDS = 3
@@ -38,17 +38,29 @@ class Variant(NamedTuple):
     conditions: Sequence[str] = ("composite",)
 
 
-def analogies(run: RelationalRun) -> Iterator[Job]:
+def _folds_and_variants(run: RelationalRun) -> Iterator[tuple[int, str, int | str]]:
+    for fold in range(FOLDS):
+        yield from ((run.seed, kind, fold) for kind in ("relations", "pairs"))
+    yield from ((run.seed, "variants", name) for name in _variants(run))
+
+
+@part(_folds_and_variants)
+def analogies(run: RelationalRun, seed: int, kind: str, name: int | str) -> Iterator[Row]:
     """Fit maps on two thirds of the relations; solve analogies of the other third and of the training relations' test pairs.
 
     The variants solve the analogies of the first third. Items are analogies.
     """
-    for fold in range(FOLDS):
-        held_out, trained = _held_out(run, fold), _trained(run, fold)[fold::FOLDS]
-        yield Job("analogies", f"relations/{fold}", partial(_solve, run, fold, held_out), run.seed)
-        yield Job("analogies", f"pairs/{fold}", partial(_solve, run, fold, trained), run.seed)
-    for name, variant in _variants(run).items():
-        yield Job("analogies", f"variants/{name}", partial(_solve_variant, run, name, variant), run.seed)
+    if isinstance(name, str):
+        yield from _solve_variant(run, name, _variants(run)[name])
+        return
+    problems = _problems(run, _held_out(run, name) if kind == "relations" else _trained(run, name)[name::FOLDS])
+    result = evaluate_analogies(run.model, _basis(run), problems, maps=_maps(run, name), seed=seed, progress=run.progress)
+    yield from _rows(result, {condition: condition for condition in result.conditions})
+    entropy, gain = composite_features(result.weights, result.source_gain).T
+    for relation, rows in result.by_relation().items():
+        yield Row(relation, "composite", "is_far", result.far()[rows].float().tolist())
+        yield Row(relation, "composite", "weight_entropy_nats", entropy[rows].tolist())
+        yield Row(relation, "composite", "source_gain_nats_per_token", gain[rows].tolist())
 
 
 def _held_out(run: RelationalRun, fold: int) -> list[str]:
@@ -67,22 +79,11 @@ def _problems(run: RelationalRun, names: Sequence[str]) -> list[Analogy]:
     return reported_analogies(names, max_per_relation=run.settings.n_test_analogies, seed=run.seed)
 
 
-def _solve(run: RelationalRun, fold: int, names: Sequence[str]) -> Iterator[Row]:
-    problems, maps = _problems(run, names), _maps(run, fold)
-    result = evaluate_analogies(run.model, _basis(run), problems, maps=maps, seed=run.seed, progress=run.progress)
-    yield from _rows(result, {condition: condition for condition in result.conditions})
-    entropy, gain = composite_features(result.weights, result.source_gain).T
-    for name, own in result.by_relation().items():
-        yield Row(name, "composite", "is_far", result.far()[own].float().tolist())
-        yield Row(name, "composite", "weight_entropy_nats", entropy[own].tolist())
-        yield Row(name, "composite", "source_gain_nats_per_token", gain[own].tolist())
-
-
 def _rows(result: AnalogyEvaluation, conditions: Mapping[str, str]) -> Iterator[Row]:
-    for name, own in result.by_relation().items():
+    for name, rows in result.by_relation().items():
         for condition, recorded in conditions.items():
             for measure, attribute in MEASURES.items():
-                values = getattr(result, attribute)[own, result.conditions.index(condition)]
+                values = getattr(result, attribute)[rows, result.conditions.index(condition)]
                 yield Row(name, recorded, measure, values.float().tolist())
 
 
@@ -107,10 +108,10 @@ def _solve_variant(run: RelationalRun, name: str, variant: Variant) -> Iterator[
 
 def _variants(run: RelationalRun) -> dict[str, Variant]:
     """Fewer weights, more source pairs, fewer basis vectors, extracted instead of tuned vectors, probabilities as scores."""
-    several = ("composite", "few_shot", "few_shot_composite")
+    with_prompts = ("composite", "few_shot", "few_shot_composite")
     return {
         **{f"{k} vector{'s' * (k > 1)}": Variant(partial(dict, top_k=k)) for k in (1, 3, 10)},
-        **{f"{n} pairs": Variant(partial(_with_sources, run, n), several) for n in (2, 4, 8)},
+        **{f"{n} pairs": Variant(partial(_with_sources, run, n), with_prompts) for n in (2, 4, 8)},
         **{f"1/{share} of the basis": Variant(partial(_part_of_basis, run, share)) for share in (2, 4)},
         "extracted vectors": Variant(partial(_extracted, run), ("composite", "rescaled")),
         "probabilities as scores": Variant(partial(_by_probability, run), ("probability",)),
@@ -132,8 +133,8 @@ def _extracted(run: RelationalRun) -> dict[str, Any]:
     """Extracted vectors at the tuned vectors' layer, unchanged and scaled to their mean norm."""
     tuned = _basis(run)
     extracted = run.library("extracted", run.seed).at(tuned[tuned.names[0]].layer)
-    own, target = (library.basis(run.model).vectors.norm(dim=-1).mean() for library in (extracted, tuned))
-    rescaled = softmax_map(run.model, extracted.basis(run.model), scale=float(target / own))
+    norm, target = (library.basis(run.model).vectors.norm(dim=-1).mean() for library in (extracted, tuned))
+    rescaled = softmax_map(run.model, extracted.basis(run.model), scale=float(target / norm))
     return {"library": extracted, "maps": {"rescaled": rescaled}}
 
 

@@ -1,32 +1,77 @@
-"""What the template of the page calls: tables and figures, computed from the rows of all runs."""
+"""What the page of the study of relations claims and shows. A claim is a difference that should be above 0."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from plotly.graph_objects import Figure
 
-from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import Estimate
-from lens_fv.errors import LensFVError
-from lens_fv.plotting import plot_interval_dots, plot_interval_lines, plot_relations, plot_transfer
-from lens_fv.studies.relational.claims import CLAIMS, decoding
+from lens_fv.plotting import plot_transfer
 from lens_fv.studies.relational.settings import subset
-from lens_fv.studies.render import label
+from lens_fv.studies.relational.vectors import RANKS
+from lens_fv.studies.relational.view import View, best_vectors, classified, joined
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import Contrast, Curve, Table, select, unit_means
+from lens_fv.studies.tables import Contrast, select, verdict
 from lens_fv.tasks import load_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Estimates = dict[str, dict[str, Estimate]]
-"""Estimates by row and column of a table."""
-LIMITS = (-0.02, 1.02)
-"""Ends of an axis of accuracy, with room for the dots."""
+
+@dataclass(frozen=True)
+class SeedwiseContrast(Contrast):
+    """A difference that was tested within each seed: the mean over seeds, with an interval that spans those of all seeds."""
+
+    def estimate(self, rows: "pd.DataFrame") -> Estimate | None:
+        """The mean difference; n is the number of relations."""
+        selected: Any = select(rows, {"part": self.part, "condition": f"{self.of} - {self.minus}", **self.where})
+        means, lows, highs = (selected[selected["measure"] == f"{self.measure}{end}"] for end in ("", "_ci_low", "_ci_high"))
+        if means.empty:
+            return None
+        ends = float(lows["value"].min()), float(highs["value"].max())
+        return Estimate(float(means["value"].mean()), *ends, int(means["n"].iloc[0]))
+
+
+def decoding(measure: str, logits: str, ranked: str, claim: str = "") -> SeedwiseContrast:
+    """Tuned minus extracted vectors, by the ranks of words or answers."""
+    return SeedwiseContrast("tuned", "extracted", measure, "decoding", claim, {"job": logits, "unit": ranked})
+
+
+_completion = partial(Contrast, measure="top1_accuracy", part="completion")
+_ranks = partial(decoding, "best_reciprocal_rank")
+_typicality = partial(Contrast, measure="spearman", part="alignment")
+_analogies = partial(Contrast, part="analogies", where={"kind": "relations"})
+_POINTS, _NATS = "top1_accuracy", "logprob_per_token_nats"
+CLAIMS: Mapping[str, Sequence[Contrast]] = {
+    "Do tuned vectors complete relations better?": (
+        _completion("tuned", "extracted", claim="tuned - extracted, first token (points)"),
+        _completion("tuned", "k_shot", claim="tuned - few-shot prompt, first token (points)"),
+    ),
+    "Do tuned vectors decode better into words and answers?": (
+        _ranks("direct", "answers", "tuned - extracted, 1 / rank of the best answer"),
+        _ranks("later layers", "answers", "the same, read through the later layers"),
+        _ranks("direct", "words", "tuned - extracted, 1 / rank of the best word for the relation"),
+        _ranks("later layers", "words", "the same, read through the later layers"),
+    ),
+    "Do tuned vectors agree better with people on typicality?": (
+        _typicality("tuned", "extracted", claim="tuned - extracted, by log-probability"),
+        _typicality("tuned gain", "extracted gain", claim="the same, by the gain in log-probability"),
+        _typicality("tuned direction", "extracted direction", claim="the same, by the direction of the pair"),
+        _typicality("tuned", "shuffled", claim="tuned - tuned on wrong answers, by log-probability"),
+    ),
+    "Do composites solve analogies of new relations?": (
+        _analogies("temperature", "one_shot", _POINTS, claim="composite - one-shot prompt, first token (points)"),
+        _analogies("temperature", "one_shot", _NATS, claim="the same, nats per token"),
+        _analogies("one_shot_temperature", "one_shot", _NATS, claim="prompt and composite - prompt, nats per token"),
+        _analogies("temperature", "best", _NATS, claim="composite - the one best vector, nats per token"),
+        _analogies("full", "temperature", _NATS, claim="full matrix - one temperature, nats per token"),
+    ),
+}
+"""Contrasts by the question that they answer. The composite has a fitted temperature; its relations are new to the map."""
 
 
 def context(runs: Sequence[Results]) -> dict[str, Any]:
@@ -34,17 +79,19 @@ def context(runs: Sequence[Results]) -> dict[str, Any]:
     import pandas as pd
 
     rows = View(pd.concat([part for run in runs for part in (classified(run), best_vectors(run))], ignore_index=True))
+    claims = {name: [(claim, rows.contrast(claim, "model")) for claim in group] for name, group in CLAIMS.items()}
     return {
         "rows": rows,
         "parts": rows.unique("part"),
         "subset": subset(runs[0].settings["relations"], runs[0].settings["subset"]),
-        "claims": {
-            question: [(contrast, rows.contrast(contrast, "model")) for contrast in contrasts]
-            for question, contrasts in CLAIMS.items()
+        "claims": claims,
+        "verdicts": {
+            question: Counter(verdict(value) for _, cells in contrasts for value in cells.values())
+            for question, contrasts in claims.items()
         },
         "joined": joined,
         "pairs": pairs,
-        "decoding": decoding,
+        "decoding_table": decoding_table,
         "heatmap": heatmap,
     }
 
@@ -58,169 +105,24 @@ def headline(run: Results) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class View:
-    """Some rows, and the tables and figures that the template makes from them.
-
-    Attributes:
-        rows: Rows of all runs, with the columns of `classified`.
-    """
-
-    rows: Any
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def where(self, **where: Any) -> "View":
-        """The rows whose columns have these values; see `select`."""
-        return View(select(self.rows, where))
-
-    def with_all(self, column: str) -> "View":
-        """Every row twice: with "all" in a column, and as it is."""
-        import pandas as pd
-
-        return View(pd.concat([self.rows.assign(**{column: "all"}), self.rows]))
-
-    def unique(self, column: str) -> list[Any]:
-        """The values of a column."""
-        return list(self.rows[column].unique())
-
-    def estimates(self, down: str, across: str) -> Estimates:
-        """Means over relations, by the values of two columns."""
-        return Table(down, across).estimates(self.rows)
-
-    def contrast(self, contrast: Contrast, across: str) -> dict[str, Estimate]:
-        """A contrast by the values of a column, where it was measured."""
-        cells = {str(value): contrast.estimate(own) for value, own in self.rows.groupby(across, sort=False)}
-        return {value: cell for value, cell in cells.items() if cell is not None}
-
-    def differences(self, compared: Iterable[str], across: str, paired: Sequence[str] = ("seed", "job", "item")) -> Estimates:
-        """Differences of pairs of conditions, each named "one - other", by the values of a column; rows of one measure."""
-        table = Estimates()
-        for pair in compared if len(self) else ():
-            of, minus = pair.split(" - ")
-            contrast = Contrast(of, minus, self.rows["measure"].iloc[0], self.rows["part"].iloc[0], paired=paired)
-            if cells := self.contrast(contrast, across):
-                table[pair] = cells
-        return table
-
-    def analogy_differences(self, compared: Iterable[str], **options: Any) -> Estimates:
-        """Differences on analogies by model, in points of first-token accuracy and in log-probability."""
-        names = {"top1_accuracy": "first token (points)", "logprob_per_token_nats": "log-probability"}
-        tables = {name: self.where(measure=m).differences(compared, "model", **options) for m, name in names.items()}
-        return joined(tables)
-
-    def csv(self, index: Sequence[str], columns: str) -> "pd.DataFrame":
-        """Means by the columns `index`, with one column for each value of `columns`."""
-        table = self.rows.pivot_table(index=list(index), columns=columns, values="value", sort=False).reset_index()
-        return table.rename(columns={"unit": "relation"})
-
-    def dots(
-        self, title: str, series: str, categories: str, words: Mapping[str, str], *, panels: str | None = None, axis: str = ""
-    ) -> Figure:
-        """Estimates by the values of two or three columns."""
-
-        def table(own: View) -> Estimates:
-            cells = own.estimates(series, categories)
-            return {label(s, words): {label(c, words): cell for c, cell in row.items()} for s, row in cells.items()}
-
-        views = {"": self} if panels is None else {value: self.where(**{panels: value}) for value in self.unique(panels)}
-        tables = {label(name, words): table(own) for name, own in views.items()}
-        return plot_interval_dots(tables, title=title, axis=axis, limits=LIMITS if "accuracy" in axis else None)
-
-    def lines(self, title: str, *, log: bool) -> Figure:
-        """First-token accuracy along the conditions, which are numbers."""
-        lines = Curve("condition", "model").estimates(self.rows)
-        axes = {"x_axis": title, "y_axis": "first-token accuracy"}
-        return plot_interval_lines(lines, title=f"Tuned vectors by {title}", **axes, log=log)
-
-    def scatter(self) -> Figure:
-        """Extracted and tuned vectors of each relation."""
-        points: dict[str, dict[str, tuple[float, float]]] = {}
-        for model in self.unique("model"):
-            extracted, tuned = (unit_means(self.where(model=model, condition=c).rows) for c in ("extracted", "tuned"))
-            points[model] = {name: (x, tuned[name]) for name, x in extracted.items() if name in tuned}
-        groups = dict(zip(self.rows["unit"], self.rows["group"], strict=True))
-        axes = {"x_axis": "extracted vector", "y_axis": "tuned vector"}
-        return plot_relations(points, groups, title="Each relation's vectors", **axes, limits=LIMITS)
-
-    def confidence(self) -> dict[str, float] | str:
-        """How well features of a composite predict whether it helps more than the one-shot prompt, or why this is unknown.
-
-        The regression of `fit_confidence` is learned on the other folds. Keys: "helped" (fraction of analogies), "auc" (area
-        under the ROC curve; 0.5 is chance), "p" (Mann-Whitney test), and "n" (number of analogies).
-        """
-        table = self.rows.pivot_table(
-            index=["job", "unit", "item"], columns=["condition", "measure"], values="value", sort=False
-        )
-        folds = table.index.get_level_values("job")
-        if len(set(folds)) < 2:
-            return "a confidence takes two folds at least"
-        features = table["composite"][["weight_entropy_nats", "source_gain_nats_per_token"]]
-        gain = table["composite", "logprob_per_token_nats"] - table["one_shot", "logprob_per_token_nats"]
-        x, helped = torch.tensor(features.to_numpy(np.float32)), torch.tensor((gain > 0).to_numpy())
-        predicted = torch.zeros(len(helped))
-        try:
-            for fold in dict.fromkeys(folds):
-                own = torch.tensor(folds == fold)
-                predicted[own] = fit_confidence(x[~own], helped[~own])(x[own])
-            auc, p = roc_auc(predicted, helped)
-        except LensFVError as error:
-            return str(error)
-        return {"helped": float(helped.double().mean()), "auc": auc, "p": p, "n": len(helped)}
-
-
-def classified(run: Results) -> "pd.DataFrame":
-    """A run's rows with its name and further columns.
-
-    `group` of a relation; `taxonomy`: "GROUP / FAMILY / RELATION"; `kind` and `detail`: the name of a job, split at "/";
-    `is_far`: whether an analogy's A and C are far apart.
-    """
-    tasks = [load_task(name) for name in run.settings["relations"]]
-    rows: Any = run.rows
-    words, group = rows["job"].str.split("/").str, {task.name: task.group for task in tasks}
-    taxonomy = {task.name: f"{task.group} / {task.family} / {task.name}" for task in tasks}
-    rows = rows.assign(model=run.name, kind=words[0], detail=words[-1])
-    rows = rows.assign(group=rows["unit"].map(group), taxonomy=rows["unit"].map(taxonomy))
-    far = rows.loc[rows["measure"] == "is_far", ["job", "unit", "item", "value"]].rename(columns={"value": "is_far"})
-    return rows.merge(far, on=["job", "unit", "item"], how="left")
-
-
-def best_vectors(run: Results) -> "pd.DataFrame":
-    """Rows of the part "best vectors": the effect on a relation of its own vector, and of the other relations' vectors.
-
-    Conditions: "own", "others" (their mean), "best_other", "best_of_family" (the best other of its family; not measured if it
-    has none), and "own_is_best" (1 if no other vector is better).
-    """
-    import pandas as pd
-
-    families = {name: load_task(name).family for name in run.settings["relations"]}
-    values: list[tuple[str, str, str, float]] = []
-    for (measure, name), effects in run.part("transfer").groupby(["measure", "unit"], sort=False):
-        others = dict(zip(families, effects["value"], strict=True))
-        own = others.pop(name)
-        related = [value for other, value in others.items() if families[other] == families[name]]
-        best = max(others.values(), default=np.nan)
-        row = {"own": own, "others": np.mean([*others.values()] or [np.nan]), "best_other": best}
-        row |= {"best_of_family": max(related, default=np.nan), "own_is_best": float(own >= best)}
-        values += [(name, condition, measure, value) for condition, value in row.items()]
-    rows = pd.DataFrame(values, columns=["unit", "condition", "measure", "value"])
-    return rows.assign(model=run.name, part="best vectors", seed=0, job="", item=0, n=1)
+def decoding_table(view: View) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Means of extracted and tuned vectors, their difference and its largest p, by logits, ranked words and measure."""
+    table: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for (logits, ranked), rows in view.rows.groupby(["job", "unit"], sort=False):
+        values = rows.groupby(["condition", "measure"])["value"]
+        means, largest = values.mean(), values.max()
+        for measure in RANKS:
+            if difference := decoding(measure, logits, ranked).estimate(rows):
+                cells = {condition: means[condition, measure] for condition in ("extracted", "tuned")}
+                p = largest["tuned - extracted", f"{measure}_p_value"]
+                table[logits, ranked, measure] = {**cells, "difference": difference, "p": p}
+    return table
 
 
 def pairs(of: str | Iterable[str], minus: str | Iterable[str]) -> list[str]:
     """Names of pairs of conditions, "one - other", without those of a condition and itself."""
-    ones, others = ([names] if isinstance(names, str) else list(names) for names in (of, minus))
-    return [f"{one} - {other}" for one in ones for other in others if one != other]
-
-
-def joined(tables: Mapping[str, Estimates]) -> Estimates:
-    """Tables side by side, each with its name added to its columns."""
-    down = dict.fromkeys(chain.from_iterable(tables.values()))
-    return {
-        row: {f"{column}: {name}": cell for name, table in tables.items() for column, cell in table.get(row, {}).items()}
-        for row in down
-    }
+    ofs, minuses = ([names] if isinstance(names, str) else list(names) for names in (of, minus))
+    return [f"{first} - {second}" for first in ofs for second in minuses if first != second]
 
 
 def heatmap(run: Results) -> Figure:

@@ -50,12 +50,12 @@ def reported_analogies(
         n_choices: See `make_analogies`.
         seed: Seed of splits and random draws.
     """
-    made: list[Analogy] = []
+    analogies: list[Analogy] = []
     for name in names:
         task = load_task(name)
         split = split_pairs(task, seed=seed)
-        made += make_analogies(task, split.train, split.test, n=max_per_relation, n_choices=n_choices, seed=seed)
-    return made
+        analogies += make_analogies(task, split.train, split.test, n=max_per_relation, n_choices=n_choices, seed=seed)
+    return analogies
 
 
 def several_sources(analogies: Sequence[Analogy], n: int, *, seed: int = 0) -> list[list[Pair]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import product
 from typing import Any, get_args
 
 import torch
@@ -14,7 +14,7 @@ from lens_fv.evaluation.ranks import Measure, Targets
 from lens_fv.heads import rank_heads
 from lens_fv.patching import score_answers
 from lens_fv.studies.relational.settings import RelationalRun, evaluation_rows
-from lens_fv.studies.rows import Job, Row
+from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import TODD, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors import FunctionVector, extract, tune_many
 from lens_fv.vectors.tune import Start
@@ -22,7 +22,7 @@ from lens_fv.vectors.tune import Start
 N_TRANSFER_ITEMS = 5
 """Number of test pairs per relation in the transfer of vectors between relations."""
 LISTED = ("antonym", "country-capital", "present-past")
-LOGITS: Mapping[str, Mapping[str, bool]] = {
+LOGITS: Mapping[str, Mapping[str, Any]] = {
     "direct": {},
     "direct, centred": {"centred": True},
     "later layers": {"through_layers": True},
@@ -36,18 +36,22 @@ RANKS: Mapping[str, Measure] = {
 }
 
 
-def completion(run: RelationalRun) -> Iterator[Job]:
+def _relations(run: RelationalRun) -> list[tuple[int, str]]:
+    return [(run.seed, name) for name in run.tasks]
+
+
+def _subset(run: RelationalRun) -> list[tuple[int, str]]:
+    return [(run.seed, name) for name in run.subset]
+
+
+@part(lambda run: product(run.settings.seeds, run.tasks))
+def completion(run: RelationalRun, seed: int, name: str) -> Iterator[Row]:
     """Evaluate the vectors of every relation and seed on test pairs.
 
     Conditions in addition to those of `evaluate`: "extracted" (layer chosen on validation pairs), "heads" (the same heads,
     each in its own layer), "extracted_matched" (at the tuned vector's layer, with its norm), "tuned", and for the first seed
     "shuffled" (tuned on wrong answers).
     """
-    for seed in run.settings.seeds:
-        yield from (Job("completion", name, partial(_completion, run, name, seed), seed) for name in run.tasks)
-
-
-def _completion(run: RelationalRun, name: str, seed: int) -> Iterator[Row]:
     extracted, tuned = run.library("extracted", seed)[name], run.library("tuned", seed)[name]
     shuffled = {"shuffled": run.library("shuffled", seed)[name]} if seed == run.seed else {}
     vectors = {
@@ -66,15 +70,12 @@ def matched(vector: FunctionVector, like: FunctionVector) -> FunctionVector:
     return vector.at(layer=like.layer, scale=float(like.vector.norm()) * like.scale / norm if norm else 0.0)
 
 
-def transfer(run: RelationalRun) -> Iterator[Job]:
-    """Evaluate every relation's tuned vector on every relation. Items are vectors, in the order of the relations."""
-    yield from (Job("transfer", name, partial(_transfer, run, name), run.seed) for name in run.tasks)
-
-
+@part(_relations)
 @torch.no_grad()
-def _transfer(run: RelationalRun, name: str) -> Iterator[Row]:
-    library = run.library("tuned", run.seed)
-    pairs = split_pairs(run.tasks[name], seed=run.seed).test[:N_TRANSFER_ITEMS]
+def transfer(run: RelationalRun, seed: int, name: str) -> Iterator[Row]:
+    """Evaluate every relation's tuned vector on every relation. Items are vectors, in the order of the relations."""
+    library = run.library("tuned", seed)
+    pairs = split_pairs(run.tasks[name], seed=seed).test[:N_TRANSFER_ITEMS]
     prompts = encode_prompts(run.model, [zero_shot(pair) for pair in pairs])
     scores = score_answers(run.model, prompts, [[], *(library[other].edits() for other in run.tasks)])
     gain = (scores.logprob[:, 1:] - scores.logprob[:, :1]).mean(0)
@@ -82,37 +83,37 @@ def _transfer(run: RelationalRun, name: str) -> Iterator[Row]:
     yield Row(name, "tuned", "logprob_gain_nats", gain.tolist(), len(pairs))
 
 
-def tuning(run: RelationalRun) -> Iterator[Job]:
+def _variations(run: RelationalRun) -> Iterator[tuple[int, str, int | float | str]]:
+    values = {"pairs": run.settings.n_pairs, "layer": run.settings.depths, "start": ("zero", "random", "extracted")}
+    for varied, alternatives in values.items():
+        yield from ((run.seed, varied, value) for value in alternatives)
+
+
+@part(_variations)
+def tuning(run: RelationalRun, seed: int, varied: str, value: int | float | str) -> Iterator[Row]:
     """Vary training pairs, layer and start of tuning, one at a time, for relations with enough pairs for all variations."""
-    s, last, middle = run.settings, run.model.n_layers - 1, middle_layer(run.model)
-    variations: list[tuple[str, float | str, int, int]] = [("pairs", n, n, middle) for n in s.n_pairs]
-    variations += [("layer", depth, s.pairs, round(depth * last)) for depth in s.depths]
-    variations += [("start", start, s.pairs, middle) for start in ("zero", "random", "extracted")]
-    for varied, value, pairs, layer in variations:
-        yield Job("tuning", f"{varied}/{value}", partial(_tuning, run, str(value), pairs, layer), run.seed)
-
-
-def _tuning(run: RelationalRun, value: str, pairs: int, layer: int) -> Iterator[Row]:
-    s, enough = run.settings, max(run.settings.pairs, *run.settings.n_pairs)
-    splits = {name: split_pairs(run.tasks[name], seed=run.seed) for name in run.subset}
+    s, middle, enough = run.settings, middle_layer(run.model), max(run.settings.pairs, *run.settings.n_pairs)
+    splits = {name: split_pairs(run.tasks[name], seed=seed) for name in run.subset}
     splits = {name: split for name, split in splits.items() if len(split.train) >= enough}
-    if (pairs, layer) == (s.pairs, middle_layer(run.model)) and value not in ("random", "extracted"):
-        vectors = [run.library("tuned", run.seed)[name] for name in splits]  # the default, which has been tuned
+    n_pairs = int(value) if varied == "pairs" else s.pairs
+    layer = round(float(value) * (run.model.n_layers - 1)) if varied == "layer" else middle
+    if (n_pairs, layer) == (s.pairs, middle) and value not in ("random", "extracted"):
+        vectors = [run.library("tuned", seed)[name] for name in splits]  # the default, which has been tuned
     else:
-        extracted = run.library("extracted", run.seed) if value == "extracted" else None
+        extracted = run.library("extracted", seed) if value == "extracted" else None
         plain: Start = "random" if value == "random" else "zero"
         vectors = tune_many(
             run.model,
             [run.tasks[name] for name in splits],
             init={name: extracted[name].at(layer=layer) if extracted else plain for name in splits},
-            n_pairs=pairs,
+            n_pairs=n_pairs,
             layers=layer,
             steps=s.steps,
             splits=splits,
-            seed=run.seed,
+            seed=seed,
         )
     for name, vector in zip(splits, vectors, strict=True):
-        result = evaluate(run.model, run.tasks[name], {"tuned": vector}, n_shots=0, max_items=s.max_items, seed=run.seed)
+        result = evaluate(run.model, run.tasks[name], {"tuned": vector}, n_shots=0, max_items=s.max_items, seed=seed)
         without, tuned = result["none"], result["tuned"]
         measures = {
             "zero_shot_top1_accuracy": without.top1.mean,
@@ -122,15 +123,12 @@ def _tuning(run: RelationalRun, value: str, pairs: int, layer: int) -> Iterator[
             "best_step": float(vector.provenance.options["best_step"]),
             "vector_norm": vector.norm,
         }
-        yield from (Row(name, value, measure, number, tuned.top1.n) for measure, number in measures.items())
+        yield from (Row(name, str(value), measure, number, tuned.top1.n) for measure, number in measures.items())
 
 
-def baselines(run: RelationalRun) -> Iterator[Job]:
+@part(_subset)
+def baselines(run: RelationalRun, seed: int, name: str) -> Iterator[Row]:
     """Compare other vectors, soft prompts and adapters made from the same pairs."""
-    return (Job("baselines", name, partial(_baselines, run, name), run.seed) for name in run.subset)
-
-
-def _baselines(run: RelationalRun, name: str) -> Iterator[Row]:
     s = run.settings
     result = compare_baselines(
         run.model,
@@ -142,56 +140,43 @@ def _baselines(run: RelationalRun, name: str) -> Iterator[Row]:
         n_trials=s.n_trials,
         steps=s.steps,
         max_items=s.max_items,
-        seed=run.seed,
+        seed=seed,
     )
     return evaluation_rows(name, result)
 
 
-def norms(run: RelationalRun) -> Iterator[Job]:
+@part(_subset)
+def norms(run: RelationalRun, seed: int, name: str) -> Iterator[Row]:
     """Compare ways to inject an extracted vector into models with a norm after attention.
 
     "summed" sums the heads' projected outputs as if they entered the residual stream unchanged. "normed" passes the sum
     through the linear part of the norm, as the model does. "heads" patches each head's mean output into its own layer.
     """
-    return (Job("norms", name, partial(_norms, run, name), run.seed) for name in run.subset)
-
-
-def _norms(run: RelationalRun, name: str) -> Iterator[Row]:
-    s, task, split = run.settings, run.tasks[name], split_pairs(run.tasks[name], seed=run.seed)
-    ranking = rank_heads(run.model, task, split=split, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=run.seed)
+    s, task, split = run.settings, run.tasks[name], split_pairs(run.tasks[name], seed=seed)
+    ranking = rank_heads(run.model, task, split=split, n_shots=s.n_shots, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
     unscaled = replace(ranking, post_attn_gain=torch.ones_like(ranking.post_attn_gain))
     summed, normed = (extract(run.model, task, r, n_heads=s.n_heads, split=split) for r in (unscaled, ranking))
-    return run.evaluate(name, {"summed": summed, "normed": normed, "heads": normed.at(site="heads")}, seed=run.seed)
+    return run.evaluate(name, {"summed": summed, "normed": normed, "heads": normed.at(site="heads")}, seed=seed)
 
 
-def lists(run: RelationalRun) -> Iterator[Job]:
+@part(lambda run: product([run.seed], [name for name in LISTED if name in run.tasks], ["tuned", "extracted"]))
+def lists(run: RelationalRun, seed: int, name: str, method: str) -> Iterator[Row]:
     """Predict the vector of "the last word's output" from three others (Todd et al. 2024)."""
-    for method in ("tuned", "extracted"):
-        for name in LISTED:
-            if name in run.tasks:
-                yield Job("lists", f"{name}/{method}", partial(_lists, run, name, method), run.seed)
 
-
-def _lists(run: RelationalRun, name: str, method: str) -> Iterator[Row]:
     def extracted(tasks: Sequence[Task]) -> list[FunctionVector]:
-        splits = {task.name: split_pairs(task, seed=run.seed) for task in tasks}
-        return run.extracted(middle_layer(run.model)).make(run.model, tasks, splits, template=TODD, seed=run.seed)
+        splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
+        return run.extracted(middle_layer(run.model)).make(run.model, tasks, splits, template=TODD, seed=seed)
 
     s, make = run.settings, extracted if method == "extracted" else None
-    result = compose_lists(run.model, run.tasks[name], make, n_shots=s.n_shots, max_items=s.max_items, seed=run.seed)
+    result = compose_lists(run.model, run.tasks[name], make, n_shots=s.n_shots, max_items=s.max_items, seed=seed)
     return evaluation_rows(name, result.evaluation)
 
 
-def decoding(run: RelationalRun) -> Iterator[Job]:
+@part(lambda run: product(run.settings.seeds, LOGITS))
+def decoding(run: RelationalRun, seed: int, logits: str) -> Iterator[Row]:
     """Rank relation words and answers in the decoding of extracted and tuned vectors, and test the difference in each seed."""
-    for seed in run.settings.seeds:
-        for logits, options in LOGITS.items():
-            yield Job("decoding", logits, partial(_decoding, run, seed, options), seed)
-
-
-def _decoding(run: RelationalRun, seed: int, options: Mapping[str, Any]) -> Iterator[Row]:
     vectors = {method: run.library(method, seed) for method in ("extracted", "tuned")}
-    ranks = evaluate_decoding(run.model, list(run.tasks.values()), vectors, **options, seed=seed, progress=run.progress)
+    ranks = evaluate_decoding(run.model, list(run.tasks.values()), vectors, **LOGITS[logits], seed=seed, progress=run.progress)
     for ranked in get_args(Targets):
         for name, measure in RANKS.items():
             for condition in ranks.conditions:

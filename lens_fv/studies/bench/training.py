@@ -1,7 +1,9 @@
-"""Time and memory of regularised training steps, compared with a plain low-rank step."""
+"""Time and memory of training steps with each method, and of teaching one entity, compared with plain fine-tuning."""
 
 import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -13,6 +15,7 @@ from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
+from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, finetune_on_texts, generate_transfer_set
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
@@ -20,7 +23,8 @@ from lens_fv.studies.bench.clock import Clock, compared, peak_memory
 from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.vectors import FunctionVector
 
-PLAIN = "lora"
+PLAIN, FINETUNED = "lora", "fine-tuned"
+"""The plain methods that the others are compared with."""
 METHODS = (*PRESETS, "ewc", "o-lora", "full")
 """Methods other than plain low-rank fine-tuning: guides, penalties on weights, and training of all weights."""
 RANK = 8
@@ -56,8 +60,7 @@ def bench_guided(
     Raises:
         LensFVError: a method is unknown.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
+    if unknown := [name for name in methods if name not in METHODS]:
         raise LensFVError(f"train by {', '.join(unknown)}: choose from {', '.join(METHODS)}")
     model, clock = subject.model, Clock(subject.model)
     rng = torch.Generator().manual_seed(seed)
@@ -79,6 +82,72 @@ def bench_guided(
     return subject.result(rows=rows, tokens=tokens, steps=steps, product_gflops=clock.rate / 1e9)
 
 
+def bench_teach(
+    subject: Subject,
+    entities: Sequence[Entity],
+    *,
+    n_sentences: Count = 5,
+    seed: Seed = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> BenchResult:
+    """Let a model write sentences about each entity, and teach each entity separately in three ways.
+
+    Measures:
+        entities: Number of entities taught, each on its own.
+        sentences: Mean number of sentences per entity, including the repeated definition.
+        writing_s: Median time in which the model writes an entity's sentences, in seconds.
+        ways: A line for each way to teach: by distillation, by fine-tuning on the same sentences, and by fine-tuning all
+            weights on them. Times are medians over entities, from sentences to the update; memory is the peak for the first
+            entity.
+
+    Args:
+        subject: Model to teach.
+        entities: Entities to teach.
+        n_sentences: Number of sentences that the model writes per entity; the definition is added twice.
+        seed: Seed of sentences, anchors and their order.
+        tick: Called after each entity.
+
+    Raises:
+        LensFVError: the model wrote no sentence about any entity, or `generate_transfer_set` or `distill` raises.
+    """
+    model, clock = subject.model, Clock(subject.model)
+    writing: list[float] = []
+    counts: list[int] = []
+    seconds: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
+    for entity in entities:
+        generate = partial(generate_transfer_set, model, [entity], n_sentences=n_sentences, seed=seed)
+        duration, transfer_set = clock.time(generate)
+        writing.append(duration)
+        if sentences := transfer_set.sentences.get(entity.key):
+            ways = _ways(model, entity, transfer_set, seed)
+            if not counts:  # not in the timed runs, which memory tracking would disturb; absorbs one-time costs too
+                peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
+            counts.append(len(sentences) + DistillConfig.for_entities(1).n_definitions)
+            for name, teach in ways.items():
+                seconds.setdefault(name, []).append(clock.time(teach)[0])
+        tick()
+    if not counts:
+        raise LensFVError(f"teach {subject.model.name}: it wrote no sentence about {len(entities)} entities; ask for more")
+    return subject.result(
+        entities=len(counts),
+        sentences=statistics.fmean(counts),
+        writing_s=statistics.median(writing),
+        ways=compared({name: statistics.median(times) for name, times in seconds.items()}, peaks, FINETUNED, "name"),
+    )
+
+
+def _ways(model: LensModel, entity: Entity, transfer_set: TransferSet, seed: int) -> Mapping[str, Callable[[], Any]]:
+    settings = DistillConfig.for_entities(1, seed=seed)
+    full = DistillConfig(update="full", epochs=settings.epochs, seed=seed)  # the same number of epochs
+    texts = [transfer_set.with_definitions([entity], n_copies=settings.n_definitions).sentences[entity.key]]
+    return {
+        "distilled": lambda: distill(model, [entity], transfer_set, settings),
+        FINETUNED: lambda: finetune_on_texts(model, [entity], texts, settings),
+        f"{FINETUNED}, all weights": lambda: finetune_on_texts(model, [entity], texts, full),
+    }
+
+
 def _step(
     model: LensModel, name: str, vector: FunctionVector, prompts: Sequence[Sequence[int]], batch: Mapping[str, Tensor]
 ) -> Callable[[], None]:
@@ -95,8 +164,8 @@ def _step(
     optimiser = torch.optim.AdamW([p for p in trained.train().parameters() if p.requires_grad], lr=0.0)
     guide: Guide | None = None
     if name in PRESETS:
-        own = {each: p.detach().clone() for each, p in trained.named_parameters() if p.requires_grad}
-        before = own if PRESETS[name].teacher == "previous" else None
+        initial = {name: p.detach().clone() for name, p in trained.named_parameters() if p.requires_grad}
+        before = initial if PRESETS[name].teacher == "previous" else None
         guide = Guide(trained, vector, PRESETS[name], previous=before, swap_prompts=prompts)
     penalties: list[Callable[[], Tensor]] = []
     if name == "ewc":

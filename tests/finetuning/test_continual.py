@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, instruction_swapped_prompts, interpolate_weights
-from lens_fv.finetuning.keeping import with_replay
+from lens_fv.finetuning.continual import with_replay
 from lens_fv.finetuning.regularizers import PRESETS, GuideConfig
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
@@ -185,7 +185,7 @@ def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
     assert any("three" in text for text in texts)
     assert prompts == instruction_swapped_prompts(model, TASKS[0], TASKS, settings)
     assert prompts != instruction_swapped_prompts(model, TASKS[0], TASKS, replace(settings, seed=1))
-    with pytest.raises(LensFVError, match="cross one with the instructions of 1 tasks: they have none"):
+    with pytest.raises(LensFVError, match="put one after the instructions of 1 tasks: they have none"):
         instruction_swapped_prompts(model, TASKS[0], TASKS[:1], settings)
 
 
