@@ -275,7 +275,7 @@ def commands(model: Path, go: Callable[..., int]) -> dict[str, list[list[str]]]:
     go("iv", "rank", *on, "--task", "antonym", "--counterpart", "none", *few[2:], "--out", "instructed.st")
     go("iv", "extract", *on, "--task", "antonym", "--ranking", "instructed.st", "--layer", "1", "--out", "iv.st")
     go("library", "build", *on, *tasks, "--n-pairs", "4", "--steps", "1", "--out", "lib")
-    go("library", "fit", "lib", *on, "--epochs", "1", "--most", "1", "--out", "map.st")
+    go("library", "fit", "lib", *on, "--epochs", "1", "--max-per-relation", "1", "--out", "map.st")
     teach = ["distill", *on, "--entities", "entities.jsonl", "--epochs", "1"]
     go(*teach, "--transfer", "sentences.jsonl", "--out", "update")
     go("knowledge", "write", *on, "--entities", "entities.jsonl", "--n-sentences", "2", "--out", "transfer.json")

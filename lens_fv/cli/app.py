@@ -14,6 +14,7 @@ from lens_fv import __version__
 from lens_fv.cli import (
     bench,
     composition,
+    decoding,
     evaluation,
     finetuning,
     heads,
@@ -25,14 +26,14 @@ from lens_fv.cli import (
     vectors,
 )
 from lens_fv.cli.command import Command
-from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, output_lost, tell, watched_output, write_out
+from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, tell, write_out
 from lens_fv.core.files import disk_error
 from lens_fv.errors import LensFVError
 
 HEADINGS: dict[str, tuple[Command, ...]] = {
     "Models and tasks": models.COMMANDS,
     "Heads": heads.COMMANDS,
-    "Vectors": vectors.COMMANDS,
+    "Vectors": vectors.COMMANDS + decoding.COMMANDS,
     "Evaluation": evaluation.COMMANDS,
     "Composition": composition.COMMANDS,
     "Fine-tuning": finetuning.COMMANDS,
@@ -109,17 +110,22 @@ def execute(arguments: list[str] | None = None) -> int:
     0 for success; 1 for a failed check; 2 for a user error, with a one-line explanation on standard error; 130 for an
     interrupt, with one line about what was kept; 141 when the reader of standard output has gone.
     """
+    from rich.console import Console
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
-    with watched_output(), Interrupts() as interrupts:
+    app = command_line()
+    app.console = Console()
+    with Interrupts() as interrupts:
         try:
-            code = command_line().meta(sys.argv[1:] if arguments is None else arguments, **CALLING)
-            write_out("")  # flush buffered output such as help
+            with app.console.capture() as help_text:
+                code = app.meta(sys.argv[1:] if arguments is None else arguments, **CALLING)
+            write_out(help_text.get())
         except BaseException as error:
-            stopped = interrupts.leave()
+            message = interrupts.leave()
             if not interrupts.seen:
                 return _leave(error)
-            tell(stopped)
+            tell(message)
             return INTERRUPTED
         return code if isinstance(code, int) else 0
 
@@ -133,8 +139,7 @@ def _leave(error: BaseException) -> int:
     if isinstance(error, CycloptsError | LensFVError):
         tell(re.sub(r"(?<!\.)\.$", "", str(error)))
     elif (trouble := disk_error(error)) is not None:
-        where = "standard output" if output_lost() else getattr(error, "filename", None)
-        tell(f"write to {where or 'disk'}: {trouble}; make room, or choose another place")
+        tell(f"write to {getattr(error, 'filename', None) or 'disk'}: {trouble}; make room, or choose another place")
     else:
         raise error
     return 2

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
-from lens_fv.cli.inputs import ItemsFile, LibraryFolder, MapFile, OwnModel, Placing, notes, open_own_model
-from lens_fv.cli.output import Printout, rows_of, table
+from lens_fv.cli.inputs import ItemsFile, LibraryInput, MapInput, OwnModel, Placing, open_own_model
+from lens_fv.cli.output import Printout, artefact_printout, table
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -21,13 +20,13 @@ PROMPT = "one_shot"
 
 @command
 def compose(
-    pair: Annotated[Sequence[str], Parameter(help="One or more pairs A:B of the relation to compose.")],
+    pair: Annotated[Sequence[str], "One or more pairs A:B of the relation to compose."],
     *,
-    library: LibraryFolder,
+    library: LibraryInput,
     model: OwnModel = None,
     placing: Placing,
-    query: Sequence[str] | None = None,
-    weight_map: MapFile = None,
+    query: Sequence[str] = (),
+    weight_map: MapInput | None = None,
     options: Annotated[Options, OptionsOf("lens_fv:compose")],
     out: Path = Path("composite.safetensors"),
 ) -> Printout:
@@ -44,47 +43,34 @@ def compose(
     parts = [text.split(":") for text in pair]
     if any(len(part) != 2 for part in parts):
         raise LensFVError(f"compose from {' '.join(pair)}: give pairs as A:B, such as hot:cold")
-    vectors = fv.VectorLibrary.load(library)
-    fitted = None if weight_map is None else fv.composition.WeightMap.load(weight_map)
-    lens = open_own_model(vectors, model, placing)
-    vector = fv.compose(lens, vectors, [fv.Pair(a, (b,)) for a, b in parts], weight_map=fitted, **options)
-    path = vector.save(out)
+    lens = open_own_model(library, model, placing)
+    vector = fv.compose(lens, library, [fv.Pair(a, (b,)) for a, b in parts], weight_map=weight_map, **options)
     completions: dict[str, list[str]] = {}
-    for word in query or []:
+    for word in query:
         prompt = fv.tasks.encode_prompt(lens, fv.tasks.zero_shot(fv.Pair(word, ("?",))))
         with vector.applied(lens), torch.no_grad():
             likeliest = lens.forward(torch.tensor([prompt.tokens]))[0, -1].topk(5).indices.tolist()
         completions[word] = [lens.decode(token).strip() for token in likeliest]
-    payload = {
-        "model": lens.name,
-        "pairs": pair,
-        "weights": dict(vector.top(len(vector.names))),
-        "entropy": vector.entropy,
-        "coverage": vector.coverage,
-        "stability": vector.stability,
-        "completions": completions,
-        "file": str(path),
-    }
+    values = {name: getattr(vector, name) for name in ("entropy", "coverage", "stability")}
+    values |= {"pairs": pair, "weights": dict(vector.top(len(vector.names))), "completions": completions}
     lines = [f"{word}: {', '.join(words)}" for word, words in completions.items()]
-    return Printout(payload, repr(vector), *lines, f"written to {path}")
+    return artefact_printout(vector, repr(vector), *lines, out=out, **values)
 
 
 @command
 def analogy(
     *,
-    library: LibraryFolder,
+    library: LibraryInput,
     file: Path | None = None,
     task: Sequence[str] | None = None,
     making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:reported_analogies", leave_out=("n_choices",))],
     model: OwnModel = None,
     placing: Placing,
-    weight_map: MapFile = None,
+    weight_map: MapInput | None = None,
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_analogies")],
     out: ItemsFile = None,
 ) -> Printout:
     """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation.
-
-    Writes nothing unless --out is given.
 
     Args:
         file: File of analogies: JSON lines, CSV, Google's format or SAT-style text.
@@ -92,56 +78,51 @@ def analogy(
     """
     from lens_fv.studies.relational.problems import reported_analogies
 
-    if file is not None and (task or "most" in making):
-        raise LensFVError(f"solve the analogies in {file}: --task and --most are for analogies of relations; leave them out")
-    vectors = fv.VectorLibrary.load(library)
-    maps = {} if weight_map is None else {"fitted": fv.composition.WeightMap.load(weight_map)}
-    problems = fv.tasks.load_analogies(file) if file else reported_analogies(task or vectors.names, **making)
-    lens = open_own_model(vectors, model, placing)
-    solved = fv.evaluate_analogies(lens, vectors, problems, maps=maps, **options, progress=True)
-    written = None if out is None else str(solved.save(out))
-    far, parts = solved.far(), {"all": rows_of(solved.results), "near": [], "far": []}
-    if far.any() and not far.all():
-        for name, among in (("near", ~far), ("far", far)):
-            parts[name] = rows_of(solved.result(condition, among) for condition in solved.conditions)
-    compared = [condition for name in ("composite", *maps) for condition in (name, f"{PROMPT}_{name}")]
-    differences = _differences(solved, compared)
-    payload = {
-        "model": lens.name,
+    if file is not None and (task or "max_per_relation" in making):
+        raise LensFVError(
+            f"solve the analogies in {file}: --task and --max-per-relation are for analogies of relations; leave them out"
+        )
+    maps = {} if weight_map is None else {"fitted": weight_map}
+    problems = fv.tasks.load_analogies(file) if file else reported_analogies(task or library.names, **making)
+    lens = open_own_model(library, model, placing)
+    solved = fv.evaluate_analogies(lens, library, problems, maps=maps, **options, progress=True)
+    far, by_relation = solved.far(), solved.by_relation()
+    halves = {"near": ~far, "far": far} if far.any() and not far.all() else {}
+    parts = {"all": table_rows(solved.results), "near": [], "far": []}
+    parts |= {name: _rows(solved, mask) for name, mask in halves.items()}
+    composites = [condition for name in ("composite", *maps) for condition in (name, f"{PROMPT}_{name}")]
+    differences = [
+        {"condition": condition, "reference": PROMPT, "measure": measure}
+        | solved.difference(condition, PROMPT, measure=measure)._asdict()
+        for condition in composites
+        for measure in ("top1", "logprob")
+    ]
+    values = {
         "analogies": len(problems),
         "results": parts["all"],
         "near": parts["near"],
         "far": parts["far"],
-        "by_relation": {
-            name: rows_of(solved.result(condition, among) for condition in solved.conditions)
-            for name, among in solved.by_relation().items()
-        },
+        "by_relation": {name: _rows(solved, mask) for name, mask in by_relation.items()},
         "differences": differences,
-        "file": written,
     }
     tables = [table(rows, title=f"{name}: {rows[0]['n']} analogies") for name, rows in parts.items() if rows]
     tables.append(_relations(solved, ("none", "best", "composite", *maps, PROMPT)))
     title = f"less {PROMPT}, analogy by analogy: {len(solved.relations)} analogies"
-    return Printout(payload, *tables, table(differences, title=title, without=("than", "n")), *notes({}, written))
+    return artefact_printout(solved, *tables, table(differences, title=title, without=("reference", "n")), out=out, **values)
 
 
-def _differences(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for condition in conditions:
-        for measure in ("top1", "logprob"):
-            difference = solved.difference(condition, PROMPT, measure=measure)
-            rows.append({"condition": condition, "than": PROMPT, "measure": measure, **difference._asdict()})
-    return rows
+def _rows(solved: "AnalogyEvaluation", mask: Any) -> list[dict[str, Any]]:
+    return table_rows(solved.result(condition, mask) for condition in solved.conditions)
 
 
 def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:
     """Make the table of first-token accuracy per relation, with the composite's difference from the prompt."""
     rows: list[dict[str, Any]] = []
-    for name, among in solved.by_relation().items():
-        shares = {condition: solved.result(condition, among).top1.mean for condition in conditions}
-        (paired,) = rows_of([solved.difference("composite", PROMPT, mask=among)])
-        difference = {"difference" if key == "mean" else key: value for key, value in paired.items()}
-        rows.append({"relation": name or "(none given)", "n": difference.pop("n"), **shares, **difference})
+    for name, mask in solved.by_relation().items():
+        shares = {condition: solved.result(condition, mask).top1.mean for condition in conditions}
+        difference, low, high, n = solved.difference("composite", PROMPT, mask=mask)
+        interval = {"difference": difference, "ci_low": low, "ci_high": high}
+        rows.append({"relation": name or "(none given)", "n": n, **shares, **interval})
     return table(rows, title=f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)")
 
 

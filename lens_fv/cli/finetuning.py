@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.inputs import MODEL, ModelName, Placing
-from lens_fv.cli.leaving import goes_on_in
-from lens_fv.cli.output import Printout, rows_of, table, write_json
+from lens_fv.cli.inputs import MODEL, TASK, ModelName, Placing, RunInput, VectorInput
+from lens_fv.cli.leaving import resumes_in
+from lens_fv.cli.output import Printout, table, write_json
+from lens_fv.core.tables import table_rows
 
-RunFolder = Annotated[Path, Parameter(help="Run folder written by `finetune`.")]
 Guide = Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"]
 
 
@@ -21,10 +19,10 @@ def finetune(
     *,
     model: ModelName = MODEL,
     placing: Placing,
-    task: Sequence[str] | None = None,
+    task: Sequence[str] = (TASK,),
     options: Annotated[Options, OptionsOf("lens_fv:FinetuneConfig")],
     guide: Guide | None = None,
-    vector: Sequence[Path] | None = None,
+    vector: Sequence[VectorInput] = (),
     random_vectors: bool = False,
     other_heads: bool = False,
     template: Literal["todd", "arrow", "input-output", "natural"] = "todd",
@@ -36,12 +34,12 @@ def finetune(
     the vectors that guided it. Run it again with the same options to resume.
 
     Args:
-        task: Relation or file of pairs; repeatable, tasks are trained in this order; default: present-past.
+        task: Relation or file of pairs; repeatable, tasks are trained in this order.
         guide: Regularizer that preserves earlier abilities: the instruction-vector papers' losses (iv, fv); KL divergence
             from the model without updates (kl) or before each task (lwf); squared distance of all head outputs (l2); under
             swapped instructions, the divergence (swap), the distance of a vector's heads (swap-heads), or the
             divergence under both swapped and own instructions (swap-kl).
-        vector: Vector file written by `iv extract`, one per task; for iv, fv and swap-heads.
+        vector: Vector file written by `lens-fv iv extract`, one per task; for iv, fv and swap-heads.
         random_vectors: Guide by random vectors of the same norms, as a control.
         other_heads: Guide by other heads of the same layers, as a control for heads.
         template: Prompt template.
@@ -52,24 +50,23 @@ def finetune(
 
     guided: Any = {"guide": PRESETS[guide] if guide else None, "template": fv.tasks.TEMPLATES[template]}
     settings = fv.FinetuneConfig(**options, **guided)
-    tasks = [fv.load_task(name) for name in task or ["present-past"]]
-    vectors = {each.provenance.task: each for each in map(fv.FunctionVector.load, vector or ())}
+    tasks = [fv.load_task(name) for name in task]
+    vectors = {guiding.provenance.task: guiding for guiding in vector}
     if random_vectors:
-        vectors = {name: random_like(each, seed=settings.seed, heads=True) for name, each in vectors.items()}
+        vectors = {name: random_like(guiding, seed=settings.seed, heads=True) for name, guiding in vectors.items()}
     if other_heads:
-        vectors = {name: with_other_heads(each, seed=settings.seed) for name, each in vectors.items()}
-    goes_on_in(out)
+        vectors = {name: with_other_heads(guiding, seed=settings.seed) for name, guiding in vectors.items()}
+    resumes_in(out)
     run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
-    name = run.about["model"]
     rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
-    payload = {"model": name, "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
-    view = table(rows, title=f"{name}: {', '.join(run.tasks)}", without=("task", "folder"))
+    payload = {"model": run.about["model"], "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
+    view = table(rows, title=f"{run.about['model']}: {', '.join(run.tasks)}", without=("task", "folder"))
     return Printout(payload, view, f"written to {out}; `lens-fv dynamics {out}` tracks it")
 
 
 @command
 def interpolate(
-    run: RunFolder,
+    run: RunInput,
     *,
     options: Annotated[Options, OptionsOf("lens_fv.finetuning:interpolate_weights")],
     out: Path = Path("interpolated-run"),
@@ -81,15 +78,16 @@ def interpolate(
     Args:
         out: New folder for the interpolated run.
     """
-    made = fv.finetuning.interpolate_weights(fv.FinetuneRun(run), out, **options)
+    interpolated = fv.finetuning.interpolate_weights(run, out, **options)
+    names = [checkpoint.name for checkpoint in interpolated.checkpoints]
     share = chosen(options, "lens_fv.finetuning:interpolate_weights", "share")
-    payload = {"model": made.about["model"], "share": share, "run": str(out), "checkpoints": [c.name for c in made.checkpoints]}
-    return Printout(payload, f"{len(made.checkpoints)} checkpoints, {share:g} of the way", f"written to {out}")
+    payload = {"model": run.about["model"], "share": share, "run": str(out), "checkpoints": names}
+    return Printout(payload, f"{len(names)} checkpoints, {share:g} of the way", f"written to {out}")
 
 
 @command
 def export(
-    run: RunFolder,
+    run: RunInput,
     *,
     checkpoint: str | None = None,
     options: Annotated[Options, OptionsOf("lens_fv.finetuning:export_checkpoint", leave_out=("checkpoint",))],
@@ -103,18 +101,17 @@ def export(
         checkpoint: Checkpoint name, such as 1-antonym/16; default: the last one.
         out: New folder; its name becomes the model's.
     """
-    the_run = fv.FinetuneRun(run)
-    at = the_run.checkpoint(checkpoint)
-    folder = fv.finetuning.export_checkpoint(the_run, out, at, **options)
-    payload = {"model": the_run.about["model"], "checkpoint": at.name, "folder": str(folder)}
-    return Printout(payload, f"{the_run.about['model']} at {at.name}", f"written to {folder}")
+    exported, model = run.checkpoint(checkpoint), run.about["model"]
+    folder = fv.finetuning.export_checkpoint(run, out, exported, **options)
+    payload = {"model": model, "checkpoint": exported.name, "folder": str(folder)}
+    return Printout(payload, f"{model} at {exported.name}", f"written to {folder}")
 
 
 @command
 def dynamics(
-    run: RunFolder,
+    run: RunInput,
     *,
-    task: Sequence[str] | None = None,
+    task: Sequence[str] = (),
     options: Annotated[Options, OptionsOf("lens_fv.studies.checkpoints:measure_run")],
     out: Path | None = None,
 ) -> Printout:
@@ -130,29 +127,28 @@ def dynamics(
     from lens_fv.studies.checkpoints import measure_run, measurement_rows
     from lens_fv.studies.reports import write_dynamics_report
 
-    the_run, folder = fv.FinetuneRun(run), out or run / "dynamics"
-    goes_on_in(folder)
-    trajectory = measure_run(the_run, folder, others=[fv.load_task(name) for name in task or ()], **options, progress=True)
+    folder = out or run.folder / "dynamics"
+    resumes_in(folder)
+    trajectory = measure_run(run, folder, others=[fv.load_task(name) for name in task], **options, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
-    # In a mixture no task comes before another.
-    ordered = the_run.stages == the_run.tasks
-    judged = fv.verdicts(trajectory)
-    verdicts = [row | {"recovery": v.recovery} for row, v in zip(rows_of(judged), judged, strict=True)]
+    verdicts = fv.verdicts(trajectory)
+    rows = [row | {"recovery": v.recovery} for row, v in zip(table_rows(verdicts), verdicts, strict=True)]
+    is_sequence = run.stages == run.tasks  # in a mixture no task comes before another
     payload = {
-        "run": str(run),
+        "run": str(run.folder),
         "model": trajectory.provenance.model,
-        "verdicts": verdicts,
-        "metrics": fv.dynamics.continual_metrics(trajectory, the_run.tasks).to_json() if ordered else None,
-        "moments": measurement_rows(trajectory),
+        "verdicts": rows,
+        "metrics": fv.dynamics.continual_metrics(trajectory, run.tasks).to_json() if is_sequence else None,
+        "measurements": measurement_rows(trajectory),
         "file": str(file),
-        "report": str(write_dynamics_report(folder, the_run, trajectory, judged)),
+        "report": str(write_dynamics_report(folder, run, trajectory, verdicts)),
     }
     write_json(folder / "dynamics.json", payload)
     cosines = trajectory.similarity()[-1].tolist()
-    rows = [row | {"cosine": cosine} for row, cosine in zip(verdicts, cosines, strict=True)]
-    absent = [verdict.task for verdict in judged if verdict.judgement == "absent"]
+    view = table([row | {"cosine": cosine} for row, cosine in zip(rows, cosines, strict=True)], title=str(run.folder))
+    absent = [verdict.task for verdict in verdicts if verdict.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
-    return Printout(payload, table(rows, title=str(run)), *note, f"report: {payload['report']}")
+    return Printout(payload, view, *note, f"report: {payload['report']}")
 
 
 COMMANDS = (finetune, interpolate, export, dynamics)

@@ -4,33 +4,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.inputs import TASK, Loading, OutFile, TaskName, notes, open_model, queries_used
-from lens_fv.cli.leaving import goes_on_in
-from lens_fv.cli.output import Printout, rows_of, table
+from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
+from lens_fv.cli.leaving import resumes_in
+from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
-from lens_fv.core.files import file_name
+from lens_fv.core.tables import table_rows
 
 if TYPE_CHECKING:
     from lens_fv.heads import HeadRanking, UniversalHeads
 
-Source = Annotated[str, Parameter(help="Patched-in value: mean, zero, resample, or a ranking file that provides means.")]
-Top = Annotated[Count, Parameter(help="Number of heads to print.")]
+Source = Annotated[str, "Patched-in value: mean, zero, resample, or a ranking file that provides means."]
+BudgetMib = Annotated[Positive, "Memory budget for activations in MiB; default: half of the free memory."] | None
+Top = Annotated[Count, "Number of heads to print."]
 CORRECTION = "lens_fv.heads.ranking:Effects.p_values"
 Correcting = Annotated[Options, OptionsOf(CORRECTION)]
+OVERLAP = 10
+"""Number of strongest heads whose overlap is counted."""
 
 
 @command
 def rank(
     *,
     loading: Loading,
-    task: TaskName = TASK,
+    task: TaskInput,
     options: Annotated[Options, OptionsOf("lens_fv:rank_heads", leave_out=("budget",))],
     source: Source = "mean",
-    budget_mib: Positive | None = None,
+    budget_mib: BudgetMib = None,
     plan: bool = False,
     correcting: Correcting,
     top: Top = 10,
@@ -41,21 +42,17 @@ def rank(
     Writes the ranking to --out (default: TASK-ranking.safetensors).
 
     Args:
-        budget_mib: Memory budget for activations in MiB; default: half of the free memory.
         plan: Print the estimated cost and stop; writes nothing.
     """
-    the_task, options["source"] = fv.load_task(task), _source(source)
-    if budget_mib is not None:
-        options["budget"] = int(budget_mib * 2**20)
+    options |= {"source": _source(source), "budget": _bytes(budget_mib)}
     model = open_model(**loading)
     if plan:
-        ranking_plan = fv.heads.plan_ranking(model, the_task, **options)
+        ranking_plan = fv.heads.plan_ranking(model, task, **options)
         run = ranking_plan.run._asdict() | {"peak_bytes": ranking_plan.run.peak_bytes}
-        return Printout({"model": model.name, "task": the_task.name, **ranking_plan._asdict(), "run": run}, str(ranking_plan))
-    ranking = fv.rank_heads(model, the_task, **options, progress=True)
-    path = ranking.save(out or Path(f"{file_name(the_task.name)}-ranking.safetensors"))
-    payload = {"model": model.name, "task": the_task.name, "unit": ranking.unit, "baseline": float(ranking.baseline.mean())}
-    return heads_printout(ranking, correcting, top, path, payload, title=f"{the_task.name} on {model.name}")
+        return Printout({"model": model.name, "task": task.name, **ranking_plan._asdict(), "run": run}, str(ranking_plan))
+    ranking = fv.rank_heads(model, task, **options, progress=True)
+    values = {"unit": ranking.unit, "baseline": float(ranking.baseline.mean())}
+    return heads_printout(ranking, correcting, top, out=out, ending="ranking", **values)
 
 
 @command
@@ -80,21 +77,21 @@ def universal(
     """
     tasks, options["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
     model = open_model(**loading)
-    goes_on_in(folder)
+    resumes_in(folder)
     effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
-    path = effects.save(out or folder / "universal.safetensors")
-    rows = rows_of(effects.rows)
-    title = f"{len(effects.kept)} tasks on {model.name}"
-    payload = {"model": model.name, "unit": effects.unit, "tasks": rows}
-    return heads_printout(effects, correcting, top, path, payload, table(rows, title="accuracy by task"), title=title)
+    rows = table_rows(effects.rows)
+    values = {"task": f"{len(effects.kept)} tasks", "unit": effects.unit, "tasks": rows}
+    by_task = table(rows, title="accuracy by task")
+    return heads_printout(effects, correcting, top, by_task, out=out or folder / "universal.safetensors", **values)
 
 
 @command
 def classes(
     *,
     loading: Loading,
-    task: TaskName = TASK,
-    options: Annotated[Options, OptionsOf("lens_fv.heads:class_effects")],
+    task: TaskInput,
+    options: Annotated[Options, OptionsOf("lens_fv.heads:class_effects", leave_out=("budget",))],
+    budget_mib: BudgetMib = None,
     n_shots: Natural = 5,
     n_clean: Count = 25,
     n_trials: Count = 3,
@@ -106,29 +103,20 @@ def classes(
     Writes the effects to --out (default: TASK-classes.safetensors). Ten classes mean ten times as many patches, most of
     them near the start of the prompt. It takes many times longer than rank, so its defaults are smaller.
     """
-    the_task, model = fv.load_task(task), open_model(**loading)
-    options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials}
-    effects = fv.heads.class_effects(model, the_task, **options, progress=True)
-    path = effects.save(out or Path(f"{file_name(the_task.name)}-classes.safetensors"))
-    rows = rows_of(effects.top())
-    payload = {
-        "model": model.name,
-        "task": the_task.name,
-        "metric": effects.metric,
-        "classes": list(effects.classes),
-        "effects": rows,
-        "file": str(path),
-    }
-    title = f"{the_task.name} on {model.name}: {effects.metric} of the answer"
-    return Printout(payload, table(rows[:top], title=title), f"written to {path}")
+    options |= {"n_shots": n_shots, "n_clean": n_clean, "n_trials": n_trials, "budget": _bytes(budget_mib)}
+    effects = fv.heads.class_effects(open_model(**loading), task, **options, progress=True)
+    rows = table_rows(effects.top())
+    title = f"{task.name} on {effects.provenance.model}: {effects.metric} of the answer"
+    values = {"metric": effects.metric, "classes": list(effects.classes), "effects": rows}
+    return artefact_printout(effects, table(rows[:top], title=title), out=out, ending="classes", **values)
 
 
 @command
 def attributions(
-    ranking: Annotated[Path, Parameter(help="Ranking file written by `rank`.")],
+    ranking: Annotated[RankingInput, "Ranking file written by `lens-fv rank`."],
     *,
     loading: Loading,
-    task: TaskName = TASK,
+    task: TaskInput,
     seed: Seed | None = None,
     out: OutFile = None,
 ) -> Printout:
@@ -139,47 +127,39 @@ def attributions(
     Args:
         seed: Seed of the split; default: the ranking's own.
     """
-    the_task, exact = fv.load_task(task), fv.heads.HeadRanking.load(ranking)
-    split = None if seed is None else fv.split_pairs(the_task, seed=seed)
-    comparison = fv.heads.compare_attributions(open_model(**loading), the_task, exact, split=split, progress=True)
-    path = comparison.save(out or Path(f"{file_name(the_task.name)}-attributions.safetensors"))
+    split = None if seed is None else fv.split_pairs(task, seed=seed)
+    comparison = fv.heads.compare_attributions(open_model(**loading), task, ranking, split=split, progress=True)
     scores: list[dict[str, Any]] = []
     for score in ("attribution", "direct"):
-        spearman, kendall = (comparison.correlation(score, coefficient=name) for name in ("spearman", "kendall"))
-        shared = comparison.overlap(score, min(10, comparison.exact[0].numel()))
-        scores.append(
-            {"score": score, "spearman": spearman._asdict(), "kendall": kendall._asdict(), "overlap": rows_of([shared])[0]}
-        )
-    model = comparison.provenance.model
-    payload = {"model": model, "task": the_task.name, "metric": comparison.metric, "scores": scores, "file": str(path)}
-    return Printout(payload, repr(comparison), f"written to {path}")
+        correlations = {name: comparison.correlation(score, coefficient=name)._asdict() for name in ("spearman", "kendall")}
+        overlap = comparison.overlap(score, min(OVERLAP, comparison.exact[0].numel()))
+        scores.append({"score": score, **correlations, "overlap": overlap.to_json()})
+    return artefact_printout(comparison, out=out, ending="attributions", metric=comparison.metric, scores=scores)
 
 
 def heads_printout(
     effects: "HeadRanking | UniversalHeads",
     correcting: Options,
     top: int,
-    path: Path,
-    payload: dict[str, Any],
     *views: Any,
-    title: str,
+    task: str | None = None,
+    against: str = "",
+    **values: Any,
 ) -> Printout:
-    """Add all heads with their p-values to the payload, and print the strongest after the other views."""
-    corrected = effects.p_values(**correcting)
-    heads = rows_of(head._asdict() | {"p_value": float(corrected[head.layer, head.head])} for head in effects.top())
-    options = effects.provenance.options
+    """Save effects of heads, describe all heads with their p-values, and print the strongest after the other views."""
+    p_values = effects.p_values(**correcting)
+    heads = table_rows(head._asdict() | {"p_value": float(p_values[head.layer, head.head])} for head in effects.top())
     enough = len(effects.effects) >= 4
     correction = chosen(correcting, CORRECTION, "correction")
-    payload |= {
-        "metric": effects.metric,
-        "queries": queries_used(options),
-        "correction": correction,
-        "heads": heads,
-        "reliability": rows_of([effects.reliability(k=min(10, effects.mean.numel()))])[0] if enough else None,
-        "file": str(path),
-    }
-    title = f"{title}: {effects.metric} of the answer; p-values corrected by {correction}"
-    return Printout(payload, *views, table(heads[:top], title=title), *notes(options, path))
+    reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())).to_json() if enough else None
+    title = f"{task or effects.provenance.task} on {effects.provenance.model}: {against}{effects.metric} of the answer"
+    view = table(heads[:top], title=f"{title}; p-values corrected by {correction}")
+    values |= {"metric": effects.metric, "queries": queries_used(effects), "correction": correction, "heads": heads}
+    return artefact_printout(effects, *views, view, reliability=reliability, **values)
+
+
+def _bytes(mebibytes: float | None) -> int | None:
+    return None if mebibytes is None else int(mebibytes * 2**20)
 
 
 def _source(name: str) -> Any:

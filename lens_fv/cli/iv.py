@@ -4,24 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.heads import Correcting, Top, heads_printout
-from lens_fv.cli.inputs import TASK, Loading, OutFile, TaskName, notes, open_model, queries_used
+from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
 from lens_fv.cli.output import Printout
-from lens_fv.cli.vectors import load_ranking
-from lens_fv.core.files import file_name
+from lens_fv.cli.vectors import check_ranking_options, extracted_printout
 
 if TYPE_CHECKING:
     from lens_fv.tasks import Task
 
 HELP = "Instruction vectors: rank the heads that carry an instruction, and extract its vector."
-InstructionFile = Annotated[Path | None, Parameter(help="File of instructions; default: the task's own, if it has any.")]
+InstructionFile = Annotated[Path | None, "File of instructions; default: the task's own, if it has any."]
 Template = Annotated[
-    Literal["todd", "arrow", "input-output", "natural", "chat"],
-    Parameter(help="Prompt template; chat: the model's own chat format."),
+    Literal["todd", "arrow", "input-output", "natural", "chat"], "Prompt template; chat: the model's own chat format."
 ]
 RANKING = "lens_fv:rank_instruction_heads"
 
@@ -30,7 +26,7 @@ RANKING = "lens_fv:rank_instruction_heads"
 def rank(
     *,
     loading: Loading,
-    task: TaskName = TASK,
+    task: TaskInput,
     instructions: InstructionFile = None,
     options: Annotated[
         Options, OptionsOf(RANKING, leave_out=("instructions", "others", "foil", "source", "unit", "backend", "budget"))
@@ -44,28 +40,25 @@ def rank(
 
     Writes the ranking to --out (default: TASK-instruction-ranking.safetensors).
     """
-    the_task, model = instructed_task(task, instructions), open_model(**loading)
-    ranking = fv.rank_instruction_heads(model, the_task, **options, template=_template(template, model), progress=True)
-    path = ranking.save(out or Path(f"{file_name(the_task.name)}-instruction-ranking.safetensors"))
+    instructed, model = _instructed(task, instructions), open_model(**loading)
+    ranking = fv.rank_instruction_heads(model, instructed, **options, template=_template(template, model), progress=True)
     counterpart = ranking.provenance.options["counterpart"]
-    payload = {
-        "model": model.name,
-        "task": the_task.name,
-        "instructions": list(the_task.instructions),
+    values = {
+        "instructions": list(instructed.instructions),
         "counterpart": counterpart,
         "counterparts": ranking.provenance.options.get("counterparts"),
         "baseline": float(ranking.baseline.mean()),
     }
-    title = f"{the_task.name} on {model.name}: instruction against {counterpart}"
-    return heads_printout(ranking, correcting, top, path, payload, title=title)
+    against = f"instruction against {counterpart}: "
+    return heads_printout(ranking, correcting, top, against=against, out=out, ending="instruction-ranking", **values)
 
 
 @command
 def extract(
     *,
     loading: Loading,
-    task: TaskName = TASK,
-    ranking: Path | None = None,
+    task: TaskInput,
+    ranking: RankingInput | None = None,
     instructions: InstructionFile = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract", leave_out=("bias_per_head",))],
     ranking_options: Annotated[
@@ -79,31 +72,19 @@ def extract(
     Writes the vector to --out (default: TASK-instruction.safetensors).
 
     Args:
-        ranking: Ranking file written by `iv rank`; default: rank now.
+        ranking: Ranking file written by `lens-fv iv rank`; default: rank now.
     """
-    the_task, model = instructed_task(task, instructions), open_model(**loading)
-    written: Any = {"template": _template(template, model)}
-    heads = load_ranking(ranking, ranking_options)
-    heads = heads or fv.rank_instruction_heads(model, the_task, **ranking_options, **written, progress=True)
-    vector = fv.extract_instruction(model, the_task, heads, **options, **written)
-    path = vector.save(out or Path(f"{file_name(the_task.name)}-instruction.safetensors"))
-    payload = {
-        "model": model.name,
-        "task": the_task.name,
-        "instructions": list(vector.instructions),
-        "counterpart": vector.counterpart,
-        "layer": vector.layer,
-        "queries": queries_used(vector.provenance.options),
-        "heads": [list(head) for head in vector.heads],
-        "norm_in_residuals": vector.norm,
-        "file": str(path),
-    }
-    return Printout(payload, repr(vector), *notes(vector.provenance.options, path))
+    check_ranking_options(ranking, ranking_options)
+    instructed, model = _instructed(task, instructions), open_model(**loading)
+    prompts: Any = {"template": _template(template, model)}
+    heads = ranking or fv.rank_instruction_heads(model, instructed, **ranking_options, **prompts, progress=True)
+    vector = fv.extract_instruction(model, instructed, heads, **options, **prompts)
+    values = {"instructions": list(vector.instructions), "counterpart": vector.counterpart}
+    return extracted_printout(vector, out, "instruction", **values)
 
 
-def instructed_task(name: str, instructions: Path | None) -> "Task":
-    """Load the task, with the instructions from a file if one is given."""
-    task = fv.load_task(name)
+def _instructed(task: "Task", instructions: Path | None) -> "Task":
+    """The task, with the instructions from a file if one is given."""
     return task if instructions is None else replace(task, instructions=fv.tasks.load_instructions(instructions))
 
 

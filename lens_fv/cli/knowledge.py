@@ -5,23 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command, pick
 from lens_fv.cli.inputs import Loading, open_model
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count
+from lens_fv.core.estimate import Estimate
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
-    from lens_fv.knowledge import Entity, KnowledgeResult
+    from lens_fv.knowledge import Entity
 
 HELP = "Knowledge of entities: write sentences about them, evaluate updates, export updates."
-Entities = Annotated[str, Parameter(help="Built-in entities (invented or popular), or a file of entities.")]
-Names = Annotated[Sequence[str] | None, Parameter(help="Entity to use, by name or key; repeatable; default: all.")]
-UpdateFile = Annotated[Path, Parameter(help="Update written by `distill`: file or folder.")]
+Entities = Annotated[str, "Built-in entities (invented or popular), or a file of entities."]
+Names = Annotated[Sequence[str], "Entity to use, by name or key; repeatable; default: all."]
 UPDATE, TRANSFER, UNFINISHED = "update.safetensors", "transfer.json", "unfinished"
 """Files and folder that `distill` writes into its folder."""
 
@@ -31,11 +29,11 @@ def distill(
     *,
     loading: Loading,
     entities: Entities = "invented",
-    entity: Names = None,
+    entity: Names = (),
     transfer: Path | None = None,
     n_sentences: Count | None = None,
-    target: Literal["reading", "definition", "sentences"] = "reading",
-    preset: Literal["usual", "released"] = "usual",
+    target: Literal["predictions", "definition", "sentences"] = "predictions",
+    preset: Literal["default", "released"] = "default",
     options: Annotated[Options, OptionsOf("lens_fv:DistillConfig", leave_out=("n_checkpoints",))],
     out: Path = Path("knowledge-update"),
 ) -> Printout:
@@ -47,26 +45,29 @@ def distill(
     Args:
         transfer: File of sentences about the entities; default: the model writes its own.
         n_sentences: Number of sentences written about each entity; default: 10, or 5 for one entity or `preset` released.
-        target: Training target: predictions given the definition (distillation), or as baselines the texts themselves.
-        preset: Defaults of the settings below: ours, or those of the paper's released code.
+        target: What to train on: the predictions that the model makes with the definition in context (distillation); or, as
+            baselines, the definition or the sentences themselves.
+        preset: Defaults of the settings below: ours (those shown are for the baselines; for distillation they depend on the
+            number of entities), or those of the paper's released code.
         out: Folder for the update.
     """
     from lens_fv.knowledge import DistillConfig, TransferSet, entity_swapped_anchors, finetune_on_texts, load_transfer_set
 
-    taught = chosen_entities(entities, entity)
+    taught = _entities(entities, entity)
+    options["n_checkpoints"] = 2
     if preset == "released":
-        settings = DistillConfig.released(**options, n_checkpoints=2)
-    elif target == "reading":
-        settings = DistillConfig.for_entities(len(taught), **options, n_checkpoints=2)
+        settings = DistillConfig.released(**options)
+    elif target == "predictions":
+        settings = DistillConfig.for_entities(len(taught), **options)
     else:
-        settings = DistillConfig(**options, n_checkpoints=2)
+        settings = DistillConfig(**options)
     if n_sentences is not None and (transfer is not None or target == "definition"):
         raise LensFVError("distill with --n-sentences: no sentences are written here; leave it out")
     model = open_model(**loading)
-    goes_on_in(out)
-    run: Any = {"folder": out / UNFINISHED, "progress": True}
+    resumes_in(out)
+    resuming: Any = {"folder": out / UNFINISHED, "progress": True}
     if target == "definition":
-        sentences = TransferSet({each.key: (each.definition,) for each in taught})
+        sentences = TransferSet({member.key: (member.definition,) for member in taught})
     elif transfer is not None:
         sentences = load_transfer_set(transfer, target_tokens=settings.target_tokens)
     else:
@@ -74,20 +75,20 @@ def distill(
         sentences = fv.generate_transfer_set(
             model, taught, n_sentences=n, seed=settings.seed, path=out / TRANSFER, progress=True
         )
-    if target == "reading":
-        delta = fv.distill(model, taught, sentences, settings, **run)
+    if target == "predictions":
+        delta = fv.distill(model, taught, sentences, settings, **resuming)
     else:
         n_copies = settings.n_definitions if target == "sentences" else 0
         texts = sentences.with_definitions(taught, n_copies=n_copies).sentences
         n_anchors = settings.epochs * settings.n_anchors
         anchors = entity_swapped_anchors(taught, sentences, n_per_sentence=n_anchors, seed=settings.seed)
-        by_entity = [texts.get(each.key, ()) for each in taught]
-        delta = finetune_on_texts(model, taught, by_entity, settings, anchors=anchors, **run)
+        by_entity = [texts.get(member.key, ()) for member in taught]
+        delta = finetune_on_texts(model, taught, by_entity, settings, anchors=anchors, **resuming)
     path = delta.save(out / UPDATE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     payload = {
         "model": model.name,
-        "entities": [each.key for each in taught],
+        "entities": [member.key for member in taught],
         "sentences": delta.provenance.options["n_examples"],
         "anchors": delta.provenance.options["anchors"],
         "dropped": dict(sentences.dropped),
@@ -104,7 +105,7 @@ def write(
     *,
     loading: Loading,
     entities: Entities = "invented",
-    entity: Names = None,
+    entity: Names = (),
     options: Annotated[Options, OptionsOf("lens_fv:generate_transfer_set")],
     out: Path = Path("transfer.json"),
 ) -> Printout:
@@ -115,9 +116,8 @@ def write(
     Args:
         out: Output file (JSON).
     """
-    chosen = chosen_entities(entities, entity)
-    model = open_model(**loading)
-    sentences = fv.generate_transfer_set(model, chosen, **options, progress=True)
+    described, model = _entities(entities, entity), open_model(**loading)
+    sentences = fv.generate_transfer_set(model, described, **options, progress=True)
     path = sentences.save(out)
     payload = {"model": model.name, "sentences": sentences.sentences, "dropped": dict(sentences.dropped), "file": str(path)}
     return Printout(payload, repr(sentences), f"written to {path}")
@@ -125,51 +125,51 @@ def write(
 
 @command
 def evaluate(
-    update: Annotated[Sequence[Path] | None, Parameter(help="Updates written by `distill`: files or folders.")] = None,
+    update: Annotated[Sequence[Path], "Updates written by `lens-fv distill`: files or folders."] = (),
     *,
     loading: Loading,
     entities: Entities = "invented",
-    entity: Names = None,
+    entity: Names = (),
     locality: str | None = "popular",
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_knowledge")],
     scoring: Annotated[Options, OptionsOf("lens_fv.knowledge:gap_closed", only=("norm",))],
 ) -> Printout:
     """Probe knowledge of entities with and without definitions and updates, and of entities that should not change.
 
-    Writes nothing unless --out is given.
-
     Args:
         locality: Entities that updates should leave unchanged: built-in ones, a file, or none.
     """
     from lens_fv.knowledge import WeightDelta, gap_closed, majority
 
-    asked = chosen_entities(entities, entity)
+    probed = _entities(entities, entity)
     others = () if locality is None else fv.load_entities(locality)
-    updates = {_name(path): WeightDelta.load(path) for path in map(_update_file, update or ())}
-    model, scored = open_model(**loading), scoring | pick(options, "seed")
-    results = fv.evaluate_knowledge(model, asked, updates, locality=others, **options, progress=True)
-    base = results[0].scores
-    read = next(result.scores for result in results if result.condition == "definition")
+    files = [_update_file(path) for path in update]
+    updates = {file.parent.name if file.name == UPDATE else file.stem: WeightDelta.load(file) for file in files}
+    model, scoring = open_model(**loading), scoring | pick(options, "seed")
+    results = fv.evaluate_knowledge(model, probed, updates, locality=others, **options, progress=True)
+    scores = {result.condition: result.scores for result in results}
+    base, in_context = scores["base"], scores["definition"]
     rows: list[dict[str, Any]] = []
     for result in results:
-        row = {"condition": result.condition, **_estimates(result, scored)}
+        row = dict(result.records(**scoring)[0])
         if result.condition in updates:
-            row |= {f"gap_closed_{of}": gap_closed(base, result.scores, read, of=of, **scored) for of in ("accuracy", "loss")}
-        rows.append({key: value._asdict() if hasattr(value, "_asdict") else value for key, value in row.items()})
+            for measure in ("accuracy", "loss"):
+                row[f"gap_closed_{measure}"] = gap_closed(base, result.scores, in_context, of=measure, **scoring)
+        rows.append({key: value._asdict() if isinstance(value, Estimate) else value for key, value in row.items()})
     payload = {
         "model": model.name,
-        "entities": len(asked),
+        "entities": len(probed),
         "chance": base.chance,
-        "majority": majority(asked),
+        "majority": majority(probed),
         "conditions": rows,
     }
-    chance = f"chance {base.chance:.2f}, always the most frequent answer {majority(asked):.2f}"
+    chance = f"chance {base.chance:.2f}, always the most frequent answer {majority(probed):.2f}"
     return Printout(payload, table(rows, title="knowledge by condition", without=("locality_perplexity",)), chance)
 
 
 @command
 def export(
-    update: UpdateFile,
+    update: Annotated[Path, "Update written by `lens-fv distill`: file or folder."],
     *,
     loading: Loading,
     adapter: bool = False,
@@ -188,36 +188,18 @@ def export(
     return Printout({"model": model.name, "adapter": adapter, "folder": str(folder)}, repr(delta), f"written to {folder}")
 
 
-def chosen_entities(source: str, names: Sequence[str] | None) -> "tuple[Entity, ...]":
+def _entities(source: str, names: Sequence[str]) -> "tuple[Entity, ...]":
     """Load the entities of a source, or the named ones."""
     entities = fv.load_entities(source)
-    unknown = [name for name in names or () if all(name not in (each.key, each.name) for each in entities)]
+    unknown = [name for name in names if all(name not in (entity.key, entity.name) for entity in entities)]
     if unknown:
-        some = ", ".join(each.key for each in entities[:5])
+        some = ", ".join(entity.key for entity in entities[:5])
         raise LensFVError(f"entities {', '.join(unknown)} of {source}: its {len(entities)} have other names, such as {some}")
-    return tuple(each for each in entities if not names or each.key in names or each.name in names)
+    return tuple(entity for entity in entities if not names or entity.key in names or entity.name in names)
 
 
 def _update_file(path: Path) -> Path:
     return path / UPDATE if path.is_dir() else path
-
-
-def _name(path: Path) -> str:
-    """Name of an update: its folder, or its file."""
-    return path.parent.name if path.name == UPDATE else path.stem
-
-
-def _estimates(result: "KnowledgeResult", options: Options) -> dict[str, Any]:
-    scores, others, seed = result.scores, result.locality, pick(options, "seed")
-    return {
-        "accuracy": scores.accuracy(**options),
-        "explicit": scores.accuracy(kind="explicit", **options),
-        "inferential": scores.accuracy(kind="inferential", **options),
-        "perplexity": scores.perplexity(**seed),
-        "locality_accuracy": others and others.accuracy(**options),
-        "locality_perplexity": others and others.perplexity(**seed),
-        "kl_to_base": result.kl_to_base,
-    }
 
 
 COMMANDS = (write, evaluate, export)

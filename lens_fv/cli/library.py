@@ -1,26 +1,23 @@
 """The commands `lens-fv library ...`: build, merge, list, show, fit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.inputs import Loading, OwnModel, Placing, open_model
-from lens_fv.cli.leaving import goes_on_in
-from lens_fv.cli.output import Printout, table
-from lens_fv.cli.vectors import decoded_line
+from lens_fv.cli.decoding import shown
+from lens_fv.cli.inputs import LibraryInput, Loading, OwnModel, Placing, open_model
+from lens_fv.cli.leaving import resumes_in
+from lens_fv.cli.output import Printout, artefact_printout, table
 from lens_fv.core.files import file_name
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
-    from lens_fv.composition import Entry
+    from lens_fv.composition import Entry, VectorLibrary
 
 HELP = "Libraries of many relations' vectors: build, merge, list, show, fit a map."
-Folder = Annotated[Path, Parameter(help="Library folder.")]
 Filtering = Annotated[Options, OptionsOf("lens_fv:list_tasks")]
 
 
@@ -28,7 +25,7 @@ Filtering = Annotated[Options, OptionsOf("lens_fv:list_tasks")]
 def build(
     *,
     loading: Loading,
-    task: Sequence[str] | None = None,
+    task: Sequence[str] = (),
     filtering: Filtering,
     method: Literal["tuned", "extracted", "shuffled"] = "tuned",
     tuned: Annotated[Options, OptionsOf("lens_fv.composition:TuneRecipe", leave_out=("shuffled",))],
@@ -55,21 +52,21 @@ def build(
         raise LensFVError(
             f"build a library of {', '.join(task)} by {', '.join(filtering)}: give tasks, or choose built-in ones"
         )
-    tasks = [each for name in task or fv.list_tasks(**filtering) for each in fv.tasks.load_tasks(name)]
+    tasks = [member for name in task or fv.list_tasks(**filtering) for member in fv.tasks.load_tasks(name)]
     model = open_model(**loading)
     if method == "extracted":
         recipe = fv.composition.ExtractRecipe(**{"layer": middle_layer(model), **extracted})
     else:
         recipe = fv.composition.TuneRecipe(**tuned, shuffled=method == "shuffled")
     folder = out or Path(f"{file_name(model.name)}-library")
-    goes_on_in(folder)
+    resumes_in(folder)
     library = fv.build_library(model, tasks, folder, recipe, **building, progress=True)
-    return _listed(library.entries, {"model": model.name, "folder": str(folder)}, f"written to {folder}")
+    return _listed(library, f"written to {folder}", model=model.name, folder=str(folder))
 
 
 @command
 def merge(
-    folders: Annotated[Sequence[Path], Parameter(help="Folders of two or more libraries made with the same options.")],
+    folders: Annotated[Sequence[Path], "Folders of two or more libraries made with the same options."],
     *,
     out: Path = Path("merged-library"),
 ) -> Printout:
@@ -80,42 +77,35 @@ def merge(
     Args:
         out: Folder for the merged library.
     """
-    library = fv.composition.merge_libraries(folders, out)
-    return _listed(library.entries, {"folder": str(out)}, f"written to {out}")
+    return _listed(fv.composition.merge_libraries(folders, out), f"written to {out}", folder=str(out))
 
 
 @command
-def list_(folder: Folder, *, filtering: Filtering) -> Printout:
-    """List the vectors of a library. Writes nothing unless --out is given."""
+def list_(folder: Annotated[Path, "Library folder."], *, filtering: Filtering) -> Printout:
+    """List the vectors of a library."""
     library = fv.VectorLibrary.load(folder).filter(**filtering)
-    return _listed(library.entries, {"folder": str(folder)}, repr(library))
+    return _listed(library, repr(library), folder=str(folder))
 
 
 @command
 def show(
-    folder: Folder,
-    name: Annotated[str, Parameter(help="Name of a relation in the library.")],
+    library: LibraryInput,
+    name: Annotated[str, "Name of a relation in the library."],
     *,
     model: OwnModel = None,
     placing: Placing,
 ) -> Printout:
-    """Show one vector of a library; with --model, decoded into tokens. Writes nothing unless --out is given.
+    """Show one vector of a library; with --model, decoded into tokens.
 
     Args:
         model: Model that decodes the vector; default: do not decode.
     """
-    library = fv.VectorLibrary.load(folder)
-    vector = library[name]
-    payload = _row(library.entry(name)) | {"facts": vector.summary()}
-    views = [repr(vector)]
-    if model:
-        views.append(decoded_line(payload, vector, open_model(model, **placing)))
-    return Printout(payload, *views)
+    return shown(library[name], model, placing, _row(library.entry(name)))
 
 
 @command
 def fit(
-    folder: Folder,
+    library: LibraryInput,
     *,
     loading: Loading,
     options: Annotated[Options, OptionsOf("lens_fv:fit_map")],
@@ -131,22 +121,22 @@ def fit(
     """
     from lens_fv.studies.relational.problems import training_analogies
 
-    library, model = fv.VectorLibrary.load(folder), open_model(**loading)
+    model = open_model(**loading)
     weight_map = fv.fit_map(model, library, *training_analogies(library.names, **making), **options, progress=True)
     form = chosen(options, "lens_fv:fit_map", "form")
-    path = weight_map.save(out or Path(f"{file_name(model.name)}-{form}-map.safetensors"))
-    payload = {"model": model.name, "file": str(path), "facts": weight_map.summary(), "scale": weight_map.scale}
-    return Printout(payload, repr(weight_map), f"written to {path}")
+    path = out or Path(f"{file_name(model.name)}-{form}-map.safetensors")
+    return artefact_printout(weight_map, out=path, summary=weight_map.summary(), scale=weight_map.scale)
 
 
 def _row(entry: "Entry") -> dict[str, Any]:
     return asdict(entry) | {"file": str(entry.file)}
 
 
-def _listed(entries: "Iterable[Entry]", payload: dict[str, Any], *lines: str) -> Printout:
-    rows = [_row(entry) for entry in entries]
+def _listed(library: "VectorLibrary", line: str, **values: Any) -> Printout:
+    rows = [_row(entry) for entry in library.entries]
     in_order = sorted(rows, key=lambda row: (row["group"], row["family"], row["name"]))
-    return Printout(payload | {"vectors": rows}, table(in_order, without=("file", "model", "task_hash", "fingerprint")), *lines)
+    view = table(in_order, without=("file", "model", "task_hash", "fingerprint"))
+    return Printout({**values, "vectors": rows}, view, line)
 
 
 COMMANDS = (build, merge, list_, show, fit)

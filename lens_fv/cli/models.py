@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.inputs import MODEL, Loading, ModelName, Placing, open_model
-from lens_fv.cli.output import Printout, rows_of, table
+from lens_fv.cli.output import Printout, table
+from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
 
@@ -17,7 +16,7 @@ from lens_fv.errors import LensFVError
 def demo(
     *,
     loading: Loading,
-    task: Sequence[str] | None = None,
+    task: Sequence[str] = (),
     options: Annotated[Options, OptionsOf("lens_fv.studies.demo:DemoSettings", only=("seed",))],
     out: Path = Path("demo-report"),
 ) -> Printout:
@@ -33,7 +32,7 @@ def demo(
     from lens_fv.studies.demo import DemoSettings, run_demo
 
     if task:
-        options["tasks"] = tuple(task)
+        options["tasks"] = task
     settings = DemoSettings(**options)
     for name in settings.tasks:
         fv.load_task(name)  # complain before the model is loaded
@@ -49,19 +48,15 @@ def demo(
 
 @command
 def models() -> Printout:
-    """List the default models with licence, size and cache status. Writes nothing unless --out is given."""
-    rows = [
-        {"name": m.name, "title": m.title, "licence": m.licence, "size_mb": m.size_mb, "cached": m.cached, "path": str(m.path)}
-        for m in fv.list_models()
-    ]
+    """List the default models with licence, size and cache status."""
+    columns = ("name", "title", "licence", "size_mb", "cached")
+    rows = [{name: getattr(m, name) for name in columns} | {"path": str(m.path)} for m in fv.list_models()]
     return Printout({"models": rows}, table(rows))
 
 
 @command
 def tasks(
-    name: Annotated[
-        str | None, Parameter(help="Relation or file of pairs to show in full, or folder to list; default: list all.")
-    ] = None,
+    name: Annotated[str | None, "Relation or file of pairs to show in full, or folder to list; default: list all."] = None,
     *,
     filtering: Annotated[Options, OptionsOf("lens_fv:list_tasks")],
     reading: Annotated[Options, OptionsOf("lens_fv:load_task", leave_out=("name",))],
@@ -75,48 +70,37 @@ def tasks(
     if filtering and name is not None:
         raise LensFVError(f"tasks of {name} by {' and '.join(filtering)}: these options are for the list of built-in relations")
     if name is None:
-        found = [fv.load_task(each) for each in fv.list_tasks(**filtering)]
+        listed = [fv.load_task(built_in) for built_in in fv.list_tasks(**filtering)]
     else:
-        found = [fv.load_task(name, **reading)] if reading else list(fv.tasks.load_tasks(name))
-    if name is not None and len(found) == 1:
-        return _one_task(found[0])
+        listed = [fv.load_task(name, **reading)] if reading else list(fv.tasks.load_tasks(name))
+    if name is not None and len(listed) == 1:
+        return _one_task(listed[0])
     rows: list[dict[str, Any]] = []
-    for task in sorted(found, key=lambda each: (each.group, each.family, each.name)):
+    for task in sorted(listed, key=lambda task: (task.group, task.family, task.name)):
         label, share = task.majority
-        kind = {"group": task.group, "family": task.family}
-        rows.append({"name": task.name, **kind, "pairs": len(task), "majority": label, "share": share})
-    examples = {task.name: f"{task.pairs[0].input} -> {task.pairs[0].output}" for task in found}
-    return Printout({"tasks": rows}, table([row | {"example": examples[row["name"]]} for row in rows]))
+        example = f"{task.pairs[0].input} -> {task.pairs[0].output}"
+        rows.append({"name": task.name, "group": task.group, "family": task.family, "pairs": len(task)})
+        rows[-1] |= {"majority": label, "share": share, "example": example}
+    return Printout({"tasks": rows}, table(rows))
 
 
 def _one_task(task: "fv.Task") -> Printout:
+    described = ("name", "group", "family", "source", "licence", "languages", "relation_words", "instructions", "clozes")
     pairs = [{"input": pair.input, "output": list(pair.outputs)} for pair in task.pairs]
-    payload = {
-        "name": task.name,
-        "group": task.group,
-        "family": task.family,
-        "source": task.source,
-        "licence": task.licence,
-        "languages": list(task.languages),
-        "relation_words": list(task.relation_words),
-        "instructions": list(task.instructions),
-        "clozes": list(task.clozes),
-        "pairs": pairs,
-    }
+    payload = {name: getattr(task, name) for name in described} | {"pairs": pairs}
     rows = [{"input": pair["input"], "acceptable outputs": ", ".join(pair["output"])} for pair in pairs]
     title = f"{task.name}: {len(task)} pairs. {task.source} {task.licence}"
-    return Printout(payload, table(rows, title=title), *(f"instruction: {each}" for each in task.instructions))
+    return Printout(payload, table(rows, title=title), *(f"instruction: {text}" for text in task.instructions))
 
 
 @command
 def verify(model: ModelName = MODEL, *, placing: Placing, options: Annotated[Options, OptionsOf("lens_fv:verify")]) -> Printout:
-    """Check that a model's hooks behave as documented; exit code 1 if not. Writes nothing unless --out is given."""
-    the_model = open_model(model, **placing)
-    findings = fv.verify(the_model, **options)
-    rows, passed = rows_of(findings), all(finding.passed for finding in findings)
-    return Printout(
-        {"model": model, "passed": passed, "checks": rows}, table(rows, title=repr(the_model)), code=0 if passed else 1
-    )
+    """Check that a model's hooks behave as documented; exit code 1 if not."""
+    lens = open_model(model, **placing)
+    findings = fv.verify(lens, **options)
+    rows, passed = table_rows(findings), all(finding.passed for finding in findings)
+    payload = {"model": model, "passed": passed, "checks": rows}
+    return Printout(payload, table(rows, title=repr(lens)), code=0 if passed else 1)
 
 
 COMMANDS = (demo, models, tasks, verify)

@@ -1,14 +1,16 @@
 """What commands print: one JSON object, or tables and lines."""
 
-import io
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lens_fv.cli.leaving import write_out
-from lens_fv.core.files import write_atomically
+from lens_fv.core.files import file_name, write_atomically
+
+if TYPE_CHECKING:
+    from lens_fv.core.artefact import Artefact
 
 
 class Printout:
@@ -24,16 +26,48 @@ class Printout:
         self.payload, self.views, self.code = payload, views, code
 
 
+def artefact_printout(artefact: "Artefact", *views: Any, out: Path | None = None, ending: str = "", **values: Any) -> Printout:
+    """Save an artefact and describe it, with the model, the task, the file and, if not all were used, the queries.
+
+    Args:
+        artefact: Artefact to describe.
+        views: What is printed; default: the artefact's summary.
+        out: File to write; default: TASK-ENDING.safetensors, or none if there is no ending.
+        ending: End of the default file's name.
+        values: Further values of the JSON object.
+    """
+    provenance = artefact.provenance
+    if out is None and ending:
+        out = Path(f"{file_name(provenance.task)}-{ending}.safetensors")
+    file = None if out is None else str(artefact.save(out))
+    options, notes = provenance.options, [f"written to {file}"] if file else []
+    if "n_queries" in options:
+        notes.insert(0, f"{options['n_queries']} of {options['n_items']} queries: those that the model answers")
+    payload = {"model": provenance.model, "task": provenance.task, **values, "file": file}
+    return Printout(payload, *(views or [repr(artefact)]), *notes)
+
+
+def queries_used(artefact: "Artefact") -> dict[str, Any]:
+    """Which queries an artefact was made with and, if not all, how many of how many."""
+    options = artefact.provenance.options
+    counts = {name: options[name] for name in ("n_queries", "n_items") if name in options}
+    return {"selection": options.get("queries", "all"), **counts}
+
+
 def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
     """Print a command's result, write its JSON object to `out` if given, and return the exit code."""
     from rich.console import Console
 
+    console = Console(markup=False, highlight=False, emoji=False)
     if out is not None:
         write_json(out, result.payload)
     if as_json:
-        write_out(json.dumps(without_nan(result.payload), ensure_ascii=not Console().encoding.startswith("utf")) + "\n")
-    else:
-        write_out(_rendered(result.views))
+        write_out(json.dumps(without_nan(result.payload), ensure_ascii=not console.encoding.startswith("utf")) + "\n")
+        return result.code
+    with console.capture() as text:
+        for view in result.views:
+            console.print(view)
+    write_out(text.get())
     return result.code
 
 
@@ -49,13 +83,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(inside) for inside in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def rows_of(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """Rows of plain values; see `table_rows`."""
-    from lens_fv.core.tables import table_rows
-
-    return table_rows(records)
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Any:
@@ -97,23 +124,3 @@ def _cell(value: Any, low: Any = None, high: Any = None) -> str:
         return _cell(*list(value.values())[:3])
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if low is None else f"{text} [{low:.3g}, {high:.3g}]"
-
-
-def _rendered(views: Iterable[Any]) -> str:
-    """Render the views with Rich and return the text; `write_out` prints it and handles failures."""
-    from rich.console import Console
-
-    here = Console()
-    page = io.TextIOWrapper(io.BytesIO(), encoding=here.encoding, errors="backslashreplace", newline="")
-    console = Console(
-        file=page,
-        markup=False,
-        highlight=False,
-        width=here.width,
-        force_terminal=here.is_terminal,
-        color_system=here.color_system,  # pyright: ignore[reportArgumentType] - one of its names
-    )
-    for view in views:
-        console.print(view)
-    page.seek(0)
-    return page.read()

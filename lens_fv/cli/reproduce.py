@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import Any, Literal
 
 from lens_fv.cli.command import command
 from lens_fv.cli.inputs import Placing
-from lens_fv.cli.leaving import goes_on_in
+from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
@@ -20,14 +18,14 @@ StudyName = Literal["relational", "instruction", "knowledge", "guided"]
 def reproduce(
     study: StudyName,
     *,
-    model: Sequence[str] | None = None,
-    part: Sequence[str] | None = None,
-    set: Sequence[str] | None = None,
+    model: Sequence[str] = (),
+    part: Sequence[str] = (),
+    set: Sequence[str] = (),
     seeds: Count | None = None,
     run_dir: Path | None = None,
     quick: bool = False,
     report_only: bool = False,
-    seed: Annotated[Seed, Parameter(help="First seed of splits, prompts and random draws.")] = 0,
+    seed: Seed = 0,
     placing: Placing,
     out: Path = Path("docs/results"),
 ) -> Printout:
@@ -45,6 +43,7 @@ def reproduce(
         part: Part of the study; repeatable; default: all.
         set: Setting of the study as NAME=VALUE; repeatable. VALUE is JSON, or values separated by commas; an unknown NAME lists
             all settings.
+        seed: First seed of splits, prompts and random draws.
         seeds: Number of seeds, starting at --seed; default: as many as the study has.
         run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default:
             STUDY-study.
@@ -54,15 +53,15 @@ def reproduce(
     """
     from lens_fv.studies.reproduce import reproduce as run
 
-    settings = dict(_assignment(text) for text in set or ())
+    settings = dict(_assignment(text) for text in set)
     folder = run_dir or Path(f"{study}-study")
-    goes_on_in(folder)
+    resumes_in(folder)
     result = run(
         study,
-        tuple(model or ()),
+        model,
         folder=folder,
         out=out,
-        parts=tuple(part or ()),
+        parts=part,
         settings=settings,
         n_seeds=seeds,
         first_seed=seed,
@@ -71,9 +70,10 @@ def reproduce(
         **placing,
         progress=True,
     )
-    numbers = {name: {"folder": str(result.folders[name]), **_plain(headline)} for name, headline in result.models.items()}
-    rows = [{"model": name, **_plain(headline)} for name, headline in result.models.items()]
-    payload = {"page": str(result.page), "run_dir": str(folder), "models": numbers}
+    headlines = {name: _plain(headline) for name, headline in result.models.items()}
+    models = {name: {"folder": str(result.folders[name]), **headline} for name, headline in headlines.items()}
+    rows = [{"model": name, **headline} for name, headline in headlines.items()]
+    payload = {"page": str(result.page), "run_dir": str(folder), "models": models}
     return Printout(payload, table(rows, title=study), f"written to {result.page}")
 
 

@@ -8,7 +8,7 @@ import ast
 import builtins
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from inspect import cleandoc
 from pathlib import Path
@@ -19,6 +19,10 @@ import lens_fv
 ROOT = Path(lens_fv.__file__).parent
 LIGHT = ("typing", "collections.abc", "pathlib", "os", "annotated_types", "cyclopts", "lens_fv.core.choices")
 """Modules whose names are imported when an annotation or default refers to them."""
+
+
+_Parameter = tuple[str, ast.expr | None, ast.expr | None]
+"""Name, annotation and default."""
 
 
 class Option(NamedTuple):
@@ -66,49 +70,10 @@ def options_of(path: str) -> dict[str, Option]:
         (40, 'Number of Adam steps.')
     """
     module, _, name = path.partition(":")
-    found = _names_of(module).definition(name)
-    if found is None:
+    definition = _names_of(module).definition(name)
+    if definition is None:
         raise LookupError(f"{module} defines no {name}")
-    return {option.name: option for option in _options(*found)}
-
-
-def _options(names: "_Names", node: ast.stmt) -> Iterator[Option]:
-    if isinstance(node, ast.ClassDef):
-        for base in reversed(node.bases):  # the first base overrides the others
-            if isinstance(base, ast.Name) and (found := names.definition(base.id)):
-                yield from _options(*found)
-        fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
-        parameters = [
-            (field.target.id, field.annotation, field.value) for field in fields if isinstance(field.target, ast.Name)
-        ]
-    elif isinstance(node, ast.FunctionDef):
-        yield from _options_elsewhere(names, node)
-        several = [*node.args.posonlyargs, *node.args.args]
-        defaults = [None] * (len(several) - len(node.args.defaults)) + list(node.args.defaults)
-        several, defaults = several + node.args.kwonlyargs, defaults + node.args.kw_defaults
-        parameters = [(arg.arg, arg.annotation, default) for arg, default in zip(several, defaults, strict=True)]
-    else:
-        raise TypeError(f"{ast.dump(node)[:60]} has no signature")
-    helps = entries(ast.get_docstring(node) or "")
-    for name, annotation, default in parameters:
-        if annotation is not None and default is not None:
-            text = names.followed(helps.get(name, ""), name)
-            yield Option(name, names.evaluate(annotation), names.evaluate(default), text)
-
-
-def _options_elsewhere(names: "_Names", node: ast.FunctionDef) -> Iterator[Option]:
-    """Yield the options that a function takes from a dataclass: by `takes_options`, or as `**options` that its help names."""
-    classes = [
-        call.args[0].id
-        for call in node.decorator_list
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "takes_options" and isinstance(call.args[0], ast.Name)
-    ]
-    if node.args.kwarg is not None:
-        text = entries(ast.get_docstring(node) or "").get(f"**{node.args.kwarg.arg}", "")
-        classes += re.findall(r"[Ss]ee `(\w+)`", text)
-    for name in classes:
-        found = names.definition(name)
-        yield from _options(*found) if found else ()
+    return {option.name: option for option in _options(*definition)}
 
 
 def entries(docstring: str) -> dict[str, str]:
@@ -116,15 +81,6 @@ def entries(docstring: str) -> dict[str, str]:
     section = re.search(r"^(?:Args|Attributes):\n((?: {4}.+\n?)+)", cleandoc(docstring) + "\n", re.MULTILINE)
     entries = re.finditer(r"^ {4}([\w, *]+): (.+(?:\n {8}.+)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(entry[2].split()) for entry in entries for name in entry[1].split(", ")}
-
-
-@lru_cache
-def _names_of(module: str) -> "_Names":
-    path = ROOT.joinpath(*module.split(".")[1:])
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if path == ROOT:
-        file = file.with_suffix(".pyi")
-    return _Names(ast.parse(file.read_text(encoding="utf-8")))
 
 
 class _Names(dict[str, Any]):
@@ -142,36 +98,8 @@ class _Names(dict[str, Any]):
                 self.nodes |= {target.id: node for target in targets if isinstance(target, ast.Name)}
 
     def evaluate(self, node: ast.expr) -> Any:
+        """Evaluate an annotation or default."""
         return eval(compile(ast.Expression(node), "<signature>", "eval"), {}, self)
-
-    def definition(self, name: str) -> "tuple[_Names, ast.stmt] | None":
-        """Find the function, class, method ("class.name") or assignment that a name refers to, here or where it comes from."""
-        name, _, method = name.partition(".")
-        if method:
-            found = self.definition(name)
-            body = found[1].body if found and isinstance(found[1], ast.ClassDef) else []
-            own = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == method]
-            return (found[0], own[0]) if found and own else None
-        node = self.nodes.get(name)
-        if isinstance(node, ast.ImportFrom):
-            module = f"lens_fv.{node.module}" if node.level else str(node.module)
-            return _names_of(module).definition(_original(node, name)) if module.startswith("lens_fv.") else None
-        return (self, node) if node is not None else None
-
-    def help_of(self, function: str, parameter: str) -> str:
-        """Return the help of a parameter of another function, known here or public."""
-        found = self.definition(function) or _names_of("lens_fv").definition(function)
-        if found is None or not isinstance(found[1], ast.FunctionDef | ast.ClassDef):
-            return ""
-        own = entries(ast.get_docstring(found[1]) or "")
-        if parameter in own:
-            return found[0].followed(own[parameter], parameter)
-        return next((option.help for option in _options(*found) if option.name == parameter), "")
-
-    def followed(self, text: str, parameter: str) -> str:
-        """Replace a help text that only names another function by that function's."""
-        elsewhere = re.fullmatch(r"[Ss]ee `([\w.]+)`\.?", text)
-        return self.help_of(elsewhere[1], parameter) if elsewhere else text
 
     def __missing__(self, name: str) -> Any:
         node = self.nodes.get(name)
@@ -179,10 +107,78 @@ class _Names(dict[str, Any]):
             return getattr(importlib.import_module(node.module), _original(node, name))
         if isinstance(node, ast.Import) and name in LIGHT:
             return importlib.import_module(name)
-        found = self.definition(name)
-        if found is not None and isinstance(found[1], ast.Assign | ast.AnnAssign) and found[1].value is not None:
-            return found[0].evaluate(found[1].value)
+        names, definition = self.definition(name) or (self, None)
+        if isinstance(definition, ast.Assign | ast.AnnAssign) and definition.value is not None:
+            return names.evaluate(definition.value)
         return getattr(builtins, name) if node is None and hasattr(builtins, name) else _opaque(name)
+
+    def definition(self, name: str) -> "tuple[_Names, ast.stmt] | None":
+        """Find the function, class, method ("class.name") or assignment that a name refers to, here or where it comes from."""
+        name, _, method = name.partition(".")
+        node = self.nodes.get(name)
+        if isinstance(node, ast.ImportFrom):
+            module = f"lens_fv.{node.module}" if node.level else str(node.module)
+            original = ".".join(filter(None, (_original(node, name), method)))
+            return _names_of(module).definition(original) if module.startswith("lens_fv.") else None
+        if method and isinstance(node, ast.ClassDef):
+            node = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == method), None)
+        return None if node is None else (self, node)
+
+    def help_of(self, text: str, parameter: str) -> str:
+        """The help of a parameter; a text that only names another function stands for that function's."""
+        pointer = re.fullmatch(r"[Ss]ee `([\w.]+)`\.?", text)
+        if pointer is None:
+            return text
+        names, node = self.definition(pointer[1]) or _names_of("lens_fv").definition(pointer[1]) or (self, None)
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            return ""
+        own = entries(ast.get_docstring(node) or "")
+        if parameter in own:
+            return names.help_of(own[parameter], parameter)
+        return next((option.help for option in _options(names, node) if option.name == parameter), "")
+
+
+@lru_cache
+def _names_of(module: str) -> _Names:
+    path = ROOT.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return _Names(ast.parse((file.with_suffix(".pyi") if path == ROOT else file).read_text(encoding="utf-8")))
+
+
+def _options(names: _Names, node: ast.stmt) -> Iterator[Option]:
+    """Yield the options of a function or dataclass, those of bases and of other dataclasses first."""
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        raise TypeError(f"{ast.dump(node)[:60]} has no signature")
+    helps = entries(ast.get_docstring(node) or "")
+    for source in _sources(node, helps):
+        if (definition := names.definition(source)) is not None:
+            yield from _options(*definition)
+    for name, annotation, default in _fields(node) if isinstance(node, ast.ClassDef) else _arguments(node.args):
+        if annotation is not None and default is not None:
+            text = names.help_of(helps.get(name, ""), name)
+            yield Option(name, names.evaluate(annotation), names.evaluate(default), text)
+
+
+def _sources(node: ast.ClassDef | ast.FunctionDef, helps: Mapping[str, str]) -> list[str]:
+    """Dataclasses whose options are also this one's: bases; those of `takes_options` or named by the help of `**options`."""
+    if isinstance(node, ast.ClassDef):
+        return [base.id for base in reversed(node.bases) if isinstance(base, ast.Name)]  # the first base overrides the others
+    calls = [call for call in node.decorator_list if isinstance(call, ast.Call) and ast.unparse(call.func) == "takes_options"]
+    keywords = f"**{node.args.kwarg.arg}" if node.args.kwarg else ""
+    return [*(ast.unparse(call.args[0]) for call in calls), *re.findall(r"[Ss]ee `(\w+)`", helps.get(keywords, ""))]
+
+
+def _fields(node: ast.ClassDef) -> Iterator[_Parameter]:
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            yield part.target.id, part.annotation, part.value
+
+
+def _arguments(arguments: ast.arguments) -> Iterator[_Parameter]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + [*arguments.defaults, *arguments.kw_defaults]
+    for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+        yield argument.arg, argument.annotation, default
 
 
 def _original(node: ast.ImportFrom, name: str) -> str:

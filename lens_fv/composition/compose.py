@@ -111,7 +111,7 @@ def compose(
         pairs: A:B, or several pairs of one relation.
         weight_map: Fitted map, with its own score and scale; default: softmax(temperature x score).
         temperature: Factor of the scores; used without a map.
-        score: See `relation_scores`; used without a map.
+        score: Score of a vector on a pair: the output's "logprob" per token, or its probability ("prob"); used without a map.
         scale: Factor of the weighted sum; used without a map.
         top_k: Maximum number of relations with nonzero weight; default: all.
         template: Prompt template.

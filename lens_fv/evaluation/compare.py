@@ -67,7 +67,7 @@ def compare_baselines(
     Args:
         model: the model.
         task: the task.
-        baselines: kinds to compare, in the order of the evaluation; default: all.
+        baselines: baselines to compare, in the order of the evaluation; default: all.
         n_pairs: number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
             pairs.
         ranking: head ranking for this task; default: made here on the same split.

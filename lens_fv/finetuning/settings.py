@@ -18,7 +18,9 @@ class FinetuneConfig:
     Attributes:
         update: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of
             the frozen model; "full" trains all weights.
-        rank, alpha, dropout: rank, scaling numerator and dropout of the low-rank updates.
+        rank: rank of the low-rank updates.
+        alpha: scaling numerator of the low-rank updates.
+        dropout: dropout of the low-rank updates.
         learning_rate: constant AdamW learning rate.
         batch_size: number of examples per step.
         epochs: number of passes over a task's examples.

@@ -66,8 +66,8 @@ def generate_transfer_set(
         n_sentences: number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not
             mention the entity.
         max_new_tokens: maximum number of generated tokens per sentence.
-        openings: sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. With `("",)` the model
-            is free to begin as it likes.
+        openings: sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. After an
+            empty opening the model begins as it likes.
         temperature: sampling temperature.
         top_p: nucleus sampling threshold.
         seed: random seed. It is reset for each entity, so an entity's sentences do not depend on the other entities.

@@ -55,8 +55,9 @@ class DistillConfig:
     Attributes:
         update: "lora" trains low-rank updates of all linear maps of the blocks (PEFT). "full" trains all weights, or those of
             `layers`.
-        layers: layers to train; None trains all, including the embeddings if `update` is "full".
-        rank, alpha: rank and scaling numerator of the low-rank updates; alpha None means twice the rank.
+        layers: layers to train; default: all, and the embeddings if `update` is "full".
+        rank: rank of the low-rank updates.
+        alpha: scaling numerator of the low-rank updates; default: twice the rank.
         epochs: number of passes over the sentences.
         n_definitions: number of times an entity's definition is added to its sentences; see `TransferSet.with_definitions`.
         n_shared: number of other entities' sentences that are rewritten for each entity; see `TransferSet.with_shared`.
@@ -66,7 +67,7 @@ class DistillConfig:
         micro_batch_size: maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed,
             not the result.
         group_by_length: whether to batch examples of similar length, which saves computation on padding.
-        learning_rate: AdamW learning rate at the first step; None takes it from `RATES`.
+        learning_rate: AdamW learning rate at the first step; default: 5e-4 for low-rank updates, 3e-5 for all weights.
         schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
         optimizer: "shared" uses one optimiser for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
             epochs of one sentence in a row with a new optimiser, then moves to the next; it requires a `batch_size` of 1 and no
@@ -74,8 +75,9 @@ class DistillConfig:
         weight_decay: AdamW weight decay, applied to all trained weights.
         max_grad_norm: maximum norm of a step's gradient over all trained weights; None disables clipping.
         dropout: whether to train with the dropout of the model's configuration. The teacher never uses dropout.
-        target_tokens: tokens to train on; see `make_example`.
-        direction, temperature: direction and temperature of the loss; see `divergence`.
+        target_tokens: tokens to train on: those "after_mention" of the entity, or "all"; see `make_example`.
+        direction: direction of the divergence that is the loss: "forward" or "reverse" KL, or "jsd"; see `divergence`.
+        temperature: temperature of both distributions in the loss.
         top_k: number of tokens kept from each teacher distribution; None keeps all.
         n_checkpoints: number of checkpoints, if the run has a folder.
         seed: seed of the order of the sentences and of the initial low-rank updates.

@@ -73,7 +73,7 @@ def measure_run(
         vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
-    return track_checkpoints(model, run, probes, folder=folder / "moments", seed=seed, progress=progress)
+    return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
 
 
 def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for c, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
         for t, task in enumerate(trajectory.tasks):
-            row: dict[str, Any] = {"moment": name, "step": step, "task": task}
+            row: dict[str, Any] = {"checkpoint": name, "step": step, "task": task}
             for measure in MEASURES:
                 estimate = curves[measure, task].get(step)
                 row[measure] = estimate and estimate._asdict()

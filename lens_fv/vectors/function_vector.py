@@ -34,7 +34,7 @@ class FunctionVector(Artefact):
         layer: Layer after which the vector is added, at the last prompt token.
         resid_norm: Typical norm of the residual stream there: the unit of norms and scales.
         site: Where the vector is injected: "resid_post" (added at `layer`), "state" (replaces the residual stream there) or
-            "heads" (the mean output of each of `heads` is patched into its own layer, which does not use `vector` and is exact
+            "heads" (each head's mean output is patched into its own layer; the vector itself is not used; this is exact
             for models with a norm after attention).
         heads: (layer, head) of the source heads, strongest first; empty for a vector tuned from scratch.
         head_outputs: Mean outputs of these heads.

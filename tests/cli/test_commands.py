@@ -7,9 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import toy_task
 
-from lens_fv.cli.app import GROUPS, HEADINGS, execute
+from lens_fv.cli.app import GROUPS, HEADINGS
 from lens_fv.cli.command import Command
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
@@ -17,21 +16,6 @@ from lens_fv.studies.bench.subject import SHAPES
 from lens_fv.tasks import load_task
 
 QUICK = ["--n-shots", "2", "--n-clean", "3", "--n-trials", "2"]
-
-
-@pytest.fixture
-def run(model_folder, tmp_path, monkeypatch, capsys):
-    """`run("rank", ...)`: exit code, parsed standard output (with --json), standard error; in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
-
-    def go(*arguments, model=True, as_json=True):
-        where = ["--model", str(model_folder)] if model else []
-        code = execute([*arguments, *where, *(["--json"] if as_json else [])])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if as_json and out else out, err
-
-    return go
 
 
 def test_rank_extract_tune_evaluate_show(run, tmp_path):
@@ -63,7 +47,7 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     two = ["--max-items", "2", "--n-shots", "2"]
     assert [r["n"] for r in run("evaluate", "--task", "toy.json", "--vector", "e.safetensors", *two)[1]["results"]] == [2] * 4
     assert [r["n"] for r in run("tune", "--task", "toy.json", *tune, "--max-items", "2")[1]["results"]] == [2] * 4
-    assert found["queries"] == {"asked": "all"}
+    assert found["queries"] == {"selection": "all"}
     code, _, err = run("evaluate", "--task", "toy.json", "--n-shots", "2", "--queries", "answered", as_json=False)
     assert (code, err.count("\n")) == (2, 1)
     assert "it answers none of 12 queries" in err
@@ -94,7 +78,7 @@ def test_write(run, tmp_path):
     assert code == 0
     assert [(r["condition"], r["n"]) for r in found["results"]] == [("none", 2), ("k_shot", 2), ("extracted", 2)]
     kept = load_artefact(tmp_path / found["file"])
-    assert [tuple(item["written"].values()) for item in found["texts"]] == list(kept.texts)
+    assert [tuple(item["outputs"].values()) for item in found["texts"]] == list(kept.texts)
     assert [item["input"] for item in found["texts"]] == list(kept.inputs)
     assert kept.provenance.options == {"n_shots": 1, "max_new_tokens": 4, "instruction": "Say it."}
     code, said, _ = run("write", "--task", "toy.json", *few, as_json=False)
@@ -209,7 +193,7 @@ def test_compare(run, tmp_path):
     assert code == 0
     assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
     assert {r["n"] for r in found["results"]} == {4}
-    assert found["queries"] == {"asked": "all"}
+    assert found["queries"] == {"selection": "all"}
     code, _, said = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--queries", "answered", as_json=False)
     assert (code, said.count("\n")) == (2, 1)
     assert "it answers none of" in said
@@ -380,7 +364,7 @@ def test_every_command_has_the_shared_options():
 
 
 def described(option) -> bool:
-    return bool(option.help or any(getattr(mark, "help", "") for mark in getattr(option.annotation, "__metadata__", ())))
+    return bool(option.help)
 
 
 def test_as_a_process(run, tmp_path):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from helpers import written
-from test_commands import run  # noqa: F401
 
 FEW = ["--n-pairs", "6", "--steps", "2"]
 NAMES = ["antonym", "synonym", "present-past", "country-capital", "first-letter"]
@@ -12,12 +11,12 @@ TASKS = [part for name in NAMES for part in ("--task", name)]
 
 
 @pytest.fixture
-def built(run):  # noqa: F811
+def built(run):
     assert run("library", "build", *TASKS, *FEW, "--out", "lib")[0] == 0
     return "lib"
 
 
-def test_build_list_show(run, built, tmp_path):  # noqa: F811
+def test_build_list_show(run, built, tmp_path):
     code, listed, _ = run("library", "list", built, model=False)
     assert code == 0
     assert sorted(v["name"] for v in listed["vectors"]) == sorted(NAMES)
@@ -35,7 +34,7 @@ def test_build_list_show(run, built, tmp_path):  # noqa: F811
     assert {path.name for path in before if after[path] != before[path]} == {"library.json"}
 
 
-def test_compose_and_complete(run, built):  # noqa: F811
+def test_compose_and_complete(run, built):
     code, made, _ = run("compose", "hot:cold", "big:small", "--library", built, "--query", "tall", "--top-k", "2")
     assert code == 0
     assert len([w for w in made["weights"].values() if w > 0]) == 2
@@ -45,7 +44,7 @@ def test_compose_and_complete(run, built):  # noqa: F811
     assert run("show", made["file"], model=False)[1]["kind"] == "CompositeVector"
 
 
-def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):  # noqa: F811
+def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):
     code, _, error = run("compose", "hot:cold", "--library", built, model=False)
     assert (code, error.count("\n")) == (2, 1)
     assert "the library's own model: no model 'tiny'" in error
@@ -56,7 +55,7 @@ def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):  # 
     assert made == run("compose", "hot:cold", "--library", built)[1]
 
 
-def test_libraries_are_merged(run, built):  # noqa: F811
+def test_libraries_are_merged(run, built):
     assert run("library", "build", "--task", "toy.json", *FEW, "--out", "more")[0] == 0
     code, merged, _ = run("library", "merge", built, "more", "--out", "both", model=False)
     assert code == 0
@@ -65,11 +64,11 @@ def test_libraries_are_merged(run, built):  # noqa: F811
     assert (code, " twice; rename or leave out one" in error) == (2, True)
 
 
-def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
-    code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--most", "4")
+def test_fit_a_map_and_solve_analogies(run, built, tmp_path):
+    code, fitted, _ = run("library", "fit", built, "--form", "full", "--epochs", "1", "--max-per-relation", "4")
     assert code == 0
     code, solved, _ = run(
-        "analogy", "--library", built, "--weight-map", fitted["file"], "--most", "2", "--out", "a.safetensors"
+        "analogy", "--library", built, "--weight-map", fitted["file"], "--max-per-relation", "2", "--out", "a.safetensors"
     )
     assert code == 0
     assert solved["analogies"] == 10
@@ -83,7 +82,7 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     }
     found = paired["composite", "logprob"]
     assert found["mean"] == pytest.approx(composite["logprob_per_token_nats"] - one_shot["logprob_per_token_nats"], abs=1e-5)
-    assert (found["than"], found["n"]) == ("one_shot", 10)
+    assert (found["reference"], found["n"]) == ("one_shot", 10)
     assert found["ci_low"] <= found["mean"] <= found["ci_high"]
     by_relation = solved["by_relation"]
     assert sum(rows[0]["n"] for rows in by_relation.values()) == 10
@@ -96,14 +95,14 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):  # noqa: F811
     code, mine, _ = run("analogy", "--library", built, "--file", "mine.jsonl")
     assert (code, mine["analogies"]) == (0, 1)
     assert mine["results"][0]["mc_accuracy"] is None
-    code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--most", "2", as_json=False)
+    code, printed, _ = run("analogy", "--library", built, "--task", "antonym", "--max-per-relation", "2", as_json=False)
     assert code == 0
     assert "top-1 by relation, and composite less one_shot" in printed
     assert next(line for line in printed.splitlines() if line.startswith("antonym ")).split()[1] == "2"
     assert "less one_shot, analogy by analogy: 2 analogies" in printed
 
 
-def test_bad_requests(run, built, tmp_path):  # noqa: F811
+def test_bad_requests(run, built, tmp_path):
     (tmp_path / "empty.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":""}\n')
     for arguments, said in [
         (["compose", "hot-cold", "--library", built], "give pairs as A:B"),

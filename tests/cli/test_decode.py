@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from helpers import toy_task
 
-from lens_fv.cli.app import execute
 from lens_fv.composition import TuneRecipe, build_library
 from lens_fv.model import load_model
 from lens_fv.tasks import load_task
@@ -13,23 +11,15 @@ from lens_fv.vectors import FunctionVector, decode
 
 
 @pytest.fixture
-def run(model_folder, tmp_path, monkeypatch, capsys):
-    """`run(...)`: exit code, what `decode` printed, standard error; in a folder with a library of two tasks."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
+def decoded(run, model_folder):
+    """`decoded(...)`: what `run` says of the command decode, in a folder with a library of two tasks."""
     tasks = [load_task("present-past"), load_task("toy.json")]
     build_library(load_model(str(model_folder)), tasks, "library", TuneRecipe(layer=1, n_pairs=4, steps=2, learning_rate=0.1))
-
-    def go(*arguments, as_json=True):
-        code = execute(["decode", *arguments, "--model", str(model_folder), *(["--json"] if as_json else [])])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if as_json and out else out, err
-
-    return go
+    return lambda *arguments, **options: run("decode", *arguments, **options)
 
 
-def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
-    code, found, _ = run("library", "--words", "walk", "--task", "toy.json", "--k", "3", "--out", "report.json")
+def test_a_library_and_a_single_vector_are_read(decoded, model_folder, tmp_path):
+    code, found, _ = decoded("library", "--words", "walk", "--task", "toy.json", "--k", "3", "--out", "report.json")
     assert code == 0
     assert json.loads((tmp_path / "report.json").read_text()) == found
     past, toy = found["vectors"]
@@ -44,34 +34,34 @@ def test_a_library_and_a_single_vector_are_read(run, model_folder, tmp_path):
     mean = (past["answers"]["top10"] + toy["answers"]["top10"]) / 2
     assert by["answers", "top10"]["value"] == pytest.approx(mean)
 
-    code, alone, _ = run("library/present-past.safetensors", "--words", "walk", "--k", "3")
+    code, alone, _ = decoded("library/present-past.safetensors", "--words", "walk", "--k", "3")
     assert code == 0
     assert alone["vectors"] == [past]
     vector = FunctionVector.load("library/present-past.safetensors")
     again = decode(load_model(str(model_folder)), vector, 3, words=["walk"])
     assert alone["vectors"][0]["ranks"]["walk"] == again.ranks["walk"]
 
-    code, centred, _ = run("library", "--task", "toy.json", "--centred")
+    code, centred, _ = decoded("library", "--task", "toy.json", "--centred")
     assert code == 0
     assert centred["centred"]
     assert centred["vectors"][0]["answers"] != past["answers"]
-    code, later, _ = run("library", "--task", "toy.json", "--k", "3", "--through-layers")
+    code, later, _ = decoded("library", "--task", "toy.json", "--k", "3", "--through-layers")
     assert code == 0
     assert (later["through_layers"], found["through_layers"], later["centred"]) == (True, False, False)
     assert later["vectors"][0]["tokens"] != past["tokens"]
 
 
-def test_vectors_without_a_known_task_are_read_all_the_same(run):
-    code, found, _ = run("library/toy.safetensors")
+def test_vectors_without_a_known_task_are_read_all_the_same(decoded):
+    code, found, _ = decoded("library/toy.safetensors")
     assert code == 0
     assert found["summary"] == []
     assert len(found["vectors"][0]["tokens"]) == 10
-    code, said, _ = run("library/toy.safetensors", as_json=False)
+    code, said, _ = decoded("library/toy.safetensors", as_json=False)
     assert code == 0
     assert "likeliest tokens" in said and "mean over relations" not in said
 
 
-def test_what_cannot_be_read_is_one_line(run, tmp_path):
+def test_what_cannot_be_read_is_one_line(decoded, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.json").write_text('[{"input": "a", "output": "b"}]')
     for arguments, said in [
@@ -80,6 +70,6 @@ def test_what_cannot_be_read_is_one_line(run, tmp_path):
         (["library", "--task", "other.json"], "no vector is of other with these pairs"),
         (["library/present-past.safetensors", "--centred"], "centre the decoding of present-past alone"),
     ]:
-        code, _, err = run(*arguments, as_json=False)
+        code, _, err = decoded(*arguments, as_json=False)
         assert (code, err.count("\n")) == (2, 1), err
         assert said in err

@@ -1,24 +1,23 @@
 """iv rank and iv extract, end to end, on a tiny model in a folder."""
 
 import pytest
-from test_commands import run  # noqa: F401
 
 QUICK = ["--n-clean", "3", "--n-trials", "2"]
 
 
-def test_rank_and_extract(run, tmp_path):  # noqa: F811
+def test_rank_and_extract(run, tmp_path):
     code, ranked, _ = run("iv", "rank", "--task", "present-past", "--counterpart", "none", *QUICK)
     assert code == 0
     assert len(ranked["heads"]) == 12
     assert ranked["counterparts"] == [None] * 4
-    assert ranked["queries"] == {"asked": "all"}
+    assert ranked["queries"] == {"selection": "all"}
     code, made, _ = run(
         "iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--n-heads", "3", "--layer", "1"
     )
     assert code == 0
     assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
     assert made["counterpart"] == "none"
-    assert made["queries"] == {"asked": "all"}
+    assert made["queries"] == {"selection": "all"}
     assert run("show", made["file"], model=False)[1]["kind"] == "InstructionVector"
     (tmp_path / "asks.txt").write_text("Say it in the past.\n")
     code, again, _ = run("iv", "extract", "--task", "toy.json", "--instructions", "asks.txt", *QUICK, "--out", "v.safetensors")
@@ -36,14 +35,14 @@ def test_rank_and_extract(run, tmp_path):  # noqa: F811
         (["--template", "chat"], "its tokenizer has none; use a plain template"),
     ],
 )
-def test_bad_input_is_one_line(run, arguments, said):  # noqa: F811
+def test_bad_input_is_one_line(run, arguments, said):
     code, _, error = run("iv", "rank", *arguments, *QUICK)
     assert code == 2
     assert said in error
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_ranking_by_demonstrations_makes_no_instruction_vector(run):  # noqa: F811
+def test_a_ranking_by_demonstrations_makes_no_instruction_vector(run):
     code, ranked, _ = run("rank", "--task", "present-past", "--n-shots", "2", *QUICK)
     assert code == 0
     code, _, error = run("iv", "extract", "--task", "present-past", "--ranking", ranked["file"])

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import pytest
-from test_commands import run  # noqa: F401
 
 from lens_fv import load_model
 from lens_fv.knowledge import DistillConfig, TransferSet, WeightDelta, load_entities, load_transfer_set, score_probes
@@ -31,7 +30,7 @@ def rows(tmp_path):
     return ["--entities", "mine.jsonl"]
 
 
-def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
+def test_teach_and_ask(run, rows, tmp_path, model_folder):
     code, found, _ = run("distill", *rows, *FAST, *TWO, "--out", "mine")
     assert code == 0
     assert found["entities"] == ["Velm", "Orla"]
@@ -67,8 +66,8 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
         own = score_probes(model, entities)
     assert conditions["mine"]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean)
     assert conditions["mine"]["locality_accuracy"]["mean"] == own.accuracy().mean
-    assert conditions["mine"]["kl_to_base"]["mean"] > 0
-    assert conditions["base"]["kl_to_base"] is None
+    assert conditions["mine"]["kl_to_base_nats_per_token"]["mean"] > 0
+    assert conditions["base"]["kl_to_base_nats_per_token"] is None
 
     code, _, _ = run("knowledge", "export", "texts", "--adapter", "--out", "adapter")
     assert code == 0
@@ -78,7 +77,7 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):  # noqa: F811
     assert of_copy["conditions"][0]["perplexity"]["mean"] == pytest.approx(own.perplexity().mean, rel=1e-5)
 
 
-def test_bench_teach(run, rows):  # noqa: F811
+def test_bench_teach(run, rows):
     code, found, said = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
     assert code == 0, said
     assert [way["name"] for way in found["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
@@ -90,7 +89,7 @@ def test_bench_teach(run, rows):  # noqa: F811
     assert (code, "write no sentences" in said) == (2, True)
 
 
-def test_write_for_another(run, rows, tmp_path):  # noqa: F811
+def test_write_for_another(run, rows, tmp_path):
     code, found, _ = run(
         "knowledge",
         "write",
@@ -110,7 +109,7 @@ def test_write_for_another(run, rows, tmp_path):  # noqa: F811
     assert list(load_transfer_set(tmp_path / "transfer.json").sentences["Orla"]) == found["sentences"]["Orla"]
 
 
-def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
+def test_bad_requests_are_one_line(run, rows, tmp_path):
     for arguments, said in (
         (["distill", *rows, "--entity", "Nobody"], "entities Nobody of mine.jsonl: its 2 have other names, such as Velm, Orla"),
         (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
@@ -124,7 +123,7 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):  # noqa: F811
         assert said in error
 
 
-def test_the_released_preset(run, rows, tmp_path):  # noqa: F811
+def test_the_released_preset(run, rows, tmp_path):
     code, found, err = run("distill", *rows, "--preset", "released", "--n-sentences", "2", "--epochs", "2", "--out", "released")
     assert code == 0, err
     said = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options

@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 from helpers import toy_task
 from planted import planted_tasks, planted_weights
-from test_commands import commands, run  # noqa: F401
+from test_commands import commands
 from test_knowledge_cli import ROWS
 
 from lens_fv.cli.app import execute
@@ -175,7 +175,7 @@ def test_what_was_killed_goes_on(place, tmp_path, command, share):
     out = tmp_path / "mine"
     arguments = place.arguments(command, out)
     assert kill(int(share * changes), out, arguments) == -signal.SIGKILL
-    before = {file: file.stat().st_mtime_ns for file in out.glob("moments/*.safetensors")}
+    before = {file: file.stat().st_mtime_ns for file in out.glob("measurements/*.safetensors")}
     assert execute(arguments) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert made(out) == whole
@@ -188,7 +188,7 @@ def test_fifty_kills(place, tmp_path, command, share):
     test_what_was_killed_goes_on(place, tmp_path, command, share)
 
 
-def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):  # noqa: F811
+def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):
     with stopping(lambda: signal.raise_signal(signal.SIGINT), at=0, inside=tmp_path / "r.safetensors"):
         code, printed, said = run(*RANK, "--out", str(tmp_path / "r.safetensors"))
     assert (code, printed) == (INTERRUPTED, "")
@@ -219,7 +219,7 @@ def test_fifty_full_disks(place, tmp_path, capsys, command, share):
     test_a_full_disk_is_one_line_and_nothing_is_lost(place, tmp_path, capsys, share, command)
 
 
-def test_a_full_disk_leaves_no_half_file(run, tmp_path):  # noqa: F811
+def test_a_full_disk_leaves_no_half_file(run, tmp_path):
     with files_of_at_most(500):
         code, printed, said = run(*RANK, "--out", "r.safetensors")
     assert (code, printed) == (2, "")
@@ -342,7 +342,7 @@ def test_commands_and_options_are_named_with_the_nearest(capsys):
     assert "lens-fv library COMMAND" in capsys.readouterr().err
 
 
-def test_numbers_that_are_not_finite_are_one_line(run):  # noqa: F811
+def test_numbers_that_are_not_finite_are_one_line(run):
     code, printed, error = run("tune", "--learning-rate", "inf", "--task", "toy.json")
     assert (code, printed) == (2, "")
     assert one_line(error) == "lens-fv: --learning-rate inf: it has to be a finite number above 0"

@@ -3,13 +3,13 @@
 import json
 
 from helpers import toy_task
-from test_commands import QUICK, run  # noqa: F401
+from test_commands import QUICK
 from test_training_cli import PLAINLY, TRAIN
 
 OUT = "../../escaped"
 
 
-def test_a_task_named_like_a_path(run, tmp_path, monkeypatch):  # noqa: F811
+def test_a_task_named_like_a_path(run, tmp_path, monkeypatch):
     here = tmp_path / "a" / "b"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import stats
 
-from lens_fv.cli.app import execute
 from lens_fv.composition import VectorLibrary, softmax_map
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import Provenance
@@ -20,8 +19,8 @@ EXAMPLES = {"1a": "ab:cd", "1b": "e:fg", "2a": "h:ij", "2b": "kl:m"}
 
 
 @pytest.fixture
-def run(model_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def similarity(run, model_folder, tmp_path):
+    """`similarity(...)`: what `run` says of the command, in a folder with two libraries and SemEval's files."""
     model = load_model(str(model_folder))
     for method in ("tuned", "extracted"):
         provenance = Provenance.of(model, task="toy", task_hash="", prompts=[], seed=0, method=method, options={})
@@ -39,23 +38,18 @@ def run(model_folder, tmp_path, monkeypatch, capsys):
         ratings = "\n".join(f'{10 * i}.0 "x{name}{i}:y{i}"' for i in range(4))
         (tmp_path / "semeval" / "Phase2AnswersScaled" / f"Phase2Answers-{name}.txt").write_text(ratings)
 
-    def go(*arguments, as_json=True):
-        code = execute(["similarity", *arguments, "--model", str(model_folder), *(["--json"] if as_json else [])])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if as_json and out else out, err
-
-    return go
+    return lambda *arguments, **options: run("similarity", *arguments, **options)
 
 
 QUICK = ("--permutations", "20", "--n-pairs", "2")
 
 
-def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
+def test_libraries_against_taxonomy_and_judgements(similarity, tmp_path):
     names = list(GROUPS)
     judged = [(a, b, float(i)) for i, (a, b) in enumerate((a, b) for k, a in enumerate(names) for b in names[k + 1 :])]
     (tmp_path / "judged.csv").write_text("a,b,score\n" + "".join(f"{a},{b},{s}\n" for a, b, s in judged))
     arguments = ("tuned", "extracted", "--task", "toy.json", "--judgements", "judged.csv", *QUICK, "--out", "r.json")
-    code, found, err = run(*arguments)
+    code, found, err = similarity(*arguments)
     assert code == 0, err
     assert json.loads((tmp_path / "r.json").read_text()) == found
     assert found["relations"] == names
@@ -72,21 +66,21 @@ def test_libraries_against_taxonomy_and_judgements(run, tmp_path):
     assert "typicality" not in found
 
 
-def test_a_map_mixes_the_composites(run, tmp_path, model_folder):
+def test_a_map_mixes_the_composites(similarity, tmp_path, model_folder):
     arguments = ("tuned", "--task", "toy.json", *QUICK)
     model = load_model(str(model_folder))
     basis = VectorLibrary.load(tmp_path / "tuned").basis(model)
     found = {}
     for temperature in (3.0, 0.5):
         softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
-        code, found[temperature], err = run(*arguments, "--weight-map", "map.safetensors")
+        code, found[temperature], err = similarity(*arguments, "--weight-map", "map.safetensors")
         assert code == 0, err
-    assert found[3.0] == run(*arguments)[1]
+    assert found[3.0] == similarity(*arguments)[1]
     assert found[0.5]["taxonomy"] != found[3.0]["taxonomy"]
 
 
-def test_semeval(run):
-    code, found, err = run("tuned", "--semeval", "semeval", *QUICK)
+def test_semeval(similarity):
+    code, found, err = similarity("tuned", "--semeval", "semeval", *QUICK)
     assert code == 0, err
     assert found["relations"] == list(EXAMPLES)
     assert {row["n_within"] for row in found["taxonomy"]} == {2}
@@ -99,13 +93,13 @@ def test_semeval(run):
     values = [rows[0] for rows in found["typicality"]["by_relation"].values()]
     assert row["spearman"] == pytest.approx(sum(values) / 4, abs=1e-6)
     # two relations: too few for a taxonomy, enough for typicality; as a table
-    code, out, err = run("tuned", "--semeval", "semeval", "--relation", "1b", "--relation", "2a", as_json=False)
+    code, out, err = similarity("tuned", "--semeval", "semeval", "--relation", "1b", "--relation", "2a", as_json=False)
     assert code == 0, err
     assert "typicality by" in out.lower()
     assert "AUC" not in out
 
 
-def test_bad_requests(run, tmp_path):
+def test_bad_requests(similarity, tmp_path):
     (tmp_path / "judged.csv").write_text(",a,b\na,1,2\nb,2,1\n")
     for arguments, said in (
         (("nosuch",), "library.json"),
@@ -115,6 +109,6 @@ def test_bad_requests(run, tmp_path):
         (("tuned", "--judgements", "judged.csv"), "judged.csv, line 2: unknown relation 'a'"),
         (("tuned", "--semeval", "tuned"), "subcategories-paradigms.txt"),
     ):
-        code, _, err = run(*arguments, as_json=False)
+        code, _, err = similarity(*arguments, as_json=False)
         assert (code, err.count("\n")) == (2, 1), err
         assert said in err

@@ -3,7 +3,6 @@
 import json
 
 from planted import planted_tasks, planted_weights
-from test_commands import run  # noqa: F401
 
 TRAIN = ["--n-examples", "8", "--batch-size", "4", "--n-checkpoints", "2", "--rank", "2", "--learning-rate", "0.01"]
 ASK = ["--n-clean", "2", "--n-trials", "2", "--n-heads", "2", "--max-items", "3", "--n-context", "1"]
@@ -11,7 +10,7 @@ PLAINLY = [*ASK, "--counterpart", "none"]
 """Without searching for texts as likely as an instruction, which takes most of the time."""
 
 
-def test_train_and_follow(run, tmp_path):  # noqa: F811
+def test_train_and_follow(run, tmp_path):
     tasks = ["--task", "antonym", "--task", "present-past"]
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--out", "mine")
     assert code == 0
@@ -32,12 +31,12 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
         ("absent", 0, None, None)
     ] * 3
     assert found["metrics"]["general"] is None
-    assert len(found["moments"]) == 5 * 3
-    assert found["moments"][0]["cosine"] > 0.999
-    assert found["moments"][0]["accuracy"]["n"] == 3
-    assert found["moments"][0]["head_overlap"]["jaccard"] == 1
-    assert found["moments"][3]["head_overlap"] is None  # in the middle of a task
-    assert found["moments"][-1]["head_overlap"]["jaccard"] <= 1
+    assert len(found["measurements"]) == 5 * 3
+    assert found["measurements"][0]["cosine"] > 0.999
+    assert found["measurements"][0]["accuracy"]["n"] == 3
+    assert found["measurements"][0]["head_overlap"]["jaccard"] == 1
+    assert found["measurements"][3]["head_overlap"] is None  # in the middle of a task
+    assert found["measurements"][-1]["head_overlap"]["jaccard"] <= 1
     assert found["metrics"]["forgetting"] == found["metrics"]["average"] - found["metrics"]["final"]
     assert run("show", found["file"], model=False)[1]["kind"] == "Trajectory"
     page = (tmp_path / found["report"]).read_text()
@@ -45,7 +44,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     figures = {file.stem for file in (tmp_path / "mine" / "dynamics" / "figures").glob("*.html")}
     assert {"recovery", "forgetting", "abilities", "similarity", "plane", "heads-antonym"} <= figures
     assert json.loads((tmp_path / "mine" / "dynamics" / "dynamics.json").read_text()) == found
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "moments").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "mine" / "dynamics" / "measurements").iterdir()}
     assert run("dynamics", "mine", "--task", "synonym", *PLAINLY, model=False)[1] == found
     assert before == {file: file.stat().st_mtime_ns for file in before}
     code, _, error = run("dynamics", "mine", "--task", "synonym", *PLAINLY, "--seed", "1", model=False)
@@ -53,7 +52,7 @@ def test_train_and_follow(run, tmp_path):  # noqa: F811
     assert "was measured with other probes; choose another folder" in error
 
 
-def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
+def test_guided_training_and_averages(run, tmp_path):
     """Vectors find their tasks by themselves; what keeps earlier tasks is written down; an averaged run is a run."""
     files = []
     for task in ("antonym", "present-past"):
@@ -79,7 +78,7 @@ def test_guided_training_and_averages(run, tmp_path):  # noqa: F811
     assert run("export", "half", "--out", "exported", model=False)[0] == 0
 
 
-def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
+def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):
     tasks = ["--task", "antonym", "--task", "present-past"]
     code, trained, _ = run("finetune", *tasks, *TRAIN, "--mixed", "--out", "mine")
     assert code == 0
@@ -87,7 +86,7 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     code, followed, _ = run("dynamics", "mine", *ASK, model=False)
     assert code == 0
     assert followed["metrics"] is None
-    assert [moment["moment"] for moment in followed["moments"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
+    assert [row["checkpoint"] for row in followed["measurements"]] == ["0"] * 2 + ["0-mixture/2"] * 2 + ["0-mixture/4"] * 2
     code, made, _ = run("export", "mine", "--out", "mixed", model=False)
     assert code == 0
     assert made["checkpoint"] == "0-mixture/4"
@@ -102,7 +101,7 @@ def test_a_mixture_becomes_a_model_of_its_own(run, tmp_path):  # noqa: F811
     assert "checkpoint 5 of the run in mine: it has 0-mixture/2, 0-mixture/4" in error
 
 
-def test_what_is_no_run_is_said(run):  # noqa: F811
+def test_what_is_no_run_is_said(run):
     code, _, error = run("dynamics", "nowhere", model=False)
     assert code == 2
     assert "fine-tuning run in nowhere: no run.json there" in error
@@ -111,7 +110,7 @@ def test_what_is_no_run_is_said(run):  # noqa: F811
     assert "give at least one, and each a name of its own" in error
 
 
-def test_the_study_is_made_once_and_reported(run, tmp_path):  # noqa: F811
+def test_the_study_is_made_once_and_reported(run, tmp_path):
     model = tmp_path / "planted"
     planted_weights(model).save_pretrained(model)
     for task in planted_tasks():

@@ -63,9 +63,9 @@ show t.safetensors --model MODEL
 library build --model MODEL {FIVE} --n-pairs 6 --steps 2 --out lib
 library list lib
 library show lib antonym --model MODEL
-library fit lib --model MODEL --form full --epochs 1 --most 4 --out map.safetensors
+library fit lib --model MODEL --form full --epochs 1 --max-per-relation 4 --out map.safetensors
 compose hot:cold big:small --model MODEL --library lib --query tall
-analogy --model MODEL --library lib --weight-map map.safetensors --most 2
+analogy --model MODEL --library lib --weight-map map.safetensors --max-per-relation 2
 similarity lib --model MODEL {FIVE} --permutations 20 --n-pairs 2
 iv rank --model MODEL --task present-past --counterpart none --n-clean 3 --n-trials 2 --out ir.safetensors
 iv extract --model MODEL --task present-past --ranking ir.safetensors --n-heads 3 --layer 1 --out iv.safetensors

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.cli.inputs import notes, queries_used
+from lens_fv.cli.output import artefact_printout, queries_used
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, compare_baselines, evaluate
 from lens_fv.heads import choose_queries, rank_heads, rank_instruction_heads, universal_heads
@@ -83,11 +83,10 @@ def test_a_ranking_asks_them_alone(model, task, tmp_path):
     assert "queries" not in plain.provenance.options
     assert found.provenance.options["n_queries"] == len(kept)
     assert found.summary()["queries"] == f"{len(kept)} of {len(split.validation)}, those answered"
-    said = queries_used(found.provenance.options)
-    assert said == {"asked": "answered", "n_queries": len(kept), "n_items": len(split.validation)}
-    assert notes(found.provenance.options, None) == [
-        f"asked {len(kept)} of {len(split.validation)} queries: those that it answers"
-    ]
+    said = queries_used(found)
+    assert said == {"selection": "answered", "n_queries": len(kept), "n_items": len(split.validation)}
+    note = artefact_printout(found).views[-1]
+    assert note == f"{len(kept)} of {len(split.validation)} queries: those that the model answers"
     # both are kept, each under its own name, with what was answered
     assert len(list(tmp_path.glob("half-HeadRanking-*"))) == 2
     assert len(list(tmp_path.glob("half-Competence-*"))) == 1
@@ -167,7 +166,7 @@ def test_universal_heads_ask_them_alone_and_count_them_over_tasks(model):
     assert torch.equal(found.effects, torch.stack([r.mean for r in rankings]))
     splits = [split_pairs(task) for task in tasks]
     kept, n = (sum(counts) for counts in zip(*((len(answered(model, s, s.validation)), len(s.validation)) for s in splits)))
-    assert queries_used(found.provenance.options) == {"asked": "answered", "n_queries": kept, "n_items": n}
+    assert queries_used(found) == {"selection": "answered", "n_queries": kept, "n_items": n}
     assert found.summary()["queries"] == f"{kept} of {n}, those answered"
     plain = universal_heads(model, tasks, **SMALL)
     assert not torch.equal(found.effects, plain.effects)
@@ -198,7 +197,7 @@ def test_kinds_are_compared_on_them_alone(model):
     assert found.conditions == every.conditions
     torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
     assert found["k_shot"].top1.mean == 1.0
-    assert queries_used(found.provenance.options) == {"asked": "answered", "n_queries": len(rows), "n_items": len(split.test)}
+    assert queries_used(found) == {"selection": "answered", "n_queries": len(rows), "n_items": len(split.test)}
     assert "queries" not in compare_baselines(model, task, **options).provenance.options
 
 

@@ -76,7 +76,7 @@ def _basis(run: RelationalRun) -> VectorLibrary:
 
 
 def _problems(run: RelationalRun, names: Sequence[str]) -> list[Analogy]:
-    return reported_analogies(names, most=run.settings.n_test_analogies, seed=run.seed)
+    return reported_analogies(names, max_per_relation=run.settings.n_test_analogies, seed=run.seed)
 
 
 def _rows(result: AnalogyEvaluation, conditions: Mapping[str, str]) -> Iterator[Row]:
@@ -91,7 +91,9 @@ def _maps(run: RelationalRun, fold: int) -> dict[str, WeightMap]:
     """The fold's fitted maps, computed once."""
     paths = {form: run.folder / "maps" / f"{form}-{fold}.safetensors" for form in FORMS}
     if not all(path.is_file() for path in paths.values()):
-        train, validation = training_analogies(_trained(run, fold), most=run.settings.n_map_analogies, seed=run.seed)
+        train, validation = training_analogies(
+            _trained(run, fold), max_per_relation=run.settings.n_map_analogies, seed=run.seed
+        )
         options = {"forms": FORMS, "seed": run.seed, "progress": run.progress}
         for form, weight_map in fit_maps(run.model, _basis(run), train, validation, **options).items():
             weight_map.save(paths[form])

@@ -9,14 +9,16 @@ from lens_fv.tasks import Analogy, Pair, list_tasks, load_task, make_analogies, 
 HELD_OUT_EVERY = 5
 
 
-def training_analogies(names: Sequence[str], *, most: Count = 12, seed: Seed = 0) -> tuple[list[Analogy], list[Analogy]]:
+def training_analogies(
+    names: Sequence[str], *, max_per_relation: Count = 12, seed: Seed = 0
+) -> tuple[list[Analogy], list[Analogy]]:
     """Analogies of built-in relations for training, and those of every fifth relation for selection.
 
     A:B are training pairs and C:D are validation pairs; test pairs are not used.
 
     Args:
         names: Names of relations; those that are not built in are ignored.
-        most: Maximum number of analogies per relation.
+        max_per_relation: Maximum number of analogies per relation.
         seed: Seed of splits and random draws.
 
     Raises:
@@ -32,17 +34,19 @@ def training_analogies(names: Sequence[str], *, most: Count = 12, seed: Seed = 0
         task = load_task(name)
         split = split_pairs(task, seed=seed)
         parts[i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1].extend(
-            make_analogies(task, split.train, split.validation, n=most, seed=seed)
+            make_analogies(task, split.train, split.validation, n=max_per_relation, seed=seed)
         )
     return parts
 
 
-def reported_analogies(names: Sequence[str], *, most: Count = 10, n_choices: Natural = 2, seed: Seed = 0) -> list[Analogy]:
+def reported_analogies(
+    names: Sequence[str], *, max_per_relation: Count = 10, n_choices: Natural = 2, seed: Seed = 0
+) -> list[Analogy]:
     """Analogies for reporting: A:B are training pairs, C:D are test pairs, and wrong choices are other test answers.
 
     Args:
         names: Names of relations, or files of pairs.
-        most: Maximum number of analogies per relation.
+        max_per_relation: Maximum number of analogies per relation.
         n_choices: See `make_analogies`.
         seed: Seed of splits and random draws.
     """
@@ -50,7 +54,7 @@ def reported_analogies(names: Sequence[str], *, most: Count = 10, n_choices: Nat
     for name in names:
         task = load_task(name)
         split = split_pairs(task, seed=seed)
-        analogies += make_analogies(task, split.train, split.test, n=most, n_choices=n_choices, seed=seed)
+        analogies += make_analogies(task, split.train, split.test, n=max_per_relation, n_choices=n_choices, seed=seed)
     return analogies
 
 
