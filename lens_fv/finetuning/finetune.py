@@ -156,7 +156,7 @@ def _train(
     trainer_class: Any = guided(Trainer)
     steps = settings.steps(len(tasks) if settings.mixed else 1)
     disk_errors = explain_disk_errors(
-        f"fine-tune in {run.folder}", otherwise="its checkpoints are whole: make room and run it again to go on"
+        f"fine-tune in {run.folder}", otherwise="its checkpoints are complete: make room and run it again to resume"
     )
     with disk_errors, quiet_logs(), progress_bar("fine-tuning", len(examples) * steps, show=progress) as tick:
         model = _trainable(hf_model, settings, len(tasks), checkpoints[-1].folder if checkpoints else None)

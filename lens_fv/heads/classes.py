@@ -23,7 +23,7 @@ from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
 from lens_fv.tasks import Task
-from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, TokenClass, TokenClasses, token_classes
+from lens_fv.tasks.token_classes import TOKEN_CLASSES, TemplatePosition, TokenClass, TokenClasses, token_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +221,7 @@ def _measured_classes(prompts: Sequence[TokenClasses], requested: Sequence[str] 
     return tuple(name for name in TOKEN_CLASSES if name in (present if requested is None else requested))
 
 
-def _means_by_position(tokens: TokenClasses, name: str, means: dict[Place, Tensor]) -> dict[int, Tensor]:
+def _means_by_position(tokens: TokenClasses, name: str, means: dict[TemplatePosition, Tensor]) -> dict[int, Tensor]:
     """The clean mean at the slot of each token of a class."""
     slots = {position: tokens.slots[position] for position in tokens.positions(name)}
     for slot in slots.values():

@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
-from lens_fv.tasks.token_classes import Place, token_classes
+from lens_fv.tasks.token_classes import TemplatePosition, token_classes
 
 TOKENS = 1024
 """Number of tokens per batch: few enough for a small machine, enough to keep a large one busy."""
@@ -139,16 +139,16 @@ def _batches(prompts: Sequence[Sequence[int]], border: int | None) -> list[list[
 
 def slot_means(
     model: LensModel, prompts: Sequence[Prompt], *, template: PromptTemplate = TODD, tick: Callable[[], None] = lambda: None
-) -> dict[Place, Float[Tensor, "layers heads d_head"]]:
+) -> dict[TemplatePosition, Float[Tensor, "layers heads d_head"]]:
     """Mean head outputs (before the output projection) at every slot of few-shot prompts.
 
     Outputs are averaged first over the tokens of a word, then over the prompts that have the slot (Todd et al. 2024).
     """
-    total: dict[Place, Tensor] = {}
-    counts: dict[Place, int] = defaultdict(int)
+    total: dict[TemplatePosition, Tensor] = {}
+    counts: dict[TemplatePosition, int] = defaultdict(int)
     for prompt, encoded in zip(prompts, encode_prompts(model, prompts), strict=True):
         z = _all_tokens(model, encoded.tokens)
-        positions: dict[Place, list[int]] = defaultdict(list)
+        positions: dict[TemplatePosition, list[int]] = defaultdict(list)
         for position, slot in enumerate(token_classes(model, prompt, template=template).slots):
             if slot is not None:
                 positions[slot].append(position)

@@ -27,7 +27,7 @@ TokenClass = Literal[
 TOKEN_CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 
 
-class Place(NamedTuple):
+class TemplatePosition(NamedTuple):
     """Position of a token in terms that carry over to another prompt of the same template and number of shots.
 
     Attributes:
@@ -43,18 +43,18 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """Class and place of every token of an encoded prompt.
+    """Class and template position of every token of an encoded prompt.
 
     Attributes:
         classes: class of each token; None for the beginning-of-sequence token and for an instruction.
-        places: place of each token; None for the beginning-of-sequence token.
-        slots: place of each token, shared by all tokens of a word. Todd et al. average activations over slots, so that
+        places: position of each token; None for the beginning-of-sequence token.
+        slots: position of each token, shared by all tokens of a word. Todd et al. average activations over slots, so that
             words of different token counts are interchangeable. None for tokens without a class.
     """
 
     classes: tuple[TokenClass | None, ...]
-    places: tuple[Place | None, ...]
-    slots: tuple[Place | None, ...]
+    places: tuple[TemplatePosition | None, ...]
+    slots: tuple[TemplatePosition | None, ...]
 
     def positions(self, name: str) -> tuple[int, ...]:
         """Indices of the tokens of a class; empty if the prompt has none.
@@ -103,12 +103,12 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
     token_parts = [parts[bisect_right(starts, max(end - 1, 0)) - 1] for _, end in spans]
     n_bos = len(model.encode(prompt.text)) - len(spans)
     classes: list[TokenClass | None] = [None] * n_bos
-    places: list[Place | None] = [None] * n_bos
-    slots: list[Place | None] = [None] * n_bos
+    places: list[TemplatePosition | None] = [None] * n_bos
+    slots: list[TemplatePosition | None] = [None] * n_bos
     for part, tokens in groupby(token_parts):
         n = len(list(tokens))
         for token in range(n):
-            query, place = part.example == len(prompt.demonstrations), Place(part.example, part.number, token)
+            query, place = part.example == len(prompt.demonstrations), TemplatePosition(part.example, part.number, token)
             name = _class_of(part, first=token == 0, last=token == n - 1, query=query)
             classes.append(name)
             places.append(place)

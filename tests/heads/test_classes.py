@@ -15,7 +15,7 @@ from lens_fv.heads import rank_heads
 from lens_fv.heads.classes import ClassEffects, class_effects
 from lens_fv.heads.means import slot_means
 from lens_fv.tasks import TEMPLATES, Pair, PromptTemplate, Split, build_prompts, encode_prompt, few_shot, split_pairs
-from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, token_classes
+from lens_fv.tasks.token_classes import TOKEN_CLASSES, TemplatePosition, token_classes
 
 SMALL = {"n_shots": 2, "n_clean": 3, "n_trials": 2}
 PARTS = ["structural", "demonstration", "separator", "cue", "label", "end"]
@@ -140,8 +140,8 @@ def test_means_go_by_slot(tiny_model):
     labels = [token_classes(model, prompt).positions("label") for prompt in prompts]
     assert [len(positions) for positions in labels] == [4, 3]  # a blank, and a token a letter
     by_prompt = [z[1][list(positions)].mean(0) for z, positions in zip(zs, labels)]
-    torch.testing.assert_close(means[Place(0, 4, 0)][1], (by_prompt[0] + by_prompt[1]) / 2)
-    assert means[Place(0, 4, 0)].shape == (model.n_layers, model.n_heads, model.d_head)
+    torch.testing.assert_close(means[TemplatePosition(0, 4, 0)][1], (by_prompt[0] + by_prompt[1]) / 2)
+    assert means[TemplatePosition(0, 4, 0)].shape == (model.n_layers, model.n_heads, model.d_head)
     assert set(means) == {s for prompt in prompts for s in token_classes(model, prompt).slots if s}
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import TEMPLATES, TODD, Pair, Prompt, PromptTemplate, few_shot, zero_shot
-from lens_fv.tasks.token_classes import TOKEN_CLASSES, Place, token_classes
+from lens_fv.tasks.token_classes import TOKEN_CLASSES, TemplatePosition, token_classes
 
 HOT, BIG, UP = Pair("hot", ("cold",)), Pair("big", ("small",)), Pair("up", ("down",))
 LETTERS = dict(zip("dl.ps|DS,P", [*TOKEN_CLASSES[:5], "end_of_example", *TOKEN_CLASSES[6:]]))
@@ -139,7 +139,11 @@ def test_an_instruction_has_no_class_and_what_stands_behind_it_separates() -> No
     prompt = few_shot(BIG, [HOT], instruction="say")
     classes = token_classes(Characters(), prompt)
     assert classes.classes[:7] == (None, None, None, None, "separator", "separator", "structural")
-    assert classes.slots[1] is None and classes.places[1] == Place(-1, 0, 0) and classes.slots[5] == Place(-1, 1, 1)
+    assert (
+        classes.slots[1] is None
+        and classes.places[1] == TemplatePosition(-1, 0, 0)
+        and classes.slots[5] == TemplatePosition(-1, 1, 1)
+    )
     without = token_classes(Characters(), few_shot(BIG, [HOT]))
     assert classes.classes[6:] == without.classes[1:] and classes.slots[6:] == without.slots[1:]
 
@@ -158,11 +162,15 @@ def test_prompts_of_other_words_have_the_same_slots() -> None:
     assert slots[0] == slots[1]
     # the first label is the fifth part of the first example: one slot for all its tokens, which are still told apart
     (label,) = {one.slots[i] for i in one.positions("label") if one.slots[i] in one.slots[:20]}
-    assert label == Place(0, 4, 0)
-    assert [one.places[i] for i in one.positions("label")[:5]] == [Place(0, 4, token) for token in range(5)]
+    assert label == TemplatePosition(0, 4, 0)
+    assert [one.places[i] for i in one.positions("label")[:5]] == [TemplatePosition(0, 4, token) for token in range(5)]
     # the query is the example behind the last
-    assert {one.slots[i] for i in one.positions("query_demonstration")} == {Place(2, 1, 0)}
-    assert [one.slots[i] for i in one.positions("query_structural")] == [Place(2, 0, 0), Place(2, 0, 1), Place(2, 3, 0)]
+    assert {one.slots[i] for i in one.positions("query_demonstration")} == {TemplatePosition(2, 1, 0)}
+    assert [one.slots[i] for i in one.positions("query_structural")] == [
+        TemplatePosition(2, 0, 0),
+        TemplatePosition(2, 0, 1),
+        TemplatePosition(2, 3, 0),
+    ]
 
 
 def test_templates_of_other_shapes() -> None:
