@@ -24,7 +24,7 @@ HABITS = {
     r"^\s*\w+: of (the|a|an|all|its|each)\b": "begin with a noun: what is it?",
     r"(?<![.\d])\bOf (Adam|the|a|an|all|its|each) [^.]{0,40}\.$": "begin with a noun: what is it?",
 }
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
 CODE = ("lens_fv/*.py", "lens_fv/**/*.py")
 
 
