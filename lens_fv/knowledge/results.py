@@ -33,6 +33,7 @@ class KnowledgeResult(Record):
     locality: KnowledgeScores | None
     kl_to_base: Estimate | None
 
+    @checked
     def records(self, *, norm: Norm = "mean", seed: Seed = 0) -> list[Mapping[str, Any]]:
         """One row: accuracies (see `KnowledgeScores.correct`), perplexities and the divergence, averaged over entities."""
         scores, locality = self.scores, self.locality
