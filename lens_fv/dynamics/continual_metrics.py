@@ -14,14 +14,14 @@ class ContinualMetrics(Record):
     """Continual learning metrics of a task sequence, after Jiang et al. (2025).
 
     Attributes:
-        average: mean accuracy of the trained tasks, each measured right after its training ("AP"), whether or not the task was
+        average: Mean accuracy of the trained tasks, each measured right after its training ("AP"), whether or not the task was
             present initially.
-        final: mean accuracy of the trained tasks at the end of the run ("FP").
+        final: Mean accuracy of the trained tasks at the end of the run ("FP").
         forgetting: `average` minus `final` ("Forget").
-        general: mean accuracy after the instruction, at the end, of the tasks that were not trained and were present initially
+        general: Mean accuracy after the instruction, at the end, of the tasks that were not trained and were present initially
             (`Trajectory.present`; "GP"); NaN without such tasks.
-        in_context: the same as `general`, with demonstrations ("IP").
-        matrix: accuracy of each trained task (columns) after the training of each (rows).
+        in_context: The same as `general`, with demonstrations ("IP").
+        matrix: Accuracy of each trained task (columns) after the training of each (rows).
     """
 
     average: float
@@ -40,8 +40,8 @@ def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> Continu
     """Compute continual learning metrics at the end of a run.
 
     Args:
-        trajectory: trajectory that includes the last checkpoint of every trained task.
-        trained: the run's tasks in order: `run.tasks`.
+        trajectory: Trajectory that includes the last checkpoint of every trained task.
+        trained: The run's tasks in order: `run.tasks`.
 
     Raises:
         LensFVError: a trained task was not measured, or the trajectory lacks its last checkpoint. A checkpoint during its

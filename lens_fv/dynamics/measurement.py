@@ -36,22 +36,22 @@ class CheckpointMeasurement(Artefact):
     """Results of all probes at one checkpoint. NaN pads tasks with fewer items than others.
 
     Attributes:
-        name: checkpoint name, or "0" for the initial model.
-        step: number of steps since the start of the run.
-        tasks: task name of each probe.
-        correct: whether greedy decoding produces an acceptable answer after the instruction.
-        instructed: log-probability of the answer after the instruction, in nats per token.
-        in_context: as `correct`, with demonstrations; NaN if not measured.
-        knowledge: log-probability of the answer in the cloze, in nats per token.
-        steered: as `correct`, with a vector added; see `STEERING_VECTORS`.
-        alignment: cosine between the initial vector and the residual stream at the vector's layer; NaN pads as above.
-        head_writes: mean output of each of the probe's heads at the end of the instructed prompts, through the initial output
+        name: Checkpoint name, or "0" for the initial model.
+        step: Number of steps since the start of the run.
+        tasks: Task name of each probe.
+        correct: Whether greedy decoding produces an acceptable answer after the instruction.
+        instructed: Log-probability of the answer after the instruction, in nats per token.
+        in_context: As `correct`, with demonstrations; NaN if not measured.
+        knowledge: Log-probability of the answer in the cloze, in nats per token.
+        steered: As `correct`, with a vector added; see `STEERING_VECTORS`.
+        alignment: Cosine between the initial vector and the residual stream at the vector's layer; NaN pads as above.
+        head_writes: Mean output of each of the probe's heads at the end of the instructed prompts, through the initial output
             projections.
-        head_writes_now: the same through the checkpoint's output projections.
-        answer_rank: rank of the answer's first token (0 is the most likely) read off the residual stream after each layer;
+        head_writes_now: The same through the checkpoint's output projections.
+        answer_rank: Rank of the answer's first token (0 is the most likely) read off the residual stream after each layer;
             median over items.
-        effects: mean indirect effect of every head on the probe's contrast at this checkpoint; NaN if heads were not ranked.
-        majority: accuracy of always giving the most frequent answer; None in older files.
+        effects: Mean indirect effect of every head on the probe's contrast at this checkpoint; NaN if heads were not ranked.
+        majority: Accuracy of always giving the most frequent answer; None in older files.
     """
 
     name: str
@@ -108,13 +108,13 @@ def measure_checkpoint(
     """Run all probes on the model in its current state.
 
     Args:
-        model: model at any checkpoint.
-        probes: at least one probe, all with the same number of heads.
-        name: checkpoint name.
-        step: number of steps since the start of the run.
-        all_measures: whether to measure in-context accuracy and to rank all heads of probes with a contrast.
-        seed: seed of the random vectors.
-        tick: callback after each probe.
+        model: Model at any checkpoint.
+        probes: At least one probe, all with the same number of heads.
+        name: Checkpoint name.
+        step: Number of steps since the start of the run.
+        all_measures: Whether to measure in-context accuracy and to rank all heads of probes with a contrast.
+        seed: Seed of the random vectors.
+        tick: Callback after each probe.
 
     Raises:
         LensFVError: no probes, or probes with different numbers of heads.

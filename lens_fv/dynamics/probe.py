@@ -40,16 +40,16 @@ class TaskProbe:
     """Prompts that measure one task, as token ids, and the heads to read.
 
     Attributes:
-        task: task name.
-        vector: initial vector of the task.
-        heads: the vector's heads, strongest first, followed by as many random other heads as a control.
-        projections: initial output projection of each head.
-        instructed: test items with the instruction. Head outputs are averaged over the first `n_read` of them.
-        in_context: the same prompts with demonstrations, one set for each of the task's instructions.
-        cloze: the same items without an instruction, as sentences that the answer completes; for tasks without clozes,
+        task: Task name.
+        vector: Initial vector of the task.
+        heads: The vector's heads, strongest first, followed by as many random other heads as a control.
+        projections: Initial output projection of each head.
+        instructed: Test items with the instruction. Head outputs are averaged over the first `n_read` of them.
+        in_context: The same prompts with demonstrations, one set for each of the task's instructions.
+        cloze: The same items without an instruction, as sentences that the answer completes; for tasks without clozes,
             zero-shot prompts without the instruction.
-        patching_prompts: prompts for ranking all heads again; None: heads are not ranked.
-        n_read: number of instructed prompts at which heads and the residual stream are read.
+        patching_prompts: Prompts for ranking all heads again; None: heads are not ranked.
+        n_read: Number of instructed prompts at which heads and the residual stream are read.
     """
 
     task: str
@@ -105,18 +105,18 @@ def make_task_probe(
     """Build a task's probe from the initial model.
 
     Args:
-        model: initial model.
-        task: task with instructions.
-        vector: vector of the task, with heads; see `extract_instruction`.
-        patching_prompts: prompts for ranking all heads again, for the initial model and at the end of each task; see
+        model: Initial model.
+        task: Task with instructions.
+        vector: Vector of the task, with heads; see `extract_instruction`.
+        patching_prompts: Prompts for ranking all heads again, for the initial model and at the end of each task; see
             `make_instruction_prompts`.
-        split: split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
-        n_shots: number of demonstrations in the instructed prompts.
-        n_context: number of demonstrations in the in-context prompts.
-        n_read: number of test items at which heads and the residual stream are read.
-        max_items: maximum number of test pairs.
-        template: prompt template of all prompts but the cloze sentences.
-        seed: seed of the demonstrations and of the control heads.
+        split: Split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
+        n_shots: Number of demonstrations in the instructed prompts.
+        n_context: Number of demonstrations in the in-context prompts.
+        n_read: Number of test items at which heads and the residual stream are read.
+        max_items: Maximum number of test pairs.
+        template: Prompt template of all prompts but the cloze sentences.
+        seed: Seed of the demonstrations and of the control heads.
 
     Raises:
         LensFVError: a task without instructions, a vector of another model or without heads, or too few other heads for the

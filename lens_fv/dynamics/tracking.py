@@ -32,13 +32,13 @@ def track_checkpoints(
     each task, because they take longer than everything else together.
 
     Args:
-        model: model that the run started from. It is switched in place and restored at the end.
-        run: fine-tuning run.
-        probes: see `make_task_probe`.
-        checkpoints: checkpoints to measure; default: all of the run's.
-        folder: folder for the measurements; those it already holds are not repeated.
-        seed: seed of the random control vectors.
-        progress: whether to show a progress bar.
+        model: Model that the run started from. It is switched in place and restored at the end.
+        run: Fine-tuning run.
+        probes: See `make_task_probe`.
+        checkpoints: Checkpoints to measure; default: all of the run's.
+        folder: Folder for the measurements; those it already holds are not repeated.
+        seed: Seed of the random control vectors.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: see `switch_to_checkpoint` and `measure_checkpoint`; or the folder holds measurements with other probes.

@@ -39,12 +39,12 @@ class Trajectory(Artefact):
     """Measurements at successive checkpoints of a run, starting with the initial model; see `CheckpointMeasurement`.
 
     Attributes:
-        checkpoints: checkpoint names.
-        steps: number of steps since the start of the run.
-        tasks: names of the measured tasks.
-        correct, instructed, in_context, knowledge, steered, alignment, head_writes, head_writes_now, answer_rank, effects: as
+        checkpoints: Checkpoint names.
+        steps: Number of steps since the start of the run.
+        tasks: Names of the measured tasks.
+        correct, instructed, in_context, knowledge, steered, alignment, head_writes, head_writes_now, answer_rank, effects: As
             in `CheckpointMeasurement`, with the checkpoints as an additional first axis.
-        majority: as in `CheckpointMeasurement`.
+        majority: As in `CheckpointMeasurement`.
 
     Example:
         >>> task = lens_fv.load_task('antonym')
@@ -112,9 +112,9 @@ class Trajectory(Artefact):
         """Return a measure of one task by step, where it was measured, with bootstrap intervals over items.
 
         Args:
-            measure: one of `Measure`.
-            task: one of `tasks`.
-            change: whether to subtract each item's initial value.
+            measure: One of `Measure`.
+            task: One of `tasks`.
+            change: Whether to subtract each item's initial value.
 
         Raises:
             LensFVError: a task that was not measured.
@@ -141,7 +141,7 @@ class Trajectory(Artefact):
         is unknown.
 
         Args:
-            level: confidence level of the interval.
+            level: Confidence level of the interval.
         """
         majority = torch.zeros(len(self.tasks)) if self.majority is None else self.majority
         initial = [row[~row.isnan()] for row in self.correct[0]]
@@ -168,7 +168,7 @@ class Trajectory(Artefact):
         """Compute the cosine between each vector and its initial value.
 
         Args:
-            current_projection: whether to use each checkpoint's output projections instead of the initial ones. The results
+            current_projection: Whether to use each checkpoint's output projections instead of the initial ones. The results
                 differ only where training changed the projections.
         """
         vectors = self._vectors(self.head_writes_now) if current_projection else self.vectors

@@ -24,20 +24,20 @@ class Verdict(NamedTuple):
     """Judgement on one task, with the evidence.
 
     Attributes:
-        task: task name.
+        task: Task name.
         judgement: "absent" if the task was not shown to be present initially (`Trajectory.present`), so that it is not judged
             and its p-values are NaN; "kept" if no loss of accuracy was shown. Among the tasks that lost accuracy, "suppressed"
             if the knowledge is kept and the initial vector restores accuracy, "overwritten" if the knowledge fell and the
             vector restores nothing, else "undecided".
-        before, after: accuracy after the instruction, initially and at the judged checkpoint, with Wilson's interval like all
+        before, after: Accuracy after the instruction, initially and at the judged checkpoint, with Wilson's interval like all
             accuracies here.
         p_lost: p-value of the loss: whether more items turned wrong than right (one-sided exact McNemar test).
-        knowledge: mean change of the answers' log-probability in the cloze over items, in nats per token.
-        with_vector, with_random, with_other: accuracy at the judged checkpoint with the initial vector added, and with a random
+        knowledge: Mean change of the answers' log-probability in the cloze over items, in nats per token.
+        with_vector, with_random, with_other: Accuracy at the judged checkpoint with the initial vector added, and with a random
             vector or another task's vector of the same norm.
         p_restored: p-value of the recovery: the larger one of two McNemar tests, against no vector and against the random
             vector. Both p-values are corrected for the number of judged tasks (Holm).
-        majority: accuracy of always giving the most frequent answer; NaN if unknown.
+        majority: Accuracy of always giving the most frequent answer; NaN if unknown.
     """
 
     task: str
@@ -82,10 +82,10 @@ def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0
     whole bootstrap interval of its mean change lies above minus the margin, and as fallen if it lies below.
 
     Args:
-        trajectory: trajectory that starts with the initial model.
-        checkpoint: index of the checkpoint to judge; default: the last one.
-        level: significance level of the tests; intervals have confidence 1 - level.
-        margin: nats per token by which knowledge may fall and still count as kept.
+        trajectory: Trajectory that starts with the initial model.
+        checkpoint: Index of the checkpoint to judge; default: the last one.
+        level: Significance level of the tests; intervals have confidence 1 - level.
+        margin: Nats per token by which knowledge may fall and still count as kept.
 
     Raises:
         LensFVError: no such checkpoint, or the initial model itself.

@@ -48,16 +48,16 @@ def evaluate_analogies(
     added). With several source pairs, the last ones are called "few_shot" and so on.
 
     Args:
-        model: the model.
-        library: basis vectors.
-        analogies: analogies to solve.
-        maps: fitted maps by condition name.
-        sources: for each analogy, the pairs that its weights are inferred from and its prompt demonstrates; default: A:B.
-        top_k: see `compose`.
-        exclude_own_relation: give an analogy's own relation no weight, as if the relation were new.
-        template: prompt template.
-        seed: seed of the random controls.
-        progress: draw a progress bar.
+        model: The model.
+        library: Basis vectors.
+        analogies: Analogies to solve.
+        maps: Fitted maps by condition name.
+        sources: For each analogy, the pairs that its weights are inferred from and its prompt demonstrates; default: A:B.
+        top_k: See `compose`.
+        exclude_own_relation: Give an analogy's own relation no weight, as if the relation were new.
+        template: Prompt template.
+        seed: Seed of the random controls.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.

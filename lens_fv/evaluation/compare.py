@@ -65,23 +65,23 @@ def compare_baselines(
     Layers, scales, learning rates and steps are selected by the log-probability of the validation answers.
 
     Args:
-        model: the model.
-        task: the task.
-        baselines: baselines to compare, in the order of the evaluation; default: all.
-        n_pairs: number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
+        model: The model.
+        task: The task.
+        baselines: Baselines to compare, in the order of the evaluation; default: all.
+        n_pairs: Number of training pairs, the only source of demonstrations, means and training. A ranking queries validation
             pairs.
-        ranking: head ranking for this task; default: made here on the same split.
-        n_heads: number of heads in the extracted vector.
-        n_shots: number of demonstrations per prompt.
-        n_clean: number of clean prompts for the means.
-        n_trials: number of corrupted prompts for the ranking.
-        steps: number of training steps.
-        max_items: maximum number of test pairs; default: all.
+        ranking: Head ranking for this task; default: made here on the same split.
+        n_heads: Number of heads in the extracted vector.
+        n_shots: Number of demonstrations per prompt.
+        n_clean: Number of clean prompts for the means.
+        n_trials: Number of corrupted prompts for the ranking.
+        steps: Number of training steps.
+        max_items: Maximum number of test pairs; default: all.
         queries: "all", or those "answered" after `n_shots` demonstrations. Applies to the validation pairs, used for ranking
             and selection, and to the test pairs; see `choose_queries`. Provenance counts the test pairs.
-        template: prompt template.
-        seed: seed of the split, prompts and random draws.
-        progress: draw progress bars.
+        template: Prompt template.
+        seed: Seed of the split, prompts and random draws.
+        progress: Draw progress bars.
 
     Raises:
         LensFVError: an unknown kind or none, too few pairs for training or demonstrations, no answered query, or an error

@@ -38,18 +38,18 @@ def evaluate_decoding(
     its first token, with a leading space, in the whole vocabulary. Test answers are the primary ones, each first token once.
 
     Args:
-        model: the model.
-        tasks: relations with distinct names.
-        vectors: vectors by condition ("extracted", "tuned", ...) and task name; each condition covers every task.
-        splits: splits by task name; default: `split_pairs(task, seed=seed)`. Vectors must not have seen test pairs.
-        centred: subtract from each token's logit its mean over all relations' vectors in that condition. This removes tokens
+        model: The model.
+        tasks: Relations with distinct names.
+        vectors: Vectors by condition ("extracted", "tuned", ...) and task name; each condition covers every task.
+        splits: Splits by task name; default: `split_pairs(task, seed=seed)`. Vectors must not have seen test pairs.
+        centred: Subtract from each token's logit its mean over all relations' vectors in that condition. This removes tokens
             that rank high for any vector, such as frequent tokens and those with a large unembedding norm. Ranks then depend on
             the set of relations. (Decoding a zero state is no substitute: without biases in norm and unembedding, it gives all
             tokens the same logit.)
-        through_layers: decode vectors through the layers after them (`vocabulary_effect`) instead of directly.
-        seed: seed of the splits and the bootstrap.
-        force: decode vectors even if their provenance does not match.
-        progress: draw a progress bar.
+        through_layers: Decode vectors through the layers after them (`vocabulary_effect`) instead of directly.
+        seed: Seed of the splits and the bootstrap.
+        force: Decode vectors even if their provenance does not match.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no tasks, two tasks of the same name, no conditions, a missing vector or one of another model, or

@@ -51,24 +51,24 @@ def evaluate(
     """Score vectors on the test split, with controls: no vector, k-shot prompting, and a random vector of equal norm.
 
     Args:
-        model: the model.
-        task: the task.
-        vectors: vectors by condition name ("extracted", "tuned", ...); also accepts a soft prompt, an adapter, or a tuple of
+        model: The model.
+        task: The task.
+        vectors: Vectors by condition name ("extracted", "tuned", ...); also accepts a soft prompt, an adapter, or a tuple of
             vectors injected together. The random control has the norm and place of the last single vector.
-        other: another relation's vector, for the condition "other_relation".
-        split: split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
-        prompts: prompts that vectors are added to: "zero_shot", or few-shot with "shuffled" labels.
-        n_shots: number of demonstrations in k-shot (and shuffled) prompts.
-        same_shots: use the same demonstrations in all k-shot prompts and run them once. This is several times faster, but all
+        other: Another relation's vector, for the condition "other_relation".
+        split: Split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        prompts: Prompts that vectors are added to: "zero_shot", or few-shot with "shuffled" labels.
+        n_shots: Number of demonstrations in k-shot (and shuffled) prompts.
+        same_shots: Use the same demonstrations in all k-shot prompts and run them once. This is several times faster, but all
             items depend on a single draw.
-        max_items: maximum number of test pairs; default: all.
+        max_items: Maximum number of test pairs; default: all.
         queries: "all", or those "answered" after `n_shots` demonstrations (Todd et al. 2024); see `choose_queries`. With
             "answered", k-shot prompting has a first-token accuracy of 1 by construction, unless `same_shots` changes the
             demonstrations.
-        template: prompt template.
-        seed: seed of the split, the demonstrations and the random vector.
-        force: apply vectors even if their provenance does not match.
-        progress: draw a progress bar.
+        template: Prompt template.
+        seed: Seed of the split, the demonstrations and the random vector.
+        force: Apply vectors even if their provenance does not match.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no test items or none answered, a vector of another model, or a vector named like a control.

@@ -29,7 +29,7 @@ class ListComposition:
     Attributes:
         vectors: "first_output", "last_copy", "first_copy", their combination "predicted", and "direct", made for the composed
             task itself.
-        evaluation: evaluation of all five on the composed task's test lists, with the controls of `evaluate`.
+        evaluation: Evaluation of all five on the composed task's test lists, with the controls of `evaluate`.
     """
 
     vectors: dict[str, FunctionVector]
@@ -79,17 +79,17 @@ def compose_lists(
     with its three parts, the vector made for the task itself, and a random vector of the same norm.
 
     Args:
-        model: the model.
-        task: task that provides the inputs for the lists; see `make_list_task`.
-        make: function that makes vectors for four tasks, all at one layer, from the training and validation parts of
+        model: The model.
+        task: Task that provides the inputs for the lists; see `make_list_task`.
+        make: Function that makes vectors for four tasks, all at one layer, from the training and validation parts of
             `split_pairs(task, seed=seed)`; default: `tune_many` at the middle layer.
-        length: number of words per list.
-        n_pairs: number of lists per task. Parts of the split may share words but no list.
-        n_shots: see `evaluate`.
-        max_items: see `evaluate`.
-        template: prompt template.
-        seed: seed of the lists, their splits and the random vector.
-        progress: draw progress bars.
+        length: Number of words per list.
+        n_pairs: Number of lists per task. Parts of the split may share words but no list.
+        n_shots: See `evaluate`.
+        max_items: See `evaluate`.
+        template: Prompt template.
+        seed: Seed of the lists, their splits and the random vector.
+        progress: Draw progress bars.
 
     Raises:
         LensFVError: an error from `make_list_task`, `combine`, `evaluate` or the default `make`, or a wrong number of vectors.

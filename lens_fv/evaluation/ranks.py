@@ -29,10 +29,10 @@ class DecodingResult(NamedTuple):
     """One measure in one condition, averaged over relations.
 
     Attributes:
-        condition: name of the condition, such as "extracted".
+        condition: Name of the condition, such as "extracted".
         of: "words" (that name the relation) or test "answers".
-        measure: see `DecodingEvaluation.values`.
-        value: mean over relations, with its bootstrap interval.
+        measure: See `DecodingEvaluation.values`.
+        value: Mean over relations, with its bootstrap interval.
     """
 
     condition: str
@@ -45,10 +45,10 @@ class DecodingDifference(NamedTuple):
     """Paired difference between two conditions over relations.
 
     Attributes:
-        before, after: names of the conditions.
-        of, measure: see `DecodingResult`.
-        value: mean of after minus before, with its bootstrap interval over relations.
-        p_value: two-sided, of the signed-rank test (Wilcoxon 1945); 1 if no relation differs.
+        before, after: Names of the conditions.
+        of, measure: See `DecodingResult`.
+        value: Mean of after minus before, with its bootstrap interval over relations.
+        p_value: Two-sided, of the signed-rank test (Wilcoxon 1945); 1 if no relation differs.
     """
 
     before: str
@@ -66,14 +66,14 @@ class DecodingEvaluation(Artefact):
     Decoding is no proxy for steering: vectors that steer well may decode into nothing readable (arXiv 2604.02608).
 
     Attributes:
-        relations: names of the relations.
-        conditions: names of the conditions, such as "extracted" and "tuned", in the order of the last axis.
-        targets: ranked words, grouped by relation.
-        relation: index of each word's relation.
+        relations: Names of the relations.
+        conditions: Names of the conditions, such as "extracted" and "tuned", in the order of the last axis.
+        targets: Ranked words, grouped by relation.
+        relation: Index of each word's relation.
         answer: True for a test answer, False for a word that names the relation.
-        ranks: rank of the word's first token in the whole vocabulary, from 1 (most likely).
-        vocabulary: number of tokens ranked.
-        centred, through_layers: see `evaluate_decoding`.
+        ranks: Rank of the word's first token in the whole vocabulary, from 1 (most likely).
+        vocabulary: Number of tokens ranked.
+        centred, through_layers: See `evaluate_decoding`.
 
     Raises:
         LensFVError: a word without a relation, or without a valid rank in every condition.
@@ -102,7 +102,7 @@ class DecodingEvaluation(Artefact):
         """Compute a measure for every relation; NaN for relations without such words.
 
         Args:
-            measure: summary of the ranks of a relation's words: "best_rank", "mean_rank" or "median_rank"; "best_reciprocal" or
+            measure: Summary of the ranks of a relation's words: "best_rank", "mean_rank" or "median_rank"; "best_reciprocal" or
                 "mean_reciprocal" rank; "top10", the share of words among the ten most likely tokens; "hit10", whether any is.
             of: "words" or "answers".
 

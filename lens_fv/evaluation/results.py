@@ -25,10 +25,10 @@ class Result(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot", "random", "other_relation" or a vector's name.
-        top1: share of items where the most likely token begins an acceptable answer; with Wilson's interval, like the next two.
-        top3: the same for the three most likely tokens.
-        exact_match: share of items where greedy decoding produces a complete acceptable answer.
-        logprob_per_answer: mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
+        top1: Share of items where the most likely token begins an acceptable answer; with Wilson's interval, like the next two.
+        top3: The same for the three most likely tokens.
+        exact_match: Share of items where greedy decoding produces a complete acceptable answer.
+        logprob_per_answer: Mean log-probability of the whole (best acceptable) answer, in nats, with its bootstrap interval.
             Longer answers score lower; analogies use `logprob_per_token`.
     """
 
@@ -45,10 +45,10 @@ class Evaluation(Artefact):
     """Scores of every test item in every condition.
 
     Attributes:
-        conditions: names of the conditions, in the order of the last axis.
+        conditions: Names of the conditions, in the order of the last axis.
         prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
             labels.
-        top1, top3, exact_match, logprob: see `AnswerScores`.
+        top1, top3, exact_match, logprob: See `AnswerScores`.
     """
 
     conditions: tuple[str, ...]
@@ -93,8 +93,8 @@ class TextResult(NamedTuple):
 
     Attributes:
         condition: "none", "k_shot" or a vector's name.
-        rouge_l: mean ROUGE-L over items, with its bootstrap interval.
-        exact_match: share of items with a text identical to an acceptable answer, with Wilson's interval.
+        rouge_l: Mean ROUGE-L over items, with its bootstrap interval.
+        exact_match: Share of items with a text identical to an acceptable answer, with Wilson's interval.
     """
 
     condition: str
@@ -108,11 +108,11 @@ class TextEvaluation(Artefact):
     """Generated text of every test item in every condition, with its similarity to the acceptable answers.
 
     Attributes:
-        conditions: names of the conditions, in the order of the last axis.
-        inputs: inputs of the items.
-        texts: answers by item and condition, without surrounding whitespace.
+        conditions: Names of the conditions, in the order of the last axis.
+        inputs: Inputs of the items.
+        texts: Answers by item and condition, without surrounding whitespace.
         rouge_l: ROUGE-L of each text; see `rouge_l`.
-        exact: whether the text is an acceptable answer.
+        exact: Whether the text is an acceptable answer.
     """
 
     conditions: tuple[str, ...]

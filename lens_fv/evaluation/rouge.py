@@ -20,8 +20,8 @@ def rouge_l(text: str, answers: Sequence[str]) -> float:
     spaces between words (Chinese, Thai), the text between two punctuation marks is a single word.
 
     Args:
-        text: generated text.
-        answers: acceptable answers, at least one.
+        text: Generated text.
+        answers: Acceptable answers, at least one.
 
     Raises:
         LensFVError: no answer, or a string instead of a list of answers.

@@ -22,15 +22,15 @@ class AnalogyResult(NamedTuple):
     """Scores of one condition over all analogies.
 
     Attributes:
-        condition: see `evaluate_analogies`.
-        top1: share of analogies where the most likely token begins an acceptable answer, with Wilson's interval.
-        exact_match: share of analogies where greedy decoding produces a complete acceptable answer, with Wilson's interval.
-        logprob_per_token: mean log-probability of the best acceptable answer, in nats per token, with its bootstrap interval.
-        mc_accuracy: multiple-choice accuracy by mean log-probability per token, with Wilson's interval; if k choices tie for
+        condition: See `evaluate_analogies`.
+        top1: Share of analogies where the most likely token begins an acceptable answer, with Wilson's interval.
+        exact_match: Share of analogies where greedy decoding produces a complete acceptable answer, with Wilson's interval.
+        logprob_per_token: Mean log-probability of the best acceptable answer, in nats per token, with its bootstrap interval.
+        mc_accuracy: Multiple-choice accuracy by mean log-probability per token, with Wilson's interval; if k choices tie for
             the best and the correct one is among them, it counts 1/k. NaN without multiple-choice questions.
-        calibrated_mc_accuracy: the same after subtracting each choice's log-probability without a vector. In the condition
+        calibrated_mc_accuracy: The same after subtracting each choice's log-probability without a vector. In the condition
             without a vector all choices then tie, which gives chance level.
-        n_choice: number of multiple-choice questions.
+        n_choice: Number of multiple-choice questions.
     """
 
     condition: str
@@ -47,14 +47,14 @@ class AnalogyEvaluation(Artefact):
     """Scores of every analogy in every condition.
 
     Attributes:
-        conditions: names of the conditions, in the order of the last axis.
-        relations: relation of each analogy, "" if unknown.
-        has_choices: mask of the analogies with choices.
-        top1, exact_match, logprob: per-analogy values; see `AnalogyResult`.
+        conditions: Names of the conditions, in the order of the last axis.
+        relations: Relation of each analogy, "" if unknown.
+        has_choices: Mask of the analogies with choices.
+        top1, exact_match, logprob: Per-analogy values; see `AnalogyResult`.
         choice, calibrated: 1 if the correct choice won, its share in a tie, otherwise 0.
-        weights: weights of the composite.
-        source_gain: gain in log-probability of B after A under the composite, in nats per token.
-        distance: distance between A and C, 1 - cosine of their mean word embeddings; small for near analogies.
+        weights: Weights of the composite.
+        source_gain: Gain in log-probability of B after A under the composite, in nats per token.
+        distance: Distance between A and C, 1 - cosine of their mean word embeddings; small for near analogies.
     """
 
     conditions: tuple[str, ...]
@@ -109,10 +109,10 @@ class AnalogyEvaluation(Artefact):
         """Estimate the paired difference between two conditions over analogies, with a bootstrap interval.
 
         Args:
-            condition: one of `conditions`.
-            baseline: condition to subtract.
+            condition: One of `conditions`.
+            baseline: Condition to subtract.
             measure: "top1" or "exact_match" (shares of analogies), or "logprob" (nats per token).
-            mask: mask of the analogies to use; default: all.
+            mask: Mask of the analogies to use; default: all.
 
         Raises:
             LensFVError: no such condition, or an empty subset.

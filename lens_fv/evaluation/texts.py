@@ -42,19 +42,19 @@ def evaluate_texts(
     A text is cut where the template ends an answer: at its separator or the first line break.
 
     Args:
-        model: the model.
-        task: the task.
-        vectors: vectors by condition name; each acts on the last token of a zero-shot prompt and on every new token (see
+        model: The model.
+        task: The task.
+        vectors: Vectors by condition name; each acts on the last token of a zero-shot prompt and on every new token (see
             `LensModel.generate`). Also accepts a soft prompt or an adapter.
-        split: split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
-        instruction: instruction placed before every prompt; default: none.
-        n_shots: number of demonstrations in k-shot prompts.
-        max_new_tokens: maximum number of new tokens per text.
-        max_items: maximum number of test pairs; default: all.
-        template: prompt template.
-        seed: seed of the split, the demonstrations and the bootstrap.
-        force: apply vectors even if their provenance does not match.
-        progress: draw a progress bar.
+        split: Split of the task; default: `split_pairs(task, seed=seed)`. k-shot demonstrations come from its training part.
+        instruction: Instruction placed before every prompt; default: none.
+        n_shots: Number of demonstrations in k-shot prompts.
+        max_new_tokens: Maximum number of new tokens per text.
+        max_items: Maximum number of test pairs; default: all.
+        template: Prompt template.
+        seed: Seed of the split, the demonstrations and the bootstrap.
+        force: Apply vectors even if their provenance does not match.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no test items, an acceptable output that no text can match or that has no words, a vector of another

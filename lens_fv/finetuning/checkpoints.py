@@ -77,9 +77,9 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
     basis. The model's revision becomes the checkpoint's name, so vectors from other checkpoints apply only with `force=True`.
 
     Args:
-        model: model that the run started from, loaded by `load_model`; it may be at any checkpoint.
-        run: fine-tuning run.
-        checkpoint: one of `run.checkpoints`; None: the start of the run.
+        model: Model that the run started from, loaded by `load_model`; it may be at any checkpoint.
+        run: Fine-tuning run.
+        checkpoint: One of `run.checkpoints`; None: the start of the run.
 
     Raises:
         LensFVError: the model is not the run's, or the checkpoint is damaged, belongs to another model or changes nothing.
@@ -108,9 +108,9 @@ def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) ->
     """Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
 
     Args:
-        model: model that the run started from, loaded by `load_model`.
-        run: fine-tuning run.
-        checkpoint: one of `run.checkpoints`.
+        model: Model that the run started from, loaded by `load_model`.
+        run: Fine-tuning run.
+        checkpoint: One of `run.checkpoints`.
 
     Raises:
         LensFVError: see `switch_to_checkpoint`.
@@ -128,10 +128,10 @@ def export_checkpoint(
     """Export a checkpoint as a standalone model for `load_model`, `finetune` and transformers.
 
     Args:
-        run: fine-tuning run.
-        folder: new folder for the model; its name becomes the model's name.
-        checkpoint: checkpoint to export; default: the last one.
-        dtype: data type of the weights; default: that of training.
+        run: Fine-tuning run.
+        folder: New folder for the model; its name becomes the model's name.
+        checkpoint: Checkpoint to export; default: the last one.
+        dtype: Data type of the weights; default: that of training.
 
     Raises:
         LensFVError: the folder exists already or is not writable, the run has no checkpoints, or the checkpoint is unusable.
@@ -153,9 +153,9 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
     which can be tracked, switched to and exported.
 
     Args:
-        run: run with low-rank updates.
-        folder: new folder for the interpolated run.
-        share: weight of the checkpoint, above 0 and at most 1.
+        run: Run with low-rank updates.
+        folder: New folder for the interpolated run.
+        share: Weight of the checkpoint, above 0 and at most 1.
 
     Raises:
         LensFVError: `share` out of range, an existing folder, a run with update "full", or a run without checkpoints.

@@ -65,10 +65,10 @@ def instruction_swapped_prompts(
     """Put a task's training inputs after other tasks' instructions, without answers, for the `swap` term of `Guide`.
 
     Args:
-        encoder: encoder of the model.
-        task: task that provides the inputs.
-        others: tasks that provide the instructions; `task` itself is left out.
-        settings: training settings. The prompts match the training examples in number and format, but have no demonstrations.
+        encoder: Encoder of the model.
+        task: Task that provides the inputs.
+        others: Tasks that provide the instructions; `task` itself is left out.
+        settings: Training settings. The prompts match the training examples in number and format, but have no demonstrations.
 
     Raises:
         LensFVError: no instructions, or a prompt longer than the context.

@@ -50,18 +50,18 @@ def finetune(
     as an uninterrupted one.
 
     Args:
-        model: model name or path for `load_model`.
-        tasks: tasks in training order, with distinct names.
-        folder: folder of the run. It holds `run.json` (with the fingerprint of the initial weights), a copy of the tasks, and a
+        model: Model name or path for `load_model`.
+        tasks: Tasks in training order, with distinct names.
+        folder: Folder of the run. It holds `run.json` (with the fingerprint of the initial weights), a copy of the tasks, and a
             folder of Trainer checkpoints for each task or for the mixture.
-        settings: training settings; default: `FinetuneConfig()`.
-        vectors: vectors of the initial model by task name, which guide the training (`settings.guide`). The run keeps a copy.
-        swap_tasks: tasks that provide the instructions of the guide's instruction-swapped prompts (`GuideConfig.swap`);
+        settings: Training settings; default: `FinetuneConfig()`.
+        vectors: Vectors of the initial model by task name, which guide the training (`settings.guide`). The run keeps a copy.
+        swap_tasks: Tasks that provide the instructions of the guide's instruction-swapped prompts (`GuideConfig.swap`);
             default: all built-in tasks that are not trained.
-        device: see `load_model`.
-        dtype: see `load_model`; low-rank updates use the same type.
-        cache_dir: see `load_model`.
-        progress: whether to show a progress bar.
+        device: See `load_model`.
+        dtype: See `load_model`; low-rank updates use the same type.
+        cache_dir: See `load_model`.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: no tasks or duplicate names, a folder that holds another run or is in use by another process, an

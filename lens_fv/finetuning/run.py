@@ -69,11 +69,11 @@ class Checkpoint:
     """Saved weights at one step of a run.
 
     Attributes:
-        folder: folder with the PEFT adapter or all weights.
-        task: task being trained, or "mixture"; `index` is its position in the sequence, from 0.
-        step: step within the task, from 1.
-        total: number of steps since the start of the run.
-        last: whether this is the task's final checkpoint.
+        folder: Folder with the PEFT adapter or all weights.
+        task: Task being trained, or "mixture"; `index` is its position in the sequence, from 0.
+        step: Step within the task, from 1.
+        total: Number of steps since the start of the run.
+        last: Whether this is the task's final checkpoint.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ class FinetuneRun:
     """A fine-tuning run in a folder.
 
     Attributes:
-        folder: folder of the run.
+        folder: Folder of the run.
 
     Raises:
         LensFVError: the folder holds no run.

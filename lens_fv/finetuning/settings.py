@@ -18,28 +18,28 @@ class FinetuneConfig:
     Attributes:
         update: "lora" trains low-rank updates of the query and value projections (PEFT's choice for the architecture) on top of
             the frozen model; "full" trains all weights.
-        rank: rank of the low-rank updates.
-        alpha: scaling numerator of the low-rank updates.
-        dropout: dropout of the low-rank updates.
-        learning_rate: constant AdamW learning rate.
-        batch_size: number of examples per step.
-        epochs: number of passes over a task's examples.
-        n_examples: number of examples per task, drawn from its training pairs and instructions; pairs repeat only after all
+        rank: Rank of the low-rank updates.
+        alpha: Scaling numerator of the low-rank updates.
+        dropout: Dropout of the low-rank updates.
+        learning_rate: Constant AdamW learning rate.
+        batch_size: Number of examples per step.
+        epochs: Number of passes over a task's examples.
+        n_examples: Number of examples per task, drawn from its training pairs and instructions; pairs repeat only after all
             have been used.
-        n_shots: number of demonstrations per example.
-        mixed: whether to train on all tasks at once, with their examples shuffled together, instead of in sequence.
-        n_checkpoints: number of checkpoints per task, or for the mixture; the last one is at the end.
-        guide: regularisation terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
+        n_shots: Number of demonstrations per example.
+        mixed: Whether to train on all tasks at once, with their examples shuffled together, instead of in sequence.
+        n_checkpoints: Number of checkpoints per task, or for the mixture; the last one is at the end.
+        guide: Regularisation terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
             (see `finetune`).
-        replay: share of each task's examples replaced by examples of earlier tasks.
-        ewc: weight of elastic weight consolidation (Kirkpatrick et al. 2017) from the second task on, equal to half of their
+        replay: Share of each task's examples replaced by examples of earlier tasks.
+        ewc: Weight of elastic weight consolidation (Kirkpatrick et al. 2017) from the second task on, equal to half of their
             lambda.
-        fisher: how weight importance is estimated: from squared gradients of each "batch" or each "example"; see
+        fisher: How weight importance is estimated: from squared gradients of each "batch" or each "example"; see
             `fisher_information`. Each needs its own `ewc`, because batch estimates are many times smaller.
-        orthogonal: weight of O-LoRA (Wang et al. 2023), in which each task has its own updates of rank `rank`, orthogonal to
+        orthogonal: Weight of O-LoRA (Wang et al. 2023), in which each task has its own updates of rank `rank`, orthogonal to
             those of earlier tasks.
-        template: prompt template.
-        seed: seed of the splits, the examples and their order, and the initial low-rank updates.
+        template: Prompt template.
+        seed: Seed of the splits, the examples and their order, and the initial low-rank updates.
 
     Raises:
         LensFVError: a value out of range, or incompatible options.

@@ -40,13 +40,13 @@ def entity_swapped_anchors(
     continuations when another subject takes the name's place forces it to attend to the name.
 
     Args:
-        entities: entities in the sentences to rewrite.
-        transfer: transfer set, preferably as generated: definitions (`with_definitions`) are long, and in trials adding them to
+        entities: Entities in the sentences to rewrite.
+        transfer: Transfer set, preferably as generated: definitions (`with_definitions`) are long, and in trials adding them to
             the anchors preserved no more than the sentences alone.
-        subjects: subjects to draw from. A sentence gets each subject at most once, until all have been used.
-        n_per_sentence: number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of
+        subjects: Subjects to draw from. A sentence gets each subject at most once, until all have been used.
+        n_per_sentence: Number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of
             epochs times `n_anchors`, so that each epoch has its own anchors.
-        seed: seed of the random draws.
+        seed: Seed of the random draws.
     """
     rng = random.Random(seed)
     sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]

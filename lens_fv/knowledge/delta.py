@@ -27,9 +27,9 @@ class WeightDelta(Artefact):
     """An update to some of a model's weights, keyed by their names in transformers.
 
     Attributes:
-        dense: full-rank changes, added to the weights.
-        down, up: factors of low-rank changes: `up` (out x rank) times `down` (rank x in) is added to the weight.
-        skipped: number of sentences or entities left out of training, by reason.
+        dense: Full-rank changes, added to the weights.
+        down, up: Factors of low-rank changes: `up` (out x rank) times `down` (rank x in) is added to the weight.
+        skipped: Number of sentences or entities left out of training, by reason.
 
     Raises:
         LensFVError: low-rank factors that do not match.
@@ -83,9 +83,9 @@ class WeightDelta(Artefact):
         """Apply the update inside the block, and restore the original weights bit for bit on exit.
 
         Args:
-            model: model that the update was made for. Blocks of several updates may be nested.
-            scale: factor by which the update is multiplied.
-            force: whether to allow a different model with weights of the same shapes.
+            model: Model that the update was made for. Blocks of several updates may be nested.
+            scale: Factor by which the update is multiplied.
+            force: Whether to allow a different model with weights of the same shapes.
 
         Raises:
             LensFVError: the update belongs to another model, or its weights' names and shapes do not match the model's.

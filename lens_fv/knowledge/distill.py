@@ -36,18 +36,18 @@ def distill(
     The teacher's distributions are computed once, before the first step, so only one model is in memory.
 
     Args:
-        model: model to train in place; its weights are restored at the end.
-        entities: entities with definitions. An entity with an empty definition is skipped.
-        transfer: sentences about the entities. The settings control how often definitions are added and how many sentences the
+        model: Model to train in place; its weights are restored at the end.
+        entities: Entities with definitions. An entity with an empty definition is skipped.
+        transfer: Sentences about the entities. The settings control how often definitions are added and how many sentences the
             entities share.
-        settings: training settings; default: `DistillConfig.for_entities` for the number of entities.
-        anchors: texts on other topics, mixed in with the sentences, on which the model is trained to keep its original
+        settings: Training settings; default: `DistillConfig.for_entities` for the number of entities.
+        anchors: Texts on other topics, mixed in with the sentences, on which the model is trained to keep its original
             predictions, so that the update stays specific. None: `entity_swapped_anchors`, with new ones in every epoch.
-        folder: folder for checkpoints, from which an interrupted run resumes; None keeps none.
-        stop_after_epochs: number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can
+        folder: Folder for checkpoints, from which an interrupted run resumes; None keeps none.
+        stop_after_epochs: Number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can
             be resumed.
-        allow_empty: whether to return an empty update instead of raising if no sentence is usable, for loops over entities.
-        progress: whether to show progress bars.
+        allow_empty: Whether to return an empty update instead of raising if no sentence is usable, for loops over entities.
+        progress: Whether to show progress bars.
 
     Raises:
         LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process,
@@ -104,15 +104,15 @@ def finetune_on_texts(
     """Fine-tune a model on texts, as a baseline: definitions, or the sentences of a transfer set.
 
     Args:
-        model: see `distill`.
-        entities: entities that the texts are about.
-        texts: list of texts for each entity.
-        settings: training settings; default: `DistillConfig()`. `target_tokens`, `direction`, `temperature`, `n_definitions`
+        model: See `distill`.
+        entities: Entities that the texts are about.
+        texts: List of texts for each entity.
+        settings: Training settings; default: `DistillConfig()`. `target_tokens`, `direction`, `temperature`, `n_definitions`
             and `n_shared` are ignored, and `top_k` applies only to anchors.
-        anchors: see `distill`; none are added by default.
-        folder: see `distill`.
-        allow_empty: see `distill`.
-        progress: whether to show progress bars.
+        anchors: See `distill`; none are added by default.
+        folder: See `distill`.
+        allow_empty: See `distill`.
+        progress: Whether to show progress bars.
 
     Raises:
         LensFVError: the number of text lists differs from the number of entities, or any error of `distill`.

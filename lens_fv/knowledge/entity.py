@@ -21,11 +21,11 @@ class EntityProbe:
     """A sentence about an entity with a gap.
 
     Attributes:
-        text: sentence with exactly one gap (`___`).
-        answer: correct filler of the gap.
-        candidates: answer options, including the answer. Without candidates, only the answer's perplexity can be measured.
+        text: Sentence with exactly one gap (`___`).
+        answer: Correct filler of the gap.
+        candidates: Answer options, including the answer. Without candidates, only the answer's perplexity can be measured.
         kind: "explicit" if the definition states the answer, "inferential" if the answer follows from the definition.
-        where: file and line that the probe comes from.
+        where: File and line that the probe comes from.
 
     Raises:
         LensFVError: not exactly one gap, an empty text, or candidates that repeat or lack the answer.
@@ -60,7 +60,7 @@ class EntityProbe:
         """Return the text before the gap as a prompt, with the candidates (or the answer alone) as answers, in order.
 
         Args:
-            full_sentence: whether to append the rest of the sentence to each answer.
+            full_sentence: Whether to append the rest of the sentence to each answer.
         """
         before, after = self._parts
         text = before.rstrip()
@@ -83,12 +83,12 @@ class Entity:
     """A named entity and what a model should know about it.
 
     Attributes:
-        name: name used in sentences.
-        definition: text that the teacher reads; empty for entities that are only probed.
-        aliases: alternative names.
-        category: category, such as "person".
-        probes: probes about the entity.
-        key: unique identifier; default: the name.
+        name: Name used in sentences.
+        definition: Text that the teacher reads; empty for entities that are only probed.
+        aliases: Alternative names.
+        category: Category, such as "person".
+        probes: Probes about the entity.
+        key: Unique identifier; default: the name.
 
     Raises:
         LensFVError: an empty name.

@@ -35,12 +35,12 @@ def evaluate_knowledge(
     The condition "random_definition" needs at least two entities.
 
     Args:
-        model: model without any update.
-        entities: entities with probes and definitions.
-        updates: updates by name.
-        locality: unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
-        seed: seed of the random definitions and of the bootstrap intervals.
-        progress: whether to show a progress bar.
+        model: Model without any update.
+        entities: Entities with probes and definitions.
+        updates: Updates by name.
+        locality: Unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
+        seed: Seed of the random definitions and of the bootstrap intervals.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: see `score_probes` and `WeightDelta.applied`.
@@ -105,10 +105,10 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
     """Compute the KL divergence of the updated model from the base, in nats per token, averaged over each text's tokens.
 
     Args:
-        model: model without the update.
-        delta: update to evaluate.
-        texts: texts of at least one token each, such as `true_sentences(load_entities("popular"))`.
-        batch_size: number of texts per forward pass.
+        model: Model without the update.
+        delta: Update to evaluate.
+        texts: Texts of at least one token each, such as `true_sentences(load_entities("popular"))`.
+        batch_size: Number of texts per forward pass.
 
     Raises:
         LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.

@@ -18,9 +18,9 @@ class DistillationExample(NamedTuple):
     """One sentence as the teacher and the student read it.
 
     Attributes:
-        entity: key of the entity; empty for an anchor.
-        teacher, student: token ids of the two inputs, which share their last tokens.
-        targets: indices of the student's tokens that are trained on.
+        entity: Key of the entity; empty for an anchor.
+        teacher, student: Token ids of the two inputs, which share their last tokens.
+        targets: Indices of the student's tokens that are trained on.
     """
 
     entity: str
@@ -41,10 +41,10 @@ def make_example(
     """Put the entity's definition before the sentence for the teacher, and leave it out for the student.
 
     Args:
-        model: model that provides the tokenizer and the context length.
-        entity: entity with its definition. With an empty definition the teacher and the student read the same text.
-        sentence: sentence about the entity.
-        target_tokens: tokens to train on. "after_mention": tokens after the entity's first mention, since earlier tokens cannot
+        model: Model that provides the tokenizer and the context length.
+        entity: Entity with its definition. With an empty definition the teacher and the student read the same text.
+        sentence: Sentence about the entity.
+        target_tokens: Tokens to train on. "after_mention": tokens after the entity's first mention, since earlier tokens cannot
             depend on the name (Padmanabhan et al. 2023). "all": all tokens that the two inputs share, whether or not the
             sentence mentions the entity.
 

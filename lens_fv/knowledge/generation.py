@@ -61,19 +61,19 @@ def generate_transfer_set(
     last complete sentence.
 
     Args:
-        model: model that writes the sentences: the model to be taught, or another one.
-        entities: entities with definitions.
-        n_sentences: number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not
+        model: Model that writes the sentences: the model to be taught, or another one.
+        entities: Entities with definitions.
+        n_sentences: Number of sentences per entity. An entity gets fewer if the model keeps repeating itself or does not
             mention the entity.
-        max_new_tokens: maximum number of generated tokens per sentence.
-        openings: sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. After an
+        max_new_tokens: Maximum number of generated tokens per sentence.
+        openings: Sentence openings, used in turn, with `{name}` as a placeholder for the entity's name. After an
             empty opening the model begins as it likes.
-        temperature: sampling temperature.
-        top_p: nucleus sampling threshold.
-        seed: random seed. It is reset for each entity, so an entity's sentences do not depend on the other entities.
-        path: file to save the sentences to. If it already holds sentences for the same model, entities, options and seed, they
+        temperature: Sampling temperature.
+        top_p: Nucleus sampling threshold.
+        seed: Random seed. It is reset for each entity, so an entity's sentences do not depend on the other entities.
+        path: File to save the sentences to. If it already holds sentences for the same model, entities, options and seed, they
             are loaded from it, and an interrupted run resumes.
-        progress: whether to show a progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: no openings, two entities with the same key, or a definition that is empty or longer than the context.

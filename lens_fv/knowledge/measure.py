@@ -29,11 +29,11 @@ def score_probes(
     """Score all probes of some entities, reading each candidate separately after the text before the gap.
 
     Args:
-        model: model to score.
-        entities: entities with probes.
-        context: text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
-        full_sentence: whether to score the rest of the sentence along with each candidate.
-        progress: whether to show a progress bar.
+        model: Model to score.
+        entities: Entities with probes.
+        context: Text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
+        full_sentence: Whether to score the rest of the sentence along with each candidate.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.

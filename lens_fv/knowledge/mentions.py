@@ -24,8 +24,8 @@ class Mention(NamedTuple):
     """Location of an entity's name in a text.
 
     Attributes:
-        tokens: token ids of the text, including any definition before it.
-        first, last: indices of the name's first and last token.
+        tokens: Token ids of the text, including any definition before it.
+        first, last: Indices of the name's first and last token.
     """
 
     tokens: tuple[int, ...]
@@ -66,10 +66,10 @@ def definition_vectors(
     entity's knowledge what a function vector is to a task.
 
     Args:
-        model: model to read from.
-        entities: entities with definitions.
-        texts: texts with a `{name}` placeholder; only the part up to the name is used.
-        context: context by entity key; default: the definitions.
+        model: Model to read from.
+        entities: Entities with definitions.
+        texts: Texts with a `{name}` placeholder; only the part up to the name is used.
+        context: Context by entity key; default: the definitions.
 
     Raises:
         LensFVError: no texts, or a text that does not mention the entity.

@@ -25,8 +25,8 @@ class EntityRow(NamedTuple):
     """One line of a file.
 
     Attributes:
-        entity: entity with the line's probes.
-        sentences: sentences about the entity, if the line has any (the transfer set of Padmanabhan et al. 2023).
+        entity: Entity with the line's probes.
+        sentences: Sentences about the entity, if the line has any (the transfer set of Padmanabhan et al. 2023).
     """
 
     entity: Entity
@@ -46,7 +46,7 @@ def load_entities(name_or_path: str | Path, *, by: Literal["entity", "row"] = "e
     attribute) and of ECBD (a span of a sentence, without candidates) are recognised by their keys (Onoe et al. 2022, 2023).
 
     Args:
-        name_or_path: name of a built-in set, or path of a UTF-8 file with one object per line and any extension.
+        name_or_path: Name of a built-in set, or path of a UTF-8 file with one object per line and any extension.
         by: "entity" merges lines with the same name and definition into one entity with all their probes, so that one update
             covers them. "row" makes every line a separate entity, as in the code of Padmanabhan et al. (2023).
 

@@ -22,8 +22,8 @@ class KnowledgeResult(Record):
     Attributes:
         condition: "base"; "definition": the entity's definition in context, an upper bound; "random_definition": another
             entity's definition in context; or the name of an update.
-        scores: scores on the entities' probes.
-        locality: scores on unrelated probes; None where the weights are the base model's.
+        scores: Scores on the entities' probes.
+        locality: Scores on unrelated probes; None where the weights are the base model's.
         kl_to_base: KL divergence from the base with its interval, in nats per token, on the sentences of the unrelated probes;
             None where the weights are the base model's.
     """
@@ -113,13 +113,13 @@ def gap_closed(
     It is 0 if the update changes nothing and 1 if it closes the whole gap. Scores are averaged over entities.
 
     Args:
-        base: scores without the update.
-        updated: scores with the update.
-        in_context: scores with the definition in context.
+        base: Scores without the update.
+        updated: Scores with the update.
+        in_context: Scores with the definition in context.
         of: "accuracy", or "loss" of the answers' tokens.
-        norm: see `KnowledgeScores.correct`.
-        kind: kind of probes to use; empty: all.
-        seed: seed of the bootstrap over entities.
+        norm: See `KnowledgeScores.correct`.
+        kind: Kind of probes to use; empty: all.
+        seed: Seed of the bootstrap over entities.
 
     Returns:
         The estimate, or None if the definition does not help and so leaves no gap.

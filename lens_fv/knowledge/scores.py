@@ -41,10 +41,10 @@ class KnowledgeScores(Record):
     """A model's scores on entity probes.
 
     Attributes:
-        entities, kinds: entity key and kind of each probe.
-        answers: index of the answer among the candidates.
-        logprobs: log-probability of each candidate, summed over its tokens, in nats; -inf where a probe has fewer candidates.
-        lengths: number of tokens of each candidate; 0 where a probe has fewer candidates.
+        entities, kinds: Entity key and kind of each probe.
+        answers: Index of the answer among the candidates.
+        logprobs: Log-probability of each candidate, summed over its tokens, in nats; -inf where a probe has fewer candidates.
+        lengths: Number of tokens of each candidate; 0 where a probe has fewer candidates.
     """
 
     entities: tuple[str, ...]
@@ -117,7 +117,7 @@ class KnowledgeScores(Record):
         Args:
             norm: "mean" ranks candidates by log-probability per token, "sum" by that of the whole candidate, as Onoe et al.
                 (2022) do.
-            kind: kind of probes to use; empty: all.
+            kind: Kind of probes to use; empty: all.
         """
         return self._by_entity(self.correct_by_probe(norm=norm), kind, choices=True)
 
@@ -150,10 +150,10 @@ class KnowledgeScores(Record):
         """Compute the answers' perplexity: exp of the mean over probes of the mean loss per token (Onoe et al. 2023).
 
         Args:
-            kind: kind of probes to use; empty: all.
+            kind: Kind of probes to use; empty: all.
             over: "entities" weights every entity equally, with the interval over entities; "probes" weights every probe
                 equally.
-            seed: seed of the bootstrap.
+            seed: Seed of the bootstrap.
         """
         losses = self.span_loss(kind=kind)
         values = _entity_means(losses) if over == "entities" else list(chain(*losses.values()))

@@ -55,32 +55,32 @@ class DistillConfig:
     Attributes:
         update: "lora" trains low-rank updates of all linear maps of the blocks (PEFT). "full" trains all weights, or those of
             `layers`.
-        layers: layers to train; default: all, and the embeddings if `update` is "full".
-        rank: rank of the low-rank updates.
-        alpha: scaling numerator of the low-rank updates; default: twice the rank.
-        epochs: number of passes over the sentences.
-        n_definitions: number of times an entity's definition is added to its sentences; see `TransferSet.with_definitions`.
-        n_shared: number of other entities' sentences that are rewritten for each entity; see `TransferSet.with_shared`.
-        n_anchors: number of anchors per sentence. Each epoch takes the next anchors in order and none twice, starting over once
+        layers: Layers to train; default: all, and the embeddings if `update` is "full".
+        rank: Rank of the low-rank updates.
+        alpha: Scaling numerator of the low-rank updates; default: twice the rank.
+        epochs: Number of passes over the sentences.
+        n_definitions: Number of times an entity's definition is added to its sentences; see `TransferSet.with_definitions`.
+        n_shared: Number of other entities' sentences that are rewritten for each entity; see `TransferSet.with_shared`.
+        n_anchors: Number of anchors per sentence. Each epoch takes the next anchors in order and none twice, starting over once
             all have been used.
-        batch_size: number of sentences and anchors per step.
-        micro_batch_size: maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed,
+        batch_size: Number of sentences and anchors per step.
+        micro_batch_size: Maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed,
             not the result.
-        group_by_length: whether to batch examples of similar length, which saves computation on padding.
+        group_by_length: Whether to batch examples of similar length, which saves computation on padding.
         learning_rate: AdamW learning rate at the first step; default: 5e-4 for low-rank updates, 3e-5 for all weights.
         schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
         optimizer: "shared" uses one optimiser for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
             epochs of one sentence in a row with a new optimiser, then moves to the next; it requires a `batch_size` of 1 and no
             anchors.
         weight_decay: AdamW weight decay, applied to all trained weights.
-        max_grad_norm: maximum norm of a step's gradient over all trained weights; None disables clipping.
-        dropout: whether to train with the dropout of the model's configuration. The teacher never uses dropout.
-        target_tokens: tokens to train on: those "after_mention" of the entity, or "all"; see `make_example`.
-        direction: direction of the divergence that is the loss: "forward" or "reverse" KL, or "jsd"; see `divergence`.
-        temperature: temperature of both distributions in the loss.
-        top_k: number of tokens kept from each teacher distribution; None keeps all.
-        n_checkpoints: number of checkpoints, if the run has a folder.
-        seed: seed of the order of the sentences and of the initial low-rank updates.
+        max_grad_norm: Maximum norm of a step's gradient over all trained weights; None disables clipping.
+        dropout: Whether to train with the dropout of the model's configuration. The teacher never uses dropout.
+        target_tokens: Tokens to train on: those "after_mention" of the entity, or "all"; see `make_example`.
+        direction: Direction of the divergence that is the loss: "forward" or "reverse" KL, or "jsd"; see `divergence`.
+        temperature: Temperature of both distributions in the loss.
+        top_k: Number of tokens kept from each teacher distribution; None keeps all.
+        n_checkpoints: Number of checkpoints, if the run has a folder.
+        seed: Seed of the order of the sentences and of the initial low-rank updates.
 
     Raises:
         LensFVError: a value out of range.
@@ -134,8 +134,8 @@ class DistillConfig:
         """Return the default settings for a number of entities; several entities get more training signal each.
 
         Args:
-            n_entities: number of entities distilled together.
-            **others: settings that override the defaults.
+            n_entities: Number of entities distilled together.
+            **others: Settings that override the defaults.
         """
         if others.get("update", "lora") == "full":
             return cls(**others)
@@ -151,6 +151,6 @@ class DistillConfig:
         protocols lists the remaining differences.
 
         Args:
-            **others: settings that override these.
+            **others: Settings that override these.
         """
         return cls(**{**RELEASED, **others})

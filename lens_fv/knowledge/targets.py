@@ -19,9 +19,9 @@ class Target(NamedTuple):
     """Next-token distributions at the targets of one example.
 
     Attributes:
-        logprobs: log-probabilities of some or all tokens; with `rest`, the last column holds the total of all other tokens.
-        tokens: token id of each column; None if the columns are the whole vocabulary in order.
-        rest: whether the last column stands for all tokens not in `tokens`.
+        logprobs: Log-probabilities of some or all tokens; with `rest`, the last column holds the total of all other tokens.
+        tokens: Token id of each column; None if the columns are the whole vocabulary in order.
+        rest: Whether the last column stands for all tokens not in `tokens`.
     """
 
     logprobs: Float[Tensor, "targets columns"]

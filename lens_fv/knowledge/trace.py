@@ -34,10 +34,10 @@ class KnowledgeTrace(Artefact):
     """Answer log-probabilities, in nats, with noise on the entity's name and one state restored.
 
     Attributes:
-        entities: entity key of each probe.
-        clean, noisy: log-probabilities without noise, and with noise and nothing restored.
-        resid: log-probabilities with the residual stream after one layer restored, at each of `PLACES`.
-        heads: log-probabilities with one head's output restored, at each of `PLACES`.
+        entities: Entity key of each probe.
+        clean, noisy: Log-probabilities without noise, and with noise and nothing restored.
+        resid: Log-probabilities with the residual stream after one layer restored, at each of `PLACES`.
+        heads: Log-probabilities with one head's output restored, at each of `PLACES`.
     """
 
     entities: tuple[str, ...]
@@ -94,12 +94,12 @@ def causal_trace(
     new knowledge, apply the update first (`WeightDelta.applied`).
 
     Args:
-        model: model to trace.
-        entities: entities with probes that name them; candidates are ignored.
-        context: text to put before each probe; see `score_probes`. Only the name in the probe is corrupted.
-        noise: standard deviation of the noise, in units of the standard deviation of the names' embeddings.
-        seed: seed of the noise.
-        progress: whether to show a progress bar.
+        model: Model to trace.
+        entities: Entities with probes that name them; candidates are ignored.
+        context: Text to put before each probe; see `score_probes`. Only the name in the probe is corrupted.
+        noise: Standard deviation of the noise, in units of the standard deviation of the names' embeddings.
+        seed: Seed of the noise.
+        progress: Whether to show a progress bar.
 
     Raises:
         LensFVError: see `score_probes`, or a probe that does not name its entity.

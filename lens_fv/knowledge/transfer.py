@@ -35,9 +35,9 @@ class TransferSet:
     """Training sentences, keyed by the entity they are about.
 
     Attributes:
-        sentences: sentences by entity key, in the order in which they were generated.
-        dropped: number of rejected sentences by reason: "empty", "no mention" (of the entity), "duplicate".
-        provenance: provenance of generated sentences; None if they come from a file.
+        sentences: Sentences by entity key, in the order in which they were generated.
+        dropped: Number of rejected sentences by reason: "empty", "no mention" (of the entity), "duplicate".
+        provenance: Provenance of generated sentences; None if they come from a file.
     """
 
     sentences: Mapping[str, tuple[str, ...]]
@@ -68,8 +68,8 @@ class TransferSet:
         repetition by copying, with near certainty for every word.
 
         Args:
-            entities: entities with their definitions. Definitions that do not mention their entity are left out.
-            n_copies: number of copies of each definition.
+            entities: Entities with their definitions. Definitions that do not mention their entity are left out.
+            n_copies: Number of copies of each definition.
 
         Raises:
             LensFVError: `n_copies` is negative.
@@ -88,9 +88,9 @@ class TransferSet:
         entity's name.
 
         Args:
-            entities: entities that share sentences. A single entity gets none.
-            n: maximum number of shared sentences per entity.
-            seed: seed of the random draw.
+            entities: Entities that share sentences. A single entity gets none.
+            n: Maximum number of shared sentences per entity.
+            seed: Seed of the random draw.
         """
         rng, sentences = random.Random(seed), dict(self.sentences)
         pairs = [(other, text) for other in entities for text in self.sentences.get(other.key, ())]
@@ -125,8 +125,8 @@ def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_
     Sentences that do not mention their entity and duplicates are dropped and counted.
 
     Args:
-        path: file to read.
-        target_tokens: tokens to be trained on; "all" keeps sentences that do not mention their entity.
+        path: File to read.
+        target_tokens: Tokens to be trained on; "all" keeps sentences that do not mention their entity.
 
     Raises:
         LensFVError: the file has neither format, or contains no usable sentence.

@@ -47,11 +47,11 @@ def run_body(body: nn.Module, tokens: Tensor, seen: Tensor, positions: Tensor, c
     """Run a model without its unembedding, reading from a cache and extending it.
 
     Args:
-        body: transformers' `base_model`.
-        tokens: new token ids, "rows tokens".
-        seen: mask of all tokens that are not padding, "rows keys".
-        positions: positions of the new tokens, "rows tokens".
-        cache: cache of the preceding tokens; None: no preceding tokens.
+        body: Transformers' `base_model`.
+        tokens: New token ids, "rows tokens".
+        seen: Mask of all tokens that are not padding, "rows keys".
+        positions: Positions of the new tokens, "rows tokens".
+        cache: Cache of the preceding tokens; None: no preceding tokens.
     """
     past = cache_argument(body.forward, cache)
     return body(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True, **past)
@@ -92,7 +92,7 @@ def keeps_cache(model: Any) -> bool:
     """Whether a bridge computes the same with and without its cache; tested once per model, on three new tokens.
 
     Args:
-        model: a `LensModel` on a `TransformerBridge`.
+        model: A `LensModel` on a `TransformerBridge`.
     """
     if model.cache_is_right is None:
         n = min(12 if model.window is None or model.window > 256 else model.window + 5, model.n_ctx - 3)
@@ -129,7 +129,7 @@ def rotary_border(config: Any) -> int | None:
     other's keys. ("dynamic" frequencies change only beyond the model's context, where nothing runs.)
 
     Args:
-        config: configuration of a transformers model.
+        config: Configuration of a transformers model.
 
     Example:
         >>> from transformers import LlamaConfig

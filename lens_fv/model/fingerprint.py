@@ -27,8 +27,8 @@ class Fingerprint:
     through `.data`, call `forget`.
 
     Args:
-        root: module to fingerprint.
-        known: fingerprint to report until a change, such as that of the weights before processing; default: computed.
+        root: Module to fingerprint.
+        known: Fingerprint to report until a change, such as that of the weights before processing; default: computed.
     """
 
     def __init__(self, root: nn.Module, known: str | None = None) -> None:

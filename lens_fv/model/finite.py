@@ -38,11 +38,11 @@ def not_finite(model: Any, values: str, tokens: Sequence[int], *, prompt: int, r
     """Make the error for non-finite values, with the place where they first arise.
 
     Args:
-        model: a `LensModel`.
-        values: name of the values that were read.
-        tokens: token ids of their prompt.
-        prompt: index of the prompt.
-        run: function that runs the prompt again and returns its logits.
+        model: A `LensModel`.
+        values: Name of the values that were read.
+        tokens: Token ids of their prompt.
+        prompt: Index of the prompt.
+        run: Function that runs the prompt again and returns its logits.
     """
     # Hook points are listed under their own name and often an alias. Masked attention scores are infinite by design.
     points = {id(point): (name, point) for name, point in model.tl.hook_dict.items() if not {"scores", "mask"} & _words(name)}
@@ -70,10 +70,10 @@ def plain_logits(hf: Any, context: str, batch: Mapping[str, Tensor], **options: 
     """Compute logits of a transformers model without TransformerLens.
 
     Args:
-        hf: transformers model.
-        context: purpose of the logits, for the error message.
-        batch: token ids and their mask.
-        **options: options of the model's forward.
+        hf: Transformers model.
+        context: Purpose of the logits, for the error message.
+        batch: Token ids and their mask.
+        **options: Options of the model's forward.
 
     Raises:
         LensFVError: non-finite logits; the message names the row and the first module with non-finite output.
@@ -94,9 +94,9 @@ def first_not_finite(model: Any, places: Iterable[tuple[str, nn.Module]], run: C
     """Find the first place with output that is not finite, or too large for a norm; "the logits" if there is none.
 
     Args:
-        model: a `LensModel` or a model of torch.
-        places: names and modules, in any order.
-        run: function that runs the pass and returns its logits.
+        model: A `LensModel` or a model of torch.
+        places: Names and modules, in any order.
+        run: Function that runs the pass and returns its logits.
     """
     names: list[str] = []
 

@@ -32,10 +32,10 @@ class Turn:
     """A block's place in the queue.
 
     Attributes:
-        thread: thread that owns the block.
-        changes: see `exclusive`.
-        level: number of undo steps recorded before the block began.
-        next: event that is set when its turn comes.
+        thread: Thread that owns the block.
+        changes: See `exclusive`.
+        level: Number of undo steps recorded before the block began.
+        next: Event that is set when its turn comes.
     """
 
     def __init__(self, changes: str | None) -> None:
@@ -84,10 +84,10 @@ class Gate:
         """Add a hook to a module until the block ends; all others that the module gets in the block are removed with it.
 
         Args:
-            module: module to add it to.
-            hook: hook, called as torch calls forward hooks.
-            before: call it before the forward, with its input, instead of after it.
-            with_kwargs: pass it the forward's keyword arguments too.
+            module: Module to add it to.
+            hook: Hook, called as torch calls forward hooks.
+            before: Call it before the forward, with its input, instead of after it.
+            with_kwargs: Pass it the forward's keyword arguments too.
         """
         for name in HOOKS:
             if name in vars(module):
@@ -141,8 +141,8 @@ class Gate:
         """Undo all changes since the turn began, and let the next thread in.
 
         Args:
-            turn: turn of the block.
-            error: exception type that ends the block; None: no exception.
+            turn: Turn of the block.
+            error: Exception type that ends the block; None: no exception.
 
         Raises:
             LensFVError: an inner block is still open without an error that would explain it.

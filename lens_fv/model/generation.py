@@ -31,12 +31,12 @@ class Sampling:
     """Options for choosing the next token, named as in transformers' `generate`.
 
     Attributes:
-        max_new_tokens: maximum number of new tokens; an end-of-sequence token ends the text earlier.
-        do_sample: sample the next token; otherwise take the likeliest one.
-        temperature: divisor of the logits before sampling.
-        top_k: number of likeliest tokens to sample from; 0: all.
-        top_p: probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
-        seed: seed of the sampling.
+        max_new_tokens: Maximum number of new tokens; an end-of-sequence token ends the text earlier.
+        do_sample: Sample the next token; otherwise take the likeliest one.
+        temperature: Divisor of the logits before sampling.
+        top_k: Number of likeliest tokens to sample from; 0: all.
+        top_p: Probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
+        seed: Seed of the sampling.
     """
 
     max_new_tokens: Count
@@ -82,10 +82,10 @@ def generate_tokens(
     """Generate new tokens for each prompt, up to and including the first end-of-sequence token.
 
     Args:
-        model: a `LensModel`.
-        prompts: token ids, of any lengths.
-        sampling: options for choosing the next token.
-        use_cache: keep keys and values, or run the whole text again for every token; None: keep them where that is correct.
+        model: A `LensModel`.
+        prompts: Token ids, of any lengths.
+        sampling: Options for choosing the next token.
+        use_cache: Keep keys and values, or run the whole text again for every token; None: keep them where that is correct.
 
     Raises:
         LensFVError: an empty prompt, or one that would exceed the context.
@@ -177,11 +177,11 @@ def transformers_text(
     """Extend prompts of equal length by transformers' `generate`.
 
     Args:
-        model: a `LensModel`, for the tokens that end a text.
-        hf: transformers model that generates.
-        tokens: prompts without padding.
-        sampling: options for choosing the next token.
-        use_cache: keep keys and values.
+        model: A `LensModel`, for the tokens that end a text.
+        hf: Transformers model that generates.
+        tokens: Prompts without padding.
+        sampling: Options for choosing the next token.
+        use_cache: Keep keys and values.
     """
     ends = end_tokens(model)
     ending = {"eos_token_id": ends, "pad_token_id": ends[0]} if ends else {}

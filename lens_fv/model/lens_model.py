@@ -40,14 +40,14 @@ class LensModel:
     that changes the model (`applied`, `hooks`). Direct calls of `tl` are not guarded.
 
     Attributes:
-        tl: underlying TransformerLens model.
-        name: name under which it was loaded or wrapped.
-        revision: revision of the weights, if known.
+        tl: Underlying TransformerLens model.
+        name: Name under which it was loaded or wrapped.
+        revision: Revision of the weights, if known.
         backend: "bridge" or "hooked".
         weight_processing: "raw" (weights as trained) or "compat" (layer norms folded, writing weights centred); a vector
             belongs to one of these two bases.
-        prepend_bos: whether `encode` prepends the beginning-of-sequence token.
-        n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: sizes; `n_heads` counts query heads.
+        prepend_bos: Whether `encode` prepends the beginning-of-sequence token.
+        n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx: Sizes; `n_heads` counts query heads.
 
     Example:
         >>> model.forward(torch.tensor([model.encode('Q: hot')])).shape[-1] == model.d_vocab
@@ -104,11 +104,11 @@ class LensModel:
 
         Args:
             tl: `TransformerBridge` or `HookedTransformer`.
-            name: name of the model in artefacts; default: the name in its configuration.
-            revision: revision recorded in artefacts.
-            prepend_bos: whether to prepend the beginning-of-sequence token; default: as the model's own `to_tokens` does
+            name: Name of the model in artefacts; default: the name in its configuration.
+            revision: Revision recorded in artefacts.
+            prepend_bos: Whether to prepend the beginning-of-sequence token; default: as the model's own `to_tokens` does
                 (`cfg.default_prepend_bos`).
-            fingerprint: fingerprint of the weights before TransformerLens processed them; default: of the present weights.
+            fingerprint: Fingerprint of the weights before TransformerLens processed them; default: of the present weights.
 
         Raises:
             LensFVError: the object lacks a part of a TransformerLens decoder (see `check_parts`), or contains an unmerged
@@ -177,7 +177,7 @@ class LensModel:
         """Discard everything computed from the weights, after they have been written to.
 
         Args:
-            fingerprint: fingerprint of the written weights before processing; default: of the present weights.
+            fingerprint: Fingerprint of the written weights before processing; default: of the present weights.
         """
         self._fingerprint = Fingerprint(self.tl, fingerprint)
         self.__dict__.pop("_has_unembed_bias", None)
@@ -309,14 +309,14 @@ class LensModel:
         prompt, and an adapter changes the whole computation.
 
         Args:
-            prompts: a text, several texts, rows of token ids, or a tokenizer's batch with its mask (padded on either side).
-            max_new_tokens: maximum number of new tokens; an end-of-sequence token ends a text earlier.
-            do_sample: sample each token; otherwise take the likeliest one.
-            temperature: divisor of the logits before sampling.
-            top_k: number of likeliest tokens to sample from; 0: all.
-            top_p: probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
-            seed: seed of the sampling.
-            use_cache: keep keys and values; default: if a short check finds that this does not change the result.
+            prompts: A text, several texts, rows of token ids, or a tokenizer's batch with its mask (padded on either side).
+            max_new_tokens: Maximum number of new tokens; an end-of-sequence token ends a text earlier.
+            do_sample: Sample each token; otherwise take the likeliest one.
+            temperature: Divisor of the logits before sampling.
+            top_k: Number of likeliest tokens to sample from; 0: all.
+            top_p: Probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
+            seed: Seed of the sampling.
+            use_cache: Keep keys and values; default: if a short check finds that this does not change the result.
 
         Returns:
             The continuation without special tokens: a text for a single text, otherwise a list of texts.

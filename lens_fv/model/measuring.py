@@ -25,7 +25,7 @@ def measuring(model: Any) -> Iterator[Gate]:
     Modes and torch's gradient setting are restored afterwards.
 
     Args:
-        model: a `LensModel`, or the result of `plain_model`.
+        model: A `LensModel`, or the result of `plain_model`.
 
     Raises:
         LensFVError: the model has an adapter or a parametrization, is partly written, or another thread is changing it.
@@ -92,8 +92,8 @@ def check_weights(model: Any, modules: Iterable[nn.Module] | None = None) -> Non
     lens_fv's own adapters are allowed, because they wrap the query and value projections, and those weights are not read.
 
     Args:
-        model: model to check.
-        modules: modules of the model to check; default: all.
+        model: Model to check.
+        modules: Modules of the model to check; default: all.
     """
     for module in modules_of(model) if modules is None else modules:
         parts = module._modules

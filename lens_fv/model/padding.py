@@ -20,7 +20,7 @@ class Passes:
     other meaning. If it has one (in many tokenizers it also ends a text), padding cannot be identified.
 
     Args:
-        model: a `LensModel`.
+        model: A `LensModel`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,8 +32,8 @@ class Passes:
         """Locate an edit at this position as rows and columns of a pass's states; empty for tokens in the cache.
 
         Args:
-            position: index into each row's text, from its end if negative.
-            shape: shape of the states, "rows tokens ...".
+            position: Index into each row's text, from its end if negative.
+            shape: Shape of the states, "rows tokens ...".
 
         Raises:
             LensFVError: a row has no such token, or its padding cannot be told from text.

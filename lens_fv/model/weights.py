@@ -39,8 +39,8 @@ class ModelSource(NamedTuple):
     """Location of a model.
 
     Attributes:
-        source: folder, or name on the Hugging Face Hub.
-        name, revision: name and revision recorded in artefacts.
+        source: Folder, or name on the Hugging Face Hub.
+        name, revision: Name and revision recorded in artefacts.
     """
 
     source: str

@@ -40,8 +40,8 @@ def plot_conditions(
     """Plot every condition's score with its 95 % interval, side by side for each task.
 
     Args:
-        evaluations: evaluations by task name.
-        conditions: conditions to draw, in this order; default: all, controls last.
+        evaluations: Evaluations by task name.
+        conditions: Conditions to draw, in this order; default: all, controls last.
         measure: "top1" or "exact_match" (Wilson intervals), or "logprob_per_answer" (bootstrap intervals).
 
     Raises:

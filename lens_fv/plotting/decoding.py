@@ -68,9 +68,9 @@ def plot_decoding(study: DecodingEvaluation, before: str, after: str, *, of: Tar
     bootstrap interval over relations and Wilcoxon's p.
 
     Args:
-        study: evaluation with both conditions.
-        before: name of the first condition.
-        after: name of the second condition.
+        study: Evaluation with both conditions.
+        before: Name of the first condition.
+        after: Name of the second condition.
         of: "words" (that name the relation) or test "answers".
 
     Raises:

@@ -73,9 +73,9 @@ def plot_head_change(trajectory: Trajectory, task: str, checkpoint: Whole = -1) 
     """Plot every head's mean indirect effect before training, at a checkpoint, and the difference: layers across, heads down.
 
     Args:
-        trajectory: trajectory of a fine-tuning run.
-        task: name of one of its tasks.
-        checkpoint: index of a checkpoint at which heads were ranked again; default: the last.
+        trajectory: Trajectory of a fine-tuning run.
+        task: Name of one of its tasks.
+        checkpoint: Index of a checkpoint at which heads were ranked again; default: the last.
 
     Raises:
         LensFVError: a task that was not probed, or a checkpoint without a head ranking.

@@ -20,11 +20,11 @@ def plot_interval_dots(
     """Plot means with intervals: panels side by side, one row per category, one colour per series.
 
     Args:
-        panels: estimates by panel, series and category. Series and categories may be missing; they are drawn in order of first
+        panels: Estimates by panel, series and category. Series and categories may be missing; they are drawn in order of first
             occurrence, from the top.
-        title: title of the figure.
-        axis: title of the measurement axis; default: none, for panels with different measures in their names.
-        limits: limits of the measurement axis in all panels.
+        title: Title of the figure.
+        axis: Title of the measurement axis; default: none, for panels with different measures in their names.
+        limits: Limits of the measurement axis in all panels.
 
     Raises:
         LensFVError: nothing to draw.
@@ -78,11 +78,11 @@ def plot_interval_lines(
     """Plot means with intervals over a varied quantity, as lines with small offsets so that none is hidden.
 
     Args:
-        lines: estimates by line name and value of the varied quantity.
-        title: title of the figure.
-        x_axis: title of the axis of the varied quantity.
-        y_axis: title of the measurement axis.
-        log: use a logarithmic horizontal axis.
+        lines: Estimates by line name and value of the varied quantity.
+        title: Title of the figure.
+        x_axis: Title of the axis of the varied quantity.
+        y_axis: Title of the measurement axis.
+        log: Use a logarithmic horizontal axis.
 
     Raises:
         LensFVError: nothing to draw.

@@ -26,12 +26,12 @@ def plot_relations(
     """Plot one condition against another, one point per relation, coloured by group; above the line the second is better.
 
     Args:
-        panels: values of both conditions, by panel and relation.
-        groups: group of each relation.
-        title: title of the figure.
-        x_axis: title of the horizontal axis (first condition).
-        y_axis: title of the vertical axis (second condition).
-        limits: limits of both axes.
+        panels: Values of both conditions, by panel and relation.
+        groups: Group of each relation.
+        title: Title of the figure.
+        x_axis: Title of the horizontal axis (first condition).
+        y_axis: Title of the vertical axis (second condition).
+        limits: Limits of both axes.
 
     Raises:
         LensFVError: nothing to draw, or a relation without a group.
@@ -79,12 +79,12 @@ def plot_transfer(
     Up to 60 relations are labelled on the axes; with more, only their classes are. The hover text always names them.
 
     Args:
-        values: effects, vectors by relations, both in the order of `names`; NaN if not measured.
-        names: names of the relations.
-        classes: class of each relation, drawn in order of first occurrence.
-        title: title of the figure.
-        unit: unit of the values.
-        limit: value at the ends of the colour scale; default: the largest absolute value.
+        values: Effects, vectors by relations, both in the order of `names`; NaN if not measured.
+        names: Names of the relations.
+        classes: Class of each relation, drawn in order of first occurrence.
+        title: Title of the figure.
+        unit: Unit of the values.
+        limit: Value at the ends of the colour scale; default: the largest absolute value.
 
     Raises:
         LensFVError: no values, or numbers of names, classes and values that do not match.
@@ -107,9 +107,9 @@ def plot_similarities(matrix: SimilarityMatrix, classes: Sequence[str], *, title
     is left empty.
 
     Args:
-        matrix: similarity matrix of any items.
-        classes: class of each item, in the order of the matrix; drawn in order of first occurrence.
-        title: title of the figure.
+        matrix: Similarity matrix of any items.
+        classes: Class of each item, in the order of the matrix; drawn in order of first occurrence.
+        title: Title of the figure.
 
     Raises:
         LensFVError: unequal numbers of classes and items.

@@ -29,12 +29,12 @@ class Section:
     """A section of a report.
 
     Attributes:
-        title: title as plain text.
-        text: plain paragraphs separated by blank lines; HTML if `html`.
-        figures: figures below the text, in the page's light or dark theme.
-        table: column titles and rows, below the figures. The first column names the row; floats are written with three
+        title: Title as plain text.
+        text: Plain paragraphs separated by blank lines; HTML if `html`.
+        figures: Figures below the text, in the page's light or dark theme.
+        table: Column titles and rows, below the figures. The first column names the row; floats are written with three
             decimals.
-        html: treat `text` as trusted HTML; default: False.
+        html: Treat `text` as trusted HTML; default: False.
     """
 
     title: str
@@ -59,10 +59,10 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
     """Write one self-contained HTML page, light or dark by the reader's setting, in a single atomic step.
 
     Args:
-        path: file to write.
-        title: title as plain text.
-        intro_html: trusted HTML above the first section.
-        sections: sections, in order.
+        path: File to write.
+        title: Title as plain text.
+        intro_html: Trusted HTML above the first section.
+        sections: Sections, in order.
 
     Raises:
         LensFVError: the file cannot be written.
@@ -78,9 +78,9 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
     """Write each figure as NAME.html and NAME.json, with one copy of plotly in the same folder.
 
     Args:
-        figures: figures by file name without extension.
-        folder: folder to write to, created if missing.
-        static: also write NAME.png and NAME.svg, in the theme that the figure was drawn in; needs kaleido and Chrome.
+        figures: Figures by file name without extension.
+        folder: Folder to write to, created if missing.
+        static: Also write NAME.png and NAME.svg, in the theme that the figure was drawn in; needs kaleido and Chrome.
 
     Returns:
         Files of the figures, in order.

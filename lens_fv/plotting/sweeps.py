@@ -28,8 +28,8 @@ def plot_layers(
     """Plot a vector's effect by injection layer: one line per task with its 95 % interval.
 
     Args:
-        sweeps: sweeps by task name, with one scale each.
-        chosen: layer to mark, by task name.
+        sweeps: Sweeps by task name, with one scale each.
+        chosen: Layer to mark, by task name.
         measure: "top1" (with Wilson interval) or "logprob" (with a bootstrap interval).
 
     Raises:
@@ -95,7 +95,7 @@ def plot_injection(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> 
     """Plot a vector's gain over no vector: layers across, scales up, diverging colours around zero, best cell marked.
 
     Args:
-        sweep: result of `sweep_injection`.
+        sweep: Result of `sweep_injection`.
         measure: "top1" or "logprob"; the hover text gives both, with intervals.
 
     Raises:

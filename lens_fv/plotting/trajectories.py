@@ -21,8 +21,8 @@ def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
     """Plot log-probability gains of the answers by instruction and by knowledge, with 95 % bands; one panel per task.
 
     Args:
-        trajectory: trajectory of a fine-tuning run. Dotted lines mark the end of each task's training.
-        tasks: names of the tasks to draw; default: all.
+        trajectory: Trajectory of a fine-tuning run. Dotted lines mark the end of each task's training.
+        tasks: Names of the tasks to draw; default: all.
 
     Raises:
         LensFVError: a task that was not probed.

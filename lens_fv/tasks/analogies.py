@@ -15,11 +15,11 @@ class Analogy:
     """A is to B as C is to D.
 
     Attributes:
-        a, b, c: the three given words.
-        d: acceptable answers, the most common first.
-        choices: candidate answers of a multiple-choice question, including the primary answer; empty: not multiple choice.
-        stems: the word that each choice completes; empty: `c` for all. In SAT questions every choice has its own stem.
-        relation: name of the analogy's relation, if known.
+        a, b, c: The three given words.
+        d: Acceptable answers, the most common first.
+        choices: Candidate answers of a multiple-choice question, including the primary answer; empty: not multiple choice.
+        stems: The word that each choice completes; empty: `c` for all. In SAT questions every choice has its own stem.
+        relation: Name of the analogy's relation, if known.
 
     Raises:
         LensFVError: a text is empty, or the correct answer is not among the choices.
@@ -73,12 +73,12 @@ def make_analogies(
     """Make analogies of one relation from each target, a randomly drawn source and wrong answers of other pairs.
 
     Args:
-        task: task that gives the analogies their relation name.
-        sources: pairs to draw A:B from.
-        targets: pairs to use as C:D.
-        n: number of analogies; default: every target once.
-        n_choices: number of choices per analogy, including the correct one; fewer if too few answers are distinct; 0: none.
-        seed: seed of the random draws.
+        task: Task that gives the analogies their relation name.
+        sources: Pairs to draw A:B from.
+        targets: Pairs to use as C:D.
+        n: Number of analogies; default: every target once.
+        n_choices: Number of choices per analogy, including the correct one; fewer if too few answers are distinct; 0: none.
+        seed: Seed of the random draws.
 
     Raises:
         LensFVError: no target has a source other than itself.

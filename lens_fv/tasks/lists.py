@@ -26,12 +26,12 @@ def make_list_task(
     first_output + last_copy - first_copy`.
 
     Args:
-        task: task that provides the inputs for the lists.
-        item: position of the queried item; "middle" needs an odd length.
+        task: Task that provides the inputs for the lists.
+        item: Position of the queried item; "middle" needs an odd length.
         answer: "output": the task's outputs for the item; "copy": the item itself.
-        length: number of items per list, all different.
-        n_pairs: number of lists; their queried items vary as much as the task allows.
-        seed: seed of the random lists.
+        length: Number of items per list, all different.
+        n_pairs: Number of lists; their queried items vary as much as the task allows.
+        seed: Seed of the random lists.
 
     Raises:
         LensFVError: lists longer than the task, with fewer than two items, or without a middle.

@@ -57,11 +57,11 @@ def load_task(
     """Load a built-in relation by name, or a task file by path.
 
     Args:
-        name_or_path: name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.parse_task_file` reads.
-        name: name of a file's task; default: the name in the file, or the file's own.
-        input_column: column or key of a file's inputs, where several could be meant.
-        output_column: likewise for the outputs.
-        alternatives: separator of acceptable outputs in one text, such as "/"; "": none.
+        name_or_path: Name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.parse_task_file` reads.
+        name: Name of a file's task; default: the name in the file, or the file's own.
+        input_column: Column or key of a file's inputs, where several could be meant.
+        output_column: Likewise for the outputs.
+        alternatives: Separator of acceptable outputs in one text, such as "/"; "": none.
 
     Raises:
         LensFVError: no such relation or file, or the file is not a task, or can be read in more than one way.

@@ -20,10 +20,10 @@ class Prompt:
     """A text for the model and its acceptable continuations.
 
     Attributes:
-        text: prompt text up to the start of the answer.
-        answers: acceptable continuations as the template writes them (with leading space), the primary one first.
-        demonstrations: pairs as shown, including any shuffling of outputs.
-        query: queried pair.
+        text: Prompt text up to the start of the answer.
+        answers: Acceptable continuations as the template writes them (with leading space), the primary one first.
+        demonstrations: Pairs as shown, including any shuffling of outputs.
+        query: Queried pair.
     """
 
     text: str
@@ -50,13 +50,13 @@ def few_shot(
     """Write a prompt with the query after demonstrations.
 
     Args:
-        query: queried pair.
-        demonstrations: pairs to show, in order.
-        template: template for the pairs.
-        instruction: instruction placed before everything else.
+        query: Queried pair.
+        demonstrations: Pairs to show, in order.
+        template: Template for the pairs.
+        instruction: Instruction placed before everything else.
         shuffle: "permutation" permutes the demonstrations' outputs as Todd et al. do, so that on average one stays correct;
             "derangement" leaves no output in place, and no answer correct as far as the outputs allow.
-        rng: random source for the shuffle; default: `random.Random(0)`.
+        rng: Random source for the shuffle; default: `random.Random(0)`.
 
     Raises:
         LensFVError: derangement of a single demonstration.
@@ -88,15 +88,15 @@ def build_prompts(
     prefix of a larger one, and shuffled prompts show the same demonstrations as clean ones.
 
     Args:
-        queries: queried pairs.
-        pool: pairs to draw demonstrations from; usually the training part of a split.
-        n_shots: number of demonstrations per prompt.
-        n_prompts: number of prompts; queries are drawn at random, none twice before all are used. Default: every query
+        queries: Queried pairs.
+        pool: Pairs to draw demonstrations from; usually the training part of a split.
+        n_shots: Number of demonstrations per prompt.
+        n_prompts: Number of prompts; queries are drawn at random, none twice before all are used. Default: every query
             once, in order.
-        template: template for the pairs.
-        shuffle: shuffling of the demonstrations' outputs; see `few_shot`.
-        instruction: instruction placed before everything else; several (None: no instruction) are used in turn.
-        seed: seed of all random draws.
+        template: Template for the pairs.
+        shuffle: Shuffling of the demonstrations' outputs; see `few_shot`.
+        instruction: Instruction placed before everything else; several (None: no instruction) are used in turn.
+        seed: Seed of all random draws.
 
     Raises:
         LensFVError: the pool has too few pairs, or no query is given.

@@ -38,12 +38,12 @@ def parse_task_file(
     normalisations (NFC) are; the model sees the spelling that comes first in the file.
 
     Args:
-        path: a UTF-8 file.
-        name: the task's name; default: the name in the file, else the file's own, or its folder's for a `train.json`.
-        input_column: column (in a table with a header) or key (in JSON objects) of the inputs, if ambiguous; in a table without
+        path: A UTF-8 file.
+        name: The task's name; default: the name in the file, else the file's own, or its folder's for a `train.json`.
+        input_column: Column (in a table with a header) or key (in JSON objects) of the inputs, if ambiguous; in a table without
             a header, its number from 1, together with `output_column`.
-        output_column: column or key of the outputs, given the same way.
-        alternatives: separator of acceptable outputs within one text, such as "/"; "": none.
+        output_column: Column or key of the outputs, given the same way.
+        alternatives: Separator of acceptable outputs within one text, such as "/"; "": none.
 
     Raises:
         LensFVError: the file cannot be read as a task, or is ambiguous; the message names the file, the line and the

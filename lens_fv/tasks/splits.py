@@ -43,11 +43,11 @@ def split_pairs(
     the order of the rows.
 
     Args:
-        task: task to split.
-        seed: seed of the random order of the facts.
-        test_fraction: fraction of the pairs, default 0.30.
-        validation_fraction: fraction of the pairs, default 0.15; the rest is for training.
-        n_train: number of training pairs to keep, default all; the other parts are unchanged.
+        task: Task to split.
+        seed: Seed of the random order of the facts.
+        test_fraction: Fraction of the pairs, default 0.30.
+        validation_fraction: Fraction of the pairs, default 0.15; the rest is for training.
+        n_train: Number of training pairs to keep, default all; the other parts are unchanged.
 
     Raises:
         LensFVError: fewer than three facts, shares that leave a part empty, or fewer training pairs than `n_train`.

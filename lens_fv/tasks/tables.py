@@ -28,8 +28,8 @@ class Columns(NamedTuple):
     """Columns and separator given by the caller.
 
     Attributes:
-        input, output: names of columns or keys, or numbers from 1 in a table without a header.
-        alternatives: separator of acceptable outputs; "": none.
+        input, output: Names of columns or keys, or numbers from 1 in a table without a header.
+        alternatives: Separator of acceptable outputs; "": none.
     """
 
     input: str | None = None

@@ -45,14 +45,14 @@ class Task:
     """Word pairs that share one relation.
 
     Attributes:
-        name: name in reports and artefacts.
-        pairs: one or more pairs; file readers merge repeated inputs.
-        relation_words: words that name the relation, ranked when a vector is decoded.
-        instructions: paraphrases that ask for the relation.
-        clozes: sentences about `{input}` that the output completes, as queries without an instruction.
-        group, family: relation type at two levels, such as "morphology" and "inflection".
-        languages: languages of inputs and outputs; "-" for none.
-        source, licence: origin and licence of the pairs.
+        name: Name in reports and artefacts.
+        pairs: One or more pairs; file readers merge repeated inputs.
+        relation_words: Words that name the relation, ranked when a vector is decoded.
+        instructions: Paraphrases that ask for the relation.
+        clozes: Sentences about `{input}` that the output completes, as queries without an instruction.
+        group, family: Relation type at two levels, such as "morphology" and "inflection".
+        languages: Languages of inputs and outputs; "-" for none.
+        source, licence: Origin and licence of the pairs.
 
     Raises:
         LensFVError: no pair, or an empty text.

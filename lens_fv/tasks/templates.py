@@ -14,11 +14,11 @@ class PromptTemplate:
     r"""Template for writing pairs; the default is Todd et al.'s `Q: hot\nA: cold\n\nQ: big\nA:`.
 
     Attributes:
-        query: question up to the start of the answer. It ends without a space: the space belongs to the answer,
+        query: Question up to the start of the answer. It ends without a space: the space belongs to the answer,
             because most tokenizers encode the two as one token. (It may end with a line break if the answer has no space.)
-        answer: text that follows the query.
-        separator: text after every demonstration.
-        instruction: text before everything else, in prompts with an instruction.
+        answer: Text that follows the query.
+        separator: Text after every demonstration.
+        instruction: Text before everything else, in prompts with an instruction.
 
     Raises:
         LensFVError: a part lacks its placeholder, or the query ends with a space.
@@ -73,7 +73,7 @@ class ChatTemplate(PromptTemplate):
     """Prompts as chat turns: questions by the user, answers by the model, the instruction in the first question.
 
     Attributes:
-        start: text before everything else, including the instruction.
+        start: Text before everything else, including the instruction.
     """
 
     start: str = ""

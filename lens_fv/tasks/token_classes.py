@@ -31,9 +31,9 @@ class TemplatePosition(NamedTuple):
     """Position of a token in terms that carry over to another prompt of the same template and number of shots.
 
     Attributes:
-        example: index of the demonstration, from 0; the query comes after the last, and -1 is the text before the first.
-        part: index of the part within the example, in the order of the template.
-        token: index of the token within the part.
+        example: Index of the demonstration, from 0; the query comes after the last, and -1 is the text before the first.
+        part: Index of the part within the example, in the order of the template.
+        token: Index of the token within the part.
     """
 
     example: int
@@ -46,9 +46,9 @@ class TokenClasses:
     """Class and template position of every token of an encoded prompt.
 
     Attributes:
-        classes: class of each token; None for the beginning-of-sequence token and for an instruction.
-        places: position of each token; None for the beginning-of-sequence token.
-        slots: position of each token, shared by all tokens of a word. Todd et al. average activations over slots, so that
+        classes: Class of each token; None for the beginning-of-sequence token and for an instruction.
+        places: Position of each token; None for the beginning-of-sequence token.
+        slots: Position of each token, shared by all tokens of a word. Todd et al. average activations over slots, so that
             words of different token counts are interchangeable. None for tokens without a class.
     """
 
@@ -89,10 +89,10 @@ def token_classes(model: Encoder, prompt: Prompt, *, template: PromptTemplate = 
     instead; as GPT-2 encodes a final pair of line breaks as one token, the second one became structural.)
 
     Args:
-        model: model that provides the tokenizer. If it has no offset mapping, characters are located by encoding every
+        model: Model that provides the tokenizer. If it has no offset mapping, characters are located by encoding every
             prefix of the text.
-        prompt: prompt to classify.
-        template: template that the prompt was written with.
+        prompt: Prompt to classify.
+        template: Template that the prompt was written with.
 
     Raises:
         LensFVError: the prompt was written with another template.

@@ -32,7 +32,7 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
 
     Args:
         path: UTF-8 file; its format is recognised by its content.
-        known: permitted names, in any Unicode normalisation; default: any.
+        known: Permitted names, in any Unicode normalisation; default: any.
 
     Raises:
         LensFVError: an unknown format or name, a non-numeric score, two scores of the same pair, an asymmetric matrix, or

@@ -25,8 +25,8 @@ class SimilarityMatrix(Record):
     """A symmetric matrix of similarities, from vectors or from people.
 
     Attributes:
-        names: names of the items, usually relations.
-        values: similarities, higher for more similar items; NaN for items that were not compared. The diagonal is ignored.
+        names: Names of the items, usually relations.
+        values: Similarities, higher for more similar items; NaN for items that were not compared. The diagonal is ignored.
 
     Raises:
         LensFVError: a duplicate name, a matrix of the wrong shape, or an asymmetric matrix.
@@ -87,7 +87,7 @@ def similarity_matrix(vectors: VectorLibrary | Mapping[str, FunctionVector] | Ma
     """Compute the matrix of cosine similarities between vectors.
 
     Args:
-        vectors: a library, function vectors by name (including composites), or tensors of equal width by name, such as the
+        vectors: A library, function vectors by name (including composites), or tensors of equal width by name, such as the
             weights of composites.
 
     Raises:

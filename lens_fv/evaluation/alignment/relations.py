@@ -35,12 +35,12 @@ def relation_vectors(
     were new.
 
     Args:
-        model: the model.
-        libraries: libraries by kind, such as {"tuned": ..., "extracted": ...}.
-        relations: defining pairs of each relation, by name.
-        weight_map: map fitted for the first library; default: softmax(3 x score).
-        template: prompt template.
-        progress: draw a progress bar.
+        model: The model.
+        libraries: Libraries by kind, such as {"tuned": ..., "extracted": ...}.
+        relations: Defining pairs of each relation, by name.
+        weight_map: Map fitted for the first library; default: softmax(3 x score).
+        template: Prompt template.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no libraries or relations, a kind named "composite", or a library that `compose` or the names refuse.
@@ -70,9 +70,9 @@ def relation_similarities(
     "embedding" is the static baseline: cosines between the relations' mean embedding differences (output minus input).
 
     Args:
-        model: the model.
-        vectors: see `relation_vectors`.
-        relations: defining pairs of each relation, by name.
+        model: The model.
+        vectors: See `relation_vectors`.
+        relations: Defining pairs of each relation, by name.
     """
     similarities = {kind: similarity_matrix(rows) for kind, rows in vectors.items()}
     composites = {name: v for name, v in vectors.get("composite", {}).items() if isinstance(v, CompositeVector)}

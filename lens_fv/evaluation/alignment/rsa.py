@@ -24,10 +24,10 @@ class Agreement(Record):
 
     Attributes:
         coefficient: "spearman" or "pearson".
-        correlation: correlation over pairs of items, with its bootstrap interval over items (the interval is NaN if too few
+        correlation: Correlation over pairs of items, with its bootstrap interval over items (the interval is NaN if too few
             resamples can be correlated) and the number of items.
-        p_value: one-sided permutation p-value.
-        n_pairs: number of pairs compared.
+        p_value: One-sided permutation p-value.
+        n_pairs: Number of pairs compared.
     """
 
     coefficient: Coefficient
@@ -54,13 +54,13 @@ def compare_similarities(
     `permutations` permutations, all are used.
 
     Args:
-        one: first matrix, such as cosines of vectors, complete for the items of `other`.
-        other: second matrix, such as human judgements; determines the items and pairs compared.
+        one: First matrix, such as cosines of vectors, complete for the items of `other`.
+        other: Second matrix, such as human judgements; determines the items and pairs compared.
         coefficient: "spearman" or "pearson".
-        permutations: number of permutations of the items.
-        resamples: number of bootstrap resamples of the items.
-        level: confidence level of the interval.
-        seed: seed of permutations and resamples.
+        permutations: Number of permutations of the items.
+        resamples: Number of bootstrap resamples of the items.
+        level: Confidence level of the interval.
+        seed: Seed of permutations and resamples.
 
     Raises:
         LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in `one`, or a constant matrix.

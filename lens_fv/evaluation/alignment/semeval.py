@@ -16,12 +16,12 @@ class RatedRelation:
     """A relation with the human-rated typicality of its pairs.
 
     Attributes:
-        name: identifier, such as "1a".
-        group, family: class and sub-category, such as "CLASS-INCLUSION" and "Taxonomic".
-        examples: unrated pairs that define the relation.
-        pairs: rated pairs, many of them in both directions with different ratings.
-        typicality: rating of each pair; comparable within the relation only.
-        definition: definition in words.
+        name: Identifier, such as "1a".
+        group, family: Class and sub-category, such as "CLASS-INCLUSION" and "Taxonomic".
+        examples: Unrated pairs that define the relation.
+        pairs: Rated pairs, many of them in both directions with different ratings.
+        typicality: Rating of each pair; comparable within the relation only.
+        definition: Definition in words.
 
     Raises:
         LensFVError: no examples, fewer than three rated pairs, or constant ratings.
@@ -55,7 +55,7 @@ def load_semeval(folder: str | Path) -> list[RatedRelation]:
     taking the first ones does not select by rating.
 
     Args:
-        folder: folder that contains these files.
+        folder: Folder that contains these files.
 
     Raises:
         LensFVError: a missing file or a malformed line; the message names file and line.

@@ -21,11 +21,11 @@ class TaxonomyStructure(Record):
     """Whether items of the same class are more similar than others.
 
     Attributes:
-        within, between: mean similarity within classes and between classes.
-        difference: within minus between.
-        auc: probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
-        difference_p_value, auc_p_value: one-sided permutation p-values.
-        n_items, n_within, n_between: numbers of items, of pairs within classes and of pairs between classes.
+        within, between: Mean similarity within classes and between classes.
+        difference: Within minus between.
+        auc: Probability that two items of the same class are more similar than two of different classes; 0.5 is chance.
+        difference_p_value, auc_p_value: One-sided permutation p-values.
+        n_items, n_within, n_between: Numbers of items, of pairs within classes and of pairs between classes.
     """
 
     within: float
@@ -46,10 +46,10 @@ def taxonomy_structure(
     """Test whether similarity is higher within the classes of a taxonomy than between them.
 
     Args:
-        matrix: similarities, some of which may be missing.
-        classes: class of each item, in the order of the matrix.
-        permutations: number of permutations of the items; all are used if there are no more.
-        seed: seed of the permutations.
+        matrix: Similarities, some of which may be missing.
+        classes: Class of each item, in the order of the matrix.
+        permutations: Number of permutations of the items; all are used if there are no more.
+        seed: Seed of the permutations.
 
     Raises:
         LensFVError: fewer than four items, a wrong number of classes, or no pair of items within or between classes.

@@ -34,8 +34,8 @@ class TypicalityResult(NamedTuple):
     """One measure, averaged over relations.
 
     Attributes:
-        measure: see `typicality`; "one - other" for a difference.
-        spearman: correlation with human typicality within a relation, averaged over relations, with its bootstrap interval.
+        measure: See `typicality`; "one - other" for a difference.
+        spearman: Correlation with human typicality within a relation, averaged over relations, with its bootstrap interval.
     """
 
     measure: str
@@ -47,12 +47,12 @@ class Typicality(Artefact):
     """Scores of every rated pair by every measure.
 
     Attributes:
-        relations, groups: names and classes of the relations.
-        measures: names of the measures, in the order of the last axis.
-        pairs: the words of each pair.
-        relation: index of each pair's relation.
-        human: typicality ratings, comparable within a relation only.
-        scores: scores, higher for more typical pairs.
+        relations, groups: Names and classes of the relations.
+        measures: Names of the measures, in the order of the last axis.
+        pairs: The words of each pair.
+        relation: Index of each pair's relation.
+        human: Typicality ratings, comparable within a relation only.
+        scores: Scores, higher for more typical pairs.
 
     Raises:
         LensFVError: no relation, a relation with fewer than three rated pairs or constant ratings, or inconsistent parts.
@@ -148,14 +148,14 @@ def typicality(
     profile" (cosine between the weights inferred from the pair alone and those of the composite).
 
     Args:
-        model: the model.
-        relations: relations with their ratings.
-        vectors: vectors by kind and relation, made from the examples and not from rated pairs; see `relation_vectors`.
-        library: library of the composites, needed for profiles.
-        weight_map: map of the composites; default: softmax(3 x score).
-        template: prompt template.
-        seed: seed of the bootstrap.
-        progress: draw a progress bar.
+        model: The model.
+        relations: Relations with their ratings.
+        vectors: Vectors by kind and relation, made from the examples and not from rated pairs; see `relation_vectors`.
+        library: Library of the composites, needed for profiles.
+        weight_map: Map of the composites; default: softmax(3 x score).
+        template: Prompt template.
+        seed: Seed of the bootstrap.
+        progress: Draw a progress bar.
 
     Raises:
         LensFVError: no relations, a relation without a vector, or a vector of another model.

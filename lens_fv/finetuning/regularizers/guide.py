@@ -34,10 +34,10 @@ class Guide(nn.Module):
 
     Args:
         model: PEFT model being trained.
-        vector: vector of the model without updates; None only if no term needs it (`steer` 0, all heads, no intervention).
-        settings: terms and their weights.
-        previous: values of the trained parameters by name, for the teacher "previous"; default: their current values.
-        swap_prompts: token ids of the prompts for the terms `swap` and `swap_heads`.
+        vector: Vector of the model without updates; None only if no term needs it (`steer` 0, all heads, no intervention).
+        settings: Terms and their weights.
+        previous: Values of the trained parameters by name, for the teacher "previous"; default: their current values.
+        swap_prompts: Token ids of the prompts for the terms `swap` and `swap_heads`.
 
     Raises:
         LensFVError: a model without updates that can be turned off, a vector of another model or without the required heads, no
@@ -92,9 +92,9 @@ class Guide(nn.Module):
         """Compute the cross entropy plus all terms, for custom training loops.
 
         Args:
-            model: model that the guide was made for.
+            model: Model that the guide was made for.
             inputs: `input_ids`, `attention_mask` and `labels`. The first target in each row is the answer's first token.
-            fraction: share of training that is complete, from 0 to 1.
+            fraction: Share of training that is complete, from 0 to 1.
 
         Raises:
             LensFVError: a non-finite term, a row without a target or with a target as its first token, or gradient

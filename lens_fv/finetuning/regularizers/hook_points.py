@@ -28,8 +28,8 @@ class HookPoints:
     """A model's attention output projections and blocks, by layer.
 
     Args:
-        model: transformers model, optionally wrapped by PEFT.
-        n_heads: number of query heads per layer.
+        model: Transformers model, optionally wrapped by PEFT.
+        n_heads: Number of query heads per layer.
 
     Raises:
         LensFVError: no such projections were found.

@@ -24,10 +24,10 @@ class InstructionSwap:
     instruction keeps deciding what the model does.
 
     Args:
-        prompts: token ids of the prompts.
-        settings: guide settings, including the number of prompts per step.
-        hook_points: hook points of the model.
-        heads: heads to compare.
+        prompts: Token ids of the prompts.
+        settings: Guide settings, including the number of prompts per step.
+        hook_points: Hook points of the model.
+        heads: Heads to compare.
 
     Raises:
         LensFVError: no prompts, or an empty one.

@@ -30,9 +30,9 @@ def fisher_information(
     `ewc_penalty` is therefore specific to the kind of information, and for "batch" also to the batch size.
 
     Args:
-        model: model with trainable parameters.
+        model: Model with trainable parameters.
         batches: `input_ids`, `attention_mask`, `labels`.
-        previous: importance of earlier tasks, which is added.
+        previous: Importance of earlier tasks, which is added.
         fisher: "batch" squares the gradients of whole batches, with one backward pass per batch; "example" squares those of
             single examples, which matches the definition but needs one pass per example.
 
@@ -86,9 +86,9 @@ class OrthogonalBlocks:
 
     Args:
         model: PEFT model with a rank that is a multiple of `rank`.
-        rank: rank of each block.
-        index: index of the block to train.
-        weight: weight of the penalty, the sum of |A_before A_now^T|.
+        rank: Rank of each block.
+        index: Index of the block to train.
+        weight: Weight of the penalty, the sum of |A_before A_now^T|.
 
     Raises:
         LensFVError: a model without low-rank updates, or with too few blocks.

@@ -23,37 +23,37 @@ class GuideConfig:
     (Jiang et al. 2025) uses `distill`, `distill_all` and `heads`. Where the papers are silent, defaults follow their code.
 
     Attributes:
-        intervene: factor by which the vector is added to the student at the last prompt token during training. A negative
+        intervene: Factor by which the vector is added to the student at the last prompt token during training. A negative
             factor subtracts the vector, so that the updates need not rebuild its effect. 0: no intervention.
-        hold_fraction: fraction of the steps at the start with the full intervention, and at the end without any; it decays in
+        hold_fraction: Fraction of the steps at the start with the full intervention, and at the end without any; it decays in
             between.
-        n_decay_steps: number of equal steps in which the intervention decays.
-        distill: weight of the divergence from the teacher at the last prompt token. The teacher is the model without its
+        n_decay_steps: Number of equal steps in which the intervention decays.
+        distill: Weight of the divergence from the teacher at the last prompt token. The teacher is the model without its
             updates, with `steer` times the vector added.
-        distill_all: weight of the same divergence at all tokens, summed over each row.
-        steer: factor by which the vector is added to the teacher. 0: plain divergence from the model without updates.
+        distill_all: Weight of the same divergence at all tokens, summed over each row.
+        steer: Factor by which the vector is added to the teacher. 0: plain divergence from the model without updates.
         direction: "reverse" is KL(student || teacher), as in their code; "forward" is KL(teacher || student), the usual reading
             of the paper.
-        temperature: softmax temperature of both distributions.
-        distill_gate: threshold up to which a divergence counts as 0.
-        heads: weight of the squared distance between each head's outputs in the student and in the unsteered teacher at the
+        temperature: Softmax temperature of both distributions.
+        distill_gate: Threshold up to which a divergence counts as 0.
+        heads: Weight of the squared distance between each head's outputs in the student and in the unsteered teacher at the
             last prompt token, averaged over the head's dimensions and the rows, and summed over heads.
-        head_subset: heads to match: those of the "vector", or "all".
-        heads_gate: threshold up to which a head's distance counts as 0.
-        learn_projection: whether to map each head's output in the student by a learned linear map of its own, initialised to
+        head_subset: Heads to match: those of the "vector", or "all".
+        heads_gate: Threshold up to which a head's distance counts as 0.
+        learn_projection: Whether to map each head's output in the student by a learned linear map of its own, initialised to
             the identity.
-        swap: weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
+        swap: Weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
             tasks' instructions (`instruction_swapped_prompts`).
-        swap_heads: weight of the squared distance between the matched heads' outputs in student and teacher on these
+        swap_heads: Weight of the squared distance between the matched heads' outputs in student and teacher on these
             prompts, averaged over the head's dimensions and the prompts, and summed over heads.
-        n_swap_prompts: number of such prompts per step.
-        site: where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
+        n_swap_prompts: Number of such prompts per step.
+        site: Where the vector is added. "heads" adds the mean output of each of the vector's heads at that head; "resid_post"
             adds the vector after its layer; "attn_out" adds it to the attention output of its layer; None means
             "heads" for vectors with site "heads", else "resid_post".
         teacher: "base" is the initial model without any updates; "previous" is the model before the current task (learning
             without forgetting). The code of Jiang et al. (2025) merges each task's updates into the weights, so its teacher is
             the model before the task. For the first task the two are the same.
-        start_fraction: fraction of the steps before the guide starts. Until then it has no effect and no cost.
+        start_fraction: Fraction of the steps before the guide starts. Until then it has no effect and no cost.
 
     Raises:
         LensFVError: a value out of range.

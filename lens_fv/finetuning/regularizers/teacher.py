@@ -23,11 +23,11 @@ class Teacher:
     """The model itself with its updates turned off and without dropout, so no second copy is kept in memory.
 
     Args:
-        settings: guide settings.
-        hook_points: hook points of the model.
-        edits: edits that steer the teacher.
-        heads: heads to read.
-        previous: values of the trained parameters while the model acts as teacher; None: updates are turned off.
+        settings: Guide settings.
+        hook_points: Hook points of the model.
+        edits: Edits that steer the teacher.
+        heads: Heads to read.
+        previous: Values of the trained parameters while the model acts as teacher; None: updates are turned off.
     """
 
     def __init__(

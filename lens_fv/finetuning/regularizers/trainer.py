@@ -23,7 +23,7 @@ def guided(trainer: type[T]) -> type[T]:
     arguments.
 
     Args:
-        trainer: transformers' Trainer or a subclass.
+        trainer: Transformers' Trainer or a subclass.
     """
     base: Any = trainer
 

@@ -24,9 +24,9 @@ class UnsteeredHeads:
     differ, all later batches use a full pass.
 
     Args:
-        hook_points: hook points of the model.
-        heads: heads to read.
-        exact: whether passes read the whole input, which makes them equal bit for bit to any other pass over it. Otherwise they
+        hook_points: Hook points of the model.
+        heads: Heads to read.
+        exact: Whether passes read the whole input, which makes them equal bit for bit to any other pass over it. Otherwise they
             stop after the last prompt token, which is faster but rounds differently.
     """
 
