@@ -128,7 +128,7 @@ def test_finetuning_does_not_go_on_with_the_others_run(folders, tmp_path):
     settings = FinetuneConfig(n_examples=4, batch_size=2, epochs=1, n_checkpoints=1, learning_rate=1e-2, rank=2)
     tasks = [toy_task(name="one")]
     run = finetune(folders[0], tasks, tmp_path / "run", settings)
-    with pytest.raises(LensFVError, match=r"it was made with fingerprint \w{16} \(asked: \w{16}\); choose another folder"):
+    with pytest.raises(LensFVError, match=r"it was made with fingerprint \w{16} \(requested: \w{16}\); choose another folder"):
         finetune(folders[1], tasks, tmp_path / "run", settings)
     finetune(folders[0], tasks, tmp_path / "run", settings)
     model = load_model(folders[0])

@@ -86,7 +86,7 @@ def test_an_artefact_that_is_a_pickle_is_refused(tmp_path):
     from lens_fv.core.artefact import load_artefact
 
     torch.save({"kind": "FunctionVector"}, tmp_path / "x.safetensors")
-    with pytest.raises(LensFVError, match="not a whole safetensors file"):
+    with pytest.raises(LensFVError, match="not a complete safetensors file"):
         load_artefact(tmp_path / "x.safetensors")
 
 

@@ -52,7 +52,7 @@ def write_out(text: str) -> None:
         if isinstance(e, BrokenPipeError):
             raise OutputUnread from None
         raise LensFVError(
-            f"write to standard output: {e.strerror or e}; the command is done, and what it wrote to files is whole"
+            f"write to standard output: {e.strerror or e}; the command is done, and what it wrote to files is complete"
         ) from e
 
 
@@ -84,8 +84,8 @@ class Interrupts:
         """Return the message about the interrupt; later interrupts are ignored."""
         self._leaving = True
         if _resumable and _resumable[-1].exists():
-            return f"interrupted; what was finished is in {_resumable[-1]}, and the same command goes on from there"
-        return "interrupted; every file that was written is whole, and the same command begins anew"
+            return f"interrupted; what was finished is in {_resumable[-1]}, and the same command resumes from there"
+        return "interrupted; every file that was written is complete, and the same command starts over"
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.seen = True

@@ -183,7 +183,7 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
             different = different or differences(_common_values(first.entries), _common_values(other.entries))
         if different:
             raise LensFVError(
-                f"merge libraries: {paths[0]} was made with {', '.join(different).replace('(asked: ', f'({path}: ')}; "
+                f"merge libraries: {paths[0]} was made with {', '.join(different).replace('(requested: ', f'({path}: ')}; "
                 "vectors that are made otherwise do not go together"
             )
     merged = VectorLibrary(tuple(entry for index in (first, *others) for entry in index.entries)).save(folder)

@@ -65,7 +65,7 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     except LensFVError:
         raise
     except Exception as e:  # raised by safetensors or torch, depending on the fault
-        raise LensFVError(f"{context}: not a whole safetensors file ({e}); make it again") from e
+        raise LensFVError(f"{context}: not a complete safetensors file ({e}); make it again") from e
     if text is None:
         raise LensFVError(f"{context}: no lens_fv header; another program's file?")
     content = validated(parse_json(text, context), dict, context)
@@ -87,7 +87,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as e:  # raised by safetensors, torch or the operating system
-        raise LensFVError(f"load {path}: not a whole safetensors file ({e}); make it again") from e
+        raise LensFVError(f"load {path}: not a complete safetensors file ({e}); make it again") from e
 
 
 def checked_fields(kind: type, header: Header, file_tensors: Mapping[str, Tensor], context: str) -> dict[str, Any]:

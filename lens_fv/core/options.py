@@ -71,7 +71,8 @@ def takes_options(
             return function(*args, kind(**keywords))
 
         vars(call)["__signature__"] = _signature(function, kind)
-        call.__doc__ = _with_help(inspect.getdoc(function) or "", option_help(kind))
+        third = {"config": f"`{kind.__name__}` whose fields the keywords override."}
+        call.__doc__ = _with_help(inspect.getdoc(function) or "", third | option_help(kind))
         return call
 
     return decorate

@@ -61,19 +61,19 @@ def check_settings(
     if may_grow is not None and requested[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
         before.pop(may_grow)
     if changed := differences(before, {key: requested.get(key) for key in before}):
-        raise LensFVError(f"go on in {path.parent}: it was run with {', '.join(changed)}; choose another folder")
+        raise LensFVError(f"resume in {path.parent}: it was run with {', '.join(changed)}; choose another folder")
     write_atomically(path, json.dumps(requested, indent=1))
 
 
 def differences(before: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (asked: 2.0)"."""
+    """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (requested: 2.0)"."""
     changes: list[str] = []
     for key in dict.fromkeys([*before, *requested]):
         old, new = before.get(key), requested.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             changes += [f"{key}.{change}" for change in differences(old, new)]
         elif old != new:
-            changes.append(f"{key} {_brief(old)} (asked: {_brief(new)})")
+            changes.append(f"{key} {_brief(old)} (requested: {_brief(new)})")
     return changes
 
 

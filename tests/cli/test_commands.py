@@ -280,7 +280,7 @@ def bad_requests(folder):
         (["rank", "--task", "no-output.json"], "no-output.json"),
         (["rank", "--task", "one.json", "--n-shots", "10"], "1 pair"),
         (["rank", "--task", "long.json", "--n-shots", "2"], "reads 256 at most"),
-        (["show", "cut.safetensors"], "not a whole safetensors file"),
+        (["show", "cut.safetensors"], "not a complete safetensors file"),
         (["evaluate", "--task", "toy.json", "--vector", "missing.safetensors"], "no such file"),
         (["rank", "--task", "toy.json", "--device", "abacus"], "abacus"),
         (["rank", "--task", "toy.json", "--dtype", "float3"], "float3"),

@@ -157,7 +157,7 @@ def test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(place, tmp
     assert (code, printed) == (INTERRUPTED, "")
     assert one_line(said).startswith("lens-fv: interrupted; ")
     if out.exists():
-        assert one_line(said).endswith(f"what was finished is in {out}, and the same command goes on from there")
+        assert one_line(said).endswith(f"what was finished is in {out}, and the same command resumes from there")
     assert execute(arguments) == 0
     assert made(out) == whole
 
@@ -192,7 +192,7 @@ def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):
     with stopping(lambda: signal.raise_signal(signal.SIGINT), at=0, inside=tmp_path / "r.safetensors"):
         code, printed, said = run(*RANK, "--out", str(tmp_path / "r.safetensors"))
     assert (code, printed) == (INTERRUPTED, "")
-    assert one_line(said) == "lens-fv: interrupted; every file that was written is whole, and the same command begins anew"
+    assert one_line(said) == "lens-fv: interrupted; every file that was written is complete, and the same command starts over"
     assert not (tmp_path / "r.safetensors").exists()
 
 
@@ -250,7 +250,7 @@ def test_files_are_written_where_standard_output_is_full(printed_to, tmp_path):
     code, said = printed_to(
         os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), "tasks", "antonym", "--out", str(tmp_path / "it.json")
     )
-    assert (code, "what it wrote to files is whole" in one_line(said)) == (2, True)
+    assert (code, "what it wrote to files is complete" in one_line(said)) == (2, True)
     assert json.loads((tmp_path / "it.json").read_text())["name"] == "antonym"
 
 

@@ -127,7 +127,7 @@ def test_the_study_is_made_once_and_reported(run, tmp_path):
     assert list(again["models"].values()) == [only]
     code, _, error = run("reproduce", "instruction", *options, "--seed", "5", model=False)
     assert code == 2
-    assert "it was run with seeds [0] (asked: [5]); choose another folder" in error
+    assert "it was run with seeds [0] (requested: [5]); choose another folder" in error
     code, _, error = run("reproduce", "instruction", *options, "--part", "everything", model=False)
     assert code == 2
     assert "run part everything of the study" in error

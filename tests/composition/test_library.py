@@ -43,7 +43,7 @@ def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
     alone = extract(model, task, ranking, n_heads=3)
     assert made["toy1"].layer == alone.layer
     torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
-    with pytest.raises(LensFVError, match=r"recipe ExtractRecipe \(asked: TuneRecipe"):
+    with pytest.raises(LensFVError, match=r"recipe ExtractRecipe \(requested: TuneRecipe"):
         build_library(model, tasks(), tmp_path / "kept")
 
 
@@ -116,7 +116,7 @@ def test_files_are_read_when_asked_for(built, tmp_path):
     fresh = VectorLibrary.load(tmp_path / "kept")
     assert isinstance(fresh["toy0"], FunctionVector)
     assert fresh["toy0"] is fresh["toy0"]
-    with pytest.raises(LensFVError, match=r"toy2\.safetensors: not a whole safetensors file"):
+    with pytest.raises(LensFVError, match=r"toy2\.safetensors: not a complete safetensors file"):
         fresh["toy2"]
 
 
@@ -135,7 +135,9 @@ def test_a_stopped_build_goes_on_and_makes_nothing_twice(tiny_model, tmp_path):
 
 def test_what_was_made_otherwise_is_refused(tiny_model, built, tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "kept"
-    with pytest.raises(LensFVError, match=r"holds one made with layer 1 \(asked: 0\), steps 4 \(asked: 5\); choose another"):
+    with pytest.raises(
+        LensFVError, match=r"holds one made with layer 1 \(requested: 0\), steps 4 \(requested: 5\); choose another"
+    ):
         build_library(model, tasks(), folder, TuneRecipe(**{**FEW, "layer": 0, "steps": 5}))
     with pytest.raises(LensFVError, match="its vector of toy0 is of other pairs"):
         build_library(model, [toy_task(name="toy0", n=20)], folder, TuneRecipe(**FEW))

@@ -12,19 +12,19 @@ from lens_fv.errors import LensFVError
 
 def test_a_folder_appears_when_it_is_full(tmp_path):
     place = tmp_path / "above" / "model"
-    with atomic_folder(place, what="export") as beside:
-        (beside / "weights").write_text("all of them")
+    with atomic_folder(place, what="export") as temporary:
+        (temporary / "weights").write_text("all of them")
         assert not place.exists()
     assert sorted(file.name for file in place.parent.rglob("*")) == ["model", "weights"]
-    assert place.stat().st_mode == place.parent.stat().st_mode  # others may read it who may read folders beside it
+    assert place.stat().st_mode == place.parent.stat().st_mode  # others may read it who may read the folders next to it
     with pytest.raises(LensFVError, match=r"export to .*model: it is there already"), atomic_folder(place, what="export"):
         pass
     assert (place / "weights").read_text() == "all of them"
 
 
 def test_what_fails_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model", what="export") as beside:
-        (beside / "weights").write_text("some of them")
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model", what="export") as temporary:
+        (temporary / "weights").write_text("some of them")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 

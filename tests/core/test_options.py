@@ -108,6 +108,7 @@ def test_signature_and_help_state_every_option():
         "Args:",
         "    model: Model.",
         "    task: Task.",
+        "    config: `CountConfig` whose fields the keywords override.",
         "    n_trials: Number of trials,",
         "        over all tasks.",
         "    metric: Metric.",

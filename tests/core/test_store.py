@@ -70,8 +70,8 @@ def test_differences_say_what_was_and_what_is_asked():
     before = {"rank": 8, "guide": {"heads": 1.0, "steer": 1.0}, "same": [1], "gone": None, "tasks": ["x" * 100]}
     asked = {"rank": 8, "guide": {"heads": 2.0, "steer": 1.0}, "same": [1], "new": 3, "tasks": ["y"]}
     assert differences(before, asked) == [
-        "guide.heads 1.0 (asked: 2.0)",
-        f"tasks ['{'x' * 75}... (asked: ['y'])",
-        "new None (asked: 3)",
+        "guide.heads 1.0 (requested: 2.0)",
+        f"tasks ['{'x' * 75}... (requested: ['y'])",
+        "new None (requested: 3)",
     ]
     assert differences(before, before) == []

@@ -196,7 +196,7 @@ def test_a_run_says_whose_instructions_it_was_guided_by(model_folder, tmp_path):
     assert not same(
         updates(run.checkpoint()), updates(finetune(model_folder, TASKS[:1], tmp_path / "plain", SMALL).checkpoint())
     )
-    with pytest.raises(LensFVError, match=r"swap_tasks \['two', 'three'\] \(asked: \['two'\]\)"):
+    with pytest.raises(LensFVError, match=r"swap_tasks \['two', 'three'\] \(requested: \['two'\]\)"):
         finetune(model_folder, TASKS[:1], tmp_path / "run", settings, swap_tasks=TASKS[:2])
     with pytest.raises(LensFVError, match="there are 0"):
         finetune(model_folder, TASKS[:1], tmp_path / "none", settings, swap_tasks=TASKS[:1])

@@ -113,7 +113,7 @@ def test_going_on_changes_nothing_and_other_settings_are_refused(run, model_fold
     before = written(run.folder)
     finetune(model_folder, TASKS, run.folder, SMALL)
     assert before == written(run.folder)
-    with pytest.raises(LensFVError, match=r"made with settings\.rank 2 \(asked: 3\); choose another folder"):
+    with pytest.raises(LensFVError, match=r"made with settings\.rank 2 \(requested: 3\); choose another folder"):
         finetune(model_folder, TASKS, run.folder, replace(SMALL, rank=3))
     with pytest.raises(LensFVError, match="made with tasks "):
         finetune(model_folder, TASKS[:1], run.folder, SMALL)

@@ -186,7 +186,9 @@ def test_a_run_is_looked_at_on_the_way(tiny_model, tmp_path, settings):
         distill(model, [VELM, ORLA], SENTENCES, once, folder=tmp_path, stop_after_epochs=2)
     with pytest.raises(LensFVError, match="after 5 epochs: from 1 to 4"):
         distill(model, [VELM, ORLA], SENTENCES, once, stop_after_epochs=5)
-    with pytest.raises(LensFVError, match=r"run with direction forward \(asked: reverse\), temperature 2\.0 \(asked: 1\.0\)"):
+    with pytest.raises(
+        LensFVError, match=r"run with direction forward \(requested: reverse\), temperature 2\.0 \(requested: 1\.0\)"
+    ):
         distill(model, [VELM, ORLA], SENTENCES, replace(once, direction="reverse", temperature=1.0), folder=tmp_path)
     with pytest.raises(LensFVError, match=r"it was run with sentences .*, n_examples"):
         distill(model, [VELM], SENTENCES, once, folder=tmp_path)

@@ -150,7 +150,7 @@ def test_no_job_is_run_twice(study, settings):
     before = times()
     STUDY(study.model, study.folder, settings, source=study.source).run()
     assert times() == before
-    with pytest.raises(LensFVError, match=r"it was run with n_timings 1 \(asked: 2\)"):
+    with pytest.raises(LensFVError, match=r"it was run with n_timings 1 \(requested: 2\)"):
         STUDY(study.model, study.folder, replace(settings, n_timings=2), source=study.source)
 
 

@@ -106,7 +106,7 @@ def test_no_job_is_run_twice(study, settings):
     STUDY(model, folder, replace(settings, seeds=(0, 1)), source=path).run()
     after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "study.json"}
     assert after == before
-    with pytest.raises(LensFVError, match=r"it was run with max_items \d+ \(asked: 3\); choose another folder"):
+    with pytest.raises(LensFVError, match=r"it was run with max_items \d+ \(requested: 3\); choose another folder"):
         STUDY(model, folder, replace(settings, seeds=(0, 1), max_items=3), source=path)
     with pytest.raises(LensFVError, match="run part nothing of the study: there are start, sequences"):
         STUDY(model, folder, replace(settings, seeds=(0, 1)), source=path).run(["nothing"])

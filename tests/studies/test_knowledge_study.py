@@ -306,7 +306,7 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, sma
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.is_file() and path.name != "study.json"}
     STUDY(model, run.folder, small).run()
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(LensFVError, match=r"it was run with n_sentences \d \(asked: 3\); choose another folder"):
+    with pytest.raises(LensFVError, match=r"it was run with n_sentences \d \(requested: 3\); choose another folder"):
         STUDY(model, run.folder, replace(small, n_sentences=3))
     with pytest.raises(LensFVError, match=f"there are {', '.join(STUDY.parts)}"):
         run.run(["nothing"])

@@ -104,9 +104,9 @@ def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model):
     after = written(run.folder)
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert {name for name in changed if not name.endswith(".lock")} <= {"study.json"}
-    with pytest.raises(LensFVError, match=r"run with pairs \d \(asked: 4\); choose another folder"):
+    with pytest.raises(LensFVError, match=r"run with pairs \d \(requested: 4\); choose another folder"):
         STUDY(model, run.folder, replace(SMALL, pairs=4))
-    with pytest.raises(LensFVError, match=r"run with seeds .* \(asked: \[1, 0\]\)"):
+    with pytest.raises(LensFVError, match=r"run with seeds .* \(requested: \[1, 0\]\)"):
         STUDY(model, run.folder, replace(SMALL, seeds=(1, 0)))
     with pytest.raises(LensFVError, match="part nothing of the study: there are completion"):
         run.run(["nothing"])

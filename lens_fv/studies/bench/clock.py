@@ -75,15 +75,11 @@ def floor_operations(model: LensModel, *, tokens: int, rows: int, unembedded: in
 def plain_forward(model: LensModel, prompt: tuple[int, ...]) -> Callable[[], Tensor]:
     """A forward pass of a prompt that unembeds only its last token."""
     tokens = torch.tensor([prompt], device=model.device)
-    last: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        last[:] = [x[0, -1]]
-        return x
 
     def run() -> Tensor:
-        model.run_body(tokens, [(f"blocks.{model.n_layers - 1}.hook_resid_post", keep)])
-        return model.unembed(last[0])
+        states: list[Tensor] = []
+        model.run_body(tokens, [model.last_state_hook(states)])
+        return model.unembed(states[0][0, -1])
 
     return run
 
