@@ -161,7 +161,7 @@ def test_a_task_of_your_own_is_loaded_by_path(tmp_path: Path):
 
 
 @pytest.mark.parametrize("asked", ["antonyms", "Antonym", "antonim"])
-def test_an_unknown_name_suggests_near_ones(requested: str):
+def test_an_unknown_name_suggests_near_ones(asked: str):
     with pytest.raises(LensFVError, match=rf"unknown task '{asked}': did you mean .*antonym.*list_tasks\(\) lists"):
         load_task(asked)
 

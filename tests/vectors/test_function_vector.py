@@ -101,7 +101,7 @@ def test_round_trip(made, tmp_path):
 def test_damaged_files_are_one_clear_error(made, tmp_path):
     path = made[3].save(tmp_path / "v.safetensors")
     whole = path.read_bytes()
-    for content, said in [(whole[: len(whole) // 2], "not a whole"), (b"", "not a whole"), (b"pickle?", "not a whole")]:
+    for content, said in [(whole[: len(whole) // 2], "not a complete"), (b"", "not a complete"), (b"pickle?", "not a complete")]:
         path.write_bytes(content)
         with pytest.raises(LensFVError, match=said):
             load_artefact(path)
