@@ -101,9 +101,9 @@ def test_round_trip(made, tmp_path):
 def test_damaged_files_are_one_clear_error(made, tmp_path):
     path = made[3].save(tmp_path / "v.safetensors")
     whole = path.read_bytes()
-    for content, said in [(whole[: len(whole) // 2], "not a complete"), (b"", "not a complete"), (b"pickle?", "not a complete")]:
+    for content in [whole[: len(whole) // 2], b"", b"pickle?"]:
         path.write_bytes(content)
-        with pytest.raises(LensFVError, match=said):
+        with pytest.raises(LensFVError, match="not a complete safetensors file"):
             load_artefact(path)
     path.unlink()
     with pytest.raises(LensFVError, match="no such file"):
