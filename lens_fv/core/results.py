@@ -84,7 +84,7 @@ class Record(Saved):
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
-        return {field.name.replace("_", " "): _format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name.replace("_", " "): format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         return summary_text(type(self).__name__, self.summary())
@@ -116,7 +116,7 @@ class Records(tuple[R, ...], Saved, Generic[R]):
         lines: dict[str, str] = {}
         for result in self:
             label, *values = _records(result)[0].values()
-            lines[str(label)] = ", ".join(_format_value(value) for value in values)
+            lines[str(label)] = ", ".join(format_value(value) for value in values)
         return lines
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ def _records(result: Any) -> list[Mapping[str, Any]]:
     return result.records() if isinstance(result, Record) else [result._asdict()]
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a summary: estimates with their intervals, other numbers with three significant digits."""
     if isinstance(value, Estimate):
         return str(value)
