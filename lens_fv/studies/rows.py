@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lens_fv.core.files import explain_disk_errors, file_lock, file_name, lock_file
-from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.json_files import parse_json, record
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ class RowStore:
                 text = encoded.decode()
             except UnicodeDecodeError as error:
                 raise LensFVError(f"{context}: not UTF-8 text; {REMEDY}") from error
-            fields = validated(parse_json(text, context, remedy=REMEDY), dict[str, Any], context, remedy=REMEDY)
-            line = Line(**record(Line, fields, context, remedy=REMEDY))
+            line = record(Line, parse_json(text, context, remedy=REMEDY), context, remedy=REMEDY)
             if (line.model, line.settings_hash) != (self._model, self._hash):
                 other = f"the model {line.model}" if line.model != self._model else "other settings"
                 raise LensFVError(f"{context}: {line.part}/{line.job} was run with {other}; choose another folder")
