@@ -60,6 +60,7 @@ class Artefact:
     provenance: Provenance
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:

@@ -63,9 +63,6 @@ def evaluate_analogies(
         LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
         >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
         >>> evaluation = lens_fv.evaluate_analogies(model, library, analogies)
