@@ -21,6 +21,7 @@ from lens_fv.model.measuring import measured
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
 from lens_fv.vectors.batches import open_batches
+from lens_fv.vectors.controls import random_rows_like
 
 
 @checked
@@ -134,11 +135,6 @@ def _controls(
     seed: int,
 ) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-
-    def like(rows: Tensor) -> Tensor:
-        noise = torch.randn(rows.shape, generator=rng).to(rows)
-        return noise * rows.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-
     allowed = (~excluded).to(weights)
     relations, n = [analogy.relation for analogy in analogies], len(analogies)
     others: list[int] = []
@@ -151,8 +147,8 @@ def _controls(
         "best": best,
         "matched": composite * best.norm(dim=-1, keepdim=True) / composite.norm(dim=-1, keepdim=True).clamp(min=1e-30),
         "other_source": composite[others],
-        "random_basis": weights @ like(basis.vectors),
-        "random": like(composite),
+        "random_basis": weights @ random_rows_like(basis.vectors, rng),
+        "random": random_rows_like(composite, rng),
     }
 
 
