@@ -43,8 +43,6 @@ def build(
         method: How vectors are made: tuned on pairs, extracted from heads, or (control) tuned on shuffled answers.
         out: Library folder to write; default: MODEL-library.
     """
-    from lens_fv.composition.recipes import middle_layer
-
     used, others = (extracted, tuned) if method == "extracted" else (tuned, extracted)
     if unused := sorted(others.keys() - used.keys()):
         raise LensFVError(f"build a library of {method} vectors with {', '.join(unused)}: that is for the other method")
@@ -55,7 +53,7 @@ def build(
     tasks = [member for name in task or fv.list_tasks(**filtering) for member in fv.tasks.load_tasks(name)]
     model = open_model(**loading)
     if method == "extracted":
-        recipe = fv.composition.ExtractRecipe(**{"layer": middle_layer(model), **extracted})
+        recipe = fv.composition.ExtractRecipe(**{"layer": model.layer_at(0.5), **extracted})
     else:
         recipe = fv.composition.TuneRecipe(**tuned, shuffled=method == "shuffled")
     folder = out or Path(f"{file_name(model.name)}-library")
