@@ -14,9 +14,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from lens_fv.core.divergence import Direction, divergence as full_divergence
 from lens_fv.finetuning.loop import padded, trainer_arguments
-from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.examples import DistillationExample, Target, with_rest
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, with_rest
 
 WINDOW = 8
 """Window size, in steps, within which examples are sorted by length."""

@@ -19,9 +19,8 @@ from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.examples import DistillationExample, Unfit, text_example
+from lens_fv.knowledge.examples import DistillationExample, Target, Unfit, teacher_targets, text_example, token_targets
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
