@@ -15,8 +15,8 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.checkpoints import load_into
-from lens_fv.finetuning.continual import delete_vectors, save_vectors, stage_regularizers, with_replay
 from lens_fv.finetuning.examples import TokenizerEncoder, collated, instruction_swapped_prompts, training_examples
+from lens_fv.finetuning.forgetting import delete_vectors, save_vectors, stage_regularizers, with_replay
 from lens_fv.finetuning.loop import complete_checkpoints, pad_token
 from lens_fv.finetuning.regularizers import guided
 from lens_fv.finetuning.run import RUN, FinetuneRun, save_tasks
