@@ -15,6 +15,7 @@ from lens_fv.cli import (
     bench,
     composition,
     decoding,
+    distill,
     evaluation,
     finetuning,
     heads,
@@ -25,24 +26,24 @@ from lens_fv.cli import (
     reproduce,
     vectors,
 )
-from lens_fv.cli.command import Command
+from lens_fv.cli.command import commands_of
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, tell, write_out
 from lens_fv.core.files import disk_error
 from lens_fv.errors import LensFVError
 
-HEADINGS: dict[str, tuple[Command, ...]] = {
-    "Models and tasks": models.COMMANDS,
-    "Heads": heads.COMMANDS,
-    "Vectors": vectors.COMMANDS + decoding.COMMANDS,
-    "Evaluation": evaluation.COMMANDS,
-    "Composition": composition.COMMANDS,
-    "Fine-tuning": finetuning.COMMANDS,
-    "Knowledge": (knowledge.distill,),
-    "Studies": reproduce.COMMANDS,
+HEADINGS: dict[str, tuple[ModuleType, ...]] = {
+    "Models and tasks": (models,),
+    "Heads": (heads,),
+    "Vectors": (vectors, decoding),
+    "Evaluation": (evaluation,),
+    "Composition": (composition,),
+    "Fine-tuning": (finetuning,),
+    "Knowledge": (distill,),
+    "Studies": (reproduce,),
 }
-"""Commands by the heading under which `lens-fv --help` lists them."""
+"""Modules by the heading under which `lens-fv --help` lists their commands."""
 GROUPS: dict[str, ModuleType] = {"library": library, "iv": iv, "knowledge": knowledge, "bench": bench}
-"""Modules of the commands that have a word before their name, such as `library build`."""
+"""Modules of the commands that have a word before their name, such as `library build`; their docstrings are the help."""
 SETTINGS: dict[str, Any] = {
     "help_flags": ("-h", "--help"),
     "help_format": "plaintext",
@@ -61,11 +62,11 @@ def command_line() -> App:
     text = "Function vectors, instruction vectors and knowledge updates in language models."
     app = App(name="lens-fv", help=text, version_flags="--version", **SETTINGS)
     groups = Group("Groups of commands", sort_key=len(HEADINGS))
-    for order, (heading, functions) in enumerate(HEADINGS.items()):
-        _add(app, functions, group=Group(heading, sort_key=order))
+    for order, (heading, modules) in enumerate(HEADINGS.items()):
+        _add(app, *modules, group=Group(heading, sort_key=order))
     for word, module in GROUPS.items():
-        group = App(name=word, help=module.HELP, version_flags=(), **SETTINGS)
-        _add(group, module.COMMANDS)
+        group = App(name=word, help=module.__doc__, version_flags=(), **SETTINGS)
+        _add(group, module)
         app.command(group)
         group.group = groups
     app["--help"].group = app["--version"].group = GLOBAL
@@ -73,9 +74,9 @@ def command_line() -> App:
     return app
 
 
-def _add(app: App, commands: tuple[Command, ...], **settings: Any) -> None:
-    """Add commands whose signatures are read when one of them is called or explains itself."""
-    for command in commands:
+def _add(app: App, *modules: ModuleType, **settings: Any) -> None:
+    """Add the commands of modules; their signatures are read when one of them is called or explains itself."""
+    for command in commands_of(*modules):
         app.command(command.path, name=command.name, help=command.help, version_flags=(), **settings)
 
 

@@ -1,4 +1,4 @@
-"""The commands `lens-fv bench ...`: speed, exactness and memory on this machine."""
+"""Measure speed, exactness and memory on this machine."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

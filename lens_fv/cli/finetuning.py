@@ -58,8 +58,8 @@ def finetune(
         vectors = {name: with_other_heads(guiding, seed=settings.seed) for name, guiding in vectors.items()}
     resumes_in(out)
     run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
-    rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
-    payload = {"model": run.about["model"], "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
+    rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": c.folder} for c in run.checkpoints]
+    payload = {"model": run.about["model"], "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": out}
     view = table(rows, title=f"{run.about['model']}: {', '.join(run.tasks)}", without=("task", "folder"))
     return Printout(payload, view, f"written to {out}; `lens-fv dynamics {out}` tracks it")
 
@@ -81,7 +81,7 @@ def interpolate(
     interpolated = fv.finetuning.interpolate_weights(run, out, **options)
     names = [checkpoint.name for checkpoint in interpolated.checkpoints]
     share = chosen(options, "lens_fv.finetuning:interpolate_weights", "share")
-    payload = {"model": run.about["model"], "share": share, "run": str(out), "checkpoints": names}
+    payload = {"model": run.about["model"], "share": share, "run": out, "checkpoints": names}
     return Printout(payload, f"{len(names)} checkpoints, {share:g} of the way", f"written to {out}")
 
 
@@ -103,7 +103,7 @@ def export(
     """
     exported, model = run.checkpoint(checkpoint), run.about["model"]
     folder = fv.finetuning.export_checkpoint(run, out, exported, **options)
-    payload = {"model": model, "checkpoint": exported.name, "folder": str(folder)}
+    payload = {"model": model, "checkpoint": exported.name, "folder": folder}
     return Printout(payload, f"{model} at {exported.name}", f"written to {folder}")
 
 
@@ -149,6 +149,3 @@ def dynamics(
     absent = [verdict.task for verdict in verdicts if verdict.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
     return Printout(payload, view, *note, f"report: {payload['report']}")
-
-
-COMMANDS = (finetune, interpolate, export, dynamics)

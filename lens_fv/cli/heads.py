@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
@@ -11,9 +11,6 @@ from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
 from lens_fv.core.tables import table_rows
-
-if TYPE_CHECKING:
-    from lens_fv.heads import HeadRanking, UniversalHeads
 
 Source = Annotated[str, "Patched-in value: mean, zero, resample, or a ranking file that provides means."]
 BudgetMib = Annotated[Positive, "Memory budget for activations in MiB; default: half of the free memory."] | None
@@ -131,14 +128,14 @@ def attributions(
     comparison = fv.heads.compare_attributions(open_model(**loading), task, ranking, split=split, progress=True)
     scores: list[dict[str, Any]] = []
     for score in ("attribution", "direct"):
-        correlations = {name: comparison.correlation(score, coefficient=name)._asdict() for name in ("spearman", "kendall")}
+        correlations = {name: comparison.correlation(score, coefficient=name) for name in ("spearman", "kendall")}
         overlap = comparison.overlap(score, min(OVERLAP, comparison.exact[0].numel()))
-        scores.append({"score": score, **correlations, "overlap": overlap.to_json()})
+        scores.append({"score": score, **correlations, "overlap": overlap})
     return artefact_printout(comparison, out=out, ending="attributions", metric=comparison.metric, scores=scores)
 
 
 def heads_printout(
-    effects: "HeadRanking | UniversalHeads",
+    effects: "fv.heads.HeadRanking | fv.heads.UniversalHeads",
     correcting: Options,
     top: int,
     *views: Any,
@@ -151,7 +148,7 @@ def heads_printout(
     heads = table_rows(head._asdict() | {"p_value": float(p_values[head.layer, head.head])} for head in effects.top())
     enough = len(effects.effects) >= 4
     correction = chosen(correcting, CORRECTION, "correction")
-    reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())).to_json() if enough else None
+    reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())) if enough else None
     title = f"{task or effects.provenance.task} on {effects.provenance.model}: {against}{effects.metric} of the answer"
     view = table(heads[:top], title=f"{title}; p-values corrected by {correction}")
     values |= {"metric": effects.metric, "queries": queries_used(effects), "correction": correction, "heads": heads}
@@ -164,6 +161,3 @@ def _bytes(mebibytes: float | None) -> int | None:
 
 def _source(name: str) -> Any:
     return name if name in ("mean", "zero", "resample") else fv.heads.HeadRanking.load(name)
-
-
-COMMANDS = (rank, universal, classes, attributions)

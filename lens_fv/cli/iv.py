@@ -1,8 +1,8 @@
-"""The commands `lens-fv iv ...` for instruction vectors: rank, extract."""
+"""Instruction vectors: rank the heads that carry an instruction, and extract its vector."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
@@ -11,10 +11,6 @@ from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_m
 from lens_fv.cli.output import Printout
 from lens_fv.cli.vectors import check_ranking_options, extracted_printout
 
-if TYPE_CHECKING:
-    from lens_fv.tasks import Task
-
-HELP = "Instruction vectors: rank the heads that carry an instruction, and extract its vector."
 InstructionFile = Annotated[Path | None, "File of instructions; default: the task's own, if it has any."]
 Template = Annotated[
     Literal["todd", "arrow", "input-output", "natural", "chat"], "Prompt template; chat: the model's own chat format."
@@ -44,7 +40,7 @@ def rank(
     ranking = fv.rank_instruction_heads(model, instructed, **options, template=_template(template, model), progress=True)
     counterpart = ranking.provenance.options["counterpart"]
     values = {
-        "instructions": list(instructed.instructions),
+        "instructions": instructed.instructions,
         "counterpart": counterpart,
         "counterparts": ranking.provenance.options.get("counterparts"),
         "baseline": float(ranking.baseline.mean()),
@@ -83,13 +79,10 @@ def extract(
     return extracted_printout(vector, out, "instruction", **values)
 
 
-def _instructed(task: "Task", instructions: Path | None) -> "Task":
+def _instructed(task: "fv.Task", instructions: Path | None) -> "fv.Task":
     """The task, with the instructions from a file if one is given."""
     return task if instructions is None else replace(task, instructions=fv.tasks.load_instructions(instructions))
 
 
 def _template(name: str, model: Any) -> Any:
     return fv.tasks.chat_template(model) if name == "chat" else fv.tasks.TEMPLATES[name]
-
-
-COMMANDS = (rank, extract)

@@ -1,9 +1,8 @@
-"""The commands `lens-fv library ...`: build, merge, list, show, fit."""
+"""Libraries of many relations' vectors: build, merge, list, show, fit a map."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
@@ -14,10 +13,6 @@ from lens_fv.cli.output import Printout, artefact_printout, table
 from lens_fv.core.files import file_name
 from lens_fv.errors import LensFVError
 
-if TYPE_CHECKING:
-    from lens_fv.composition import Entry, VectorLibrary
-
-HELP = "Libraries of many relations' vectors: build, merge, list, show, fit a map."
 Filtering = Annotated[Options, OptionsOf("lens_fv:list_tasks")]
 
 
@@ -61,7 +56,7 @@ def build(
     folder = out or Path(f"{file_name(model.name)}-library")
     resumes_in(folder)
     library = fv.build_library(model, tasks, folder, recipe, **building, progress=True)
-    return _listed(library, f"written to {folder}", model=model.name, folder=str(folder))
+    return _listed(library, f"written to {folder}", model=model.name, folder=folder)
 
 
 @command
@@ -77,14 +72,14 @@ def merge(
     Args:
         out: Folder for the merged library.
     """
-    return _listed(fv.composition.merge_libraries(folders, out), f"written to {out}", folder=str(out))
+    return _listed(fv.composition.merge_libraries(folders, out), f"written to {out}", folder=out)
 
 
 @command
 def list_(folder: Annotated[Path, "Library folder."], *, filtering: Filtering) -> Printout:
     """List the vectors of a library."""
     library = fv.VectorLibrary.load(folder).filter(**filtering)
-    return _listed(library, repr(library), folder=str(folder))
+    return _listed(library, repr(library), folder=folder)
 
 
 @command
@@ -100,7 +95,7 @@ def show(
     Args:
         model: Model that decodes the vector; default: do not decode.
     """
-    return shown(library[name], model, placing, _row(library.entry(name)))
+    return shown(library[name], model, placing, vars(library.entry(name)))
 
 
 @command
@@ -128,15 +123,7 @@ def fit(
     return artefact_printout(weight_map, out=path, summary=weight_map.summary(), scale=weight_map.scale)
 
 
-def _row(entry: "Entry") -> dict[str, Any]:
-    return asdict(entry) | {"file": str(entry.file)}
-
-
-def _listed(library: "VectorLibrary", line: str, **values: Any) -> Printout:
-    rows = [_row(entry) for entry in library.entries]
-    in_order = sorted(rows, key=lambda row: (row["group"], row["family"], row["name"]))
-    view = table(in_order, without=("file", "model", "task_hash", "fingerprint"))
-    return Printout({**values, "vectors": rows}, view, line)
-
-
-COMMANDS = (build, merge, list_, show, fit)
+def _listed(library: "fv.VectorLibrary", line: str, **values: Any) -> Printout:
+    in_order = sorted(library.entries, key=lambda entry: (entry.group, entry.family, entry.name))
+    view = table([vars(entry) for entry in in_order], without=("file", "model", "task_hash", "fingerprint"))
+    return Printout({**values, "vectors": library.entries}, view, line)

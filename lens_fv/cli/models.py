@@ -101,6 +101,3 @@ def verify(model: ModelName = MODEL, *, placing: Placing, options: Annotated[Opt
     rows, passed = table_rows(findings), all(finding.passed for finding in findings)
     payload = {"model": model, "passed": passed, "checks": rows}
     return Printout(payload, table(rows, title=repr(lens)), code=0 if passed else 1)
-
-
-COMMANDS = (demo, models, tasks, verify)

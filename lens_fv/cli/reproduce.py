@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lens_fv.cli.command import command
 from lens_fv.cli.inputs import Placing
@@ -70,10 +70,9 @@ def reproduce(
         **placing,
         progress=True,
     )
-    headlines = {name: _plain(headline) for name, headline in result.models.items()}
-    models = {name: {"folder": str(result.folders[name]), **headline} for name, headline in headlines.items()}
-    rows = [{"model": name, **headline} for name, headline in headlines.items()]
-    payload = {"page": str(result.page), "run_dir": str(folder), "models": models}
+    models = {name: {"folder": result.folders[name], **headline} for name, headline in result.models.items()}
+    rows = [{"model": name, **headline} for name, headline in result.models.items()]
+    payload = {"page": result.page, "run_dir": folder, "models": models}
     return Printout(payload, table(rows, title=study), f"written to {result.page}")
 
 
@@ -83,13 +82,3 @@ def _assignment(text: str) -> tuple[str, str]:
     if not equals:
         raise LensFVError(f"--set {text}: write NAME=VALUE")
     return name, value
-
-
-def _plain(value: Any) -> Any:
-    """A headline for JSON: estimates with their fields' names."""
-    if hasattr(value, "_asdict"):
-        return value._asdict()
-    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
-
-
-COMMANDS = (reproduce,)

@@ -1,7 +1,7 @@
 """Commands that make vectors and sweep them: extract, tune, sweep."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command, pick
@@ -10,10 +10,6 @@ from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Seed
 from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
-
-if TYPE_CHECKING:
-    from lens_fv.heads import HeadRanking
-    from lens_fv.vectors import FunctionVector
 
 
 @command
@@ -42,7 +38,7 @@ def extract(
     return extracted_printout(vector, out, "extracted", site=vector.site, norm=float(vector.vector.norm()))
 
 
-def check_ranking_options(ranking: "HeadRanking | None", options: Options) -> None:
+def check_ranking_options(ranking: "fv.heads.HeadRanking | None", options: Options) -> None:
     """Raise `LensFVError` if options are given that only a new ranking has."""
     if ranking is not None and (unused := sorted(options.keys() - {"queries"})):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
@@ -51,10 +47,10 @@ def check_ranking_options(ranking: "HeadRanking | None", options: Options) -> No
         )
 
 
-def extracted_printout(vector: "FunctionVector", out: Path | None, ending: str, **values: Any) -> Printout:
+def extracted_printout(vector: "fv.FunctionVector", out: Path | None, ending: str, **values: Any) -> Printout:
     """Save and describe a vector that was made from heads."""
     values |= {"layer": vector.layer, "queries": queries_used(vector), "norm_in_residuals": vector.norm}
-    return artefact_printout(vector, out=out, ending=ending, heads=[list(head) for head in vector.heads], **values)
+    return artefact_printout(vector, out=out, ending=ending, heads=vector.heads, **values)
 
 
 @command
@@ -85,7 +81,7 @@ def tune(
     vector = fv.tune(model, task, **options | {"init": initial}, split=split, progress=True)
     vectors = {"extracted": initial, "tuned": vector} if isinstance(initial, fv.FunctionVector) else {"tuned": vector}
     rows = table_rows(fv.evaluate(model, task, vectors, split=split, **test_options, **seed, progress=True).results)
-    values = {"layer": vector.layer, "options": dict(vector.provenance.options), "results": rows}
+    values = {"layer": vector.layer, "options": vector.provenance.options, "results": rows}
     return artefact_printout(vector, repr(vector), table(rows, title="on the test split"), out=out, ending="tuned", **values)
 
 
@@ -113,6 +109,3 @@ def sweep(
     view = table(rows, title=f"top-1 on {len(result.top1)} {result.subset} pairs")
     values = {"subset": result.subset, "cells": table_rows(result.cells()), "best": table_rows([result.best()])[0]}
     return artefact_printout(result, view, repr(result), out=out, **values)
-
-
-COMMANDS = (extract, tune, sweep)

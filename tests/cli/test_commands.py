@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lens_fv.cli.app import GROUPS, HEADINGS
-from lens_fv.cli.command import Command
+from lens_fv.cli.command import Command, commands_of
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
@@ -342,8 +342,8 @@ def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
 
 def commands() -> dict[str, Command]:
     """Every command by the words that call it."""
-    alone = {command.name: command for heading in HEADINGS.values() for command in heading}
-    return alone | {f"{word} {command.name}": command for word, module in GROUPS.items() for command in module.COMMANDS}
+    alone = {command.name: command for modules in HEADINGS.values() for command in commands_of(*modules)}
+    return alone | {f"{word} {command.name}": command for word, module in GROUPS.items() for command in commands_of(module)}
 
 
 def test_every_command_has_the_shared_options():
