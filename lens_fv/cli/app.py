@@ -2,7 +2,6 @@
 
 import logging
 import re
-import signal
 import sys
 from functools import lru_cache
 from types import ModuleType
@@ -44,31 +43,32 @@ HEADINGS: dict[str, tuple[ModuleType, ...]] = {
 """Modules by the heading under which `lens-fv --help` lists their commands."""
 GROUPS: dict[str, ModuleType] = {"library": library, "iv": iv, "knowledge": knowledge, "bench": bench}
 """Modules of the commands that have a word before their name, such as `library build`; their docstrings are the help."""
-SETTINGS: dict[str, Any] = {
-    "help_flags": ("-h", "--help"),
-    "help_format": "plaintext",
-    "version": __version__,
-    "default_parameter": Parameter(negative=()),
-    "result_action": "return_value",
-    "suppress_keyboard_interrupt": False,
-}
 GLOBAL = Group("Global options", sort_key=99)
-CALLING: dict[str, Any] = {"exit_on_error": False, "print_error": False}
 
 
 @lru_cache
 def command_line() -> App:
     """Build the parser."""
-    text = "Function vectors, instruction vectors and knowledge updates in language models."
-    app = App(name="lens-fv", help=text, version_flags="--version", **SETTINGS)
+    app = App(
+        name="lens-fv",
+        help="Function vectors, instruction vectors and knowledge updates in language models.",
+        help_flags=("-h", "--help"),
+        help_format="plaintext",
+        version=__version__,
+        version_flags="--version",
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        exit_on_error=False,
+        print_error=False,
+    )
     groups = Group("Groups of commands", sort_key=len(HEADINGS))
     for order, (heading, modules) in enumerate(HEADINGS.items()):
         _add(app, *modules, group=Group(heading, sort_key=order))
     for word, module in GROUPS.items():
-        group = App(name=word, help=module.__doc__, version_flags=(), **SETTINGS)
+        group = App(name=word, help=module.__doc__, version_flags=(), group=groups)
         _add(group, module)
         app.command(group)
-        group.group = groups
     app["--help"].group = app["--version"].group = GLOBAL
     app.meta.default(_root)
     return app
@@ -102,7 +102,7 @@ def _root(
 
         command_line().help_print(tokens, console=Console(stderr=True))
         return 2
-    return command_line()(tokens, **CALLING)
+    return command_line()(tokens)
 
 
 def execute(arguments: list[str] | None = None) -> int:
@@ -120,7 +120,7 @@ def execute(arguments: list[str] | None = None) -> int:
     with Interrupts() as interrupts:
         try:
             with app.console.capture() as help_text:
-                code = app.meta(sys.argv[1:] if arguments is None else arguments, **CALLING)
+                code = app.meta(sys.argv[1:] if arguments is None else arguments)
             write_out(help_text.get())
         except BaseException as error:
             message = interrupts.leave()
@@ -144,10 +144,3 @@ def _leave(error: BaseException) -> int:
     else:
         raise error
     return 2
-
-
-def run_app() -> None:
-    """Run the command line and exit with its code."""
-    code = execute()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing left to interrupt
-    sys.exit(code)

@@ -22,18 +22,14 @@ def compose(
     library: LibraryInput,
     model: OwnModel = None,
     placing: Placing,
-    query: Sequence[str] = (),
+    query: Annotated[Sequence[str], "Word to complete with the composite vector; repeatable."] = (),
     weight_map: MapInput | None = None,
     options: Annotated[Options, OptionsOf("lens_fv:compose")],
-    out: Path = Path("composite.safetensors"),
+    out: Annotated[Path, "Vector file to write."] = Path("composite.safetensors"),
 ) -> Printout:
     """Compose a vector for the relation between A and B from the vectors of known relations.
 
     Writes the vector to --out.
-
-    Args:
-        query: Word to complete with the composite vector; repeatable.
-        out: Vector file to write.
     """
     import torch
 
@@ -58,8 +54,10 @@ def compose(
 def analogy(
     *,
     library: LibraryInput,
-    file: Path | None = None,
-    task: Sequence[str] | None = None,
+    file: Annotated[Path | None, "File of analogies: JSON lines, CSV, Google's format or SAT-style text."] = None,
+    task: Annotated[
+        Sequence[str] | None, "Relation to build analogies from, using its test pairs; repeatable; default: all in the library."
+    ] = None,
     making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:reported_analogies", leave_out=("n_choices",))],
     model: OwnModel = None,
     placing: Placing,
@@ -67,12 +65,7 @@ def analogy(
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_analogies")],
     out: ItemsFile = None,
 ) -> Printout:
-    """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation.
-
-    Args:
-        file: File of analogies: JSON lines, CSV, Google's format or SAT-style text.
-        task: Relation to build analogies from, using its test pairs; repeatable; default: all in the library.
-    """
+    """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation."""
     from lens_fv.studies.relational.problems import reported_analogies
 
     if file is not None and (task or "max_per_relation" in making):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
-from lens_fv.cli.inputs import Loading, OwnModel, Placing, open_model
-from lens_fv.cli.options import Loaded
+from lens_fv.cli.inputs import Loading, Placing, TaskFile, open_model
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Seed
 from lens_fv.core.tables import table_rows
@@ -17,6 +16,7 @@ from lens_fv.errors import LensFVError
 if TYPE_CHECKING:
     from lens_fv.core.artefact import Artefact
 
+DecodingModel = Annotated[str | None, "Model that decodes a vector; default: do not decode."]
 SHOWN = (("words", "best_rank"), ("words", "best_reciprocal"), ("answers", "median_rank"), ("answers", "top10"))
 """The means over relations that `decode` prints; its JSON object has all."""
 
@@ -26,17 +26,12 @@ def decode(
     path: Annotated[Path, "Vector file, or folder of a vector library."],
     *,
     loading: Loading,
-    task: Sequence[Annotated["fv.Task", Loaded("lens_fv:load_task")]] = (),
+    task: Annotated[Sequence[TaskFile], "File of pairs, for vectors of tasks that are not built in; repeatable."] = (),
     options: Annotated[Options, OptionsOf("lens_fv:decode")],
     test_options: Annotated[Options, OptionsOf("lens_fv.evaluation:evaluate_decoding", leave_out=("seed",))],
-    seed: Seed | None = None,
+    seed: Annotated[Seed | None, "Seed of the splits; default: each vector's own."] = None,
 ) -> Printout:
-    """Decode vectors into tokens, and rank relation words and test answers in them; exploratory, not a test.
-
-    Args:
-        task: File of pairs, for vectors of tasks that are not built in; repeatable.
-        seed: Seed of the splits; default: each vector's own.
-    """
+    """Decode vectors into tokens, and rank relation words and test answers in them; exploratory, not a test."""
     vectors = _vectors(path)
     tasks = _tasks(vectors, task)
     model, words = open_model(**loading), options.pop("words", ())
@@ -66,12 +61,10 @@ def decode(
 
 
 @command
-def show(file: Annotated[Path, "File written by another command."], *, model: OwnModel = None, placing: Placing) -> Printout:
-    """Show any artefact and its provenance; with --model, also decode a vector into tokens.
-
-    Args:
-        model: Model that decodes a vector; default: do not decode.
-    """
+def show(
+    file: Annotated[Path, "File written by another command."], *, model: DecodingModel = None, placing: Placing
+) -> Printout:
+    """Show any artefact and its provenance; with --model, also decode a vector into tokens."""
     artefact = fv.load_artefact(file)
     about = {"file": file, "kind": type(artefact).__name__, "provenance": artefact.provenance}
     return shown(artefact, model, placing, about)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
-from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskInput, VectorInput, open_model
-from lens_fv.cli.options import Loaded
+from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskFile, TaskInput, VectorInput, open_model
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Finite, Seed
 from lens_fv.core.tables import table_rows
@@ -24,16 +23,12 @@ def evaluate(
     loading: Loading,
     task: TaskInput,
     vector: Vectors = (),
-    other: VectorInput | None = None,
+    other: Annotated[VectorInput | None, "Vector file of another relation, as a control."] = None,
     scale: Scale = 1.0,
     options: Annotated[Options, OptionsOf("lens_fv:evaluate")],
     out: ItemsFile = None,
 ) -> Printout:
-    """Test vectors and their controls on a task's test split.
-
-    Args:
-        other: Vector file of another relation, as a control.
-    """
+    """Test vectors and their controls on a task's test split."""
     vectors = _scaled(vector, scale)
     result = fv.evaluate(open_model(**loading), task, vectors, other=other, **options, progress=True)
     return _results(result, "on the test split", out, prompts=result.prompts, queries=queries_used(result))
@@ -101,7 +96,7 @@ def similarity(
     judgements: Path | None = None,
     semeval: Path | None = None,
     relation: Sequence[str] | None = None,
-    task: Sequence[Annotated["fv.Task", Loaded("lens_fv:load_task")]] = (),
+    task: Sequence[TaskFile] = (),
     n_pairs: Count = 5,
     weight_map: MapInput | None = None,
     testing: Annotated[Options, OptionsOf("lens_fv.evaluation.alignment:compare_similarities", only=("permutations", "seed"))],

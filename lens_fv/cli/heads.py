@@ -29,7 +29,7 @@ def rank(
     options: Annotated[Options, OptionsOf("lens_fv:rank_heads", leave_out=("budget",))],
     source: Source = "mean",
     budget_mib: BudgetMib = None,
-    plan: bool = False,
+    plan: Annotated[bool, "Print the estimated cost and stop; writes nothing."] = False,
     correcting: Correcting,
     top: Top = 10,
     out: OutFile = None,
@@ -37,9 +37,6 @@ def rank(
     """Rank all attention heads by their indirect effect on a task.
 
     Writes the ranking to --out (default: TASK-ranking.safetensors).
-
-    Args:
-        plan: Print the estimated cost and stop; writes nothing.
     """
     options |= {"source": _source(source), "budget": _bytes(budget_mib)}
     model = open_model(**loading)
@@ -56,23 +53,20 @@ def rank(
 def universal(
     *,
     loading: Loading,
-    task: Sequence[str] | None = None,
+    task: Annotated[Sequence[TaskInput], "Relation or file of pairs; repeatable; default: all built-in relations."] = (),
     options: Annotated[Options, OptionsOf("lens_fv:universal_heads", leave_out=("foil", "budget"))],
     source: Source = "mean",
     correcting: Correcting,
     top: Top = 10,
-    folder: Path = Path("universal-heads"),
+    folder: Annotated[Path, "Folder of every task's accuracy and ranking; run again to resume."] = Path("universal-heads"),
     out: OutFile = None,
 ) -> Printout:
     """Rank heads on every task where the model beats a constant answer, and average their effects.
 
     Writes each task's accuracy and ranking to --folder and the average to --out (default: universal.safetensors in it).
-
-    Args:
-        task: Relation or file of pairs; repeatable; default: all built-in relations.
-        folder: Folder of every task's accuracy and ranking; run again to resume.
     """
-    tasks, options["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
+    tasks = task or [fv.load_task(name) for name in fv.list_tasks()]
+    options["source"] = _source(source)
     model = open_model(**loading)
     resumes_in(folder)
     effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
@@ -114,15 +108,12 @@ def attributions(
     *,
     loading: Loading,
     task: TaskInput,
-    seed: Seed | None = None,
+    seed: Annotated[Seed | None, "Seed of the split; default: the ranking's own."] = None,
     out: OutFile = None,
 ) -> Printout:
     """Compare attribution patching and direct logit attribution (TransformerLens) with a ranking's exact effects.
 
     Writes the comparison to --out (default: TASK-attributions.safetensors).
-
-    Args:
-        seed: Seed of the split; default: the ranking's own.
     """
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     comparison = fv.heads.compare_attributions(open_model(**loading), task, ranking, split=split, progress=True)

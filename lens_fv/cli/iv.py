@@ -54,7 +54,7 @@ def extract(
     *,
     loading: Loading,
     task: TaskInput,
-    ranking: RankingInput | None = None,
+    ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv iv rank`; default: rank now."] = None,
     instructions: InstructionFile = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract", leave_out=("bias_per_head",))],
     ranking_options: Annotated[
@@ -66,9 +66,6 @@ def extract(
     """Extract an instruction vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-instruction.safetensors).
-
-    Args:
-        ranking: Ranking file written by `lens-fv iv rank`; default: rank now.
     """
     check_ranking_options(ranking, ranking_options)
     instructed, model = _instructed(task, instructions), open_model(**loading)

@@ -23,14 +23,11 @@ def write(
     entities: Entities = "invented",
     entity: Names = (),
     options: Annotated[Options, OptionsOf("lens_fv:generate_transfer_set")],
-    out: Path = Path("transfer.json"),
+    out: Annotated[Path, "Output file (JSON)."] = Path("transfer.json"),
 ) -> Printout:
     """Generate sentences about entities by a model that has their definitions in context.
 
     Writes the sentences to --out (JSON), for `distill --transfer`, which may train a different model.
-
-    Args:
-        out: Output file (JSON).
     """
     described, model = chosen_entities(entities, entity), open_model(**loading)
     sentences = fv.generate_transfer_set(model, described, **options, progress=True)
@@ -46,15 +43,13 @@ def evaluate(
     loading: Loading,
     entities: Entities = "invented",
     entity: Names = (),
-    locality: str | None = "popular",
+    locality: Annotated[
+        str | None, "Entities that updates should leave unchanged: built-in ones, a file, or none."
+    ] = "popular",
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_knowledge")],
     scoring: Annotated[Options, OptionsOf("lens_fv.knowledge:gap_closed", only=("norm",))],
 ) -> Printout:
-    """Probe knowledge of entities with and without definitions and updates, and of entities that should not change.
-
-    Args:
-        locality: Entities that updates should leave unchanged: built-in ones, a file, or none.
-    """
+    """Probe knowledge of entities with and without definitions and updates, and of entities that should not change."""
     probed = chosen_entities(entities, entity)
     others = () if locality is None else fv.load_entities(locality)
     files = [_update_file(path) for path in update]
@@ -82,16 +77,12 @@ def export(
     update: Annotated[Path, "Update written by `lens-fv distill`: file or folder."],
     *,
     loading: Loading,
-    adapter: bool = False,
-    out: Path = Path("updated"),
+    adapter: Annotated[bool, "Export a low-rank update as a PEFT adapter."] = False,
+    out: Annotated[Path, "New folder; its name becomes the model's."] = Path("updated"),
 ) -> Printout:
     """Export an updated model that every --model accepts, or a PEFT adapter.
 
     Writes to the folder --out: the updated weights and the tokenizer in transformers' format, or the adapter.
-
-    Args:
-        adapter: Export a low-rank update as a PEFT adapter.
-        out: New folder; its name becomes the model's.
     """
     delta, model = fv.knowledge.WeightDelta.load(_update_file(update)), open_model(**loading)
     folder = delta.export_adapter(model, out) if adapter else delta.export(model, out)

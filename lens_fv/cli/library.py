@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.decoding import shown
-from lens_fv.cli.inputs import LibraryInput, Loading, OwnModel, Placing, open_model
+from lens_fv.cli.decoding import DecodingModel, shown
+from lens_fv.cli.inputs import LibraryInput, Loading, Placing, open_model
 from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, artefact_printout, table
 from lens_fv.core.files import file_name
@@ -20,23 +20,21 @@ Filtering = Annotated[Options, OptionsOf("lens_fv:list_tasks")]
 def build(
     *,
     loading: Loading,
-    task: Sequence[str] = (),
+    task: Annotated[Sequence[str], "Relation, file or folder of files; repeatable; default: all built-in relations."] = (),
     filtering: Filtering,
-    method: Literal["tuned", "extracted", "shuffled"] = "tuned",
+    method: Annotated[
+        Literal["tuned", "extracted", "shuffled"],
+        "How vectors are made: tuned on pairs, extracted from heads, or (control) tuned on shuffled answers.",
+    ] = "tuned",
     tuned: Annotated[Options, OptionsOf("lens_fv.composition:TuneRecipe", leave_out=("shuffled",))],
     extracted: Annotated[Options, OptionsOf("lens_fv.composition:ExtractRecipe")],
     building: Annotated[Options, OptionsOf("lens_fv:build_library")],
-    out: Path | None = None,
+    out: Annotated[Path | None, "Library folder to write; default: MODEL-library."] = None,
 ) -> Printout:
     """Make a vector for every relation, all at one layer.
 
     Writes the vectors and their index to the folder --out. Vectors already there are kept, so an
     interrupted build resumes.
-
-    Args:
-        task: Relation, file or folder of files; repeatable; default: all built-in relations.
-        method: How vectors are made: tuned on pairs, extracted from heads, or (control) tuned on shuffled answers.
-        out: Library folder to write; default: MODEL-library.
     """
     from lens_fv.composition.recipes import middle_layer
 
@@ -63,14 +61,11 @@ def build(
 def merge(
     folders: Annotated[Sequence[Path], "Folders of two or more libraries made with the same options."],
     *,
-    out: Path = Path("merged-library"),
+    out: Annotated[Path, "Folder for the merged library."] = Path("merged-library"),
 ) -> Printout:
     """Merge libraries of one model made with the same options, for example on several machines.
 
     Writes their vectors and an index to the folder --out. Libraries of different models or options are refused.
-
-    Args:
-        out: Folder for the merged library.
     """
     return _listed(fv.composition.merge_libraries(folders, out), f"written to {out}", folder=out)
 
@@ -87,14 +82,10 @@ def show(
     library: LibraryInput,
     name: Annotated[str, "Name of a relation in the library."],
     *,
-    model: OwnModel = None,
+    model: DecodingModel = None,
     placing: Placing,
 ) -> Printout:
-    """Show one vector of a library; with --model, decoded into tokens.
-
-    Args:
-        model: Model that decodes the vector; default: do not decode.
-    """
+    """Show one vector of a library; with --model, decoded into tokens."""
     return shown(library[name], model, placing, vars(library.entry(name)))
 
 
@@ -105,14 +96,11 @@ def fit(
     loading: Loading,
     options: Annotated[Options, OptionsOf("lens_fv:fit_map")],
     making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:training_analogies")],
-    out: Path | None = None,
+    out: Annotated[Path | None, "Map file to write; default: MODEL-FORM-map.safetensors."] = None,
 ) -> Printout:
     """Learn the map from scores to weights on analogies of the library's built-in relations.
 
     Writes the map to --out. Every fifth relation is held out to choose the epoch.
-
-    Args:
-        out: Map file to write; default: MODEL-FORM-map.safetensors.
     """
     from lens_fv.studies.relational.problems import training_analogies
 

@@ -17,7 +17,7 @@ def extract(
     *,
     loading: Loading,
     task: TaskInput,
-    ranking: RankingInput | None = None,
+    ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv rank`; default: rank now."] = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract")],
     ranking_options: Annotated[
         Options, OptionsOf("lens_fv:rank_heads", only=("n_shots", "n_clean", "n_trials", "queries", "seed"))
@@ -27,9 +27,6 @@ def extract(
     """Extract a function vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-extracted.safetensors).
-
-    Args:
-        ranking: Ranking file written by `lens-fv rank`; default: rank now.
     """
     check_ranking_options(ranking, ranking_options)
     model = open_model(**loading)
@@ -58,7 +55,7 @@ def tune(
     *,
     loading: Loading,
     task: TaskInput,
-    init: str = "zero",
+    init: Annotated[str, "Initial vector: zero, random, extracted (ranks heads first) or a vector file."] = "zero",
     options: Annotated[Options, OptionsOf("lens_fv:tune")],
     test_options: Annotated[Options, OptionsOf("lens_fv:evaluate", only=("n_shots", "max_items"))],
     out: OutFile = None,
@@ -66,9 +63,6 @@ def tune(
     """Fine-tune a vector on a few pairs with the model frozen, and test it.
 
     Writes the vector to --out (default: TASK-tuned.safetensors).
-
-    Args:
-        init: Initial vector: zero, random, extracted (ranks heads first) or a vector file.
     """
     model, seed = open_model(**loading), pick(options, "seed")
     initial: Any = init
@@ -92,14 +86,10 @@ def sweep(
     loading: Loading,
     task: TaskInput,
     options: Annotated[Options, OptionsOf("lens_fv:sweep_injection")],
-    seed: Seed | None = None,
+    seed: Annotated[Seed | None, "Seed of the split; default: the vector's own."] = None,
     out: ItemsFile = None,
 ) -> Printout:
-    """Evaluate a vector injected at every layer and scale.
-
-    Args:
-        seed: Seed of the split; default: the vector's own.
-    """
+    """Evaluate a vector injected at every layer and scale."""
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     result = fv.sweep_injection(open_model(**loading), task, vector, **options, split=split, progress=True)
     rows = [

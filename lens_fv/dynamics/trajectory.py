@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 _STEERED = {f"with_{name}": name for name in STEERING_VECTORS}
-_COLUMNS: dict[Measure, str] = {
+_COLUMNS = {
     "in_context": "in_context_accuracy",
     "instruction": "instruction_logprob_nats_per_token",
     "knowledge": "knowledge_logprob_nats_per_token",
@@ -211,11 +211,8 @@ class Trajectory(Artefact):
         """Sum the outputs of the vector's heads, without those of the random heads."""
         return head_writes[:, :, : head_writes.shape[2] // 2].sum(2)
 
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
-
-        Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.
-        """
+    def records(self) -> list[dict[str, Any]]:
+        """One record per checkpoint and task: estimates over items, and what became of the vector; None where not measured."""
         own, control = self.head_similarity()
         curves = {(measure, task): self.curve(measure, task) for measure in MEASURES for task in self.tasks}
         values = {
@@ -228,13 +225,24 @@ class Trajectory(Artefact):
         rows: list[dict[str, Any]] = []
         for m, (name, step) in enumerate(zip(self.checkpoints, self.steps, strict=True)):
             for t, task in enumerate(self.tasks):
-                overlap = overlaps[m][t]
                 rows.append(
                     {"checkpoint": name, "step": step, "task": task}
-                    | {_COLUMNS.get(measure, measure): curves[measure, task].get(step) for measure in MEASURES}
+                    | {measure: curves[measure, task].get(step) for measure in MEASURES}
                     | {column: float(value[m, t]) for column, value in values.items()}
-                    | {"head_overlap": overlap and overlap.jaccard, "head_overlap_p_value": overlap and overlap.p_value}
+                    | {"head_overlap": overlaps[m][t]}
                 )
+        return rows
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
+
+        Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.
+        """
+        rows: list[dict[str, Any]] = []
+        for record in self.records():
+            overlap = record.pop("head_overlap")
+            overlaps = {"head_overlap": overlap and overlap.jaccard, "head_overlap_p_value": overlap and overlap.p_value}
+            rows.append({_COLUMNS.get(name, name): value for name, value in record.items()} | overlaps)
         return data_frame(rows)
 
     def summary(self) -> dict[str, str]:
