@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
 
 from lens_fv import __version__
 from lens_fv.cli import (
@@ -98,8 +99,6 @@ def _root(
 
         torch.set_float32_matmul_precision(matmul)
     if not tokens or (len(tokens) == 1 and tokens[0] in GROUPS):  # no command
-        from rich.console import Console
-
         command_line().help_print(tokens, console=Console(stderr=True))
         return 2
     return command_line()(tokens)
@@ -111,8 +110,6 @@ def execute(arguments: list[str] | None = None) -> int:
     0 for success; 1 for a failed check; 2 for a user error, with a one-line explanation on standard error; 130 for an
     interrupt, with one line about what was kept; 141 when the reader of standard output has gone.
     """
-    from rich.console import Console
-
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
     app = command_line()

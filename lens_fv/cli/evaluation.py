@@ -76,11 +76,7 @@ def _results(
 
 
 def _scaled(vectors: "Sequence[fv.FunctionVector]", scale: float) -> "dict[str, fv.FunctionVector]":
-    """Scale vectors and key them by the methods that made them.
-
-    Raises:
-        LensFVError: two vectors were made by the same method.
-    """
+    """Scale vectors and key them by the methods that made them, which have to differ."""
     by_method = {vector.provenance.method: vector.at(scale=scale) for vector in vectors}
     if len(by_method) < len(vectors):
         methods = ", ".join(vector.provenance.method for vector in vectors)

@@ -7,6 +7,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.table import Table
+
 from lens_fv.cli.leaving import write_out
 from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import file_name, write_atomically
@@ -58,8 +61,6 @@ def queries_used(artefact: "Artefact") -> dict[str, Any]:
 
 def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
     """Print a command's result, write its JSON object to `out` if given, and return the exit code."""
-    from rich.console import Console
-
     console = Console(markup=False, highlight=False, emoji=False)
     if out is not None:
         write_json(out, result.payload)
@@ -95,7 +96,7 @@ def json_value(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Any:
+def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Table:
     """Make a table of rows; a value and the ends of its interval share a column.
 
     Args:
@@ -103,8 +104,6 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, withou
         title: Title above the table.
         without: Columns to leave out.
     """
-    from rich.table import Table
-
     view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     groups = _columns([name for name in dict.fromkeys(name for row in rows for name in row) if name not in without])
     for name, *interval in groups:
