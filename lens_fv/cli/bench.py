@@ -1,4 +1,4 @@
-"""The commands `lens-fv bench ...`: speed, exactness and memory on this machine."""
+"""Measure speed, exactness and memory on this machine."""
 
 from typing import Annotated, Any
 

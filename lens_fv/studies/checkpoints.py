@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
 from lens_fv.finetuning import FinetuneRun
@@ -73,12 +71,3 @@ def measure_run(
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
     return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
-
-
-def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """Return one row per checkpoint and task; measures averaged over items have intervals, and None where not measured."""
-    rows = trajectory.records()
-    for row in rows:
-        row |= {name: value._asdict() for name, value in row.items() if isinstance(value, Estimate)}
-        row["head_overlap"] = row["head_overlap"] and row["head_overlap"].to_json()
-    return rows
