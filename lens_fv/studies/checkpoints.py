@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
-from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompts
 from lens_fv.heads.instructed import Uninformative
@@ -73,27 +71,3 @@ def measure_run(
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
     return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
-
-
-def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """Return one row per checkpoint and task; measures averaged over items have intervals, and None where not measured."""
-    own, control = trajectory.head_similarity()
-    overlaps = trajectory.head_overlaps()
-    curves = {(measure, task): trajectory.curve(measure, task) for measure in MEASURES for task in trajectory.tasks}
-    numbers = {
-        "cosine": trajectory.similarity(),
-        "distance": trajectory.distance(),
-        "head_cosine": own.mean(-1),
-        "control_head_cosine": control.mean(-1),
-    }
-    rows: list[dict[str, Any]] = []
-    for c, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
-        for t, task in enumerate(trajectory.tasks):
-            row: dict[str, Any] = {"checkpoint": name, "step": step, "task": task}
-            for measure in MEASURES:
-                estimate = curves[measure, task].get(step)
-                row[measure] = estimate and estimate._asdict()
-            row |= {key: float(values[c, t]) for key, values in numbers.items()}
-            overlap = overlaps[c][t]
-            rows.append(row | {"head_overlap": overlap and overlap.to_json()})
-    return rows

@@ -86,7 +86,7 @@ def costs(study: Guided, seed: int, unit: str) -> Iterator[Row]:  # noqa: ARG001
     """Measure time and memory of a training step, for every method with steps that differ from plain low-rank fine-tuning."""
     s = study.settings
     names = [name for name in s.methods if name in TIMED]
-    bench = bench_guided(Subject(study.taught(seed), ()), methods=names, rows=s.training.batch_size, repeats=s.n_timings)
+    bench = bench_guided(Subject(study.taught(seed)), methods=names, rows=s.training.batch_size, repeats=s.n_timings)
     for step in bench.measures["steps"]:
         yield Row("step", step["method"], "seconds", step["seconds"], s.n_timings)
         yield Row("step", step["method"], "time_ratio", step["time_ratio"], s.n_timings)
