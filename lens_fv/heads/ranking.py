@@ -119,7 +119,7 @@ class Effects(Artefact):
             hint = ' or use correction="max"' if least_p(n, tests, "max") <= level else ""
             raise LensFVError(
                 f"significant {self.unit}s of {self.provenance.model} at {level}: {n} samples give no p-value below {least:.2g} "
-                f"({correction}, {tests} {self.unit}s); {enough}{hint}"
+                f"({correction}, {tests} {self.unit}s); {next(enough, 'raise the level')}{hint}"
             )
         p = self.p_values(correction=correction)
         return [h for h in self.top() if p[h.layer, h.head] <= level]
