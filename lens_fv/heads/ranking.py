@@ -113,13 +113,13 @@ class Effects(Artefact):
         """
         n, tests = len(self.effects), int(self._live.sum())
         if (least := least_p(n, tests, correction)) > level:
-            enough = next(
-                (f"run {more}" for more in range(n, 64) if least_p(more, tests, correction) <= level), "raise the level"
-            )
-            hint = ' or use correction="max"' if least_p(n, tests, "max") <= level else ""
+            enough = (f"run {more}" for more in range(n, 64) if least_p(more, tests, correction) <= level)
+            advice = next(enough, "raise the level")
+            if least_p(n, tests, "max") <= level:
+                advice += ' or use correction="max"'
             raise LensFVError(
-                f"significant {self.unit}s of {self.provenance.model} at {level}: {n} samples give no p-value below {least:.2g} "
-                f"({correction}, {tests} {self.unit}s); {next(enough, 'raise the level')}{hint}"
+                f"significant {self.unit}s of {self.provenance.model} at {level}: {n} samples give no p-value below "
+                f"{least:.2g} ({correction}, {tests} {self.unit}s); {advice}"
             )
         p = self.p_values(correction=correction)
         return [h for h in self.top() if p[h.layer, h.head] <= level]
