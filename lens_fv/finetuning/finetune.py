@@ -164,12 +164,13 @@ def _train(
                 continue
             arguments = trainer_arguments(
                 folder,
-                batch_size=settings.batch_size,
-                steps=steps,
-                save_steps=-(-steps // settings.n_checkpoints),
+                device,
+                steps,
+                -(-steps // settings.n_checkpoints),
+                per_device_train_batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant",
                 seed=settings.seed + index,
-                device=device,
             )
             with stage_regularizers(model, run, index, settings, batches, swap_prompts[index]) as regularizers:
                 trainer: Any = trainer_class(
