@@ -147,7 +147,7 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     settings = replace(SMALL, guide=PRESETS["iv"])
     with pytest.raises(LensFVError, match="no vector of it"):
         finetune(model_folder, TASKS[:2], tmp_path / "a", settings, vectors={"one": vectors["one"]})
-    with pytest.raises(LensFVError, match="no vector of it"):  # what was kept for that run is none of this one's
+    with pytest.raises(LensFVError, match="no vector of it"):  # the vectors kept for that run are not those of this one
         finetune(model_folder, TASKS[:1], tmp_path / "a", settings)
     for change, message in (({"model": "elsewhere"}, "made on elsewhere"), ({"weight_processing": "compat"}, "weights compat")):
         other = replace(vectors["one"], provenance=replace(vectors["one"].provenance, **change))
@@ -169,7 +169,7 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
             FinetuneConfig(**options)
 
 
-def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
+def test_swapped_prompts_are_inputs_after_other_instructions(tiny_model):
     model, settings = tiny_model("llama"), replace(SMALL, n_examples=40)
     prompts = instruction_swapped_prompts(model, TASKS[0], TASKS, settings)
     texts = [model.tokenizer.decode(prompt) for prompt in prompts]
