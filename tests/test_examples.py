@@ -1,4 +1,4 @@
-"""The examples in all docstrings run, with a tiny model, a task of made-up words and an empty folder."""
+"""The examples in all docstrings run, with a tiny model, a task of made-up words, a library of two and an empty folder."""
 
 import doctest
 import inspect
@@ -40,16 +40,24 @@ def capable_model(tmp_path_factory):
     return load_model(folder)
 
 
+@pytest.fixture(scope="module")
+def library(tiny_model, tmp_path_factory):
+    """A library of two relations."""
+    recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
+    tasks = [toy_task(), lens_fv.load_task("antonym")]
+    return lens_fv.build_library(tiny_model("llama"), tasks, tmp_path_factory.mktemp("examples") / "library", recipe)
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_has_an_example(name):
     assert ">>>" in (inspect.getdoc(getattr(lens_fv, name)) or "")
 
 
 @pytest.mark.parametrize("where", EXAMPLES)
-def test_the_example_runs(where, tiny_model, model_folder, capable_model, tmp_path):
+def test_the_example_runs(where, tiny_model, model_folder, capable_model, library, tmp_path):
     module = next(where.rsplit(".", n)[0] for n in (1, 2) if not where.rsplit(".", n)[0].rpartition(".")[2][0].isupper())
     names = {**vars(import_module(module)), "lens_fv": lens_fv, "torch": torch, "folder": tmp_path}
-    names |= {"model": tiny_model("llama"), "model_folder": model_folder, "task": toy_task()}
+    names |= {"model": tiny_model("llama"), "model_folder": model_folder, "task": toy_task(), "library": library}
     names |= {"capable_model": capable_model, "capable_tasks": planted_tasks()}
     example = doctest.DocTestParser().get_doctest(EXAMPLES[where], names, where, None, 0)
     said: list[str] = []

@@ -10,6 +10,7 @@ from lens_fv.cli.heads import Correcting, Top, heads_printout
 from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
 from lens_fv.cli.output import Printout
 from lens_fv.cli.vectors import check_ranking_options, extracted_printout
+from lens_fv.errors import LensFVError
 
 InstructionFile = Annotated[Path | None, "File of instructions; default: the task's own, if it has any."]
 Template = Annotated[
@@ -71,8 +72,13 @@ def extract(
     instructed, model = _instructed(task, instructions), open_model(**loading)
     prompts: Any = {"template": _template(template, model)}
     heads = ranking or fv.rank_instruction_heads(model, instructed, **ranking_options, **prompts, progress=True)
-    vector = fv.extract_instruction(model, instructed, heads, **options, **prompts)
-    values = {"instructions": list(vector.instructions), "counterpart": vector.counterpart}
+    ranked = heads.provenance.options
+    if "instructions" not in ranked:
+        raise LensFVError(
+            f"instruction vector of {task.name}: the heads were not ranked by instructions; rank them with `lens-fv iv rank`"
+        )
+    vector = fv.extract(model, instructed, heads, **options, **prompts)
+    values = {"instructions": list(ranked["instructions"]), "counterpart": ranked["counterpart"]}
     return extracted_printout(vector, out, "instruction", **values)
 
 

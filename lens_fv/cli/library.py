@@ -36,8 +36,6 @@ def build(
     Writes the vectors and their index to the folder --out. Vectors already there are kept, so an
     interrupted build resumes.
     """
-    from lens_fv.composition.recipes import middle_layer
-
     used, others = (extracted, tuned) if method == "extracted" else (tuned, extracted)
     if unused := sorted(others.keys() - used.keys()):
         raise LensFVError(f"build a library of {method} vectors with {', '.join(unused)}: that is for the other method")
@@ -48,7 +46,7 @@ def build(
     tasks = [member for name in task or fv.list_tasks(**filtering) for member in fv.tasks.load_tasks(name)]
     model = open_model(**loading)
     if method == "extracted":
-        recipe = fv.composition.ExtractRecipe(**{"layer": middle_layer(model), **extracted})
+        recipe = fv.composition.ExtractRecipe(**{"layer": model.layer_at(0.5), **extracted})
     else:
         recipe = fv.composition.TuneRecipe(**tuned, shuffled=method == "shuffled")
     folder = out or Path(f"{file_name(model.name)}-library")

@@ -107,7 +107,7 @@ def make_task_probe(
     Args:
         model: Initial model.
         task: Task with instructions.
-        vector: Vector of the task, with heads; see `extract_instruction`.
+        vector: Vector of the task, with heads; see `extract`.
         patching_prompts: Prompts for ranking all heads again, for the initial model and at the end of each task; see
             `make_instruction_prompts`.
         split: Split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
@@ -125,7 +125,7 @@ def make_task_probe(
     Example:
         >>> task = lens_fv.load_task('antonym')
         >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
-        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> vector = lens_fv.extract(model, task, ranking, n_heads=2, layer=1)
         >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
         >>> probe.task
         'antonym'

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.display import Displayed
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.results import Evaluation
@@ -23,7 +23,7 @@ Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
 
 
 @dataclass(frozen=True, repr=False)
-class ListComposition:
+class ListComposition(Displayed):
     """Vectors and evaluation from `compose_lists`.
 
     Attributes:
@@ -38,9 +38,6 @@ class ListComposition:
     def summary(self) -> dict[str, str]:
         """The key facts of the evaluation."""
         return self.evaluation.summary()
-
-    def __repr__(self) -> str:
-        return summary_text("ListComposition", self.summary())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per condition; see `Evaluation.to_dataframe`."""
@@ -102,7 +99,7 @@ def compose_lists(
     composed = tasks["last_output"]
     splits = {part.name: split_pairs(part, seed=seed) for part in tasks.values()}
     if make is None:
-        layer = round(0.5 * (model.n_layers - 1))
+        layer = model.layer_at(0.5)
         make = partial(tune_many, model, layers=layer, split=splits, template=template, seed=seed, progress=progress)
     vectors = make(list(tasks.values()))
     if len(vectors) != len(tasks):

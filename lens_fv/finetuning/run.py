@@ -153,7 +153,7 @@ class FinetuneRun:
         """Prompt template of the run."""
         parts = self.about["settings"]["template"]
         kind = ChatTemplate if "start" in parts else PromptTemplate
-        return kind(**record(kind, parts, f"{self.folder / RUN}: template"))
+        return record(kind, parts, f"{self.folder / RUN}: template")
 
     @property
     def checkpoints(self) -> list[Checkpoint]:

@@ -11,7 +11,7 @@ from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompt
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model.loading import load_model
 from lens_fv.tasks import Task
-from lens_fv.vectors import extract_instruction, sweep_injection
+from lens_fv.vectors import extract, sweep_injection
 
 SCALES = (1.0, 2.0, 4.0)
 """Scales at which instruction vectors are tried on validation pairs."""
@@ -54,7 +54,7 @@ def measure_run(
         progress: Show progress bars.
 
     Raises:
-        LensFVError: `load_model`, `rank_instruction_heads`, `extract_instruction` or `track_checkpoints` raises.
+        LensFVError: `load_model`, `rank_instruction_heads`, `extract` or `track_checkpoints` raises.
     """
     folder, shared = Path(folder), {"n_shots": n_shots, "seed": seed, "template": run.template}
     tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
@@ -64,10 +64,9 @@ def measure_run(
     for task in tasks:
         prompts = make_instruction_prompts(model, task, counterpart=counterpart, n_clean=n_clean, n_trials=n_trials, **shared)
         ranking = rank_prompts(model, task, prompts, ranking_options)
-        vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
+        vector = extract(model, task, ranking, n_heads=n_heads, template=run.template)
         sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=max_items, template=run.template)
-        best = sweep.best("logprob")
-        vector = vector.at(layer=best.layer, scale=best.scale)
+        vector = sweep.best_vector(vector)
         vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))

@@ -200,7 +200,7 @@ def test_compare(run, tmp_path):
     assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == result["results"]
     code, _, message = run("compare", "--task", "toy.json", "--baselines", "magic")
     assert code == 2
-    assert "choose from extracted" in message
+    assert 'Invalid value "magic" for --baselines. Choose from: "extracted"' in message
 
 
 def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
