@@ -60,15 +60,11 @@ def guided(*, subject: Taskless, options: Annotated[Options, OptionsOf(f"{BENCH}
 def teach(
     *,
     entities: Entities = "invented",
-    n_entities: Count = 3,
+    n_entities: Annotated[Count, "Number of entities to teach, each alone, from the first on."] = 3,
     subject: Taskless,
     options: Annotated[Options, OptionsOf(f"{BENCH}:bench_teach")],
 ) -> Printout:
-    """Measure time and peak memory of teaching an entity: distillation against plain fine-tuning.
-
-    Args:
-        n_entities: Number of entities to teach, each alone, from the first on.
-    """
+    """Measure time and peak memory of teaching an entity: distillation against plain fine-tuning."""
     if str(subject.get("model")).startswith("random:"):
         raise LensFVError(f"teach {subject['model']}: random weights write no sentences; name a model that was trained")
     return _bench("teach", {"n_shots": 0} | subject, options, fv.load_entities(entities)[:n_entities])
