@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, instruction_swapped_prompts, interpolate_weights
-from lens_fv.finetuning.continual import with_replay
+from lens_fv.finetuning.forgetting import with_replay
 from lens_fv.finetuning.regularizers import PRESETS, GuideConfig
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
