@@ -93,9 +93,9 @@ def test_same_seed_same_numbers(run):
 
 
 def test_verify_and_bench(run, model_folder):
-    code, found, _ = run("verify", str(model_folder), model=False)
+    code, checks, _ = run("verify", str(model_folder), model=False)
     assert code == 0
-    assert found["passed"]
+    assert checks["passed"]
     code, bench, _ = run("bench", "engine", "--task", "toy.json", "--n-shots", "2", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
@@ -108,6 +108,9 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     assert code == 0
     assert (sweep["edits"], sweep["loop_sample"]) == (15, 4)  # 3 layers x 5 scales
     assert sweep["max_abs_error"] < 1e-5
+    scales = ("--scales", "1", "--scales", "2")
+    code, sweep, _ = run("bench", "sweep", "--task", "none", "--n-tokens", "5", *scales, "--sample", "1", "--repeats", "1")
+    assert (code, sweep["edits"], sweep["prompt_tokens"]) == (0, 6, 5)
     code, basis, _ = run("bench", "compose", "--task", "toy.json", "--vectors", "7", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert (basis["edits"], basis["loop_sample"]) == (7, 4)
@@ -127,13 +130,13 @@ def test_bench_sweep_tune_memory(run, tmp_path):
 
 def test_bench_guided(run):
     few = ("--rows", "2", "--tokens", "8", "--repeats", "1")
-    code, found, _ = run("bench", "guided", *few)
+    code, bench, _ = run("bench", "guided", *few)
     assert code == 0
-    assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
-    assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
+    assert [step["method"] for step in bench["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
+    assert bench["steps"][0]["time_ratio"] == bench["steps"][0]["memory_ratio"] == 1.0
     others = ("full", "ewc", "o-lora", "lwf", "l2", "swap-heads")
-    _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--methods", name)))
-    assert {step["method"] for step in found["steps"]} == {"lora", *others}
+    _, bench, _ = run("bench", "guided", *few, *(word for name in others for word in ("--methods", name)))
+    assert {step["method"] for step in bench["steps"]} == {"lora", *others}
     code, _, error = run("bench", "guided", "--methods", "none", as_json=False)
     assert (code, "choose from iv, fv, kl, l2, lwf" in error) == (2, True)
 
@@ -141,15 +144,15 @@ def test_bench_guided(run):
 def test_bench_needs_no_network(run, monkeypatch):
     """Random weights of a known shape, random tokens."""
     monkeypatch.setitem(SHAPES, "small", SHAPES["smollm2-135m"] | {"num_hidden_layers": 4, "vocab_size": 500})
-    code, found, _ = run(
+    code, bench, _ = run(
         "bench", "engine", "--model", "random:small", "--n-tokens", "6", "--sample", "1", "--repeats", "1", model=False
     )
     assert code == 0
-    assert (found["edits"], found["prompt_tokens"]) == (36, 6)
-    assert found["max_abs_error"] < 1e-5
-    code, _, said = run("bench", "engine", "--model", "random:nosuch", model=False)
+    assert (bench["edits"], bench["prompt_tokens"]) == (36, 6)
+    assert bench["max_abs_error"] < 1e-5
+    code, _, error = run("bench", "engine", "--model", "random:nosuch", model=False)
     assert code == 2
-    assert "known shapes are smollm2-135m" in said
+    assert "known shapes are smollm2-135m" in error
 
 
 def test_sweep_classes_and_attributions(run, tmp_path):

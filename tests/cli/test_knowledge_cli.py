@@ -78,15 +78,15 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):
 
 
 def test_bench_teach(run, rows):
-    code, found, said = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
-    assert code == 0, said
-    assert [way["name"] for way in found["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
-    assert found["entities"] == 2
-    assert 3 <= found["sentences"] <= 5  # with the definition, twice; sentences that say what another says are dropped
-    assert found["ways"][1]["time_ratio"] == found["ways"][1]["memory_ratio"] == 1.0
-    assert all(way["seconds"] > 0 and way["bytes"] > 0 for way in found["ways"])
-    code, _, said = run("bench", "teach", "--model", "random:smollm2-135m", model=False, as_json=False)
-    assert (code, "write no sentences" in said) == (2, True)
+    code, bench, error = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
+    assert code == 0, error
+    assert [way["name"] for way in bench["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
+    assert bench["entities"] == 2
+    assert 3 <= bench["sentences"] <= 5  # with the definition, twice; sentences that say what another says are dropped
+    assert bench["ways"][1]["time_ratio"] == bench["ways"][1]["memory_ratio"] == 1.0
+    assert all(way["seconds"] > 0 and way["bytes"] > 0 for way in bench["ways"])
+    code, _, error = run("bench", "teach", "--model", "random:smollm2-135m", model=False, as_json=False)
+    assert (code, "write no sentences" in error) == (2, True)
 
 
 def test_write_for_another(run, rows, tmp_path):
