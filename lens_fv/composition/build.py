@@ -178,13 +178,13 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
         raise LensFVError(f"merge {len(paths)} libraries: give at least two")
     first, *others = [read_index(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
-        different = differences(first.settings, other.settings)
-        if not other.settings and first.entries and other.entries:  # a copy, which does not record its settings
-            different = different or differences(_common_values(first.entries), _common_values(other.entries))
+        different = differences(first.settings, other.settings, after_is=str(path))
+        if not different and not other.settings and first.entries and other.entries:  # copies do not record their settings
+            different = differences(_common_values(first.entries), _common_values(other.entries), after_is=str(path))
         if different:
             raise LensFVError(
-                f"merge libraries: {paths[0]} was made with {', '.join(different).replace('(requested: ', f'({path}: ')}; "
-                "vectors that are made otherwise do not go together"
+                f"merge libraries: {paths[0]} was made with {', '.join(different)}; vectors that are made otherwise do not go "
+                "together"
             )
     merged = VectorLibrary(tuple(entry for index in (first, *others) for entry in index.entries)).save(folder)
     write_index(Path(folder), first.settings, merged.entries)

@@ -41,9 +41,6 @@ class CompositeVector(FunctionVector):
         source_gain: Increase in the log-probability of B after A, in nats per token, averaged over pairs.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
         >>> abs(float(vector.weights.sum()) - 1) < 1e-5
         True
@@ -120,9 +117,6 @@ def compose(
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
         >>> sorted(vector.names)
         ['antonym', 'toy']

@@ -64,9 +64,6 @@ def fit_map(
         LensFVError: no analogies are given, the library is empty or mixed, or a loss is not finite.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
         >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
         >>> held_out = lens_fv.make_analogies(task, split.train, split.validation)

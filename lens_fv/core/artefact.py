@@ -36,7 +36,7 @@ MODULES = {
     "HeadRanking": "lens_fv.heads.ranking",
     "HeadWeights": "lens_fv.vectors.baselines.head_weights",
     "InjectionSweep": "lens_fv.vectors.sweep",
-    "InstructionVector": "lens_fv.vectors.instruction_vector",
+    "InstructionVector": "lens_fv.vectors.extract",
     "KnowledgeTrace": "lens_fv.knowledge.trace",
     "CheckpointMeasurement": "lens_fv.dynamics.measurement",
     "SoftPrompt": "lens_fv.vectors.baselines.soft_prompt",
@@ -59,6 +59,7 @@ class Artefact(Displayed):
     provenance: Provenance
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:

@@ -74,15 +74,15 @@ def check_settings(
     write_atomically(path, json.dumps(requested, indent=1))
 
 
-def differences(before: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], *, after_is: str = "requested") -> list[str]:
     """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (requested: 2.0)"."""
     changes: list[str] = []
-    for key in dict.fromkeys([*before, *requested]):
-        old, new = before.get(key), requested.get(key)
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            changes += [f"{key}.{change}" for change in differences(old, new)]
+            changes += [f"{key}.{change}" for change in differences(old, new, after_is=after_is)]
         elif old != new:
-            changes.append(f"{key} {_brief(old)} (requested: {_brief(new)})")
+            changes.append(f"{key} {_brief(old)} ({after_is}: {_brief(new)})")
     return changes
 
 

@@ -47,11 +47,7 @@ class Trajectory(Artefact):
         majority: As in `CheckpointMeasurement`.
 
     Example:
-        >>> task = lens_fv.load_task('antonym')
-        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
-        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
-        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
-        >>> measure = lens_fv.dynamics.measure_checkpoint
+        >>> model, measure = lens_fv.load_model(model_folder), lens_fv.dynamics.measure_checkpoint
         >>> states = [measure(model, [probe], name=str(step), step=step) for step in (0, 1)]
         >>> trajectory = lens_fv.Trajectory.of(states)
         >>> trajectory.similarity().tolist()  # cosine of each vector to its initial value, by checkpoint

@@ -99,7 +99,7 @@ def compose_lists(
     composed = tasks["last_output"]
     splits = {part.name: split_pairs(part, seed=seed) for part in tasks.values()}
     if make is None:
-        layer = round(0.5 * (model.n_layers - 1))
+        layer = model.layer_at(0.5)
         make = partial(tune_many, model, layers=layer, split=splits, template=template, seed=seed, progress=progress)
     vectors = make(list(tasks.values()))
     if len(vectors) != len(tasks):

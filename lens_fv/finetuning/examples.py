@@ -11,7 +11,7 @@ import torch
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import padded
-from lens_fv.finetuning.regularizers.guide import IGNORED
+from lens_fv.finetuning.regularizers.hook_points import IGNORED
 from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.tasks import Task, encode_prompt, few_shot, split_pairs, zero_shot
 from lens_fv.tasks.encoding import Encoder

@@ -10,9 +10,8 @@ from torch import Tensor
 from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
-from lens_fv.knowledge.entity import Entity, all_probes
+from lens_fv.knowledge.entity import Entity, after_definition, all_probes, definitions
 from lens_fv.knowledge.examples import tokens_before
-from lens_fv.knowledge.measure import after_definition, definitions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit
 

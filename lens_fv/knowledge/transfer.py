@@ -180,9 +180,9 @@ def check_keys(entities: Sequence[Entity]) -> None:
 
 def rejection(sentence: str, entity: Entity, others: Collection[str], target_tokens: TargetTokens = "after_mention") -> str:
     """Return why a sentence is unusable, or an empty string if it is usable; `others` are the entity's other sentences."""
-    end = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
-    if end is None:
+    mention = entity.mention(sentence) if target_tokens == "after_mention" else (0, 0)
+    if mention is None:
         return "no mention" if sentence.strip() else "empty"
-    if not re.search(r"\w", sentence[end:]):  # no words to train on
+    if not re.search(r"\w", sentence[mention[1] :]):  # no words to train on
         return "empty"
     return "duplicate" if nfc(sentence) in map(nfc, others) else ""

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
 from lens_fv.finetuning import FinetuneRun
@@ -13,7 +11,7 @@ from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompt
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model.loading import load_model
 from lens_fv.tasks import Task
-from lens_fv.vectors import extract_instruction, sweep_injection
+from lens_fv.vectors import extract, sweep_injection
 
 SCALES = (1.0, 2.0, 4.0)
 """Scales at which instruction vectors are tried on validation pairs."""
@@ -56,7 +54,7 @@ def measure_run(
         progress: Show progress bars.
 
     Raises:
-        LensFVError: `load_model`, `rank_instruction_heads`, `extract_instruction` or `track_checkpoints` raises.
+        LensFVError: `load_model`, `rank_instruction_heads`, `extract` or `track_checkpoints` raises.
     """
     folder, shared = Path(folder), {"n_shots": n_shots, "seed": seed, "template": run.template}
     tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
@@ -66,20 +64,10 @@ def measure_run(
     for task in tasks:
         prompts = make_instruction_prompts(model, task, counterpart=counterpart, n_clean=n_clean, n_trials=n_trials, **shared)
         ranking = rank_prompts(model, task, prompts, ranking_options)
-        vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
+        vector = extract(model, task, ranking, n_heads=n_heads, template=run.template)
         sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=max_items, template=run.template)
-        best = sweep.best("logprob")
-        vector = vector.at(layer=best.layer, scale=best.scale)
+        vector = sweep.best_vector(vector)
         vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
     return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
-
-
-def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """Return one row per checkpoint and task; measures averaged over items have intervals, and None where not measured."""
-    rows = trajectory.records()
-    for row in rows:
-        row |= {name: value._asdict() for name, value in row.items() if isinstance(value, Estimate)}
-        row["head_overlap"] = row["head_overlap"] and row["head_overlap"].to_json()
-    return rows

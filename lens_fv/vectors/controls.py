@@ -21,11 +21,11 @@ def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) 
         heads: Keep the heads too, with random outputs of the same norms.
     """
     rng = torch.Generator().manual_seed(seed)
-    direction = _rows_like(vector.vector, rng) * vector.scale
+    direction = random_rows_like(vector.vector, rng) * vector.scale
     control = vector.with_vector(direction, method="random", options={"random_seed": seed})
     if not heads:
         return control
-    outputs = _rows_like(vector.head_outputs, rng) * vector.scale
+    outputs = random_rows_like(vector.head_outputs, rng) * vector.scale
     return replace(control, site=vector.site, heads=vector.heads, head_outputs=outputs)
 
 
@@ -55,7 +55,7 @@ def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
     return replace(vector, heads=heads, provenance=provenance)
 
 
-def _rows_like(like: Tensor, rng: torch.Generator) -> Tensor:
+def random_rows_like(like: Tensor, rng: torch.Generator) -> Tensor:
     """Random rows with the same norms."""
-    draw = torch.randn(like.shape, generator=rng)
+    draw = torch.randn(like.shape, generator=rng).to(like)
     return draw * like.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)

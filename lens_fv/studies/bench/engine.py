@@ -103,7 +103,7 @@ def bench_compose(
         LensFVError: the layer does not exist.
     """
     model, rng = subject.model, torch.Generator().manual_seed(seed)
-    layer = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
+    layer = model.layer_at(0.5) if layer is None else model.check_layer(layer)
     rows = torch.randn(vectors, model.d_model, generator=rng).to(model.device)
     return _bench(subject, [Edit(layer, row, mode="add") for row in rows], sample, repeats, seed, progress)
 

@@ -145,7 +145,7 @@ def _vector(study: Guided, recipe: Recipe, task: Task) -> FunctionVector:
     seed, model = recipe.config.seed, study.taught(recipe.config.seed)
     usual: FunctionVector = vector(study, task, seed, n_heads=recipe.n_heads)
     if recipe.depth is not None:
-        usual = usual.at(layer=round(recipe.depth * (model.n_layers - 1)))
+        usual = usual.at(layer=model.layer_at(recipe.depth))
     if recipe.control == "other heads":
         return other_heads(usual, seed=seed)
     return random_like(usual, seed=seed, heads=True) if recipe.control == "random vectors" else usual
