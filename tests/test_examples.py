@@ -1,4 +1,4 @@
-"""The examples in all docstrings run, with what `docs/api.md` says they are given, and all public functions have one."""
+"""The examples in all docstrings run with what `docs/api.md` lists, and every public function has one."""
 
 import doctest
 import inspect

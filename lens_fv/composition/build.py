@@ -172,6 +172,13 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
     Raises:
         LensFVError: the libraries differ in model or settings, two have a vector of the same name, a vector is damaged, or
             the folder already holds a library.
+
+    Example:
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
+        >>> _ = lens_fv.build_library(model, [task], folder / 'first', recipe)
+        >>> _ = lens_fv.build_library(model, [lens_fv.load_task('antonym')], folder / 'second', recipe)
+        >>> lens_fv.composition.merge_libraries([folder / 'first', folder / 'second'], folder / 'both').names
+        ('toy', 'antonym')
     """
     paths = [Path(path) for path in folders]
     if len(paths) < 2:

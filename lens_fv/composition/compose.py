@@ -161,7 +161,14 @@ def compose(
 def softmax_map(
     model: LensModel, basis: Basis, *, temperature: Positive = TEMPERATURE, score: Score = "logprob", scale: Finite = 1.0
 ) -> WeightMap:
-    """Make the map that needs no fitting: softmax(temperature x score)."""
+    """Make the map that needs no fitting: softmax(temperature x score).
+
+    Example:
+        >>> basis = library.basis(model)
+        >>> weights = lens_fv.composition.softmax_map(model, basis, temperature=5.0)
+        >>> lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)), weight_map=weights).names
+        ('toy', 'antonym')
+    """
     n = len(basis.names)
     provenance = Provenance.of(
         model,

@@ -104,7 +104,15 @@ def fit_maps(
     seed: Seed = 0,
     progress: bool = False,
 ) -> dict[Form, WeightMap]:
-    """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
+    """Run `fit_map` in several forms, scoring and preparing the analogies only once.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> analogies = lens_fv.make_analogies(task, split.train, split.validation)
+        >>> maps = lens_fv.composition.fit_maps(model, library, analogies, analogies, forms=['temperature'], epochs=1)
+        >>> list(maps)
+        ['temperature']
+    """
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)

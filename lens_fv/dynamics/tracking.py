@@ -57,10 +57,9 @@ def track_checkpoints(
         LensFVError: see `switch_to_checkpoint` and `measure_checkpoint`; or the folder holds measurements with other probes.
 
     Example:
-        >>> model = lens_fv.load_model(model_folder)
-        >>> trajectory = lens_fv.track_checkpoints(model, run, [probe])
+        >>> trajectory = lens_fv.track_checkpoints(capable_model, run, probes)
         >>> trajectory.accuracy.shape  # checkpoints and tasks
-        torch.Size([2, 1])
+        torch.Size([4, 3])
     """
     states: list[Checkpoint | None] = [None, *(run.checkpoints if checkpoints is None else checkpoints)]
     measurements: list[CheckpointMeasurement] = []
@@ -118,6 +117,11 @@ def measure_checkpoint(
 
     Raises:
         LensFVError: no probes, or probes with different numbers of heads.
+
+    Example:
+        >>> measurement = lens_fv.dynamics.measure_checkpoint(capable_model, probes, name='initial')
+        >>> measurement.tasks
+        ('task0', 'task1', 'task2')
     """
     if len({probe.n_heads for probe in probes}) != 1:
         raise LensFVError(f"measure {model.name} with {len(probes)} probes: give at least one, all with as many heads")

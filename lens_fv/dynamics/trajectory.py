@@ -47,11 +47,9 @@ class Trajectory(Artefact):
         majority: As in `CheckpointMeasurement`.
 
     Example:
-        >>> model, measure = lens_fv.load_model(model_folder), lens_fv.dynamics.measure_checkpoint
-        >>> states = [measure(model, [probe], name=str(step), step=step) for step in (0, 1)]
-        >>> trajectory = lens_fv.Trajectory.of(states)
-        >>> trajectory.similarity().tolist()  # cosine of each vector to its initial value, by checkpoint
-        [[1.0], [1.0]]
+        >>> trajectory = lens_fv.track_checkpoints(capable_model, run, probes)
+        >>> trajectory.similarity().shape  # cosine of each vector to its initial value: checkpoints and tasks
+        torch.Size([4, 3])
     """
 
     checkpoints: tuple[str, ...]

@@ -91,10 +91,8 @@ def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0
         LensFVError: no such checkpoint, or the initial model itself.
 
     Example:
-        >>> model = lens_fv.load_model(model_folder)
-        >>> trajectory = lens_fv.track_checkpoints(model, run, [probe])
-        >>> [(verdict.task, verdict.judgement) for verdict in lens_fv.verdicts(trajectory)]
-        [('antonym', 'absent')]
+        >>> [verdict.judgement for verdict in lens_fv.verdicts(trajectory)]
+        ['kept', 'kept', 'kept']
     """
     n = len(trajectory.checkpoints)
     if not -n < checkpoint < n or checkpoint == 0:

@@ -90,6 +90,13 @@ def compose_lists(
 
     Raises:
         LensFVError: an error from `make_list_task`, `combine`, `evaluate` or the default `make`, or a wrong number of vectors.
+
+    Example:
+        >>> def make(tasks):
+        ...     return lens_fv.tune_many(model, tasks, n_pairs=4, steps=2, layers=1)
+        >>> lists = lens_fv.evaluation.compose_lists(model, task, make, n_pairs=40, n_shots=2, max_items=4)
+        >>> 'predicted' in lists.evaluation.conditions
+        True
     """
     tasks = {
         f"{item}_{answer}": make_list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)

@@ -62,6 +62,11 @@ def evaluate_texts(
     Raises:
         LensFVError: no test items, an acceptable output that no text can match or that has no words, a vector of another
             model, a vector named like a control, or no room for the new tokens.
+
+    Example:
+        >>> texts = lens_fv.evaluation.evaluate_texts(model, task, {'tuned': vector}, n_shots=2, max_new_tokens=2, max_items=2)
+        >>> texts.conditions
+        ('none', 'k_shot', 'tuned')
     """
     conditions: dict[str, Intervention | None] = {"none": None, "k_shot": None, **(vectors or {})}
     split, items = evaluation_items(task, vectors or (), ("none", "k_shot"), split, max_items, seed)

@@ -86,6 +86,10 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
 
     Raises:
         LensFVError: the model is not the run's, or the checkpoint is damaged, belongs to another model or changes nothing.
+
+    Example:
+        >>> lens_fv.finetuning.switch_to_checkpoint(capable_model, run, run.checkpoints[-1])
+        >>> lens_fv.finetuning.switch_to_checkpoint(capable_model, run, None)  # the weights before fine-tuning
     """
     if model.backend != "bridge" or model.name != run.about["model"]:
         raise LensFVError(
@@ -108,7 +112,7 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
 
 @contextmanager
 def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) -> Iterator[LensModel]:
-    """Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
+    r"""Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
 
     Args:
         model: Model that the run started from, loaded by `load_model`.
@@ -117,6 +121,12 @@ def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) ->
 
     Raises:
         LensFVError: see `switch_to_checkpoint`.
+
+    Example:
+        >>> with lens_fv.finetuning.at_checkpoint(capable_model, run, run.checkpoints[-1]) as finetuned:
+        ...     answer = finetuned.generate('Q: hot\nA:', max_new_tokens=1)
+        >>> isinstance(answer, str)
+        True
     """
     switch_to_checkpoint(model, run, checkpoint)
     try:
@@ -138,6 +148,11 @@ def export_checkpoint(
 
     Raises:
         LensFVError: the folder exists already or is not writable, the run has no checkpoints, or the checkpoint is unusable.
+
+    Example:
+        >>> path = lens_fv.finetuning.export_checkpoint(run, folder / 'exported')
+        >>> lens_fv.load_model(path).name
+        'exported'
     """
     torch_dtype = parse_dtype(dtype or run.about["dtype"])
     with atomic_folder(folder, what="export a checkpoint") as temporary:
@@ -162,6 +177,11 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
 
     Raises:
         LensFVError: `share` out of range, an existing folder, a run with update "full", or a run without checkpoints.
+
+    Example:
+        >>> halfway = lens_fv.finetuning.interpolate_weights(run, folder / 'halfway', share=0.5)
+        >>> len(halfway.checkpoints) == len(run.checkpoints)
+        True
     """
     if run.about["settings"]["update"] != "lora":
         raise LensFVError(f"interpolate {run.folder}: it trained all weights; only low-rank updates can be interpolated here")

@@ -72,6 +72,12 @@ def instruction_swapped_prompts(
 
     Raises:
         LensFVError: no instructions, or a prompt longer than the context.
+
+    Example:
+        >>> other, config = lens_fv.load_task('antonym'), lens_fv.FinetuneConfig(n_examples=4)
+        >>> prompts = lens_fv.finetuning.instruction_swapped_prompts(model, task, [other], config)
+        >>> len(prompts)
+        4
     """
     instructions = [instruction for other in others if other.name != task.name for instruction in other.instructions]
     if not instructions:

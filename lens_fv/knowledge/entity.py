@@ -149,7 +149,12 @@ def after_definition(definition: str, text: str) -> str:
 
 
 def definitions(entities: Sequence[Entity]) -> dict[str, str]:
-    """Return each entity's definition by key, as context for the upper bound."""
+    """Return each entity's definition by key, as context for the upper bound.
+
+    Example:
+        >>> lens_fv.knowledge.definitions(entities)['Velm']
+        'Velm is a city in Norway.'
+    """
     return {entity.key: entity.definition for entity in entities}
 
 
@@ -159,6 +164,11 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
 
     Raises:
         LensFVError: fewer than two entities.
+
+    Example:
+        >>> swapped = lens_fv.knowledge.random_definitions(entities)
+        >>> swapped[entities[0].key] == entities[1].definition
+        True
     """
     if len(entities) < 2:
         raise LensFVError("give each entity another one's definition: there is only one entity")
@@ -168,7 +178,12 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
 
 
 def true_sentences(entities: Sequence[Entity]) -> list[str]:
-    """Return the sentences of the entities' probes with the gaps filled by the answers."""
+    """Return the sentences of the entities' probes with the gaps filled by the answers.
+
+    Example:
+        >>> lens_fv.knowledge.true_sentences(entities)[0]
+        'Velm is in Norway.'
+    """
     return [probe.filled() for _, probe in all_probes(entities)]
 
 
@@ -176,6 +191,10 @@ def majority(entities: Sequence[Entity]) -> float:
     """Compute the accuracy of always giving a question's most frequent answer.
 
     Probes with the same candidates and kind count as one question. A question with a single probe scores at chance.
+
+    Example:
+        >>> lens_fv.knowledge.majority(entities)
+        0.5
     """
     questions: dict[tuple[frozenset[str], str], Counter[str]] = {}
     for _, probe in all_probes(entities):

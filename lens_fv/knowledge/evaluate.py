@@ -79,7 +79,12 @@ def evaluate_update(
     condition: str = "update",
     seed: Seed = 0,
 ) -> KnowledgeResult:
-    """Evaluate a single update as in `evaluate_knowledge`."""
+    """Evaluate a single update as in `evaluate_knowledge`.
+
+    Example:
+        >>> lens_fv.knowledge.evaluate_update(model, entities, update).condition
+        'update'
+    """
     texts = true_sentences(locality)
     divergence = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
@@ -100,6 +105,11 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
 
     Raises:
         LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.
+
+    Example:
+        >>> divergences = lens_fv.knowledge.kl_to_base(model, update, ['It rains today.', 'The sky is blue.'])
+        >>> len(divergences)
+        2
     """
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]
@@ -136,6 +146,11 @@ def score_probes(
 
     Raises:
         LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.
+
+    Example:
+        >>> scores = lens_fv.knowledge.score_probes(model, entities)
+        >>> scores.accuracy().n  # entities
+        2
     """
     return score_probes_by_branch(model, entities, [()], context=context, full_sentence=full_sentence, progress=progress)[0]
 
@@ -152,6 +167,12 @@ def score_probes_by_branch(
     """Run `score_probes` under the edits of each branch; edit values and positions are shared or one per probe.
 
     Probes are in the order of `probe_prompts`.
+
+    Example:
+        >>> vectors = lens_fv.knowledge.definition_vectors(model, entities)
+        >>> edit = lens_fv.knowledge.at_mentions(model, entities, vectors, layer=1)
+        >>> len(lens_fv.knowledge.score_probes_by_branch(model, entities, [[], [edit]]))
+        2
     """
     probes = all_probes(entities)
     prompts = probe_prompts(model, entities, context=context, full_sentence=full_sentence)

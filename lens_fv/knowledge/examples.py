@@ -59,6 +59,12 @@ def make_example(
     Returns:
         The example, or the reason why none can be made: the sentence does not mention the entity, it has no token to train on,
         or the definition and the sentence together exceed the context.
+
+    Example:
+        >>> entity = entities[0]
+        >>> example = lens_fv.knowledge.make_example(model, entity, f'In {entity.name} it rains.')
+        >>> len(example.teacher) > len(example.student)
+        True
     """
     mention = entity.mention(sentence)
     if target_tokens == "after_mention" and mention is None:

@@ -72,6 +72,10 @@ def definition_vectors(
 
     Raises:
         LensFVError: no texts, or a text that does not mention the entity.
+
+    Example:
+        >>> lens_fv.knowledge.definition_vectors(model, entities).shape
+        torch.Size([2, 3, 32])
     """
     if not texts:
         raise LensFVError(f"definition vectors of {len(entities)} entities: no text names them")
@@ -107,6 +111,12 @@ def at_mentions(
     Raises:
         LensFVError: the layer does not exist, the number of vectors differs from the number of entities, or a probe does not
             name its entity.
+
+    Example:
+        >>> vectors = lens_fv.knowledge.definition_vectors(model, entities)
+        >>> edit = lens_fv.knowledge.at_mentions(model, entities, vectors, layer=1)
+        >>> edit.layer
+        1
     """
     layer = model.check_layer(layer)
     if len(vectors) != len(entities):

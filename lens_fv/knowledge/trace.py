@@ -103,6 +103,11 @@ def causal_trace(
 
     Raises:
         LensFVError: see `score_probes`, or a probe that does not name its entity.
+
+    Example:
+        >>> trace = lens_fv.knowledge.causal_trace(model, entities)
+        >>> trace.summary()['probes']
+        '2'
     """
     probes = all_probes(entities)
     prompts = [

@@ -127,6 +127,11 @@ def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_
 
     Raises:
         LensFVError: the file has neither format, or contains no usable sentence.
+
+    Example:
+        >>> transfer = lens_fv.knowledge.TransferSet({'velm': ('In Velm it rains.',)})
+        >>> lens_fv.knowledge.load_transfer_set(transfer.save(folder / 'transfer.json')).sentences
+        {'velm': ('In Velm it rains.',)}
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")

@@ -41,6 +41,11 @@ def plot_conditions(
 
     Raises:
         LensFVError: nothing to draw, or a condition that occurs in no evaluation.
+
+    Example:
+        >>> evaluation = lens_fv.evaluate(model, task, {'tuned': vector}, n_shots=2, max_items=4)
+        >>> lens_fv.plotting.plot_conditions({task.name: evaluation}).layout.title.text
+        'First-token accuracy with and without the vector: tiny, zero-shot prompts'
     """
     if not evaluations:
         raise LensFVError("draw conditions: no evaluations were given; evaluate at least one task")

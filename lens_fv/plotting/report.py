@@ -66,6 +66,11 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
 
     Raises:
         LensFVError: the file cannot be written.
+
+    Example:
+        >>> heads = lens_fv.plotting.Section(title='Heads', figures={'heads': lens_fv.plotting.plot_heads(ranking)})
+        >>> lens_fv.plotting.write_report(folder / 'report.html', title='My task', sections=[heads]).name
+        'report.html'
     """
     numbers = count(1)
     drawings = [[_drawing(figure, f"figure-{next(numbers)}") for figure in section.figures.values()] for section in sections]
@@ -87,6 +92,11 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
 
     Raises:
         LensFVError: an invalid file name, a folder that cannot be written to, or missing kaleido or Chrome.
+
+    Example:
+        >>> paths = lens_fv.plotting.save_figures({'heads': lens_fv.plotting.plot_heads(ranking)}, folder)
+        >>> sorted(path.name for path in paths)
+        ['heads.html', 'heads.json']
     """
     folder = Path(folder)
     for name in figures:

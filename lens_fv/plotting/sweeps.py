@@ -34,6 +34,11 @@ def plot_layers(
 
     Raises:
         LensFVError: nothing to draw, several scales, no layers, or a chosen layer that was not swept.
+
+    Example:
+        >>> sweep = lens_fv.sweep_injection(model, task, vector, scales=1.0, max_items=4)
+        >>> lens_fv.plotting.plot_layers({task.name: sweep}).layout.title.text
+        'Accuracy by layer of injection'
     """
     chosen = dict(chosen or {})
     _check(sweeps, chosen)
@@ -97,6 +102,11 @@ def plot_injection(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> 
 
     Raises:
         LensFVError: no such measure.
+
+    Example:
+        >>> sweep = lens_fv.sweep_injection(model, task, vector, scales=[0.5, 1.0], max_items=4)
+        >>> lens_fv.plotting.plot_injection(sweep).layout.title.text
+        'Gain in accuracy by layer and scale: toy, tiny, 4 validation items'
     """
     without_vector = float((sweep.plain_top1 if measure == "top1" else sweep.plain_logprob).double().mean())
     gain = (sweep.mean(measure) - without_vector).T.tolist()

@@ -26,6 +26,10 @@ def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
 
     Raises:
         LensFVError: a task that was not probed.
+
+    Example:
+        >>> lens_fv.plotting.plot_abilities(trajectory).layout.title.text
+        "Change in the answers' log-probability during fine-tuning: capable"
     """
     names = list(trajectory.tasks if tasks is None else tasks)
     traces: list[go.Scatter] = []
@@ -53,6 +57,10 @@ def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     Three panels: the vector itself; the residual stream at the injection layer compared with the original vector; and the
     outputs of the vector's heads, each compared with its original, next to equally many random heads (grey, dashed: mean over
     tasks).
+
+    Example:
+        >>> lens_fv.plotting.plot_vector_similarity(trajectory).layout.title.text
+        'Cosine similarity to the initial vector during fine-tuning: capable'
     """
     own, control = (heads.mean(-1) for heads in trajectory.head_similarity())
     panels = {
@@ -86,6 +94,10 @@ def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
 
     Raises:
         LensFVError: fewer than three tasks, which do not span a plane.
+
+    Example:
+        >>> lens_fv.plotting.plot_vector_plane(trajectory).layout.title.text
+        'Instruction vectors before and after fine-tuning: capable'
     """
     if len(trajectory.tasks) < 3:
         raise LensFVError(

@@ -19,6 +19,11 @@ def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) 
         vector: Vector to imitate.
         seed: Seed of the random draw.
         heads: Keep the heads too, with random outputs of the same norms.
+
+    Example:
+        >>> control = lens_fv.vectors.random_like(vector, seed=1)
+        >>> torch.allclose(control.vector.norm(), vector.vector.norm())
+        True
     """
     rng = torch.Generator().manual_seed(seed)
     direction = random_rows_like(vector.vector, rng) * vector.scale
@@ -39,6 +44,11 @@ def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
 
     Raises:
         LensFVError: the vector has no heads, or a layer has too few other heads.
+
+    Example:
+        >>> extracted = lens_fv.extract(model, task, ranking, n_heads=2)
+        >>> set(lens_fv.vectors.other_heads(extracted).heads) & set(extracted.heads)
+        set()
     """
     rng, n_heads = random.Random(seed), vector.provenance.shape[1]
     drawn: dict[int, list[int]] = {}

@@ -54,6 +54,10 @@ def typicality(
 
     Raises:
         LensFVError: no relations, a relation without a vector, or a vector of another model.
+
+    Example:
+        >>> relations = lens_fv.evaluation.alignment.load_semeval('SemEval-2012-Task-2')  # doctest: +SKIP
+        >>> lens_fv.evaluation.alignment.typicality(model, relations, {}).results  # doctest: +SKIP
     """
     if not relations:
         raise LensFVError(f"typicality on {model.name}: there are no relations")

@@ -133,6 +133,12 @@ def train_adapter(model: LensModel, task: Task, options: AdapterConfig) -> Adapt
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
+
+    Example:
+        >>> adapter = lens_fv.vectors.baselines.train_adapter(model, task, n_pairs=4, steps=2)
+        >>> evaluation = lens_fv.evaluate(model, task, {'adapter': adapter}, n_shots=2, max_items=4)
+        >>> 'adapter' in evaluation.conditions
+        True
     """
     rank, alpha = options.rank, options.alpha
     examples = FittingExamples.of(model, task, options, what="adapter")

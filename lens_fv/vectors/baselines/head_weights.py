@@ -102,6 +102,11 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig)
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
             or a loss is not finite.
+
+    Example:
+        >>> weighted = lens_fv.vectors.baselines.train_head_weights(model, task, n_pairs=4, steps=2)
+        >>> weighted.site
+        'resid_post'
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")

@@ -143,6 +143,11 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -
 
     Raises:
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
+
+    Example:
+        >>> prompt = lens_fv.vectors.baselines.train_soft_prompt(model, task, n_pairs=4, steps=2, n_tokens=3)
+        >>> prompt.states.shape
+        torch.Size([3, 32])
     """
     n_tokens, start = options.n_tokens, int(model.prepend_bos)
     examples = FittingExamples.of(model, task, options, what="soft prompt")
