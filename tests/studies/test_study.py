@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import shlex
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, get_args
 
@@ -134,21 +136,21 @@ def test_a_job_that_another_worker_has_claimed_is_left_to_it(tmp_path):
     assert [row.condition for row in store.rows("main", "one")] == ["theirs"]
 
 
-def _add(path, worker):
-    store = RowStore(path, "toy", "abc")
-    for i in range(20):
-        for part in (worker, "both"):
-            store.compute(Job(part, str(i), lambda: [Row("u", worker, "x", 1.0)]), wait=True)
+WORKER = """
+import sys
+from pathlib import Path
+from lens_fv.studies.rows import Job, Row, RowStore
+store, worker = RowStore(Path(sys.argv[1]), "toy", "abc"), sys.argv[2]
+for i in range(20):
+    for part in (worker, "both"):
+        store.compute(Job(part, str(i), lambda: [Row("u", worker, "x", 1.0)]), wait=True)
+"""
 
 
 def test_workers_lose_nothing_of_each_other(tmp_path):
-    context, path = multiprocessing.get_context("spawn"), tmp_path / "rows.jsonl"
-    workers = [context.Process(target=_add, args=(path, name)) for name in ("one", "two")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    path = tmp_path / "rows.jsonl"
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(path), name]) for name in ("one", "two")]
+    assert [worker.wait(300) for worker in workers] == [0, 0]
     assert path.read_text().count("\n") == 60
     lines = RowStore(path, "toy", "abc").lines()
     assert {(line.part, line.job) for line in lines} == {(part, str(i)) for part in ("one", "two", "both") for i in range(20)}
