@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer, Edit
+from lens_fv.patching import Edit, score_each_answer
 from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 JOIN = " "
@@ -59,11 +58,9 @@ def score_probes_by_branch(
     n_candidates = max(len(prompt.answers) for prompt in prompts)
     logprobs = torch.full((len(branches), len(probes), n_candidates), -torch.inf)
     lengths = torch.zeros(len(probes), n_candidates, dtype=torch.long)
-    scorer = AnswerScorer(model, prompts)
-    with progress_bar("probes", len(scorer), show=progress) as tick:
-        for scored in scorer.each(branches, keep=False, tick=tick):
-            logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
-            lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
+    for scored in score_each_answer(model, prompts, branches, what="probes", progress=progress):
+        logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
+        lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
     return [
         KnowledgeScores(
             entities=tuple(entity.key for entity, _ in probes),
