@@ -15,7 +15,7 @@ from lens_fv.core.statistics import Estimate
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.ranking import Metric
-from lens_fv.heads.statistics import Overlap, head_overlap
+from lens_fv.heads.statistics import Overlap, head_overlap, strongest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,12 +102,10 @@ class HeadComparison(Artefact):
         Raises:
             LensFVError: `k` is not between 1 and the number of heads.
         """
-        n, n_heads = self.exact[0].numel(), self.exact.shape[-1]
+        n = self.exact[0].numel()
         if not 1 <= k <= n:
             raise LensFVError(f"compare the top {k} heads: take between 1 and all {n} of them")
-        orders = (self.mean(s).flatten().argsort(descending=True, stable=True) for s in ("exact", score))
-        exact, other = ([divmod(i, n_heads) for i in order[:k].tolist()] for order in orders)
-        return head_overlap(exact, other, n)
+        return head_overlap(strongest(self.mean("exact"), k), strongest(self.mean(score), k), n)
 
     def heatmap_data(self) -> Tensor:
         """The mean scores of attribution patching."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import Natural, Seed, checked
+from lens_fv.core.options import takes_options
 from lens_fv.core.statistics import Estimate, proportion
 from lens_fv.core.store import load_or_compute
 from lens_fv.core.tables import data_frame
@@ -61,27 +62,11 @@ class Competence(Artefact):
 
 
 @checked
-@torch.no_grad()
-def competence(
-    model: LensModel,
-    task: Task,
-    *,
-    split: Split | None = None,
-    items: Sequence[Pair] | None = None,
-    n_shots: Natural = 10,
-    template: PromptTemplate = TODD,
-    instruction: str | Sequence[str] | None = None,
-    seed: Seed = 0,
-    folder: str | Path | None = None,
-) -> Competence:
-    """Measure first-token accuracy after demonstrations, and the majority baseline it has to beat.
+@dataclass(frozen=True, kw_only=True)
+class CompetenceConfig:
+    """Options of `competence`.
 
-    Todd et al. (2024) compare with the frequency of the majority label. Because only first tokens are scored here, the
-    baseline is the most common first token: the best that a constant answer can do.
-
-    Args:
-        model: Model to measure.
-        task: Task to measure.
+    Attributes:
         split: Split of the task's pairs; default: `split_pairs(task, seed=seed)`. Demonstrations come from its training part.
         items: Pairs to query; default: the validation part, so that no choice depends on the test part.
         n_shots: Number of demonstrations per prompt.
@@ -90,18 +75,47 @@ def competence(
         seed: Seed of split and demonstrations.
         folder: Folder to store the result in; a stored result of the same settings is loaded instead of recomputed.
     """
-    split = split or split_pairs(task, seed=seed)
-    queries = split.validation if items is None else items
-    texts = build_prompts(queries, split.train, n_shots=n_shots, template=template, instruction=instruction, seed=seed)
+
+    split: Split | None = None
+    items: Sequence[Pair] | None = None
+    n_shots: Natural = 10
+    template: PromptTemplate = TODD
+    instruction: str | Sequence[str | None] | None = None
+    seed: Seed = 0
+    folder: str | Path | None = None
+
+
+@takes_options(CompetenceConfig)
+@torch.no_grad()
+def competence(model: LensModel, task: Task, options: CompetenceConfig) -> Competence:
+    """Measure first-token accuracy after demonstrations, and the majority baseline it has to beat.
+
+    Todd et al. (2024) compare with the frequency of the majority label. Because only first tokens are scored here, the
+    baseline is the most common first token: the best that a constant answer can do.
+
+    Args:
+        model: Model to measure.
+        task: Task to measure.
+        options: Keywords: the fields of `CompetenceConfig`.
+    """
+    split = options.split or split_pairs(task, seed=options.seed)
+    texts = build_prompts(
+        split.validation if options.items is None else options.items,
+        split.train,
+        n_shots=options.n_shots,
+        template=options.template,
+        instruction=options.instruction,
+        seed=options.seed,
+    )
     prompts = encode_prompts(model, texts)
     provenance = Provenance.of(
         model,
         task=task.name,
         task_hash=task.fingerprint,
         prompts=[p.tokens for p in prompts],
-        seed=seed,
+        seed=options.seed,
         method="few-shot accuracy",
-        options={"n_shots": n_shots},
+        options={"n_shots": options.n_shots},
     )
 
     def compute() -> Competence:
@@ -109,40 +123,28 @@ def competence(
         right = score_answers(model, prompts, [[]]).top1[:, 0]
         return Competence(provenance=provenance, right=right, majority=max(first_tokens.values()) / len(prompts))
 
-    return load_or_compute(folder, Competence, provenance, compute)
+    return load_or_compute(options.folder, Competence, provenance, compute)
 
 
 class ChosenQueries(NamedTuple):
     """The queries of a measurement.
 
     Attributes:
-        kept: Indices of the chosen items.
+        kept: Indices of the chosen items; None: all.
         recorded: Record of the choice for the provenance: empty if all items are used; otherwise `queries`, `n_queries` (number
             kept) and `n_items` (number available).
     """
 
-    kept: tuple[int, ...]
+    kept: tuple[int, ...] | None
     recorded: dict[str, Any]
 
     def of(self, items: Sequence[T]) -> tuple[T, ...]:
         """Select the chosen entries of `items`, or of any other sequence with one entry per item."""
-        return tuple(items[i] for i in self.kept)
+        return tuple(items) if self.kept is None else tuple(items[i] for i in self.kept)
 
 
 @checked
-def choose_queries(
-    model: LensModel,
-    task: Task,
-    items: Sequence[Pair],
-    queries: Queries,
-    *,
-    split: Split,
-    n_shots: Natural,
-    template: PromptTemplate = TODD,
-    instruction: str | Sequence[str] | None = None,
-    seed: Seed = 0,
-    folder: str | Path | None = None,
-) -> ChosenQueries:
+def choose_queries(model: LensModel, task: Task, queries: Queries, options: CompetenceConfig) -> ChosenQueries:
     """Choose which of a task's pairs to query: all, or those that the model answers after demonstrations.
 
     A query counts as answered if greedy decoding after the demonstrations begins with the first token of an acceptable
@@ -152,38 +154,22 @@ def choose_queries(
     Args:
         model: Model to measure.
         task: Task the pairs belong to.
-        items: Pairs to choose from.
         queries: "all" or "answered".
-        split: Split of the task's pairs; demonstrations come from its training part.
-        n_shots: Number of demonstrations.
-        template: Prompt template.
-        instruction: Text before each prompt; see `competence`.
-        seed: Seed of the demonstrations.
-        folder: Folder to store the measured competence in.
+        options: Which pairs to choose from (`items`), and how the model's competence on them is measured.
 
     Raises:
         LensFVError: the model answers none of the queries.
     """
     if queries == "all":
-        return ChosenQueries(tuple(range(len(items))), {})
-    right = competence(
-        model,
-        task,
-        split=split,
-        items=items,
-        n_shots=n_shots,
-        template=template,
-        instruction=instruction,
-        seed=seed,
-        folder=folder,
-    ).right
+        return ChosenQueries(None, {})
+    right = competence(model, task, options).right
     kept = tuple(right.nonzero()[:, 0].tolist())
     if not kept:
         raise LensFVError(
-            f"ask what {model.name} answers of {task.name}: after {n_shots} demonstrations it answers none of {len(items)} "
-            "queries; use queries='all', more demonstrations or an easier task"
+            f"ask what {model.name} answers of {task.name}: after {options.n_shots} demonstrations it answers none of "
+            f"{len(right)} queries; use queries='all', more demonstrations or an easier task"
         )
-    return ChosenQueries(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(items)})
+    return ChosenQueries(kept, {"queries": queries, "n_queries": len(kept), "n_items": len(right)})
 
 
 def queries_summary(provenance: Provenance) -> dict[str, str]:

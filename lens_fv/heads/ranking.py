@@ -14,7 +14,7 @@ from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import queries_summary
-from lens_fv.heads.statistics import Correction, Reliability, least_p, p_values, split_half
+from lens_fv.heads.statistics import Correction, Reliability, least_p, p_values, split_half, strongest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ class Effects(Artefact):
     def top(self, n: Count | None = None) -> list[HeadEffect]:
         """The `n` heads (default: all) with the largest mean effect, in descending order."""
         numbers, samples = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
-        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in self._order(n)]
+        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in strongest(self.mean, n)]
 
     @checked
     def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
@@ -85,7 +85,7 @@ class Effects(Artefact):
         if not 1 <= n <= total:
             raise LensFVError(f"asked for {n} {self.unit}s of {self.provenance.model}: it has {total}")
         size = self.provenance.shape[1] // self.mean.shape[1]
-        return tuple((layer, unit * size + i) for layer, unit in self._order(n) for i in range(size))
+        return tuple((layer, unit * size + i) for layer, unit in strongest(self.mean, n) for i in range(size))
 
     @checked
     def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
@@ -154,10 +154,6 @@ class Effects(Artefact):
         """See `Artefact.summary`."""
         best = ", ".join(f"{h.name} {h.effect:+.3f}" for h in self.top(5))
         return super().summary() | {f"top {self.unit}s": best}
-
-    def _order(self, n: int | None) -> list[tuple[int, int]]:
-        order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [divmod(i, self.mean.shape[1]) for i in order]
 
     @property
     def _live(self) -> Bool[Tensor, "layers units"]:
