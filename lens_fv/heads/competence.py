@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool
@@ -15,15 +15,11 @@ from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.statistics import Estimate, proportion
 from lens_fv.core.store import load_or_compute
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.answers import score_answers
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Split, Task, build_prompts, encode_prompts, split_pairs
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Queries = Literal["all", "answered"]
 T = TypeVar("T")
@@ -51,7 +47,7 @@ class Competence(Artefact):
         """Whether the accuracy is above `majority`."""
         return self.accuracy.mean > self.majority
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per item: whether the likeliest first token begins an acceptable answer."""
         return data_frame({"item": i, "top1": right} for i, right in enumerate(self.right.tolist()))
 

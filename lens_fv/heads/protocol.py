@@ -31,7 +31,6 @@ from lens_fv.heads.options import MediationConfig, RankingConfig, Source
 from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs
 from lens_fv.patching.run import OpenPrompts
@@ -98,11 +97,6 @@ class PatchingPrompts(NamedTuple):
     noise: list[list[Edit]]
     foils: list[int | None]
     recorded: Mapping[str, Any]
-
-    @property
-    def queries(self) -> list[Pair]:
-        """The query of each corrupted prompt."""
-        return [prompt.query for prompt in self.corrupted_texts]
 
     @checked
     def provenance(self, model: LensModel, task: Task, *, seed: Seed, method: str, options: Mapping[str, Any]) -> Provenance:
@@ -364,16 +358,9 @@ def indirect_effects(
     rows: list[Tensor] = []
     any_effect = False
     for prompt, noise, foil, z in zip(prompts.corrupted, prompts.noise, prompts.foils, outputs, strict=True):
-        values, changed = patched_metric(
-            model,
-            prompt,
-            [[Edit(layer, z[layer, head], head=head, mode=options.mode) for layer, head in unit] for unit in units],
-            metric=options.metric,
-            foil=foil,
-            noise=noise,
-            backend=options.backend,
-            budget=options.budget,
-        )
+        opened = OpenPrompts(model, [prompt.tokens], shared=noise, backend=options.backend, budget=options.budget)
+        patches = [[Edit(layer, z[layer, head], head=head, mode=options.mode) for layer, head in unit] for unit in units]
+        values, changed = patched_metric(opened, prompt, patches, metric=options.metric, foil=foil)
         rows.append(values)
         any_effect |= changed
         tick()
@@ -389,31 +376,24 @@ def indirect_effects(
 
 
 def patched_metric(
-    model: LensModel,
+    opened: OpenPrompts,
     prompt: EncodedPrompt,
     patches: Sequence[Sequence[Edit]],
     *,
     metric: Metric,
     foil: int | None = None,
-    noise: Sequence[Edit] = (),
-    backend: BackendChoice = "auto",
-    budget: int | None = None,
 ) -> tuple[Float[Tensor, " runs"], bool]:
     """The metric of the primary answer's first token without a patch, then under every patch; and whether any changes it.
 
     Args:
-        model: Model to run.
-        prompt: Prompt with its answers.
+        opened: The prompt, with the edits that all runs share.
+        prompt: The same prompt with its answers.
         patches: The edits of each run.
         metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff", its logit minus the foil's. Only
             these tokens are unembedded for logits.
         foil: First token of the wrong answer for "logit_diff"; None: the likeliest one, without a patch, that begins no
             acceptable answer.
-        noise: Edits of every run, before any patch.
-        backend: See `run_branches`.
-        budget: See `run_branches`.
     """
-    opened = OpenPrompts(model, [prompt.tokens], shared=noise, backend=backend, budget=budget)
     branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in ((), *patches)]
     if metric in ("prob", "logprob"):
         columns = opened.run(branches, readout=answer_logprobs, keep=False)[0]
@@ -426,7 +406,7 @@ def patched_metric(
         columns = opened.run(branches, readout=AnswerLogits(torch.tensor([tokens])))[0].float()
     columns = columns.cpu()
     # Even unpatched rows differ by rounding.
-    rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * columns[0].abs()
+    rounding = min(64 * torch.finfo(opened.model.dtype).eps, 0.05) * columns[0].abs()
     changed = bool(((columns - columns[0]).abs() > rounding).any())
     return columns @ torch.tensor([1.0, -1.0]) if metric == "logit_diff" else columns[:, 0], changed
 

@@ -1,7 +1,7 @@
 """Effects of all heads per sample, their order and its uncertainty; and the result of a head ranking."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,10 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
 from lens_fv.core.statistics import Estimate, bootstrap_means
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import queries_summary
 from lens_fv.heads.statistics import Correction, Reliability, least_p, p_values, split_half, strongest
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Unit = Literal["head", "group"]
 Metric = Literal["prob", "logprob", "logit", "logit_diff"]
@@ -132,7 +128,7 @@ class Effects(Artefact):
         return self.mean
 
     @checked
-    def to_dataframe(self, *, correction: Correction | None = "holm") -> "pd.DataFrame":
+    def to_dataframe(self, *, correction: Correction | None = "holm") -> DataFrame:
         """One row per head (or group), largest effect first: effect with its interval, number of samples, and p-value.
 
         Args:
