@@ -93,6 +93,10 @@ def competence(model: LensModel, task: Task, options: CompetenceConfig) -> Compe
         model: Model to measure.
         task: Task to measure.
         options: Keywords: the fields of `CompetenceConfig`.
+
+    Example:
+        >>> lens_fv.heads.competence(capable_model, capable_tasks[0], n_shots=0, instruction='Please do0 it').accuracy.mean
+        1.0
     """
     split = options.split or split_pairs(task, seed=options.seed)
     texts = build_prompts(
@@ -155,6 +159,11 @@ def choose_queries(model: LensModel, task: Task, queries: Queries, options: Comp
 
     Raises:
         LensFVError: the model answers none of the queries.
+
+    Example:
+        >>> settings = lens_fv.heads.CompetenceConfig(n_shots=2)
+        >>> lens_fv.heads.choose_queries(model, task, 'all', settings).of(task.pairs) == task.pairs
+        True
     """
     if queries == "all":
         return ChosenQueries(None, {})

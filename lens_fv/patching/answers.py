@@ -74,6 +74,12 @@ def score_answers(
         batch_size: Number of prompts per batch.
         what: Label of the progress bar.
         progress: Show a progress bar over batches.
+
+    Example:
+        >>> prompts = lens_fv.tasks.encode_prompts(model, [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]])
+        >>> scores = lens_fv.patching.score_answers(model, prompts, [[], vector.edits()])
+        >>> scores.exact_match.shape  # prompts and branches
+        torch.Size([3, 2])
     """
     answers = score_each_answer(model, prompts, branches, backend=backend, batch_size=batch_size, what=what, progress=progress)
     return _best((len(prompts), len(branches)), answers)
@@ -90,7 +96,13 @@ def score_each_answer(
     what: str = "scoring",
     progress: bool = False,
 ) -> Iterator[ScoredAnswer]:
-    """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score_answers`."""
+    """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score_answers`.
+
+    Example:
+        >>> prompts = lens_fv.tasks.encode_prompts(model, [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]])
+        >>> {scored.prompt for scored in lens_fv.patching.score_each_answer(model, prompts, [[]])}
+        {0, 1, 2}
+    """
     # Group prompts with equally many answers of similar length, to waste little on padding. In long prompts the prompt itself
     # causes most of the padding.
     long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
@@ -124,6 +136,13 @@ def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: 
     """Score the plain model on prompts with common beginnings, such as the same demonstrations.
 
     Each common beginning runs once. The result equals `score_answers(model, prompts, [[]])`.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> prompts = [lens_fv.tasks.few_shot(pair, split.train[:4]) for pair in split.test[:3]]
+        >>> scores = lens_fv.patching.score_alike(model, lens_fv.tasks.encode_prompts(model, prompts))
+        >>> scores.exact_match.shape  # prompts and branches
+        torch.Size([3, 1])
     """
     return _best((len(prompts), 1), _each_alike(model, prompts, backend))
 
