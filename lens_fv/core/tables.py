@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lens_fv.core.estimate import Estimate
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame as DataFrame
+else:
+    DataFrame = "pd.DataFrame"  # its name, because pandas takes half a second to import
 
 COLUMNS = {
     "top1": "top1_accuracy",
@@ -53,9 +55,9 @@ def table_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def data_frame(records: Iterable[Any]) -> "pd.DataFrame":
+def data_frame(records: Iterable[Any]) -> DataFrame:
     """The rows of `table_rows` as a pandas data frame."""
-    import pandas as pd  # takes half a second to import
+    import pandas as pd
 
     return pd.DataFrame(table_rows(records))
 

@@ -18,7 +18,7 @@ from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.patching import AnswerScorer, Edit
+from lens_fv.patching import Edit, score_each_answer
 from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 
@@ -177,11 +177,9 @@ def score_probes_by_branch(
     n_candidates = max(len(prompt.answers) for prompt in prompts)
     logprobs = torch.full((len(branches), len(probes), n_candidates), -torch.inf)
     lengths = torch.zeros(len(probes), n_candidates, dtype=torch.long)
-    scorer = AnswerScorer(model, prompts)
-    with progress_bar("probes", len(scorer), show=progress) as tick:
-        for scored in scorer.each(branches, keep=False, tick=tick):
-            logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
-            lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
+    for scored in score_each_answer(model, prompts, branches, what="probes", progress=progress):
+        logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
+        lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
     return [
         KnowledgeScores(
             entities=tuple(entity.key for entity, _ in probes),

@@ -7,7 +7,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.heads import HeadRanking
-from lens_fv.heads.competence import Queries, choose_queries
+from lens_fv.heads.competence import CompetenceConfig, Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 from lens_fv.vectors.examples import validation_prompts
@@ -135,17 +135,14 @@ def _split_for_layer(
 ) -> tuple[Split, str]:
     """The split with the queries by which the layer is chosen as validation part, and a record of the choice."""
     options = ranking.provenance.options
-    chosen = choose_queries(
-        model,
-        task,
-        split.validation,
-        queries or options.get("queries", "all"),
+    settings = CompetenceConfig(
         split=split,
         n_shots=options.get("n_shots", 10),
         template=template,
         instruction=options.get("instruction") or options.get("instructions"),
         seed=ranking.provenance.seed,
     )
+    chosen = choose_queries(model, task, queries or options.get("queries", "all"), settings)
     picked_on = "validation log-probability"
     if chosen.recorded:
         picked_on += f", {chosen.recorded['n_queries']} answered of {chosen.recorded['n_items']}"

@@ -8,7 +8,7 @@ from scipy.stats import binomtest, norm
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, estimate, evaluate, proportion
 from lens_fv.model.generation import Sampling, generate_tokens
-from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
+from lens_fv.patching import Edit, answers, score_alike, score_answers
 from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
@@ -54,7 +54,7 @@ def test_every_prompt_has_its_own_value_and_place(any_model):
     ]
     values, places = torch.randn(len(prompts), d_model, generator=rng), (2, 0, -3, -1, 4)
     all_at_once = [Edit(0, values, mode="add", position=places), Edit(1, values[0], mode="add")]
-    together = AnswerScorer(any_model, prompts, batch_size=2).score([all_at_once, []]).logprob
+    together = score_answers(any_model, prompts, [all_at_once, []], batch_size=2).logprob
     for i, prompt in enumerate(prompts):
         own = [Edit(0, values[i], mode="add", position=places[i]), all_at_once[1]]
         torch.testing.assert_close(together[i], score_answers(any_model, [prompt], [own, []]).logprob[0], atol=1e-3, rtol=1e-4)

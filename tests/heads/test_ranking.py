@@ -183,12 +183,13 @@ def test_sources_and_modes(tiny_model, architecture, source, mode):
 
 def test_resampling_draws_another_query_for_every_trial(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    made = drawn(model, task, n_clean=20, n_trials=40)
+    prompts = drawn(model, task, n_clean=20, n_trials=40)
     split = split_pairs(task, seed=0)
     clean = build_prompts(split.validation, split.train, n_shots=2, n_prompts=20, seed=0)
-    assert all(clean[i].query != query for i, query in zip(made.partners, made.queries, strict=True))
-    assert len(set(made.partners)) > 10
-    assert made.partners != drawn(model, task, n_clean=20, n_trials=40, seed=1).partners
+    pairs = zip(prompts.partners, prompts.corrupted_texts, strict=True)
+    assert all(clean[i].query != corrupted.query for i, corrupted in pairs)
+    assert len(set(prompts.partners)) > 10
+    assert prompts.partners != drawn(model, task, n_clean=20, n_trials=40, seed=1).partners
 
 
 def test_means_of_any_other_prompt(tiny_model):
@@ -224,7 +225,7 @@ def test_a_group_shares_its_keys(tiny_model):
 def test_the_foil_can_be_named(tiny_model):
     model, task = tiny_model("llama"), spelled()
     corrupted = prompts(model, task, 3, seed=1, shuffle="permutation", template=BARE)
-    queries = drawn(model, task, template=BARE).queries
+    queries = [prompt.query for prompt in drawn(model, task, template=BARE).corrupted_texts]
     z = clean_mean(model, task, template=BARE)
     options = {**SMALL, "metric": "logit_diff", "template": BARE}
     by_query = {p.input: p.input for p in task.pairs}
