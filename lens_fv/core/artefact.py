@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.core.artefact_file import checked_fields, read_artefact_file, write_artefact_file
+from lens_fv.core.choices import checked
 from lens_fv.core.display import Displayed
 from lens_fv.core.provenance import Provenance
 from lens_fv.core.tables import data_frame
@@ -110,6 +111,7 @@ class Artefact(Displayed):
         return loaded
 
 
+@checked
 def load_artefact(path: str | Path) -> Artefact:
     """Read an artefact of any kind; see `Artefact.load`.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import checked
 from lens_fv.core.files import explain_disk_errors, folder_lock, write_atomically
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
@@ -30,6 +31,7 @@ from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.vectors import FunctionVector
 
 
+@checked
 def finetune(
     model: str | Path,
     tasks: Sequence[Task],

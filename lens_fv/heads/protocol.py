@@ -271,6 +271,7 @@ def noise_on(
     return [[noise_at(position) for position in indices] for indices in tokens]
 
 
+@checked
 @torch.no_grad()
 def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationConfig) -> HeadRanking:
     """Rank heads on given prompts: steps 2 to 5 of the protocol, shared by all rankings.

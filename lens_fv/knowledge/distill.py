@@ -83,6 +83,7 @@ def distill(
     return train(model, entities, examples, anchors, settings, run)
 
 
+@checked
 def finetune_on_texts(
     model: LensModel,
     entities: Sequence[Entity],

@@ -125,6 +125,7 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
     return divergences
 
 
+@checked
 def score_probes(
     model: LensModel,
     entities: Sequence[Entity],
@@ -153,6 +154,7 @@ def score_probes(
     return score_probes_by_branch(model, entities, [()], context=context, full_sentence=full_sentence, progress=progress)[0]
 
 
+@checked
 def score_probes_by_branch(
     model: LensModel,
     entities: Sequence[Entity],

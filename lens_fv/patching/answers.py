@@ -85,6 +85,7 @@ def score_answers(
     return _best((len(prompts), len(branches)), answers)
 
 
+@checked
 @torch.no_grad()
 def score_each_answer(
     model: LensModel,

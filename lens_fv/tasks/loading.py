@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, cast
 
+from lens_fv.core.choices import checked
 from lens_fv.core.json_files import parse_json
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
@@ -46,6 +47,7 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
     return matching
 
 
+@checked
 def load_task(
     name_or_path: str | Path,
     *,
@@ -87,6 +89,7 @@ def load_task(
     )
 
 
+@checked
 def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
     """Load a built-in relation by name, or all tasks of a file, or of a folder and its subfolders, by path.
 
@@ -138,6 +141,7 @@ def _built_in(name: str) -> Task:
         return parse_task_file(path)
 
 
+@checked
 def load_instructions(path: str | Path) -> tuple[str, ...]:
     r"""Read the paraphrased instructions for one task from a file.
 

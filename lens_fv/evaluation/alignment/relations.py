@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, compose
+from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import SimilarityMatrix, similarity_matrix
@@ -20,6 +21,7 @@ from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.batches import BATCH
 
 
+@checked
 def relation_vectors(
     model: LensModel,
     libraries: Mapping[str, VectorLibrary],
@@ -69,6 +71,7 @@ def relation_vectors(
     return vectors
 
 
+@checked
 def relation_similarities(
     model: LensModel, vectors: Mapping[str, Mapping[str, FunctionVector]], relations: Mapping[str, Sequence[Pair]]
 ) -> dict[str, SimilarityMatrix]:
