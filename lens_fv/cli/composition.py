@@ -63,7 +63,7 @@ def analogy(
     library: LibraryInput,
     file: Path | None = None,
     task: Sequence[str] | None = None,
-    making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:reported_analogies", leave_out=("n_choices",))],
+    making: Annotated[Options, OptionsOf("lens_fv.composition.analogies:reported_analogies")],
     model: OwnModel = None,
     placing: Placing,
     weight_map: MapInput | None = None,
@@ -76,7 +76,7 @@ def analogy(
         file: File of analogies: JSON lines, CSV, Google's format or SAT-style text.
         task: Relation to build analogies from, using its test pairs; repeatable; default: all in the library.
     """
-    from lens_fv.studies.relational.problems import reported_analogies
+    from lens_fv.composition.analogies import reported_analogies
 
     if file is not None and (task or "max_per_relation" in making):
         raise LensFVError(

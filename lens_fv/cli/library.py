@@ -109,7 +109,7 @@ def fit(
     *,
     loading: Loading,
     options: Annotated[Options, OptionsOf("lens_fv:fit_map")],
-    making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:training_analogies")],
+    making: Annotated[Options, OptionsOf("lens_fv.composition.analogies:training_analogies")],
     out: Path | None = None,
 ) -> Printout:
     """Learn the map from scores to weights on analogies of the library's built-in relations.
@@ -119,7 +119,7 @@ def fit(
     Args:
         out: Map file to write; default: MODEL-FORM-map.safetensors.
     """
-    from lens_fv.studies.relational.problems import training_analogies
+    from lens_fv.composition.analogies import training_analogies
 
     model = open_model(**loading)
     weight_map = fv.fit_map(model, library, *training_analogies(library.names, **making), **options, progress=True)

@@ -144,10 +144,20 @@ class RowStore:
         line = self._lines.get((part, seed, job))
         return [Row(*row) for row in line.rows] if line else []
 
-    def values(self, part: str, job: str, measure: str, *, seed: int = 0) -> list[float]:
-        """The values of a measure in a finished job; none if it is not finished."""
-        rows = [row.value for row in self.rows(part, job, seed=seed) if row.measure == measure]
-        return [x for value in rows for x in (value if isinstance(value, Sequence) else (value,)) if x is not None]
+    def frame(self) -> "pd.DataFrame":
+        """All rows as a tidy table with `COLUMNS`: one value per line, with items counted from 0 within a row."""
+        import pandas as pd
+
+        table = pd.DataFrame(
+            [
+                (line.model, line.part, line.seed, line.job, unit, condition, measure, value, n)
+                for line in self.lines()
+                for unit, condition, measure, value, n in line.rows
+            ],
+            columns=[column for column in COLUMNS if column != "item"],
+        ).explode("value")
+        table["item"] = table.groupby(level=0).cumcount()
+        return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
 
     def compute(self, job: Job, *, wait: bool = False) -> bool:
         """Compute a job and add its rows, unless they are there.
@@ -223,23 +233,6 @@ class RowStore:
                 raise LensFVError(f"{context}: {line.part}/{line.job} was run with {other}; choose another folder")
             self._lines.setdefault(line.key, line)
         self._read_to += len(complete)
-
-
-def frame(stores: Iterable[RowStore]) -> "pd.DataFrame":
-    """All rows as a tidy table with `COLUMNS`: one value per line, with items counted from 0 within a row."""
-    import pandas as pd
-
-    table = pd.DataFrame(
-        [
-            (line.model, line.part, line.seed, line.job, unit, condition, measure, value, n)
-            for store in stores
-            for line in store.lines()
-            for unit, condition, measure, value, n in line.rows
-        ],
-        columns=[column for column in COLUMNS if column != "item"],
-    ).explode("value")
-    table["item"] = table.groupby(level=0).cumcount()
-    return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
 
 
 def _plain(rows: Iterable[Row]) -> tuple[Plain, ...]:
