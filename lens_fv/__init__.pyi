@@ -81,7 +81,6 @@ from .vectors import (
     InstructionVector as InstructionVector,
     decode as decode,
     extract as extract,
-    extract_instruction as extract_instruction,
     sweep_injection as sweep_injection,
     tune as tune,
     tune_many as tune_many,

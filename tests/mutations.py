@@ -18,7 +18,7 @@ from jaxtyping import AbstractArray
 from lens_fv.composition import VectorLibrary
 from lens_fv.composition.index import Entry, write_index
 from lens_fv.core.artefact import MODULES, Artefact, load_artefact
-from lens_fv.core.store import ResultStore, check_settings
+from lens_fv.core.store import check_settings
 from lens_fv.evaluation.alignment.judgements import load_judgements
 from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
@@ -108,18 +108,14 @@ def packed(header: Any, rest: bytes) -> bytes:
 
 
 def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
-    """Records, runs, libraries, and what users write."""
-    records = ResultStore(folder / "records.json")
-    for i in range(3):
-        records.get_or_compute(f"k{i}", lambda i=i: {"values": [i, 0.5, None], "name": "x"})
-    yield "records", Sample(folder / "records.json", lambda: ResultStore(folder / "records.json"))
+    """Rows, settings, runs, libraries, and what users write."""
     rows = folder / "rows.jsonl"
     for unit in ("x", "y"):
         RowStore(rows, "toy", "0").compute(
             Job("main", unit, lambda unit=unit: [Row(unit, "tuned", "accuracy", [0.5, None], 2)])
         )
     yield "rows", Sample(rows, lambda: RowStore(rows, "toy", "0").frame())
-    settings = {"seeds": [0, 1], "guide": {"heads": 1.0}}
+    settings = {"seeds": [0, 1], "guide": {"heads": 0.5, "name": "x"}}
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))
     run = folder / "run"

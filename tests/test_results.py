@@ -161,17 +161,17 @@ def test_tasks_of_universal_heads():
 
 
 @pytest.mark.parametrize(
-    ("name", "by", "unit", "columns"),
+    ("name", "unit", "columns"),
     [
-        ("Evaluation", "item", "item", {"top1_accuracy": "top1", "exact_match": "exact_match", LOGPROB: "logprob"}),
-        ("AnalogyEvaluation", "analogy", "analogy", {"top1_accuracy": "top1", "logprob_per_token_nats": "logprob"}),
-        ("TextEvaluation", "item", "input", {"rouge_l": "rouge_l", "exact_match": "exact"}),
+        ("Evaluation", "item", {"top1_accuracy": "top1", "exact_match": "exact_match", LOGPROB: "logprob"}),
+        ("AnalogyEvaluation", "analogy", {"top1_accuracy": "top1", "logprob_per_token_nats": "logprob"}),
+        ("TextEvaluation", "input", {"rouge_l": "rouge_l", "exact_match": "exact"}),
     ],
 )
-def test_items_are_the_scores_themselves(name, by, unit, columns):
+def test_items_are_the_scores_themselves(name, unit, columns):
     """And what is shown of a condition is the mean of its items."""
     made = artefact(name)
-    items, conditions = made.to_dataframe(by=by), made.to_dataframe().set_index("condition")
+    items, conditions = made.to_dataframe(by="item"), made.to_dataframe().set_index("condition")
     assert len(items) == 4 and items[unit].nunique() == 2
     for column, field in columns.items():
         assert items[column].tolist() == getattr(made, field).flatten().tolist()
@@ -181,6 +181,9 @@ def test_items_are_the_scores_themselves(name, by, unit, columns):
         assert (conditions[column] <= conditions[f"{column}_ci_high"]).all()
     with pytest.raises(LensFVError, match="it has to be 'condition'"):
         made.to_dataframe(by="pair")
+    assert tuple(made[condition].condition for condition in made.conditions) == made.conditions
+    with pytest.raises(LensFVError, match=f"no such condition; there are {', '.join(made.conditions)}"):
+        made["nosuch"]
 
 
 def test_words_and_pairs():

@@ -2,19 +2,20 @@
 
 import logging
 import re
-import signal
 import sys
 from functools import lru_cache
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
 
 from lens_fv import __version__
 from lens_fv.cli import (
     bench,
     composition,
     decoding,
+    distill,
     evaluation,
     finetuning,
     heads,
@@ -25,57 +26,58 @@ from lens_fv.cli import (
     reproduce,
     vectors,
 )
-from lens_fv.cli.command import Command
+from lens_fv.cli.command import commands_of
 from lens_fv.cli.leaving import INTERRUPTED, UNREAD, Interrupts, OutputUnread, tell, write_out
 from lens_fv.core.files import disk_error
 from lens_fv.errors import LensFVError
 
-HEADINGS: dict[str, tuple[Command, ...]] = {
-    "Models and tasks": models.COMMANDS,
-    "Heads": heads.COMMANDS,
-    "Vectors": vectors.COMMANDS + decoding.COMMANDS,
-    "Evaluation": evaluation.COMMANDS,
-    "Composition": composition.COMMANDS,
-    "Fine-tuning": finetuning.COMMANDS,
-    "Knowledge": (knowledge.distill,),
-    "Studies": reproduce.COMMANDS,
+HEADINGS: dict[str, tuple[ModuleType, ...]] = {
+    "Models and tasks": (models,),
+    "Heads": (heads,),
+    "Vectors": (vectors, decoding),
+    "Evaluation": (evaluation,),
+    "Composition": (composition,),
+    "Fine-tuning": (finetuning,),
+    "Knowledge": (distill,),
+    "Studies": (reproduce,),
 }
-"""Commands by the heading under which `lens-fv --help` lists them."""
+"""Modules by the heading under which `lens-fv --help` lists their commands."""
 GROUPS: dict[str, ModuleType] = {"library": library, "iv": iv, "knowledge": knowledge, "bench": bench}
-"""Modules of the commands that have a word before their name, such as `library build`."""
-SETTINGS: dict[str, Any] = {
-    "help_flags": ("-h", "--help"),
-    "help_format": "plaintext",
-    "version": __version__,
-    "default_parameter": Parameter(negative=()),
-    "result_action": "return_value",
-    "suppress_keyboard_interrupt": False,
-}
+"""Modules of the commands that have a word before their name, such as `library build`; their docstrings are the help."""
 GLOBAL = Group("Global options", sort_key=99)
-CALLING: dict[str, Any] = {"exit_on_error": False, "print_error": False}
 
 
 @lru_cache
 def command_line() -> App:
     """Build the parser."""
-    text = "Function vectors, instruction vectors and knowledge updates in language models."
-    app = App(name="lens-fv", help=text, version_flags="--version", **SETTINGS)
+    app = App(
+        name="lens-fv",
+        help="Function vectors, instruction vectors and knowledge updates in language models.",
+        help_flags=("-h", "--help"),
+        help_format="plaintext",
+        version=__version__,
+        version_flags="--version",
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        exit_on_error=False,
+        print_error=False,
+    )
     groups = Group("Groups of commands", sort_key=len(HEADINGS))
-    for order, (heading, functions) in enumerate(HEADINGS.items()):
-        _add(app, functions, group=Group(heading, sort_key=order))
+    for order, (heading, modules) in enumerate(HEADINGS.items()):
+        _add(app, *modules, group=Group(heading, sort_key=order))
     for word, module in GROUPS.items():
-        group = App(name=word, help=module.HELP, version_flags=(), **SETTINGS)
-        _add(group, module.COMMANDS)
+        group = App(name=word, help=module.__doc__, version_flags=(), group=groups)
+        _add(group, module)
         app.command(group)
-        group.group = groups
     app["--help"].group = app["--version"].group = GLOBAL
     app.meta.default(_root)
     return app
 
 
-def _add(app: App, commands: tuple[Command, ...], **settings: Any) -> None:
-    """Add commands whose signatures are read when one of them is called or explains itself."""
-    for command in commands:
+def _add(app: App, *modules: ModuleType, **settings: Any) -> None:
+    """Add the commands of modules; their signatures are read when one of them is called or explains itself."""
+    for command in commands_of(*modules):
         app.command(command.path, name=command.name, help=command.help, version_flags=(), **settings)
 
 
@@ -97,11 +99,9 @@ def _root(
 
         torch.set_float32_matmul_precision(matmul)
     if not tokens or (len(tokens) == 1 and tokens[0] in GROUPS):  # no command
-        from rich.console import Console
-
         command_line().help_print(tokens, console=Console(stderr=True))
         return 2
-    return command_line()(tokens, **CALLING)
+    return command_line()(tokens)
 
 
 def execute(arguments: list[str] | None = None) -> int:
@@ -110,8 +110,6 @@ def execute(arguments: list[str] | None = None) -> int:
     0 for success; 1 for a failed check; 2 for a user error, with a one-line explanation on standard error; 130 for an
     interrupt, with one line about what was kept; 141 when the reader of standard output has gone.
     """
-    from rich.console import Console
-
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lens_fv").setLevel(logging.INFO)
     app = command_line()
@@ -119,7 +117,7 @@ def execute(arguments: list[str] | None = None) -> int:
     with Interrupts() as interrupts:
         try:
             with app.console.capture() as help_text:
-                code = app.meta(sys.argv[1:] if arguments is None else arguments, **CALLING)
+                code = app.meta(sys.argv[1:] if arguments is None else arguments)
             write_out(help_text.get())
         except BaseException as error:
             message = interrupts.leave()
@@ -143,10 +141,3 @@ def _leave(error: BaseException) -> int:
     else:
         raise error
     return 2
-
-
-def run_app() -> None:
-    """Run the command line and exit with its code."""
-    code = execute()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing left to interrupt
-    sys.exit(code)

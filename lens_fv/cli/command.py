@@ -6,12 +6,11 @@ help texts are therefore stated once, where the function is defined. A parameter
 line and loaded before the command runs; a text in an annotation is the help of a parameter that many commands have.
 """
 
-import importlib
 import inspect
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from lens_fv.cli.options import Loaded, marks, option_parameter, option_value, text_type
@@ -62,17 +61,16 @@ class Command:
 
     def __call__(self, *positional: Any, **keywords: Any) -> int:
         """Run the function with the values that the user gave and print its result; returns the exit code."""
-        as_json = keywords.pop("json", False)
-        out = keywords.pop("out", None) if self._writes_json else None
-        values = dict(zip(self._parameters, positional)) | keywords
-        values = {name: option_value(value, self.options[name]) for name, value in values.items()}
+        given = dict(zip(self._parameters, positional)) | keywords
+        values = {name: option_value(value, self.options[name]) for name, value in given.items()}
+        as_json = values.pop("json", False)
+        out = values.pop("out", None) if self._writes_json else None
         arguments = {name: value for name, value in values.items() if name in self._parameters}
-        for name, source in self.sources.items():
-            arguments[name] = {option.name: values[option.name] for option in source.options() if option.name in values}
-        for name, parameter in self._parameters.items():
-            for mark in marks(parameter.annotation):
-                if isinstance(mark, Loaded):
-                    arguments[name] = _loaded(mark, arguments.get(name, self.options[name].default))
+        for name, mark in self.marked.items():
+            if isinstance(mark, OptionsOf):
+                arguments[name] = pick(values, *(option.name for option in mark.options()))
+            else:
+                arguments[name] = mark.load(arguments.get(name, self.options[name].default))
         return print_out(self.function(**arguments), as_json=as_json, out=out)
 
     @cached_property
@@ -80,13 +78,13 @@ class Command:
         return inspect.signature(self.function).parameters
 
     @cached_property
-    def sources(self) -> dict[str, OptionsOf]:
-        """The functions whose options are the command's, by the parameter that receives them."""
+    def marked(self) -> dict[str, OptionsOf | Loaded]:
+        """The parameters that stand for a function's options or are loaded, with the marks that say so."""
         return {
             name: mark
             for name, parameter in self._parameters.items()
             for mark in marks(parameter.annotation)
-            if isinstance(mark, OptionsOf)
+            if isinstance(mark, OptionsOf | Loaded)
         }
 
     @property
@@ -97,15 +95,18 @@ class Command:
     @cached_property
     def options(self) -> dict[str, Option]:
         """All options by name; the command's own may override those of the functions."""
-        sources = {name: list(source.options()) for name, source in self.sources.items()}
+        sources = {name: list(mark.options()) for name, mark in self.marked.items() if isinstance(mark, OptionsOf)}
         helps = {option.name: option.help for options in reversed(sources.values()) for option in options}
         own_helps = entries(self.function.__doc__ or "")
         options: dict[str, Option] = {}
         for name, parameter in self._parameters.items():
-            if name not in sources:
-                texts = [mark for mark in marks(parameter.annotation) if isinstance(mark, str)]
+            mark = self.marked.get(name)
+            if not isinstance(mark, OptionsOf):
+                is_given = parameter.default is not inspect.Parameter.empty
+                default = parameter.default if is_given or mark is None else mark.default
+                texts = [text for text in marks(parameter.annotation) if isinstance(text, str)]
                 text = next((text for text in (own_helps.get(name), *texts, helps.get(name)) if text), "")
-                options[name] = Option(name, parameter.annotation, _default(parameter), text)
+                options[name] = Option(name, parameter.annotation, default, text)
             for option in sources.get(name, ()):
                 if option.name not in self._parameters:
                     options.setdefault(option.name, option)
@@ -126,6 +127,11 @@ class Command:
 command = Command
 
 
+def commands_of(*modules: ModuleType) -> list[Command]:
+    """The commands that modules define, in the order in which they define them."""
+    return [value for module in modules for value in vars(module).values() if isinstance(value, Command)]
+
+
 def chosen(options: Options, path: str, name: str) -> Any:
     """The value of a function's option: the user's, or the default."""
     return options.get(name, options_of(path)[name].default)
@@ -134,19 +140,3 @@ def chosen(options: Options, path: str, name: str) -> Any:
 def pick(options: Options, *names: str) -> Options:
     """Those options of these names that the user gave."""
     return {name: options[name] for name in names if name in options}
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    """The default of a command's own parameter; of one that is loaded, the name that is loaded by default."""
-    names = [mark.default for mark in marks(parameter.annotation) if isinstance(mark, Loaded)]
-    return names[0] if names and parameter.default is inspect.Parameter.empty else parameter.default
-
-
-def _loaded(mark: Loaded, name: Any) -> Any:
-    """Load what a name stands for; each of several names."""
-    if name is None:
-        return None
-    if isinstance(name, tuple):
-        return tuple(_loaded(mark, single) for single in name)
-    module, _, function = mark.load.partition(":")
-    return operator.attrgetter(function)(importlib.import_module(module))(name)

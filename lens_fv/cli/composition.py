@@ -1,8 +1,8 @@
 """Commands for composite vectors: compose, analogy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
@@ -10,9 +10,6 @@ from lens_fv.cli.inputs import ItemsFile, LibraryInput, MapInput, OwnModel, Plac
 from lens_fv.cli.output import Printout, artefact_printout, table
 from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
-
-if TYPE_CHECKING:
-    from lens_fv.evaluation import AnalogyEvaluation
 
 PROMPT = "one_shot"
 """Condition that composites are compared with: A:B as a demonstration."""
@@ -25,18 +22,14 @@ def compose(
     library: LibraryInput,
     model: OwnModel = None,
     placing: Placing,
-    query: Sequence[str] = (),
+    query: Annotated[Sequence[str], "Word to complete with the composite vector; repeatable."] = (),
     weight_map: MapInput | None = None,
     options: Annotated[Options, OptionsOf("lens_fv:compose")],
-    out: Path = Path("composite.safetensors"),
+    out: Annotated[Path, "Vector file to write."] = Path("composite.safetensors"),
 ) -> Printout:
     """Compose a vector for the relation between A and B from the vectors of known relations.
 
     Writes the vector to --out.
-
-    Args:
-        query: Word to complete with the composite vector; repeatable.
-        out: Vector file to write.
     """
     import torch
 
@@ -61,8 +54,10 @@ def compose(
 def analogy(
     *,
     library: LibraryInput,
-    file: Path | None = None,
-    task: Sequence[str] | None = None,
+    file: Annotated[Path | None, "File of analogies: JSON lines, CSV, Google's format or SAT-style text."] = None,
+    task: Annotated[
+        Sequence[str] | None, "Relation to build analogies from, using its test pairs; repeatable; default: all in the library."
+    ] = None,
     making: Annotated[Options, OptionsOf("lens_fv.composition.analogies:reported_analogies")],
     model: OwnModel = None,
     placing: Placing,
@@ -70,12 +65,7 @@ def analogy(
     options: Annotated[Options, OptionsOf("lens_fv:evaluate_analogies")],
     out: ItemsFile = None,
 ) -> Printout:
-    """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation.
-
-    Args:
-        file: File of analogies: JSON lines, CSV, Google's format or SAT-style text.
-        task: Relation to build analogies from, using its test pairs; repeatable; default: all in the library.
-    """
+    """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation."""
     from lens_fv.composition.analogies import reported_analogies
 
     if file is not None and (task or "max_per_relation" in making):
@@ -86,10 +76,9 @@ def analogy(
     problems = fv.tasks.load_analogies(file) if file else reported_analogies(task or library.names, **making)
     lens = open_own_model(library, model, placing)
     solved = fv.evaluate_analogies(lens, library, problems, maps=maps, **options, progress=True)
-    far, by_relation = solved.far(), solved.by_relation()
+    far = solved.far()
     halves = {"near": ~far, "far": far} if far.any() and not far.all() else {}
-    parts = {"all": table_rows(solved.results), "near": [], "far": []}
-    parts |= {name: _rows(solved, mask) for name, mask in halves.items()}
+    parts = {"all": table_rows(solved.results), "near": [], "far": []} | _rows(solved, halves)
     composites = [condition for name in ("composite", *maps) for condition in (name, f"{PROMPT}_{name}")]
     differences = [
         {"condition": condition, "reference": PROMPT, "measure": measure}
@@ -97,25 +86,22 @@ def analogy(
         for condition in composites
         for measure in ("top1", "logprob")
     ]
-    values = {
-        "analogies": len(problems),
-        "results": parts["all"],
-        "near": parts["near"],
-        "far": parts["far"],
-        "by_relation": {name: _rows(solved, mask) for name, mask in by_relation.items()},
-        "differences": differences,
-    }
+    by_relation = _rows(solved, solved.by_relation())
+    values = {"analogies": len(problems), "results": parts["all"], "near": parts["near"], "far": parts["far"]}
+    values |= {"by_relation": by_relation, "differences": differences}
     tables = [table(rows, title=f"{name}: {rows[0]['n']} analogies") for name, rows in parts.items() if rows]
     tables.append(_relations(solved, ("none", "best", "composite", *maps, PROMPT)))
     title = f"less {PROMPT}, analogy by analogy: {len(solved.relations)} analogies"
     return artefact_printout(solved, *tables, table(differences, title=title, without=("reference", "n")), out=out, **values)
 
 
-def _rows(solved: "AnalogyEvaluation", mask: Any) -> list[dict[str, Any]]:
-    return table_rows(solved.result(condition, mask) for condition in solved.conditions)
+def _rows(solved: "fv.evaluation.AnalogyEvaluation", masks: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Results of every condition in the parts that these masks select."""
+    results = {name: [solved.result(condition, mask) for condition in solved.conditions] for name, mask in masks.items()}
+    return {name: table_rows(rows) for name, rows in results.items()}
 
 
-def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:
+def _relations(solved: "fv.evaluation.AnalogyEvaluation", conditions: Sequence[str]) -> Any:
     """Make the table of first-token accuracy per relation, with the composite's difference from the prompt."""
     rows: list[dict[str, Any]] = []
     for name, mask in solved.by_relation().items():
@@ -124,6 +110,3 @@ def _relations(solved: "AnalogyEvaluation", conditions: Sequence[str]) -> Any:
         interval = {"difference": difference, "ci_low": low, "ci_high": high}
         rows.append({"relation": name or "(none given)", "n": n, **shares, **interval})
     return table(rows, title=f"top-1 by relation, and composite less {PROMPT} (analogy by analogy)")
-
-
-COMMANDS = (compose, analogy)

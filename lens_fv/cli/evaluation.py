@@ -3,22 +3,15 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
-from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskInput, VectorInput, open_model
-from lens_fv.cli.options import Loaded
+from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskFile, TaskInput, VectorInput, open_model
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Finite, Seed
 from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
-
-if TYPE_CHECKING:
-    from lens_fv.composition import VectorLibrary
-    from lens_fv.evaluation import Evaluation, TextEvaluation
-    from lens_fv.tasks import Pair, Task
-    from lens_fv.vectors import FunctionVector
 
 Vectors = Annotated[Sequence[VectorInput], "Vector file; repeatable."]
 Scale = Annotated[Finite, "Factor that multiplies the vectors."]
@@ -30,16 +23,12 @@ def evaluate(
     loading: Loading,
     task: TaskInput,
     vector: Vectors = (),
-    other: VectorInput | None = None,
+    other: Annotated[VectorInput | None, "Vector file of another relation, as a control."] = None,
     scale: Scale = 1.0,
     options: Annotated[Options, OptionsOf("lens_fv:evaluate")],
     out: ItemsFile = None,
 ) -> Printout:
-    """Test vectors and their controls on a task's test split.
-
-    Args:
-        other: Vector file of another relation, as a control.
-    """
+    """Test vectors and their controls on a task's test split."""
     vectors = _scaled(vector, scale)
     result = fv.evaluate(open_model(**loading), task, vectors, other=other, **options, progress=True)
     return _results(result, "on the test split", out, prompts=result.prompts, queries=queries_used(result))
@@ -79,17 +68,15 @@ def write(
     return _results(result, "ROUGE-L on the test split", out, instruction=options.get("instruction"), texts=texts)
 
 
-def _results(result: "Evaluation | TextEvaluation", title: str, out: Path | None, **values: Any) -> Printout:
+def _results(
+    result: "fv.evaluation.Evaluation | fv.evaluation.TextEvaluation", title: str, out: Path | None, **values: Any
+) -> Printout:
     rows = table_rows(result.results)
     return artefact_printout(result, table(rows, title=title), out=out, results=rows, **values)
 
 
-def _scaled(vectors: "Sequence[FunctionVector]", scale: float) -> "dict[str, FunctionVector]":
-    """Scale vectors and key them by the methods that made them.
-
-    Raises:
-        LensFVError: two vectors were made by the same method.
-    """
+def _scaled(vectors: "Sequence[fv.FunctionVector]", scale: float) -> "dict[str, fv.FunctionVector]":
+    """Scale vectors and key them by the methods that made them, which have to differ."""
     by_method = {vector.provenance.method: vector.at(scale=scale) for vector in vectors}
     if len(by_method) < len(vectors):
         methods = ", ".join(vector.provenance.method for vector in vectors)
@@ -105,7 +92,7 @@ def similarity(
     judgements: Path | None = None,
     semeval: Path | None = None,
     relation: Sequence[str] | None = None,
-    task: Sequence[Annotated["fv.Task", Loaded("lens_fv:load_task")]] = (),
+    task: Sequence[TaskFile] = (),
     n_pairs: Count = 5,
     weight_map: MapInput | None = None,
     testing: Annotated[Options, OptionsOf("lens_fv.evaluation.alignment:compare_similarities", only=("permutations", "seed"))],
@@ -161,7 +148,7 @@ def similarity(
     return Printout(payload, *views)
 
 
-def _by_method(folders: Sequence[Path]) -> "dict[str, VectorLibrary]":
+def _by_method(folders: Sequence[Path]) -> "dict[str, fv.VectorLibrary]":
     """Open libraries, keyed by the method of their vectors, or by folder where methods coincide."""
     libraries = [fv.VectorLibrary.load(folder) for folder in folders]
     methods = ["+".join(sorted({entry.method for entry in library.entries})) for library in libraries]
@@ -171,11 +158,8 @@ def _by_method(folders: Sequence[Path]) -> "dict[str, VectorLibrary]":
     return dict(zip(names, libraries, strict=True))
 
 
-def _pairs(names: Sequence[str], tasks: "Sequence[Task]", n: int, seed: Seed = 0) -> "dict[str, list[Pair]]":
+def _pairs(names: Sequence[str], tasks: "Sequence[fv.Task]", n: int, seed: Seed = 0) -> "dict[str, list[fv.Pair]]":
     """Sample pairs of each relation from its own task, or from the built-in relation of that name."""
     own = {task.name: task for task in tasks}
     tasks = [own[name] if name in own else fv.load_task(name) for name in names]
     return {task.name: random.Random(seed).sample(task.pairs, min(n, len(task))) for task in tasks}
-
-
-COMMANDS = (evaluate, compare, write, similarity)

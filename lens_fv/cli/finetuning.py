@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.inputs import MODEL, TASK, ModelName, Placing, RunInput, VectorInput
+from lens_fv.cli.inputs import MODEL, TASK, ModelName, Placing, RunInput, TaskInput, VectorInput
 from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table, write_json
 from lens_fv.core.tables import table_rows
@@ -58,8 +58,8 @@ def finetune(
         vectors = {name: with_other_heads(guiding, seed=settings.seed) for name, guiding in vectors.items()}
     resumes_in(out)
     run = fv.finetune(model, tasks, out, settings, vectors=vectors, **placing, progress=True)
-    rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": str(c.folder)} for c in run.checkpoints]
-    payload = {"model": run.about["model"], "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": str(out)}
+    rows = [{"checkpoint": c.name, "task": c.task, "steps": c.total, "folder": c.folder} for c in run.checkpoints]
+    payload = {"model": run.about["model"], "tasks": run.tasks, "update": settings.update, "checkpoints": rows, "run": out}
     view = table(rows, title=f"{run.about['model']}: {', '.join(run.tasks)}", without=("task", "folder"))
     return Printout(payload, view, f"written to {out}; `lens-fv dynamics {out}` tracks it")
 
@@ -69,19 +69,16 @@ def interpolate(
     run: RunInput,
     *,
     options: Annotated[Options, OptionsOf("lens_fv.finetuning:interpolate_weights")],
-    out: Path = Path("interpolated-run"),
+    out: Annotated[Path, "New folder for the interpolated run."] = Path("interpolated-run"),
 ) -> Printout:
     """Interpolate every checkpoint's weights with those before fine-tuning (WiSE-FT).
 
     Writes a run for `dynamics` and `export` to the folder --out.
-
-    Args:
-        out: New folder for the interpolated run.
     """
     interpolated = fv.finetuning.interpolate_weights(run, out, **options)
     names = [checkpoint.name for checkpoint in interpolated.checkpoints]
     share = chosen(options, "lens_fv.finetuning:interpolate_weights", "share")
-    payload = {"model": run.about["model"], "share": share, "run": str(out), "checkpoints": names}
+    payload = {"model": run.about["model"], "share": share, "run": out, "checkpoints": names}
     return Printout(payload, f"{len(names)} checkpoints, {share:g} of the way", f"written to {out}")
 
 
@@ -89,21 +86,17 @@ def interpolate(
 def export(
     run: RunInput,
     *,
-    checkpoint: str | None = None,
+    checkpoint: Annotated[str | None, "Checkpoint name, such as 1-antonym/16; default: the last one."] = None,
     options: Annotated[Options, OptionsOf("lens_fv.finetuning:export_checkpoint", leave_out=("checkpoint",))],
-    out: Path = Path("finetuned"),
+    out: Annotated[Path, "New folder; its name becomes the model's."] = Path("finetuned"),
 ) -> Printout:
     """Export a checkpoint as a model that every --model accepts.
 
     Writes to the folder --out: the weights with low-rank updates merged, and the tokenizer, in transformers' format.
-
-    Args:
-        checkpoint: Checkpoint name, such as 1-antonym/16; default: the last one.
-        out: New folder; its name becomes the model's.
     """
     exported, model = run.checkpoint(checkpoint), run.about["model"]
     folder = fv.finetuning.export_checkpoint(run, out, exported, **options)
-    payload = {"model": model, "checkpoint": exported.name, "folder": str(folder)}
+    payload = {"model": model, "checkpoint": exported.name, "folder": folder}
     return Printout(payload, f"{model} at {exported.name}", f"written to {folder}")
 
 
@@ -111,37 +104,35 @@ def export(
 def dynamics(
     run: RunInput,
     *,
-    task: Sequence[str] = (),
+    task: Annotated[
+        Sequence[TaskInput], "Relation or file of pairs to measure in addition to the trained tasks; repeatable."
+    ] = (),
     options: Annotated[Options, OptionsOf("lens_fv.studies.checkpoints:measure_run")],
-    out: Path | None = None,
+    out: Annotated[Path | None, "Folder for the report; default: RUN/dynamics."] = None,
 ) -> Printout:
     """Measure every checkpoint of a run: task accuracy, vectors, and what the original vectors restore.
 
     Writes to the folder --out: report.html and its figures, dynamics.json, trajectory.safetensors, every task's
     vector and every measurement. Run it again to resume.
-
-    Args:
-        task: Relation or file of pairs to measure in addition to the trained tasks; repeatable.
-        out: Folder for the report; default: RUN/dynamics.
     """
-    from lens_fv.studies.checkpoints import measure_run, measurement_rows
+    from lens_fv.studies.checkpoints import measure_run
     from lens_fv.studies.reports import write_dynamics_report
 
     folder = out or run.folder / "dynamics"
     resumes_in(folder)
-    trajectory = measure_run(run, folder, others=[fv.load_task(name) for name in task], **options, progress=True)
+    trajectory = measure_run(run, folder, others=task, **options, progress=True)
     file = trajectory.save(folder / "trajectory.safetensors")
     verdicts = fv.verdicts(trajectory)
     rows = [row | {"recovery": v.recovery} for row, v in zip(table_rows(verdicts), verdicts, strict=True)]
     is_sequence = run.stages == run.tasks  # in a mixture no task comes before another
     payload = {
-        "run": str(run.folder),
+        "run": run.folder,
         "model": trajectory.provenance.model,
         "verdicts": rows,
-        "metrics": fv.dynamics.continual_metrics(trajectory, run.tasks).to_json() if is_sequence else None,
-        "measurements": measurement_rows(trajectory),
-        "file": str(file),
-        "report": str(write_dynamics_report(folder, run, trajectory, verdicts)),
+        "metrics": fv.dynamics.continual_metrics(trajectory, run.tasks) if is_sequence else None,
+        "measurements": trajectory.records(),
+        "file": file,
+        "report": write_dynamics_report(folder, run, trajectory, verdicts),
     }
     write_json(folder / "dynamics.json", payload)
     cosines = trajectory.similarity()[-1].tolist()
@@ -149,6 +140,3 @@ def dynamics(
     absent = [verdict.task for verdict in verdicts if verdict.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
     return Printout(payload, view, *note, f"report: {payload['report']}")
-
-
-COMMANDS = (finetune, interpolate, export, dynamics)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
@@ -11,9 +11,6 @@ from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
 from lens_fv.core.tables import table_rows
-
-if TYPE_CHECKING:
-    from lens_fv.heads import HeadRanking, UniversalHeads
 
 Source = Annotated[str, "Patched-in value: mean, zero, resample, or a ranking file that provides means."]
 BudgetMib = Annotated[Positive, "Memory budget for activations in MiB; default: half of the free memory."] | None
@@ -32,7 +29,7 @@ def rank(
     options: Annotated[Options, OptionsOf("lens_fv:rank_heads", leave_out=("budget",))],
     source: Source = "mean",
     budget_mib: BudgetMib = None,
-    plan: bool = False,
+    plan: Annotated[bool, "Print the estimated cost and stop; writes nothing."] = False,
     correcting: Correcting,
     top: Top = 10,
     out: OutFile = None,
@@ -40,9 +37,6 @@ def rank(
     """Rank all attention heads by their indirect effect on a task.
 
     Writes the ranking to --out (default: TASK-ranking.safetensors).
-
-    Args:
-        plan: Print the estimated cost and stop; writes nothing.
     """
     options |= {"source": _source(source), "budget": _bytes(budget_mib)}
     model = open_model(**loading)
@@ -59,23 +53,20 @@ def rank(
 def universal(
     *,
     loading: Loading,
-    task: Sequence[str] | None = None,
+    task: Annotated[Sequence[TaskInput], "Relation or file of pairs; repeatable; default: all built-in relations."] = (),
     options: Annotated[Options, OptionsOf("lens_fv:universal_heads", leave_out=("foil", "budget"))],
     source: Source = "mean",
     correcting: Correcting,
     top: Top = 10,
-    folder: Path = Path("universal-heads"),
+    folder: Annotated[Path, "Folder of every task's accuracy and ranking; run again to resume."] = Path("universal-heads"),
     out: OutFile = None,
 ) -> Printout:
     """Rank heads on every task where the model beats a constant answer, and average their effects.
 
     Writes each task's accuracy and ranking to --folder and the average to --out (default: universal.safetensors in it).
-
-    Args:
-        task: Relation or file of pairs; repeatable; default: all built-in relations.
-        folder: Folder of every task's accuracy and ranking; run again to resume.
     """
-    tasks, options["source"] = [fv.load_task(name) for name in task or fv.list_tasks()], _source(source)
+    tasks = task or [fv.load_task(name) for name in fv.list_tasks()]
+    options["source"] = _source(source)
     model = open_model(**loading)
     resumes_in(folder)
     effects = fv.universal_heads(model, tasks, **options, folder=folder, progress=True)
@@ -117,28 +108,25 @@ def attributions(
     *,
     loading: Loading,
     task: TaskInput,
-    seed: Seed | None = None,
+    seed: Annotated[Seed | None, "Seed of the split; default: the ranking's own."] = None,
     out: OutFile = None,
 ) -> Printout:
     """Compare attribution patching and direct logit attribution (TransformerLens) with a ranking's exact effects.
 
     Writes the comparison to --out (default: TASK-attributions.safetensors).
-
-    Args:
-        seed: Seed of the split; default: the ranking's own.
     """
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     comparison = fv.heads.compare_attributions(open_model(**loading), task, ranking, split=split, progress=True)
     scores: list[dict[str, Any]] = []
     for score in ("attribution", "direct"):
-        correlations = {name: comparison.correlation(score, coefficient=name)._asdict() for name in ("spearman", "kendall")}
+        correlations = {name: comparison.correlation(score, coefficient=name) for name in ("spearman", "kendall")}
         overlap = comparison.overlap(score, min(OVERLAP, comparison.exact[0].numel()))
-        scores.append({"score": score, **correlations, "overlap": overlap.to_json()})
+        scores.append({"score": score, **correlations, "overlap": overlap})
     return artefact_printout(comparison, out=out, ending="attributions", metric=comparison.metric, scores=scores)
 
 
 def heads_printout(
-    effects: "HeadRanking | UniversalHeads",
+    effects: "fv.heads.HeadRanking | fv.heads.UniversalHeads",
     correcting: Options,
     top: int,
     *views: Any,
@@ -151,7 +139,7 @@ def heads_printout(
     heads = table_rows(head._asdict() | {"p_value": float(p_values[head.layer, head.head])} for head in effects.top())
     enough = len(effects.effects) >= 4
     correction = chosen(correcting, CORRECTION, "correction")
-    reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())).to_json() if enough else None
+    reliability = effects.reliability(k=min(OVERLAP, effects.mean.numel())) if enough else None
     title = f"{task or effects.provenance.task} on {effects.provenance.model}: {against}{effects.metric} of the answer"
     view = table(heads[:top], title=f"{title}; p-values corrected by {correction}")
     values |= {"metric": effects.metric, "queries": queries_used(effects), "correction": correction, "heads": heads}
@@ -164,6 +152,3 @@ def _bytes(mebibytes: float | None) -> int | None:
 
 def _source(name: str) -> Any:
     return name if name in ("mean", "zero", "resample") else fv.heads.HeadRanking.load(name)
-
-
-COMMANDS = (rank, universal, classes, attributions)

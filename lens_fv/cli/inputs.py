@@ -17,6 +17,7 @@ TaskInput = Annotated[
     Loaded("lens_fv:load_task", str, TASK),
     "Task: a built-in relation (`lens-fv tasks` lists them) or a file of pairs.",
 ]
+TaskFile = Annotated["lens_fv.Task", Loaded("lens_fv:load_task")]
 VectorInput = Annotated["lens_fv.FunctionVector", Loaded("lens_fv:FunctionVector.load"), "Vector file."]
 RankingInput = Annotated["lens_fv.heads.HeadRanking", Loaded("lens_fv.heads:HeadRanking.load")]
 LibraryInput = Annotated[

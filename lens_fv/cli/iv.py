@@ -1,8 +1,8 @@
-"""The commands `lens-fv iv ...` for instruction vectors: rank, extract."""
+"""Instruction vectors: rank the heads that carry an instruction, and extract its vector."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
@@ -10,11 +10,8 @@ from lens_fv.cli.heads import Correcting, Top, heads_printout
 from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
 from lens_fv.cli.output import Printout
 from lens_fv.cli.vectors import check_ranking_options, extracted_printout
+from lens_fv.errors import LensFVError
 
-if TYPE_CHECKING:
-    from lens_fv.tasks import Task
-
-HELP = "Instruction vectors: rank the heads that carry an instruction, and extract its vector."
 InstructionFile = Annotated[Path | None, "File of instructions; default: the task's own, if it has any."]
 Template = Annotated[
     Literal["todd", "arrow", "input-output", "natural", "chat"], "Prompt template; chat: the model's own chat format."
@@ -44,7 +41,7 @@ def rank(
     ranking = fv.rank_instruction_heads(model, instructed, **options, template=_template(template, model), progress=True)
     counterpart = ranking.provenance.options["counterpart"]
     values = {
-        "instructions": list(instructed.instructions),
+        "instructions": instructed.instructions,
         "counterpart": counterpart,
         "counterparts": ranking.provenance.options.get("counterparts"),
         "baseline": float(ranking.baseline.mean()),
@@ -58,7 +55,7 @@ def extract(
     *,
     loading: Loading,
     task: TaskInput,
-    ranking: RankingInput | None = None,
+    ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv iv rank`; default: rank now."] = None,
     instructions: InstructionFile = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract", leave_out=("bias_per_head",))],
     ranking_options: Annotated[
@@ -70,26 +67,25 @@ def extract(
     """Extract an instruction vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-instruction.safetensors).
-
-    Args:
-        ranking: Ranking file written by `lens-fv iv rank`; default: rank now.
     """
     check_ranking_options(ranking, ranking_options)
     instructed, model = _instructed(task, instructions), open_model(**loading)
     prompts: Any = {"template": _template(template, model)}
     heads = ranking or fv.rank_instruction_heads(model, instructed, **ranking_options, **prompts, progress=True)
-    vector = fv.extract_instruction(model, instructed, heads, **options, **prompts)
-    values = {"instructions": list(vector.instructions), "counterpart": vector.counterpart}
+    ranked = heads.provenance.options
+    if "instructions" not in ranked:
+        raise LensFVError(
+            f"instruction vector of {task.name}: the heads were not ranked by instructions; rank them with `lens-fv iv rank`"
+        )
+    vector = fv.extract(model, instructed, heads, **options, **prompts)
+    values = {"instructions": list(ranked["instructions"]), "counterpart": ranked["counterpart"]}
     return extracted_printout(vector, out, "instruction", **values)
 
 
-def _instructed(task: "Task", instructions: Path | None) -> "Task":
+def _instructed(task: "fv.Task", instructions: Path | None) -> "fv.Task":
     """The task, with the instructions from a file if one is given."""
     return task if instructions is None else replace(task, instructions=fv.tasks.load_instructions(instructions))
 
 
 def _template(name: str, model: Any) -> Any:
     return fv.tasks.chat_template(model) if name == "chat" else fv.tasks.TEMPLATES[name]
-
-
-COMMANDS = (rank, extract)

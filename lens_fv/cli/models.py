@@ -16,18 +16,14 @@ from lens_fv.errors import LensFVError
 def demo(
     *,
     loading: Loading,
-    task: Sequence[str] = (),
+    task: Annotated[Sequence[str], "Relation or file of pairs; repeatable; default: four relations."] = (),
     options: Annotated[Options, OptionsOf("lens_fv.studies.demo:DemoSettings", only=("seed",))],
-    out: Path = Path("demo-report"),
+    out: Annotated[Path, "Folder for the report."] = Path("demo-report"),
 ) -> Printout:
     """Rank heads, extract and tune vectors for four relations, and compare them on test pairs.
 
     Writes to the folder --out: report.html (self-contained), report.json (every number), figures/, and the rankings,
     vectors and evaluations under artefacts/.
-
-    Args:
-        task: Relation or file of pairs; repeatable; default: four relations.
-        out: Folder for the report.
     """
     from lens_fv.studies.demo import DemoSettings, run_demo
 
@@ -101,6 +97,3 @@ def verify(model: ModelName = MODEL, *, placing: Placing, options: Annotated[Opt
     rows, passed = table_rows(findings), all(finding.passed for finding in findings)
     payload = {"model": model, "passed": passed, "checks": rows}
     return Printout(payload, table(rows, title=repr(lens)), code=0 if passed else 1)
-
-
-COMMANDS = (demo, models, tasks, verify)

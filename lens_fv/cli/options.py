@@ -1,12 +1,14 @@
 """How options are written on the command line: types, help texts, and values from texts."""
 
+import importlib
 import inspect
+import operator
 import re
 from collections.abc import Collection, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin  # noqa: TID251
+from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin  # noqa: TID251
 
 from cyclopts import Parameter
 
@@ -22,14 +24,23 @@ class Loaded(NamedTuple):
     """Mark of a parameter that is named on the command line and loaded before the command runs.
 
     Attributes:
-        load: The function that loads it, as "module:name".
+        path: The function that loads it, as "module:name".
         text: Type of the name.
         default: Name that is loaded if none is given.
     """
 
-    load: str
+    path: str
     text: Any = Path
     default: Any = inspect.Parameter.empty
+
+    def load(self, name: Any) -> Any:
+        """Load what a name stands for; each of several names."""
+        if name is None:
+            return None
+        if isinstance(name, tuple):
+            return tuple(self.load(single) for single in cast(tuple[Any, ...], name))
+        module, _, function = self.path.partition(":")
+        return operator.attrgetter(function)(importlib.import_module(module))(name)
 
 
 def option_parameter(option: Option, kind: Any, options: Collection[str]) -> inspect.Parameter:

@@ -3,10 +3,15 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.table import Table
+
 from lens_fv.cli.leaving import write_out
+from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import file_name, write_atomically
 
 if TYPE_CHECKING:
@@ -56,13 +61,11 @@ def queries_used(artefact: "Artefact") -> dict[str, Any]:
 
 def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
     """Print a command's result, write its JSON object to `out` if given, and return the exit code."""
-    from rich.console import Console
-
     console = Console(markup=False, highlight=False, emoji=False)
     if out is not None:
         write_json(out, result.payload)
     if as_json:
-        write_out(json.dumps(without_nan(result.payload), ensure_ascii=not console.encoding.startswith("utf")) + "\n")
+        write_out(json.dumps(json_value(result.payload), ensure_ascii=not console.encoding.startswith("utf")) + "\n")
         return result.code
     with console.capture() as text:
         for view in result.views:
@@ -73,19 +76,27 @@ def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
 
 def write_json(path: Path, payload: Mapping[str, Any]) -> None:
     """Write a JSON object to a file."""
-    write_atomically(path, json.dumps(without_nan(payload), ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(json_value(payload), ensure_ascii=False) + "\n")
 
 
-def without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not have, by None."""
+def json_value(value: Any) -> Any:
+    """A value for JSON: results by the names of their fields, paths as texts, and None for NaN, which JSON does not have."""
+    if hasattr(value, "to_json"):
+        value = value.to_json()
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
-        return {key: without_nan(inside) for key, inside in value.items()}
+        return {key: json_value(inside) for key, inside in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(inside) for inside in value]
+        return [json_value(inside) for inside in value]
+    if isinstance(value, Path):
+        return str(value)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Any:
+def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, without: Collection[str] = ()) -> Table:
     """Make a table of rows; a value and the ends of its interval share a column.
 
     Args:
@@ -93,8 +104,6 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, withou
         title: Title above the table.
         without: Columns to leave out.
     """
-    from rich.table import Table
-
     view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     groups = _columns([name for name in dict.fromkeys(name for row in rows for name in row) if name not in without])
     for name, *interval in groups:
@@ -120,7 +129,9 @@ def _cell(value: Any, low: Any = None, high: Any = None) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping):  # an estimate
-        return _cell(*list(value.values())[:3])
+    if isinstance(value, Estimate):
+        return _cell(*value[:3])
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_cell(inside)}" for name, inside in value.items())
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if low is None else f"{text} [{low:.3g}, {high:.3g}]"

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from lens_fv.cli.command import command
-from lens_fv.cli.inputs import Placing
+from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count, Seed
 from lens_fv.errors import LensFVError
 
+REPRODUCE = "lens_fv.studies.reproduce:reproduce"
 StudyName = Literal["relational", "instruction", "knowledge", "guided"]
 
 
@@ -23,10 +23,8 @@ def reproduce(
     set: Sequence[str] = (),
     seeds: Count | None = None,
     run_dir: Path | None = None,
-    quick: bool = False,
-    report_only: bool = False,
     seed: Seed = 0,
-    placing: Placing,
+    running: Annotated[Options, OptionsOf(REPRODUCE, only=("quick", "report_only", "device", "dtype"))],
     out: Path = Path("docs/results"),
 ) -> Printout:
     """Run a study from end to end and write its page; several workers may share one --run-dir.
@@ -47,8 +45,6 @@ def reproduce(
         seeds: Number of seeds, starting at --seed; default: as many as the study has.
         run_dir: Folder for intermediate results, with a subfolder per model; an interrupted study resumes; default:
             STUDY-study.
-        quick: Run a small version: one seed, few tasks, prompts, steps and items.
-        report_only: Write the page from the rows in --run-dir (of --model, if given) without loading a model.
         out: Folder for the page.
     """
     from lens_fv.studies.reproduce import reproduce as run
@@ -65,15 +61,12 @@ def reproduce(
         settings=settings,
         n_seeds=seeds,
         first_seed=seed,
-        quick=quick,
-        report_only=report_only,
-        **placing,
+        **running,
         progress=True,
     )
-    headlines = {name: _plain(headline) for name, headline in result.models.items()}
-    models = {name: {"folder": str(result.folders[name]), **headline} for name, headline in headlines.items()}
-    rows = [{"model": name, **headline} for name, headline in headlines.items()]
-    payload = {"page": str(result.page), "run_dir": str(folder), "models": models}
+    models = {name: {"folder": result.folders[name], **headline} for name, headline in result.models.items()}
+    rows = [{"model": name, **headline} for name, headline in result.models.items()]
+    payload = {"page": result.page, "run_dir": folder, "models": models}
     return Printout(payload, table(rows, title=study), f"written to {result.page}")
 
 
@@ -83,13 +76,3 @@ def _assignment(text: str) -> tuple[str, str]:
     if not equals:
         raise LensFVError(f"--set {text}: write NAME=VALUE")
     return name, value
-
-
-def _plain(value: Any) -> Any:
-    """A headline for JSON: estimates with their fields' names."""
-    if hasattr(value, "_asdict"):
-        return value._asdict()
-    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
-
-
-COMMANDS = (reproduce,)

@@ -21,10 +21,6 @@ LIGHT = ("typing", "collections.abc", "pathlib", "os", "annotated_types", "cyclo
 """Modules whose names are imported when an annotation or default refers to them."""
 
 
-_Parameter = tuple[str, ast.expr | None, ast.expr | None]
-"""Name, annotation and default."""
-
-
 class Option(NamedTuple):
     """A parameter with a default.
 
@@ -52,9 +48,6 @@ class Opaque(metaclass=_Unknown):
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __class_getitem__(cls, _: Any) -> "type[Opaque]":
-        return cls
-
 
 def _opaque(name: str) -> type[Opaque]:
     return _Unknown(name, (Opaque,), {})
@@ -70,10 +63,7 @@ def options_of(path: str) -> dict[str, Option]:
         (40, 'Number of Adam steps.')
     """
     module, _, name = path.partition(":")
-    definition = _names_of(module).definition(name)
-    if definition is None:
-        raise LookupError(f"{module} defines no {name}")
-    return {option.name: option for option in _options(*definition)}
+    return {option.name: option for option in _options(_names_of(module), name)}
 
 
 def entries(docstring: str) -> dict[str, str]:
@@ -129,13 +119,8 @@ class _Names(dict[str, Any]):
         pointer = re.fullmatch(r"[Ss]ee `([\w.]+)`\.?", text)
         if pointer is None:
             return text
-        names, node = self.definition(pointer[1]) or _names_of("lens_fv").definition(pointer[1]) or (self, None)
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-            return ""
-        own = entries(ast.get_docstring(node) or "")
-        if parameter in own:
-            return names.help_of(own[parameter], parameter)
-        return next((option.help for option in _options(names, node) if option.name == parameter), "")
+        options = [*_options(self, pointer[1]), *_options(_names_of("lens_fv"), pointer[1])]
+        return next((option.help for option in options if option.name == parameter), "")
 
 
 @lru_cache
@@ -145,18 +130,18 @@ def _names_of(module: str) -> _Names:
     return _Names(ast.parse((file.with_suffix(".pyi") if path == ROOT else file).read_text(encoding="utf-8")))
 
 
-def _options(names: _Names, node: ast.stmt) -> Iterator[Option]:
+def _options(names: _Names, name: str) -> Iterator[Option]:
     """Yield the options of a function or dataclass, those of bases and of other dataclasses first."""
+    names, node = names.definition(name) or (names, None)
     if not isinstance(node, ast.ClassDef | ast.FunctionDef):
-        raise TypeError(f"{ast.dump(node)[:60]} has no signature")
+        return
     helps = entries(ast.get_docstring(node) or "")
     for source in _sources(node, helps):
-        if (definition := names.definition(source)) is not None:
-            yield from _options(*definition)
-    for name, annotation, default in _fields(node) if isinstance(node, ast.ClassDef) else _arguments(node.args):
+        yield from _options(names, source)
+    for parameter, annotation, default in _fields(node) if isinstance(node, ast.ClassDef) else _arguments(node.args):
         if annotation is not None and default is not None:
-            text = names.help_of(helps.get(name, ""), name)
-            yield Option(name, names.evaluate(annotation), names.evaluate(default), text)
+            text = names.help_of(helps.get(parameter, ""), parameter)
+            yield Option(parameter, names.evaluate(annotation), names.evaluate(default), text)
 
 
 def _sources(node: ast.ClassDef | ast.FunctionDef, helps: Mapping[str, str]) -> list[str]:
@@ -168,13 +153,13 @@ def _sources(node: ast.ClassDef | ast.FunctionDef, helps: Mapping[str, str]) -> 
     return [*(ast.unparse(call.args[0]) for call in calls), *re.findall(r"[Ss]ee `(\w+)`", helps.get(keywords, ""))]
 
 
-def _fields(node: ast.ClassDef) -> Iterator[_Parameter]:
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
     for part in node.body:
         if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
             yield part.target.id, part.annotation, part.value
 
 
-def _arguments(arguments: ast.arguments) -> Iterator[_Parameter]:
+def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + [*arguments.defaults, *arguments.kw_defaults]
     for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):

@@ -1,7 +1,7 @@
 """Commands that make vectors and sweep them: extract, tune, sweep."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command, pick
@@ -11,17 +11,13 @@ from lens_fv.core.choices import Seed
 from lens_fv.core.tables import table_rows
 from lens_fv.errors import LensFVError
 
-if TYPE_CHECKING:
-    from lens_fv.heads import HeadRanking
-    from lens_fv.vectors import FunctionVector
-
 
 @command
 def extract(
     *,
     loading: Loading,
     task: TaskInput,
-    ranking: RankingInput | None = None,
+    ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv rank`; default: rank now."] = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract")],
     ranking_options: Annotated[
         Options, OptionsOf("lens_fv:rank_heads", only=("n_shots", "n_clean", "n_trials", "queries", "seed"))
@@ -31,9 +27,6 @@ def extract(
     """Extract a function vector from the strongest heads.
 
     Writes the vector to --out (default: TASK-extracted.safetensors).
-
-    Args:
-        ranking: Ranking file written by `lens-fv rank`; default: rank now.
     """
     check_ranking_options(ranking, ranking_options)
     model = open_model(**loading)
@@ -42,7 +35,7 @@ def extract(
     return extracted_printout(vector, out, "extracted", site=vector.site, norm=float(vector.vector.norm()))
 
 
-def check_ranking_options(ranking: "HeadRanking | None", options: Options) -> None:
+def check_ranking_options(ranking: "fv.heads.HeadRanking | None", options: Options) -> None:
     """Raise `LensFVError` if options are given that only a new ranking has."""
     if ranking is not None and (unused := sorted(options.keys() - {"queries"})):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
@@ -51,10 +44,10 @@ def check_ranking_options(ranking: "HeadRanking | None", options: Options) -> No
         )
 
 
-def extracted_printout(vector: "FunctionVector", out: Path | None, ending: str, **values: Any) -> Printout:
+def extracted_printout(vector: "fv.FunctionVector", out: Path | None, ending: str, **values: Any) -> Printout:
     """Save and describe a vector that was made from heads."""
     values |= {"layer": vector.layer, "queries": queries_used(vector), "norm_in_residuals": vector.norm}
-    return artefact_printout(vector, out=out, ending=ending, heads=[list(head) for head in vector.heads], **values)
+    return artefact_printout(vector, out=out, ending=ending, heads=vector.heads, **values)
 
 
 @command
@@ -62,7 +55,7 @@ def tune(
     *,
     loading: Loading,
     task: TaskInput,
-    init: str = "zero",
+    init: Annotated[str, "Initial vector: zero, random, extracted (ranks heads first) or a vector file."] = "zero",
     options: Annotated[Options, OptionsOf("lens_fv:tune")],
     test_options: Annotated[Options, OptionsOf("lens_fv:evaluate", only=("n_shots", "max_items"))],
     out: OutFile = None,
@@ -70,9 +63,6 @@ def tune(
     """Fine-tune a vector on a few pairs with the model frozen, and test it.
 
     Writes the vector to --out (default: TASK-tuned.safetensors).
-
-    Args:
-        init: Initial vector: zero, random, extracted (ranks heads first) or a vector file.
     """
     model, seed = open_model(**loading), pick(options, "seed")
     initial: Any = init
@@ -85,7 +75,7 @@ def tune(
     vector = fv.tune(model, task, **options | {"init": initial}, split=split, progress=True)
     vectors = {"extracted": initial, "tuned": vector} if isinstance(initial, fv.FunctionVector) else {"tuned": vector}
     rows = table_rows(fv.evaluate(model, task, vectors, split=split, **test_options, **seed, progress=True).results)
-    values = {"layer": vector.layer, "options": dict(vector.provenance.options), "results": rows}
+    values = {"layer": vector.layer, "options": vector.provenance.options, "results": rows}
     return artefact_printout(vector, repr(vector), table(rows, title="on the test split"), out=out, ending="tuned", **values)
 
 
@@ -96,14 +86,10 @@ def sweep(
     loading: Loading,
     task: TaskInput,
     options: Annotated[Options, OptionsOf("lens_fv:sweep_injection")],
-    seed: Seed | None = None,
+    seed: Annotated[Seed | None, "Seed of the split; default: the vector's own."] = None,
     out: ItemsFile = None,
 ) -> Printout:
-    """Evaluate a vector injected at every layer and scale.
-
-    Args:
-        seed: Seed of the split; default: the vector's own.
-    """
+    """Evaluate a vector injected at every layer and scale."""
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     result = fv.sweep_injection(open_model(**loading), task, vector, **options, split=split, progress=True)
     rows = [
@@ -113,6 +99,3 @@ def sweep(
     view = table(rows, title=f"top-1 on {len(result.top1)} {result.subset} pairs")
     values = {"subset": result.subset, "cells": table_rows(result.cells()), "best": table_rows([result.best()])[0]}
     return artefact_printout(result, view, repr(result), out=out, **values)
-
-
-COMMANDS = (extract, tune, sweep)

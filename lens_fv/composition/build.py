@@ -172,19 +172,26 @@ def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> Vector
     Raises:
         LensFVError: the libraries differ in model or settings, two have a vector of the same name, a vector is damaged, or
             the folder already holds a library.
+
+    Example:
+        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
+        >>> _ = lens_fv.build_library(model, [task], folder / 'first', recipe)
+        >>> _ = lens_fv.build_library(model, [lens_fv.load_task('antonym')], folder / 'second', recipe)
+        >>> lens_fv.composition.merge_libraries([folder / 'first', folder / 'second'], folder / 'both').names
+        ('toy', 'antonym')
     """
     paths = [Path(path) for path in folders]
     if len(paths) < 2:
         raise LensFVError(f"merge {len(paths)} libraries: give at least two")
     first, *others = [read_index(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
-        different = differences(first.settings, other.settings)
-        if not other.settings and first.entries and other.entries:  # a copy, which does not record its settings
-            different = different or differences(_common_values(first.entries), _common_values(other.entries))
+        different = differences(first.settings, other.settings, after_is=str(path))
+        if not different and not other.settings and first.entries and other.entries:  # copies do not record their settings
+            different = differences(_common_values(first.entries), _common_values(other.entries), after_is=str(path))
         if different:
             raise LensFVError(
-                f"merge libraries: {paths[0]} was made with {', '.join(different).replace('(requested: ', f'({path}: ')}; "
-                "vectors that are made otherwise do not go together"
+                f"merge libraries: {paths[0]} was made with {', '.join(different)}; vectors that are made otherwise do not go "
+                "together"
             )
     merged = VectorLibrary(tuple(entry for index in (first, *others) for entry in index.entries)).save(folder)
     write_index(Path(folder), first.settings, merged.entries)

@@ -41,9 +41,6 @@ class CompositeVector(FunctionVector):
         source_gain: Increase in the log-probability of B after A, in nats per token, averaged over pairs.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
         >>> abs(float(vector.weights.sum()) - 1) < 1e-5
         True
@@ -120,9 +117,6 @@ def compose(
         LensFVError: no pairs, an empty or mixed library, or a map of another basis.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> vector = lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)))
         >>> sorted(vector.names)
         ['antonym', 'toy']
@@ -167,7 +161,14 @@ def compose(
 def softmax_map(
     model: LensModel, basis: Basis, *, temperature: Positive = TEMPERATURE, score: Score = "logprob", scale: Finite = 1.0
 ) -> WeightMap:
-    """Make the map that needs no fitting: softmax(temperature x score)."""
+    """Make the map that needs no fitting: softmax(temperature x score).
+
+    Example:
+        >>> basis = library.basis(model)
+        >>> weights = lens_fv.composition.softmax_map(model, basis, temperature=5.0)
+        >>> lens_fv.compose(model, library, lens_fv.Pair('tall', ('short',)), weight_map=weights).names
+        ('toy', 'antonym')
+    """
     n = len(basis.names)
     provenance = Provenance.of(
         model,

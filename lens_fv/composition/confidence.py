@@ -39,7 +39,13 @@ class Confidence:
 def composite_features(
     weights: Float[Tensor, "composites relations"], source_gain: Float[Tensor, " composites"]
 ) -> Float[Tensor, "composites features"]:
-    """Features of composites: weight entropy (nats), and gain in log-probability of B after A (nats per token)."""
+    """Features of composites: weight entropy (nats), and gain in log-probability of B after A (nats per token).
+
+    Example:
+        >>> weights, gain = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0.1, -0.2])
+        >>> lens_fv.composition.composite_features(weights, gain).shape
+        torch.Size([2, 2])
+    """
     return torch.stack([torch.special.entr(weights).sum(-1), source_gain], -1)
 
 
@@ -56,6 +62,12 @@ def fit_confidence(
 
     Raises:
         LensFVError: all helped or none did.
+
+    Example:
+        >>> features = torch.tensor([[0.1, 2.0], [0.9, -1.0], [0.2, 1.0], [0.8, -2.0]])
+        >>> confidence = lens_fv.composition.fit_confidence(features, torch.tensor([True, False, True, False]))
+        >>> [round(p) for p in confidence(features).tolist()]
+        [1, 0, 1, 0]
     """
     _require_both(helped, "fit a confidence on")
     x, y = features.double(), helped.double()
@@ -80,6 +92,10 @@ def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composi
 
     Raises:
         LensFVError: all helped or none did.
+
+    Example:
+        >>> lens_fv.composition.roc_auc(torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([True, True, False, False]))[0]
+        1.0
     """
     _require_both(helped, "separate")
     test = mannwhitneyu(scores[helped].numpy(), scores[~helped].numpy())

@@ -64,9 +64,6 @@ def fit_map(
         LensFVError: no analogies are given, the library is empty or mixed, or a loss is not finite.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
         >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
         >>> held_out = lens_fv.make_analogies(task, split.train, split.validation)
@@ -107,7 +104,15 @@ def fit_maps(
     seed: Seed = 0,
     progress: bool = False,
 ) -> dict[Form, WeightMap]:
-    """Run `fit_map` in several forms, scoring and preparing the analogies only once."""
+    """Run `fit_map` in several forms, scoring and preparing the analogies only once.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> analogies = lens_fv.make_analogies(task, split.train, split.validation)
+        >>> maps = lens_fv.composition.fit_maps(model, library, analogies, analogies, forms=['temperature'], epochs=1)
+        >>> list(maps)
+        ['temperature']
+    """
     if not analogies or not held_out:
         raise LensFVError(f"fit a map on {len(analogies)} analogies, {len(held_out)} held out: give some of both")
     basis = library.basis(model)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,9 +79,8 @@ def read_index(folder: Path) -> Index:
     file: _IndexFile = validated(content, _IndexFile, context, remedy=remedy)
     entries: list[Entry] = []
     for row in file.entries:
-        values = record(Entry, row, context, remedy=remedy)
-        values["file"] = path_inside(folder, str(values["file"]), what="the index")
-        entries.append(Entry(**values))
+        entry = record(Entry, row, context, remedy=remedy)
+        entries.append(replace(entry, file=path_inside(folder, str(entry.file), what="the index")))
     return Index(file.settings, entries)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lens_fv.composition.basis import Basis, make_basis
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
-from lens_fv.core.display import summary_html, summary_text
+from lens_fv.core.display import Displayed
 from lens_fv.core.files import file_name
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class VectorLibrary:
+class VectorLibrary(Displayed):
     """Vectors by relation name; each file is read when its vector is first used.
 
     Attributes:
@@ -194,9 +194,3 @@ class VectorLibrary:
             "layer": ", ".join(map(str, sorted({e.layer for e in self.entries}))) or "none",
             "mean gain": f"{sum(e.gain for e in self.entries) / max(len(self), 1):.2f} nats on validation answers",
         }
-
-    def __repr__(self) -> str:
-        return summary_text("VectorLibrary", self.summary())
-
-    def _repr_html_(self) -> str:
-        return summary_html("VectorLibrary", self.summary())

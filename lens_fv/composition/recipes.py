@@ -45,7 +45,7 @@ class TuneRecipe:
         Raises:
             LensFVError: no such layer in the model.
         """
-        return replace(self, layer=middle_layer(model) if self.layer is None else model.check_layer(self.layer))
+        return replace(self, layer=model.layer_at(0.5) if self.layer is None else model.check_layer(self.layer))
 
     def parts(self, tasks: Sequence[Task], splits: Mapping[str, Split]) -> Iterator[list[Task]]:
         """Group the tasks that are made together: those with equal numbers of training pairs."""
@@ -148,11 +148,6 @@ class ExtractRecipe:
 
 
 Recipe = TuneRecipe | ExtractRecipe
-
-
-def middle_layer(model: LensModel) -> int:
-    """Layer at half of the model's depth."""
-    return round(0.5 * (model.n_layers - 1))
 
 
 def with_fewer_choices(split: Split, most: int) -> Split:

@@ -46,6 +46,11 @@ def relation_scores(
         score: "logprob": mean log-probability of the output's tokens, in nats; "prob": probability of the output.
         template: Prompt template.
         progress: Show a progress bar.
+
+    Example:
+        >>> basis = library.basis(model)
+        >>> lens_fv.composition.relation_scores(model, basis, [lens_fv.Pair('hot', ('cold',))]).shape
+        torch.Size([1, 2])
     """
     # A small batch is enough to fill the machine, because prompts of a batch share no row.
     batches = _batches_by_pair(model, pairs, template, size=8)

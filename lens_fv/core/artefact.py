@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from lens_fv.core.artefact_file import as_tuples, checked_fields, read_artefact_file, write_artefact_file
-from lens_fv.core.display import summary_html, summary_text
-from lens_fv.core.json_files import record
+from lens_fv.core.artefact_file import checked_fields, read_artefact_file, write_artefact_file
+from lens_fv.core.display import Displayed
 from lens_fv.core.provenance import Provenance
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
@@ -37,7 +36,7 @@ MODULES = {
     "HeadRanking": "lens_fv.heads.ranking",
     "HeadWeights": "lens_fv.vectors.baselines.head_weights",
     "InjectionSweep": "lens_fv.vectors.sweep",
-    "InstructionVector": "lens_fv.vectors.instruction_vector",
+    "InstructionVector": "lens_fv.vectors.extract",
     "KnowledgeTrace": "lens_fv.knowledge.trace",
     "CheckpointMeasurement": "lens_fv.dynamics.measurement",
     "SoftPrompt": "lens_fv.vectors.baselines.soft_prompt",
@@ -53,13 +52,14 @@ A = TypeVar("A", bound="Artefact")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Artefact:
+class Artefact(Displayed):
     """Base of all results: a frozen dataclass of tensors and plain values, with its provenance."""
 
     kinds: ClassVar[dict[str, type["Artefact"]]] = {}
     provenance: Provenance
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:
@@ -71,16 +71,6 @@ class Artefact:
         """The result as a pandas data frame: one row per head, layer, item or whatever the kind of artefact is about."""
         p = self.provenance
         return data_frame([{"task": p.task, "method": p.method, "model": p.model, "seed": p.seed}])
-
-    def heatmap_data(self) -> Tensor | None:
-        """Values for a (layers, heads) heat map, or None."""
-        return None
-
-    def __repr__(self) -> str:
-        return summary_text(type(self).__name__, self.summary())
-
-    def _repr_html_(self) -> str:
-        return summary_html(type(self).__name__, self.summary(), self.heatmap_data())
 
     def save(self, path: str | Path) -> Path:
         """Write to `path` (safetensors). The write is atomic: the file appears complete or not at all.
@@ -133,7 +123,7 @@ def load_artefact(path: str | Path) -> Artefact:
     if header.kind not in Artefact.kinds:
         raise LensFVError(f"{context}: unknown kind {header.kind}")
     kind = Artefact.kinds[header.kind]
-    provenance = Provenance(**as_tuples(record(Provenance, header.provenance, context)))
+    provenance = Provenance.from_json(header.provenance, context)
     values = checked_fields(kind, header, tensors, context)
     try:
         artefact = kind(provenance=provenance, **values)

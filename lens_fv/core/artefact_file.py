@@ -72,7 +72,7 @@ def read_artefact_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     version = content.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise LensFVError(f"{context}: format {version}, this lens_fv reads up to {FORMAT}; update lens_fv")
-    header = Header(**record(Header, content, context))
+    header = record(Header, content, context)
     if (header.format > 1 or header.checksum) and header.checksum != _checksum(content, tensors):
         raise LensFVError(f"{context}: it does not have the checksum that it was written with, so it is damaged; make it again")
     return header, tensors
@@ -148,10 +148,3 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # for one element, contiguous() keeps any stride
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def as_tuples(value: Any) -> Any:
-    """Convert JSON lists back into tuples, at every level."""
-    if isinstance(value, list):
-        return tuple(as_tuples(v) for v in value)
-    return {k: as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -1,25 +1,35 @@
-"""Display of artefacts: one screen of text in a terminal, a small card in a notebook."""
+"""Display of results: one screen of text in a terminal, a small card in a notebook."""
 
-from collections.abc import Mapping
 from html import escape
 
 from torch import Tensor
 
 
-def summary_text(title: str, facts: Mapping[str, str]) -> str:
-    """A title, then one line per label and value."""
-    width = max(map(len, facts), default=0)
-    return "\n".join([title, *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
+class Displayed:
+    """Base of results that are shown by their summary."""
 
+    def summary(self) -> dict[str, str]:
+        """The key facts as labels and values."""
+        raise NotImplementedError
 
-def summary_html(title: str, facts: Mapping[str, str], grid: Tensor | None = None) -> str:
-    """An HTML table; `grid`, (layers, heads), becomes a small heat map centred on zero: red above, blue below."""
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-        for label, value in facts.items()
-    )
-    picture = "" if grid is None else f"<div>{_heat_map(grid)}</div>"
-    return f"<div><b>{escape(title)}</b><div style='display:flex;gap:1em'><table>{rows}</table>{picture}</div></div>"
+    def heatmap_data(self) -> Tensor | None:
+        """Values for a (layers, heads) heat map, or None."""
+        return None
+
+    def __repr__(self) -> str:
+        facts = self.summary()
+        width = max(map(len, facts), default=0)
+        return "\n".join([type(self).__name__, *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
+
+    def _repr_html_(self) -> str:
+        """A table; a heat map is centred on zero: red above, blue below."""
+        title, grid = type(self).__name__, self.heatmap_data()
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for label, value in self.summary().items()
+        )
+        picture = "" if grid is None else f"<div>{_heat_map(grid)}</div>"
+        return f"<div><b>{escape(title)}</b><div style='display:flex;gap:1em'><table>{rows}</table>{picture}</div></div>"
 
 
 def _heat_map(grid: Tensor, cell: int = 6) -> str:

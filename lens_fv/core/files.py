@@ -109,19 +109,32 @@ def atomic_folder(folder: str | Path, *, what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Lock a file for writing: other processes that enter such a block for it wait.
+def lock_file(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file during the block; the operating system releases it if the process dies.
 
-    Without effect if the file system has no locks or is read-only.
+    Yields whether the lock is held: False if another process holds it and `wait` is False. A file system without locks, or a
+    read-only folder (which a later write will report), counts as held.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    with contextlib.suppress(OSError, NotImplementedError):
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    held = True
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+    except Timeout:
+        held = False
+    except (OSError, NotImplementedError):
+        pass
     try:
-        yield
+        yield held
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Lock a file for writing: other processes that enter such a block for it wait."""
+    with lock_file(path.with_name(f".{path.name}.lock"), wait=True):
+        yield
 
 
 @contextlib.contextmanager
@@ -135,18 +148,10 @@ def folder_lock(folder: str | Path, *, what: str) -> Iterator[None]:
     Raises:
         LensFVError: another process holds the folder.
     """
-    lock = FileLock(Path(folder) / ".lock", timeout=0)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise LensFVError(f"{what} in {folder}: another process works there; wait for it, or choose another folder") from None
-    except (OSError, NotImplementedError):
-        pass  # the folder is read-only, which a later write will report, or the file system has no locks
-    try:
+    with lock_file(Path(folder) / ".lock", wait=False) as held:
+        if not held:
+            raise LensFVError(f"{what} in {folder}: another process works there; wait for it, or choose another folder")
         yield
-    finally:
-        lock.release()
 
 
 def _umask() -> int:

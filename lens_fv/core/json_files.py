@@ -2,17 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+R = TypeVar("R")
 MAX_BYTES = 1 << 28
 MAX_DEPTH = 64
 MAX_DIGITS = 19
@@ -97,19 +97,20 @@ def validated(value: Any, kind: Any, context: str, *, remedy: str = "make it aga
         ) from error
 
 
-def record(kind: type, values: Mapping[str, Any], context: str, *, remedy: str = "make it again") -> dict[str, Any]:
-    """The arguments of a dataclass, each validated against its annotation.
+def record(kind: type[R], values: Any, context: str, *, remedy: str = "make it again") -> R:
+    """A dataclass made of a JSON object, each value of which is validated against the field's annotation.
 
     Raises:
-        LensFVError: a field is missing, unknown, or has the wrong type.
+        LensFVError: the value is no object, or a field is missing, unknown, or has the wrong type.
     """
-    known = {field.name: field for field in fields(kind)}
+    values = validated(values, dict, context, remedy=remedy)
+    known = {field.name: field for field in fields(cast(Any, kind))}
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     unknown = [n for n in values if n not in known]
     if missing or unknown:
         problem = f"no {', '.join(missing)}" if missing else f"an unknown {_brief(unknown[0])}"
         raise LensFVError(f"{context}: {kind.__name__} with {problem}; {remedy}")
-    return {n: validated(v, known[n].type, f"{context}: {n}", remedy=remedy) for n, v in values.items()}
+    return kind(**{n: validated(v, known[n].type, f"{context}: {n}", remedy=remedy) for n, v in values.items()})
 
 
 @lru_cache(maxsize=500)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ import torch
 
 from lens_fv import __version__
 from lens_fv.core.choices import Seed, checked
+from lens_fv.core.json_files import record
 from lens_fv.errors import LensFVError
 
 
@@ -102,6 +103,16 @@ class Provenance:
             fingerprint=model.fingerprint,
         )
 
+    @classmethod
+    def from_json(cls, values: Any, context: str) -> "Provenance":
+        """The provenance in a file.
+
+        Raises:
+            LensFVError: a field is missing, unknown, or has the wrong type.
+        """
+        provenance = record(cls, values, context)
+        return replace(provenance, options=_as_tuples(provenance.options))
+
     def check(self, model: ModelFacts, *, what: str = "a vector", weights: str | None = None) -> None:
         """Raise `LensFVError` unless an artefact with this provenance can be applied to `model`.
 
@@ -133,6 +144,13 @@ def versions() -> dict[str, str]:
     packages = ("torch", "transformers", "transformer-lens")
     installed = {"lens-fv": __version__} | {package: version(package) for package in packages}
     return installed if matmul == "highest" else installed | {"matmul": matmul}
+
+
+def _as_tuples(value: Any) -> Any:
+    """Convert JSON lists back into tuples, at every level."""
+    if isinstance(value, list):
+        return tuple(_as_tuples(v) for v in value)
+    return {k: _as_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _dtype(model: ModelFacts) -> str:

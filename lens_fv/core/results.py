@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from lens_fv.core.display import summary_html, summary_text
+from lens_fv.core.display import Displayed
 from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import read_json, record, validated
@@ -24,7 +24,7 @@ S = TypeVar("S", bound="Saved")
 T = TypeVar("T", bound="Records[Any]")
 
 
-class Saved:
+class Saved(Displayed):
     """A result in a JSON file, which states its kind."""
 
     def to_json(self) -> Any:
@@ -84,13 +84,7 @@ class Record(Saved):
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
-        return {field.name.replace("_", " "): _format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def __repr__(self) -> str:
-        return summary_text(type(self).__name__, self.summary())
-
-    def _repr_html_(self) -> str:
-        return summary_html(type(self).__name__, self.summary())
+        return {field.name.replace("_", " "): format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def to_json(self) -> Any:
         """The result as JSON values."""
@@ -99,10 +93,10 @@ class Record(Saved):
     @classmethod
     def from_json(cls: type[S], values: Any, context: str) -> S:
         """The result that `to_json` wrote; see `Saved.from_json`."""
-        return cls(**record(cls, validated(values, dict, context), context))
+        return record(cls, values, context)
 
 
-class Records(tuple[R, ...], Saved, Generic[R]):
+class Records(Saved, tuple[R, ...], Generic[R]):
     """Base of lists of results: a tuple of named tuples or of `Record`s of the kind `row`."""
 
     row: ClassVar[type]
@@ -116,11 +110,8 @@ class Records(tuple[R, ...], Saved, Generic[R]):
         lines: dict[str, str] = {}
         for result in self:
             label, *values = _records(result)[0].values()
-            lines[str(label)] = ", ".join(_format_value(value) for value in values)
+            lines[str(label)] = ", ".join(format_value(value) for value in values)
         return lines
-
-    def __repr__(self) -> str:
-        return summary_text(type(self).__name__, self.summary())
 
     def _repr_html_(self) -> str:
         return self.to_dataframe().to_html(index=False)
@@ -142,7 +133,7 @@ def _records(result: Any) -> list[Mapping[str, Any]]:
     return result.records() if isinstance(result, Record) else [result._asdict()]
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a summary: estimates with their intervals, other numbers with three significant digits."""
     if isinstance(value, Estimate):
         return str(value)

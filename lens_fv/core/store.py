@@ -1,14 +1,14 @@
-"""The result store: results made in the same way are loaded, not recomputed. Artefacts are files; values have keys."""
+"""The result store: artefacts made in the same way are loaded, not recomputed, and a run is resumed with its own settings."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lens_fv.core.artefact import Artefact, Provenance
-from lens_fv.core.files import file_lock, file_name, write_atomically
+from lens_fv.core.files import file_name, write_atomically
 from lens_fv.core.json_files import read_json
 from lens_fv.errors import LensFVError
 
@@ -42,6 +42,15 @@ def load_or_compute(folder: str | Path | None, kind: type[A], provenance: Proven
     return artefact
 
 
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """The settings that a run was started with; empty if it has not been started.
+
+    Raises:
+        LensFVError: the file is damaged.
+    """
+    return read_json(path, dict, what="the settings of a run", remedy="choose another folder") if path.is_file() else {}
+
+
 def check_settings(
     path: Path, settings: Mapping[str, Any], *, may_grow: str | None = None, may_change: Collection[str] = ()
 ) -> None:
@@ -57,77 +66,26 @@ def check_settings(
         LensFVError: the run was started with other settings.
     """
     requested = json.loads(json.dumps(settings))
-    before = {key: value for key, value in ResultStore(path).items() if key not in may_change}
-    if may_grow is not None and requested[may_grow][: len(before.get(may_grow, ()))] == before.get(may_grow):
+    before = {key: value for key, value in recorded_settings(path).items() if key not in may_change}
+    if may_grow is not None and isinstance(old := before.get(may_grow), list) and requested[may_grow][: len(old)] == old:
         before.pop(may_grow)
     if changed := differences(before, {key: requested.get(key) for key in before}):
         raise LensFVError(f"resume in {path.parent}: it was run with {', '.join(changed)}; choose another folder")
     write_atomically(path, json.dumps(requested, indent=1))
 
 
-def differences(before: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], *, after_is: str = "requested") -> list[str]:
     """Differences between two JSON settings, each with its path, such as "guide.heads 1.0 (requested: 2.0)"."""
     changes: list[str] = []
-    for key in dict.fromkeys([*before, *requested]):
-        old, new = before.get(key), requested.get(key)
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            changes += [f"{key}.{change}" for change in differences(old, new)]
+            changes += [f"{key}.{change}" for change in differences(old, new, after_is=after_is)]
         elif old != new:
-            changes.append(f"{key} {_brief(old)} (requested: {_brief(new)})")
+            changes.append(f"{key} {_brief(old)} ({after_is}: {_brief(new)})")
     return changes
-
-
-class ResultStore:
-    """Values by key in one JSON file, one line each. The file is complete after every addition.
-
-    Several processes may add to one file without losing each other's values.
-
-    Raises:
-        LensFVError: the file is not a result store.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._values = self._load()
-
-    def get_or_compute(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of a key; computed and written if it is not stored yet."""
-        if key not in self._values:
-            self._values |= self._load()
-        if key not in self._values:
-            # Through JSON, so that a new value equals the one read later.
-            value = json.loads(json.dumps(make()))
-            with file_lock(self._path):
-                self._values |= self._load()
-                self._values.setdefault(key, value)
-                write_atomically(self._path, _lines(self._values))
-        return self._values[key]
-
-    def _load(self) -> dict[str, Any]:
-        if not self._path.is_file():
-            return {}
-        return read_json(self._path, dict, what="records", remedy="delete it, what it held is made again")
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def items(self) -> Iterator[tuple[str, Any]]:
-        """Keys and values, in the order in which they were added."""
-        yield from self._values.items()
 
 
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _lines(values: Mapping[str, Any]) -> str:
-    """JSON with one line per value, so that a diff shows which are new."""
-
-    def dumped(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
-    return "{\n" + ",\n".join(f"{dumped(key)}: {dumped(value)}" for key, value in values.items()) + "\n}\n"

@@ -1,9 +1,9 @@
 """Track tasks and their vectors over fine-tuning, with the same measurements at every checkpoint."""
 
 from lens_fv.dynamics.continual_metrics import ContinualMetrics, continual_metrics
-from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement, measure_checkpoint
+from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement
 from lens_fv.dynamics.probe import TaskProbe, make_task_probe
-from lens_fv.dynamics.tracking import track_checkpoints
+from lens_fv.dynamics.tracking import measure_checkpoint, track_checkpoints
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.dynamics.verdict import Verdict, Verdicts, verdicts
 

@@ -46,6 +46,11 @@ def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> Continu
     Raises:
         LensFVError: a trained task was not measured, or the trajectory lacks its last checkpoint. A checkpoint during its
             training, which has no in-context measurement, cannot replace it.
+
+    Example:
+        >>> metrics = lens_fv.dynamics.continual_metrics(trajectory, trajectory.tasks)
+        >>> metrics.forgetting <= metrics.average
+        True
     """
     unknown = [task for task in trained if task not in trajectory.tasks]
     measured = {trajectory.checkpoints[m].rsplit("/", 1)[0]: m for m in trajectory.stage_ends}

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import cycle
@@ -107,7 +108,7 @@ def make_task_probe(
     Args:
         model: Initial model.
         task: Task with instructions.
-        vector: Vector of the task, with heads; see `extract_instruction`.
+        vector: Vector of the task, with heads; see `extract`.
         patching_prompts: Prompts for ranking all heads again, for the initial model and at the end of each task; see
             `make_instruction_prompts`.
         split: Split of the task; default: `split_pairs(task, seed=seed)`. The probe uses its test pairs.
@@ -125,7 +126,7 @@ def make_task_probe(
     Example:
         >>> task = lens_fv.load_task('antonym')
         >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
-        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
+        >>> vector = lens_fv.extract(model, task, ranking, n_heads=2, layer=1)
         >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
         >>> probe.task
         'antonym'
@@ -140,13 +141,6 @@ def make_task_probe(
         )
     split = split or split_pairs(task, seed=seed)
     heads = (*vector.heads, *random.Random(f"{seed}/control heads").sample(other_heads, len(vector.heads)))
-    eye = torch.eye(model.d_head, device=model.device)
-    projections: list[Tensor] = []
-    for layer, head in heads:
-        only_head = torch.zeros(model.d_head, model.n_heads, model.d_head, device=model.device)
-        only_head[:, head] = eye
-        projections.append(model.head_write(layer, only_head).float().cpu())
-
     items, instructions = split.test[:max_items], task.instructions
     instructed = build_prompts(items, split.train, n_shots=n_shots, template=template, instruction=instructions, seed=seed)
     if n_context > len(split.train):
@@ -164,13 +158,25 @@ def make_task_probe(
         task=task.name,
         vector=vector,
         heads=heads,
-        projections=torch.stack(projections),
+        projections=head_writes(model, heads, torch.eye(model.d_head, device=model.device).expand(len(heads), -1, -1)),
         instructed=tuple(encode_prompts(model, instructed)),
         in_context=tuple(encode_prompts(model, in_context)),
         cloze=tuple(encode_prompts(model, sentences)),
         patching_prompts=patching_prompts,
         n_read=n_read,
     )
+
+
+def head_writes(
+    model: LensModel, heads: Sequence[HeadName], outputs: Float[Tensor, "heads *rows d_head"]
+) -> Float[Tensor, "heads *rows d_model"]:
+    """Write each head's outputs to the residual stream, through the model's current output projections."""
+    writes: list[Tensor] = []
+    for (layer, head), z in zip(heads, outputs, strict=True):
+        only_head = z.new_zeros(*z.shape[:-1], model.n_heads, model.d_head)
+        only_head[..., head, :] = z
+        writes.append(model.head_write(layer, only_head).float().cpu())
+    return torch.stack(writes)
 
 
 def _sentence(pair: Pair, cloze: str) -> Prompt:

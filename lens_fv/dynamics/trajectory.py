@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 _STEERED = {f"with_{name}": name for name in STEERING_VECTORS}
-_COLUMNS: dict[Measure, str] = {
+_COLUMNS: dict[str, str] = {
     "in_context": "in_context_accuracy",
     "instruction": "instruction_logprob_nats_per_token",
     "knowledge": "knowledge_logprob_nats_per_token",
@@ -47,15 +47,9 @@ class Trajectory(Artefact):
         majority: As in `CheckpointMeasurement`.
 
     Example:
-        >>> task = lens_fv.load_task('antonym')
-        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
-        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
-        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
-        >>> measure = lens_fv.dynamics.measure_checkpoint
-        >>> states = [measure(model, [probe], name=str(step), step=step) for step in (0, 1)]
-        >>> trajectory = lens_fv.Trajectory.of(states)
-        >>> trajectory.similarity().tolist()  # cosine of each vector to its initial value, by checkpoint
-        [[1.0], [1.0]]
+        >>> trajectory = lens_fv.track_checkpoints(capable_model, run, probes)
+        >>> trajectory.similarity().shape  # cosine of each vector to its initial value: checkpoints and tasks
+        torch.Size([4, 3])
     """
 
     checkpoints: tuple[str, ...]
@@ -211,10 +205,10 @@ class Trajectory(Artefact):
         """Sum the outputs of the vector's heads, without those of the random heads."""
         return head_writes[:, :, : head_writes.shape[2] // 2].sum(2)
 
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
+    def records(self) -> list[dict[str, Any]]:
+        """One record per checkpoint and task: every measure, what became of the vector, and the overlap of its heads.
 
-        Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.
+        What was not measured at a checkpoint (`in_context` within a task, head overlaps) is None there.
         """
         own, control = self.head_similarity()
         curves = {(measure, task): self.curve(measure, task) for measure in MEASURES for task in self.tasks}
@@ -225,16 +219,26 @@ class Trajectory(Artefact):
             "control_head_cosine": control.mean(-1),
         }
         overlaps = self.head_overlaps()
+        return [
+            {"checkpoint": name, "step": step, "task": task}
+            | {measure: curves[measure, task].get(step) for measure in MEASURES}
+            | {column: float(value[m, t]) for column, value in values.items()}
+            | {"head_overlap": overlaps[m][t]}
+            for m, (name, step) in enumerate(zip(self.checkpoints, self.steps, strict=True))
+            for t, task in enumerate(self.tasks)
+        ]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
+
+        Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.
+        """
         rows: list[dict[str, Any]] = []
-        for m, (name, step) in enumerate(zip(self.checkpoints, self.steps, strict=True)):
-            for t, task in enumerate(self.tasks):
-                overlap = overlaps[m][t]
-                rows.append(
-                    {"checkpoint": name, "step": step, "task": task}
-                    | {_COLUMNS.get(measure, measure): curves[measure, task].get(step) for measure in MEASURES}
-                    | {column: float(value[m, t]) for column, value in values.items()}
-                    | {"head_overlap": overlap and overlap.jaccard, "head_overlap_p_value": overlap and overlap.p_value}
-                )
+        for record in self.records():
+            overlap = record.pop("head_overlap")
+            columns = {_COLUMNS.get(name, name): value for name, value in record.items()}
+            overlaps = {"head_overlap": overlap and overlap.jaccard, "head_overlap_p_value": overlap and overlap.p_value}
+            rows.append(columns | overlaps)
         return data_frame(rows)
 
     def summary(self) -> dict[str, str]:

@@ -91,16 +91,8 @@ def verdicts(trajectory: Trajectory, *, checkpoint: Whole = -1, level: Level = 0
         LensFVError: no such checkpoint, or the initial model itself.
 
     Example:
-        >>> model = lens_fv.load_model(model_folder)
-        >>> task = lens_fv.load_task('antonym')
-        >>> ranking = lens_fv.rank_instruction_heads(model, task, n_shots=0, n_clean=2, n_trials=2)
-        >>> vector = lens_fv.extract_instruction(model, task, ranking, n_heads=2, layer=1)
-        >>> probe = lens_fv.make_task_probe(model, task, vector, n_context=2, max_items=4)
-        >>> config = lens_fv.FinetuneConfig(n_examples=4, batch_size=4, n_checkpoints=1, rank=2)
-        >>> run = lens_fv.finetune(model_folder, [task], folder / 'run', config)
-        >>> trajectory = lens_fv.track_checkpoints(model, run, [probe])
-        >>> [(verdict.task, verdict.judgement) for verdict in lens_fv.verdicts(trajectory)]
-        [('antonym', 'absent')]
+        >>> [verdict.judgement for verdict in lens_fv.verdicts(trajectory)]
+        ['kept', 'kept', 'kept']
     """
     n = len(trajectory.checkpoints)
     if not -n < checkpoint < n or checkpoint == 0:

@@ -9,9 +9,8 @@ from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.evaluation.ranks import DecodingDifference, DecodingEvaluation, DecodingResult
 from lens_fv.evaluation.results import Evaluation, Result, TextEvaluation, TextResult
-from lens_fv.evaluation.rouge import rouge_l
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
-from lens_fv.evaluation.texts import evaluate_texts
+from lens_fv.evaluation.texts import evaluate_texts, rouge_l
 
 __all__ = [
     "BASELINES",

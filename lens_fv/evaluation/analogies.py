@@ -21,6 +21,7 @@ from lens_fv.model.measuring import measured
 from lens_fv.patching.readout import answer_ranks
 from lens_fv.tasks import TODD, Analogy, EncodedPrompt, Pair, PromptTemplate, Task, encode_prompts, few_shot, zero_shot
 from lens_fv.vectors.batches import open_batches
+from lens_fv.vectors.controls import random_rows_like
 
 
 @checked
@@ -63,9 +64,6 @@ def evaluate_analogies(
         LensFVError: no analogies, an analogy without source pairs, or an empty or mixed library.
 
     Example:
-        >>> recipe = lens_fv.composition.TuneRecipe(layer=1, n_pairs=4, steps=2)
-        >>> tasks = [task, lens_fv.load_task('antonym')]
-        >>> library = lens_fv.build_library(model, tasks, folder / 'library', recipe)
         >>> split = lens_fv.split_pairs(task, seed=0)
         >>> analogies = lens_fv.make_analogies(task, split.train, split.test)
         >>> evaluation = lens_fv.evaluate_analogies(model, library, analogies)
@@ -137,11 +135,6 @@ def _controls(
     seed: int,
 ) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-
-    def like(rows: Tensor) -> Tensor:
-        noise = torch.randn(rows.shape, generator=rng).to(rows)
-        return noise * rows.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-
     allowed = (~excluded).to(weights)
     relations, n = [analogy.relation for analogy in analogies], len(analogies)
     others: list[int] = []
@@ -154,8 +147,8 @@ def _controls(
         "best": best,
         "matched": composite * best.norm(dim=-1, keepdim=True) / composite.norm(dim=-1, keepdim=True).clamp(min=1e-30),
         "other_source": composite[others],
-        "random_basis": weights @ like(basis.vectors),
-        "random": like(composite),
+        "random_basis": weights @ random_rows_like(basis.vectors, rng),
+        "random": random_rows_like(composite, rng),
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from lens_fv.core.choices import Count, Natural, Seed, checked, nearest
+from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Intervention, evaluate
 from lens_fv.evaluation.results import Evaluation
@@ -37,7 +37,7 @@ def compare_baselines(
     model: LensModel,
     task: Task,
     *,
-    baselines: Sequence[str] = BASELINES,
+    baselines: Sequence[BaselineName] = BASELINES,
     n_pairs: Count = 20,
     ranking: HeadRanking | None = None,
     n_heads: Count = 10,
@@ -51,10 +51,10 @@ def compare_baselines(
     seed: Seed = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Make each kind from the same pairs, select on the same validation pairs, and test on the same test pairs.
+    """Make each baseline from the same pairs, select on the same validation pairs, and test on the same test pairs.
 
     Controls are no vector, k-shot prompting with demonstrations from the same pairs, and a random vector with the norm and
-    place of the last kind that is a vector. Kinds:
+    place of the last baseline that is a vector. Baselines:
 
     - "extracted": `extract`, with selected layer and scale; "distributed": the same heads, each in its own layer, with
       selected scale;
@@ -84,8 +84,8 @@ def compare_baselines(
         progress: Draw progress bars.
 
     Raises:
-        LensFVError: an unknown kind or none, too few pairs for training or demonstrations, no answered query, or an error
-            from one of the kinds.
+        LensFVError: no baseline is given, there are too few pairs for training or demonstrations, no query is answered, or
+            making one of the baselines raises.
 
     Example:
         >>> options = {'n_pairs': 8, 'n_shots': 2, 'n_clean': 2, 'n_trials': 2, 'n_heads': 2, 'steps': 2}
@@ -93,13 +93,11 @@ def compare_baselines(
         >>> [result.condition for result in evaluation.results]
         ['none', 'k_shot', 'extracted', 'mean_state', 'tuned', 'random']
     """
-    unknown = [kind for kind in baselines if kind not in BASELINES]
-    if unknown or not baselines:
-        near = nearest(unknown[0], BASELINES) if unknown else ""
-        raise LensFVError(f"compare kinds {', '.join(unknown) or '(none given)'}: choose from {', '.join(BASELINES)}{near}")
+    if not baselines:
+        raise LensFVError(f"compare 0 baselines: choose from {', '.join(BASELINES)}")
     if n_shots >= n_pairs:
         raise LensFVError(
-            f"compare kinds on {n_pairs} pairs with {n_shots} shots: a query is no demonstration of its own; ask for at most "
+            f"compare baselines on {n_pairs} pairs with {n_shots} shots: a query is no demonstration of its own; use at most "
             f"{n_pairs - 1} shots or give more pairs"
         )
     full_split = split_pairs(task, seed=seed, n_train=n_pairs)

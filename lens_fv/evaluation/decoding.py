@@ -54,6 +54,11 @@ def evaluate_decoding(
     Raises:
         LensFVError: no tasks, two tasks of the same name, no conditions, a missing vector or one of another model, or
             `centred` with a single relation.
+
+    Example:
+        >>> decoding = lens_fv.evaluation.evaluate_decoding(model, [task], {'tuned': {task.name: vector}})
+        >>> decoding.relations
+        ('toy',)
     """
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names) or not vectors:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.display import Displayed
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.results import Evaluation
@@ -23,7 +23,7 @@ Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
 
 
 @dataclass(frozen=True, repr=False)
-class ListComposition:
+class ListComposition(Displayed):
     """Vectors and evaluation from `compose_lists`.
 
     Attributes:
@@ -38,9 +38,6 @@ class ListComposition:
     def summary(self) -> dict[str, str]:
         """The key facts of the evaluation."""
         return self.evaluation.summary()
-
-    def __repr__(self) -> str:
-        return summary_text("ListComposition", self.summary())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per condition; see `Evaluation.to_dataframe`."""
@@ -93,6 +90,13 @@ def compose_lists(
 
     Raises:
         LensFVError: an error from `make_list_task`, `combine`, `evaluate` or the default `make`, or a wrong number of vectors.
+
+    Example:
+        >>> def make(tasks):
+        ...     return lens_fv.tune_many(model, tasks, n_pairs=4, steps=2, layers=1)
+        >>> lists = lens_fv.evaluation.compose_lists(model, task, make, n_pairs=40, n_shots=2, max_items=4)
+        >>> 'predicted' in lists.evaluation.conditions
+        True
     """
     tasks = {
         f"{item}_{answer}": make_list_task(task, item, answer=answer, length=length, n_pairs=n_pairs, seed=seed)
@@ -102,7 +106,7 @@ def compose_lists(
     composed = tasks["last_output"]
     splits = {part.name: split_pairs(part, seed=seed) for part in tasks.values()}
     if make is None:
-        layer = round(0.5 * (model.n_layers - 1))
+        layer = model.layer_at(0.5)
         make = partial(tune_many, model, layers=layer, split=splits, template=template, seed=seed, progress=progress)
     vectors = make(list(tasks.values()))
     if len(vectors) != len(tasks):

@@ -1,16 +1,18 @@
 """Results of evaluating vectors on a test split, by condition."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
-from lens_fv.core.choices import checked
+from lens_fv.core.choices import checked, nearest
 from lens_fv.core.statistics import Estimate, estimate, proportion
 from lens_fv.core.tables import data_frame
+from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import queries_summary
 
 if TYPE_CHECKING:
@@ -18,6 +20,55 @@ if TYPE_CHECKING:
 
 
 PromptKind = Literal["zero_shot", "shuffled"]
+Scores = Mapping[str, Tensor | Sequence[Sequence[object]]]
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ConditionScores(Artefact, ABC, Generic[R]):
+    """Base of evaluations: scores of every item in every condition, and a result per condition.
+
+    Attributes:
+        conditions: Names of the conditions, in the order of the last axis of the scores.
+    """
+
+    conditions: tuple[str, ...]
+
+    @abstractmethod
+    def __getitem__(self, condition: str) -> R:
+        """Return the result of one condition.
+
+        Raises:
+            LensFVError: no such condition.
+        """
+
+    @abstractmethod
+    def item_scores(self) -> tuple[Mapping[str, Sequence[object]], Scores]:
+        """The columns that describe the items, and the scores by item and condition."""
+
+    @property
+    def results(self) -> list[R]:
+        """Results, one per condition."""
+        return [self[condition] for condition in self.conditions]
+
+    def column(self, condition: str) -> int:
+        """Index of a condition on the last axis.
+
+        Raises:
+            LensFVError: no such condition.
+        """
+        if condition not in self.conditions:
+            known = ", ".join(self.conditions) + nearest(condition, self.conditions)
+            raise LensFVError(f"scores of {condition!r}: no such condition; there are {known}")
+        return self.conditions.index(condition)
+
+    @checked
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+        """One row per condition, with intervals, or one per item and condition, with the item's own scores."""
+        if by == "condition":
+            return data_frame(self.results)
+        items, scores = self.item_scores()
+        return item_table(items, self.conditions, scores)
 
 
 class Result(NamedTuple):
@@ -41,41 +92,31 @@ class Result(NamedTuple):
 
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
-class Evaluation(Artefact):
-    """Scores of every test item in every condition.
+class Evaluation(ConditionScores[Result]):
+    """Scores of every test item in every condition; `conditions` names the conditions.
 
     Attributes:
-        conditions: Names of the conditions, in the order of the last axis.
         prompts: "zero_shot" or "shuffled" (few-shot prompts with permuted labels); k-shot prompting always has clean
             labels.
         top1, top3, exact_match, logprob: See `AnswerScores`.
     """
 
-    conditions: tuple[str, ...]
     prompts: PromptKind
     top1: Bool[Tensor, "items conditions"]
     top3: Bool[Tensor, "items conditions"]
     exact_match: Bool[Tensor, "items conditions"]
     logprob: Float[Tensor, "items conditions"]
 
-    @property
-    def results(self) -> list[Result]:
-        """Results, one per condition."""
-        return [self[c] for c in self.conditions]
-
     def __getitem__(self, condition: str) -> Result:
-        """Return the result of one condition."""
-        i, n = self.conditions.index(condition), len(self.top1)
+        """See `ConditionScores`."""
+        i, n = self.column(condition), len(self.top1)
         shares = (proportion(int(correct[:, i].sum()), n) for correct in (self.top1, self.top3, self.exact_match))
         return Result(condition, *shares, logprob_per_answer=estimate(self.logprob[:, i].tolist(), seed=self.provenance.seed))
 
-    @checked
-    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
-        """One row per condition, with intervals (see `Result`), or one per item and condition, with the item's own scores."""
-        if by == "condition":
-            return data_frame(self.results)
+    def item_scores(self) -> tuple[Mapping[str, Sequence[object]], Scores]:
+        """See `ConditionScores`."""
         scores = {"top1": self.top1, "top3": self.top3, "exact_match": self.exact_match, "logprob_per_answer": self.logprob}
-        return item_table({"item": range(len(self.top1))}, self.conditions, scores)
+        return {"item": range(len(self.top1))}, scores
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -104,41 +145,30 @@ class TextResult(NamedTuple):
 
 @checked
 @dataclass(frozen=True, repr=False, eq=False)
-class TextEvaluation(Artefact):
+class TextEvaluation(ConditionScores[TextResult]):
     """Generated text of every test item in every condition, with its similarity to the acceptable answers.
 
     Attributes:
-        conditions: Names of the conditions, in the order of the last axis.
         inputs: Inputs of the items.
         texts: Answers by item and condition, without surrounding whitespace.
         rouge_l: ROUGE-L of each text; see `rouge_l`.
         exact: Whether the text is an acceptable answer.
     """
 
-    conditions: tuple[str, ...]
     inputs: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
     rouge_l: Float[Tensor, "items conditions"]
     exact: Bool[Tensor, "items conditions"]
 
-    @property
-    def results(self) -> list[TextResult]:
-        """Results, one per condition."""
-        return [self[c] for c in self.conditions]
-
     def __getitem__(self, condition: str) -> TextResult:
-        """Return the result of one condition."""
-        i = self.conditions.index(condition)
+        """See `ConditionScores`."""
+        i = self.column(condition)
         rouge = estimate(self.rouge_l[:, i].tolist(), seed=self.provenance.seed)
         return TextResult(condition, rouge, proportion(int(self.exact[:, i].sum()), len(self.exact)))
 
-    @checked
-    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
-        """One row per condition, with intervals (see `TextResult`), or one per item and condition, with the text."""
-        if by == "condition":
-            return data_frame(self.results)
-        values = {"text": self.texts, "rouge_l": self.rouge_l, "exact_match": self.exact}
-        return item_table({"input": self.inputs}, self.conditions, values)
+    def item_scores(self) -> tuple[Mapping[str, Sequence[object]], Scores]:
+        """See `ConditionScores`."""
+        return {"input": self.inputs}, {"text": self.texts, "rouge_l": self.rouge_l, "exact_match": self.exact}
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
@@ -147,13 +177,10 @@ class TextEvaluation(Artefact):
 
 
 def item_table(
-    items: Mapping[str, Sequence[object]],
-    conditions: Sequence[str],
-    values: Mapping[str, Tensor | Sequence[Sequence[object]]],
-    axis: str = "condition",
+    items: Mapping[str, Sequence[object]], conditions: Sequence[str], scores: Scores, axis: str = "condition"
 ) -> "pd.DataFrame":
-    """One row per item and condition: the columns of the item, the condition, and the values by item and condition."""
-    columns = {name: table.tolist() if isinstance(table, Tensor) else table for name, table in values.items()}
+    """One row per item and condition: the columns of the item, the condition, and the scores by item and condition."""
+    columns = {name: table.tolist() if isinstance(table, Tensor) else table for name, table in scores.items()}
     rows: list[dict[str, object]] = []
     for i in range(len(next(iter(items.values())))):
         item = {name: column[i] for name, column in items.items()}

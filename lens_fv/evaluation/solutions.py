@@ -1,21 +1,17 @@
 """Results of evaluating analogies: scores per analogy, and summaries."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
-from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
-from lens_fv.evaluation.results import item_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lens_fv.evaluation.results import ConditionScores, Scores
 
 
 class AnalogyResult(NamedTuple):
@@ -43,11 +39,10 @@ class AnalogyResult(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class AnalogyEvaluation(Artefact):
-    """Scores of every analogy in every condition.
+class AnalogyEvaluation(ConditionScores[AnalogyResult]):
+    """Scores of every analogy in every condition; `conditions` names the conditions.
 
     Attributes:
-        conditions: Names of the conditions, in the order of the last axis.
         relations: Relation of each analogy, "" if unknown.
         has_choices: Mask of the analogies with choices.
         top1, exact_match, logprob: Per-analogy values; see `AnalogyResult`.
@@ -57,7 +52,6 @@ class AnalogyEvaluation(Artefact):
         distance: Distance between A and C, 1 - cosine of their mean word embeddings; small for near analogies.
     """
 
-    conditions: tuple[str, ...]
     relations: tuple[str, ...]
     has_choices: Bool[Tensor, " analogies"]
     top1: Bool[Tensor, "analogies conditions"]
@@ -69,18 +63,17 @@ class AnalogyEvaluation(Artefact):
     source_gain: Float[Tensor, " analogies"]
     distance: Float[Tensor, " analogies"]
 
-    @property
-    def results(self) -> list[AnalogyResult]:
-        """Results, one per condition."""
-        return [self.result(condition) for condition in self.conditions]
+    def __getitem__(self, condition: str) -> AnalogyResult:
+        """See `ConditionScores`."""
+        return self.result(condition)
 
     def result(self, condition: str, mask: Bool[Tensor, " analogies"] | None = None) -> AnalogyResult:
         """Summarise one condition over all analogies or a subset.
 
         Raises:
-            LensFVError: an empty subset.
+            LensFVError: no such condition, or an empty subset.
         """
-        i = self.conditions.index(condition)
+        i = self.column(condition)
         rows = torch.ones_like(self.has_choices) if mask is None else mask
         n, choices = int(rows.sum()), rows & self.has_choices
         if not n:
@@ -117,15 +110,12 @@ class AnalogyEvaluation(Artefact):
         Raises:
             LensFVError: no such condition, or an empty subset.
         """
-        for name in (condition, baseline):
-            if name not in self.conditions:
-                raise LensFVError(f"compare {condition} with {baseline}: there are {', '.join(self.conditions)}")
+        minuend, subtrahend = self.column(condition), self.column(baseline)
         rows = torch.ones_like(self.has_choices) if mask is None else mask
         if not rows.any():
             raise LensFVError(f"compare {condition} with {baseline}: no analogy is left")
         values = getattr(self, measure)[rows].float()
-        differences = values[:, self.conditions.index(condition)] - values[:, self.conditions.index(baseline)]
-        return estimate(differences.tolist(), seed=self.provenance.seed)
+        return estimate((values[:, minuend] - values[:, subtrahend]).tolist(), seed=self.provenance.seed)
 
     def by_relation(self) -> dict[str, Bool[Tensor, " analogies"]]:
         """Masks of the analogies of each relation, in order of first occurrence."""
@@ -135,17 +125,14 @@ class AnalogyEvaluation(Artefact):
         """Mask of the half of the analogies with the larger distance between A and C."""
         return self.distance > self.distance.median()
 
-    @checked
-    def to_dataframe(self, *, by: Literal["condition", "analogy"] = "condition") -> "pd.DataFrame":
-        """One row per condition, with intervals (see `AnalogyResult`), or one per analogy and condition, with its scores."""
-        if by == "condition":
-            return data_frame(self.results)
+    def item_scores(self) -> tuple[Mapping[str, Sequence[object]], Scores]:
+        """See `ConditionScores`."""
         items = {"analogy": range(len(self.relations)), "relation": self.relations, "distance": self.distance.tolist()}
         scores: dict[str, Any] = {"top1": self.top1, "exact_match": self.exact_match, "logprob_per_token": self.logprob}
         for name, tensor in (("mc_accuracy", self.choice), ("calibrated_mc_accuracy", self.calibrated)):
             rows = zip(tensor.tolist(), self.has_choices.tolist(), strict=True)
             scores[name] = [row if has_choices else [None] * len(row) for row, has_choices in rows]
-        return item_table(items, self.conditions, scores)
+        return items, scores
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""

@@ -1,8 +1,12 @@
-"""Evaluation of generated texts, for tasks with free-text answers."""
+"""Evaluation of generated texts, for tasks with free-text answers, by exact match and ROUGE-L."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from math import ceil
+from typing import Any
+from unicodedata import category
 
 import torch
 
@@ -13,7 +17,6 @@ from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Intervention, evaluation_items
 from lens_fv.evaluation.results import TextEvaluation
-from lens_fv.evaluation.rouge import rouge_l, words
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, Split, Task, build_prompts, zero_shot
 
@@ -59,6 +62,11 @@ def evaluate_texts(
     Raises:
         LensFVError: no test items, an acceptable output that no text can match or that has no words, a vector of another
             model, a vector named like a control, or no room for the new tokens.
+
+    Example:
+        >>> texts = lens_fv.evaluation.evaluate_texts(model, task, {'tuned': vector}, n_shots=2, max_new_tokens=2, max_items=2)
+        >>> texts.conditions
+        ('none', 'k_shot', 'tuned')
     """
     conditions: dict[str, Intervention | None] = {"none": None, "k_shot": None, **(vectors or {})}
     split, items = evaluation_items(task, vectors or (), ("none", "k_shot"), split, max_items, seed)
@@ -126,3 +134,48 @@ def _generate(model: LensModel, prompts: list[list[int]], max_new_tokens: int, t
         texts |= zip(rows, continuations, strict=True)
         tick()
     return [texts[i] for i in range(len(prompts))]
+
+
+def rouge_l(text: str, answers: Sequence[str]) -> float:
+    """Compute ROUGE-L of a text against its best-matching acceptable answer (Lin 2004, sentence level), from 0 to 1.
+
+    With `m` words in the text, `n` in the answer and `l` in their longest common subsequence, precision is `P = l/m`, recall
+    `R = l/n`, and the score is `F = 2PR/(P + R)`: Lin's F measure with beta = 1. No stemming, no stop words.
+
+    Words are lower-cased runs of letters, digits and combining marks, in canonical composition (NFC). In scripts without
+    spaces between words (Chinese, Thai), the text between two punctuation marks is a single word.
+
+    Args:
+        text: Generated text.
+        answers: Acceptable answers, at least one.
+
+    Raises:
+        LensFVError: no answer, or a string instead of a list of answers.
+
+    Example:
+        >>> from lens_fv.evaluation import rouge_l
+        >>> round(rouge_l("The cat sat.", ["a cat sat down", "nothing"]), 3)
+        0.571
+    """
+    if isinstance(answers, str) or not answers:  # a string is a sequence of its characters
+        raise LensFVError(f"ROUGE-L against {answers!r}: give a list of acceptable answers, at least one")
+    metric = _metric()(alpha=0.5)  # beta = 1
+    scores: list[float] = []
+    for answer in answers:  # one by one, because pytorch-ignite would pick the answer with the best recall
+        metric.reset()
+        metric.update(([words(text)], [[words(answer)]]))
+        scores.append(metric.compute()["Rouge-L-F"])
+    return max(scores)
+
+
+def words(text: str) -> list[str]:
+    """Split a text into the words that `rouge_l` compares, in order."""
+    return "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in nfc(text).lower()).split()
+
+
+@cache
+def _metric() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from torch's own optimisers, imported by ignite
+        from ignite.metrics import RougeL
+    return RougeL

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
@@ -14,7 +14,8 @@ from lens_fv.core.artefact_file import read_tensors
 from lens_fv.core.choices import PositiveShare, checked
 from lens_fv.core.files import atomic_folder, write_atomically
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.run import MARKER, RUN, TASKS, UPDATES, Checkpoint, FinetuneRun
+from lens_fv.finetuning.loop import MARKER
+from lens_fv.finetuning.run import RUN, TASKS, UPDATES, Checkpoint, FinetuneRun
 from lens_fv.model.exclusive import exclusive
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.lens_model import LensModel
@@ -42,16 +43,12 @@ def load_checkpoint(
         )
     if checkpoint is None:
         return hf_model, tokenizer
-    from peft import PeftModel
-
     initial = {name: parameter.clone() for name, parameter in hf_model.named_parameters()}
     try:
-        if run.about["settings"]["update"] == "full":
-            load_all(hf_model, checkpoint.folder)
-        else:
-            with quiet_logs():
-                read_tensors(checkpoint.folder / UPDATES)  # without this file, PEFT would load a pickle
-                hf_model = PeftModel.from_pretrained(hf_model, str(checkpoint.folder)).merge_and_unload()
+        with quiet_logs():
+            hf_model = load_into(hf_model, checkpoint.folder, run.about["settings"]["update"])
+            if run.about["settings"]["update"] == "lora":
+                hf_model = hf_model.merge_and_unload()
     except Exception as error:  # from safetensors, torch, PEFT or the Hub
         reason = " ".join(str(error).split())[:200]
         raise LensFVError(f"checkpoint {checkpoint.name} in {checkpoint.folder}: cannot be read ({reason})") from error
@@ -63,10 +60,16 @@ def load_checkpoint(
     return hf_model, tokenizer
 
 
-def load_all(hf_model: Any, folder: Path) -> None:
-    """Load all weights of a checkpoint into a Hugging Face model, in place."""
-    hf_model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=False)
-    hf_model.tie_weights()
+def load_into(hf_model: Any, folder: Path, update: Literal["lora", "full"], *, trainable: bool = False) -> Any:
+    """Load all weights of a checkpoint into a Hugging Face model, or put its low-rank updates on the model (PEFT)."""
+    if update == "full":
+        hf_model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=False)
+        hf_model.tie_weights()
+        return hf_model
+    from peft import PeftModel
+
+    read_tensors(folder / UPDATES)  # without this file, PEFT would load a pickle
+    return PeftModel.from_pretrained(hf_model, str(folder), is_trainable=trainable)
 
 
 @torch.no_grad()
@@ -83,6 +86,10 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
 
     Raises:
         LensFVError: the model is not the run's, or the checkpoint is damaged, belongs to another model or changes nothing.
+
+    Example:
+        >>> lens_fv.finetuning.switch_to_checkpoint(capable_model, run, run.checkpoints[-1])
+        >>> lens_fv.finetuning.switch_to_checkpoint(capable_model, run, None)  # the weights before fine-tuning
     """
     if model.backend != "bridge" or model.name != run.about["model"]:
         raise LensFVError(
@@ -105,7 +112,7 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
 
 @contextmanager
 def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) -> Iterator[LensModel]:
-    """Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
+    r"""Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
 
     Args:
         model: Model that the run started from, loaded by `load_model`.
@@ -114,6 +121,12 @@ def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) ->
 
     Raises:
         LensFVError: see `switch_to_checkpoint`.
+
+    Example:
+        >>> with lens_fv.finetuning.at_checkpoint(capable_model, run, run.checkpoints[-1]) as finetuned:
+        ...     answer = finetuned.generate('Q: hot\nA:', max_new_tokens=1)
+        >>> isinstance(answer, str)
+        True
     """
     switch_to_checkpoint(model, run, checkpoint)
     try:
@@ -135,6 +148,11 @@ def export_checkpoint(
 
     Raises:
         LensFVError: the folder exists already or is not writable, the run has no checkpoints, or the checkpoint is unusable.
+
+    Example:
+        >>> path = lens_fv.finetuning.export_checkpoint(run, folder / 'exported')
+        >>> lens_fv.load_model(path).name
+        'exported'
     """
     torch_dtype = parse_dtype(dtype or run.about["dtype"])
     with atomic_folder(folder, what="export a checkpoint") as temporary:
@@ -159,6 +177,11 @@ def interpolate_weights(run: FinetuneRun, folder: str | Path, *, share: Positive
 
     Raises:
         LensFVError: `share` out of range, an existing folder, a run with update "full", or a run without checkpoints.
+
+    Example:
+        >>> halfway = lens_fv.finetuning.interpolate_weights(run, folder / 'halfway', share=0.5)
+        >>> len(halfway.checkpoints) == len(run.checkpoints)
+        True
     """
     if run.about["settings"]["update"] != "lora":
         raise LensFVError(f"interpolate {run.folder}: it trained all weights; only low-rank updates can be interpolated here")

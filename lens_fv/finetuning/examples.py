@@ -11,7 +11,7 @@ import torch
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import padded
-from lens_fv.finetuning.regularizers.guide import IGNORED
+from lens_fv.finetuning.regularizers.hook_points import IGNORED
 from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.tasks import Task, encode_prompt, few_shot, split_pairs, zero_shot
 from lens_fv.tasks.encoding import Encoder
@@ -72,6 +72,12 @@ def instruction_swapped_prompts(
 
     Raises:
         LensFVError: no instructions, or a prompt longer than the context.
+
+    Example:
+        >>> other, config = lens_fv.load_task('antonym'), lens_fv.FinetuneConfig(n_examples=4)
+        >>> prompts = lens_fv.finetuning.instruction_swapped_prompts(model, task, [other], config)
+        >>> len(prompts)
+        4
     """
     instructions = [instruction for other in others if other.name != task.name for instruction in other.instructions]
     if not instructions:

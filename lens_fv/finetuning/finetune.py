@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
-from lens_fv.core.artefact_file import read_tensors
 from lens_fv.core.files import explain_disk_errors, folder_lock, write_atomically
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.checkpoints import load_all
-from lens_fv.finetuning.continual import delete_vectors, save_vectors, stage_regularizers, with_replay
+from lens_fv.finetuning.checkpoints import load_into
 from lens_fv.finetuning.examples import TokenizerEncoder, collated, instruction_swapped_prompts, training_examples
-from lens_fv.finetuning.loop import pad_token, trainer_arguments
+from lens_fv.finetuning.forgetting import delete_vectors, save_vectors, stage_regularizers, with_replay
+from lens_fv.finetuning.loop import complete_checkpoints, pad_token
 from lens_fv.finetuning.regularizers import guided
-from lens_fv.finetuning.run import RUN, UPDATES, FinetuneRun, clear_unfinished, save_tasks
+from lens_fv.finetuning.run import RUN, FinetuneRun, save_tasks
 from lens_fv.finetuning.settings import FinetuneConfig
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.loading import parse_device, parse_dtype
@@ -133,20 +132,16 @@ def _train(
     progress: bool,
 ) -> None:
     """Train the rest of a run, from its last complete checkpoint."""
-    from transformers import PrinterCallback, Trainer  # takes seconds to import, and so do the callbacks
+    from transformers import Trainer  # takes seconds to import
 
-    from lens_fv.finetuning.callbacks import CheckpointCallback
+    from lens_fv.finetuning.trainer import train_from_checkpoint, trainer_arguments
 
-    for index in range(len(run.stages)):
-        clear_unfinished(run.stage_folder(index))
     checkpoints = run.checkpoints
     encoder = TokenizerEncoder(run.about["model"], tokenizer, hf_model.config.max_position_embeddings, writes_bos(tokenizer))
     examples = [training_examples(encoder, task, settings, end=tokenizer.eos_token_id) for task in tasks]
     examples = [list(chain(*examples))] if settings.mixed else with_replay(examples, settings.replay, settings.seed)
     collate = partial(collated, pad=pad_token(tokenizer))
-    swap_prompts: list[list[list[int]]] = [[] for _ in examples]
-    if swap_tasks:
-        swap_prompts = [instruction_swapped_prompts(encoder, task, swap_tasks, settings) for task in tasks]
+    swap_prompts = [instruction_swapped_prompts(encoder, task, swap_tasks, settings) if swap_tasks else [] for task in tasks]
 
     def batches(index: int) -> Iterator[dict[str, torch.Tensor]]:
         for start in range(0, len(examples[index]), settings.batch_size):
@@ -162,10 +157,9 @@ def _train(
         model = _trainable(hf_model, settings, len(tasks), checkpoints[-1].folder if checkpoints else None)
         for index, stage_examples in enumerate(examples):
             folder = run.stage_folder(index)
-            n_trained = max((c.step for c in checkpoints if c.index == index), default=0)
-            for _ in range(n_trained):
-                tick()
-            if n_trained == steps:
+            if steps in complete_checkpoints(folder):
+                for _ in range(steps):
+                    tick()
                 continue
             arguments = trainer_arguments(
                 folder,
@@ -183,23 +177,18 @@ def _train(
                     args=arguments,
                     train_dataset=stage_examples,
                     data_collator=collate,
-                    callbacks=[CheckpointCallback(folder, index, steps, tick)],
                 )
-                trainer.remove_callback(PrinterCallback)
-                trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{n_trained}") if n_trained else None)
+                train_from_checkpoint(trainer, folder, steps, tick, index=index)
 
 
 def _trainable(hf_model: Any, settings: FinetuneConfig, n_tasks: int, checkpoint: Path | None) -> Any:
     """Return the model ready to train, with its weights or updates restored from the checkpoint, if given."""
-    if settings.update == "full":
-        if checkpoint is not None:
-            load_all(hf_model, checkpoint)
-        return hf_model
-    from peft import LoraConfig, PeftModel, get_peft_model
-
     if checkpoint is not None:
-        read_tensors(checkpoint / UPDATES)  # without this file, PEFT would load a pickle
-        return PeftModel.from_pretrained(hf_model, str(checkpoint), is_trainable=True)
+        return load_into(hf_model, checkpoint, settings.update, trainable=True)
+    if settings.update == "full":
+        return hf_model
+    from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(settings.seed)
     blocks = n_tasks if settings.orthogonal else 1  # alpha grows with r, so a block is as strong as a single one
     config = LoraConfig(

@@ -1,58 +1,30 @@
-"""Trainer arguments and batching shared by all training runs."""
+"""What all training loops share: padded batches, and the checkpoints in their folders."""
 
+import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
+from lens_fv.core.json_files import read_json
+from lens_fv.errors import LensFVError
+
+MARKER = "done.json"
+"""Marker file written last; a checkpoint without it is incomplete."""
 
 
-def trainer_arguments(
-    folder: Path,
-    *,
-    batch_size: int,
-    steps: int,
-    save_steps: int | None,
-    learning_rate: float,
-    seed: int,
-    device: str,
-    accumulation: int = 1,
-    schedule: Literal["constant", "linear"] = "constant",
-    weight_decay: float = 0.0,
-    max_grad_norm: float | None = 1.0,
-) -> "TrainingArguments":
-    """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
+@dataclass(frozen=True)
+class Marker:
+    """Contents of a complete checkpoint's marker file; see `lens_fv.finetuning.Checkpoint`."""
 
-    Checkpoints are saved every `save_steps` steps, or never if it is None. `accumulation` batches of `batch_size` make a step.
-    """
-    from transformers import TrainingArguments
-
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
-        max_steps=steps,
-        learning_rate=learning_rate,
-        lr_scheduler_type=schedule,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm or 0.0,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no" if save_steps is None else "steps",
-        save_steps=save_steps or steps,
-        seed=seed,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
+    total: int
+    last: bool
 
 
 def padded(
@@ -68,3 +40,27 @@ def padded(
 def pad_token(tokenizer: Any) -> int:
     """Return a token id for padding; attention masks hide it."""
     return next(int(t) for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
+
+
+def complete_checkpoints(folder: Path) -> dict[int, Marker]:
+    """Return the markers of the complete checkpoints in a folder, by step."""
+    markers: dict[int, Marker] = {}
+    for checkpoint in folder.glob("checkpoint-*"):
+        number, marker = re.fullmatch(r"checkpoint-([1-9][0-9]{0,8})", checkpoint.name), _read_marker(checkpoint)
+        if number and marker:
+            markers[int(number[1])] = marker
+    return markers
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove incomplete checkpoints left by an interrupted run."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if _read_marker(checkpoint) is None:
+            shutil.rmtree(checkpoint)
+
+
+def _read_marker(checkpoint: Path) -> Marker | None:
+    try:
+        return read_json(checkpoint / MARKER, Marker)
+    except LensFVError:  # a damaged marker counts as a missing one
+        return None

@@ -1,7 +1,5 @@
 """Fine-tuning runs: folders with the settings, the tasks and all checkpoints."""
 
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +10,7 @@ from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json, record, validated
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.loop import complete_checkpoints
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, load_task
 
 if TYPE_CHECKING:
@@ -21,16 +20,6 @@ RUN = "run.json"
 TASKS = "tasks"
 MIXTURE = "mixture"
 UPDATES = "adapter_model.safetensors"
-MARKER = "done.json"
-"""Marker file written last; a checkpoint without it is incomplete."""
-
-
-@dataclass(frozen=True)
-class Marker:
-    """Contents of a complete checkpoint's marker file; see `Checkpoint`."""
-
-    total: int
-    last: bool
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,9 @@ class FinetuneRun:
     def about(self) -> dict[str, Any]:
         """Run description from `run.json`.
 
-        Its keys are `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint).
+        Its keys are `model`, `source`, `revision`, `fingerprint`, `dtype`, `settings` and `tasks` (name and fingerprint). Some
+        runs have `swap_tasks`, the names of the tasks that provide a guide's instructions, or `averaged`, the weight of the
+        checkpoints in `interpolate_weights`.
         """
         remedy = "the run has to be made again"
         about = read_json(self.folder / RUN, dict, what="a fine-tuning run", remedy=remedy)
@@ -153,17 +144,17 @@ class FinetuneRun:
         """Prompt template of the run."""
         parts = self.about["settings"]["template"]
         kind = ChatTemplate if "start" in parts else PromptTemplate
-        return kind(**record(kind, parts, f"{self.folder / RUN}: template"))
+        return record(kind, parts, f"{self.folder / RUN}: template")
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, in order."""
         checkpoints: list[Checkpoint] = []
         for index, task in enumerate(self.stages):
-            for folder in self.stage_folder(index).glob("checkpoint-*"):
-                number, marker = re.fullmatch(r"checkpoint-([0-9]{1,9})", folder.name), _read_marker(folder)
-                if number and marker:
-                    checkpoints.append(Checkpoint(folder, task, index, int(number[1]), marker.total, marker.last))
+            folder = self.stage_folder(index)
+            for step, marker in complete_checkpoints(folder).items():
+                path = folder / f"checkpoint-{step}"
+                checkpoints.append(Checkpoint(path, task, index, step, marker.total, marker.last))
         return sorted(checkpoints, key=lambda checkpoint: checkpoint.total)
 
     def checkpoint(self, name: str | None = None) -> Checkpoint:
@@ -211,17 +202,3 @@ def save_tasks(folder: Path, tasks: Sequence[Task]) -> None:
 
 def _stage(index: int, name: str) -> str:
     return f"{index}-{file_name(name)}"
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove incomplete checkpoints left by an interrupted run."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if _read_marker(checkpoint) is None:
-            shutil.rmtree(checkpoint)
-
-
-def _read_marker(checkpoint: Path) -> Marker | None:
-    try:
-        return read_json(checkpoint / MARKER, Marker)
-    except LensFVError:  # a damaged marker counts as a missing one
-        return None

@@ -55,6 +55,11 @@ def compare_attributions(
     Raises:
         LensFVError: the model, task or prompts are not the ranking's, or the ranking does not replace one head at a time by its
             mean output, measured by "prob" or "logprob" on prompts without noise.
+
+    Example:
+        >>> comparison = lens_fv.heads.compare_attributions(model, task, ranking)
+        >>> comparison.mean('attribution').shape  # layers and heads
+        torch.Size([3, 4])
     """
     corrupted, provenance = _ranked_prompts(model, task, ranking, split, template)
     mean, post_attn_gain = ranking.z.to(model.device), ranking.post_attn_gain.to(model.device)

@@ -156,6 +156,11 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsConfig) -> 
     Raises:
         LensFVError: the model has no heads, a class is unknown or has no token in a prompt, the task has too few pairs, or a
             prompt exceeds the context.
+
+    Example:
+        >>> effects = lens_fv.heads.class_effects(model, task, n_shots=2, n_clean=4, n_trials=2)
+        >>> [effect.token_class for effect in effects.top(1)]
+        ['query_predictive']
     """
     prompts = make_ranking_prompts(
         model,

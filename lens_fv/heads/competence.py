@@ -89,6 +89,10 @@ def competence(
         instruction: Text before each prompt; several instructions alternate over prompts.
         seed: Seed of split and demonstrations.
         folder: Folder to store the result in; a stored result of the same settings is loaded instead of recomputed.
+
+    Example:
+        >>> lens_fv.heads.competence(capable_model, capable_tasks[0], n_shots=0, instruction='Please do0 it').accuracy.mean
+        1.0
     """
     split = split or split_pairs(task, seed=seed)
     queries = split.validation if items is None else items
@@ -163,6 +167,12 @@ def choose_queries(
 
     Raises:
         LensFVError: the model answers none of the queries.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> items = split.test[:3]
+        >>> lens_fv.heads.choose_queries(model, task, items, 'all', split=split, n_shots=2).kept
+        (0, 1, 2)
     """
     if queries == "all":
         return ChosenQueries(tuple(range(len(items))), {})

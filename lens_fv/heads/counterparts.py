@@ -46,6 +46,10 @@ def counterpart_text(
 
     Raises:
         LensFVError: no other instruction is given, or the text is too short.
+
+    Example:
+        >>> lens_fv.heads.counterpart_text(model, 'Say the opposite.', 'other', others=['Translate to French.'])
+        'Translate to French.'
     """
     if kind == "none":
         return None

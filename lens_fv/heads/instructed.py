@@ -75,6 +75,11 @@ def make_instruction_prompts(model: LensModel, task: Task, options: InstructionR
 
     Raises:
         LensFVError: the model has no heads, no instruction is given, no query is answered, or `counterpart_text` raises.
+
+    Example:
+        >>> prompts = lens_fv.heads.make_instruction_prompts(model, task, n_clean=4, n_trials=3)
+        >>> len(prompts.clean), len(prompts.corrupted)
+        (4, 3)
     """
     instructions = tuple(task.instructions if options.instructions is None else options.instructions)
     if not instructions:

@@ -33,7 +33,13 @@ class HeadMeans(NamedTuple):
 
 
 def head_means(model: LensModel, prompts: Sequence[Sequence[int]], *, progress: bool = False) -> HeadMeans:
-    """Mean head outputs, attention gains and residual norms at the last token of `prompts` (token ids)."""
+    r"""Mean head outputs, attention gains and residual norms at the last token of `prompts` (token ids).
+
+    Example:
+        >>> prompts = [model.encode('Q: hot\nA:'), model.encode('Q: big\nA:')]
+        >>> lens_fv.heads.head_means(model, prompts).z.shape  # layers, heads, d_head
+        torch.Size([3, 4, 8])
+    """
     with progress_bar("mean head outputs", len(prompts), show=progress) as tick:
         return head_outputs(model, prompts, tick=tick)[0]
 
@@ -53,14 +59,23 @@ def head_outputs(
 
 
 def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:
-    """The residual stream after each layer, at the last token of each of `prompts` (token ids), in single precision."""
+    r"""The residual stream after each layer, at the last token of each of `prompts` (token ids), in single precision.
+
+    Example:
+        >>> lens_fv.heads.resid_states(model, [model.encode('Q: hot\nA:')]).shape
+        torch.Size([1, 3, 32])
+    """
     return last_tokens(model, prompts, heads=False).resid
 
 
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
-    """Mean norm of the residual stream after each layer, at the last token of `prompts`.
+    r"""Mean norm of the residual stream after each layer, at the last token of `prompts`.
 
     It is the unit of learning rates, norms and scales, because it differs a hundredfold between models.
+
+    Example:
+        >>> lens_fv.heads.resid_norms(model, [model.encode('Q: hot\nA:')]).shape
+        torch.Size([3])
     """
     return resid_states(model, prompts).norm(dim=-1).mean(0).cpu()
 

@@ -48,6 +48,11 @@ def plan_ranking(model: LensModel, task: Task, options: RankingConfig) -> Rankin
 
     Raises:
         LensFVError: the prompts cannot be built, or the budget is smaller than one row.
+
+    Example:
+        >>> plan = lens_fv.heads.plan_ranking(model, task, n_shots=2, n_clean=4, n_trials=3)
+        >>> plan.clean, plan.corrupted
+        (4, 3)
     """
     # Noise changes no prompt's length, and drawing it would run the model.
     corruption = "permutation" if options.corruption == "noise" and options.n_shots > 1 else options.corruption

@@ -129,6 +129,11 @@ def make_ranking_prompts(model: LensModel, task: Task, options: RankingConfig) -
 
     Raises:
         LensFVError: the model has no heads, no query is answered, or the prompts cannot be built.
+
+    Example:
+        >>> prompts = lens_fv.heads.make_ranking_prompts(model, task, n_shots=2, n_clean=4, n_trials=3)
+        >>> len(prompts.clean), len(prompts.corrupted)
+        (4, 3)
     """
     split, queries_record = ranking_split(model, task, options, options.instruction)
     corruption = options.corruption
@@ -270,6 +275,12 @@ def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options
 
     Raises:
         LensFVError: the source is a ranking of another model, no head has any effect, or the budget is too small.
+
+    Example:
+        >>> options = lens_fv.heads.RankingConfig(n_shots=2, n_clean=4, n_trials=3)
+        >>> prompts = lens_fv.heads.make_ranking_prompts(model, task, options)
+        >>> lens_fv.heads.rank_prompts(model, task, prompts, options).effects.shape  # trials, layers, heads
+        torch.Size([3, 3, 4])
     """
     if isinstance(options.source, HeadRanking):
         options.source.provenance.check(model)

@@ -160,6 +160,11 @@ def head_overlap(one: Collection[tuple[int, int]], other: Collection[tuple[int, 
 
     Raises:
         LensFVError: a set is empty, or has more heads than the total.
+
+    Example:
+        >>> overlap = lens_fv.heads.head_overlap([(0, 1), (2, 3)], [(2, 3), (1, 0)], n=12)
+        >>> overlap.n_shared
+        1
     """
     first, second = set(one), set(other)
     if not first or not second or max(len(first), len(second)) > n:

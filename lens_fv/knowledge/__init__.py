@@ -3,17 +3,10 @@
 from lens_fv.knowledge.anchors import entity_swapped_anchors
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.distill import distill, finetune_on_texts
-from lens_fv.knowledge.entity import Entity, EntityProbe
-from lens_fv.knowledge.evaluate import (
-    evaluate_knowledge,
-    evaluate_update,
-    kl_to_base,
-    random_definitions,
-    true_sentences,
-)
+from lens_fv.knowledge.entity import Entity, EntityProbe, definitions, majority, random_definitions, true_sentences
+from lens_fv.knowledge.evaluate import evaluate_knowledge, evaluate_update, kl_to_base, score_probes, score_probes_by_branch
 from lens_fv.knowledge.examples import DistillationExample, make_example
 from lens_fv.knowledge.generation import OPENINGS, generate_transfer_set
-from lens_fv.knowledge.measure import definitions, majority, score_probes, score_probes_by_branch
 from lens_fv.knowledge.mentions import at_mentions, definition_vectors
 from lens_fv.knowledge.readers import load_entities
 from lens_fv.knowledge.results import KnowledgeResult, KnowledgeResults, gap_closed

@@ -47,6 +47,11 @@ def entity_swapped_anchors(
         n_per_sentence: Number of anchors per sentence, one pass over all sentences after another. `distill` uses the number of
             epochs times `n_anchors`, so that each epoch has its own anchors.
         seed: Seed of the random draws.
+
+    Example:
+        >>> transfer = lens_fv.knowledge.TransferSet({entities[0].key: (f'In {entities[0].name} it rains.',)})
+        >>> lens_fv.knowledge.entity_swapped_anchors(entities[:1], transfer, n_per_sentence=2)
+        ['In bees it rains.', 'In the Alps it rains.']
     """
     rng = random.Random(seed)
     sentences = [(entity, text) for entity in entities for text in transfer.sentences.get(entity.key, ())]

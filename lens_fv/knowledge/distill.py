@@ -116,6 +116,12 @@ def finetune_on_texts(
 
     Raises:
         LensFVError: the number of text lists differs from the number of entities, or any error of `distill`.
+
+    Example:
+        >>> settings = lens_fv.DistillConfig(epochs=1, n_anchors=0, rank=2)
+        >>> texts = [[entity.definition] for entity in entities]
+        >>> lens_fv.knowledge.finetune_on_texts(model, entities, texts, settings).provenance.method
+        'texts'
     """
     settings = settings or DistillConfig()
     check_keys(entities)

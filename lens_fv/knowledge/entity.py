@@ -1,12 +1,14 @@
 """Entities with their definitions, and the cloze probes that test what a model knows about them."""
 
+import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lens_fv.core.choices import checked
+from lens_fv.core.choices import Seed, checked
 from lens_fv.core.texts import nfc, nfd
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair, Prompt
@@ -73,9 +75,9 @@ class EntityProbe:
         """Index of the answer among the candidates; 0 without candidates."""
         return self.candidates.index(self.answer) if self.candidates else 0
 
-    def filled(self, text: str | None = None) -> str:
-        """Return the sentence with the answer, or another text, in the gap."""
-        return self.text.replace(GAP, self.answer if text is None else text)
+    def filled(self) -> str:
+        """Return the sentence with the answer in the gap."""
+        return self.text.replace(GAP, self.answer)
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,6 @@ class Entity:
         match = self._mentions.search(text)
         return match.span() if match else None
 
-    def mention_end(self, text: str) -> int | None:
-        """Return the character index at which the first mention in the text ends, or None if the entity is not mentioned."""
-        match = self._mentions.search(text)
-        return match.end() if match else None
-
     def renamed(self, text: str, name: str) -> str:
         """Replace every mention of the entity in a text by another name, capitalised at the start of the text."""
         capitalised = name[0].upper() + name[1:]
@@ -144,3 +141,67 @@ class Entity:
 def all_probes(entities: Sequence[Entity]) -> list[tuple[Entity, EntityProbe]]:
     """List every probe with its entity, entity by entity."""
     return [(entity, probe) for entity in entities for probe in entity.probes]
+
+
+def after_definition(definition: str, text: str) -> str:
+    """Put the definition before the text, or return the text alone if the definition is empty."""
+    return f"{definition} {text}" if definition else text
+
+
+def definitions(entities: Sequence[Entity]) -> dict[str, str]:
+    """Return each entity's definition by key, as context for the upper bound.
+
+    Example:
+        >>> lens_fv.knowledge.definitions(entities)['Velm']
+        'Velm is a city in Norway.'
+    """
+    return {entity.key: entity.definition for entity in entities}
+
+
+@checked
+def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, str]:
+    """Assign each entity another entity's definition, each used once: a control, in context or for distillation.
+
+    Raises:
+        LensFVError: fewer than two entities.
+
+    Example:
+        >>> swapped = lens_fv.knowledge.random_definitions(entities)
+        >>> swapped[entities[0].key] == entities[1].definition
+        True
+    """
+    if len(entities) < 2:
+        raise LensFVError("give each entity another one's definition: there is only one entity")
+    order = random.Random(seed).sample(entities, len(entities))
+    following = [*order[1:], order[0]]  # a random cyclic permutation, so that no entity gets its own definition
+    return {entity.key: other.definition for entity, other in zip(order, following, strict=True)}
+
+
+def true_sentences(entities: Sequence[Entity]) -> list[str]:
+    """Return the sentences of the entities' probes with the gaps filled by the answers.
+
+    Example:
+        >>> lens_fv.knowledge.true_sentences(entities)[0]
+        'Velm is in Norway.'
+    """
+    return [probe.filled() for _, probe in all_probes(entities)]
+
+
+def majority(entities: Sequence[Entity]) -> float:
+    """Compute the accuracy of always giving a question's most frequent answer.
+
+    Probes with the same candidates and kind count as one question. A question with a single probe scores at chance.
+
+    Example:
+        >>> lens_fv.knowledge.majority(entities)
+        0.5
+    """
+    questions: dict[tuple[frozenset[str], str], Counter[str]] = {}
+    for _, probe in all_probes(entities):
+        if probe.candidates:
+            questions.setdefault((frozenset(probe.candidates), probe.kind), Counter())[probe.answer] += 1
+    n_probes, n_correct = 0, 0.0
+    for (candidates, _), answers in questions.items():
+        n_probes += answers.total()
+        n_correct += max(answers.values()) if answers.total() > 1 else 1 / len(candidates)
+    return n_correct / n_probes if n_probes else float("nan")

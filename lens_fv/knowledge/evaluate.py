@@ -1,7 +1,7 @@
-"""Evaluate knowledge updates: what the model learned about their entities, and what else changed."""
+"""Evaluate knowledge updates by probes: what the model learned about their entities, and what else changed."""
 
-import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import kl_div
@@ -12,12 +12,14 @@ from lens_fv.core.statistics import estimate
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token, padded
 from lens_fv.knowledge.delta import WeightDelta
-from lens_fv.knowledge.entity import Entity, all_probes
-from lens_fv.knowledge.measure import definitions, score_probes
+from lens_fv.knowledge.entity import Entity, after_definition, all_probes, definitions, random_definitions, true_sentences
 from lens_fv.knowledge.results import KnowledgeResult, KnowledgeResults
+from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
+from lens_fv.patching import AnswerScorer, Edit
+from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 
 @checked
@@ -77,26 +79,17 @@ def evaluate_update(
     condition: str = "update",
     seed: Seed = 0,
 ) -> KnowledgeResult:
-    """Evaluate a single update as in `evaluate_knowledge`."""
+    """Evaluate a single update as in `evaluate_knowledge`.
+
+    Example:
+        >>> lens_fv.knowledge.evaluate_update(model, entities, update).condition
+        'update'
+    """
     texts = true_sentences(locality)
     divergence = estimate(kl_to_base(model, delta, texts), seed=seed) if texts else None
     with delta.applied(model):
         unrelated = score_probes(model, locality) if locality else None
         return KnowledgeResult(condition, score_probes(model, entities), unrelated, divergence)
-
-
-@checked
-def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, str]:
-    """Assign each entity another entity's definition, each used once: a control, in context or for distillation.
-
-    Raises:
-        LensFVError: fewer than two entities.
-    """
-    if len(entities) < 2:
-        raise LensFVError("give each entity another one's definition: there is only one entity")
-    order = random.Random(seed).sample(entities, len(entities))
-    following = [*order[1:], order[0]]  # a random cyclic permutation, so that no entity gets its own definition
-    return {entity.key: other.definition for entity, other in zip(order, following, strict=True)}
 
 
 @checked
@@ -112,6 +105,11 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
 
     Raises:
         LensFVError: a text without tokens, non-finite logits, or any error of `WeightDelta.applied`.
+
+    Example:
+        >>> divergences = lens_fv.knowledge.kl_to_base(model, update, ['It rains today.', 'The sky is blue.'])
+        >>> len(divergences)
+        2
     """
     plain, pad = plain_model(model), pad_token(model.tokenizer)
     rows = [model.encode(text) for text in texts]
@@ -129,6 +127,84 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
     return divergences
 
 
-def true_sentences(entities: Sequence[Entity]) -> list[str]:
-    """Return the sentences of the entities' probes with the gaps filled by the answers."""
-    return [probe.filled() for _, probe in all_probes(entities)]
+def score_probes(
+    model: LensModel,
+    entities: Sequence[Entity],
+    *,
+    context: Mapping[str, str] | None = None,
+    full_sentence: bool = False,
+    progress: bool = False,
+) -> KnowledgeScores:
+    """Score all probes of some entities, reading each candidate separately after the text before the gap.
+
+    Args:
+        model: Model to score.
+        entities: Entities with probes.
+        context: Text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
+        full_sentence: Whether to score the rest of the sentence along with each candidate.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.
+
+    Example:
+        >>> scores = lens_fv.knowledge.score_probes(model, entities)
+        >>> scores.accuracy().n  # entities
+        2
+    """
+    return score_probes_by_branch(model, entities, [()], context=context, full_sentence=full_sentence, progress=progress)[0]
+
+
+def score_probes_by_branch(
+    model: LensModel,
+    entities: Sequence[Entity],
+    branches: Sequence[Sequence[Edit]],
+    *,
+    context: Mapping[str, str] | None = None,
+    full_sentence: bool = False,
+    progress: bool = False,
+) -> list[KnowledgeScores]:
+    """Run `score_probes` under the edits of each branch; edit values and positions are shared or one per probe.
+
+    Probes are in the order of `probe_prompts`.
+
+    Example:
+        >>> vectors = lens_fv.knowledge.definition_vectors(model, entities)
+        >>> edit = lens_fv.knowledge.at_mentions(model, entities, vectors, layer=1)
+        >>> len(lens_fv.knowledge.score_probes_by_branch(model, entities, [[], [edit]]))
+        2
+    """
+    probes = all_probes(entities)
+    prompts = probe_prompts(model, entities, context=context, full_sentence=full_sentence)
+    n_candidates = max(len(prompt.answers) for prompt in prompts)
+    logprobs = torch.full((len(branches), len(probes), n_candidates), -torch.inf)
+    lengths = torch.zeros(len(probes), n_candidates, dtype=torch.long)
+    scorer = AnswerScorer(model, prompts)
+    with progress_bar("probes", len(scorer), show=progress) as tick:
+        for scored in scorer.each(branches, keep=False, tick=tick):
+            logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
+            lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
+    return [
+        KnowledgeScores(
+            entities=tuple(entity.key for entity, _ in probes),
+            kinds=tuple(probe.kind for _, probe in probes),
+            answers=tuple(probe.answer_index for _, probe in probes),
+            logprobs=branch_logprobs,
+            lengths=lengths,
+        )
+        for branch_logprobs in logprobs
+    ]
+
+
+def probe_prompts(
+    model: LensModel, entities: Sequence[Entity], *, context: Mapping[str, str] | None = None, full_sentence: bool = False
+) -> list[EncodedPrompt]:
+    """Encode the text before each probe's gap, entity by entity, with the candidates as answers; see `score_probes`."""
+    prompts: list[EncodedPrompt] = []
+    for entity, probe in all_probes(entities):
+        prompt = probe.prompt(full_sentence=full_sentence)
+        text = after_definition((context or {}).get(entity.key, ""), prompt.text)
+        prompts.append(encode_prompt(model, replace(prompt, text=text)))
+    if not prompts:
+        raise LensFVError(f"ask {model.name} about {len(entities)} entities: they have no probes")
+    return prompts

@@ -10,9 +10,8 @@ from torch import Tensor
 from lens_fv.core.choices import Finite, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import resid_states
-from lens_fv.knowledge.entity import Entity, all_probes
+from lens_fv.knowledge.entity import Entity, after_definition, all_probes, definitions
 from lens_fv.knowledge.examples import tokens_before
-from lens_fv.knowledge.measure import after_definition, definitions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit
 
@@ -73,6 +72,10 @@ def definition_vectors(
 
     Raises:
         LensFVError: no texts, or a text that does not mention the entity.
+
+    Example:
+        >>> lens_fv.knowledge.definition_vectors(model, entities).shape
+        torch.Size([2, 3, 32])
     """
     if not texts:
         raise LensFVError(f"definition vectors of {len(entities)} entities: no text names them")
@@ -108,6 +111,12 @@ def at_mentions(
     Raises:
         LensFVError: the layer does not exist, the number of vectors differs from the number of entities, or a probe does not
             name its entity.
+
+    Example:
+        >>> vectors = lens_fv.knowledge.definition_vectors(model, entities)
+        >>> edit = lens_fv.knowledge.at_mentions(model, entities, vectors, layer=1)
+        >>> edit.layer
+        1
     """
     layer = model.check_layer(layer)
     if len(vectors) != len(entities):

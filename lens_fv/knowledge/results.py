@@ -123,6 +123,12 @@ def gap_closed(
 
     Returns:
         The estimate, or None if the definition does not help and so leaves no gap.
+
+    Example:
+        >>> base = lens_fv.knowledge.score_probes(model, entities)
+        >>> in_context = lens_fv.knowledge.score_probes(model, entities, context=lens_fv.knowledge.definitions(entities))
+        >>> print(lens_fv.knowledge.gap_closed(base, base, in_context))  # the definitions do not help this random model
+        None
     """
 
     def entity_means(scores: KnowledgeScores) -> list[float]:

@@ -96,8 +96,7 @@ class KnowledgeScores(Record):
     @classmethod
     def from_json(cls, values: Any, context: str) -> "KnowledgeScores":
         """The scores that `to_json` wrote."""
-        objects = [validated(value, dict, context) for value in validated(values, list[Any], context)]
-        rows = [_ProbeRow(**record(_ProbeRow, value, context)) for value in objects]
+        rows = [record(_ProbeRow, value, context) for value in validated(values, list[Any], context)]
         if not rows or not all(0 <= row.answer < len(row.logprobs) == len(row.lengths) for row in rows):
             raise LensFVError(
                 f"{context}: no probes, or one without a log-probability and length of each candidate; make it again"

@@ -15,7 +15,7 @@ from lens_fv.core.tables import data_frame
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge.entity import Entity, all_probes
-from lens_fv.knowledge.measure import probe_prompts
+from lens_fv.knowledge.evaluate import probe_prompts
 from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScorer, Edit
@@ -103,6 +103,11 @@ def causal_trace(
 
     Raises:
         LensFVError: see `score_probes`, or a probe that does not name its entity.
+
+    Example:
+        >>> trace = lens_fv.knowledge.causal_trace(model, entities)
+        >>> trace.summary()['probes']
+        '2'
     """
     probes = all_probes(entities)
     prompts = [

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from lens_fv.core.divergence import Direction, divergence as full_divergence
-from lens_fv.finetuning.loop import padded, trainer_arguments
-from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.finetuning.loop import padded
+from lens_fv.finetuning.trainer import trainer_arguments
+from lens_fv.knowledge.examples import DistillationExample, Target, with_rest
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, with_rest
 
 WINDOW = 8
 """Window size, in steps, within which examples are sorted by length."""
@@ -64,7 +64,6 @@ class DistillationTrainer(Trainer):
             train_dataset=cast(Any, order[: steps * size]),  # with examples left over, Trainer would take one more step
             data_collator=collate,
         )
-        self.remove_callback(PrinterCallback)
         if settings.optimizer == "per_sentence":
             self.add_callback(NewOptimizer(settings.epochs))
         self._examples, self._targets, self._settings, self._n = examples, targets, settings, len(order)

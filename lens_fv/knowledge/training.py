@@ -15,13 +15,11 @@ from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import check_settings
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import pad_token
-from lens_fv.finetuning.run import clear_unfinished
 from lens_fv.knowledge.change import Change, trainable
 from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
-from lens_fv.knowledge.examples import DistillationExample, Unfit, text_example
+from lens_fv.knowledge.examples import DistillationExample, Target, Unfit, teacher_targets, text_example, token_targets
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
@@ -103,7 +101,7 @@ def train_student(
         raise LensFVError(f"stop teaching after {n} epochs: with an optimizer per sentence there are none of all sentences")
     if not examples:
         return Change({}, {}, {})
-    from lens_fv.finetuning.callbacks import CheckpointCallback  # these two import transformers' Trainer, which takes seconds
+    from lens_fv.finetuning.trainer import train_from_checkpoint  # these two import transformers' Trainer, which takes seconds
     from lens_fv.knowledge.trainer import DistillationTrainer, training_order
 
     order = training_order(examples, settings)
@@ -114,14 +112,7 @@ def train_student(
         with explain_disk_errors(context, otherwise=remedy), progress_bar(run.method, steps, show=run.progress) as tick:
             options = {"steps": steps, "folder": folder, "save": run.folder is not None, "pad": pad_token(model.tokenizer)}
             trainer = DistillationTrainer(student, examples, targets, order, settings, **options)
-            trainer.add_callback(CheckpointCallback(folder, 0, steps, tick))
-            clear_unfinished(folder)
-            start = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
-            if start > steps:
-                raise LensFVError(f"stop after {steps} steps: {folder} holds the state after {start}; take another folder")
-            for _ in range(start):
-                tick()
-            trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{start}") if start else None)
+            train_from_checkpoint(trainer, folder, steps, tick)
             trainer.accelerator.free_memory()  # free the optimiser's memory before computing the change
             trainer.optimizer = trainer.lr_scheduler = None
         return change()

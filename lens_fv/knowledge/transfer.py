@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_fv.core.artefact import Provenance, as_tuples
+from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Natural, Seed, checked
-from lens_fv.core.display import summary_text
+from lens_fv.core.display import Displayed
 from lens_fv.core.files import write_atomically
-from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.json_files import parse_json, record
 from lens_fv.core.tables import data_frame
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
@@ -31,7 +31,7 @@ DROPPED = ("empty", "no mention", "duplicate")
 
 
 @dataclass(frozen=True, repr=False)
-class TransferSet:
+class TransferSet(Displayed):
     """Training sentences, keyed by the entity they are about.
 
     Attributes:
@@ -46,9 +46,6 @@ class TransferSet:
 
     def __len__(self) -> int:
         return sum(map(len, self.sentences.values()))
-
-    def __repr__(self) -> str:
-        return summary_text(KIND, self.summary())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per sentence."""
@@ -130,6 +127,11 @@ def load_transfer_set(path: str | Path, *, target_tokens: TargetTokens = "after_
 
     Raises:
         LensFVError: the file has neither format, or contains no usable sentence.
+
+    Example:
+        >>> transfer = lens_fv.knowledge.TransferSet({'velm': ('In Velm it rains.',)})
+        >>> lens_fv.knowledge.load_transfer_set(transfer.save(folder / 'transfer.json')).sentences
+        {'velm': ('In Velm it rains.',)}
     """
     path = Path(path)
     text = read_text(path, "sentences: a saved TransferSet, or JSON lines of entities with sentences")
@@ -164,11 +166,12 @@ def parse_transfer_set(text: str, path: Path) -> TransferSet | None:
         raise
     if not isinstance(values, dict) or values.get("kind") != KIND:
         return None
-    fields = record(TransferSet, {key: value for key, value in values.items() if key not in ("kind", "provenance")}, context)
-    if provenance := values.get("provenance"):
-        provenance = record(Provenance, validated(provenance, dict, context), context)
-        fields["provenance"] = Provenance(**as_tuples(provenance))
-    return TransferSet(**fields)
+    provenance = values.get("provenance")
+    fields = {key: value for key, value in values.items() if key not in ("kind", "provenance")}
+    transfer_set = record(TransferSet, fields, context)
+    return (
+        dataclasses.replace(transfer_set, provenance=Provenance.from_json(provenance, context)) if provenance else transfer_set
+    )
 
 
 def check_keys(entities: Sequence[Entity]) -> None:
@@ -182,9 +185,9 @@ def check_keys(entities: Sequence[Entity]) -> None:
 
 def rejection(sentence: str, entity: Entity, others: Collection[str], target_tokens: TargetTokens = "after_mention") -> str:
     """Return why a sentence is unusable, or an empty string if it is usable; `others` are the entity's other sentences."""
-    end = entity.mention_end(sentence) if target_tokens == "after_mention" else 0
-    if end is None:
+    mention = entity.mention(sentence) if target_tokens == "after_mention" else (0, 0)
+    if mention is None:
         return "no mention" if sentence.strip() else "empty"
-    if not re.search(r"\w", sentence[end:]):  # no words to train on
+    if not re.search(r"\w", sentence[mention[1] :]):  # no words to train on
         return "empty"
     return "duplicate" if nfc(sentence) in map(nfc, others) else ""

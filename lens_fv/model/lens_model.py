@@ -415,6 +415,10 @@ class LensModel:
             raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
         return layer % self.n_layers
 
+    def layer_at(self, depth: float) -> int:
+        """Layer at a fraction of the depth, from 0 (the first layer) to 1 (the last)."""
+        return round(depth * (self.n_layers - 1))
+
     @checked
     @measured
     def head_write(

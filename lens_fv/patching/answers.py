@@ -131,7 +131,14 @@ def score_answers(
     what: str = "scoring",
     progress: bool = False,
 ) -> AnswerScores:
-    """Score all branches on all prompts once; see `AnswerScorer`."""
+    """Score all branches on all prompts once; see `AnswerScorer`.
+
+    Example:
+        >>> prompts = lens_fv.tasks.encode_prompts(model, [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]])
+        >>> scores = lens_fv.patching.score_answers(model, prompts, [[], vector.edits()])
+        >>> scores.exact_match.shape  # prompts and branches
+        torch.Size([3, 2])
+    """
     scorer = AnswerScorer(model, prompts, backend=backend)
     with progress_bar(what, len(scorer), show=progress) as tick:
         return scorer.score(branches, keep=False, tick=tick)
@@ -143,6 +150,13 @@ def score_alike(model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: 
     """Score the plain model on prompts with common beginnings, such as the same demonstrations.
 
     Each common beginning runs once. The result equals `score_answers(model, prompts, [[]])`.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> prompts = [lens_fv.tasks.few_shot(pair, split.train[:4]) for pair in split.test[:3]]
+        >>> scores = lens_fv.patching.score_alike(model, lens_fv.tasks.encode_prompts(model, prompts))
+        >>> scores.exact_match.shape  # prompts and branches
+        torch.Size([3, 1])
     """
     return _best((len(prompts), 1), _each_alike(model, prompts, backend))
 

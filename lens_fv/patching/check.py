@@ -60,6 +60,10 @@ def choose_backend(model: LensModel, backend: BackendChoice = "auto") -> Backend
 
     Raises:
         LensFVError: `require_sound` raises, or the backend does not run on this model or differs from the loop.
+
+    Example:
+        >>> lens_fv.patching.choose_backend(model)
+        'rows'
     """
     require_sound(model)
     if backend == "loop":
@@ -92,6 +96,10 @@ def check_engine(model: LensModel, *, backends: Sequence[Backend] = FAST_BACKEND
         model: Model to check.
         backends: Backends to try, in this order.
         seed: Seed of prompts and edits.
+
+    Example:
+        >>> lens_fv.patching.check_engine(model).backend
+        'rows'
     """
     rng = torch.Generator().manual_seed(seed)
     # Longer than a short attention window, so that a wrongly cut window is detected.

@@ -34,7 +34,14 @@ def final_states(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],  # noqa: ARG001
 ) -> Float[Tensor, "prompts branches answer d_model"]:
-    """Return the states unchanged."""
+    r"""Return the states unchanged.
+
+    Example:
+        >>> prompt = model.encode('Q: hot\nA:')
+        >>> states = lens_fv.run_branches(model, [prompt], [lens_fv.Branch()], readout=lens_fv.patching.final_states)
+        >>> states.shape[-1] == model.d_model
+        True
+    """
     return states
 
 
@@ -43,7 +50,14 @@ def answer_logprobs(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer"]:
-    """Log-probability of each answer token, in nats; 0 for padding. Differentiable."""
+    r"""Log-probability of each answer token, in nats; 0 for padding. Differentiable.
+
+    Example:
+        >>> prompt, token = model.encode('Q: hot\nA:'), model.encode(' cold', bos=False)[0]
+        >>> branches = [lens_fv.Branch(tokens=(token,))]
+        >>> lens_fv.run_branches(model, [prompt], branches, readout=lens_fv.patching.answer_logprobs).shape
+        torch.Size([1, 1, 1])
+    """
     real = tokens >= 0
     logprobs = states.new_zeros(tokens.shape, dtype=torch.float32)
     return logprobs.masked_scatter(real, token_logprobs(model, states[real], tokens[real]))
@@ -74,7 +88,14 @@ def answer_ranks(
     states: Float[Tensor, "prompts branches answer d_model"],
     tokens: Int[Tensor, "prompts branches answer"],
 ) -> Float[Tensor, "prompts branches answer 2"]:
-    """Rank (`token_ranks`) and log-probability of each answer token; both 0 for padding."""
+    r"""Rank (`token_ranks`) and log-probability of each answer token; both 0 for padding.
+
+    Example:
+        >>> prompt, token = model.encode('Q: hot\nA:'), model.encode(' cold', bos=False)[0]
+        >>> branches = [lens_fv.Branch(tokens=(token,))]
+        >>> lens_fv.run_branches(model, [prompt], branches, readout=lens_fv.patching.answer_ranks).shape
+        torch.Size([1, 1, 1, 2])
+    """
     real = tokens >= 0
     ids, parts = tokens[real], [states.new_zeros(0, 2, dtype=torch.float32)]
     for at, logits in logit_blocks(model, states[real]):

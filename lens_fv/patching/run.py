@@ -75,7 +75,14 @@ def plan_branches(
     backend: BackendChoice = "auto",
     budget: Count | None = None,
 ) -> list[Plan]:
-    """Plan a call of `run_branches` without running it: one plan for each position at which branches start."""
+    r"""Plan a call of `run_branches` without running it: one plan for each position at which branches start.
+
+    Example:
+        >>> edits = [lens_fv.Edit(1, torch.zeros(model.d_head), head=head) for head in range(model.n_heads)]
+        >>> plans = lens_fv.patching.plan_branches(model, [model.encode('Q: hot\nA:')], [[edit] for edit in edits])
+        >>> plans[0].peak_bytes > 0
+        True
+    """
     opened = OpenPrompts(model, prompts, backend=backend, budget=budget)
     return [opened.plan(group) for group in opened.groups(branches)]
 

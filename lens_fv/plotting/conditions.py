@@ -10,15 +10,10 @@ from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation
-from lens_fv.plotting.elements import CATEGORY, bars
+from lens_fv.plotting.elements import CATEGORY, MEASURE_AXES, bars
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 BarMeasure = Literal["top1", "exact_match", "logprob_per_answer"]
-_AXES = {
-    "top1": "first-token accuracy",
-    "exact_match": "exact match",
-    "logprob_per_answer": "mean log-probability of the answer (nats)",
-}
 _STYLE = {
     "none": ("no vector", GREY),
     "k_shot": ("k-shot prompt", "#009E73"),
@@ -46,6 +41,11 @@ def plot_conditions(
 
     Raises:
         LensFVError: nothing to draw, or a condition that occurs in no evaluation.
+
+    Example:
+        >>> evaluation = lens_fv.evaluate(model, task, {'tuned': vector}, n_shots=2, max_items=4)
+        >>> lens_fv.plotting.plot_conditions({task.name: evaluation}).layout.title.text
+        'First-token accuracy with and without the vector: tiny, zero-shot prompts'
     """
     if not evaluations:
         raise LensFVError("draw conditions: no evaluations were given; evaluate at least one task")
@@ -77,7 +77,7 @@ def plot_conditions(
     limits = {"range": [0, 1.12], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if measure != "logprob_per_answer" else {}
     return figure(
         traces,
-        title=f"{_AXES[measure].capitalize()} with and without the vector: {models}, {prompts} prompts",
+        title=f"{MEASURE_AXES[measure].capitalize()} with and without the vector: {models}, {prompts} prompts",
         height=440,
         barmode="group",
         bargap=0.18,
@@ -86,7 +86,7 @@ def plot_conditions(
         scattermode="group",
         scattergap=0.18,
         xaxis=CATEGORY | {"categoryorder": "array", "categoryarray": [plain(task) for task in evaluations]},
-        yaxis={"title": {"text": _AXES[measure]}, "zeroline": True, **limits},
+        yaxis={"title": {"text": MEASURE_AXES[measure]}, "zeroline": True, **limits},
     )
 
 

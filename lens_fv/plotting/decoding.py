@@ -23,6 +23,11 @@ def plot_decoded(decoded: Mapping[str, Decoded]) -> go.Figure:
 
     Raises:
         LensFVError: nothing to draw.
+
+    Example:
+        >>> decoded = lens_fv.decode(model, vector, words=['letter'])
+        >>> lens_fv.plotting.plot_decoded({task.name: decoded}).layout.title.text
+        'Likeliest tokens of each vector'
     """
     depth = max((len(vector.tokens) for vector in decoded.values()), default=0)
     if not depth:
@@ -75,6 +80,12 @@ def plot_decoding(study: DecodingEvaluation, before: str, after: str, *, of: Tar
 
     Raises:
         LensFVError: no such condition, or no relation with such words.
+
+    Example:
+        >>> conditions = {'random': {task.name: lens_fv.vectors.random_like(vector)}, 'tuned': {task.name: vector}}
+        >>> decoding = lens_fv.evaluation.evaluate_decoding(model, [task], conditions)
+        >>> lens_fv.plotting.plot_decoding(decoding, 'random', 'tuned').layout.title.text
+        "Reciprocal rank of the best of each relation's relation words: tiny"
     """
     gain = study.difference(before, after, "best_reciprocal", of=of)
     if before == after:

@@ -11,6 +11,11 @@ from lens_fv.plotting.theme import GREY, plain
 
 CATEGORY = {"type": "category", "showgrid": False}
 HOVER_TEXT = "%{hovertext}<extra></extra>"
+MEASURE_AXES = {
+    "top1": "first-token accuracy",
+    "exact_match": "exact match",
+    "logprob_per_answer": "mean log-probability of the answer (nats)",
+}
 
 
 def points(x: Sequence[Any], y: Sequence[Any], colour: str, hover: Sequence[str], **options: Any) -> go.Scatter:
@@ -25,20 +30,32 @@ def identity_line(low: float | int, high: float | int, **axes: str) -> go.Scatte
     return go.Scatter(x=[low, high], y=[low, high], **axes, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
-def band(x: Sequence[Any], low: Sequence[float], high: Sequence[float], colour: str, **options: Any) -> go.Scatter:
-    """The translucent area between two curves."""
+def curve(
+    x: Sequence[Any],
+    estimates: Sequence[Estimate],
+    colour: str,
+    hover: Sequence[str],
+    *,
+    name: str,
+    axes: Mapping[str, str] | None = None,
+    **style: Any,
+) -> list[go.Scatter]:
+    """A line of means with a hover text each, in the translucent area between the ends of their intervals."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
+    shared = {"name": name, "legendgroup": name, **(axes or {})}
+    band = go.Scatter(
         x=[*x, *reversed(x)],
-        y=[*high, *reversed(low)],
+        y=[*(e.ci_high for e in estimates), *(e.ci_low for e in reversed(estimates))],
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.16)",
         mode="lines",
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
-        **options,
+        **shared,
     )
+    line = {"mode": "lines", "line": {"color": colour, "width": 2}, "text": hover, "hovertemplate": "%{text}"}
+    return [band, go.Scatter(x=x, y=[e.mean for e in estimates], **shared, **(line | style))]
 
 
 def bars(x: Sequence[str], estimates: Sequence[Estimate], name: str, colour: str, **options: Any) -> go.Bar:

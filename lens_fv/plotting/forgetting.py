@@ -24,6 +24,10 @@ def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
 
     Raises:
         LensFVError: no verdicts.
+
+    Example:
+        >>> lens_fv.plotting.plot_recovery(lens_fv.verdicts(trajectory)).layout.title.text
+        'Accuracy after the instruction, before and after fine-tuning'
     """
     if not verdicts:
         raise LensFVError("draw recovery: there are no verdicts; judge at least one task")
@@ -43,7 +47,12 @@ def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
 
 
 def plot_forgetting(trajectory: Trajectory) -> go.Figure:
-    """Plot the accuracy of every task (across) before training and at the end of each task's training (down)."""
+    """Plot the accuracy of every task (across) before training and at the end of each task's training (down).
+
+    Example:
+        >>> lens_fv.plotting.plot_forgetting(trajectory).layout.title.text
+        'Accuracy after the instruction: capable'
+    """
     ends = trajectory.stage_ends
     trained = [trajectory.checkpoints[m].rsplit("/", 1)[0].split("-", 1)[-1] for m in ends]
     rows = ["before training" if m == 0 else f"after {plain(task)}" for m, task in zip(ends, trained, strict=True)]
@@ -79,6 +88,10 @@ def plot_head_change(trajectory: Trajectory, task: str, checkpoint: Whole = -1) 
 
     Raises:
         LensFVError: a task that was not probed, or a checkpoint without a head ranking.
+
+    Example:
+        >>> lens_fv.plotting.plot_head_change(trajectory, 'task0').layout.title.text
+        'Indirect effect of each head on task0: capable'
     """
     if task not in trajectory.tasks:
         raise LensFVError(f"draw the heads of {task}: the trajectory has the tasks {', '.join(trajectory.tasks)}")

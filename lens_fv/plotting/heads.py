@@ -27,7 +27,12 @@ _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "
 
 
 def plot_heads(ranking: HeadRanking) -> go.Figure:
-    """Plot every head's mean indirect effect: layers across, heads down, on a diverging scale around zero."""
+    """Plot every head's mean indirect effect: layers across, heads down, on a diverging scale around zero.
+
+    Example:
+        >>> lens_fv.plotting.plot_heads(ranking).layout.title.text
+        'Indirect effect of each head: toy, tiny, 3 trials'
+    """
     mean = ranking.mean
     low, high = ranking.interval()
     layers, heads = mean.shape
@@ -54,6 +59,10 @@ def plot_top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
 
     Raises:
         LensFVError: `n` is less than one.
+
+    Example:
+        >>> lens_fv.plotting.plot_top_heads(ranking, n=3).layout.title.text
+        'Top heads: toy, tiny, 3 trials'
     """
     best = ranking.top(n)
     names = [head.name for head in best]
@@ -84,6 +93,11 @@ def plot_classes(effects: ClassEffects) -> go.Figure:
     """Plot the mean indirect effect of each layer's strongest head at each token class: layers across, classes down.
 
     The strongest head is the one with the largest absolute effect; the hover text names it.
+
+    Example:
+        >>> effects = lens_fv.heads.class_effects(model, task, n_shots=2, n_clean=4, n_trials=2)
+        >>> lens_fv.plotting.plot_classes(effects).layout.title.text
+        'Strongest head of each layer by token class: toy, tiny, 2 trials'
     """
     strongest = effects.strongest().T.tolist()
     cells = [[(layer, head, k) for layer, head in enumerate(heads)] for k, heads in enumerate(strongest)]
@@ -97,6 +111,11 @@ def plot_heads_by_class(effects: ClassEffects, n: Count = 10) -> go.Figure:
 
     Raises:
         LensFVError: `n` is less than one.
+
+    Example:
+        >>> effects = lens_fv.heads.class_effects(model, task, n_shots=2, n_clean=4, n_trials=2)
+        >>> lens_fv.plotting.plot_heads_by_class(effects, n=3).layout.title.text
+        'Top heads by token class: toy, tiny, 2 trials'
     """
     best = list(dict.fromkeys((e.layer, e.head) for e in effects.top()))[:n]
     cells = [[(*head, k) for head in best] for k in range(len(effects.classes))]
@@ -136,6 +155,11 @@ def plot_attributions(comparison: HeadComparison, *, top: Count = 10) -> go.Figu
 
     Raises:
         LensFVError: `top` is not between 1 and the number of heads.
+
+    Example:
+        >>> comparison = lens_fv.heads.compare_attributions(model, task, ranking)
+        >>> lens_fv.plotting.plot_attributions(comparison).layout.title.text
+        'Exact effect of each head against two approximations: toy, tiny, 3 trials'
     """
     exact = comparison.mean("exact")
     if top > exact.numel():

@@ -28,6 +28,11 @@ def plot_interval_dots(
 
     Raises:
         LensFVError: nothing to draw.
+
+    Example:
+        >>> rows = {'extracted': Estimate(0.4, 0.3, 0.5, 20), 'tuned': Estimate(0.7, 0.6, 0.8, 20)}
+        >>> lens_fv.plotting.plot_interval_dots({'antonym': {'accuracy': rows}}, title='Accuracy').layout.title.text
+        'Accuracy'
     """
     first_panel = {name: panel for panel in reversed(list(panels)) for name in panels[panel]}
     series = list(dict.fromkeys(name for rows in panels.values() for name in rows))
@@ -86,6 +91,12 @@ def plot_interval_lines(
 
     Raises:
         LensFVError: nothing to draw.
+
+    Example:
+        >>> line = {5.0: Estimate(0.4, 0.3, 0.5, 20), 10.0: Estimate(0.7, 0.6, 0.8, 20)}
+        >>> axes = {'x_axis': 'pairs', 'y_axis': 'accuracy'}
+        >>> lens_fv.plotting.plot_interval_lines({'tuned': line}, title='Pairs', **axes).layout.title.text
+        'Pairs'
     """
     values = sorted({x for line in lines.values() for x in line})
     if not values:

@@ -35,6 +35,13 @@ def plot_relations(
 
     Raises:
         LensFVError: nothing to draw, or a relation without a group.
+
+    Example:
+        >>> points = {'accuracy': {'antonym': (0.2, 0.6), 'synonym': (0.1, 0.3)}}
+        >>> groups = {'antonym': 'meaning', 'synonym': 'meaning'}
+        >>> axes = {'x_axis': 'extracted', 'y_axis': 'tuned'}
+        >>> lens_fv.plotting.plot_relations(points, groups, title='Relations', **axes).layout.title.text
+        'Relations'
     """
     names = [name for panel in panels.values() for name in panel]
     missing = [name for name in names if name not in groups]
@@ -88,6 +95,13 @@ def plot_transfer(
 
     Raises:
         LensFVError: no values, or numbers of names, classes and values that do not match.
+
+    Example:
+        >>> import numpy as np
+        >>> effects = np.array([[0.8, 0.1], [0.0, 0.6]])
+        >>> names, classes = ['antonym', 'synonym'], ['opposite', 'similar']
+        >>> lens_fv.plotting.plot_transfer(effects, names, classes, title='Transfer', unit='nats').layout.title.text
+        'Transfer'
     """
     if not names or not len(names) == len(classes) == len(values) == values.shape[1]:
         raise LensFVError(
@@ -113,6 +127,11 @@ def plot_similarities(matrix: SimilarityMatrix, classes: Sequence[str], *, title
 
     Raises:
         LensFVError: unequal numbers of classes and items.
+
+    Example:
+        >>> matrix = lens_fv.evaluation.alignment.similarity_matrix(library)
+        >>> lens_fv.plotting.plot_similarities(matrix, ['words', 'letters']).layout.title.text
+        'Similarity'
     """
     if len(classes) != len(matrix.names):
         raise LensFVError(f"draw similarities of {len(matrix.names)} items: {len(classes)} classes; give one for each")

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from html import unescape
 from itertools import count
@@ -31,7 +31,7 @@ class Section:
     Attributes:
         title: Title as plain text.
         text: Plain paragraphs separated by blank lines; HTML if `html`.
-        figures: Figures below the text, in the page's light or dark theme.
+        figures: Figures below the text by file name (see `save_figures`), in the page's light or dark theme.
         table: Column titles and rows, below the figures. The first column names the row; floats are written with three
             decimals.
         html: Treat `text` as trusted HTML; default: False.
@@ -39,7 +39,7 @@ class Section:
 
     title: str
     text: str = ""
-    figures: tuple[Figure, ...] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
     table: Table | None = None
     html: bool = False
 
@@ -66,9 +66,14 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
 
     Raises:
         LensFVError: the file cannot be written.
+
+    Example:
+        >>> heads = lens_fv.plotting.Section(title='Heads', figures={'heads': lens_fv.plotting.plot_heads(ranking)})
+        >>> lens_fv.plotting.write_report(folder / 'report.html', title='My task', sections=[heads]).name
+        'report.html'
     """
     numbers = count(1)
-    drawings = [[_drawing(figure, f"figure-{next(numbers)}") for figure in section.figures] for section in sections]
+    drawings = [[_drawing(figure, f"figure-{next(numbers)}") for figure in section.figures.values()] for section in sections]
     library = get_plotlyjs() if any(drawings) else None
     content = {"title": title, "intro": intro_html, "sections": sections, "drawings": drawings}
     return write_atomically(Path(path), _render("report.html.j2", library=library, **content))
@@ -87,6 +92,11 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: b
 
     Raises:
         LensFVError: an invalid file name, a folder that cannot be written to, or missing kaleido or Chrome.
+
+    Example:
+        >>> paths = lens_fv.plotting.save_figures({'heads': lens_fv.plotting.plot_heads(ranking)}, folder)
+        >>> sorted(path.name for path in paths)
+        ['heads.html', 'heads.json']
     """
     folder = Path(folder)
     for name in figures:
@@ -144,14 +154,10 @@ def _script_json(value: Any) -> str:
 
 
 @cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("lens_fv.plotting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def html_templates(package: str) -> Environment:
+    """The templates of HTML pages in the folder `templates` of a package."""
+    loader = PackageLoader(package)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _render(name: str, *, library: str | None = None, library_file: str | None = None, **content: Any) -> str:
@@ -159,5 +165,5 @@ def _render(name: str, *, library: str | None = None, library_file: str | None =
     themes: str | None = None
     if library or library_file:
         themes = _script_json({theme: template(theme).to_plotly_json() for theme in ("light", "dark")})
-    page = _templates().get_template(name)
+    page = html_templates("lens_fv.plotting").get_template(name)
     return page.render(themes=themes, library=library, library_file=library_file, **content)

@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 
 from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.elements import CATEGORY, band, counting_axis, diverging_colours, heatmap
+from lens_fv.plotting.elements import CATEGORY, MEASURE_AXES, counting_axis, curve, diverging_colours, heatmap
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 from lens_fv.vectors.sweep import InjectionSweep
 
 CurveMeasure = Literal["top1", "logprob"]
-_AXES = {"top1": "first-token accuracy", "logprob": "mean log-probability of the answer (nats)"}
+_FIELDS = {"top1": "top1", "logprob": "logprob_per_answer"}
 _NAMES = {"top1": "accuracy", "logprob": "log-probability"}
 _GAINS = {"top1": "first-token<br>accuracy", "logprob": "mean log-probability<br>of the answer (nats)"}
 
@@ -34,24 +34,25 @@ def plot_layers(
 
     Raises:
         LensFVError: nothing to draw, several scales, no layers, or a chosen layer that was not swept.
+
+    Example:
+        >>> sweep = lens_fv.sweep_injection(model, task, vector, scales=1.0, max_items=4)
+        >>> lens_fv.plotting.plot_layers({task.name: sweep}).layout.title.text
+        'Accuracy by layer of injection'
     """
     chosen = dict(chosen or {})
     _check(sweeps, chosen)
     traces: list[go.Scatter] = []
     for (task, sweep), colour in zip(sweeps.items(), cycle(PALETTE)):
-        layers = list(sweep.layers)
-        mean, low, high = (x[:, 0].tolist() for x in (sweep.mean(measure), *sweep.interval(measure)))
-        group = {"legendgroup": plain(task), "name": plain(task)}
-        hover = [f"layer {i}: {m:.3f} [{a:.3f}, {b:.3f}]" for i, m, a, b in zip(layers, mean, low, high)]
-        curve = {"mode": "lines", "line": {"color": colour, "width": 2}, "text": hover, "hovertemplate": "%{text}"}
-        traces.append(band(layers, low, high, colour, **group))
-        traces.append(go.Scatter(x=layers, y=mean, **curve, **group))
+        estimates = {cell.layer: getattr(cell, _FIELDS[measure]) for cell in sweep.cells()}
+        hover = [f"layer {layer}: {estimate:.3f}" for layer, estimate in estimates.items()]
+        traces += curve(list(estimates), list(estimates.values()), colour, hover, name=plain(task))
         if task in chosen:
             layer = chosen[task]
             traces.append(
                 go.Scatter(
                     x=[layer],
-                    y=[mean[layers.index(layer)]],
+                    y=[estimates[layer].mean],
                     mode="markers+text",
                     marker={"color": colour, "size": 11, "symbol": "diamond", "line": {"width": 1.5, "color": "white"}},
                     text=[f"layer {layer}"],
@@ -59,7 +60,8 @@ def plot_layers(
                     cliponaxis=False,
                     hoverinfo="skip",
                     showlegend=False,
-                    **group,
+                    name=plain(task),
+                    legendgroup=plain(task),
                 )
             )
     if chosen:
@@ -72,7 +74,7 @@ def plot_layers(
         title=f"{_NAMES[measure].capitalize()} by layer of injection",
         height=420,
         xaxis=counting_axis("vector added after layer", n_layers) | {"range": [-0.5, n_layers - 0.5]},
-        yaxis={"title": {"text": _AXES[measure]}, **limits},
+        yaxis={"title": {"text": MEASURE_AXES[_FIELDS[measure]]}, **limits},
     )
 
 
@@ -100,6 +102,11 @@ def plot_injection(sweep: InjectionSweep, *, measure: CurveMeasure = "top1") -> 
 
     Raises:
         LensFVError: no such measure.
+
+    Example:
+        >>> sweep = lens_fv.sweep_injection(model, task, vector, scales=[0.5, 1.0], max_items=4)
+        >>> lens_fv.plotting.plot_injection(sweep).layout.title.text
+        'Gain in accuracy by layer and scale: toy, tiny, 4 validation items'
     """
     without_vector = float((sweep.plain_top1 if measure == "top1" else sweep.plain_logprob).double().mean())
     gain = (sweep.mean(measure) - without_vector).T.tolist()

@@ -37,6 +37,10 @@ def theme(name: ThemeName) -> Iterator[None]:
 
     Raises:
         LensFVError: no such theme.
+
+    Example:
+        >>> with lens_fv.plotting.theme('print'):
+        ...     figure = lens_fv.plotting.plot_heads(ranking)
     """
     token = _current.set(name)
     try:

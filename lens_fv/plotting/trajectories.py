@@ -10,7 +10,7 @@ import torch
 from lens_fv.dynamics import Trajectory
 from lens_fv.dynamics.trajectory import Measure
 from lens_fv.errors import LensFVError
-from lens_fv.plotting.elements import band, panel_axes, panel_layout
+from lens_fv.plotting.elements import curve, panel_axes, panel_layout, points
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 _ABILITIES: Mapping[Measure, str] = {"instruction": "after the instruction", "knowledge": "in a cloze, without instruction"}
@@ -26,30 +26,19 @@ def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
 
     Raises:
         LensFVError: a task that was not probed.
+
+    Example:
+        >>> lens_fv.plotting.plot_abilities(trajectory).layout.title.text
+        "Change in the answers' log-probability during fine-tuning: capable"
     """
     names = list(trajectory.tasks if tasks is None else tasks)
     traces: list[go.Scatter] = []
     for task, axes in zip(names, panel_axes(len(names))):
         for (measure, label), colour in zip(_ABILITIES.items(), (PALETTE[1], PALETTE[0])):
-            curve = trajectory.curve(measure, task, change=True)
-            steps, estimates = list(curve), list(curve.values())
-            low, high = [e.ci_low for e in estimates], [e.ci_high for e in estimates]
-            traces.append(band(steps, low, high, colour, name=f"{plain(task)}, {label}", **axes))
-            traces.append(
-                go.Scatter(
-                    x=steps,
-                    y=[e.mean for e in estimates],
-                    **axes,
-                    mode="lines+markers",
-                    line={"color": colour, "width": 2},
-                    marker={"size": 4},
-                    name=label,
-                    legendgroup=label,
-                    showlegend=task == names[0],
-                    text=[f"step {step}: {e:+.3f}" for step, e in curve.items()],
-                    hovertemplate="%{text}",
-                )
-            )
+            estimates = trajectory.curve(measure, task, change=True)
+            hover = [f"step {step}: {estimate:+.3f}" for step, estimate in estimates.items()]
+            style = {"mode": "lines+markers", "marker": {"size": 4}, "showlegend": task == names[0]}
+            traces += curve(list(estimates), list(estimates.values()), colour, hover, name=label, axes=axes, **style)
     columns = min(len(names), 4)
     x_axis = {"title": {"text": "step"}, "zeroline": False}
     y_axis = {"title": {"text": "change (nats per token)"}, "zeroline": True}
@@ -68,6 +57,10 @@ def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     Three panels: the vector itself; the residual stream at the injection layer compared with the original vector; and the
     outputs of the vector's heads, each compared with its original, next to equally many random heads (grey, dashed: mean over
     tasks).
+
+    Example:
+        >>> lens_fv.plotting.plot_vector_similarity(trajectory).layout.title.text
+        'Cosine similarity to the initial vector during fine-tuning: capable'
     """
     own, control = (heads.mean(-1) for heads in trajectory.head_similarity())
     panels = {
@@ -101,6 +94,10 @@ def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
 
     Raises:
         LensFVError: fewer than three tasks, which do not span a plane.
+
+    Example:
+        >>> lens_fv.plotting.plot_vector_plane(trajectory).layout.title.text
+        'Instruction vectors before and after fine-tuning: capable'
     """
     if len(trajectory.tasks) < 3:
         raise LensFVError(
@@ -115,18 +112,9 @@ def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
     arrows: list[dict[str, Any]] = []
     for t, (task, colour) in enumerate(zip(trajectory.tasks, cycle(PALETTE))):
         x, y = coordinates[:, t].T.tolist()
-        traces.append(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines+markers",
-                line={"color": colour, "width": 1, "dash": "dot"},
-                marker={"size": 3},
-                text=[f"{plain(task)}, step {step}" for step in trajectory.steps],
-                hovertemplate="%{text}<extra></extra>",
-                showlegend=False,
-            )
-        )
+        hover = [f"{plain(task)}, step {step}" for step in trajectory.steps]
+        style = {"mode": "lines+markers", "line": {"color": colour, "width": 1, "dash": "dot"}, "marker": {"size": 3}}
+        traces.append(points(x, y, colour, hover, showlegend=False, **style))
         traces.append(
             go.Scatter(
                 x=x[:1],

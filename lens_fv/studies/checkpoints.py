@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, make_task_probe, track_checkpoints
-from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.heads import MediationConfig, make_instruction_prompts, rank_prompts
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model.loading import load_model
 from lens_fv.tasks import Task
-from lens_fv.vectors import extract_instruction, sweep_injection
+from lens_fv.vectors import extract, sweep_injection
 
 SCALES = (1.0, 2.0, 4.0)
 """Scales at which instruction vectors are tried on validation pairs."""
@@ -56,7 +54,7 @@ def measure_run(
         progress: Show progress bars.
 
     Raises:
-        LensFVError: `load_model`, `rank_instruction_heads`, `extract_instruction` or `track_checkpoints` raises.
+        LensFVError: `load_model`, `rank_instruction_heads`, `extract` or `track_checkpoints` raises.
     """
     folder, shared = Path(folder), {"n_shots": n_shots, "seed": seed, "template": run.template}
     tasks = [*run.load_tasks(), *(task for task in others if task.name not in run.tasks)]
@@ -66,35 +64,10 @@ def measure_run(
     for task in tasks:
         prompts = make_instruction_prompts(model, task, counterpart=counterpart, n_clean=n_clean, n_trials=n_trials, **shared)
         ranking = rank_prompts(model, task, prompts, ranking_options)
-        vector = extract_instruction(model, task, ranking, n_heads=n_heads, template=run.template)
+        vector = extract(model, task, ranking, n_heads=n_heads, template=run.template)
         sweep = sweep_injection(model, task, vector, scales=SCALES, max_items=max_items, template=run.template)
-        best = sweep.best("logprob")
-        vector = vector.at(layer=best.layer, scale=best.scale)
+        vector = sweep.best_vector(vector)
         vector.save(folder / "vectors" / f"{file_name(task.name)}.safetensors")
         options = {"n_context": n_context, "max_items": max_items, **shared}
         probes.append(make_task_probe(model, task, vector, patching_prompts=prompts, **options))
     return track_checkpoints(model, run, probes, folder=folder / "measurements", seed=seed, progress=progress)
-
-
-def measurement_rows(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """Return one row per checkpoint and task; measures averaged over items have intervals, and None where not measured."""
-    own, control = trajectory.head_similarity()
-    overlaps = trajectory.head_overlaps()
-    curves = {(measure, task): trajectory.curve(measure, task) for measure in MEASURES for task in trajectory.tasks}
-    numbers = {
-        "cosine": trajectory.similarity(),
-        "distance": trajectory.distance(),
-        "head_cosine": own.mean(-1),
-        "control_head_cosine": control.mean(-1),
-    }
-    rows: list[dict[str, Any]] = []
-    for c, (name, step) in enumerate(zip(trajectory.checkpoints, trajectory.steps, strict=True)):
-        for t, task in enumerate(trajectory.tasks):
-            row: dict[str, Any] = {"checkpoint": name, "step": step, "task": task}
-            for measure in MEASURES:
-                estimate = curves[measure, task].get(step)
-                row[measure] = estimate and estimate._asdict()
-            row |= {key: float(values[c, t]) for key, values in numbers.items()}
-            overlap = overlaps[c][t]
-            rows.append(row | {"head_overlap": overlap and overlap.to_json()})
-    return rows

@@ -140,7 +140,7 @@ def study_task(model: LensModel, task: Task, settings: DemoSettings, *, progress
         task,
         init=extracted,
         n_pairs=s.pairs,
-        layers=[round(depth * (model.n_layers - 1)) for depth in s.layers],
+        layers=[model.layer_at(depth) for depth in s.layers],
         learning_rate=s.learning_rate,
         steps=s.steps,
         split=split,

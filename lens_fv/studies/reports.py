@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
 
 from lens_fv.core.files import file_name
@@ -28,9 +27,8 @@ from lens_fv.plotting import (
     save_figures,
     write_report,
 )
+from lens_fv.plotting.report import Table, html_templates
 from lens_fv.studies.demo import TaskStudy
-
-Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 
 
 def write_demo_report(
@@ -42,29 +40,24 @@ def write_demo_report(
         LensFVError: the folder cannot be written.
     """
     layers = {study.task.name: study.by_layer for study in studies}
-    figures: dict[str, Figure] = {
-        "conditions": plot_conditions(evaluations),
-        "whole-answers": plot_conditions(evaluations, measure="exact_match"),
-        "layers": plot_layers(layers, chosen={study.task.name: study.extracted.layer for study in studies}),
-    }
+    chosen = {study.task.name: study.extracted.layer for study in studies}
+    whole_answers = plot_conditions(evaluations, measure="exact_match")
+    conditions = {"conditions": plot_conditions(evaluations), "whole-answers": whole_answers}
     sections = [
-        _section("demo", "What the vectors do", (figures["conditions"], figures["whole-answers"]), _accuracies(evaluations)),
-        _section("demo", "Where the extracted vector works", (figures["layers"],)),
+        _section("demo", "What the vectors do", conditions, _accuracies(evaluations)),
+        _section("demo", "Where the extracted vector works", {"layers": plot_layers(layers, chosen=chosen)}),
     ]
     for study in studies:
         decoded = {f"{study.task.name}, {kind}": words for kind, words in study.decoded.items()}
-        drawn = {
+        figures = {
             f"{study.slug}-heads": plot_heads(study.ranking),
             f"{study.slug}-top-heads": plot_top_heads(study.ranking),
             f"{study.slug}-words": plot_decoded(decoded),
         }
-        figures |= drawn
         text = _block("demo", "relation", study=study, baseline=float(study.ranking.baseline.mean()))
-        sections.append(Section(study.task.name, text, tuple(drawn.values()), html=True))
-    save_figures(figures, out / "figures")
+        sections.append(Section(study.task.name, text, figures, html=True))
     intro = _block("demo", "intro", model=model, studies=studies, provenance=studies[0].ranking.provenance, seconds=seconds)
-    title = f"Function vectors in {model.name}"
-    return write_report(out / "report.html", title=title, intro_html=intro, sections=sections)
+    return _write(out, f"Function vectors in {model.name}", intro, sections)
 
 
 def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, judged: Sequence[Verdict]) -> Path:
@@ -79,44 +72,41 @@ def write_dynamics_report(out: Path, run: FinetuneRun, trajectory: Trajectory, j
     Raises:
         LensFVError: the folder cannot be written.
     """
-    figures: dict[str, Figure] = {
-        "recovery": plot_recovery(judged),
-        "forgetting": plot_forgetting(trajectory),
-        "abilities": plot_abilities(trajectory),
-        "similarity": plot_vector_similarity(trajectory),
-    }
+    vectors = {"similarity": plot_vector_similarity(trajectory)}
     if len(trajectory.tasks) > 2:
-        figures["plane"] = plot_vector_plane(trajectory)
+        vectors["plane"] = plot_vector_plane(trajectory)
+    sections = [
+        _section("dynamics", "What became of the tasks", {"recovery": plot_recovery(judged)}, _verdicts(judged)),
+        _section("dynamics", "Task after task", {"forgetting": plot_forgetting(trajectory)}),
+        _section("dynamics", "Instruction and knowledge", {"abilities": plot_abilities(trajectory)}),
+        _section("dynamics", "Vectors", vectors),
+    ]
     ranked = ~trajectory.effects[[0, -1]].isnan().flatten(2).any(-1).any(0)
     heads = {
         f"heads-{file_name(task)}": plot_head_change(trajectory, task)
         for task, both_ends in zip(trajectory.tasks, ranked.tolist(), strict=True)
         if both_ends
     }
-    save_figures(figures | heads, out / "figures")
-    sections = [
-        _section("dynamics", "What became of the tasks", (figures["recovery"],), _verdicts(judged)),
-        _section("dynamics", "Task after task", (figures["forgetting"],)),
-        _section("dynamics", "Instruction and knowledge", (figures["abilities"],)),
-        _section("dynamics", "Vectors", tuple(figures[name] for name in ("similarity", "plane") if name in figures)),
-    ]
     if heads:
-        sections.append(_section("dynamics", "Heads", tuple(heads.values())))
+        sections.append(_section("dynamics", "Heads", heads))
     intro = _block("dynamics", "intro", run=run, trajectory=trajectory)
-    title = f"What fine-tuning did to {run.about['model']}"
+    return _write(out, f"What fine-tuning did to {run.about['model']}", intro, sections)
+
+
+def _write(out: Path, title: str, intro: str, sections: Sequence[Section]) -> Path:
+    """Write the report, and each of its figures separately."""
+    save_figures({name: figure for section in sections for name, figure in section.figures.items()}, out / "figures")
     return write_report(out / "report.html", title=title, intro_html=intro, sections=sections)
 
 
-def _section(report: str, title: str, figures: tuple[Figure, ...], table: Table | None = None) -> Section:
+def _section(report: str, title: str, figures: Mapping[str, Figure], table: Table | None = None) -> Section:
     """A section whose text is the block of its title."""
     return Section(title, _block(report, title.lower().replace(" ", "_")), figures, table, html=True)
 
 
 def _block(report: str, name: str, **values: Any) -> str:
     """A block of the template REPORT.html.j2."""
-    loader = PackageLoader("lens_fv.studies")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template(f"{report}.html.j2")
+    template = html_templates("lens_fv.studies").get_template(f"{report}.html.j2")
     return "".join(template.blocks[name](template.new_context(values)))
 
 

@@ -54,8 +54,8 @@ def reproduce(
         settings: Settings that differ from the study's own, as texts by name: JSON, or values separated by commas.
         n_seeds: Number of seeds; default: as many as the study has.
         first_seed: First seed.
-        quick: Run a small version.
-        report_only: Write the page from the rows that are there, without loading a model.
+        quick: Run a small version: one seed, few tasks, prompts, steps and items.
+        report_only: Write the page from the rows in the folder (of the models given, if any) without loading a model.
         device: See `load_model`.
         dtype: See `load_model`.
         progress: Show progress bars.

@@ -4,16 +4,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from lens_fv.core.files import explain_disk_errors, file_lock, file_name
-from lens_fv.core.json_files import parse_json, record, validated
+from lens_fv.core.files import explain_disk_errors, file_lock, file_name, lock_file
+from lens_fv.core.json_files import parse_json, record
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -172,30 +169,13 @@ class RowStore:
         Raises:
             LensFVError: a value that is not finite, or whatever the job raises.
         """
-        with self._claimed(job, wait=wait) as claimed:
+        name = file_name(f"{job.part}-{job.seed}-{job.name}")
+        with lock_file(self._path.parent / ".claims" / f"{name}.lock", wait=wait) as claimed:
             self._refresh()
             if claimed and job not in self:
                 self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job.run())))
                 self._refresh()
         return job in self
-
-    @contextmanager
-    def _claimed(self, job: Job, *, wait: bool) -> Iterator[bool]:
-        """Hold the job's lock, which the operating system releases if the worker dies."""
-        name = file_name(f"{job.part}-{job.seed}-{job.name}")
-        lock = FileLock(self._path.parent / ".claims" / f"{name}.lock", timeout=-1 if wait else 0)
-        try:
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError):
-            pass  # the folder is read-only, which writing will report, or the file system has no locks
-        try:
-            yield True
-        finally:
-            lock.release()
 
     def _append(self, line: Line) -> None:
         """Add a line, over the part of a line that a killed worker may have written."""
@@ -226,8 +206,7 @@ class RowStore:
                 text = encoded.decode()
             except UnicodeDecodeError as error:
                 raise LensFVError(f"{context}: not UTF-8 text; {REMEDY}") from error
-            fields = validated(parse_json(text, context, remedy=REMEDY), dict[str, Any], context, remedy=REMEDY)
-            line = Line(**record(Line, fields, context, remedy=REMEDY))
+            line = record(Line, parse_json(text, context, remedy=REMEDY), context, remedy=REMEDY)
             if (line.model, line.settings_hash) != (self._model, self._hash):
                 other = f"the model {line.model}" if line.model != self._model else "other settings"
                 raise LensFVError(f"{context}: {line.part}/{line.job} was run with {other}; choose another folder")

@@ -15,7 +15,7 @@ from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.provenance import versions
-from lens_fv.core.store import ResultStore, check_settings
+from lens_fv.core.store import check_settings, recorded_settings
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.studies.rows import Job, RowStore
@@ -77,7 +77,7 @@ class Study(Generic[S]):
             about[key] = about[key] and Path(about[key]).name  # the file may move
         file, weights = self.folder / "study.json", str(model.dtype).removeprefix("torch.")
         run = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint, "weights": weights, **about}
-        run["versions"] = dict(ResultStore(file).items()).get("versions", versions())  # those that the run began with
+        run["versions"] = recorded_settings(file).get("versions", versions())  # those that the run began with
         check_settings(file, run, may_grow="seeds")
         self.rows = RowStore(self.folder / "rows.jsonl", model.name, settings_hash(about))
 

@@ -23,7 +23,7 @@ CLASSES = re.compile(r"\w+:\w+")
 
 
 def load_analogies(path: str | Path) -> list[Analogy]:
-    """Read analogies from a file in one of the formats below.
+    r"""Read analogies from a file in one of the formats below.
 
     - JSON lines (or a JSON list) and CSV or TSV with the fields a, b, c and d; or a, b, c, choices (in CSV separated by "|")
       and answer (a choice, or its number from 0).
@@ -35,6 +35,12 @@ def load_analogies(path: str | Path) -> list[Analogy]:
 
     Raises:
         LensFVError: no such file, none of these formats, or a row that is not an analogy; the message names file and line.
+
+    Example:
+        >>> path = folder / 'analogies.csv'
+        >>> _ = path.write_text('a,b,c,d\nhot,cold,big,small\n')
+        >>> lens_fv.tasks.load_analogies(path)[0].d
+        ('small',)
     """
     path = Path(path)
     text = read_text(path, f"analogies: {FORMATS}")

@@ -44,6 +44,12 @@ def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
 
     Raises:
         LensFVError: an answer has no tokens, or prompt and answer exceed the model's context.
+
+    Example:
+        >>> prompt = lens_fv.tasks.zero_shot(lens_fv.Pair('hot', ('cold',)))
+        >>> encoded = lens_fv.tasks.encode_prompt(model, prompt)
+        >>> ''.join(map(model.decode, encoded.answers[0]))
+        ' cold'
     """
     tokens = model.encode(prompt.text)
     answers = [_answer_tokens(model, prompt.text, tokens, answer) for answer in prompt.answers]
@@ -62,7 +68,13 @@ def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
 
 
 def encode_prompts(model: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
-    """Apply `encode_prompt` to each prompt."""
+    """Apply `encode_prompt` to each prompt.
+
+    Example:
+        >>> prompts = [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]]
+        >>> len(lens_fv.tasks.encode_prompts(model, prompts))
+        3
+    """
     return [encode_prompt(model, prompt) for prompt in prompts]
 
 

@@ -35,6 +35,11 @@ def make_list_task(
 
     Raises:
         LensFVError: lists longer than the task, with fewer than two items, or without a middle.
+
+    Example:
+        >>> lists = lens_fv.tasks.make_list_task(lens_fv.load_task('antonym'), 'last', answer='copy', n_pairs=10)
+        >>> lists.pairs[0].input.split(', ')[-1] == lists.pairs[0].output
+        True
     """
     if not 2 <= length <= len(task):
         raise LensFVError(f"lists of {length} items from {task.name}: it has {len(task)} inputs; ask for 2 to {len(task)}")

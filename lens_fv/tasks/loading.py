@@ -95,6 +95,10 @@ def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
 
     Raises:
         LensFVError: no such relation, folder or file, a file is not a task, no task, or two tasks of the same name.
+
+    Example:
+        >>> [task.name for task in lens_fv.tasks.load_tasks('antonym')]
+        ['antonym']
     """
     path = Path(name_or_path)
     if str(name_or_path) in list_tasks() or not path.exists():
@@ -135,10 +139,16 @@ def _built_in(name: str) -> Task:
 
 
 def load_instructions(path: str | Path) -> tuple[str, ...]:
-    """Read the paraphrased instructions for one task from a file.
+    r"""Read the paraphrased instructions for one task from a file.
 
     Raises:
         LensFVError: no such file, an unknown format, or no instruction in it.
+
+    Example:
+        >>> path = folder / 'instructions.txt'
+        >>> _ = path.write_text('Say the opposite.\nGive an antonym.\n')
+        >>> lens_fv.tasks.load_instructions(path)
+        ('Say the opposite.', 'Give an antonym.')
     """
     path = Path(path)
     text = read_text(path, f"instructions: {INSTRUCTION_FORMATS}")

@@ -33,7 +33,12 @@ class Prompt:
 
 
 def zero_shot(query: Pair, *, template: PromptTemplate = TODD, instruction: str | None = None) -> Prompt:
-    """Write a prompt with the query alone."""
+    r"""Write a prompt with the query alone.
+
+    Example:
+        >>> lens_fv.tasks.zero_shot(lens_fv.Pair('hot', ('cold',))).text
+        'Q: hot\nA:'
+    """
     return few_shot(query, (), template=template, instruction=instruction)
 
 
@@ -47,7 +52,7 @@ def few_shot(
     shuffle: Shuffle = "none",
     rng: random.Random | None = None,
 ) -> Prompt:
-    """Write a prompt with the query after demonstrations.
+    r"""Write a prompt with the query after demonstrations.
 
     Args:
         query: Queried pair.
@@ -60,6 +65,11 @@ def few_shot(
 
     Raises:
         LensFVError: derangement of a single demonstration.
+
+    Example:
+        >>> query, shown = lens_fv.Pair('hot', ('cold',)), lens_fv.Pair('big', ('small',))
+        >>> lens_fv.tasks.few_shot(query, [shown]).text
+        'Q: big\nA: small\n\nQ: hot\nA:'
     """
     pairs = _shuffled(demonstrations, shuffle, rng or random.Random(0))
     return Prompt(
@@ -100,6 +110,12 @@ def build_prompts(
 
     Raises:
         LensFVError: the pool has too few pairs, or no query is given.
+
+    Example:
+        >>> split = lens_fv.split_pairs(task)
+        >>> prompts = lens_fv.tasks.build_prompts(split.test, split.train, n_shots=2, n_prompts=5)
+        >>> [len(prompt.demonstrations) for prompt in prompts]
+        [2, 2, 2, 2, 2]
     """
     if not queries:
         raise LensFVError("asked for prompts from 0 queries; give at least one pair to ask about")

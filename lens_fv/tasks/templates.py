@@ -97,6 +97,14 @@ def chat_template(model: HasTokenizer) -> ChatTemplate:
 
     Raises:
         LensFVError: the tokenizer has no chat template, or one that does not simply concatenate turns.
+
+    Example:
+        >>> model = lens_fv.load_model(model_folder)
+        >>> chat = '{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}'
+        >>> model.tokenizer.chat_template = chat + '{% if add_generation_prompt %}<assistant>{% endif %}'
+        >>> template = lens_fv.tasks.chat_template(model)
+        >>> print(lens_fv.tasks.zero_shot(lens_fv.Pair('hot', ('cold',)), template=template).text)
+        <user>hot</user><assistant>
     """
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "chat_template", None):

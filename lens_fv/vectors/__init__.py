@@ -4,9 +4,8 @@ from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.vectors.arithmetic import combine, interpolate
 from lens_fv.vectors.controls import other_heads, random_like
 from lens_fv.vectors.decode import Decoded, decode
-from lens_fv.vectors.extract import extract
+from lens_fv.vectors.extract import InstructionVector, extract
 from lens_fv.vectors.function_vector import FunctionVector
-from lens_fv.vectors.instruction_vector import InstructionVector, extract_instruction
 from lens_fv.vectors.options import FitConfig, TuneConfig
 from lens_fv.vectors.sweep import InjectionSweep, sweep_injection
 from lens_fv.vectors.tune import tune, tune_many
@@ -23,7 +22,6 @@ __all__ = [
     "combine",
     "decode",
     "extract",
-    "extract_instruction",
     "interpolate",
     "other_heads",
     "random_like",

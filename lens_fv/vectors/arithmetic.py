@@ -35,6 +35,11 @@ def combine(
     Raises:
         LensFVError: there are no vectors, the number of weights differs, a weight is not finite, the vectors differ in model,
             basis or (without `layer`) layer, or one is injected at its heads.
+
+    Example:
+        >>> half = lens_fv.vectors.combine([vector, lens_fv.vectors.random_like(vector)], [0.5, 0.5])
+        >>> half.layer == vector.layer
+        True
     """
     if not vectors or len(vectors) != len(weights):
         raise LensFVError(f"combine {len(vectors)} vectors with weights {list(weights)}: give one weight a vector")
@@ -68,6 +73,11 @@ def interpolate(a: FunctionVector, b: FunctionVector, t: Finite | Whole) -> Func
 
     Raises:
         LensFVError: see `combine`.
+
+    Example:
+        >>> other = lens_fv.vectors.random_like(vector)
+        >>> lens_fv.vectors.interpolate(vector, other, 0.25).layer == vector.layer
+        True
     """
     return combine([a, b], [1 - t, t])
 

@@ -19,13 +19,18 @@ def random_like(vector: FunctionVector, *, seed: Seed = 0, heads: bool = False) 
         vector: Vector to imitate.
         seed: Seed of the random draw.
         heads: Keep the heads too, with random outputs of the same norms.
+
+    Example:
+        >>> control = lens_fv.vectors.random_like(vector, seed=1)
+        >>> torch.allclose(control.vector.norm(), vector.vector.norm())
+        True
     """
     rng = torch.Generator().manual_seed(seed)
-    direction = _rows_like(vector.vector, rng) * vector.scale
+    direction = random_rows_like(vector.vector, rng) * vector.scale
     control = vector.with_vector(direction, method="random", options={"random_seed": seed})
     if not heads:
         return control
-    outputs = _rows_like(vector.head_outputs, rng) * vector.scale
+    outputs = random_rows_like(vector.head_outputs, rng) * vector.scale
     return replace(control, site=vector.site, heads=vector.heads, head_outputs=outputs)
 
 
@@ -39,6 +44,11 @@ def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
 
     Raises:
         LensFVError: the vector has no heads, or a layer has too few other heads.
+
+    Example:
+        >>> extracted = lens_fv.extract(model, task, ranking, n_heads=2)
+        >>> set(lens_fv.vectors.other_heads(extracted).heads) & set(extracted.heads)
+        set()
     """
     rng, n_heads = random.Random(seed), vector.provenance.shape[1]
     drawn: dict[int, list[int]] = {}
@@ -55,7 +65,7 @@ def other_heads(vector: FunctionVector, *, seed: Seed = 0) -> FunctionVector:
     return replace(vector, heads=heads, provenance=provenance)
 
 
-def _rows_like(like: Tensor, rng: torch.Generator) -> Tensor:
+def random_rows_like(like: Tensor, rng: torch.Generator) -> Tensor:
     """Random rows with the same norms."""
-    draw = torch.randn(like.shape, generator=rng)
+    draw = torch.randn(like.shape, generator=rng).to(like)
     return draw * like.norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)

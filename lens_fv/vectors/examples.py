@@ -20,43 +20,45 @@ MAX_VALIDATION = 40
 
 @dataclass(frozen=True)
 class FittingExamples:
-    """Zero-shot prompts of a task's pairs.
+    """What something is fitted on: zero-shot prompts of a task's pairs, and the options.
 
     Attributes:
         task: Task of the pairs.
         train: Prompts to fit on.
         validation: Prompts to choose by.
-        seed: Seed of the split.
+        config: How it is fitted.
+        context: What is fitted, such as "antonym: head weights", for the progress bar and errors.
     """
 
     task: Task
     train: list[EncodedPrompt]
     validation: list[EncodedPrompt]
-    seed: int
+    config: FitConfig
+    context: str
 
     @classmethod
-    def of(cls, model: LensModel, task: Task, config: FitConfig, *, kind: str) -> "FittingExamples":
-        """Encode the prompts of the task's split; `kind` says what is fitted, for the error.
+    def of(cls, model: LensModel, task: Task, config: FitConfig, *, what: str) -> "FittingExamples":
+        """Encode the prompts of the task's split; `what` is fitted on them.
 
         Raises:
             LensFVError: the training split has too few pairs.
         """
         split, n_pairs, template = split_of(task, config), config.n_pairs, config.template
         if n_pairs > len(split.train):
-            raise LensFVError(f"fit {kind} on {n_pairs} pairs of {task.name}: its training split has {len(split.train)}")
+            raise LensFVError(f"fit the {what} on {n_pairs} pairs of {task.name}: its training split has {len(split.train)}")
         train = encode_prompts(model, [zero_shot(pair, template=template) for pair in split.train[:n_pairs]])
-        return cls(task, train, validation_prompts(model, split, template), config.seed)
+        return cls(task, train, validation_prompts(model, split, template), config, f"{task.name}: {what}")
 
     def provenance(self, model: LensModel, method: str, options: Mapping[str, Any]) -> Provenance:
-        """Provenance of what was fitted on these prompts."""
+        """Provenance of what was fitted on these prompts; the numbers of pairs and steps are added to the options."""
         return Provenance.of(
             model,
             task=self.task.name,
             task_hash=self.task.fingerprint,
             prompts=[prompt.tokens for prompt in (*self.train, *self.validation)],
-            seed=self.seed,
+            seed=self.config.seed,
             method=method,
-            options=options,
+            options={"n_pairs": self.config.n_pairs, "steps": self.config.steps, **options},
         )
 
 

@@ -1,6 +1,6 @@
-"""Extraction of a function vector from the strongest heads."""
+"""Extraction of a function or instruction vector from the strongest heads."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -13,6 +13,33 @@ from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 from lens_fv.vectors.examples import validation_prompts
 from lens_fv.vectors.function_vector import FunctionVector, Site
 from lens_fv.vectors.sweep import sweep_injection
+
+
+@checked
+@dataclass(frozen=True, repr=False, eq=False)
+class InstructionVector(FunctionVector):
+    """A function vector extracted from prompts with an instruction (Jiang et al. 2024, "Instruction Vector").
+
+    Others use the same name for the residual states after an instruction's last token (arXiv 2602.07930), which is a
+    different quantity.
+
+    Attributes:
+        instructions: Instructions in the prompts.
+        counterpart: Uninformative counterpart used to rank the heads; see `rank_instruction_heads`.
+
+    Example:
+        >>> ranking = lens_fv.rank_instruction_heads(model, task, counterpart='none', n_clean=4, n_trials=3)
+        >>> vector = lens_fv.extract(model, task, ranking, n_heads=2, layer=1)
+        >>> vector.instructions
+        ('Say it.',)
+    """
+
+    instructions: tuple[str, ...] = ()
+    counterpart: str = ""
+
+    def summary(self) -> dict[str, str]:
+        """See `Artefact.summary`."""
+        return super().summary() | {"instructions": " / ".join(self.instructions), "heads ranked against": self.counterpart}
 
 
 @checked
@@ -31,16 +58,19 @@ def extract(
 ) -> FunctionVector:
     """Extract a function vector: the sum of the top heads' mean contributions to the residual stream (Todd et al. 2024).
 
+    Heads that were ranked by instructions give an `InstructionVector` (Jiang et al. 2024).
+
     Args:
         model: Model that was ranked.
         task: Task that was ranked.
-        ranking: Ranking from `rank_heads`.
+        ranking: Ranking from `rank_heads` or `rank_instruction_heads`.
         n_heads: Number of heads, or of groups if the ranking is by key/value group.
-        layer: Layer at which the vector is added; default: the layer that makes the validation answers likeliest.
+        layer: Layer at which the vector is added; default: the layer that makes the validation answers likeliest, after
+            prompts without an instruction.
         site: See `FunctionVector`.
         split: Split of the task's pairs; default: that of the ranking (`split_pairs(task, seed=ranking.provenance.seed)`).
         queries: Validation pairs for choosing the layer: "all", or those "answered" correctly after the ranking's
-            demonstrations; see `choose_queries`. Default: as in the ranking. Unused if `layer` is given.
+            demonstrations and instructions; see `choose_queries`. Default: as in the ranking. Unused if `layer` is given.
         template: Template of the zero-shot prompts for choosing the layer.
         bias_per_head: Add the output projection's bias once per head, as the paper's code does; only for parity with it.
 
@@ -80,21 +110,23 @@ def extract(
         },
     )
 
-    def at_layer(index: int, site: Site) -> FunctionVector:
-        return FunctionVector(
-            provenance=provenance,
-            vector=vector,
-            head_outputs=outputs,
-            layer=index,
-            resid_norm=float(ranking.resid_norm[index]),
-            site=site,
-            heads=heads,
-        )
-
-    if layer is not None:
-        return at_layer(model.check_layer(layer), site)
-    added = at_layer(0, "resid_post")
-    return at_layer(sweep_injection(model, task, added, scales=1.0, split=split, template=template).best().layer, site)
+    summed = FunctionVector(
+        provenance=provenance,
+        vector=vector,
+        head_outputs=outputs,
+        layer=0,
+        resid_norm=float(ranking.resid_norm[0]),
+        heads=heads,
+    )
+    if layer is None:
+        layer = sweep_injection(model, task, summed, scales=1.0, split=split, template=template).best().layer
+    layer = model.check_layer(layer)
+    placed = replace(summed, layer=layer, resid_norm=float(ranking.resid_norm[layer]), site=site)
+    options = ranking.provenance.options
+    if "instructions" not in options:
+        return placed
+    values = {field.name: getattr(placed, field.name) for field in fields(placed)}
+    return InstructionVector(**values, instructions=tuple(options["instructions"]), counterpart=options["counterpart"])
 
 
 def _split_for_layer(

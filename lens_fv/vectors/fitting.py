@@ -13,8 +13,9 @@ from torch.nn import Parameter
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.model.finite import loss_not_finite
-from lens_fv.vectors.batches import Batch
-from lens_fv.vectors.options import FitConfig
+from lens_fv.model.lens_model import LensModel
+from lens_fv.vectors.batches import Batch, open_batches
+from lens_fv.vectors.examples import FittingExamples
 
 CHECK_EVERY = 5
 """Number of steps between checks on held-out data."""
@@ -61,14 +62,11 @@ class Best(Generic[R]):
 
 
 def fit_answers(
+    model: LensModel,
+    examples: FittingExamples,
     parameters: Sequence[Parameter],
     logprobs: Callable[[Batch], Float[Tensor, "prompts candidates"]],
     result: Callable[[int], R],
-    train: Sequence[Batch],
-    validation: Sequence[Batch],
-    config: FitConfig,
-    *,
-    context: str,
 ) -> Best[R]:
     """Fit candidates together to training answers; keep the step and candidate with the likeliest validation answers.
 
@@ -78,17 +76,21 @@ def fit_answers(
     Raises:
         LensFVError: a loss is not finite, or no score was.
     """
-    n, best = sum(len(batch.owners) for batch in train), Best[R]()
+    best = Best[R]()
+    train, validation = (
+        open_batches(model, [(0, prompt) for prompt in prompts]) for prompts in (examples.train, examples.validation)
+    )
 
     def loss() -> Tensor:
-        losses = [(-logprobs(batch) / batch.lengths(parameters[0].device)).sum() for batch in train]
-        return torch.stack(losses).sum() / n
+        losses = [(-logprobs(batch) / batch.lengths(model.device)).sum() for batch in train]
+        return torch.stack(losses).sum() / len(examples.train)
 
     def check(step: int) -> None:
         best.update(step, torch.cat([logprobs(batch) for batch in validation]).mean(0), result)
 
-    fit(parameters, loss, check, steps=config.steps, context=context, progress=config.progress)
-    best.require(context)
+    config = examples.config
+    fit(parameters, loss, check, steps=config.steps, context=examples.context, progress=config.progress)
+    best.require(examples.context)
     return best
 
 

@@ -81,7 +81,7 @@ def candidates_of(
         LensFVError: no such layer in the model, or no layer or rate to choose from.
     """
     default = [start.layer for start in starts if isinstance(start, FunctionVector)]
-    default += [round(depth * (model.n_layers - 1)) for depth in DEPTHS]
+    default += [model.layer_at(depth) for depth in DEPTHS]
     rates = as_list(learning_rate)
     if not rates:
         raise LensFVError(f"choose a learning rate on {model.name}: none given; give at least one")

@@ -16,7 +16,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
-from lens_fv.vectors.function_vector import FunctionVector, Site
+from lens_fv.vectors.function_vector import FunctionVector, Site, V
 from lens_fv.vectors.options import SCALES, as_list, layers_of
 
 if TYPE_CHECKING:
@@ -109,12 +109,15 @@ class InjectionSweep(Artefact):
 
     @checked
     def best(self, measure: Measure = "logprob") -> SweepCell:
-        """The cell with the largest mean; ties in accuracy are broken by log-probability.
-
-        `vector.at(layer=best.layer, scale=best.scale)` returns the vector for that cell.
-        """
+        """The cell with the largest mean; ties in accuracy are broken by log-probability."""
         field = "logprob_per_answer" if measure == "logprob" else measure
         return max(self.cells(), key=lambda cell: (getattr(cell, field).mean, cell.logprob_per_answer.mean))
+
+    @checked
+    def best_vector(self, vector: V, measure: Measure = "logprob") -> V:
+        """The swept vector at the layer and scale of `best`."""
+        best = self.best(measure)
+        return vector.at(layer=best.layer, scale=best.scale)
 
     def heatmap_data(self) -> Tensor:
         """Mean gain in log-probability over the plain model, (layers, scales)."""

@@ -105,8 +105,6 @@ def _vector(model: LensModel, run: TuningRun, candidates: Sequence[Candidate], c
     vector = run.best.require(f"tune {run.examples.task.name} on {model.name}")
     layer, rate = candidates[run.best.candidate]
     options = {
-        "n_pairs": config.n_pairs,
-        "steps": config.steps,
         "l2": config.l2,
         "l2_to": config.l2_to,
         "start": run.start,

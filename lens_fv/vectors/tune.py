@@ -72,7 +72,7 @@ def tune_many(model: LensModel, tasks: Sequence[Task], options: TuneConfig) -> l
     candidates = candidates_of(model, options.layers, options.learning_rate, starts)
     runs: list[TuningRun] = []
     for task, start in zip(tasks, starts, strict=True):
-        examples = FittingExamples.of(model, task, options, kind="a vector")
+        examples = FittingExamples.of(model, task, options, what="vector")
         norms = resid_norms(model, [prompt.tokens for prompt in examples.train])
         initial = [_initial(model, start, options.init_norm * float(norms[layer]), options.seed) for layer, _ in candidates]
         start_name = start.provenance.method if isinstance(start, FunctionVector) else start

@@ -14,10 +14,10 @@ def run(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.json").write_text(json.dumps([{"input": p.input, "output": list(p.outputs)} for p in toy_task().pairs]))
 
-    def go(*arguments, model=True, as_json=True):
+    def run_command(*arguments, model=True, as_json=True):
         where = ["--model", str(model_folder)] if model else []
         code = execute([*arguments, *where, *(["--json"] if as_json else [])])
         out, err = capsys.readouterr()
         return code, json.loads(out) if as_json and out else out, err
 
-    return go
+    return run_command

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lens_fv.cli.app import GROUPS, HEADINGS
-from lens_fv.cli.command import Command
+from lens_fv.cli.command import Command, commands_of
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
@@ -26,11 +26,11 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     effects = [h["effect"] for h in ranked["heads"]]
     assert effects == sorted(effects, reverse=True)
 
-    code, made, _ = run(
+    code, extracted, _ = run(
         "extract", "--task", "toy.json", "--ranking", ranked["file"], "--n-heads", "3", "--out", "e.safetensors"
     )
     assert code == 0
-    assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
+    assert extracted["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
 
     tune = ["--n-pairs", "8", "--steps", "5", "--layers", "1", "--n-shots", "2"]
     code, tuned, _ = run("tune", "--task", "toy.json", "--init", "e.safetensors", *tune)
@@ -40,14 +40,14 @@ def test_rank_extract_tune_evaluate_show(run, tmp_path):
     assert columns <= set(tuned["results"][0])
 
     vectors = ["--vector", "e.safetensors", "--vector", tuned["file"], "--other", "e.safetensors"]
-    code, found, _ = run("evaluate", "--task", "toy.json", *vectors, "--n-shots", "2", "--out", "all.safetensors")
+    code, result, _ = run("evaluate", "--task", "toy.json", *vectors, "--n-shots", "2", "--out", "all.safetensors")
     assert code == 0
-    assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
-    assert found["results"][:4] == tuned["results"][:4]
+    assert [r["condition"] for r in result["results"]] == ["none", "k_shot", "extracted", "tuned", "random", "other_relation"]
+    assert result["results"][:4] == tuned["results"][:4]
     two = ["--max-items", "2", "--n-shots", "2"]
     assert [r["n"] for r in run("evaluate", "--task", "toy.json", "--vector", "e.safetensors", *two)[1]["results"]] == [2] * 4
     assert [r["n"] for r in run("tune", "--task", "toy.json", *tune, "--max-items", "2")[1]["results"]] == [2] * 4
-    assert found["queries"] == {"selection": "all"}
+    assert result["queries"] == {"selection": "all"}
     code, _, err = run("evaluate", "--task", "toy.json", "--n-shots", "2", "--queries", "answered", as_json=False)
     assert (code, err.count("\n")) == (2, 1)
     assert "it answers none of 12 queries" in err
@@ -74,15 +74,15 @@ def test_write(run, tmp_path):
         "--instruction",
         "Say it.",
     ]
-    code, found, _ = run("write", "--task", "toy.json", *few, "--out", "w.safetensors")
+    code, result, _ = run("write", "--task", "toy.json", *few, "--out", "w.safetensors")
     assert code == 0
-    assert [(r["condition"], r["n"]) for r in found["results"]] == [("none", 2), ("k_shot", 2), ("extracted", 2)]
-    kept = load_artefact(tmp_path / found["file"])
-    assert [tuple(item["outputs"].values()) for item in found["texts"]] == list(kept.texts)
-    assert [item["input"] for item in found["texts"]] == list(kept.inputs)
-    assert kept.provenance.options == {"n_shots": 1, "max_new_tokens": 4, "instruction": "Say it."}
-    code, said, _ = run("write", "--task", "toy.json", *few, as_json=False)
-    assert (code, "ROUGE-L" in said, "extracted" in said) == (0, True, True)
+    assert [(r["condition"], r["n"]) for r in result["results"]] == [("none", 2), ("k_shot", 2), ("extracted", 2)]
+    loaded = load_artefact(tmp_path / result["file"])
+    assert [tuple(item["outputs"].values()) for item in result["texts"]] == list(loaded.texts)
+    assert [item["input"] for item in result["texts"]] == list(loaded.inputs)
+    assert loaded.provenance.options == {"n_shots": 1, "max_new_tokens": 4, "instruction": "Say it."}
+    code, printed, _ = run("write", "--task", "toy.json", *few, as_json=False)
+    assert (code, "ROUGE-L" in printed, "extracted" in printed) == (0, True, True)
     assert run("write", "--task", "toy.json", *few, "--vector", "v.safetensors", as_json=False)[0] == 2
 
 
@@ -93,9 +93,9 @@ def test_same_seed_same_numbers(run):
 
 
 def test_verify_and_bench(run, model_folder):
-    code, found, _ = run("verify", str(model_folder), model=False)
+    code, result, _ = run("verify", str(model_folder), model=False)
     assert code == 0
-    assert found["passed"]
+    assert result["passed"]
     code, bench, _ = run("bench", "engine", "--task", "toy.json", "--n-shots", "2", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert {"speedup_vs_loop", "plain_forwards", "max_abs_error", "floor_fraction", "peak_memory_ratio"} <= set(bench)
@@ -127,13 +127,13 @@ def test_bench_sweep_tune_memory(run, tmp_path):
 
 def test_bench_guided(run):
     few = ("--rows", "2", "--tokens", "8", "--repeats", "1")
-    code, found, _ = run("bench", "guided", *few)
+    code, result, _ = run("bench", "guided", *few)
     assert code == 0
-    assert [step["method"] for step in found["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
-    assert found["steps"][0]["time_ratio"] == found["steps"][0]["memory_ratio"] == 1.0
+    assert [step["method"] for step in result["steps"]] == ["lora", "iv", "fv", "kl", "swap", "swap-kl"]
+    assert result["steps"][0]["time_ratio"] == result["steps"][0]["memory_ratio"] == 1.0
     others = ("full", "ewc", "o-lora", "lwf", "l2", "swap-heads")
-    _, found, _ = run("bench", "guided", *few, *(word for name in others for word in ("--methods", name)))
-    assert {step["method"] for step in found["steps"]} == {"lora", *others}
+    _, result, _ = run("bench", "guided", *few, *(word for name in others for word in ("--methods", name)))
+    assert {step["method"] for step in result["steps"]} == {"lora", *others}
     code, _, error = run("bench", "guided", "--methods", "none", as_json=False)
     assert (code, "choose from iv, fv, kl, l2, lwf" in error) == (2, True)
 
@@ -141,15 +141,15 @@ def test_bench_guided(run):
 def test_bench_needs_no_network(run, monkeypatch):
     """Random weights of a known shape, random tokens."""
     monkeypatch.setitem(SHAPES, "small", SHAPES["smollm2-135m"] | {"num_hidden_layers": 4, "vocab_size": 500})
-    code, found, _ = run(
+    code, result, _ = run(
         "bench", "engine", "--model", "random:small", "--n-tokens", "6", "--sample", "1", "--repeats", "1", model=False
     )
     assert code == 0
-    assert (found["edits"], found["prompt_tokens"]) == (36, 6)
-    assert found["max_abs_error"] < 1e-5
-    code, _, said = run("bench", "engine", "--model", "random:nosuch", model=False)
+    assert (result["edits"], result["prompt_tokens"]) == (36, 6)
+    assert result["max_abs_error"] < 1e-5
+    code, _, message = run("bench", "engine", "--model", "random:nosuch", model=False)
     assert code == 2
-    assert "known shapes are smollm2-135m" in said
+    assert "known shapes are smollm2-135m" in message
 
 
 def test_sweep_classes_and_attributions(run, tmp_path):
@@ -171,12 +171,12 @@ def test_sweep_classes_and_attributions(run, tmp_path):
     assert code == 0
     assert [(cell["layer"], cell["scale"]) for cell in swept["cells"]] == [(0, 1.5), (2, 1.5)]
     assert swept["best"] in swept["cells"]
-    code, found, _ = run(
+    code, result, _ = run(
         "classes", "--task", "toy.json", *QUICK, "--classes", "label", "--classes", "query_predictive", "--out", "c.safetensors"
     )
     assert code == 0
-    assert found["classes"] == ["label", "query_predictive"]
-    assert len(found["effects"]) == 2 * 12
+    assert result["classes"] == ["label", "query_predictive"]
+    assert len(result["effects"]) == 2 * 12
     assert run("rank", "--task", "toy.json", *QUICK, "--out", "r.safetensors")[0] == 0
     code, compared, _ = run("attributions", "r.safetensors", "--task", "toy.json", "--out", "a.safetensors")
     assert code == 0
@@ -189,18 +189,18 @@ def test_sweep_classes_and_attributions(run, tmp_path):
 def test_compare(run, tmp_path):
     few = ["--n-pairs", "8", "--steps", "5", "--n-heads", "3", "--max-items", "4"]
     kinds = ["--baselines", "extracted", "--baselines", "soft_prompt"]
-    code, found, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
+    code, result, _ = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--out", "k.safetensors")
     assert code == 0
-    assert [r["condition"] for r in found["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
-    assert {r["n"] for r in found["results"]} == {4}
-    assert found["queries"] == {"selection": "all"}
-    code, _, said = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--queries", "answered", as_json=False)
-    assert (code, said.count("\n")) == (2, 1)
-    assert "it answers none of" in said
-    assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == found["results"]
-    code, _, said = run("compare", "--task", "toy.json", "--baselines", "magic")
+    assert [r["condition"] for r in result["results"]] == ["none", "k_shot", "extracted", "soft_prompt", "random"]
+    assert {r["n"] for r in result["results"]} == {4}
+    assert result["queries"] == {"selection": "all"}
+    code, _, message = run("compare", "--task", "toy.json", *QUICK, *few, *kinds, "--queries", "answered", as_json=False)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "it answers none of" in message
+    assert table_rows(load_artefact(tmp_path / "k.safetensors").results) == result["results"]
+    code, _, message = run("compare", "--task", "toy.json", "--baselines", "magic")
     assert code == 2
-    assert "choose from extracted" in said
+    assert 'Invalid value "magic" for --baselines. Choose from: "extracted"' in message
 
 
 def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
@@ -213,11 +213,11 @@ def test_rank_plans_and_keeps_to_a_budget(run, tmp_path):
     cut = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", str(mebibytes), "--plan")[1]
     assert (cut["run"]["rows_per_pass"], cut["run"]["passes"]) == (4, 4)
     parts = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", str(mebibytes))[1]
-    effects = [{(h["layer"], h["head"]): h["effect"] for h in found["heads"]} for found in (whole, parts)]
+    effects = [{(h["layer"], h["head"]): h["effect"] for h in result["heads"]} for result in (whole, parts)]
     assert effects[0] == pytest.approx(effects[1], abs=1e-5)
-    code, _, said = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", "0.001")
+    code, _, message = run("rank", "--task", "toy.json", *QUICK, "--budget-mib", "0.001")
     assert code == 2
-    assert "memory budget" in said
+    assert "memory budget" in message
 
 
 def test_demo_writes_all_it_says(run, tmp_path):
@@ -237,9 +237,9 @@ def test_demo_writes_all_it_says(run, tmp_path):
 
 
 def test_tasks_and_models_list(run):
-    code, found, _ = run("tasks", model=False)
+    code, result, _ = run("tasks", model=False)
     assert code == 0
-    assert len(found["tasks"]) >= 30
+    assert len(result["tasks"]) >= 30
     assert run("tasks", "antonym", model=False)[1]["name"] == "antonym"
     code, models, _ = run("models", model=False)
     assert {m["name"] for m in models["models"]} >= {"smollm2-135m", "gemma-3-270m"}
@@ -255,8 +255,8 @@ def test_files_of_pairs_are_shown_as_they_are_understood(run, tmp_path):
     code, _, err = run("tasks", "mine.csv", *columns, model=False)
     assert code == 2
     assert "'cold/cool' can be one answer or several" in err
-    code, found, _ = run("tasks", "mine.csv", *columns, "--alternatives", "/", "--out", "mine.json", model=False)
-    assert (code, found["pairs"][0]) == (0, {"input": "hot", "output": ["cold", "cool"]})
+    code, result, _ = run("tasks", "mine.csv", *columns, "--alternatives", "/", "--out", "mine.json", model=False)
+    assert (code, result["pairs"][0]) == (0, {"input": "hot", "output": ["cold", "cool"]})
     assert load_task(tmp_path / "mine.json").pairs[0].outputs == ("cold", "cool")
     assert run("tasks", "antonym", "--out", "antonym.json", model=False)[0] == 0
     assert load_task(tmp_path / "antonym.json") == load_task("antonym")
@@ -303,12 +303,12 @@ def test_the_precision_of_products_is_set_and_recorded(run, tmp_path):
 
 
 def test_bad_requests_are_one_clear_line_and_exit_code_2(run, tmp_path):
-    for arguments, said in bad_requests(tmp_path):
+    for arguments, message in bad_requests(tmp_path):
         code, out, err = run(*arguments, as_json=False)
         assert code == 2, arguments
         assert err.startswith("lens-fv: "), err
         assert err.count("\n") == 1, err
-        assert said in err
+        assert message in err
         assert "Traceback" not in out + err
 
 
@@ -342,29 +342,25 @@ def test_a_vector_of_another_model_is_refused(run, model_folder, tmp_path):
 
 def commands() -> dict[str, Command]:
     """Every command by the words that call it."""
-    alone = {command.name: command for heading in HEADINGS.values() for command in heading}
-    return alone | {f"{word} {command.name}": command for word, module in GROUPS.items() for command in module.COMMANDS}
+    alone = {command.name: command for modules in HEADINGS.values() for command in commands_of(*modules)}
+    return alone | {f"{word} {command.name}": command for word, module in GROUPS.items() for command in commands_of(module)}
 
 
 def test_every_command_has_the_shared_options():
     """Every command prints JSON and writes to --out; one that loads a model takes its place and precision, and says of each
     option what it is. A command without a model or a random draw takes neither (what does nothing is not accepted)."""
-    found = commands()
-    assert {"rank", "bench engine", "bench memory", "tasks", "sweep"} <= set(found)
-    for name, command in found.items():
+    every = commands()
+    assert {"rank", "bench engine", "bench memory", "tasks", "sweep"} <= set(every)
+    for name, command in every.items():
         assert {"json", "out"} <= set(command.options), name
         assert "rites" in command.help, name
-        assert not [option.name for option in command.options.values() if not described(option)], name
+        assert not [option.name for option in command.options.values() if not option.help], name
     without_model = {"models", "tasks", "library list", "library merge", "interpolate", "export"}
-    assert {name for name, command in found.items() if "device" not in command.options} == without_model
-    assert {name for name, command in found.items() if "dtype" not in command.options} == without_model - {"export"}
+    assert {name for name, command in every.items() if "device" not in command.options} == without_model
+    assert {name for name, command in every.items() if "dtype" not in command.options} == without_model - {"export"}
     without_seed = {"models", "tasks", "show", "compose", "interpolate", "export", "knowledge export"}
     without_seed |= {"library list", "library merge", "library show"}
-    assert {name for name, command in found.items() if "seed" not in command.options} == without_seed
-
-
-def described(option) -> bool:
-    return bool(option.help)
+    assert {name for name, command in every.items() if "seed" not in command.options} == without_seed
 
 
 def test_as_a_process(run, tmp_path):
@@ -374,12 +370,12 @@ def test_as_a_process(run, tmp_path):
         command = [sys.executable, "-c", "from lens_fv.cli import main; main()", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
 
-    found = process("tasks", "nosuch")
-    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
-    found = process("--version")
-    assert found.returncode == 0
-    assert found.stdout.startswith("0.")
+    result = process("tasks", "nosuch")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    result = process("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("0.")
     assert run("evaluate", "--task", "toy.json", "--n-shots", "2", "--out", "e.safetensors")[0] == 0
-    found = process("show", "e.safetensors", "--json")
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["kind"] == "Evaluation"
+    result = process("show", "e.safetensors", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["kind"] == "Evaluation"

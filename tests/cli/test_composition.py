@@ -35,13 +35,13 @@ def test_build_list_show(run, built, tmp_path):
 
 
 def test_compose_and_complete(run, built):
-    code, made, _ = run("compose", "hot:cold", "big:small", "--library", built, "--query", "tall", "--top-k", "2")
+    code, composed, _ = run("compose", "hot:cold", "big:small", "--library", built, "--query", "tall", "--top-k", "2")
     assert code == 0
-    assert len([w for w in made["weights"].values() if w > 0]) == 2
-    assert sum(made["weights"].values()) == pytest.approx(1, abs=1e-4)
-    assert 0 <= made["stability"] <= 1
-    assert len(made["completions"]["tall"]) == 5
-    assert run("show", made["file"], model=False)[1]["kind"] == "CompositeVector"
+    assert len([w for w in composed["weights"].values() if w > 0]) == 2
+    assert sum(composed["weights"].values()) == pytest.approx(1, abs=1e-4)
+    assert 0 <= composed["stability"] <= 1
+    assert len(composed["completions"]["tall"]) == 5
+    assert run("show", composed["file"], model=False)[1]["kind"] == "CompositeVector"
 
 
 def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):
@@ -50,9 +50,9 @@ def test_the_model_is_the_library_s_own(run, built, model_folder, tmp_path):
     assert "the library's own model: no model 'tiny'" in error
     assert error.endswith("say where it is by --model\n")
     (tmp_path / "tiny").symlink_to(model_folder)
-    code, made, _ = run("compose", "hot:cold", "--library", built, model=False)
-    assert (code, made["model"]) == (0, "tiny")
-    assert made == run("compose", "hot:cold", "--library", built)[1]
+    code, composed, _ = run("compose", "hot:cold", "--library", built, model=False)
+    assert (code, composed["model"]) == (0, "tiny")
+    assert composed == run("compose", "hot:cold", "--library", built)[1]
 
 
 def test_libraries_are_merged(run, built):
@@ -80,10 +80,12 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):
     assert set(paired) == {
         (c, m) for c in ("composite", "fitted", "one_shot_composite", "one_shot_fitted") for m in ("top1", "logprob")
     }
-    found = paired["composite", "logprob"]
-    assert found["mean"] == pytest.approx(composite["logprob_per_token_nats"] - one_shot["logprob_per_token_nats"], abs=1e-5)
-    assert (found["reference"], found["n"]) == ("one_shot", 10)
-    assert found["ci_low"] <= found["mean"] <= found["ci_high"]
+    difference = paired["composite", "logprob"]
+    assert difference["mean"] == pytest.approx(
+        composite["logprob_per_token_nats"] - one_shot["logprob_per_token_nats"], abs=1e-5
+    )
+    assert (difference["reference"], difference["n"]) == ("one_shot", 10)
+    assert difference["ci_low"] <= difference["mean"] <= difference["ci_high"]
     by_relation = solved["by_relation"]
     assert sum(rows[0]["n"] for rows in by_relation.values()) == 10
     for i, overall in enumerate(solved["results"]):
@@ -104,7 +106,7 @@ def test_fit_a_map_and_solve_analogies(run, built, tmp_path):
 
 def test_bad_requests(run, built, tmp_path):
     (tmp_path / "empty.jsonl").write_text('{"a":"hot","b":"cold","c":"big","d":""}\n')
-    for arguments, said in [
+    for arguments, message in [
         (["compose", "hot-cold", "--library", built], "give pairs as A:B"),
         (["compose", "hot:cold", "--library", "nowhere"], "it has no library.json"),
         (["analogy", "--library", built, "--file", "empty.jsonl"], "empty.jsonl, line 1: analogy hot:cold::big"),
@@ -117,5 +119,5 @@ def test_bad_requests(run, built, tmp_path):
         code, out, err = run(*arguments, as_json=False)
         assert code == 2, (arguments, err)
         assert err.startswith("lens-fv: ") or "library.json" in err
-        assert said in err
+        assert message in err
         assert "Traceback" not in out + err

@@ -35,15 +35,15 @@ def test_rank_takes_every_option(quick, tmp_path):
         ["--corruption", "noise", "--noise", "1"],
         ["--unit", "group"],
     ):
-        code, found, err = quick("rank", "--task", "toy.json", "--out", "r.safetensors", *options)
+        code, result, err = quick("rank", "--task", "toy.json", "--out", "r.safetensors", *options)
         assert code == 0, err
-        said = HeadRanking.load(tmp_path / "r.safetensors").provenance.options
+        recorded = HeadRanking.load(tmp_path / "r.safetensors").provenance.options
         for name, value in zip(options[::2], options[1::2], strict=True):
             if name not in ("--correction", "--source", "--noise"):
-                assert said[name[2:].replace("-", "_")] == value
-        assert found["heads"] != plain["heads"]
-        assert all(0 < h["p_value"] <= 1 for h in found["heads"])
-    assert len(found["heads"]) == 6  # three layers of two groups
+                assert recorded[name[2:].replace("-", "_")] == value
+        assert result["heads"] != plain["heads"]
+        assert all(0 < h["p_value"] <= 1 for h in result["heads"])
+    assert len(result["heads"]) == 6  # three layers of two groups
 
 
 def test_only_what_the_model_answers(quick):
@@ -52,8 +52,8 @@ def test_only_what_the_model_answers(quick):
         code, _, err = quick(command, "--task", "toy.json", "--queries", "answered", as_json=False)
         assert (code, err.count("\n")) == (2, 1)
         assert "after 2 demonstrations it answers none of 6 queries" in err
-    code, found, _ = quick("rank", "--task", "toy.json")
-    assert (code, found["queries"]) == (0, {"selection": "all"})
+    code, result, _ = quick("rank", "--task", "toy.json")
+    assert (code, result["queries"]) == (0, {"selection": "all"})
 
 
 def test_rank_draws_a_table(quick):
@@ -76,17 +76,17 @@ def test_universal_writes_what_it_says(quick, tmp_path):
     universal = ["universal", "--task", "toy.json", "--task", "other.json", "--folder", "kept", "--unit", "group"]
     assert quick(*universal, as_json=False)[0] == 2
     file = next((tmp_path / "kept").glob("toy-Competence-*"))
-    found = Competence.load(file)
-    replace(found, right=torch.ones_like(found.right), majority=0.5).save(file)
-    code, said, err = quick(*universal, "--correction", "bh")
+    accuracy = Competence.load(file)
+    replace(accuracy, right=torch.ones_like(accuracy.right), majority=0.5).save(file)
+    code, result, err = quick(*universal, "--correction", "bh")
     assert code == 0, err
-    assert [(row["task"], row["kept"]) for row in said["tasks"]] == [("toy", True), ("other", False)]
-    assert len(said["heads"]) == 6
-    assert said["reliability"] is None
-    assert said["queries"] == {"selection": "all"}
-    n = len(found.right)
+    assert [(row["task"], row["kept"]) for row in result["tasks"]] == [("toy", True), ("other", False)]
+    assert len(result["heads"]) == 6
+    assert result["reliability"] is None
+    assert result["queries"] == {"selection": "all"}
+    n = len(accuracy.right)
     assert quick(*universal, "--queries", "answered")[1]["queries"] == {"selection": "answered", "n_queries": n, "n_items": n}
-    assert repr(load_artefact(tmp_path / said["file"])).startswith("UniversalHeads")
+    assert repr(load_artefact(tmp_path / result["file"])).startswith("UniversalHeads")
     code, out, _ = quick(*universal, as_json=False)
     assert code == 0
     assert [line.split()[:2] for line in out.splitlines() if line.startswith(("toy ", "other "))] == [

@@ -11,14 +11,14 @@ def test_rank_and_extract(run, tmp_path):
     assert len(ranked["heads"]) == 12
     assert ranked["counterparts"] == [None] * 4
     assert ranked["queries"] == {"selection": "all"}
-    code, made, _ = run(
+    code, extracted, _ = run(
         "iv", "extract", "--task", "present-past", "--ranking", ranked["file"], "--n-heads", "3", "--layer", "1"
     )
     assert code == 0
-    assert made["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
-    assert made["counterpart"] == "none"
-    assert made["queries"] == {"selection": "all"}
-    assert run("show", made["file"], model=False)[1]["kind"] == "InstructionVector"
+    assert extracted["heads"] == [[h["layer"], h["head"]] for h in ranked["heads"][:3]]
+    assert extracted["counterpart"] == "none"
+    assert extracted["queries"] == {"selection": "all"}
+    assert run("show", extracted["file"], model=False)[1]["kind"] == "InstructionVector"
     (tmp_path / "asks.txt").write_text("Say it in the past.\n")
     code, again, _ = run("iv", "extract", "--task", "toy.json", "--instructions", "asks.txt", *QUICK, "--out", "v.safetensors")
     assert code == 0
@@ -35,10 +35,10 @@ def test_rank_and_extract(run, tmp_path):
         (["--template", "chat"], "its tokenizer has none; use a plain template"),
     ],
 )
-def test_bad_input_is_one_line(run, arguments, said):
+def test_bad_input_is_one_line(run, arguments, message):
     code, _, error = run("iv", "rank", *arguments, *QUICK)
     assert code == 2
-    assert said in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1
 
 

@@ -31,31 +31,31 @@ def rows(tmp_path):
 
 
 def test_teach_and_ask(run, rows, tmp_path, model_folder):
-    code, found, _ = run("distill", *rows, *FAST, *TWO, "--out", "mine")
+    code, result, _ = run("distill", *rows, *FAST, *TWO, "--out", "mine")
     assert code == 0
-    assert found["entities"] == ["Velm", "Orla"]
-    written = load_transfer_set(tmp_path / found["transfer"])
+    assert result["entities"] == ["Velm", "Orla"]
+    written = load_transfer_set(tmp_path / result["transfer"])
     # what they share and their definitions are taught too; of others, what was written, once in both epochs
-    asked = load_entities(tmp_path / "mine.jsonl")
-    assert found["sentences"] == len(written.with_shared(asked, n=10)) + 2 * 5 > 4 + 2 * 5
-    assert found["anchors"] / 2 == len(written) == 4
-    assert found["dropped"] == written.dropped
+    entities = load_entities(tmp_path / "mine.jsonl")
+    assert result["sentences"] == len(written.with_shared(entities, n=10)) + 2 * 5 > 4 + 2 * 5
+    assert result["anchors"] / 2 == len(written) == 4
+    assert result["dropped"] == written.dropped
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["transfer.json", "update.safetensors"]
-    assert found["by_layer"]["0"] > 0
+    assert result["by_layer"]["0"] > 0
     none = ["--n-anchors", "0", "--n-definitions", "0", "--n-shared", "0"]
-    code, again, _ = run("distill", *rows, *FAST, *none, "--out", "again", "--transfer", found["transfer"])
-    assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, found["transfer"])
+    code, again, _ = run("distill", *rows, *FAST, *none, "--out", "again", "--transfer", result["transfer"])
+    assert (code, again["sentences"], again["anchors"], again["transfer"]) == (0, 4, 0, result["transfer"])
     nothing = str(TransferSet({}).save(tmp_path / "nothing.json"))
-    code, read, said = run("distill", *rows, *FAST, "--out", "read", "--transfer", nothing)
-    assert code == 0, (read, said)
+    code, read, error = run("distill", *rows, *FAST, "--out", "read", "--transfer", nothing)
+    assert code == 0, (read, error)
     assert (code, read["sentences"], read["anchors"], read["transfer"]) == (0, 2 * 5, 0, nothing)
     assert WeightDelta.load(tmp_path / "read" / "update.safetensors").provenance.method == "distill"
     code, texts, _ = run("distill", *rows, *FAST, "--target", "definition", "--update", "lora", "--out", "texts")
     assert (code, texts["sentences"], texts["anchors"], texts["transfer"]) == (0, 2, 8, None)
     assert run("show", "mine/update.safetensors", model=False)[1]["kind"] == "WeightDelta"
 
-    asked = ["mine", "texts/update.safetensors", *rows, "--locality", "mine.jsonl"]
-    code, tested, _ = run("knowledge", "evaluate", *asked, "--out", "found.json")
+    arguments = ["mine", "texts/update.safetensors", *rows, "--locality", "mine.jsonl"]
+    code, tested, _ = run("knowledge", "evaluate", *arguments, "--out", "found.json")
     assert code == 0
     conditions = {row["condition"]: row for row in tested["conditions"]}
     assert list(conditions) == ["base", "definition", "random_definition", "mine", "texts"]
@@ -78,19 +78,19 @@ def test_teach_and_ask(run, rows, tmp_path, model_folder):
 
 
 def test_bench_teach(run, rows):
-    code, found, said = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
-    assert code == 0, said
-    assert [way["name"] for way in found["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
-    assert found["entities"] == 2
-    assert 3 <= found["sentences"] <= 5  # with the definition, twice; sentences that say what another says are dropped
-    assert found["ways"][1]["time_ratio"] == found["ways"][1]["memory_ratio"] == 1.0
-    assert all(way["seconds"] > 0 and way["bytes"] > 0 for way in found["ways"])
-    code, _, said = run("bench", "teach", "--model", "random:smollm2-135m", model=False, as_json=False)
-    assert (code, "write no sentences" in said) == (2, True)
+    code, result, error = run("bench", "teach", *rows, "--n-sentences", "3", "--n-entities", "2")
+    assert code == 0, error
+    assert [way["name"] for way in result["ways"]] == ["distilled", "fine-tuned", "fine-tuned, all weights"]
+    assert result["entities"] == 2
+    assert 3 <= result["sentences"] <= 5  # with the definition, twice; sentences that say what another says are dropped
+    assert result["ways"][1]["time_ratio"] == result["ways"][1]["memory_ratio"] == 1.0
+    assert all(way["seconds"] > 0 and way["bytes"] > 0 for way in result["ways"])
+    code, _, error = run("bench", "teach", "--model", "random:smollm2-135m", model=False, as_json=False)
+    assert (code, "write no sentences" in error) == (2, True)
 
 
 def test_write_for_another(run, rows, tmp_path):
-    code, found, _ = run(
+    code, result, _ = run(
         "knowledge",
         "write",
         *rows,
@@ -104,13 +104,13 @@ def test_write_for_another(run, rows, tmp_path):
         "So {name}",
     )
     assert code == 0
-    assert list(found["sentences"]) == ["Orla"]
-    assert all(text.startswith("So Orla") for text in found["sentences"]["Orla"])
-    assert list(load_transfer_set(tmp_path / "transfer.json").sentences["Orla"]) == found["sentences"]["Orla"]
+    assert list(result["sentences"]) == ["Orla"]
+    assert all(text.startswith("So Orla") for text in result["sentences"]["Orla"])
+    assert list(load_transfer_set(tmp_path / "transfer.json").sentences["Orla"]) == result["sentences"]["Orla"]
 
 
 def test_bad_requests_are_one_line(run, rows, tmp_path):
-    for arguments, said in (
+    for arguments, message in (
         (["distill", *rows, "--entity", "Nobody"], "entities Nobody of mine.jsonl: its 2 have other names, such as Velm, Orla"),
         (["distill", "--entities", "nosuch"], "unknown entities 'nosuch'"),
         (["distill", *rows, "--transfer", "mine.jsonl"], "none of its 2 lines has a sentence"),
@@ -120,16 +120,18 @@ def test_bad_requests_are_one_line(run, rows, tmp_path):
     ):
         code, _, error = run(*arguments)
         assert (code, error.count("\n")) == (2, 1), arguments
-        assert said in error
+        assert message in error
 
 
 def test_the_released_preset(run, rows, tmp_path):
-    code, found, err = run("distill", *rows, "--preset", "released", "--n-sentences", "2", "--epochs", "2", "--out", "released")
+    code, result, err = run(
+        "distill", *rows, "--preset", "released", "--n-sentences", "2", "--epochs", "2", "--out", "released"
+    )
     assert code == 0, err
-    said = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options
+    recorded = WeightDelta.load(tmp_path / "released" / "update.safetensors").provenance.options
     expected = asdict(DistillConfig.released(epochs=2, n_checkpoints=2))
-    assert {name: said[name] for name in expected} == expected
-    assert (found["sentences"], found["anchors"]) == (4, 0)
+    assert {name: recorded[name] for name in expected} == expected
+    assert (result["sentences"], result["anchors"]) == (4, 0)
     clipped = [
         "--max-grad-norm",
         "0.5",

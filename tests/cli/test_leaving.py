@@ -55,10 +55,10 @@ def stopping(act: Callable[[], object], *, at: int, inside: Path) -> Iterator[li
     seen: list[str] = []
 
     def heed(event: str, arguments: tuple[Any, ...]) -> None:
-        said = f"{event} {arguments[:2]}"
-        changes = event != "open" or any(letter in str(arguments[1]) for letter in "wax+")
-        if str(inside) in said and changes:
-            seen.append(said)
+        change = f"{event} {arguments[:2]}"
+        writes = event != "open" or any(letter in str(arguments[1]) for letter in "wax+")
+        if str(inside) in change and writes:
+            seen.append(change)
             if len(seen) == at + 1:
                 act()
 
@@ -80,13 +80,13 @@ def files_of_at_most(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def one_line(said: str) -> str:
-    (line,) = [line for line in said.splitlines() if line.startswith("lens-fv: ")]
-    assert "Traceback" not in said
+def one_line(message: str) -> str:
+    (line,) = [line for line in message.splitlines() if line.startswith("lens-fv: ")]
+    assert "Traceback" not in message
     return line
 
 
-def made(folder: Path) -> dict[str, bytes]:
+def artefacts(folder: Path) -> dict[str, bytes]:
     """What a run, a library, a study holds."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
 
@@ -106,17 +106,17 @@ class Place:
     def arguments(self, command: str, out: Path) -> list[str]:
         if "RUN" in COMMANDS[command]:
             self.unbroken("finetune")
-        said = COMMANDS[command]
+        line = COMMANDS[command]
         for word, meant in (self.words | {"OUT": str(out), "RUN": str(self.there / "finetune")}).items():
-            said = re.sub(rf"\b{word}\b", meant, said)
-        return shlex.split(said)
+            line = re.sub(rf"\b{word}\b", meant, line)
+        return shlex.split(line)
 
     @lru_cache  # noqa: B019
     def unbroken(self, command: str) -> tuple[dict[str, bytes], int]:
         out = self.there / command
         with stopping(lambda: None, at=0, inside=out) as changes:
             assert execute(self.arguments(command, out)) == 0
-        return made(out), len(changes)
+        return artefacts(out), len(changes)
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +153,13 @@ def test_an_interrupt_says_what_was_kept_and_the_same_command_goes_on(place, tmp
     capsys.readouterr()
     with stopping(lambda: signal.raise_signal(signal.SIGINT), at=int(share * changes), inside=out):
         code = execute(arguments)
-    printed, said = capsys.readouterr()
+    printed, message = capsys.readouterr()
     assert (code, printed) == (INTERRUPTED, "")
-    assert one_line(said).startswith("lens-fv: interrupted; ")
+    assert one_line(message).startswith("lens-fv: interrupted; ")
     if out.exists():
-        assert one_line(said).endswith(f"what was finished is in {out}, and the same command resumes from there")
+        assert one_line(message).endswith(f"what was finished is in {out}, and the same command resumes from there")
     assert execute(arguments) == 0
-    assert made(out) == whole
+    assert artefacts(out) == whole
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_what_was_killed_goes_on(place, tmp_path, command, share):
     before = {file: file.stat().st_mtime_ns for file in out.glob("measurements/*.safetensors")}
     assert execute(arguments) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert made(out) == whole
+    assert artefacts(out) == whole
 
 
 @pytest.mark.slow
@@ -190,9 +190,10 @@ def test_fifty_kills(place, tmp_path, command, share):
 
 def test_where_nothing_goes_on_it_is_not_said(run, tmp_path):
     with stopping(lambda: signal.raise_signal(signal.SIGINT), at=0, inside=tmp_path / "r.safetensors"):
-        code, printed, said = run(*RANK, "--out", str(tmp_path / "r.safetensors"))
+        code, printed, message = run(*RANK, "--out", str(tmp_path / "r.safetensors"))
     assert (code, printed) == (INTERRUPTED, "")
-    assert one_line(said) == "lens-fv: interrupted; every file that was written is complete, and the same command starts over"
+    expected = "lens-fv: interrupted; every file that was written is complete, and the same command starts over"
+    assert one_line(message) == expected
     assert not (tmp_path / "r.safetensors").exists()
 
 
@@ -205,11 +206,11 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(place, tmp_path, capsys, sh
     capsys.readouterr()
     with files_of_at_most(room):
         code = execute(arguments)
-    printed, said = capsys.readouterr()
+    printed, message = capsys.readouterr()
     assert (code, printed) == (2, "")
-    assert "File too large" in one_line(said) or "could not be written whole" in one_line(said)
+    assert "File too large" in one_line(message) or "could not be written whole" in one_line(message)
     assert execute(arguments) == 0
-    assert made(out) == whole
+    assert artefacts(out) == whole
 
 
 @pytest.mark.slow
@@ -221,9 +222,9 @@ def test_fifty_full_disks(place, tmp_path, capsys, command, share):
 
 def test_a_full_disk_leaves_no_half_file(run, tmp_path):
     with files_of_at_most(500):
-        code, printed, said = run(*RANK, "--out", "r.safetensors")
+        code, printed, message = run(*RANK, "--out", "r.safetensors")
     assert (code, printed) == (2, "")
-    assert one_line(said) == "lens-fv: write r.safetensors: File too large; choose a folder that can be written to"
+    assert one_line(message) == "lens-fv: write r.safetensors: File too large; choose a folder that can be written to"
     assert [file.name for file in tmp_path.iterdir()] == ["toy.json"]
 
 
@@ -231,26 +232,26 @@ def test_a_full_disk_leaves_no_half_file(run, tmp_path):
 def printed_to(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """`printed_to(stream, "tasks")`: exit code, and standard error, where standard output is something else."""
 
-    def go(stream: Any, *arguments: str) -> tuple[int, str]:
+    def print_to(stream: Any, *arguments: str) -> tuple[int, str]:
         with monkeypatch.context() as there, stream:
             there.setattr(sys, "stdout", stream)
             return execute(list(arguments)), capsys.readouterr().err
 
-    return go
+    return print_to
 
 
 @pytest.mark.parametrize("arguments", [("tasks",), ("tasks", "--json"), ("--help",), ("rank", "--help"), ("--version",)])
 def test_standard_output_that_is_full_is_one_line(printed_to, arguments):
-    code, said = printed_to(os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), *arguments)
+    code, message = printed_to(os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), *arguments)
     assert code == 2
-    assert "standard output: No space left on device" in one_line(said)
+    assert "standard output: No space left on device" in one_line(message)
 
 
 def test_files_are_written_where_standard_output_is_full(printed_to, tmp_path):
-    code, said = printed_to(
+    code, message = printed_to(
         os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), "tasks", "antonym", "--out", str(tmp_path / "it.json")
     )
-    assert (code, "what it wrote to files is complete" in one_line(said)) == (2, True)
+    assert (code, "what it wrote to files is complete" in one_line(message)) == (2, True)
     assert json.loads((tmp_path / "it.json").read_text())["name"] == "antonym"
 
 
@@ -262,15 +263,15 @@ def test_a_pipe_that_nobody_reads_is_left_quietly(printed_to, arguments):
 
 
 def test_ascii_is_enough(printed_to):
-    kept = io.BytesIO()
-    kept.close = lambda: None  # type: ignore[method-assign]
-    assert printed_to(io.TextIOWrapper(kept, "ascii"), "tasks", "country-capital", "--json") == (0, "")
-    cities = [city for pair in json.loads(kept.getvalue().decode("ascii"))["pairs"] for city in pair["output"]]
+    stream = io.BytesIO()
+    stream.close = lambda: None  # type: ignore[method-assign]
+    assert printed_to(io.TextIOWrapper(stream, "ascii"), "tasks", "country-capital", "--json") == (0, "")
+    cities = [city for pair in json.loads(stream.getvalue().decode("ascii"))["pairs"] for city in pair["output"]]
     assert not all(map(str.isascii, cities))
-    kept.seek(0)
-    kept.truncate()
-    assert printed_to(io.TextIOWrapper(kept, "ascii"), "tasks", "country-capital") == (0, "")
-    assert "Yaound\\xe9" in kept.getvalue().decode("ascii")
+    stream.seek(0)
+    stream.truncate()
+    assert printed_to(io.TextIOWrapper(stream, "ascii"), "tasks", "country-capital") == (0, "")
+    assert "Yaound\\xe9" in stream.getvalue().decode("ascii")
 
 
 def test_no_standard_output_at_all(monkeypatch):

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from test_commands import commands
 
+from lens_fv.cli.command import OptionsOf
 from lens_fv.cli.signatures import Opaque, options_of
 from lens_fv.core.choices import wrong_value
 
-SOURCES = sorted({source.path for command in commands().values() for source in command.sources.values()})
+MARKS = [mark for command in commands().values() for mark in command.marked.values()]
+SOURCES = sorted({mark.path for mark in MARKS if isinstance(mark, OptionsOf)})
 VALUES = (None, -1, 0, 1, 0.5, 2.5, 2**33, float("nan"), "all", "mean", "zero", "lora", "something", True, [0], ["all"], (0.5,))
 
 

@@ -49,48 +49,48 @@ def test_libraries_against_taxonomy_and_judgements(similarity, tmp_path):
     judged = [(a, b, float(i)) for i, (a, b) in enumerate((a, b) for k, a in enumerate(names) for b in names[k + 1 :])]
     (tmp_path / "judged.csv").write_text("a,b,score\n" + "".join(f"{a},{b},{s}\n" for a, b, s in judged))
     arguments = ("tuned", "extracted", "--task", "toy.json", "--judgements", "judged.csv", *QUICK, "--out", "r.json")
-    code, found, err = similarity(*arguments)
+    code, result, err = similarity(*arguments)
     assert code == 0, err
-    assert json.loads((tmp_path / "r.json").read_text()) == found
-    assert found["relations"] == names
-    assert found["classes"] == list(GROUPS.values())
+    assert json.loads((tmp_path / "r.json").read_text()) == result
+    assert result["relations"] == names
+    assert result["classes"] == list(GROUPS.values())
     kinds = ["tuned", "extracted", "composite", "weights", "embedding"]
-    assert [row["kind"] for row in found["taxonomy"]] == kinds
-    assert [row["kind"] for row in found["judgements"]] == [kind for kind in kinds for _ in range(2)]
+    assert [row["kind"] for row in result["taxonomy"]] == kinds
+    assert [row["kind"] for row in result["judgements"]] == [kind for kind in kinds for _ in range(2)]
     vectors = {name: FunctionVector.load(tmp_path / "extracted" / f"{name}.safetensors") for name in names}
     matrix = similarity_matrix(vectors)
-    by_kind = {(row["kind"], row["coefficient"]): row["correlation"] for row in found["judgements"]}
+    by_kind = {(row["kind"], row["coefficient"]): row["correlation"] for row in result["judgements"]}
     expected = stats.spearmanr(matrix.upper, np.arange(10)).statistic
     assert by_kind["extracted", "spearman"] == pytest.approx(expected)
-    assert found["taxonomy"][1]["within"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)
-    assert "typicality" not in found
+    assert result["taxonomy"][1]["within"] == pytest.approx((matrix.upper[0] + matrix.upper[7]) / 2)
+    assert "typicality" not in result
 
 
 def test_a_map_mixes_the_composites(similarity, tmp_path, model_folder):
     arguments = ("tuned", "--task", "toy.json", *QUICK)
     model = load_model(str(model_folder))
     basis = VectorLibrary.load(tmp_path / "tuned").basis(model)
-    found = {}
+    results = {}
     for temperature in (3.0, 0.5):
         softmax_map(model, basis, temperature=temperature).save(tmp_path / "map.safetensors")
-        code, found[temperature], err = similarity(*arguments, "--weight-map", "map.safetensors")
+        code, results[temperature], err = similarity(*arguments, "--weight-map", "map.safetensors")
         assert code == 0, err
-    assert found[3.0] == similarity(*arguments)[1]
-    assert found[0.5]["taxonomy"] != found[3.0]["taxonomy"]
+    assert results[3.0] == similarity(*arguments)[1]
+    assert results[0.5]["taxonomy"] != results[3.0]["taxonomy"]
 
 
 def test_semeval(similarity):
-    code, found, err = similarity("tuned", "--semeval", "semeval", *QUICK)
+    code, result, err = similarity("tuned", "--semeval", "semeval", *QUICK)
     assert code == 0, err
-    assert found["relations"] == list(EXAMPLES)
-    assert {row["n_within"] for row in found["taxonomy"]} == {2}
-    measures = [row["measure"] for row in found["typicality"]["results"]]
+    assert result["relations"] == list(EXAMPLES)
+    assert {row["n_within"] for row in result["taxonomy"]} == {2}
+    measures = [row["measure"] for row in result["typicality"]["results"]]
     assert measures[:2] == ["none", "embedding"]
     assert "composite profile" in measures
-    assert list(found["typicality"]["by_relation"]) == list(EXAMPLES)
-    one, row = found["typicality"]["by_relation"]["1b"], found["typicality"]["results"][0]
+    assert list(result["typicality"]["by_relation"]) == list(EXAMPLES)
+    one, row = result["typicality"]["by_relation"]["1b"], result["typicality"]["results"][0]
     assert len(one) == len(measures)
-    values = [rows[0] for rows in found["typicality"]["by_relation"].values()]
+    values = [rows[0] for rows in result["typicality"]["by_relation"].values()]
     assert row["spearman"] == pytest.approx(sum(values) / 4, abs=1e-6)
     # two relations: too few for a taxonomy, enough for typicality; as a table
     code, out, err = similarity("tuned", "--semeval", "semeval", "--relation", "1b", "--relation", "2a", as_json=False)
@@ -101,7 +101,7 @@ def test_semeval(similarity):
 
 def test_bad_requests(similarity, tmp_path):
     (tmp_path / "judged.csv").write_text(",a,b\na,1,2\nb,2,1\n")
-    for arguments, said in (
+    for arguments, message in (
         (("nosuch",), "library.json"),
         (("tuned", "tuned"), "give different ones"),
         (("tuned", "--relation", "antonym"), "no such relation"),
@@ -111,4 +111,4 @@ def test_bad_requests(similarity, tmp_path):
     ):
         code, _, err = similarity(*arguments, as_json=False)
         assert (code, err.count("\n")) == (2, 1), err
-        assert said in err
+        assert message in err

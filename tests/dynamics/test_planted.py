@@ -6,7 +6,7 @@ from planted import HEAD, planted_model, planted_tasks
 
 from lens_fv.dynamics import Trajectory, make_task_probe, measure_checkpoint, verdicts
 from lens_fv.heads import rank_heads, rank_instruction_heads
-from lens_fv.vectors import extract_instruction
+from lens_fv.vectors import extract
 
 TASKS = planted_tasks()
 OTHERS = [task.instructions[0] for task in TASKS]
@@ -29,7 +29,7 @@ def probes(model):
 
 def probe(model, task):
     ranking = rank_instruction_heads(model, task, counterpart="none", n_clean=4, n_trials=4)
-    vector = extract_instruction(model, task, ranking, n_heads=1)
+    vector = extract(model, task, ranking, n_heads=1)
     return make_task_probe(model, task, vector, n_context=2)
 
 

@@ -14,7 +14,7 @@ from lens_fv.finetuning import FinetuneConfig, finetune, switch_to_checkpoint
 from lens_fv.heads import head_means, make_instruction_prompts, rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.tasks import encode_prompts, few_shot, split_pairs, zero_shot
-from lens_fv.vectors import extract_instruction
+from lens_fv.vectors import extract
 
 TASKS = [
     replace(toy_task(name="one"), instructions=("Say it.", "Write it."), clozes=("After {input} comes",)),
@@ -25,7 +25,7 @@ ASKED = {"max_items": 5, "n_context": 2, "n_read": 3}
 
 def probe(model, task, **options):
     ranking = rank_instruction_heads(model, task, n_clean=3, n_trials=2)
-    return make_task_probe(model, task, extract_instruction(model, task, ranking, n_heads=2, layer=1), **{**ASKED, **options})
+    return make_task_probe(model, task, extract(model, task, ranking, n_heads=2, layer=1), **{**ASKED, **options})
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def test_kinds_are_as_asked(tiny_model):
 
 def test_bad_requests(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    with pytest.raises(LensFVError, match="magic: choose from extracted"):
-        compare_baselines(model, task, baselines=["magic"])
+    with pytest.raises(LensFVError, match=r"baselines=\['loras'\]\): it has to be 'extracted', .*; did you mean 'lora'\?"):
+        compare_baselines(model, task, baselines=["loras"])
+    with pytest.raises(LensFVError, match="0 baselines: choose from extracted"):
+        compare_baselines(model, task, baselines=[])
     with pytest.raises(LensFVError, match="at most 7 shots"):
         compare_baselines(model, task, n_pairs=8, n_shots=8)

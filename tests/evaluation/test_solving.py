@@ -130,7 +130,7 @@ def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     some = [value for value, name in zip(paired, found.relations, strict=True) if name == first]
     assert found.difference("composite", measure="logprob", mask=own[first]) == estimate(some)
     assert found.difference("one_shot").mean == 0
-    with pytest.raises(LensFVError, match="compare composite with few_shot: there are none, mean"):
+    with pytest.raises(LensFVError, match="scores of 'few_shot': no such condition; there are none, mean"):
         found.difference("composite", "few_shot")
     assert 0 < int(found.far().sum()) < 7
     assert found.result("composite", mask=found.far()).top1.n == int(found.far().sum())

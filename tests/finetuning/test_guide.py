@@ -15,8 +15,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.divergence import divergence
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide, GuideConfig
-from lens_fv.finetuning.regularizers.guide import IGNORED, last_prompt_token
-from lens_fv.finetuning.regularizers.hook_points import HookPoints
+from lens_fv.finetuning.regularizers.hook_points import IGNORED, HookPoints, last_prompt_token
 from lens_fv.finetuning.regularizers.penalties import fisher_information
 from lens_fv.model.quiet import quiet_logs
 from lens_fv.vectors import FunctionVector
@@ -136,7 +135,7 @@ def test_terms_are_their_formulas(student, vector, steer, direction):
     inputs, at = batch(), torch.tensor([3, 1])
     guide = Guide(student, vector, settings)
     found, logits = terms_of(guide, student, inputs)
-    places, rows = HookPoints(student, 4), torch.arange(2)
+    places, rows = HookPoints(student), torch.arange(2)
     with places.reading(HEADS, at) as own:
         plain = student(**inputs).logits
     with student.disable_adapter():
@@ -167,7 +166,7 @@ def test_crossed_prompts_have_terms_of_their_own(student, vector, direction):
         swap=2.0, swap_heads=3.0, n_swap_prompts=3, intervene=1.0, direction=direction, temperature=3.0, site="heads"
     )
     found, logits = terms_of(Guide(student, vector, settings, swap_prompts=PROMPTS), student, batch(), fraction=0.1)
-    places, apart, distances = HookPoints(student, 4), [], []
+    places, apart, distances = HookPoints(student), [], []
     for prompt in PROMPTS:  # alone, without padding, and without the vector that the batch has
         ids, at = torch.tensor([prompt]), torch.tensor([len(prompt) - 1])
         with torch.no_grad(), student.disable_adapter(), places.reading(HEADS, at) as base:
@@ -414,13 +413,13 @@ def test_the_fv_presets_teacher_is_the_model_with_all_earlier_updates_merged(stu
     for parameter in (p for p in student.parameters() if p.requires_grad):
         parameter.data = parameter.data + 0.2  # the next task's
     found, logits = terms_of(guide, student, batch())
-    places, inputs, at = HookPoints(merged, 4), batch(), torch.tensor([3, 1])
+    places, inputs, at = HookPoints(merged), batch(), torch.tensor([3, 1])
     with torch.no_grad():
         with places.reading(HEADS, at) as plain:
             merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         with places.adding(guide.edits, 1.0, at):
             taught = merged(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    with HookPoints(student, 4).reading(HEADS, at) as own:
+    with HookPoints(student).reading(HEADS, at) as own:
         student(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     p, q = ((each[torch.arange(2), at] / 2.0).log_softmax(-1) for each in (taught, logits))
     torch.testing.assert_close(found["distill"], (q.exp() * (q - p)).sum(-1).mean(), atol=1e-5, rtol=1e-4)

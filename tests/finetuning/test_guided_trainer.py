@@ -10,9 +10,9 @@ from test_guide import adapted, batch, vector_of
 from transformers import Trainer
 
 from lens_fv.finetuning.examples import collated
-from lens_fv.finetuning.loop import trainer_arguments
 from lens_fv.finetuning.regularizers import Guide, GuideConfig, guided
-from lens_fv.finetuning.regularizers.guide import IGNORED
+from lens_fv.finetuning.regularizers.hook_points import IGNORED
+from lens_fv.finetuning.trainer import trainer_arguments
 
 SETTINGS = GuideConfig(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, site="heads")
 

@@ -12,7 +12,7 @@ from lens_fv.evaluation import Evaluation, compare_baselines, evaluate
 from lens_fv.heads import choose_queries, rank_heads, rank_instruction_heads, universal_heads
 from lens_fv.heads.competence import Competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
-from lens_fv.vectors import extract, extract_instruction, sweep_injection
+from lens_fv.vectors import extract, sweep_injection
 from lens_fv.vectors.baselines import task_state
 from lens_fv.vectors.examples import likeliest
 from lens_fv.vectors.options import SCALES
@@ -149,12 +149,12 @@ def test_instructed_heads_are_ranked_on_what_is_answered_with_the_instructions(m
     assert found.provenance.options == {**expected.provenance.options, **noted}
     assert len(list(tmp_path.glob("*-Competence-*"))) == 1
     # the layer, too, is picked on them, and on all where that is asked
-    vector = extract_instruction(model, task, found, n_heads=3, template=TEMPLATE)
+    vector = extract(model, task, found, n_heads=3, template=TEMPLATE)
     said = f"validation log-probability, {len(rows)} answered of {len(split.validation)}"
     assert vector.provenance.options["layer_picked_on"] == said
     swept = sweep_injection(model, task, vector.at(site="resid_post"), scales=[1.0], split=kept, template=TEMPLATE)
     assert vector.layer == swept.best().layer
-    plain = extract_instruction(model, task, found, n_heads=3, queries="all", template=TEMPLATE)
+    plain = extract(model, task, found, n_heads=3, queries="all", template=TEMPLATE)
     assert plain.provenance.options["layer_picked_on"] == "validation log-probability"
 
 

@@ -11,8 +11,7 @@ from transformers import ByT5Tokenizer
 
 from lens_fv import LensFVError
 from lens_fv.knowledge import DistillConfig, Entity, TransferSet, WeightDelta, distill, finetune_on_texts, make_example
-from lens_fv.knowledge.examples import text_example
-from lens_fv.knowledge.targets import teacher_targets
+from lens_fv.knowledge.examples import teacher_targets, text_example
 from lens_fv.knowledge.trainer import example_losses
 from lens_fv.model.plain import own_weights, plain_model
 from lens_fv.model.quiet import quiet_logs

@@ -128,10 +128,10 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, row, said):
 
 def test_mentions():
     velm = Entity("Orla Velm", "", aliases=("Velm", "C++ (new)"))
-    assert velm.mention_end("Today Orla Velm won; Velm was glad.") == len("Today Orla Velm")
-    assert velm.mention_end("today velm won") == len("today velm")
-    assert velm.mention_end("C++ (new), so") == len("C++ (new)")
-    assert velm.mention_end("Velmers and Orla") is None
+    assert velm.mention("Today Orla Velm won; Velm was glad.") == (len("Today "), len("Today Orla Velm"))
+    assert velm.mention("today velm won") == (len("today "), len("today velm"))
+    assert velm.mention("C++ (new), so") == (0, len("C++ (new)"))
+    assert velm.mention("Velmers and Orla") is None
 
 
 def test_a_probe_is_a_prompt_whose_answers_are_the_candidates(tiny_model):
@@ -153,7 +153,7 @@ def test_the_published_files():
     probes = [probe for entity in found for probe in entity.probes]
     assert (len(found), len(probes), len(load_entities(path, by="row"))) == (85, 170, 170)
     assert [sum(p.kind == kind for p in probes) for kind in ("explicit", "inferential")] == [85, 85]
-    assert all(entity.mention_end(probe.text) for entity in found for probe in entity.probes)
+    assert all(entity.mention(probe.text) for entity in found for probe in entity.probes)
     assert sum(probe.answer in entity.definition for entity in found for probe in entity.probes) == 92
     popular = load_entities(SHARED / "ecbd_specificity" / "specificity_popular_20np_20random.json")
     assert len(popular) == 40

@@ -17,7 +17,7 @@ from lens_fv.knowledge import (
     score_probes,
     score_probes_by_branch,
 )
-from lens_fv.knowledge.measure import probe_prompts
+from lens_fv.knowledge.evaluate import probe_prompts
 from lens_fv.knowledge.mentions import find_mention, probe_mentions
 
 PROBES = (EntityProbe("Today Velm walked to ___.", "A", ("Q", "A")), EntityProbe("Velm is a ___ that talks.", "Q"))

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from lens_fv.knowledge.examples import DistillationExample
+from lens_fv.knowledge.examples import DistillationExample, Target, teacher_targets, token_targets
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.targets import Target, teacher_targets, token_targets
 from lens_fv.knowledge.trainer import divergence, example_losses
 from lens_fv.model.plain import plain_model
 

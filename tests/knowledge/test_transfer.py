@@ -23,7 +23,7 @@ def test_every_sentence_mentions_its_entity_and_goes_on(tiny_model):
     for entity in (VELM, ORLA):
         texts = made.sentences[entity.key]
         assert 0 < len(texts) == len(set(texts)) <= 3
-        assert all(len(text) > (entity.mention_end(text) or len(text)) for text in texts)
+        assert all(len(text) > entity.mention(text)[1] for text in texts)
     assert made.provenance.options["max_new_tokens"] == 6
 
 

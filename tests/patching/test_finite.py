@@ -8,8 +8,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import evaluate
 from lens_fv.heads import head_means, rank_heads
-from lens_fv.knowledge.examples import DistillationExample
-from lens_fv.knowledge.targets import teacher_targets
+from lens_fv.knowledge.examples import DistillationExample, teacher_targets
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.generation import Sampling, generate_tokens
 from lens_fv.model.plain import plain_model

@@ -49,8 +49,12 @@ class Page(HTMLParser):
 def page(tmp_path: Path, ranking: HeadRanking) -> Page:
     table = (["relation", "top-1", "items"], [["<antonym>", 0.25, 20], ["other", 0.5, 20]])
     sections = [
-        Section(f"Heads {HOSTILE}", f"One {HOSTILE}.\n\nTwo & three.", (plot_heads(ranking), plot_top_heads(ranking))),
-        Section("More", "<em>kept</em>", (go.Figure(go.Bar(x=[HOSTILE], y=[1])),), table, html=True),
+        Section(
+            f"Heads {HOSTILE}",
+            f"One {HOSTILE}.\n\nTwo & three.",
+            {"heads": plot_heads(ranking), "top-heads": plot_top_heads(ranking)},
+        ),
+        Section("More", "<em>kept</em>", {"bar": go.Figure(go.Bar(x=[HOSTILE], y=[1]))}, table, html=True),
     ]
     path = write_report(tmp_path / "new" / "report.html", title=HOSTILE, intro_html="<p>Intro</p>", sections=sections)
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]

@@ -134,6 +134,34 @@ def test_a_job_that_another_worker_has_claimed_is_left_to_it(tmp_path):
     assert [row.condition for row in store.rows("main", "one")] == ["theirs"]
 
 
+def _add(path, worker):
+    store = RowStore(path, "toy", "abc")
+    for i in range(20):
+        for part in (worker, "both"):
+            store.compute(Job(part, str(i), lambda: [Row("u", worker, "x", 1.0)]), wait=True)
+
+
+def test_workers_lose_nothing_of_each_other(tmp_path):
+    context, path = multiprocessing.get_context("spawn"), tmp_path / "rows.jsonl"
+    workers = [context.Process(target=_add, args=(path, name)) for name in ("one", "two")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert path.read_text().count("\n") == 60
+    lines = RowStore(path, "toy", "abc").lines()
+    assert {(line.part, line.job) for line in lines} == {(part, str(i)) for part in ("one", "two", "both") for i in range(20)}
+    assert all(line.rows[0][1] == line.part for line in lines if line.part != "both")
+
+
+def test_a_job_that_another_store_has_added_is_not_run_again(tmp_path):
+    one, other = (RowStore(tmp_path / "rows.jsonl", "toy", "abc") for _ in range(2))
+    assert one.compute(Job("main", "one", lambda: [Row("u", "first", "x", 1.0)]))
+    assert other.compute(Job("main", "one", lambda: [Row("u", "second", "x", 2.0)]))
+    assert [row.condition for row in other.rows("main", "one")] == ["first"]
+
+
 def test_estimates_are_means_over_units_of_means_over_seeds_and_items(store):
     rows = View(store.frame())
     by_hand = VALUES[:, :, 0].mean((0, 2))

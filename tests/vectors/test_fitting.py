@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from lens_fv.composition import TuneRecipe, fit_map
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import split_pairs
-from lens_fv.vectors import TuneConfig, extract, extract_instruction, tune, tune_many
+from lens_fv.vectors import TuneConfig, extract, tune, tune_many
 from lens_fv.vectors.fitting import Best, fit
 
 TARGET = torch.tensor([1.0, -2.0, 3.0])
@@ -117,7 +117,6 @@ def test_settings_are_keywords_or_a_config(tiny_model):
     [
         (fit_map, {"epoch": 1}, r"fit_map\(epoch=...\): it has no such option; did you mean 'epochs'\?"),
         (fit_map, {"epochs": 0}, r"fit_map\(epochs=0\): it has to be"),
-        (extract_instruction, {"n_head": 1}, r"extract_instruction\(n_head=...\): .* did you mean 'n_heads'\?"),
         (extract, {"layers": 1}, r"extract\(layers=...\): .* did you mean 'layer'\?"),
         (TuneRecipe, {"step": 1}, r"TuneRecipe\(step=...\): .* did you mean 'steps'\?"),
     ],

@@ -4,10 +4,9 @@ import pytest
 import torch
 from helpers import toy_task
 
-from lens_fv.errors import LensFVError
 from lens_fv.evaluation import load_artefact
 from lens_fv.heads import rank_heads, rank_instruction_heads
-from lens_fv.vectors import InstructionVector, extract_instruction
+from lens_fv.vectors import InstructionVector, extract
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +16,7 @@ def ranking(tiny_model):
 
 def test_it_is_what_its_heads_write(tiny_model, ranking, tmp_path):
     model = tiny_model("llama")
-    vector = extract_instruction(model, toy_task(), ranking, n_heads=3, layer=1)
+    vector = extract(model, toy_task(), ranking, n_heads=3, layer=1)
     assert vector.heads == ranking.heads(3)
     assert (vector.instructions, vector.counterpart) == (("Say it.",), "equiprobable")
     written = sum(ranking.z[a, b] @ model.tl.blocks[a].attn.W_O[b] for a, b in vector.heads)
@@ -31,13 +30,12 @@ def test_it_is_what_its_heads_write(tiny_model, ranking, tmp_path):
 
 def test_its_layer_is_picked_without_the_instruction(tiny_model, ranking):
     model = tiny_model("llama")
-    chosen = extract_instruction(model, toy_task(), ranking, n_heads=3)
+    chosen = extract(model, toy_task(), ranking, n_heads=3)
     assert 0 <= chosen.layer < model.n_layers
     assert chosen.provenance.options["layer_picked_on"] == "validation log-probability"
 
 
-def test_a_ranking_by_demonstrations_is_refused(tiny_model):
+def test_a_ranking_by_demonstrations_gives_no_instruction_vector(tiny_model):
     model = tiny_model("llama")
     ranking = rank_heads(model, toy_task(), n_shots=2, n_clean=2, n_trials=2)
-    with pytest.raises(LensFVError, match="the heads were not ranked by instructions; use rank_instruction_heads"):
-        extract_instruction(model, toy_task(), ranking)
+    assert not isinstance(extract(model, toy_task(), ranking, layer=1), InstructionVector)

@@ -114,6 +114,10 @@ def test_a_vector_at_its_heads_is_swept_over_scales_alone(made):
 def test_extract_takes_the_best_layer_and_its_unit(made):
     model, task, vector, _ = made
     ranking = rank_heads(model, task, **SMALL)
+    sweep = sweep_injection(model, task, vector, scales=[1.0, 2.0])
+    placed = sweep.best_vector(vector)
+    assert (placed.layer, placed.scale) == (sweep.best().layer, sweep.best().scale)
+    assert torch.equal(placed.vector, vector.vector)
     best = sweep_injection(model, task, vector, scales=[1.0]).best()
     for site in ("resid_post", "heads"):
         picked = extract(model, task, ranking, n_heads=4, site=site)

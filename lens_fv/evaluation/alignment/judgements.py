@@ -24,7 +24,7 @@ class _Judgement(NamedTuple):
 
 
 def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
-    """Read judged similarities of relations from a file.
+    r"""Read judged similarities of relations from a file.
 
     A square table has names in its first row and column, in any order; empty cells are not judged, and one triangle is enough.
     A list has the columns (in JSON lines, the keys) a, b and score, with one row per judged pair of items. In both formats,
@@ -37,6 +37,12 @@ def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -
     Raises:
         LensFVError: an unknown format or name, a non-numeric score, two scores of the same pair, an asymmetric matrix, or
             fewer than four items; the message names file and line.
+
+    Example:
+        >>> path = folder / 'judged.csv'
+        >>> _ = path.write_text('name,a,b,c,d\na,1,.2,.4,.3\nb,.2,1,.7,.1\nc,.4,.7,1,.5\nd,.3,.1,.5,1\n')
+        >>> lens_fv.evaluation.alignment.load_judgements(path).names
+        ('a', 'b', 'c', 'd')
     """
     path = Path(path)
     text = read_text(path, f"judgements: {FORMATS}")

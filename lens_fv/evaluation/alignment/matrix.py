@@ -92,6 +92,11 @@ def similarity_matrix(vectors: VectorLibrary | Mapping[str, FunctionVector] | Ma
 
     Raises:
         LensFVError: vectors of several models, bases or widths, or with norm zero.
+
+    Example:
+        >>> matrix = lens_fv.evaluation.alignment.similarity_matrix(library)
+        >>> matrix.names
+        ('toy', 'antonym')
     """
     by_name = {name: vectors[name] for name in vectors}
     bases = {(v.provenance.model, v.provenance.weight_processing) for v in by_name.values() if isinstance(v, FunctionVector)}

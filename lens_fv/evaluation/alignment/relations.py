@@ -44,6 +44,12 @@ def relation_vectors(
 
     Raises:
         LensFVError: no libraries or relations, a kind named "composite", or a library that `compose` or the names refuse.
+
+    Example:
+        >>> pairs = {name: lens_fv.load_task(name).pairs[:2] for name in ('antonym', 'synonym')}
+        >>> vectors = lens_fv.evaluation.alignment.relation_vectors(model, {'tuned': library}, pairs)
+        >>> list(vectors)
+        ['tuned', 'composite']
     """
     if not libraries or not relations or "composite" in libraries:
         raise LensFVError(f"vectors of {len(relations)} relations from {list(libraries) or 'no libraries'}: name some of both")
@@ -73,6 +79,12 @@ def relation_similarities(
         model: The model.
         vectors: See `relation_vectors`.
         relations: Defining pairs of each relation, by name.
+
+    Example:
+        >>> pairs = {name: lens_fv.load_task(name).pairs[:2] for name in ('antonym', 'synonym', 'hypernym')}
+        >>> vectors = lens_fv.evaluation.alignment.relation_vectors(model, {'tuned': library}, pairs)
+        >>> list(lens_fv.evaluation.alignment.relation_similarities(model, vectors, pairs))
+        ['tuned', 'composite', 'weights', 'embedding']
     """
     similarities = {kind: similarity_matrix(rows) for kind, rows in vectors.items()}
     composites = {name: v for name, v in vectors.get("composite", {}).items() if isinstance(v, CompositeVector)}

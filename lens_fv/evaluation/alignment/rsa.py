@@ -64,6 +64,13 @@ def compare_similarities(
 
     Raises:
         LensFVError: fewer than four items, an item that `one` lacks, a missing similarity in `one`, or a constant matrix.
+
+    Example:
+        >>> vectors = dict(zip('abcde', torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), strict=True))
+        >>> matrix = lens_fv.evaluation.alignment.similarity_matrix(vectors)
+        >>> agreement = lens_fv.evaluation.alignment.compare_similarities(matrix, matrix, permutations=20, resamples=20)
+        >>> agreement.correlation.mean > 0.999
+        True
     """
     check_size(other)
     values, judged = one.subset(other.names), np.isfinite(other.upper)

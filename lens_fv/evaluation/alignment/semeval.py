@@ -59,6 +59,9 @@ def load_semeval(folder: str | Path) -> list[RatedRelation]:
 
     Raises:
         LensFVError: a missing file or a malformed line; the message names file and line.
+
+    Example:
+        >>> relations = lens_fv.evaluation.alignment.load_semeval('SemEval-2012-Task-2')  # doctest: +SKIP
     """
     folder = Path(folder)
     definitions = folder / "subcategories-definitions.txt"

@@ -53,6 +53,12 @@ def taxonomy_structure(
 
     Raises:
         LensFVError: fewer than four items, a wrong number of classes, or no pair of items within or between classes.
+
+    Example:
+        >>> axes = {'a': [1.0, 0.0], 'b': [1.0, 0.1], 'c': [0.0, 1.0], 'd': [0.1, 1.0]}
+        >>> matrix = lens_fv.evaluation.alignment.similarity_matrix({name: torch.tensor(axis) for name, axis in axes.items()})
+        >>> lens_fv.evaluation.alignment.taxonomy_structure(matrix, ['x', 'x', 'y', 'y'], permutations=100).auc
+        1.0
     """
     check_size(matrix)
     n = len(matrix.names)

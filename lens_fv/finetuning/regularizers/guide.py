@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,15 +10,12 @@ from torch import Tensor, nn
 
 from lens_fv.core.divergence import at_least_float32, divergence_of_logits
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, at_positions, last_prompt_token, steering_edits
 from lens_fv.finetuning.regularizers.instruction_swap import InstructionSwap
 from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.finetuning.regularizers.teacher import Teacher
-from lens_fv.patching import Edit
 from lens_fv.vectors import FunctionVector
 
-IGNORED = -100
-"""Label of tokens that are not targets (PyTorch's cross entropy)."""
 log = logging.getLogger(__name__)
 
 Terms = dict[str, Tensor]
@@ -62,14 +58,13 @@ class Guide(nn.Module):
                 f"guide a {type(model).__name__}: the teacher is the model with its updates turned off, so it has to be a PEFT "
                 "model; use get_peft_model"
             )
-        config: Any = model.config
         self.settings = settings
         self.n_steps = 0
         self.n_opened: dict[str, int] = {}
-        self.hook_points = HookPoints(model, config.num_attention_heads)
+        self.hook_points = HookPoints(model)
         if vector is not None:
-            _check_vector(vector, config, self.hook_points.d_head)
-        self.edits = _edits(vector, settings) if vector is not None and settings.steers else []
+            self.hook_points.check_vector(vector)
+        self.edits = steering_edits(vector, settings.site) if vector is not None and settings.steers else []
         self.heads = self._compared_heads(vector) if settings.heads else []
         swap_heads = self._compared_heads(vector) if settings.swap_heads else []
         edited_heads = [(edit.layer, edit.head) for edit in self.edits if edit.head is not None]
@@ -145,9 +140,8 @@ class Guide(nn.Module):
         if teacher_logits is None:
             return terms
         if settings.distill:
-            rows = torch.arange(len(positions), device=positions.device)
-            last = teacher_logits[rows, positions] if teacher_logits.ndim == 3 else teacher_logits
-            divergence = self._divergence(logits[rows, positions], last).mean()
+            last = at_positions(teacher_logits, positions) if teacher_logits.ndim == 3 else teacher_logits
+            divergence = self._divergence(at_positions(logits, positions), last).mean()
             terms["distill"] = self._gated("distill", divergence, settings.distill_gate) * settings.distill
         if settings.distill_all:
             mask = inputs["attention_mask"].flatten() if "attention_mask" in inputs else 1
@@ -199,50 +193,6 @@ class Guide(nn.Module):
                 log.warning(
                     "guide: the gate of %s never opened in %d steps; lower it, or leave the term out", name, self.n_steps
                 )
-
-
-def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
-    """Return the position before each row's first target.
-
-    Raises:
-        LensFVError: a row without targets, or one that begins with a target.
-    """
-    targets = labels != IGNORED
-    first = targets.int().argmax(1)
-    if not bool(targets.any(1).all()) or bool((first == 0).any()):
-        raise LensFVError(
-            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer after it; mask prompts"
-        )
-    return first - 1
-
-
-def _edits(vector: FunctionVector, settings: GuideConfig) -> list[Edit]:
-    site = settings.site or ("heads" if vector.site == "heads" else "resid_post")
-    if site == "heads":
-        if not vector.heads:
-            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use site='resid_post'")
-        values = vector.head_outputs * vector.scale
-        return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
-    return [Edit(vector.layer, vector.vector * vector.scale, site=site, mode="add")]
-
-
-def _check_vector(vector: FunctionVector, config: Any, d_head: int) -> None:
-    """Reject a vector from a model of another shape or with processed weights.
-
-    Names are not compared: the model may be fine-tuned or come from a local folder.
-    """
-    provenance = vector.provenance
-    shape = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, d_head)
-    if provenance.shape != shape:
-        raise LensFVError(
-            f"guide by a vector of {provenance.model}, whose (layers, heads, d_model, d_head) are {provenance.shape}: the "
-            f"model's are {shape}"
-        )
-    if provenance.weight_processing != "raw":
-        raise LensFVError(
-            f"guide by a vector made on {provenance.weight_processing!r} weights of {provenance.model}: training changes the "
-            "unprocessed weights; make it on a model loaded with weight_processing='raw'"
-        )
 
 
 def _check_checkpointing(model: nn.Module, settings: GuideConfig) -> None:

@@ -1,8 +1,8 @@
-"""Hook locations in a transformers model, with or without PEFT: read head outputs and add vectors."""
+"""Where a guide acts on a transformers model, with or without PEFT: it reads head outputs and adds vectors at tokens."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -11,16 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_fv.errors import LensFVError
+from lens_fv.finetuning.regularizers.settings import GuideSite
 from lens_fv.model.exclusive import exclusive
 from lens_fv.patching import Edit
+from lens_fv.vectors import FunctionVector
 
+IGNORED = -100
+"""Label of tokens that are not targets (PyTorch's cross entropy)."""
 PROJECTION = re.compile(r"(.*\.(\d+))\.(?:self_)?att(?:n|ention)(?:\.attention)?\.(?:o_proj|out_proj|c_proj|dense)")
 """Name pattern of the attention output projection in transformers' models."""
 
 Head = tuple[int, int]
 
 
-class StopForward(Exception):
+class _StopForward(Exception):
     """Raised to end a forward pass once everything needed has been read."""
 
 
@@ -29,14 +33,15 @@ class HookPoints:
 
     Args:
         model: Transformers model, optionally wrapped by PEFT.
-        n_heads: Number of query heads per layer.
 
     Raises:
         LensFVError: no such projections were found.
     """
 
-    def __init__(self, model: nn.Module, n_heads: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._config: Any = model.config
+        self.n_heads: int = self._config.num_attention_heads
         matches = {name: match for name, _ in model.named_modules() if (match := PROJECTION.fullmatch(name))}
         self.projections = {int(match[2]): model.get_submodule(name) for name, match in matches.items()}
         self.blocks = {int(match[2]): model.get_submodule(match[1]) for match in matches.values()}
@@ -45,7 +50,6 @@ class HookPoints:
                 f"guide a {type(model).__name__}: {len(matches)} output projections of attention were found for "
                 f"{len(self.projections)} layers; name the model's architecture in an issue"
             )
-        self.n_heads = n_heads
 
     @property
     def d_head(self) -> int:
@@ -68,26 +72,43 @@ class HookPoints:
                     f"with heads 0 to {self.n_heads - 1}"
                 )
 
+    def check_vector(self, vector: FunctionVector) -> None:
+        """Reject a vector from a model of another shape or with processed weights.
+
+        Names are not compared: the model may be fine-tuned or come from a local folder.
+        """
+        provenance = vector.provenance
+        shape = (self._config.num_hidden_layers, self.n_heads, self._config.hidden_size, self.d_head)
+        if provenance.shape != shape:
+            raise LensFVError(
+                f"guide by a vector of {provenance.model}, whose (layers, heads, d_model, d_head) are {provenance.shape}: the "
+                f"model's are {shape}"
+            )
+        if provenance.weight_processing != "raw":
+            raise LensFVError(
+                f"guide by a vector made on {provenance.weight_processing!r} weights of {provenance.model}: training changes "
+                "the unprocessed weights; make it on a model loaded with weight_processing='raw'"
+            )
+
     @contextmanager
     def reading(
         self, heads: Sequence[Head], positions: Int[Tensor, " rows"], *, then_stop: bool = False
     ) -> Iterator[dict[Head, Tensor]]:
         """Record the heads' outputs, "rows d_head", at each row's position during forward passes inside the block.
 
-        With `then_stop`, `StopForward` ends the pass once all heads are read, which skips the remaining layers.
+        With `then_stop`, the block ends once all heads are read, which skips the remaining layers.
         """
         outputs: dict[Head, Tensor] = {}
-        rows, d_head = torch.arange(len(positions), device=positions.device), self.d_head
-        layers = sorted({layer for layer, _ in heads})
+        d_head, layers = self.d_head, sorted({layer for layer, _ in heads})
 
         def read(layer: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
-            z = inputs[0][rows, positions]
+            z = at_positions(inputs[0], positions)
             for head in (head for own_layer, head in heads if own_layer == layer):
                 outputs[layer, head] = z[:, head * d_head : (head + 1) * d_head]
             if then_stop and layer == layers[-1]:
-                raise StopForward
+                raise _StopForward
 
-        with exclusive(self.model, "is being read") as gate:
+        with exclusive(self.model, "is being read") as gate, suppress(_StopForward):
             for layer in layers:
                 gate.add_hook(self.projections[layer], partial(read, layer), before=True)
             yield outputs
@@ -104,6 +125,37 @@ class HookPoints:
                     modules = self.blocks if edit.site == "resid_post" else self.projections
                     gate.add_hook(modules[edit.layer], partial(_on_output, add))
             yield
+
+
+def steering_edits(vector: FunctionVector, site: GuideSite | None) -> list[Edit]:
+    """Return the edits that add a vector at a site; see `GuideConfig.site`."""
+    site = site or ("heads" if vector.site == "heads" else "resid_post")
+    if site == "heads":
+        if not vector.heads:
+            raise LensFVError("guide at the heads of a vector that has none, such as a tuned one; use site='resid_post'")
+        values = vector.head_outputs * vector.scale
+        return [Edit(layer, z, head=head, mode="add") for (layer, head), z in zip(vector.heads, values, strict=True)]
+    return [Edit(vector.layer, vector.vector * vector.scale, site=site, mode="add")]
+
+
+def last_prompt_token(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, " rows"]:
+    """Return the position before each row's first target.
+
+    Raises:
+        LensFVError: a row without targets, or one that begins with a target.
+    """
+    targets = labels != IGNORED
+    first = targets.int().argmax(1)
+    if not bool(targets.any(1).all()) or bool((first == 0).any()):
+        raise LensFVError(
+            f"guide {len(labels)} rows: each needs a prompt, whose labels are {IGNORED}, and an answer after it; mask prompts"
+        )
+    return first - 1
+
+
+def at_positions(x: Float[Tensor, "rows tokens width"], positions: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+    """Return the values at one token per row."""
+    return x[torch.arange(len(positions), device=positions.device), positions]
 
 
 def _added(

@@ -3,17 +3,16 @@
 import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lens_fv.core.divergence import at_least_float32, divergence_of_logits
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, StopForward
+from lens_fv.finetuning.loop import padded
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, at_positions
 from lens_fv.finetuning.regularizers.settings import GuideConfig
 
 
@@ -57,9 +56,7 @@ class InstructionSwap:
         rng = random.Random(f"{fraction}/{int(inputs['input_ids'].sum())}")
         rows = rng.sample(self._prompts, min(self._settings.n_swap_prompts, len(self._prompts)))
         positions = torch.tensor([len(row) - 1 for row in rows], device=device)
-        ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
-        mask = torch.arange(ids.shape[1], device=device) <= positions[:, None]
-        batch = {"input_ids": ids, "attention_mask": mask.long()}
+        batch = padded(rows, 0, device)
         teacher_logits, teacher_heads = self._run(model, batch, positions)
 
         def compare(student: nn.Module) -> dict[str, Tensor]:
@@ -82,18 +79,17 @@ class InstructionSwap:
         """Return the logits at each prompt's last token, if needed, and the head outputs there."""
         logits: Tensor | None = None
         only_heads = not self._settings.swap
-        with self._hook_points.reading(self._heads, positions, then_stop=only_heads) as heads, suppress(StopForward):
+        with self._hook_points.reading(self._heads, positions, then_stop=only_heads) as heads:
             logits = _logits_at(model, batch, positions)
         return logits, heads
 
 
 def _logits_at(model: nn.Module, batch: Mapping[str, Tensor], positions: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
     """Compute the logits at one token per row, skipping others if possible: unembedding is a fifth of a small model's work."""
-    rows = torch.arange(len(positions), device=positions.device)
     if not any(_takes_logits_to_keep(kind) for kind in {type(module) for module in model.modules()}):
-        return model(**batch).logits[rows, positions]
+        return at_positions(model(**batch).logits, positions)
     columns, column = positions.unique(return_inverse=True)
-    return model(**batch, logits_to_keep=columns).logits[rows, column]
+    return at_positions(model(**batch, logits_to_keep=columns).logits, column)
 
 
 @cache

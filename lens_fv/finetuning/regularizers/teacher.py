@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, at_positions
 from lens_fv.finetuning.regularizers.settings import GuideConfig
 from lens_fv.finetuning.regularizers.unsteered_heads import UnsteeredHeads
 from lens_fv.model.cache import cache_of
@@ -72,7 +72,7 @@ class Teacher:
             heads = self._unsteered.from_full_pass(model, full, positions)
         logits: Tensor = outputs.logits
         if not settings.distill_all:
-            logits = logits[torch.arange(len(positions), device=positions.device), positions]
+            logits = at_positions(logits, positions)
         return logits, heads
 
     @contextmanager

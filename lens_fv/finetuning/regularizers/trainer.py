@@ -24,6 +24,12 @@ def guided(trainer: type[T]) -> type[T]:
 
     Args:
         trainer: Transformers' Trainer or a subclass.
+
+    Example:
+        >>> import transformers
+        >>> trainer = lens_fv.finetuning.regularizers.guided(transformers.Trainer)
+        >>> issubclass(trainer, transformers.Trainer)
+        True
     """
     base: Any = trainer
 

@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints, StopForward
+from lens_fv.finetuning.regularizers.hook_points import Head, HookPoints
 from lens_fv.model.cache import cache_argument
 
 
@@ -44,7 +43,7 @@ class UnsteeredHeads:
     ) -> dict[Head, Tensor]:
         """Read the outputs by a full pass of the model in its teacher state, as "rows d_head" tensors by head."""
         end = None if self._exact else int(positions.max()) + 1
-        with self._hook_points.reading(self._heads, positions, then_stop=True) as outputs, suppress(StopForward):
+        with self._hook_points.reading(self._heads, positions, then_stop=True) as outputs:
             model(**{key: value[:, :end] for key, value in inputs.items()})
         return outputs
 
@@ -72,7 +71,7 @@ class UnsteeredHeads:
         cached = torch.arange(ids.shape[1], device=ids.device) < column
         mask = torch.cat([cached, torch.ones_like(cached[:, :1])], 1).long()
         first = torch.zeros_like(positions)
-        with self._hook_points.reading(self._heads, first, then_stop=True) as outputs, suppress(StopForward):
+        with self._hook_points.reading(self._heads, first, then_stop=True) as outputs:
             past = cache_argument(_inner(model).forward, cache)
             model(input_ids=ids.gather(1, column), attention_mask=mask, position_ids=column, **past)
         return outputs

@@ -6,12 +6,12 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import psutil
 import torch
-from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
 
@@ -19,37 +19,68 @@ MATRIX = 2048
 T = TypeVar("T")
 
 
-class Clock:
-    """Times runs in alternation with each other and with a matrix product, so that all see the same machine load.
+class Cost(NamedTuple):
+    """What a run costs, absolutely and relative to the plain run that it is compared with.
 
     Attributes:
-        seconds: Median time of each run, in seconds.
-        rate: Floating-point operations per second in a product of two square matrices with `MATRIX` rows, in the model's data
-            type.
+        seconds: Median time.
+        time_ratio: Time relative to that of the plain run.
+        bytes: Peak memory, weights included.
+        memory_ratio: Peak memory relative to that of the plain run.
     """
+
+    seconds: float
+    time_ratio: float
+    bytes: float
+    memory_ratio: float
+
+
+class Clock:
+    """Times runs in alternation with each other and with a matrix product, so that all see the same machine load."""
 
     def __init__(self, model: LensModel) -> None:
         self._model = model
-        self._factors = [torch.randn(MATRIX, MATRIX, device=model.device, dtype=model.dtype) for _ in range(2)]
-        self.seconds: dict[str, float] = {}
-        self.rate = 0.0
+        factors = [torch.randn(MATRIX, MATRIX, device=model.device, dtype=model.dtype) for _ in range(2)]
+        self._multiply = partial(torch.matmul, *factors)
+        self._products = [self._timed(self._multiply)[0] for _ in range(5)]
 
-    def race(self, runs: Mapping[str, Callable[[], Any]], repeats: int, tick: Callable[[], None]) -> dict[str, float]:
-        """Run each function `repeats` times, in alternation, and record the median times."""
-        runs = {**runs, "product": lambda: self._factors[0] @ self._factors[1]}
-        for run in runs.values():  # the first call pays for checks and allocations
-            run()
+    @property
+    def rate(self) -> float:
+        """Floating-point operations per second in a product of two square matrices with `MATRIX` rows, in the model's type."""
+        return 2 * MATRIX**3 / statistics.median(self._products)
+
+    def compare(self, runs: Mapping[str, Sequence[Callable[[], Any]]], plain: str, tick: Callable[[], None]) -> dict[str, Cost]:
+        """Compare the method `plain` with other methods of computing the same, each given by the runs to time.
+
+        Runs of all methods alternate. Memory is that of a method's first run, which is repeated for it, because tracking memory
+        would disturb the timed runs. `tick` is called after each round.
+        """
+        peaks: dict[str, float] = {}
+        for name, (first, *_) in runs.items():
+            first()  # includes checks and one-time allocations
+            peaks[name] = peak_memory(self._model, first)
         times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
+        for round_of_runs in zip(*runs.values(), strict=True):
+            for name, run in zip(runs, round_of_runs):
                 times[name].append(self.time(run)[0])
             tick()
-        self.seconds = {name: statistics.median(values) for name, values in times.items()}
-        self.rate = 2 * MATRIX**3 / self.seconds["product"]
-        return self.seconds
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        return {
+            name: Cost(seconds[name], seconds[name] / seconds[plain], peaks[name], peaks[name] / peaks[plain]) for name in runs
+        }
 
     def time(self, run: Callable[[], T]) -> tuple[float, T]:
         """Time of one run, in seconds, and what it returned."""
+        timed = self._timed(run)
+        self._products.append(self._timed(self._multiply)[0])
+        return timed
+
+    def floor(self, operations: float, seconds: float) -> dict[str, float]:
+        """Time of the arithmetic alone, at the matrix product's rate; its share of these seconds; and the rate."""
+        floor_s = operations / self.rate
+        return {"floor_s": floor_s, "floor_fraction": floor_s / seconds, "product_gflops": self.rate / 1e9}
+
+    def _timed(self, run: Callable[[], T]) -> tuple[float, T]:
         self._wait()
         begin = time.perf_counter()
         result = run()
@@ -64,24 +95,6 @@ class Clock:
 def body_weights(model: LensModel) -> int:
     """Number of weights in all layers that take part in matrix products."""
     return sum(p.numel() for block in model.tl.blocks for p in block.parameters() if p.ndim >= 2)
-
-
-def floor_operations(model: LensModel, *, tokens: int, rows: int, unembedded: int) -> float:
-    """Operations for tokens through all layers, rows through half of them (the average), and some unembeddings."""
-    body = body_weights(model)
-    return 2 * (tokens * body + rows * body / 2 + unembedded * model.d_model * model.d_vocab)
-
-
-def plain_forward(model: LensModel, prompt: tuple[int, ...]) -> Callable[[], Tensor]:
-    """A forward pass of a prompt that unembeds only its last token."""
-    tokens = torch.tensor([prompt], device=model.device)
-
-    def run() -> Tensor:
-        states: list[Tensor] = []
-        model.run_body(tokens, [model.last_state_hook(states)])
-        return model.unembed(states[0][0, -1])
-
-    return run
 
 
 def peak_memory(model: LensModel, run: Callable[[], Any]) -> float:
@@ -107,25 +120,3 @@ def peak_memory(model: LensModel, run: Callable[[], Any]) -> float:
         finished.set()
         watcher.join()
     return float(max(sizes[0], process.memory_info().rss))
-
-
-def compared(seconds: Mapping[str, float], peaks: Mapping[str, float], plain: str, column: str) -> list[dict[str, Any]]:
-    """A table of times and memory with a line for each method, and their ratios to those of the plain method.
-
-    Args:
-        seconds: Time of each method.
-        peaks: Peak memory of each method in bytes, weights included.
-        plain: Name of the plain method.
-        column: Column of the methods' names.
-    """
-    return [
-        {
-            column: name,
-            "seconds": seconds[name],
-            "time_ratio": seconds[name] / seconds[plain],
-            "bytes": peaks[name],
-            "memory_ratio": peaks[name] / peaks[plain],
-        }
-        for name in seconds
-        if name in peaks
-    ]

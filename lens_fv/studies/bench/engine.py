@@ -7,22 +7,26 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lens_fv.core.choices import Count, Seed, Whole
+from lens_fv.core.choices import Count, Natural, Seed, Whole, checked
+from lens_fv.core.progress import progress_bar
+from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, plan_branches, run_branches
-from lens_fv.studies.bench.clock import Clock, floor_operations, peak_memory, plain_forward
-from lens_fv.studies.bench.subject import BenchResult, Subject
+from lens_fv.studies.bench.clock import Clock, Cost, body_weights
+from lens_fv.studies.bench.subject import BenchResult, Subject, few_shot_tokens
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+@checked
 def bench_engine(
     subject: Subject,
     *,
     sample: Count = 12,
     repeats: Count = 5,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Patch every head at the last token of a prompt.
 
@@ -42,11 +46,12 @@ def bench_engine(
         sample: Number of edits on which the plain loop is timed, extrapolated to all.
         repeats: Number of alternating runs of the engine and of the plain forward pass; the median counts.
         seed: Seed of the edits' random values and of the sample.
-        tick: Called `repeats` + `sample` times.
+        progress: Show a progress bar.
     """
-    return _bench(subject, head_edits(subject, seed), sample, repeats, seed, tick)
+    return _bench(subject, head_edits(subject, seed), sample, repeats, seed, progress)
 
 
+@checked
 def bench_sweep(
     subject: Subject,
     *,
@@ -54,7 +59,7 @@ def bench_sweep(
     sample: Count = 6,
     repeats: Count = 5,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Add one random vector after every layer at every scale; see `bench_engine`.
 
@@ -64,14 +69,15 @@ def bench_sweep(
         sample: See `bench_engine`.
         repeats: See `bench_engine`.
         seed: Seed of the vector and of the sample.
-        tick: Called `repeats` + `sample` times.
+        progress: Show a progress bar.
     """
     model = subject.model
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)).to(model.device)
     edits = [Edit(layer, scale * vector, mode="add") for layer in range(model.n_layers) for scale in scales]
-    return _bench(subject, edits, sample, repeats, seed, tick)
+    return _bench(subject, edits, sample, repeats, seed, progress)
 
 
+@checked
 def bench_compose(
     subject: Subject,
     *,
@@ -80,7 +86,7 @@ def bench_compose(
     sample: Count = 12,
     repeats: Count = 5,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Score a basis of random vectors on one prompt, all at one layer; see `bench_engine`.
 
@@ -91,25 +97,25 @@ def bench_compose(
         sample: See `bench_engine`.
         repeats: See `bench_engine`.
         seed: Seed of the vectors and of the sample.
-        tick: Called `repeats` + `sample` times.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: the layer does not exist.
     """
     model, rng = subject.model, torch.Generator().manual_seed(seed)
-    layer = round(0.5 * (model.n_layers - 1)) if layer is None else model.check_layer(layer)
+    layer = model.layer_at(0.5) if layer is None else model.check_layer(layer)
     rows = torch.randn(vectors, model.d_model, generator=rng).to(model.device)
-    return _bench(subject, [Edit(layer, row, mode="add") for row in rows], sample, repeats, seed, tick)
+    return _bench(subject, [Edit(layer, row, mode="add") for row in rows], sample, repeats, seed, progress)
 
 
-@torch.no_grad()
+@checked
 def bench_memory(
     subject: Subject,
-    prompts: Sequence[tuple[int, ...]],
     *,
+    n_shots: Sequence[Natural] = (5, 10, 20, 40, 60),
     repeats: Count = 3,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Patch every head of prompts of growing length.
 
@@ -117,35 +123,31 @@ def bench_memory(
     peaks that include the weights; `planned_bytes`, without the weights, is what the plan expected.
 
     Args:
-        subject: Model to run.
-        prompts: Token ids of the prompts.
+        subject: Model to run, and task of the few-shot prompts; without a task, prompts of random tokens.
+        n_shots: Number of demonstrations; one prompt each.
         repeats: Number of runs for the median.
-        seed: Seed of the edits' random values.
-        tick: Called `repeats` times per prompt.
+        seed: Seed of the prompts and of the edits' random values.
+        progress: Show a progress bar.
     """
     model, clock = subject.model, Clock(subject.model)
     branches = [Branch((edit,), tokens=(0,)) for edit in head_edits(subject, seed)]
+    prompts = sorted((few_shot_tokens(model, subject.task, n, seed) for n in n_shots), key=len)
     growth: list[dict[str, Any]] = []
-    for prompt in sorted(prompts, key=len):
-
-        def engine(prompt: tuple[int, ...] = prompt) -> torch.Tensor:
-            return run_branches(model, [prompt], branches, readout=answer_logprobs)
-
-        plain = plain_forward(model, prompt)
-        seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
-        plain_peak, engine_peak = peak_memory(model, plain), peak_memory(model, engine)
-        growth.append(
-            {
-                "prompt_tokens": len(prompt),
-                "plain_forward_s": seconds["plain"],
-                "engine_s": seconds["engine"],
-                "plain_forwards": seconds["engine"] / seconds["plain"],
-                "plain_bytes": plain_peak,
-                "engine_bytes": engine_peak,
-                "memory_ratio": engine_peak / plain_peak,
-                "planned_bytes": max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches)),
-            }
-        )
+    with progress_bar("bench", len(prompts) * repeats, show=progress) as tick:
+        for prompt in prompts:
+            plain, engine = _compare(clock, model, prompt, branches, repeats, tick)
+            growth.append(
+                {
+                    "prompt_tokens": len(prompt),
+                    "plain_forward_s": plain.seconds,
+                    "engine_s": engine.seconds,
+                    "plain_forwards": engine.time_ratio,
+                    "plain_bytes": plain.bytes,
+                    "engine_bytes": engine.bytes,
+                    "memory_ratio": engine.memory_ratio,
+                    "planned_bytes": max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches)),
+                }
+            )
     return subject.result(edits=len(branches), growth=growth, product_gflops=clock.rate / 1e9)
 
 
@@ -158,52 +160,60 @@ def head_edits(subject: Subject, seed: int) -> list[Edit]:
 
 
 @torch.no_grad()
-def _bench(
-    subject: Subject, edits: Sequence[Edit], sample: int, repeats: int, seed: int, tick: Callable[[], None]
-) -> BenchResult:
-    model, prompt, clock, rows = subject.model, subject.prompt, Clock(subject.model), len(edits)
-    branches = [Branch((edit,), tokens=(0,)) for edit in edits]
+def _compare(
+    clock: Clock, model: LensModel, prompt: tuple[int, ...], branches: Sequence[Branch], repeats: int, tick: Callable[[], None]
+) -> tuple[Cost, Cost]:
+    """The costs of a plain forward pass that unembeds the last token, and of all branches in the engine."""
+    tokens = torch.tensor([prompt], device=model.device)
 
-    def engine() -> torch.Tensor:
-        return run_branches(model, [prompt], branches, readout=answer_logprobs)
+    def plain() -> Tensor:
+        states: list[Tensor] = []
+        model.run_body(tokens, [model.last_state_hook(states)])
+        return model.unembed(states[0][0, -1])
 
-    plain = plain_forward(model, prompt)
-    for run in (plain, engine):  # one-time allocations must not count as a peak
-        run()
-    peaks = peak_memory(model, plain), peak_memory(model, engine)
-    seconds = clock.race({"plain": plain, "engine": engine}, repeats, tick)
-    chosen = random.Random(seed).sample(range(rows), min(sample, rows))
-    states = run_branches(model, [prompt], [branches[i] for i in chosen])[0, :, 0]
-    times, errors = [], []
-    for i, state in zip(chosen, states, strict=True):
-        duration, logits = clock.time(partial(_plain_patch, subject, edits[i]))
-        times.append(duration)
-        errors.append(float((model.unembed(state).float().softmax(-1) - logits.float().softmax(-1)).abs().max()))
-        tick()
-    loop_s = statistics.mean(times) * rows
-    floor_s = floor_operations(model, tokens=len(prompt), rows=rows, unembedded=rows) / clock.rate
+    engine = partial(run_branches, model, [prompt], branches, readout=answer_logprobs)
+    costs = clock.compare({"plain": [plain] * repeats, "engine": [engine] * repeats}, "plain", tick)
+    return costs["plain"], costs["engine"]
+
+
+@torch.no_grad()
+def _bench(subject: Subject, edits: Sequence[Edit], sample: int, repeats: int, seed: int, progress: bool) -> BenchResult:
+    model, prompt, clock = subject.model, subject.prompt, Clock(subject.model)
+    branches, n_edits = [Branch((edit,), tokens=(0,)) for edit in edits], len(edits)
+    sampled = random.Random(seed).sample(range(n_edits), min(sample, n_edits))
+    states = run_branches(model, [prompt], [branches[i] for i in sampled])[0, :, 0]
+    loop_times: list[float] = []
+    errors: list[float] = []
+    with progress_bar("bench", repeats + len(sampled), show=progress) as tick:
+        plain, engine = _compare(clock, model, prompt, branches, repeats, tick)
+        for i, state in zip(sampled, states, strict=True):
+            duration, logits = clock.time(partial(_plain_patch, subject, edits[i]))
+            loop_times.append(duration)
+            errors.append(float((model.unembed(state).float().softmax(-1) - logits.float().softmax(-1)).abs().max()))
+            tick()
+    loop_s = statistics.mean(loop_times) * n_edits
+    # On average, an edit runs one row through half of the layers.
+    products = (len(prompt) + n_edits / 2) * body_weights(model) + n_edits * model.d_model * model.d_vocab
     return subject.result(
         prompt_tokens=len(prompt),
         backend=choose_backend(model),
-        edits=rows,
-        loop_sample=len(times),
-        plain_forward_s=seconds["plain"],
-        engine_s=seconds["engine"],
+        edits=n_edits,
+        loop_sample=len(sampled),
+        plain_forward_s=plain.seconds,
+        engine_s=engine.seconds,
         loop_s=loop_s,
-        speedup_vs_loop=loop_s / seconds["engine"],
-        plain_forwards=seconds["engine"] / seconds["plain"],
+        speedup_vs_loop=loop_s / engine.seconds,
+        plain_forwards=engine.time_ratio,
         max_abs_error=max(errors),
-        floor_s=floor_s,
-        floor_fraction=floor_s / seconds["engine"],
-        peak_memory_ratio=peaks[1] / peaks[0],
-        product_gflops=clock.rate / 1e9,
+        peak_memory_ratio=engine.memory_ratio,
+        **clock.floor(2 * products, engine.seconds),
     )
 
 
-def _plain_patch(subject: Subject, edit: Edit) -> torch.Tensor:
+def _plain_patch(subject: Subject, edit: Edit) -> Tensor:
     """The last token's logits under one edit, computed as a TransformerLens user would."""
 
-    def change(x: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+    def change(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         if edit.head is not None:
             x[:, -1, edit.head] = edit.value.to(x)
         else:

@@ -1,22 +1,22 @@
-"""The subject of a benchmark: a model and token ids to run on it."""
+"""The subject of a benchmark, a model and what to run it on; and the result."""
 
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
 
-from lens_fv.core.choices import Natural, Seed
+from lens_fv.core.choices import Natural, Seed, checked
+from lens_fv.core.results import Record, format_value
 from lens_fv.errors import LensFVError
 from lens_fv.model import load_model
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import Task, build_prompts, encode_prompt, split_pairs
+from lens_fv.tasks import Task, build_prompts, encode_prompt, load_task, split_pairs
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+RANDOM = "random:"
+"""Beginning of the names of models with random weights."""
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
                      "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
@@ -30,15 +30,17 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and a prompt for it.
+    """A model and what to run it on.
 
     Attributes:
         model: Model to run.
         prompt: Token ids of the prompt.
+        task: Task of further prompts; None: random tokens.
     """
 
     model: LensModel
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...] = ()
+    task: Task | None = None
 
     def result(self, **measures: Any) -> "BenchResult":
         """A result measured on this subject, beginning with model and hardware."""
@@ -52,8 +54,8 @@ class Subject:
         return BenchResult(facts | measures)
 
 
-@dataclass(frozen=True)
-class BenchResult:
+@dataclass(frozen=True, repr=False)
+class BenchResult(Record):
     """What a benchmark measured.
 
     Attributes:
@@ -62,26 +64,19 @@ class BenchResult:
 
     measures: Mapping[str, Any]
 
+    def records(self) -> list[Mapping[str, Any]]:
+        """The table of measurements; without one, all values in one row."""
+        return next((value for value in self.measures.values() if isinstance(value, list)), [self.measures])
+
     def summary(self) -> dict[str, str]:
         """All single values, as texts by name."""
-        single = {name: value for name, value in self.measures.items() if not isinstance(value, list)}
-        return {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in single.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """All measures as plain values."""
-        return dict(self.measures)
-
-    def to_dataframe(self) -> "pd.DataFrame":
-        """The table of measurements, or a table of one line."""
-        import pandas as pd
-
-        table = next((value for value in self.measures.values() if isinstance(value, list)), [self.measures])
-        return pd.DataFrame(table)
+        return {name: format_value(value) for name, value in self.measures.items() if not isinstance(value, list)}
 
 
+@checked
 def open_subject(
-    name: str,
-    task: Task | None = None,
+    model: str = "smollm2-135m",
+    task: Task | str | None = "present-past",
     *,
     n_shots: Natural = 10,
     n_tokens: Annotated[int, Ge(2)] | None = None,
@@ -92,8 +87,9 @@ def open_subject(
     """Load a model with a few-shot prompt, or build one with random weights.
 
     Args:
-        name: Name of a model, or `random:SHAPE` for random weights in one of `SHAPES`, which needs no download.
-        task: Task for the few-shot prompt; None: random tokens.
+        model: Model, or random:SHAPE for random weights (smollm2-135m, llama-3.2-1b, llama-3-8b), which needs no download.
+        task: Task: a built-in relation (`lens-fv tasks` lists them) or a file of pairs; None: prompts of random tokens, as for
+            random weights.
         n_shots: Number of demonstrations in the prompt.
         n_tokens: Length of a prompt of random tokens; default: a prompt of the task, or 10 random tokens per demonstration.
         device: See `load_model`.
@@ -101,20 +97,26 @@ def open_subject(
         seed: Seed of weights, prompt and random tokens.
 
     Raises:
-        LensFVError: the shape is unknown, or the prompt does not fit the model.
+        LensFVError: the shape or task is unknown, or the prompt does not fit the model.
     """
-    random_weights = name.startswith("random:")
-    model = _random_model(name, device, dtype, seed) if random_weights else load_model(name, device=device, dtype=dtype)
-    if task is not None and n_tokens is None and not random_weights:
-        return Subject(model, few_shot_tokens(model, task, n_shots, seed))
-    rng = torch.Generator().manual_seed(seed)
-    return Subject(model, tuple(torch.randint(model.d_vocab, (n_tokens or 10 * (n_shots + 1),), generator=rng).tolist()))
+    if model.startswith(RANDOM):
+        lens_model, task = _random_model(model, device, dtype, seed), None
+    else:
+        lens_model, task = load_model(model, device=device, dtype=dtype), load_task(task) if isinstance(task, str) else task
+    prompt = _random_tokens(lens_model, n_tokens, seed) if n_tokens else few_shot_tokens(lens_model, task, n_shots, seed)
+    return Subject(lens_model, prompt, task)
 
 
-def few_shot_tokens(model: LensModel, task: Task, n_shots: int, seed: int) -> tuple[int, ...]:
-    """One few-shot prompt of a task, as token ids."""
+def few_shot_tokens(model: LensModel, task: Task | None, n_shots: int, seed: int) -> tuple[int, ...]:
+    """The token ids of a few-shot prompt; without a task, 10 random ones for each demonstration and for the query."""
+    if task is None:
+        return _random_tokens(model, 10 * (n_shots + 1), seed)
     split = split_pairs(task, seed=seed)
     return encode_prompt(model, build_prompts(split.validation[:1], split.train, n_shots=n_shots, seed=seed)[0]).tokens
+
+
+def _random_tokens(model: LensModel, n_tokens: int, seed: int) -> tuple[int, ...]:
+    return tuple(torch.randint(model.d_vocab, (n_tokens,), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
 def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -> LensModel:
@@ -122,7 +124,7 @@ def _random_model(name: str, device: str | None, dtype: str | None, seed: int) -
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    shape = SHAPES.get(name.removeprefix("random:"))
+    shape = SHAPES.get(name.removeprefix(RANDOM))
     if shape is None:
         raise LensFVError(f"build {name}: known shapes are {', '.join(SHAPES)}")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

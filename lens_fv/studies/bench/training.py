@@ -11,7 +11,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance
-from lens_fv.core.choices import Count, Seed
+from lens_fv.core.choices import Count, Seed, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.regularizers import PRESETS, Guide
 from lens_fv.finetuning.regularizers.penalties import OrthogonalBlocks, ewc_penalty, fisher_information
@@ -19,7 +20,7 @@ from lens_fv.knowledge import DistillConfig, Entity, TransferSet, distill, finet
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
-from lens_fv.studies.bench.clock import Clock, compared, peak_memory
+from lens_fv.studies.bench.clock import Clock
 from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.vectors import FunctionVector
 
@@ -33,6 +34,7 @@ ANSWER = 3
 """Number of target tokens per row."""
 
 
+@checked
 def bench_guided(
     subject: Subject,
     *,
@@ -41,12 +43,12 @@ def bench_guided(
     tokens: Annotated[int, Ge(5)] = 32,
     repeats: Count = 5,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Time a step of AdamW on random rows, with PEFT's rank 8 on queries and values, for plain training and other methods.
 
     The learning rate is 0: the arithmetic is that of training, but the weights do not change. The measure `steps` is a table
-    with a line for each method; see `compared`.
+    with a line for each method, whose ratios are to plain training.
 
     Args:
         subject: Model to train.
@@ -55,7 +57,7 @@ def bench_guided(
         tokens: Number of tokens per row; the last three are targets.
         repeats: Number of runs for the median.
         seed: Seed of tokens, heads and vectors.
-        tick: Called `repeats` times.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: a method is unknown.
@@ -73,22 +75,20 @@ def bench_guided(
     # "full" comes last, because its optimiser's state stays in memory after its first step
     names = sorted({PLAIN, *methods}, key=(PLAIN, *METHODS).index)
     runs = {name: _step(model, name, vector, prompts, batch) for name in names}
-    peaks: dict[str, float] = {}
-    for name, run in runs.items():
-        run()  # the first call includes one-time allocations
-        peaks[name] = peak_memory(model, run)
-    seconds = clock.race(runs, repeats, tick)
-    steps = compared(seconds, peaks, PLAIN, "method")
+    with progress_bar("bench", repeats, show=progress) as tick:
+        costs = clock.compare({name: [run] * repeats for name, run in runs.items()}, PLAIN, tick)
+    steps = [{"method": name, **cost._asdict()} for name, cost in costs.items()]
     return subject.result(rows=rows, tokens=tokens, steps=steps, product_gflops=clock.rate / 1e9)
 
 
+@checked
 def bench_teach(
     subject: Subject,
     entities: Sequence[Entity],
     *,
     n_sentences: Count = 5,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Let a model write sentences about each entity, and teach each entity separately in three ways.
 
@@ -98,42 +98,40 @@ def bench_teach(
         writing_s: Median time in which the model writes an entity's sentences, in seconds.
         ways: A line for each way to teach: by distillation, by fine-tuning on the same sentences, and by fine-tuning all
             weights on them. Times are medians over entities, from sentences to the update; memory is the peak for the first
-            entity.
+            entity. Ratios are to fine-tuning.
 
     Args:
         subject: Model to teach.
         entities: Entities to teach.
         n_sentences: Number of sentences that the model writes per entity; the definition is added twice.
         seed: Seed of sentences, anchors and their order.
-        tick: Called after each entity.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: the model wrote no sentence about any entity, or `generate_transfer_set` or `distill` raises.
     """
-    model, clock = subject.model, Clock(subject.model)
+    clock = Clock(subject.model)
     writing: list[float] = []
     counts: list[int] = []
-    seconds: dict[str, list[float]] = {}
-    peaks: dict[str, float] = {}
-    for entity in entities:
-        generate = partial(generate_transfer_set, model, [entity], n_sentences=n_sentences, seed=seed)
-        duration, transfer_set = clock.time(generate)
-        writing.append(duration)
-        if sentences := transfer_set.sentences.get(entity.key):
-            ways = _ways(model, entity, transfer_set, seed)
-            if not counts:  # not in the timed runs, which memory tracking would disturb; absorbs one-time costs too
-                peaks = {name: peak_memory(model, teach) for name, teach in ways.items()}
-            counts.append(len(sentences) + DistillConfig.for_entities(1).n_definitions)
-            for name, teach in ways.items():
-                seconds.setdefault(name, []).append(clock.time(teach)[0])
-        tick()
-    if not counts:
-        raise LensFVError(f"teach {subject.model.name}: it wrote no sentence about {len(entities)} entities; ask for more")
+    ways: dict[str, list[Callable[[], Any]]] = {}
+    with progress_bar("bench", 2 * len(entities), show=progress) as tick:
+        for entity in entities:
+            generate = partial(generate_transfer_set, subject.model, [entity], n_sentences=n_sentences, seed=seed)
+            duration, transfer_set = clock.time(generate)
+            writing.append(duration)
+            if sentences := transfer_set.sentences.get(entity.key):
+                counts.append(len(sentences) + DistillConfig.for_entities(1).n_definitions)
+                for name, teach in _ways(subject.model, entity, transfer_set, seed).items():
+                    ways.setdefault(name, []).append(teach)
+            tick()
+        if not ways:
+            raise LensFVError(f"teach {subject.model.name}: it wrote no sentence about {len(entities)} entities; ask for more")
+        costs = clock.compare(ways, FINETUNED, tick)
     return subject.result(
         entities=len(counts),
         sentences=statistics.fmean(counts),
         writing_s=statistics.median(writing),
-        ways=compared({name: statistics.median(times) for name, times in seconds.items()}, peaks, FINETUNED, "name"),
+        ways=[{"name": name, **cost._asdict()} for name, cost in costs.items()],
     )
 
 

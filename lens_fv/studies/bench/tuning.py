@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.core.choices import Count, Positive, Seed, Whole
+from lens_fv.core.choices import Count, Positive, Seed, Whole, checked
+from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import choose_backend
 from lens_fv.studies.bench.clock import Clock, body_weights
@@ -16,9 +17,9 @@ from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero
 from lens_fv.vectors.batches import open_batches
 
 
+@checked
 def bench_tune(
     subject: Subject,
-    task: Task | None,
     *,
     n_pairs: Count = 20,
     steps: Count = 40,
@@ -26,7 +27,7 @@ def bench_tune(
     learning_rate: Positive = 0.3,
     vectors: Count = 1,
     seed: Seed = 0,
-    tick: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Tune a vector from zero by Adam with a cosine schedule, once with the engine and once with full passes.
 
@@ -40,21 +41,20 @@ def bench_tune(
         floor_s, floor_fraction, product_gflops: As in `bench_engine`, for the engine's steps.
 
     Args:
-        subject: Model to run.
-        task: Task for the zero-shot training prompts; None: random prompts of 8 tokens with answers of 2 tokens.
+        subject: Model to run, and task of the zero-shot training prompts; without a task, random prompts of 8 tokens with
+            answers of 2 tokens.
         n_pairs: Number of training pairs.
         steps: Number of Adam steps.
         layer: Layer after which the vector is added; default: the middle.
         learning_rate: Learning rate of Adam.
         vectors: Number of vectors that the engine tunes together, each on its own pairs (other splits of the task).
         seed: Seed of the split or of the random prompts.
-        tick: Called after each step, 2 x `steps` times.
+        progress: Show a progress bar.
     """
     model = subject.model
     layer = model.n_layers // 2 if layer is None else model.check_layer(layer)
-    courses = [_prompts(model, task, n_pairs, seed + i) for i in range(vectors)]
+    courses = [_prompts(model, subject.task, n_pairs, seed + i) for i in range(vectors)]
     clock = Clock(model)
-    clock.race({}, 5, lambda: None)
 
     def engine() -> Tensor:
         batches = open_batches(model, [(i, prompt) for i, prompts in enumerate(courses) for prompt in prompts])
@@ -68,13 +68,14 @@ def bench_tune(
         return _fit(model, _full_loss(model, courses[0], layer), 1, steps, learning_rate, tick)[0]
 
     backend = choose_backend(model)  # checks the model once, outside the timed runs
-    (engine_s, tuned), (one_s, expected) = clock.time(engine), clock.time(full)
+    with progress_bar("bench", 2 * steps, show=progress) as tick:
+        (engine_s, tuned), (one_s, expected) = clock.time(engine), clock.time(full)
     full_s = one_s * vectors
     # A step runs the suffix through the layers above, forward and backward; with frozen weights both cost the same.
     tokens = sum(len(p.answers[0]) for prompts in courses for p in prompts)
     body = body_weights(model) * (model.n_layers - 1 - layer) / model.n_layers
     opening = 2 * sum(len(p.tokens) for prompts in courses for p in prompts) * body_weights(model)
-    floor_s = (opening + steps * 4 * tokens * (body + model.d_model * model.d_vocab)) / clock.rate
+    stepping = steps * 4 * tokens * (body + model.d_model * model.d_vocab)
     return subject.result(
         backend=backend,
         pairs=n_pairs,
@@ -85,9 +86,7 @@ def bench_tune(
         full_s=full_s,
         speedup=full_s / engine_s,
         relative_difference=float((tuned - expected).norm() / expected.norm()),
-        floor_s=floor_s,
-        floor_fraction=floor_s / engine_s,
-        product_gflops=clock.rate / 1e9,
+        **clock.floor(opening + stepping, engine_s),
     )
 
 

@@ -82,7 +82,7 @@ def costs(study: Guided, seed: int, unit: str) -> Iterator[Row]:  # noqa: ARG001
     """Measure time and memory of a training step, for every method with steps that differ from plain low-rank fine-tuning."""
     s = study.settings
     names = [name for name in s.methods if name in TIMED]
-    bench = bench_guided(Subject(study.taught(seed), ()), methods=names, rows=s.training.batch_size, repeats=s.n_timings)
+    bench = bench_guided(Subject(study.taught(seed)), methods=names, rows=s.training.batch_size, repeats=s.n_timings)
     for step in bench.measures["steps"]:
         yield Row("step", step["method"], "seconds", step["seconds"], s.n_timings)
         yield Row("step", step["method"], "time_ratio", step["time_ratio"], s.n_timings)
@@ -131,7 +131,7 @@ def _vector(study: Guided, recipe: Recipe, task: Task) -> FunctionVector:
     seed, model = recipe.config.seed, study.taught(recipe.config.seed)
     usual: FunctionVector = vector(study, task, seed, n_heads=recipe.n_heads)
     if recipe.depth is not None:
-        usual = usual.at(layer=round(recipe.depth * (model.n_layers - 1)))
+        usual = usual.at(layer=model.layer_at(recipe.depth))
     if recipe.control == "other heads":
         return other_heads(usual, seed=seed)
     return random_like(usual, seed=seed, heads=True) if recipe.control == "random vectors" else usual

@@ -18,7 +18,7 @@ from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Instructed
 from lens_fv.studies.rows import Row, part
 from lens_fv.tasks import Task
-from lens_fv.vectors import InstructionVector, extract, extract_instruction, sweep_injection
+from lens_fv.vectors import FunctionVector, extract, sweep_injection
 
 N_SHOTS = 5
 """Number of demonstrations in the prompts that function vectors are extracted from."""
@@ -124,8 +124,7 @@ def injection(study: Instructed, seed: int, model: str, name: str) -> Iterator[R
     taught = study.taught(seed)
     ranking = rank_heads(taught, task, n_shots=N_SHOTS, n_clean=s.n_clean, n_trials=s.n_trials, seed=seed)
     function = extract(taught, task, ranking, n_heads=s.n_heads)
-    best = sweep_injection(taught, task, function, scales=s.scales, max_items=s.max_items).best("logprob")
-    function = function.at(layer=best.layer, scale=best.scale)
+    function = sweep_injection(taught, task, function, scales=s.scales, max_items=s.max_items).best_vector(function)
     added = {"function": function, "instruction": instruction, "both": (instruction, function)}
     yield from _accuracies(evaluate(taught, task, added, **options))
     overlap = head_overlap(instruction.heads, function.heads, taught.n_layers * taught.n_heads)
@@ -152,13 +151,13 @@ def vector(
     counterpart: Uninformative | None = None,
     *,
     n_heads: int | None = None,
-) -> InstructionVector:
+) -> FunctionVector:
     """A task's vector in the starting model, at the layer and scale with the likeliest validation answers; cached."""
     s, kind = study.settings, counterpart or study.settings.counterpart
     folder = study.folder / f"vectors-{seed}" / (kind if n_heads is None else f"{kind}-{n_heads}")
     file = folder / f"{file_name(task.name)}.safetensors"
     if file.is_file():
-        return InstructionVector.load(file)
+        return FunctionVector.load(file)
     model = study.taught(seed)
     ranking = rank_instruction_heads(
         model,
@@ -171,9 +170,8 @@ def vector(
         folder=study.folder / f"rankings-{seed}",
         progress=study.progress,
     )
-    extracted = extract_instruction(model, task, ranking, n_heads=n_heads or s.n_heads)
-    best = sweep_injection(model, task, extracted, scales=s.scales, max_items=s.max_items).best("logprob")
-    chosen = extracted.at(layer=best.layer, scale=best.scale)
+    extracted = extract(model, task, ranking, n_heads=n_heads or s.n_heads)
+    chosen = sweep_injection(model, task, extracted, scales=s.scales, max_items=s.max_items).best_vector(extracted)
     chosen.save(file)
     return chosen
 

@@ -36,7 +36,7 @@ class InstructionSettings:
         mixture: Settings for first teaching the model all tasks at once; None: the model is used as it is.
         training: Settings for training the sequences. The study sets the seed and `mixed` of both.
         counterpart: See `rank_instruction_heads`.
-        n_heads, n_clean, n_trials: Settings of the vectors; see `extract_instruction` and `rank_instruction_heads`.
+        n_heads, n_clean, n_trials: Settings of the vectors; see `extract` and `rank_instruction_heads`.
         scales: Scales of the vectors to try on validation pairs.
         n_shots: Number of demonstrations in the instructed prompts.
         n_context: Number of demonstrations in the in-context prompts.

@@ -25,7 +25,7 @@ from lens_fv.studies.knowledge.settings import ENTITIES, KnowledgeRun
 from lens_fv.studies.knowledge.updates import first_update, result_rows, score_rows
 from lens_fv.studies.rows import Job, Row, part
 from lens_fv.tasks import load_task
-from lens_fv.vectors import extract_instruction, sweep_injection
+from lens_fv.vectors import extract, sweep_injection
 
 TUNING_LOGPROB = "tuning_logprob_per_token_nats"
 """Answers of the tuning entities, by the layer after which definition vectors are added."""
@@ -79,9 +79,9 @@ def _task_probe(run: KnowledgeRun, name: str) -> TaskProbe:
     ranking = rank_instruction_heads(
         model, task, counterpart="none", n_shots=shots, n_clean=20, n_trials=6, seed=seed, folder=run.folder / "rankings"
     )
-    vector = extract_instruction(model, task, ranking, n_heads=run.settings.n_heads)
-    best = sweep_injection(model, task, vector, scales=(1.0, 2.0), max_items=20).best("logprob")
-    return make_task_probe(model, task, vector.at(layer=best.layer, scale=best.scale), n_shots=shots, seed=seed)
+    vector = extract(model, task, ranking, n_heads=run.settings.n_heads)
+    vector = sweep_injection(model, task, vector, scales=(1.0, 2.0), max_items=20).best_vector(vector)
+    return make_task_probe(model, task, vector, n_shots=shots, seed=seed)
 
 
 @part(lambda run: product(run.settings.seeds[:1], ("base", "distillation", "definition_in_context")))

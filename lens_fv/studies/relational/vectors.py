@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import torch
 
-from lens_fv.composition.recipes import middle_layer
 from lens_fv.core.statistics import Estimate
 from lens_fv.evaluation import compare_baselines, compose_lists, evaluate, evaluate_decoding
 from lens_fv.evaluation.ranks import Measure, Targets
@@ -92,7 +91,7 @@ def _variations(run: RelationalRun) -> Iterator[tuple[int, str, int | float | st
 @part(_variations)
 def tuning(run: RelationalRun, seed: int, varied: str, value: int | float | str) -> Iterator[Row]:
     """Vary training pairs, layer and start of tuning, one at a time, for relations with enough pairs for all variations."""
-    s, middle, enough = run.settings, middle_layer(run.model), max(run.settings.pairs, *run.settings.n_pairs)
+    s, middle, enough = run.settings, run.model.layer_at(0.5), max(run.settings.pairs, *run.settings.n_pairs)
     splits = {name: split_pairs(run.tasks[name], seed=seed) for name in run.subset}
     splits = {name: split for name, split in splits.items() if len(split.train) >= enough}
     n_pairs = int(value) if varied == "pairs" else s.pairs
@@ -165,7 +164,7 @@ def lists(run: RelationalRun, seed: int, name: str, method: str) -> Iterator[Row
 
     def extracted(tasks: Sequence[Task]) -> list[FunctionVector]:
         splits = {task.name: split_pairs(task, seed=seed) for task in tasks}
-        return run.extracted(middle_layer(run.model)).make(run.model, tasks, splits, template=TODD, seed=seed)
+        return run.extracted(run.model.layer_at(0.5)).make(run.model, tasks, splits, template=TODD, seed=seed)
 
     s, make = run.settings, extracted if method == "extracted" else None
     result = compose_lists(run.model, run.tasks[name], make, n_shots=s.n_shots, max_items=s.max_items, seed=seed)

@@ -133,9 +133,15 @@ def train_adapter(model: LensModel, task: Task, options: AdapterConfig) -> Adapt
     Raises:
         LensFVError: the task has too few pairs, the model's query and value projections are not accessible, or a loss is not
             finite.
+
+    Example:
+        >>> adapter = lens_fv.vectors.baselines.train_adapter(model, task, n_pairs=4, steps=2)
+        >>> evaluation = lens_fv.evaluate(model, task, {'adapter': adapter}, n_shots=2, max_items=4)
+        >>> 'adapter' in evaluation.conditions
+        True
     """
-    context, rank, alpha = f"{task.name}: adapter", options.rank, options.alpha
-    examples = FittingExamples.of(model, task, options, kind="an adapter")
+    rank, alpha = options.rank, options.alpha
+    examples = FittingExamples.of(model, task, options, what="adapter")
     best = Best[dict[str, Tensor]]()
     batches, held_out = _of_one_length(examples.train), _of_one_length(examples.validation)
 
@@ -174,12 +180,13 @@ def train_adapter(model: LensModel, task: Task, options: AdapterConfig) -> Adapt
                 check,
                 learning_rate=options.learning_rate,
                 steps=options.steps,
-                context=context,
+                context=examples.context,
                 progress=options.progress,
             )
-    recorded = {name: getattr(options, name) for name in ("rank", "alpha", "n_pairs", "steps", "learning_rate")}
-    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in best.require(context).items()}
-    return Adapter(provenance=examples.provenance(model, "lora", recorded | best.options), layers=layers, **scaled)
+    trained = best.require(examples.context)
+    scaled = {name: value * alpha / rank if name.endswith("up") else value for name, value in trained.items()}
+    recorded = {"rank": rank, "alpha": alpha, "learning_rate": options.learning_rate, **best.options}
+    return Adapter(provenance=examples.provenance(model, "lora", recorded), layers=layers, **scaled)
 
 
 def _of_one_length(prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:

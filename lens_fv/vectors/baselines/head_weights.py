@@ -19,7 +19,6 @@ from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, encode_prompts
 from lens_fv.vectors import FunctionVector
-from lens_fv.vectors.batches import open_batches
 from lens_fv.vectors.examples import FittingExamples, split_of
 from lens_fv.vectors.fitting import fit_answers
 from lens_fv.vectors.options import LEARNING_RATES, FitConfig, candidates_of
@@ -103,11 +102,15 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig)
     Raises:
         LensFVError: the model has no heads, the task has too few pairs, a layer does not exist, the means are of another model,
             or a loss is not finite.
+
+    Example:
+        >>> weighted = lens_fv.vectors.baselines.train_head_weights(model, task, n_pairs=4, steps=2)
+        >>> weighted.site
+        'resid_post'
     """
     if not model.attention_layers:
         raise LensFVError(f"learn head weights on {model.name}: it {model.no_heads()}")
-    context = f"{task.name}: head weights"
-    examples = FittingExamples.of(model, task, options, kind="head weights")
+    examples = FittingExamples.of(model, task, options, what="head weights")
     means = _mean_outputs(model, task, options)
     writes = head_writes(model, means.z, means.post_attn_gain).flatten(0, 1)
     norms = resid_norms(model, [p.tokens for p in examples.train])
@@ -118,16 +121,14 @@ def train_head_weights(model: LensModel, task: Task, options: HeadWeightsConfig)
     unit = sizes[:, None] / writes.norm()
     moved = Parameter(torch.zeros(len(candidates), len(writes), device=model.device))
     best = fit_answers(
+        model,
+        examples,
         [moved],
         lambda batch: batch.read(layers, ((moved * unit) @ writes)[None]).sum(-1),
         lambda candidate: (moved * unit)[candidate],
-        open_batches(model, [(0, prompt) for prompt in examples.train]),
-        open_batches(model, [(0, prompt) for prompt in examples.validation]),
-        options,
-        context=context,
     )
-    weights, (layer, rate) = best.require(context), candidates[best.candidate]
-    recorded = {"n_pairs": options.n_pairs, "steps": options.steps, "learning_rate": rate, "candidates": tuple(candidates)}
+    weights, (layer, rate) = best.require(examples.context), candidates[best.candidate]
+    recorded = {"learning_rate": rate, "candidates": tuple(candidates)}
     return HeadWeights(
         provenance=examples.provenance(model, "head_weights", recorded | best.options),
         vector=(weights @ writes).float().cpu(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
 from lens_fv.patching import AnswerScores, Branch, Edit, answer_logprobs, score_answers
 from lens_fv.tasks import EncodedPrompt, Task
-from lens_fv.vectors.batches import Batch, open_batches
+from lens_fv.vectors.batches import Batch
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import fit_answers
 from lens_fv.vectors.options import FitConfig, as_list
@@ -143,41 +143,36 @@ def train_soft_prompt(model: LensModel, task: Task, options: SoftPromptConfig) -
 
     Raises:
         LensFVError: the task has too few pairs, a prompt with the states exceeds the context, or a loss is not finite.
+
+    Example:
+        >>> prompt = lens_fv.vectors.baselines.train_soft_prompt(model, task, n_pairs=4, steps=2, n_tokens=3)
+        >>> prompt.states.shape
+        torch.Size([3, 32])
     """
-    context, n_tokens, start = f"{task.name}: soft prompt", options.n_tokens, int(model.prepend_bos)
-    examples = FittingExamples.of(model, task, options, kind="a soft prompt")
+    n_tokens, start = options.n_tokens, int(model.prepend_bos)
+    examples = FittingExamples.of(model, task, options, what="soft prompt")
     rates = as_list(options.learning_rate)
     initial = _random_embeddings(model, n_tokens, examples.train[0], options.seed)
     norm = float(initial.norm(dim=-1).mean())
     unit = torch.tensor(rates, device=model.device)[:, None, None] * norm / model.d_model**0.5
     moved = Parameter(torch.zeros(len(rates), *initial.shape, device=model.device))
 
-    def batches(prompts: Sequence[EncodedPrompt]) -> list[Batch]:
-        longer = [EncodedPrompt(_lengthened(prompt.tokens, n_tokens, start), prompt.answers) for prompt in prompts]
-        return open_batches(model, [(0, prompt) for prompt in longer])
+    def lengthened(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+        return [EncodedPrompt(_lengthened(prompt.tokens, n_tokens, start), prompt.answers) for prompt in prompts]
 
     def logprobs(batch: Batch) -> Float[Tensor, "prompts rates"]:
         branches = [Branch(tuple(_edits(states, start)), tokens=batch.answers) for states in initial + moved * unit]
         return batch.opened.run(branches, readout=answer_logprobs).sum(-1)
 
     best = fit_answers(
+        model,
+        replace(examples, train=lengthened(examples.train), validation=lengthened(examples.validation)),
         [moved],
         logprobs,
         lambda candidate: (initial + moved * unit)[candidate].float().cpu(),
-        batches(examples.train),
-        batches(examples.validation),
-        options,
-        context=context,
     )
-    recorded = {
-        "n_tokens": n_tokens,
-        "n_pairs": options.n_pairs,
-        "steps": options.steps,
-        "learning_rate": rates[best.candidate],
-    }
-    return SoftPrompt(
-        provenance=examples.provenance(model, "soft_prompt", recorded | best.options), states=best.require(context)
-    )
+    recorded = {"n_tokens": n_tokens, "learning_rate": rates[best.candidate], **best.options}
+    return SoftPrompt(provenance=examples.provenance(model, "soft_prompt", recorded), states=best.require(examples.context))
 
 
 def _lengthened(tokens: Sequence[int], n: int, start: int) -> tuple[int, ...]:

@@ -73,6 +73,10 @@ def mean_state(model: LensModel, task: Task, options: MeanStateConfig) -> Functi
 
     Raises:
         LensFVError: the task has too few pairs, a layer does not exist, or no scale is given.
+
+    Example:
+        >>> lens_fv.vectors.baselines.mean_state(model, task, layers=1, n_shots=2, n_prompts=4).layer
+        1
     """
     scales = [float(scale) for scale in as_list(options.scales)]
     if not scales:
@@ -96,6 +100,10 @@ def task_state(model: LensModel, task: Task, options: TaskStateConfig) -> Functi
 
     Raises:
         LensFVError: the task has too few pairs, or a layer does not exist.
+
+    Example:
+        >>> lens_fv.vectors.baselines.task_state(model, task, layers=1, n_shots=2, n_prompts=4).layer
+        1
     """
     return _likeliest_state(model, task, options, "task_state", "state")
 

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig, FinetuneRun, finetune, instruction_swapped_prompts, interpolate_weights
-from lens_fv.finetuning.continual import with_replay
+from lens_fv.finetuning.forgetting import with_replay
 from lens_fv.finetuning.regularizers import PRESETS, GuideConfig
 from lens_fv.heads import rank_instruction_heads
 from lens_fv.model import load_model
 from lens_fv.model.quiet import quiet_logs
 from lens_fv.tasks import split_pairs
-from lens_fv.vectors import extract_instruction, random_like
+from lens_fv.vectors import extract, random_like
 
 SMALL = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=2, learning_rate=1e-2, rank=2)
 TASKS = [replace(toy_task(name=name), instructions=(f"Say {name}.", f"Write {name}.")) for name in ("one", "two", "three")]
@@ -30,9 +30,7 @@ TASKS = [replace(toy_task(name=name), instructions=(f"Say {name}.", f"Write {nam
 def vectors(model_folder):
     model = load_model(str(model_folder))
     few = {"n_clean": 2, "n_trials": 1}
-    return {
-        task.name: extract_instruction(model, task, rank_instruction_heads(model, task, **few), n_heads=3) for task in TASKS
-    }
+    return {task.name: extract(model, task, rank_instruction_heads(model, task, **few), n_heads=3) for task in TASKS}
 
 
 def updates(checkpoint):
