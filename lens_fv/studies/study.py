@@ -44,7 +44,7 @@ class Study(Generic[S]):
         external: Settings that name files outside the project; only the file names are recorded.
         hidden: Settings that the page does not list at its end, because they stand next to their results or are not used.
         derived: Returns the table of a run's rows with the columns and rows that are derived from them; default: the rows.
-        context: Computes what the template NAME.md.j2 needs besides `runs` and their `rows`; default: nothing.
+        context: Computes what the template NAME.md.j2 needs besides `runs` and their `rows`.
         headline: Returns the main numbers of one model, for the command line and its JSON.
 
     Raises:

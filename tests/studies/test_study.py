@@ -49,7 +49,7 @@ def test_a_job_is_run_once_and_read_as_it_was_written(store, tmp_path):
     pd.testing.assert_frame_equal(again.frame(), store.frame())
     rows = store.frame()
     assert len(rows) == VALUES.size and rows["value"].tolist() == pytest.approx(np.moveaxis(VALUES, 2, 2).ravel().tolist())
-    assert again.rows("main", "u1", seed=2)[0].value == tuple(VALUES[2, 1, 0])
+    assert again.rows("main", "u1", seed=2)[0].value == VALUES[2, 1, 0].tolist()
 
 
 def test_what_a_killed_worker_left_of_a_line_is_run_again(store, tmp_path):
