@@ -109,9 +109,8 @@ class ScoredAnalogies:
         owners = list(batch.owners)
         weights = shape.logits(self._scores[owners], self._excluded[owners]).softmax(-1)
         vectors = scale * (weights @ self.basis.vectors)
-        by_owner = vectors.new_zeros(len(self.encoded), 1, vectors.shape[-1])
-        by_owner = by_owner.index_put((torch.tensor(owners),), vectors[:, None])
-        return batch.losses([self.basis.layer], by_owner)[:, 0]
+        row_by_row = batch._replace(owners=tuple(range(len(owners))))
+        return row_by_row.losses([self.basis.layer], vectors[:, None])[:, 0]
 
     def logprob_per_token(self, weight_map: WeightMap) -> float:
         """Mean log-probability of the answers under a map, in nats per token."""

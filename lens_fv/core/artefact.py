@@ -5,6 +5,7 @@ Files are safetensors with a JSON header, never pickle. They are written under a
 
 import dataclasses
 import importlib
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class Artefact(Displayed):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        Artefact.kinds[cls.__name__] = cls
+        if ABC not in cls.__bases__:  # abstract bases are not kinds
+            Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,8 @@ class Trajectory(Artefact):
         >>> trajectory.similarity().shape  # cosine of each vector to its initial value: checkpoints and tasks
         torch.Size([4, 3])
     """
+
+    _MADE_BY: ClassVar[str] = "track_checkpoints"
 
     checkpoints: tuple[str, ...]
     steps: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Effects of all heads per sample, their order and its uncertainty; and the result of a head ranking."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -179,6 +179,8 @@ class HeadRanking(Effects):
         z, post_attn_gain, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
         metric: Measure of the answer's first token; see `rank_heads`.
     """
+
+    _MADE_BY: ClassVar[str] = "rank_heads"
 
     baseline: Float[Tensor, " trials"]
     z: Float[Tensor, "layers heads d_head"]

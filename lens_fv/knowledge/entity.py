@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.texts import nfc, nfd
@@ -100,6 +100,8 @@ class Entity:
         >>> entity.name in entity.definition
         True
     """
+
+    _MADE_BY: ClassVar[str] = "load_entities"
 
     name: str
     definition: str

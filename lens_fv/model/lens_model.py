@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Share, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on, rotary_border
 from lens_fv.model.exclusive import exclusive
@@ -53,6 +53,8 @@ class LensModel:
         >>> model.forward(torch.tensor([model.encode('Q: hot')])).shape[-1] == model.d_vocab
         True
     """
+
+    _MADE_BY: ClassVar[str] = "load_model"
 
     @checked
     def __init__(
@@ -415,7 +417,8 @@ class LensModel:
             raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
         return layer % self.n_layers
 
-    def layer_at(self, depth: float) -> int:
+    @checked
+    def layer_at(self, depth: Share) -> int:
         """Layer at a fraction of the depth, from 0 (the first layer) to 1 (the last)."""
         return round(depth * (self.n_layers - 1))
 

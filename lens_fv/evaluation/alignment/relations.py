@@ -17,6 +17,7 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
 from lens_fv.tasks import TODD, Pair, PromptTemplate
 from lens_fv.vectors import FunctionVector
+from lens_fv.vectors.batches import BATCH
 
 
 def relation_vectors(
@@ -114,17 +115,15 @@ def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tens
 
 
 @torch.no_grad()
-def state_differences(
-    model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
-) -> Float[Tensor, "layers pairs d_model"]:
+def state_differences(model: LensModel, pairs: Sequence[Pair], layers: Sequence[int]) -> Float[Tensor, "layers pairs d_model"]:
     """Compute residual-stream differences after layers, (primary) output minus input, each word alone at its last token."""
     tokens = {word: _tokens(model, word) for word in _words(pairs)}
     bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
     states: dict[str, Tensor] = {}
     for length in sorted({len(ids) for ids in tokens.values()}):
         words = [word for word, ids in tokens.items() if len(ids) == length]
-        for start in range(0, len(words), batch_size):
-            batch = words[start : start + batch_size]
+        for start in range(0, len(words), BATCH):
+            batch = words[start : start + BATCH]
             by_layer: dict[int, Tensor] = {}
             hooks = [(f"blocks.{layer}.hook_resid_post", partial(_keep_last, by_layer, layer)) for layer in set(layers)]
             model.run_body(torch.tensor([bos + tokens[word] for word in batch]), hooks)
