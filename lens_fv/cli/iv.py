@@ -78,7 +78,7 @@ def extract(
             f"instruction vector of {task.name}: the heads were not ranked by instructions; rank them with `lens-fv iv rank`"
         )
     vector = fv.extract(model, instructed, heads, **options, **prompts)
-    values = {"instructions": list(ranked["instructions"]), "counterpart": ranked["counterpart"]}
+    values = {name: ranked[name] for name in ("instructions", "counterpart")}
     return extracted_printout(vector, out, "instruction", **values)
 
 

@@ -111,13 +111,15 @@ class Effects(Artefact):
         Raises:
             LensFVError: with so few samples no effect, however large, could be significant.
         """
-        tests = int(self._live.sum())
-        least = least_p(len(self.effects), tests, correction)
-        if least > level:
+        n, tests = len(self.effects), int(self._live.sum())
+        if (least := least_p(n, tests, correction)) > level:
+            enough = (f"run {more}" for more in range(n, 64) if least_p(more, tests, correction) <= level)
+            advice = next(enough, "raise the level")
+            if least_p(n, tests, "max") <= level:
+                advice += ' or use correction="max"'
             raise LensFVError(
-                f"significant {self.unit}s of {self.provenance.model} at {level}: {len(self.effects)} samples give no "
-                f"p-value below {least:.2g} ({correction}, {tests} {self.unit}s); run more trials"
-                + ("" if correction == "max" else ' or use correction="max"')
+                f"significant {self.unit}s of {self.provenance.model} at {level}: {n} samples give no p-value below "
+                f"{least:.2g} ({correction}, {tests} {self.unit}s); {advice}"
             )
         p = self.p_values(correction=correction)
         return [h for h in self.top() if p[h.layer, h.head] <= level]

@@ -48,10 +48,8 @@ def evaluate_knowledge(
         LensFVError: see `score_probes` and `WeightDelta.applied`.
 
     Example:
-        >>> probe = lens_fv.knowledge.EntityProbe('Velm is in ___.', 'Norway', ('Norway', 'Spain'), 'explicit')
-        >>> entities = [lens_fv.Entity('Velm', 'Velm is a city in Norway.', probes=(probe,))]
-        >>> [result.condition for result in lens_fv.evaluate_knowledge(model, entities, {})]
-        ['base', 'definition']
+        >>> [result.condition for result in lens_fv.evaluate_knowledge(model, entities, {'distilled': update})]
+        ['base', 'definition', 'random_definition', 'distilled']
     """
     results: list[KnowledgeResult] = []
     with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:

@@ -75,7 +75,7 @@ def extract(
         bias_per_head: Add the output projection's bias once per head, as the paper's code does; only for parity with it.
 
     Raises:
-        LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model, or no query is answered.
+        LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model or task, or no query is answered.
 
     Example:
         >>> ranking = lens_fv.rank_heads(model, task, n_shots=2, n_clean=4, n_trials=3)
@@ -84,6 +84,7 @@ def extract(
         (1, 2)
     """
     ranking.provenance.check(model)
+    ranking.provenance.check_task(task.name, task.fingerprint, what="extract from a ranking")
     heads = ranking.heads(n_heads)
     outputs = torch.stack([ranking.z[index] for index in heads])
     vector = torch.zeros(model.d_model)

@@ -148,10 +148,7 @@ def ask(
         ),
         (
             {"start": "extract"},
-            (
-                {"start": "extract"},
-                "ask(start='extract'): it has to be 'zero', 'random', a Task, made by load_task or a mapping to 'zero'",
-            ),
+            "ask(start='extract'): it has to be 'zero', 'random', a Task, made by load_task or a mapping to 'zero'",
         ),
         ({"start": {"one": "zeros"}}, "ask(start={'one': 'zeros'}): it has to be 'zero'; did you mean 'zero'?"),
         ({"layer": [0, 1.5]}, "ask(layer=[0, 1.5]): it has to be a whole number"),

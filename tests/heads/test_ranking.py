@@ -292,8 +292,12 @@ def test_significant_heads_are_the_planted_ones(tiny_model):
     assert ranking.reliability(k=1).overlap == 1.0
     few = replace(ranking, effects=effects[:8], baseline=ranking.baseline[:8])
     assert {h.name for h in few.significant(correction="max")} >= {"1.2", "2.0"}
-    with pytest.raises(LensFVError, match="run more trials"):
+    with pytest.raises(LensFVError, match=r'8 samples give .* \(holm, 12 heads\); run 9 or use correction="max"$'):
         few.significant()
+    with pytest.raises(LensFVError, match=r"4 samples give no p-value below 0.12 \(max, 12 heads\); run 6$"):
+        replace(ranking, effects=effects[:4], baseline=ranking.baseline[:4]).significant(correction="max")
+    with pytest.raises(LensFVError, match=r"; raise the level$"):
+        ranking.significant(level=1e-7)
 
 
 def test_layers_without_heads_are_no_tests(tiny_model):

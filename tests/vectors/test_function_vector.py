@@ -44,6 +44,12 @@ def test_bias_per_head_is_the_reference_codes_habit(tiny_model):
     torch.testing.assert_close(habit.vector - plain.vector, biases, atol=1e-4, rtol=1e-3)
 
 
+def test_a_ranking_of_another_task_is_refused(extracted):
+    model, _, ranking, _ = extracted
+    with pytest.raises(LensFVError, match="extract from a ranking for other: it was made on toy, with other pairs"):
+        extract(model, toy_task(30, name="other"), ranking)
+
+
 def test_layer_is_picked_on_validation(extracted):
     model, task, ranking, _ = extracted
     assert 0 <= extract(model, task, ranking, n_heads=4).layer < model.n_layers

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_fv.core.choices import Count, Natural, Seed, Whole, checked
+from lens_fv.core.choices import Count, Finite, Natural, Seed, Whole, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, plan_branches, run_branches
@@ -55,7 +55,7 @@ def bench_engine(
 def bench_sweep(
     subject: Subject,
     *,
-    scales: Sequence[float] = SCALES,
+    scales: Sequence[Finite] = SCALES,
     sample: Count = 6,
     repeats: Count = 5,
     seed: Seed = 0,
