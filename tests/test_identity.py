@@ -72,7 +72,10 @@ def test_a_vector_of_the_other_is_refused_unless_insisted_on(models, vector):
         lambda: sweep_injection(second, toy_task(), vector, layers=[1]),
         lambda: decode(second, vector),
     ):
-        with pytest.raises(LensFVError, match=f"{OTHER} {first.fingerprint}, this is {second.fingerprint}; pass force=True"):
+        with pytest.raises(
+            LensFVError,
+            match=f"{OTHER} {first.fingerprint}, this is {second.fingerprint}; use that model, or insist by force=True",
+        ):
             use()
     with vector.applied(second, force=True):
         pass

@@ -78,12 +78,10 @@ def _results(
 
 
 def _scaled(vectors: "Sequence[fv.FunctionVector]", scale: float) -> "dict[str, fv.FunctionVector]":
-    """Scale vectors and key them by the methods that made them, which have to differ."""
-    by_method = {vector.provenance.method: vector.at(scale=scale) for vector in vectors}
-    if len(by_method) < len(vectors):
-        methods = ", ".join(vector.provenance.method for vector in vectors)
-        raise LensFVError(f"evaluate {methods} vectors: two were made by one method; evaluate them one at a time")
-    return by_method
+    """Scale vectors, and name them by the methods that made them, numbered where a method made several."""
+    methods = [vector.provenance.method for vector in vectors]
+    names = [f"{m} {methods[: i + 1].count(m)}" if methods.count(m) > 1 else m for i, m in enumerate(methods)]
+    return {name: vector.at(scale=scale) for name, vector in zip(names, vectors, strict=True)}
 
 
 @command

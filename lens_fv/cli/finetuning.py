@@ -11,6 +11,8 @@ from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, table, write_json
 from lens_fv.core.tables import table_rows
 
+NOT_PRINTED = ("p_", "knowledge", "majority", "with_random", "with_other")
+"""Columns of verdicts that only the JSON has, by the beginnings of their names."""
 Guide = Literal["iv", "fv", "kl", "l2", "lwf", "swap", "swap-heads", "swap-kl"]
 
 
@@ -136,7 +138,11 @@ def dynamics(
     }
     write_json(folder / "dynamics.json", payload)
     cosines = trajectory.similarity()[-1].tolist()
-    view = table([row | {"cosine": cosine} for row, cosine in zip(rows, cosines, strict=True)], title=str(run.folder))
+    printed = [
+        {column: value for column, value in row.items() if not column.startswith(NOT_PRINTED)} | {"cosine": cosine}
+        for row, cosine in zip(rows, cosines, strict=True)
+    ]
+    view = table(printed, title=str(run.folder))
     absent = [verdict.task for verdict in verdicts if verdict.judgement == "absent"]
     note = [f"absent at the beginning, so neither judged nor averaged: {', '.join(absent)}"] if absent else []
     return Printout(payload, view, *note, f"report: {payload['report']}")

@@ -62,6 +62,8 @@ def queries_used(artefact: "Artefact") -> dict[str, Any]:
 def print_out(result: Printout, *, as_json: bool, out: Path | None) -> int:
     """Print a command's result, write its JSON object to `out` if given, and return the exit code."""
     console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:  # another program reads lines, which must not be broken
+        console = Console(markup=False, highlight=False, emoji=False, width=10_000)
     if out is not None:
         write_json(out, result.payload)
     if as_json:
@@ -107,7 +109,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, withou
     view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     groups = _columns([name for name in dict.fromkeys(name for row in rows for name in row) if name not in without])
     for name, *interval in groups:
-        view.add_column(name.replace("_", " ") + " (95 %)" * bool(interval), overflow="fold")
+        view.add_column(name.replace("_", " ") + " (95 %)" * bool(interval), overflow="fold", no_wrap=not view.columns)
     for row in rows:
         view.add_row(*(_cell(*(row.get(name) for name in names)) for names in groups))
     return view

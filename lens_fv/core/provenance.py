@@ -134,7 +134,8 @@ class Provenance:
         ):
             if recorded != current and None not in (recorded, current):
                 raise LensFVError(
-                    f"apply {what} to {model.name}: it {difference} {recorded}, this is {current}; pass force=True to insist"
+                    f"apply {what} to {model.name}: it {difference} {recorded}, this is {current}; use that model, or insist "
+                    "by force=True (--force)"
                 )
 
     def check_task(self, name: str, fingerprint: str, *, what: str) -> None:

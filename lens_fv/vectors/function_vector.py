@@ -58,8 +58,10 @@ class FunctionVector(Artefact):
         layers, heads, d_model, d_head = self.provenance.shape
         require_shape("function vector", self.vector, (d_model,))
         require_shape("function vector's head outputs", self.head_outputs, (len(self.heads), d_head))
-        if not 0 <= self.layer < layers or any(not (0 <= a < layers and 0 <= b < heads) for a, b in self.heads):
-            raise LensFVError(f"function vector at layer {self.layer}, heads {self.heads}: no such place in {layers} x {heads}")
+        if not 0 <= self.layer < layers:
+            raise LensFVError(f"function vector after layer {self.layer}: its model has layers 0 to {layers - 1}")
+        if unknown := [head for head in self.heads if not (0 <= head[0] < layers and 0 <= head[1] < heads)]:
+            raise LensFVError(f"function vector of heads {unknown}: its model has {layers} layers of {heads} heads")
         if self.site == "heads" and not self.heads:
             raise LensFVError("function vector injected at its heads: it has none; use site='resid_post'")
 

@@ -127,7 +127,7 @@ class InjectionSweep(Artefact):
         """See `Artefact.summary`."""
         best, at_heads = self.best(), self.site == "heads"
         top1, logprob = float(self.plain_top1.double().mean()), float(self.plain_logprob.mean())
-        place = "its heads" if at_heads else f"after {len(self.layers)} layers"
+        place = "its heads" if at_heads else f"after each of {len(self.layers)} layers"
         cell = f"scale {best.scale:g}" if at_heads else f"layer {best.layer}, scale {best.scale:g}"
         return super().summary() | {
             "injected at": f"{place}, last prompt token, scales {', '.join(f'{scale:g}' for scale in self.scales)}",

@@ -13,7 +13,7 @@ from lens_fv.cli.command import Command, commands_of
 from lens_fv.core.tables import table_rows
 from lens_fv.evaluation import load_artefact
 from lens_fv.studies.bench.subject import SHAPES
-from lens_fv.tasks import load_task
+from lens_fv.tasks import list_tasks, load_task
 
 QUICK = ["--n-shots", "2", "--n-clean", "3", "--n-trials", "2"]
 
@@ -83,7 +83,28 @@ def test_write(run, tmp_path):
     assert loaded.provenance.options == {"n_shots": 1, "max_new_tokens": 4, "instruction": "Say it."}
     code, printed, _ = run("write", "--task", "toy.json", *few, as_json=False)
     assert (code, "ROUGE-L" in printed, "extracted" in printed) == (0, True, True)
-    assert run("write", "--task", "toy.json", *few, "--vector", "v.safetensors", as_json=False)[0] == 2
+    code, result, _ = run("write", "--task", "toy.json", *few, "--vector", "v.safetensors")
+    assert [r["condition"] for r in result["results"]] == ["none", "k_shot", "extracted 1", "extracted 2"]
+
+
+def test_the_task_is_that_of_the_ranking_or_vector(run, tmp_path):
+    assert run("rank", "--task", "antonym", *QUICK, "--out", "antonym.safetensors")[0] == 0
+    small = ("--n-heads", "2", "--layer", "1")
+    code, result, _ = run("extract", "--ranking", "antonym.safetensors", *small, "--out", "v.safetensors")
+    assert (code, result["task"]) == (0, "antonym")
+    assert run("evaluate", "--vector", "v.safetensors", "--n-shots", "1", "--max-items", "2")[1]["task"] == "antonym"
+    code, _, message = run("extract", "--ranking", "antonym.safetensors", "--task", "toy.json", *small)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "it was made on antonym, with other pairs" in message
+    assert run("rank", "--task", "toy.json", *QUICK, "--out", "toy.safetensors")[0] == 0
+    code, _, message = run("extract", "--ranking", "toy.safetensors", *small)
+    assert (code, "find the task of toy" in message) == (2, True)
+
+
+def test_what_another_program_reads_has_no_broken_lines(run):
+    printed = run("tasks", model=False, as_json=False)[1].splitlines()
+    assert [line.split()[0] for line in printed[1:]] == [line.split()[0] for line in printed[1:] if len(line.split()) > 5]
+    assert len(printed) == 1 + len(list_tasks())
 
 
 def test_same_seed_same_numbers(run):

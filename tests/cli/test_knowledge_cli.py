@@ -1,12 +1,15 @@
 """distill and knowledge write|evaluate|export, end to end, on a tiny model in a folder."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
 
 from lens_fv import load_model
+from lens_fv.cli.distill import distill
 from lens_fv.knowledge import DistillConfig, TransferSet, WeightDelta, load_entities, load_transfer_set, score_probes
+from lens_fv.knowledge.settings import ALONE, TOGETHER
 
 ROWS = [
     {
@@ -158,3 +161,9 @@ def test_the_released_preset(run, rows, tmp_path):
     assert run("distill", *rows, *FAST, *TWO, *usual)[0] == 0
     plain = WeightDelta.load(tmp_path / "usual" / "update.safetensors").provenance.options
     assert (plain["max_grad_norm"], plain["top_k"], plain["optimizer"]) == (None, None, "shared")
+
+
+def test_help_states_the_defaults_of_distillation():
+    help_text = distill.options["preset"].help
+    for value in [*ALONE.values(), *TOGETHER.values()]:
+        assert value is True or re.search(rf"\b{value:g}\b", help_text)

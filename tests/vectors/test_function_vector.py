@@ -79,7 +79,9 @@ def test_a_block_that_raises_leaves_no_hook(extracted):
 def test_another_model_is_refused(extracted, tiny_model):
     vector, other = extracted[3], tiny_model("llama")
     with (
-        pytest.raises(LensFVError, match="made on model tiny-gemma3, this is tiny-llama; pass force=True"),
+        pytest.raises(
+            LensFVError, match="made on model tiny-gemma3, this is tiny-llama; use that model, or insist by force=True"
+        ),
         vector.applied(other),
     ):
         pass

@@ -155,7 +155,7 @@ def test_bad_requests(swept, options, message):
 def test_another_models_vector_is_refused(swept, tiny_model):
     _, task, vector, _ = swept
     other = tiny_model("qwen3")
-    with pytest.raises(LensFVError, match="pass force=True"):
+    with pytest.raises(LensFVError, match="or insist by force=True"):
         sweep_injection(other, task, vector)
     assert sweep_injection(other, task, vector, force=True, layers=[0], scales=[1.0]).provenance.model == "tiny-qwen3"
 
