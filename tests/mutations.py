@@ -24,7 +24,7 @@ from lens_fv.evaluation.alignment.typicality import Typicality
 from lens_fv.finetuning import FinetuneRun
 from lens_fv.knowledge.readers import load_entities
 from lens_fv.knowledge.transfer import TransferSet, load_transfer_set
-from lens_fv.studies.rows import Job, Row, RowStore, frame
+from lens_fv.studies.rows import Job, Row, RowStore
 from lens_fv.tasks import TODD, load_analogies, load_instructions, load_task
 
 SIZES = {"layers": 2, "heads": 2, "d_model": 4, "d_head": 2, "n_heads": 2, "units": 2, "pairs": 6}
@@ -114,7 +114,7 @@ def text_files(folder: Path) -> Iterator[tuple[str, Sample]]:
         RowStore(rows, "toy", "0").compute(
             Job("main", unit, lambda unit=unit: [Row(unit, "tuned", "accuracy", [0.5, None], 2)])
         )
-    yield "rows", Sample(rows, lambda: frame([RowStore(rows, "toy", "0")]))
+    yield "rows", Sample(rows, lambda: RowStore(rows, "toy", "0").frame())
     settings = {"seeds": [0, 1], "guide": {"heads": 0.5, "name": "x"}}
     check_settings(folder / "study.json", settings)
     yield "settings", Sample(folder / "study.json", lambda: check_settings(folder / "study.json", settings, may_grow="seeds"))

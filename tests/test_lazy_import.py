@@ -1,6 +1,7 @@
 """`import lens_fv` is instant because it loads nothing."""
 
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -39,8 +40,8 @@ def test_every_kind_of_artefact_is_known_whatever_is_imported():
     for module in pkgutil.walk_packages(lens_fv.__path__, "lens_fv."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    ours = {name: kind.__module__ for name, kind in Artefact.kinds.items() if kind.__module__.startswith("lens_fv.")}
-    assert ours == MODULES
+    concrete = {name: kind.__module__ for name, kind in Artefact.kinds.items() if not inspect.isabstract(kind)}
+    assert {name: module for name, module in concrete.items() if module.startswith("lens_fv.")} == MODULES
 
 
 def test_first_use_loads_what_it_needs_and_reads_a_kind_that_was_not_imported(tmp_path):

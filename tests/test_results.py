@@ -387,7 +387,7 @@ INPUTS = {
     "finetuning": {"Checkpoint"},
     "heads": {"HeadMeans", "PatchingPrompts", "RankingPlan"},
     "knowledge": {"DistillationExample", "Entity", "EntityProbe"},
-    "patching": {"AnswerLogits", "AnswerScorer", "AnswerScores", "Branch", "Edit", "OpenPrompts", "Plan"},
+    "patching": {"AnswerLogits", "AnswerScores", "Branch", "Edit", "OpenPrompts", "Plan"},
     "vectors": {"Provenance"},
 }
 """Public classes that are no results: what goes in, settings, and the engine's parts."""

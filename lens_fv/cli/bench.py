@@ -9,7 +9,6 @@ from lens_fv.cli.output import Printout, table
 from lens_fv.core.choices import Count
 from lens_fv.errors import LensFVError
 
-HELP = "Measure speed, exactness and memory on this machine."
 BENCH = "lens_fv.studies.bench"
 Prompted = Annotated[Options, OptionsOf(f"{BENCH}:open_subject")]
 Unprompted = Annotated[Options, OptionsOf(f"{BENCH}:open_subject", leave_out=("n_shots", "n_tokens"))]
@@ -61,15 +60,11 @@ def guided(*, subject: Taskless, options: Annotated[Options, OptionsOf(f"{BENCH}
 def teach(
     *,
     entities: Entities = "invented",
-    n_entities: Count = 3,
+    n_entities: Annotated[Count, "Number of entities to teach, each alone, from the first on."] = 3,
     subject: Taskless,
     options: Annotated[Options, OptionsOf(f"{BENCH}:bench_teach")],
 ) -> Printout:
-    """Measure time and peak memory of teaching an entity: distillation against plain fine-tuning.
-
-    Args:
-        n_entities: Number of entities to teach, each alone, from the first on.
-    """
+    """Measure time and peak memory of teaching an entity: distillation against plain fine-tuning."""
     if str(subject.get("model")).startswith("random:"):
         raise LensFVError(f"teach {subject['model']}: random weights write no sentences; name a model that was trained")
     return _bench("teach", {"n_shots": 0} | subject, options, fv.load_entities(entities)[:n_entities])
@@ -83,6 +78,3 @@ def _bench(name: str, subject: Options, options: Options, *inputs: Any) -> Print
     measures = getattr(bench, f"bench_{name}")(opened, *inputs, **options, progress=True).measures
     rows = next((value for value in measures.values() if isinstance(value, list)), None)
     return Printout(measures, table(rows or [{"measure": name, "value": value} for name, value in measures.items()]))
-
-
-COMMANDS = (engine, sweep, compose, memory, tune, guided, teach)

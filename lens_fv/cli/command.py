@@ -3,7 +3,7 @@
 A command is a function that returns a `Printout`. A parameter annotated with `OptionsOf` stands for all options of a public
 function or dataclass; the command receives those that the user gave, by name, and passes them on. Names, defaults, ranges and
 help texts are therefore stated once, where the function is defined. A parameter annotated with `Loaded` is named on the command
-line and loaded before the command runs; a text in an annotation is the help of a parameter that many commands have.
+line and loaded before the command runs. A text in an annotation is the parameter's help; longer ones stand below `Args:`.
 """
 
 import inspect

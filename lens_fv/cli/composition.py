@@ -58,7 +58,7 @@ def analogy(
     task: Annotated[
         Sequence[str] | None, "Relation to build analogies from, using its test pairs; repeatable; default: all in the library."
     ] = None,
-    making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:reported_analogies", leave_out=("n_choices",))],
+    making: Annotated[Options, OptionsOf("lens_fv.composition.analogies:reported_analogies")],
     model: OwnModel = None,
     placing: Placing,
     weight_map: MapInput | None = None,
@@ -66,7 +66,7 @@ def analogy(
     out: ItemsFile = None,
 ) -> Printout:
     """Solve analogies A:B::C:? by composite vectors and their controls, in total and per relation."""
-    from lens_fv.studies.relational.problems import reported_analogies
+    from lens_fv.composition.analogies import reported_analogies
 
     if file is not None and (task or "max_per_relation" in making):
         raise LensFVError(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command, pick
-from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, TaskFile, TaskInput, VectorInput, open_model
+from lens_fv.cli.inputs import ItemsFile, Loading, MapInput, OwnTask, TaskFile, TaskInput, VectorInput, open_model, own_task
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Finite, Seed
 from lens_fv.core.tables import table_rows
@@ -21,7 +21,7 @@ Scale = Annotated[Finite, "Factor that multiplies the vectors."]
 def evaluate(
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     vector: Vectors = (),
     other: Annotated[VectorInput | None, "Vector file of another relation, as a control."] = None,
     scale: Scale = 1.0,
@@ -29,6 +29,7 @@ def evaluate(
     out: ItemsFile = None,
 ) -> Printout:
     """Test vectors and their controls on a task's test split."""
+    task = own_task(task, *vector)
     vectors = _scaled(vector, scale)
     result = fv.evaluate(open_model(**loading), task, vectors, other=other, **options, progress=True)
     return _results(result, "on the test split", out, prompts=result.prompts, queries=queries_used(result))
@@ -52,13 +53,14 @@ def compare(
 def write(
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     vector: Vectors = (),
     scale: Scale = 1.0,
     options: Annotated[Options, OptionsOf("lens_fv.evaluation:evaluate_texts")],
     out: ItemsFile = None,
 ) -> Printout:
     """Generate answers with and without vectors, and score the texts by ROUGE-L."""
+    task = own_task(task, *vector)
     vectors = _scaled(vector, scale)
     result = fv.evaluation.evaluate_texts(open_model(**loading), task, vectors, **options, progress=True)
     texts = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
@@ -48,8 +48,8 @@ def finetune(
     from lens_fv.finetuning.regularizers import PRESETS
     from lens_fv.vectors import other_heads as with_other_heads, random_like
 
-    guided: Any = {"guide": PRESETS[guide] if guide else None, "template": fv.tasks.TEMPLATES[template]}
-    settings = fv.FinetuneConfig(**options, **guided)
+    preset = PRESETS[guide] if guide else None
+    settings = fv.FinetuneConfig(**options, guide=preset, template=fv.tasks.TEMPLATES[template])
     tasks = [fv.load_task(name) for name in task]
     vectors = {guiding.provenance.task: guiding for guiding in vector}
     if random_vectors:

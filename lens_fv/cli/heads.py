@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, chosen, command
-from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
+from lens_fv.cli.inputs import Loading, OutFile, OwnTask, RankingInput, TaskInput, open_model, own_task
 from lens_fv.cli.leaving import resumes_in
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Count, Natural, Positive, Seed
@@ -107,7 +107,7 @@ def attributions(
     ranking: Annotated[RankingInput, "Ranking file written by `lens-fv rank`."],
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     seed: Annotated[Seed | None, "Seed of the split; default: the ranking's own."] = None,
     out: OutFile = None,
 ) -> Printout:
@@ -115,6 +115,7 @@ def attributions(
 
     Writes the comparison to --out (default: TASK-attributions.safetensors).
     """
+    task = own_task(task, ranking)
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     comparison = fv.heads.compare_attributions(open_model(**loading), task, ranking, split=split, progress=True)
     scores: list[dict[str, Any]] = []

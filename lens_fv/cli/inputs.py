@@ -17,6 +17,10 @@ TaskInput = Annotated[
     Loaded("lens_fv:load_task", str, TASK),
     "Task: a built-in relation (`lens-fv tasks` lists them) or a file of pairs.",
 ]
+OwnTask = Annotated[
+    Annotated["lens_fv.Task", Loaded("lens_fv:load_task", str)] | None,
+    f"Task, as for other commands; default: that of the ranking or of the vectors; without these, {TASK}.",
+]
 TaskFile = Annotated["lens_fv.Task", Loaded("lens_fv:load_task")]
 VectorInput = Annotated["lens_fv.FunctionVector", Loaded("lens_fv:FunctionVector.load"), "Vector file."]
 RankingInput = Annotated["lens_fv.heads.HeadRanking", Loaded("lens_fv.heads:HeadRanking.load")]
@@ -48,6 +52,16 @@ Loading = Annotated[Options, OptionsOf("lens_fv.cli.inputs:open_model")]
 """`--model`, `--device` and `--dtype`."""
 Placing = Annotated[Options, OptionsOf("lens_fv:load_model", only=("device", "dtype"))]
 """`--device` and `--dtype`, for commands whose model is not `smollm2-135m` by default."""
+
+
+def own_task(task: "lens_fv.Task | None", *artefacts: Any) -> "lens_fv.Task":
+    """The requested task, or by default that of the artefacts."""
+    names = sorted({artefact.provenance.task for artefact in artefacts if artefact is not None})
+    if task is not None or not names:
+        return task or lens_fv.load_task(TASK)
+    if len(names) > 1 or names[0] not in lens_fv.list_tasks():
+        raise LensFVError(f"find the task of {', '.join(names)}: it is no single built-in relation; name it by --task")
+    return lens_fv.load_task(names[0])
 
 
 def open_own_model(library: "lens_fv.VectorLibrary", model: str | None, placing: Options) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command
 from lens_fv.cli.heads import Correcting, Top, heads_printout
-from lens_fv.cli.inputs import Loading, OutFile, RankingInput, TaskInput, open_model
+from lens_fv.cli.inputs import Loading, OutFile, OwnTask, RankingInput, TaskInput, open_model, own_task
 from lens_fv.cli.output import Printout
 from lens_fv.cli.vectors import check_ranking_options, extracted_printout
 from lens_fv.errors import LensFVError
@@ -54,7 +54,7 @@ def rank(
 def extract(
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv iv rank`; default: rank now."] = None,
     instructions: InstructionFile = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract", leave_out=("bias_per_head",))],
@@ -68,6 +68,7 @@ def extract(
 
     Writes the vector to --out (default: TASK-instruction.safetensors).
     """
+    task = own_task(task, ranking)
     check_ranking_options(ranking, ranking_options)
     instructed, model = _instructed(task, instructions), open_model(**loading)
     prompts: Any = {"template": _template(template, model)}
@@ -78,7 +79,7 @@ def extract(
             f"instruction vector of {task.name}: the heads were not ranked by instructions; rank them with `lens-fv iv rank`"
         )
     vector = fv.extract(model, instructed, heads, **options, **prompts)
-    values = {"instructions": list(ranked["instructions"]), "counterpart": ranked["counterpart"]}
+    values = {name: ranked[name] for name in ("instructions", "counterpart")}
     return extracted_printout(vector, out, "instruction", **values)
 
 

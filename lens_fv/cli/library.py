@@ -93,14 +93,14 @@ def fit(
     *,
     loading: Loading,
     options: Annotated[Options, OptionsOf("lens_fv:fit_map")],
-    making: Annotated[Options, OptionsOf("lens_fv.studies.relational.problems:training_analogies")],
+    making: Annotated[Options, OptionsOf("lens_fv.composition.analogies:training_analogies")],
     out: Annotated[Path | None, "Map file to write; default: MODEL-FORM-map.safetensors."] = None,
 ) -> Printout:
     """Learn the map from scores to weights on analogies of the library's built-in relations.
 
     Writes the map to --out. Every fifth relation is held out to choose the epoch.
     """
-    from lens_fv.studies.relational.problems import training_analogies
+    from lens_fv.composition.analogies import training_analogies
 
     model = open_model(**loading)
     weight_map = fv.fit_map(model, library, *training_analogies(library.names, **making), **options, progress=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import lens_fv as fv
 from lens_fv.cli.command import Options, OptionsOf, command, pick
-from lens_fv.cli.inputs import ItemsFile, Loading, OutFile, RankingInput, TaskInput, VectorInput, open_model
+from lens_fv.cli.inputs import ItemsFile, Loading, OutFile, OwnTask, RankingInput, TaskInput, VectorInput, open_model, own_task
 from lens_fv.cli.output import Printout, artefact_printout, queries_used, table
 from lens_fv.core.choices import Seed
 from lens_fv.core.tables import table_rows
@@ -16,7 +16,7 @@ from lens_fv.errors import LensFVError
 def extract(
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     ranking: Annotated[RankingInput | None, "Ranking file written by `lens-fv rank`; default: rank now."] = None,
     options: Annotated[Options, OptionsOf("lens_fv:extract")],
     ranking_options: Annotated[
@@ -28,6 +28,7 @@ def extract(
 
     Writes the vector to --out (default: TASK-extracted.safetensors).
     """
+    task = own_task(task, ranking)
     check_ranking_options(ranking, ranking_options)
     model = open_model(**loading)
     heads = ranking or fv.rank_heads(model, task, **ranking_options, progress=True)
@@ -84,12 +85,13 @@ def sweep(
     vector: VectorInput,
     *,
     loading: Loading,
-    task: TaskInput,
+    task: OwnTask = None,
     options: Annotated[Options, OptionsOf("lens_fv:sweep_injection")],
     seed: Annotated[Seed | None, "Seed of the split; default: the vector's own."] = None,
     out: ItemsFile = None,
 ) -> Printout:
     """Evaluate a vector injected at every layer and scale."""
+    task = own_task(task, vector)
     split = None if seed is None else fv.split_pairs(task, seed=seed)
     result = fv.sweep_injection(open_model(**loading), task, vector, **options, split=split, progress=True)
     rows = [

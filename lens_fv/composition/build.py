@@ -162,6 +162,7 @@ def _entry(model: LensModel, task: Task, vector: FunctionVector, file: Path, tem
     )
 
 
+@checked
 def merge_libraries(folders: Sequence[str | Path], folder: str | Path) -> VectorLibrary:
     """Merge libraries made with the same settings into one, in a folder without a library.
 

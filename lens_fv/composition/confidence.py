@@ -36,6 +36,7 @@ class Confidence:
         return torch.sigmoid(units @ torch.tensor(self.weights, dtype=torch.float64) + self.bias).float()
 
 
+@checked
 def composite_features(
     weights: Float[Tensor, "composites relations"], source_gain: Float[Tensor, " composites"]
 ) -> Float[Tensor, "composites features"]:
@@ -87,6 +88,7 @@ def fit_confidence(
     return Confidence(tuple(center.tolist()), tuple(spread.tolist()), tuple(weights), bias)
 
 
+@checked
 def roc_auc(scores: Float[Tensor, " composites"], helped: Bool[Tensor, " composites"]) -> tuple[float, float]:
     """Area under the ROC curve (0.5 is chance), and the p-value of the Mann-Whitney test.
 

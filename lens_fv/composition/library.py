@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lens_fv.composition.basis import Basis, make_basis
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
@@ -34,6 +34,8 @@ class VectorLibrary(Displayed):
         >>> library['toy'].layer
         1
     """
+
+    _MADE_BY: ClassVar[str] = "build_library"
 
     entries: tuple[Entry, ...]
 

@@ -14,6 +14,7 @@ from lens_fv.vectors.fitting import Best, fit
 Form = Literal["temperature", "diagonal", "full"]
 CHECK_EVERY = 20
 BATCH = 256
+LEARNING_RATE = 0.01
 DECAYS = (1e-3, 1e-2, 1e-1)
 
 
@@ -64,14 +65,12 @@ def fit_logit_map(
     *,
     temperature: float,
     steps: int = 400,
-    learning_rate: float = 0.01,
-    decays: Sequence[float] = DECAYS,
     seed: int = 0,
 ) -> LogitMap:
     """Learn the matrix and bias, so that weights inferred from one pair explain another pair of its relation.
 
     Maximises sum_i w_i t_i, the expected score of the couple's second pair, with w = softmax(matrix · s + bias), by Adam (in
-    units of standardised scores) from temperature x identity and zero bias. `decays` are candidate weights of the squared
+    units of standardised scores) from temperature x identity and zero bias. `DECAYS` are candidate weights of the squared
     distance to these initial values. Over all decays and steps, the result that is best on `test` is kept, or the initial value
     if none is better; the form "temperature" is the initial value.
     """
@@ -104,9 +103,9 @@ def fit_logit_map(
         # Not before the first step, where the start would differ from itself by rounding.
         checks = range(CHECK_EVERY, steps + 1, CHECK_EVERY)
         parameters, context = [moved, bias, log_temperature], "a map from scores to weights"
-        fit(parameters, loss, check, steps=steps, context=context, checks=checks, learning_rate=learning_rate, cosine=False)
+        fit(parameters, loss, check, steps=steps, context=context, checks=checks, learning_rate=LEARNING_RATE, cosine=False)
 
-    for decay in decays:
+    for decay in DECAYS:
         fit_with(decay)
     return best.require("a map's shape")
 

@@ -5,6 +5,7 @@ Files are safetensors with a JSON header, never pickle. They are written under a
 
 import dataclasses
 import importlib
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_fv.core.artefact_file import checked_fields, read_artefact_file, write_artefact_file
+from lens_fv.core.choices import checked
 from lens_fv.core.display import Displayed
 from lens_fv.core.provenance import Provenance
 from lens_fv.core.tables import data_frame
@@ -60,7 +62,8 @@ class Artefact(Displayed):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        Artefact.kinds[cls.__name__] = cls
+        if ABC not in cls.__bases__:  # abstract bases are not kinds
+            Artefact.kinds[cls.__name__] = cls
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
@@ -108,6 +111,7 @@ class Artefact(Displayed):
         return loaded
 
 
+@checked
 def load_artefact(path: str | Path) -> Artefact:
     """Read an artefact of any kind; see `Artefact.load`.
 

@@ -47,12 +47,13 @@ def checked(thing: F) -> F:
     """Make a function or dataclass reject values outside the choices and ranges in its signature.
 
     Annotations are read once. The decorator checks `Literal`, the number types of this module (`Annotated` with bounds from
-    annotated-types), and unions, collections and mappings of them; everything else is left to the function. Place it above all
-    other decorators except `classmethod` and the like, so that the message is the same with and without a type checker.
+    annotated-types), classes, and unions, collections and mappings of them; everything else is left to the function. A class
+    may name in `_MADE_BY` the function that makes it, for the message. Place the decorator above all others except
+    `classmethod` and the like, so that the message is the same with and without a type checker.
 
     Raises:
         LensFVError: on a call, if a keyword is no parameter, or a value is not among the choices (the message names the
-            nearest) or out of range.
+            nearest), out of range, or of another class.
 
     Example:
         >>> @checked
@@ -84,7 +85,7 @@ def check_values(name: str, rules: "Mapping[str, _Rule]", values: Iterable[tuple
     """Raise `LensFVError` for the first value that its rule does not accept; `name` is the function's, for the message."""
     for parameter, value in values:
         if parameter in rules and (wrong := rules[parameter].wrong(value)):
-            raise LensFVError(f"{name}({parameter}={brief(value)}): {wrong}")
+            raise LensFVError(f"{name}({parameter}={' '.join(brief(value).split())}): {wrong}")
 
 
 def check_names(name: str, keywords: Iterable[str], known: Collection[str]) -> None:
@@ -131,64 +132,91 @@ class _Rule(NamedTuple):
     Attributes:
         words: Accepted strings.
         ranges: Accepted ranges of numbers.
-        inside: Rule for the elements of a collection or the values of a mapping; None if no such rule applies.
-        types: Other accepted types; their content is not checked.
+        classes: Accepted classes.
+        inside: Rule for the elements of a collection or the values of a mapping; None if no collection is accepted.
+        is_mapping: Whether that collection has to be a mapping.
+        is_open: Whether other values are left to the function.
     """
 
     words: tuple[str, ...] = ()
     ranges: tuple[_Range, ...] = ()
+    classes: tuple[type, ...] = ()
     inside: "_Rule | None" = None
-    types: tuple[Any, ...] = ()
+    is_mapping: bool = False
+    is_open: bool = False
 
     @property
     def limits(self) -> bool:
         """Whether this rule restricts anything."""
-        return bool(self.words or self.ranges or (self.inside and self.inside.limits))
+        return not self.is_open or bool(self.words or self.ranges)
 
     def wrong(self, value: Any) -> str:
         """Describe what is wrong with a value; empty if it is accepted."""
+        if isinstance(value, self.classes):
+            return ""
         if isinstance(value, str):
-            accepted = value in self.words or str in self.types
+            accepted = value in self.words or (self.is_open and not self.words)
         elif isinstance(value, Real):
-            accepted = any(interval.has(value) for interval in self.ranges)
-        elif isinstance(value, Sequence | Set | Mapping) and self.inside is not None:
+            accepted = any(interval.has(value) for interval in self.ranges) or (self.is_open and not self.ranges)
+        elif value is None:
+            accepted = self.is_open and not (self.words or self.ranges)
+        elif self.inside is not None and isinstance(value, Mapping if self.is_mapping else Sequence | Set | Mapping):
             inside = value.values() if isinstance(value, Mapping) else value
             return next(filter(None, map(self.inside.wrong, inside)), "")
-        elif value is None:
-            accepted = NoneType in self.types
         else:  # an array, for example, is left to the function
-            accepted = bool(set(self.types) - {NoneType, str}) or (self.inside is not None and isinstance(value, Iterable))
+            accepted = self.is_open or (self.inside is not None and not self.is_mapping and isinstance(value, Iterable))
         return "" if accepted else f"it has to be {self._description()}{nearest(value, self.words)}"
 
     def _description(self) -> str:
-        accepted = [*map(repr, self.words), *map(str, self.ranges)]
-        if self.inside is not None and not accepted:
-            accepted.append(f"several, each {self.inside._description()}")
-        accepted += ["None" if kind is NoneType else getattr(kind, "__name__", str(kind)) for kind in self.types]
+        classes = [kind for kind in self.classes if kind is not NoneType]
+        accepted = [*map(repr, self.words), *map(str, self.ranges), *map(_class_name, classes)]
+        if self.inside is not None:
+            items = self.inside._description() if self.inside.limits else "values"
+            accepted.append(f"a mapping to {items}" if self.is_mapping else f"several, each {items}")
+        accepted += ["None"] * (NoneType in self.classes)
         return " or ".join(filter(None, [", ".join(accepted[:-1]), accepted[-1]]))
+
+
+def _class_name(kind: type) -> str:
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    made_by: str = getattr(kind, "_MADE_BY", "")
+    return f"{article} {kind.__name__}" + f", made by {made_by}" * bool(made_by)
 
 
 def _rule(annotation: Any) -> _Rule:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in _UNIONS:
         parts = [_rule(part) for part in inner]
-        insides = [part.inside for part in parts if part.inside is not None]
+        collections = [part for part in parts if part.inside is not None]
         return _Rule(
             tuple(word for part in parts for word in part.words),
             tuple(interval for part in parts for interval in part.ranges),
-            insides[0] if insides else None,
-            tuple(kind for part in parts for kind in part.types),
+            tuple(kind for part in parts for kind in part.classes),
+            collections[0].inside if len(collections) == 1 else None,
+            len(collections) == 1 and collections[0].is_mapping,
+            len(collections) > 1 or any(part.is_open for part in parts),
         )
     if origin is Literal:
         return _Rule(words=inner)
-    if origin is Annotated and inner[0] in (int, float):
+    if origin is Annotated:
+        if inner[0] not in (int, float):
+            return _rule(inner[0])
         bounds = {name: bound for part in inner[1:] for name in _BOUNDS if (bound := getattr(part, name, None)) is not None}
         return _Rule(ranges=(_Range(inner[0], bounds),))
-    if isinstance(origin, type) and issubclass(origin, Collection) and inner:
-        inside = _rule(inner[1] if issubclass(origin, Mapping) else inner[0])
-        if inside.limits:
-            return _Rule(inside=inside)
-    return _Rule(types=(annotation,))
+    if isinstance(origin, type) and issubclass(origin, Collection) and inner and origin is not tuple:
+        return _Rule(inside=_rule(inner[-1]), is_mapping=issubclass(origin, Mapping))
+    if origin is tuple and inner[1:] == (...,):
+        return _Rule(inside=_rule(inner[0]))
+    if _is_class(annotation):
+        return _Rule(classes=(annotation,))
+    return _Rule(is_open=True)
+
+
+def _is_class(annotation: Any) -> bool:
+    """Whether instances can be told from others at once; arrays' shapes and numbers without a range are not checked here."""
+    if not isinstance(annotation, type) or annotation in (Any, int, float, object, inspect.Parameter.empty):
+        return False
+    return not getattr(annotation, "_is_protocol", False) and not hasattr(annotation, "array_type")
 
 
 def wrong_value(annotation: Any, value: object) -> str:

@@ -13,6 +13,8 @@ class Estimate(NamedTuple):
 
     Example:
         >>> share = lens_fv.evaluation.proportion(8, 10)
+        >>> share
+        Estimate(0.8 [0.49, 0.943], n=10)
         >>> print(share)
         0.80 [0.49, 0.94]
         >>> f"{share:.0%}"
@@ -31,3 +33,6 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return format(self)
+
+    def __repr__(self) -> str:
+        return f"Estimate({self:.3g}, n={self.n})"

@@ -8,7 +8,7 @@ from functools import wraps
 from reprlib import repr as brief
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
-from lens_fv.core.choices import check_names, check_values, value_rules
+from lens_fv.core.choices import check_names, check_values, value_rules, wrong_value
 from lens_fv.errors import LensFVError
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ def takes_options(
             third argument.
 
     Raises:
-        LensFVError: on a call, if a keyword is no option (the message names the nearest), its value is not accepted, or the
+        LensFVError: on a call, if a keyword is no option (the message names the nearest), a value is not accepted, or the
             third argument is no `config`.
 
     Example:
@@ -57,18 +57,23 @@ def takes_options(
     names, rules = [field.name for field in fields(kind)], value_rules(kind)
 
     def decorate(function: Callable[..., Result]) -> TakesOptions[Model, Data, Config, P, Result]:
-        name = function.__name__
+        name, own_rules = function.__name__, value_rules(function)
+        *own, options = inspect.signature(function).parameters
 
         @wraps(function)
         def call(*args: Any, **keywords: Any) -> Any:
+            if len(args) > len(own) + 1:
+                return function(*args)  # which Python refuses
+            positional = dict(zip((*own, "config"), args))
+            positional |= {parameter: keywords.pop(parameter) for parameter in (*own, "config") if parameter in keywords}
             check_names(name, keywords, names)
             check_values(name, rules, keywords.items())
-            if len(args) == 3:
-                args, base = args[:2], args[2]
-                if not isinstance(base, kind):
-                    raise LensFVError(f"{name} with {brief(base)} as options: give a {kind.__name__}, or keywords")
+            if (base := positional.pop("config", None)) is not None:
+                if wrong := wrong_value(kind, base):
+                    raise LensFVError(f"{name}(config={' '.join(brief(base).split())}): {wrong}")
                 keywords = {option: getattr(base, option) for option in names} | keywords
-            return function(*args, kind(**keywords))
+            check_values(name, own_rules, positional.items())
+            return function(**positional, **{options: kind(**keywords)})
 
         vars(call)["__signature__"] = _signature(function, kind)
         third = {"config": f"`{kind.__name__}` whose fields the keywords override."}

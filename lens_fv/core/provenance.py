@@ -137,6 +137,11 @@ class Provenance:
                     f"apply {what} to {model.name}: it {difference} {recorded}, this is {current}; pass force=True to insist"
                 )
 
+    def check_task(self, name: str, fingerprint: str, *, what: str) -> None:
+        """Raise `LensFVError` unless the artefact was made on the task with this fingerprint; `what` is for the message."""
+        if self.task_hash != fingerprint:
+            raise LensFVError(f"{what} for {name}: it was made on {self.task}, with other pairs; give that task")
+
 
 def versions() -> dict[str, str]:
     """Versions of this package and its main dependencies; see `Provenance.versions`."""

@@ -3,9 +3,9 @@
 Every result has `summary()`, `to_dataframe()` and `save()`. Those that hold tensors and belong to one model are artefacts.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from lens_fv.core.display import Displayed
 from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import read_json, record, validated
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import data_frame, field_values
 from lens_fv.errors import LensFVError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Saved(Displayed):
         return cls.from_json(content["values"], f"load {path}")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Record(Saved):
     """Base of small results: a frozen dataclass of plain values and estimates.
 
@@ -76,7 +76,7 @@ class Record(Saved):
 
     def records(self) -> list[Mapping[str, Any]]:
         """The records of the table; by default the fields, in one row."""
-        return [{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}]
+        return [field_values(self)]
 
     def to_dataframe(self) -> "pd.DataFrame":
         """The result as a pandas data frame."""
@@ -84,11 +84,11 @@ class Record(Saved):
 
     def summary(self) -> dict[str, str]:
         """The key facts as labels and values."""
-        return {field.name.replace("_", " "): format_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {name.replace("_", " "): format_value(value) for name, value in field_values(self).items()}
 
     def to_json(self) -> Any:
         """The result as JSON values."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return field_values(self)
 
     @classmethod
     def from_json(cls: type[S], values: Any, context: str) -> S:
@@ -130,7 +130,7 @@ class Records(Saved, tuple[R, ...], Generic[R]):
 
 
 def _records(result: Any) -> list[Mapping[str, Any]]:
-    return result.records() if isinstance(result, Record) else [result._asdict()]
+    return result.records() if isinstance(result, Record) else [field_values(result)]
 
 
 def format_value(value: Any) -> str:

@@ -32,7 +32,7 @@ def estimate(values: Sequence[float], *, level: Level = 0.95, seed: Seed = 0) ->
 
     Example:
         >>> estimate([1.0, 1.0, 1.0])
-        Estimate(mean=1.0, ci_low=1.0, ci_high=1.0, n=3)
+        Estimate(1 [1, 1], n=3)
     """
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lens_fv.core.estimate import Estimate
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame as DataFrame
+else:
+    DataFrame = "pd.DataFrame"  # its name, because pandas takes half a second to import
 
 COLUMNS = {
     "top1": "top1_accuracy",
@@ -33,7 +35,7 @@ def table_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
         >>> table_rows([{"layer": 3, "effect": Estimate(0.5, 0.25, 0.75, 9)}])
         [{'layer': 3, 'effect': 0.5, 'ci_low': 0.25, 'ci_high': 0.75, 'n': 9}]
     """
-    plain = [_fields(record) for record in records]
+    plain = [field_values(record) for record in records]
     estimates = list(dict.fromkeys(key for row in plain for key, value in row.items() if isinstance(value, Estimate)))
     single = len(estimates) == 1
     rows: list[dict[str, Any]] = []
@@ -53,14 +55,15 @@ def table_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def data_frame(records: Iterable[Any]) -> "pd.DataFrame":
+def data_frame(records: Iterable[Any]) -> DataFrame:
     """The rows of `table_rows` as a pandas data frame."""
-    import pandas as pd  # takes half a second to import
+    import pandas as pd
 
     return pd.DataFrame(table_rows(records))
 
 
-def _fields(record: Any) -> Mapping[str, Any]:
+def field_values(record: Any) -> Mapping[str, Any]:
+    """The values of a mapping, dataclass or named tuple, by name."""
     if dataclasses.is_dataclass(record):
         return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     return record if isinstance(record, Mapping) else record._asdict()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lens_fv.core.choices import checked
 from lens_fv.core.results import Record
 from lens_fv.dynamics.trajectory import Trajectory
 from lens_fv.errors import LensFVError
@@ -36,6 +37,7 @@ class ContinualMetrics(Record):
         return [{name: value for name, value in super().records()[0].items() if name != "matrix"}]
 
 
+@checked
 def continual_metrics(trajectory: Trajectory, trained: Sequence[str]) -> ContinualMetrics:
     """Compute continual learning metrics at the end of a run.
 

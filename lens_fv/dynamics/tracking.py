@@ -22,7 +22,7 @@ from lens_fv.heads import MediationConfig, PatchingPrompts
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import indirect_effects
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer, Edit, score_alike
+from lens_fv.patching import Edit, score_alike, score_each_answer
 from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt
 from lens_fv.vectors import random_like
@@ -180,7 +180,7 @@ def _score(
     """Return whether an acceptable answer is decoded in full, and the primary answer's log-probability per token."""
     correct = torch.zeros(len(prompts), len(branches))
     primary = torch.empty(len(prompts), len(branches))
-    for p, a, ranks, logprobs in AnswerScorer(model, prompts).each(branches, keep=False):
+    for p, a, ranks, logprobs in score_each_answer(model, prompts, branches):
         correct[p] = correct[p].maximum((ranks == 0).all(1).float())
         if a == 0:
             primary[p] = logprobs.mean(1)

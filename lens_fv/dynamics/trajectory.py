@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,8 @@ class Trajectory(Artefact):
         >>> trajectory.similarity().shape  # cosine of each vector to its initial value: checkpoints and tasks
         torch.Size([4, 3])
     """
+
+    _MADE_BY: ClassVar[str] = "track_checkpoints"
 
     checkpoints: tuple[str, ...]
     steps: tuple[int, ...]
@@ -156,7 +158,7 @@ class Trajectory(Artefact):
     @property
     def vectors(self) -> Float[Tensor, "checkpoints tasks d_model"]:
         """Sum of the outputs of the vector's heads, through the initial output projections."""
-        return self._vectors(self.head_writes)
+        return self.head_writes[:, :, : self._n_heads].sum(2)
 
     def similarity(self, *, current_projection: bool = False) -> Float[Tensor, "checkpoints tasks"]:
         """Compute the cosine between each vector and its initial value.
@@ -165,7 +167,7 @@ class Trajectory(Artefact):
             current_projection: Whether to use each checkpoint's output projections instead of the initial ones. The results
                 differ only where training changed the projections.
         """
-        vectors = self._vectors(self.head_writes_now) if current_projection else self.vectors
+        vectors = self.head_writes_now[:, :, : self._n_heads].sum(2) if current_projection else self.vectors
         return torch.cosine_similarity(vectors, vectors[:1], dim=-1)
 
     def distance(self) -> Float[Tensor, "checkpoints tasks"]:
@@ -180,8 +182,7 @@ class Trajectory(Artefact):
             The cosines of the vector's heads, and those of as many random heads.
         """
         cosines = torch.cosine_similarity(self.head_writes, self.head_writes[:1], dim=-1)
-        n = cosines.shape[-1] // 2
-        return cosines[..., :n], cosines[..., n:]
+        return cosines[..., : self._n_heads], cosines[..., self._n_heads :]
 
     def head_overlaps(self) -> list[list[Overlap | None]]:
         """Compare the strongest heads at each checkpoint with the initial ones, as many as the vector has.
@@ -189,21 +190,22 @@ class Trajectory(Artefact):
         Returns:
             The overlaps by checkpoint and task; None where heads were not ranked.
         """
-        n, (layers, heads) = self.head_writes.shape[2] // 2, self.effects.shape[2:]
+        layers, heads = self.effects.shape[2:]
 
         def compare(initial: Tensor, effects: Tensor) -> Overlap | None:
             if bool(initial.isnan().any() or effects.isnan().any()):
                 return None
             initial_top, top = (
-                {divmod(int(i), heads) for i in values.flatten().topk(n).indices} for values in (initial, effects)
+                {divmod(int(i), heads) for i in values.flatten().topk(self._n_heads).indices} for values in (initial, effects)
             )
             return head_overlap(initial_top, top, layers * heads)
 
         return [[compare(*pair) for pair in zip(self.effects[0], checkpoint)] for checkpoint in self.effects]
 
-    def _vectors(self, head_writes: Tensor) -> Tensor:
-        """Sum the outputs of the vector's heads, without those of the random heads."""
-        return head_writes[:, :, : head_writes.shape[2] // 2].sum(2)
+    @property
+    def _n_heads(self) -> int:
+        """Number of the vector's heads; as many random heads follow them."""
+        return self.head_writes.shape[2] // 2
 
     def records(self) -> list[dict[str, Any]]:
         """One record per checkpoint and task: every measure, what became of the vector, and the overlap of its heads.

@@ -8,7 +8,7 @@ from lens_fv.evaluation.decoding import evaluate_decoding
 from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.lists import ListComposition, compose_lists
 from lens_fv.evaluation.ranks import DecodingDifference, DecodingEvaluation, DecodingResult
-from lens_fv.evaluation.results import Evaluation, Result, TextEvaluation, TextResult
+from lens_fv.evaluation.results import ConditionScores, Evaluation, Result, TextEvaluation, TextResult
 from lens_fv.evaluation.solutions import AnalogyEvaluation, AnalogyResult
 from lens_fv.evaluation.texts import evaluate_texts, rouge_l
 
@@ -16,6 +16,7 @@ __all__ = [
     "BASELINES",
     "AnalogyEvaluation",
     "AnalogyResult",
+    "ConditionScores",
     "DecodingDifference",
     "DecodingEvaluation",
     "DecodingResult",

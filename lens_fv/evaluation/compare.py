@@ -9,7 +9,7 @@ from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import Intervention, evaluate
 from lens_fv.evaluation.results import Evaluation
-from lens_fv.heads import HeadRanking, choose_queries, rank_heads
+from lens_fv.heads import CompetenceConfig, HeadRanking, choose_queries, rank_heads
 from lens_fv.heads.competence import Queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, split_pairs
@@ -102,7 +102,7 @@ def compare_baselines(
         )
     full_split = split_pairs(task, seed=seed, n_train=n_pairs)
     common: dict[str, Any] = {"template": template, "seed": seed}
-    chosen = choose_queries(model, task, full_split.validation, queries, split=full_split, n_shots=n_shots, **common)
+    chosen = choose_queries(model, task, queries, CompetenceConfig(split=full_split, n_shots=n_shots, **common))
     split = replace(full_split, validation=chosen.of(full_split.validation))
     shared = {**common, "split": split, "progress": progress}
     prompts = {"n_shots": n_shots, "n_prompts": n_clean}

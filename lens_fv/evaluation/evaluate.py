@@ -9,7 +9,7 @@ from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.results import Evaluation, PromptKind
-from lens_fv.heads.competence import Queries, choose_queries
+from lens_fv.heads.competence import CompetenceConfig, Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, Edit, score_alike, score_answers
 from lens_fv.tasks import (
@@ -96,7 +96,8 @@ def evaluate(
         plain = [zero_shot(pair, template=template) for pair in items]
     else:
         plain = build_prompts(items, split.train, n_shots=n_shots, template=template, shuffle="permutation", seed=seed)
-    chosen = choose_queries(model, task, items, queries, split=split, n_shots=n_shots, template=template, seed=seed)
+    competence_options = CompetenceConfig(split=split, items=items, n_shots=n_shots, template=template, seed=seed)
+    chosen = choose_queries(model, task, queries, competence_options)
     encoded, encoded_shots = encode_prompts(model, chosen.of(plain)), encode_prompts(model, chosen.of(shots))
     edits: dict[str, list[Edit]] = {"none": []}
     columns: dict[str, AnswerScores] = {}

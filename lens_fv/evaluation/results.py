@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -100,6 +100,8 @@ class Evaluation(ConditionScores[Result]):
             labels.
         top1, top3, exact_match, logprob: See `AnswerScores`.
     """
+
+    _MADE_BY: ClassVar[str] = "evaluate"
 
     prompts: PromptKind
     top1: Bool[Tensor, "items conditions"]

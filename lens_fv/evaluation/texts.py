@@ -136,6 +136,7 @@ def _generate(model: LensModel, prompts: list[list[int]], max_new_tokens: int, t
     return [texts[i] for i in range(len(prompts))]
 
 
+@checked
 def rouge_l(text: str, answers: Sequence[str]) -> float:
     """Compute ROUGE-L of a text against its best-matching acceptable answer (Lin 2004, sentence level), from 0 to 1.
 

@@ -72,6 +72,7 @@ def load_into(hf_model: Any, folder: Path, update: Literal["lora", "full"], *, t
     return PeftModel.from_pretrained(hf_model, str(folder), is_trainable=trainable)
 
 
+@checked
 @torch.no_grad()
 def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint | None) -> None:
     """Set a model's weights, in place, to those of a checkpoint or of the start of the run.
@@ -110,6 +111,7 @@ def switch_to_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpo
         model.revision = run.about["revision"] if checkpoint is None else f"{run.about['revision']}, {checkpoint.name}"
 
 
+@checked
 @contextmanager
 def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) -> Iterator[LensModel]:
     r"""Give the model the weights of a checkpoint inside the block, and those of the start of the run afterwards.
@@ -135,6 +137,7 @@ def at_checkpoint(model: LensModel, run: FinetuneRun, checkpoint: Checkpoint) ->
         switch_to_checkpoint(model, run, None)
 
 
+@checked
 def export_checkpoint(
     run: FinetuneRun, folder: str | Path, checkpoint: Checkpoint | None = None, *, dtype: torch.dtype | str | None = None
 ) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import checked
 from lens_fv.core.texts import nfc
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import padded
@@ -59,6 +60,7 @@ def training_examples(encoder: Encoder, task: Task, settings: FinetuneConfig, *,
     return examples
 
 
+@checked
 def instruction_swapped_prompts(
     encoder: Encoder, task: Task, others: Sequence[Task], settings: FinetuneConfig
 ) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Fine-tune a model on a sequence of tasks and save checkpoints."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import checked
 from lens_fv.core.files import explain_disk_errors, folder_lock, write_atomically
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import differences
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.checkpoints import load_into
 from lens_fv.finetuning.examples import TokenizerEncoder, collated, instruction_swapped_prompts, training_examples
-from lens_fv.finetuning.forgetting import delete_vectors, save_vectors, stage_regularizers, with_replay
+from lens_fv.finetuning.forgetting import VECTORS, save_vectors, stage_regularizers, with_replay
 from lens_fv.finetuning.loop import complete_checkpoints, pad_token
 from lens_fv.finetuning.regularizers import guided
 from lens_fv.finetuning.run import RUN, FinetuneRun, save_tasks
@@ -29,6 +31,7 @@ from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.vectors import FunctionVector
 
 
+@checked
 def finetune(
     model: str | Path,
     tasks: Sequence[Task],
@@ -115,7 +118,7 @@ def _open_run(folder: Path, about: Mapping[str, Any], tasks: Sequence[Task]) -> 
             raise LensFVError(f"resume the run in {folder}: it was made with {', '.join(changes)}; choose another folder")
         if not changes:
             return run
-        delete_vectors(run)
+        shutil.rmtree(folder / VECTORS, ignore_errors=True)
     save_tasks(folder, tasks)
     write_atomically(folder / RUN, json.dumps(about, indent=1))
     return FinetuneRun(folder)
@@ -163,12 +166,13 @@ def _train(
                 continue
             arguments = trainer_arguments(
                 folder,
-                batch_size=settings.batch_size,
-                steps=steps,
-                save_steps=-(-steps // settings.n_checkpoints),
+                device,
+                steps,
+                -(-steps // settings.n_checkpoints),
+                per_device_train_batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant",
                 seed=settings.seed + index,
-                device=device,
             )
             with stage_regularizers(model, run, index, settings, batches, swap_prompts[index]) as regularizers:
                 trainer: Any = trainer_class(

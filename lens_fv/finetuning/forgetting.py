@@ -1,9 +1,8 @@
 """Methods against forgetting in a sequence of tasks: replay, guides, and penalties on weight changes."""
 
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -72,11 +71,6 @@ def save_vectors(run: FinetuneRun, vectors: Mapping[str, FunctionVector] | None,
         vector.save(file)
 
 
-def delete_vectors(run: FinetuneRun) -> None:
-    """Delete the saved vectors of a run that is restarted with other settings."""
-    shutil.rmtree(run.folder / VECTORS, ignore_errors=True)
-
-
 def _vector_file(run: FinetuneRun, task: str) -> Path:
     return run.folder / VECTORS / f"{run.stage_folder(run.tasks.index(task)).name}.safetensors"
 
@@ -96,7 +90,6 @@ def stage_regularizers(
     """
     guide: Guide | None = None
     penalties: list[Callable[[], torch.Tensor]] = []
-    orthogonal: OrthogonalBlocks | None = None
     if settings.active_guide is not None:
         # Before the first task there are no updates, so "previous" equals "base".
         config = settings.active_guide if index else replace(settings.active_guide, teacher="base")
@@ -105,14 +98,11 @@ def stage_regularizers(
         guide = Guide(model, vector, config, previous=previous, swap_prompts=swap_prompts)
     if settings.ewc and index:
         penalties.append(ewc_penalty(model, _load_importance(model, run, index, batches, settings), settings.ewc))
-    if settings.orthogonal:
-        orthogonal = OrthogonalBlocks(model, settings.rank, index, settings.orthogonal)
-        penalties.append(orthogonal)
-    try:
+    with ExitStack() as stack:
+        if settings.orthogonal:
+            blocks = OrthogonalBlocks(model, settings.rank, index, settings.orthogonal)
+            penalties.append(stack.enter_context(closing(blocks)))
         yield {"guide": guide, "penalties": penalties}
-    finally:
-        if orthogonal is not None:
-            orthogonal.close()
 
 
 def _previous_updates(run: FinetuneRun, index: int) -> dict[str, torch.Tensor]:

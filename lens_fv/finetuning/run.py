@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json, record, validated
@@ -96,6 +96,8 @@ class FinetuneRun:
         ...     print(model.revision.endswith('0-antonym/1'))
         True
     """
+
+    _MADE_BY: ClassVar[str] = "finetune"
 
     folder: Path
 

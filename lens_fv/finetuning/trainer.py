@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -18,43 +18,29 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files needed only to resume training; with all weights trained they take twice the size of the weights."""
 
 
-def trainer_arguments(
-    folder: Path,
-    *,
-    batch_size: int,
-    steps: int,
-    save_steps: int | None,
-    learning_rate: float,
-    seed: int,
-    device: str,
-    accumulation: int = 1,
-    schedule: Literal["constant", "linear"] = "constant",
-    weight_decay: float = 0.0,
-    max_grad_norm: float | None = 1.0,
-) -> TrainingArguments:
+def trainer_arguments(folder: Path, device: str, steps: int, save_steps: int | None, **options: Any) -> TrainingArguments:
     """Return Trainer arguments that log every step's loss, save checkpoints, and print or report nothing.
 
-    Checkpoints are saved every `save_steps` steps, or never if it is None. `accumulation` batches of `batch_size` make a step.
+    Args:
+        folder: Folder of the checkpoints.
+        device: Type of device, such as "cpu".
+        steps: Number of steps.
+        save_steps: Number of steps between checkpoints; None: no checkpoints.
+        **options: Other arguments of transformers' `TrainingArguments`.
     """
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
         max_steps=steps,
-        learning_rate=learning_rate,
-        lr_scheduler_type=schedule,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm or 0.0,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no" if save_steps is None else "steps",
         save_steps=save_steps or steps,
-        seed=seed,
         use_cpu=device == "cpu",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=True,
+        **options,
     )
 
 

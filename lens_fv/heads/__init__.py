@@ -3,7 +3,7 @@
 from lens_fv.heads.attribution import compare_attributions
 from lens_fv.heads.classes import ClassEffect, ClassEffects, class_effects
 from lens_fv.heads.comparison import HeadComparison
-from lens_fv.heads.competence import Competence, choose_queries, competence
+from lens_fv.heads.competence import Competence, CompetenceConfig, choose_queries, competence
 from lens_fv.heads.counterparts import counterpart_text
 from lens_fv.heads.instructed import InstructionRankingConfig, make_instruction_prompts, rank_instruction_heads
 from lens_fv.heads.means import HeadMeans, head_means, resid_norms, resid_states
@@ -18,6 +18,7 @@ __all__ = [
     "ClassEffect",
     "ClassEffects",
     "Competence",
+    "CompetenceConfig",
     "HeadComparison",
     "HeadEffect",
     "HeadMeans",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Provenance
+from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.heads.comparison import HeadComparison
@@ -20,6 +21,7 @@ from lens_fv.model.measuring import measured, measuring
 from lens_fv.tasks import TODD, EncodedPrompt, PromptTemplate, Split, Task
 
 
+@checked
 def compare_attributions(
     model: LensModel,
     task: Task,

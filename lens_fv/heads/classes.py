@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,16 @@ from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate, bootstrap_means
 from lens_fv.core.store import load_or_compute
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.means import slot_means
 from lens_fv.heads.options import RunConfig
 from lens_fv.heads.protocol import make_ranking_prompts, patched_metric
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.edit import Edit
+from lens_fv.patching.run import OpenPrompts
 from lens_fv.tasks import Task
 from lens_fv.tasks.token_classes import TOKEN_CLASSES, TemplatePosition, TokenClass, TokenClasses, token_classes
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 ClassMetric = Literal["prob", "logprob"]
 
@@ -109,7 +106,7 @@ class ClassEffects(Artefact):
         """The head of each layer whose mean effect at a class is furthest from zero."""
         return self.mean.abs().argmax(1)
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per head and token class, largest effect first: the effect with its interval and number of trials."""
         return data_frame(self.top())
 
@@ -203,10 +200,8 @@ def class_effects(model: LensModel, task: Task, options: ClassEffectsConfig) -> 
                     for head in range(model.n_heads)
                     for by_position in class_means
                 ]
-                values, _ = patched_metric(
-                    model, prompt, patches, metric=options.metric, backend=options.backend, budget=options.budget
-                )
-                rows.append(values)
+                opened = OpenPrompts(model, [prompt.tokens], backend=options.backend, budget=options.budget)
+                rows.append(patched_metric(opened, prompt, patches, metric=options.metric)[0])
                 tick()
         values = torch.stack(rows)
         effects = values.new_zeros(len(values), model.n_layers, model.n_heads, len(names))

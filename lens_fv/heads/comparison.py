@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +12,10 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
 from lens_fv.core.statistics import Estimate
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.ranking import Metric
-from lens_fv.heads.statistics import Overlap, head_overlap
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from lens_fv.heads.statistics import Overlap, head_overlap, strongest
 
 Score = Literal["exact", "attribution", "direct"]
 Coefficient = Literal["spearman", "kendall"]
@@ -102,18 +98,16 @@ class HeadComparison(Artefact):
         Raises:
             LensFVError: `k` is not between 1 and the number of heads.
         """
-        n, n_heads = self.exact[0].numel(), self.exact.shape[-1]
+        n = self.exact[0].numel()
         if not 1 <= k <= n:
             raise LensFVError(f"compare the top {k} heads: take between 1 and all {n} of them")
-        orders = (self.mean(s).flatten().argsort(descending=True, stable=True) for s in ("exact", score))
-        exact, other = ([divmod(i, n_heads) for i in order[:k].tolist()] for order in orders)
-        return head_overlap(exact, other, n)
+        return head_overlap(strongest(self.mean("exact"), k), strongest(self.mean(score), k), n)
 
     def heatmap_data(self) -> Tensor:
         """The mean scores of attribution patching."""
         return self.mean("attribution")
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per head: its exact effect and both scores, averaged over trials."""
         exact, attribution, direct = (self.mean(score) for score in ("exact", "attribution", "direct"))
         return data_frame(

@@ -9,10 +9,10 @@ from lens_fv.core.options import takes_options
 from lens_fv.errors import LensFVError
 from lens_fv.heads.counterparts import Counterpart, counterpart_text
 from lens_fv.heads.options import MediationConfig
-from lens_fv.heads.protocol import PatchingPrompts, pair_prompts, rank_prompts, ranking_split
+from lens_fv.heads.protocol import PatchingPrompts, PromptForm, pair_prompts, rank_prompts
 from lens_fv.heads.ranking import HeadRanking
 from lens_fv.model.lens_model import LensModel
-from lens_fv.tasks import Prompt, PromptTemplate, Task, build_prompts, list_tasks, load_task
+from lens_fv.tasks import Prompt, PromptTemplate, Task, list_tasks, load_task
 from lens_fv.tasks.token_classes import token_classes
 
 Uninformative = Counterpart | Literal["noise_on_instruction", "noise_on_query"]
@@ -84,34 +84,22 @@ def make_instruction_prompts(model: LensModel, task: Task, options: InstructionR
     instructions = tuple(task.instructions if options.instructions is None else options.instructions)
     if not instructions:
         raise LensFVError(f"rank heads by the instructions of {task.name}: it has none; give some")
-    split, queries_record = ranking_split(model, task, options, instructions)
     counterparts = _counterparts(model, task, instructions, options)
-
-    def prompts(n_prompts: int, texts: Sequence[str | None], seed: int) -> list[Prompt]:
-        return build_prompts(
-            split.validation,
-            split.train,
-            n_shots=options.n_shots,
-            n_prompts=n_prompts,
-            template=options.template,
-            instruction=texts,
-            seed=seed,
-        )
 
     def noised_tokens(prompt: Prompt) -> list[int]:
         return _noised_tokens(model, prompt, options.template, options.counterpart)
 
     return pair_prompts(
         model,
-        prompts(options.n_clean, instructions, options.seed),
-        prompts(options.n_trials, counterparts or instructions, options.seed + 1),
+        task,
         options,
+        clean=PromptForm(options.n_shots, instructions),
+        corrupted=PromptForm(options.n_shots, counterparts or instructions),
         noised_tokens=noised_tokens if counterparts is None else None,
         recorded={
             "instructions": list(instructions),
             "counterpart": options.counterpart,
             "counterparts": counterparts,
-            **queries_record,
         },
     )
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.tasks import TODD, Prompt, PromptTemplate, encode_prompts
@@ -32,6 +33,7 @@ class HeadMeans(NamedTuple):
     resid_norm: Float[Tensor, " layers"]
 
 
+@checked
 def head_means(model: LensModel, prompts: Sequence[Sequence[int]], *, progress: bool = False) -> HeadMeans:
     r"""Mean head outputs, attention gains and residual norms at the last token of `prompts` (token ids).
 
@@ -58,6 +60,7 @@ def head_outputs(
     return HeadMeans(last.z.mean(0), post_attn_gain, last.resid.norm(dim=-1).mean(0)), last.z
 
 
+@checked
 def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts layers d_model"]:
     r"""The residual stream after each layer, at the last token of each of `prompts` (token ids), in single precision.
 
@@ -68,6 +71,7 @@ def resid_states(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Te
     return last_tokens(model, prompts, heads=False).resid
 
 
+@checked
 def resid_norms(model: LensModel, prompts: Sequence[Sequence[int]]) -> Float[Tensor, " layers"]:
     r"""Mean norm of the residual stream after each layer, at the last token of `prompts`.
 

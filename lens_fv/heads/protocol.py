@@ -25,13 +25,12 @@ from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.store import load_or_compute
 from lens_fv.errors import LensFVError
-from lens_fv.heads.competence import choose_queries
+from lens_fv.heads.competence import CompetenceConfig, choose_queries
 from lens_fv.heads.means import HeadMeans, head_outputs, input_states
 from lens_fv.heads.options import MediationConfig, RankingConfig, Source
 from lens_fv.heads.ranking import HeadRanking, Metric
 from lens_fv.model.finite import all_finite
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.readout import AnswerLogits, answer_logprobs
 from lens_fv.patching.run import OpenPrompts
@@ -99,11 +98,6 @@ class PatchingPrompts(NamedTuple):
     foils: list[int | None]
     recorded: Mapping[str, Any]
 
-    @property
-    def queries(self) -> list[Pair]:
-        """The query of each corrupted prompt."""
-        return [prompt.query for prompt in self.corrupted_texts]
-
     @checked
     def provenance(self, model: LensModel, task: Task, *, seed: Seed, method: str, options: Mapping[str, Any]) -> Provenance:
         """Provenance of a measurement on these prompts; options that are None are left out."""
@@ -135,21 +129,12 @@ def make_ranking_prompts(model: LensModel, task: Task, options: RankingConfig) -
         >>> len(prompts.clean), len(prompts.corrupted)
         (4, 3)
     """
-    split, queries_record = ranking_split(model, task, options, options.instruction)
     corruption = options.corruption
-    shuffle: Shuffle = corruption if corruption == "permutation" or corruption == "derangement" else "none"
-
-    def prompts(n_prompts: int, *, corrupt: bool) -> list[Prompt]:
-        return build_prompts(
-            split.validation,
-            split.train,
-            n_shots=0 if corrupt and corruption == "zero_shot" else options.n_shots,
-            n_prompts=n_prompts,
-            template=options.template,
-            shuffle=shuffle if corrupt else "none",
-            instruction=options.other_instruction if corrupt and corruption == "instruction" else options.instruction,
-            seed=options.seed + corrupt,
-        )
+    corrupted = PromptForm(
+        n_shots=0 if corruption == "zero_shot" else options.n_shots,
+        instruction=options.other_instruction if corruption == "instruction" else options.instruction,
+        shuffle=corruption if corruption == "permutation" or corruption == "derangement" else "none",
+    )
 
     def demonstrations(prompt: Prompt) -> list[int]:
         classes = token_classes(model, prompt, template=options.template).classes
@@ -157,31 +142,35 @@ def make_ranking_prompts(model: LensModel, task: Task, options: RankingConfig) -
 
     return pair_prompts(
         model,
-        prompts(options.n_clean, corrupt=False),
-        prompts(options.n_trials, corrupt=True),
+        task,
         options,
+        clean=PromptForm(options.n_shots, options.instruction),
+        corrupted=corrupted,
         noised_tokens=demonstrations if corruption == "noise" else None,
         recorded={
             "corruption": corruption,
             "instruction": options.instruction,
             "other_instruction": options.other_instruction,
-            **queries_record,
         },
     )
 
 
+class PromptForm(NamedTuple):
+    """How clean or corrupted prompts show the task; see `build_prompts`."""
+
+    n_shots: int
+    instruction: str | Sequence[str | None] | None
+    shuffle: Shuffle = "none"
+
+
 def ranking_split(
-    model: LensModel, task: Task, options: MediationConfig, instruction: str | Sequence[str] | None
+    model: LensModel, task: Task, options: MediationConfig, instruction: str | Sequence[str | None] | None
 ) -> tuple[Split, dict[str, Any]]:
     """The split with the chosen queries as validation part, and what provenance records about the choice."""
     if not model.attention_layers:
         raise LensFVError(f"rank heads of {model.name}: it {model.no_heads()}")
     split = options.split or split_pairs(task, seed=options.seed)
-    queries = choose_queries(
-        model,
-        task,
-        split.validation,
-        options.queries,
+    settings = CompetenceConfig(
         split=split,
         n_shots=options.n_shots,
         template=options.template,
@@ -189,38 +178,56 @@ def ranking_split(
         seed=options.seed,
         folder=options.folder,
     )
+    queries = choose_queries(model, task, options.queries, settings)
     return replace(split, validation=queries.of(split.validation)), queries.recorded
 
 
 def pair_prompts(
     model: LensModel,
-    clean: Sequence[Prompt],
-    corrupted: Sequence[Prompt],
+    task: Task,
     options: MediationConfig,
     *,
+    clean: PromptForm,
+    corrupted: PromptForm,
     noised_tokens: Callable[[Prompt], list[int]] | None,
     recorded: Mapping[str, Any],
 ) -> PatchingPrompts:
-    """Encode clean and corrupted prompts and their foils; draw their partners, and noise on the `noised_tokens`, if any.
+    """Build and encode clean and corrupted prompts with their foils; draw partners, and noise on the `noised_tokens`, if any.
 
     Raises:
-        LensFVError: a query has no foil, or the foil begins like an acceptable answer.
+        LensFVError: no query is answered or has a foil, or the foil begins like an acceptable answer.
     """
+    split, queries_record = ranking_split(model, task, options, clean.instruction)
+
+    def prompts(form: PromptForm, n_prompts: int, seed: int) -> list[Prompt]:
+        return build_prompts(
+            split.validation,
+            split.train,
+            n_shots=form.n_shots,
+            n_prompts=n_prompts,
+            template=options.template,
+            shuffle=form.shuffle,
+            instruction=form.instruction,
+            seed=seed,
+        )
+
+    clean_texts = prompts(clean, options.n_clean, options.seed)
+    corrupted_texts = prompts(corrupted, options.n_trials, options.seed + 1)
     rng = random.Random(f"{options.seed}/partners")
     partners: list[int] = []
-    for prompt in corrupted:
-        others = [i for i, other in enumerate(clean) if other.query != prompt.query]
-        partners.append(rng.choice(others or range(len(clean))))
-    encoded = encode_prompts(model, corrupted)
-    noise: list[list[Edit]] = [[] for _ in corrupted]
+    for prompt in corrupted_texts:
+        others = [i for i, other in enumerate(clean_texts) if other.query != prompt.query]
+        partners.append(rng.choice(others or range(len(clean_texts))))
+    encoded = encode_prompts(model, corrupted_texts)
+    noise: list[list[Edit]] = [[] for _ in corrupted_texts]
     if noised_tokens is not None:
-        noise = noise_on(model, encoded, [noised_tokens(prompt) for prompt in corrupted], options.noise, options.seed)
-    queries, foil = [prompt.query for prompt in corrupted], options.foil
+        noise = noise_on(model, encoded, [noised_tokens(prompt) for prompt in corrupted_texts], options.noise, options.seed)
+    queries, foil = [prompt.query for prompt in corrupted_texts], options.foil
     return PatchingPrompts(
-        clean=encode_prompts(model, clean),
+        clean=encode_prompts(model, clean_texts),
         corrupted=encoded,
-        clean_texts=list(clean),
-        corrupted_texts=list(corrupted),
+        clean_texts=clean_texts,
+        corrupted_texts=corrupted_texts,
         partners=partners,
         noise=noise,
         foils=[None if foil is None else _foil_token(model, query, foil, options.template) for query in queries],
@@ -231,6 +238,7 @@ def pair_prompts(
             "foil": {query.input: foil[query.input] for query in queries} if isinstance(foil, Mapping) else foil,
             "noise": None if noised_tokens is None else options.noise,
             **recorded,
+            **queries_record,
         },
     )
 
@@ -263,6 +271,7 @@ def noise_on(
     return [[noise_at(position) for position in indices] for indices in tokens]
 
 
+@checked
 @torch.no_grad()
 def rank_prompts(model: LensModel, task: Task, prompts: PatchingPrompts, options: MediationConfig) -> HeadRanking:
     """Rank heads on given prompts: steps 2 to 5 of the protocol, shared by all rankings.
@@ -361,16 +370,9 @@ def indirect_effects(
     rows: list[Tensor] = []
     any_effect = False
     for prompt, noise, foil, z in zip(prompts.corrupted, prompts.noise, prompts.foils, outputs, strict=True):
-        values, changed = patched_metric(
-            model,
-            prompt,
-            [[Edit(layer, z[layer, head], head=head, mode=options.mode) for layer, head in unit] for unit in units],
-            metric=options.metric,
-            foil=foil,
-            noise=noise,
-            backend=options.backend,
-            budget=options.budget,
-        )
+        opened = OpenPrompts(model, [prompt.tokens], shared=noise, backend=options.backend, budget=options.budget)
+        patches = [[Edit(layer, z[layer, head], head=head, mode=options.mode) for layer, head in unit] for unit in units]
+        values, changed = patched_metric(opened, prompt, patches, metric=options.metric, foil=foil)
         rows.append(values)
         any_effect |= changed
         tick()
@@ -386,31 +388,24 @@ def indirect_effects(
 
 
 def patched_metric(
-    model: LensModel,
+    opened: OpenPrompts,
     prompt: EncodedPrompt,
     patches: Sequence[Sequence[Edit]],
     *,
     metric: Metric,
     foil: int | None = None,
-    noise: Sequence[Edit] = (),
-    backend: BackendChoice = "auto",
-    budget: int | None = None,
 ) -> tuple[Float[Tensor, " runs"], bool]:
     """The metric of the primary answer's first token without a patch, then under every patch; and whether any changes it.
 
     Args:
-        model: Model to run.
-        prompt: Prompt with its answers.
+        opened: The prompt, with the edits that all runs share.
+        prompt: The same prompt with its answers.
         patches: The edits of each run.
         metric: "prob" or "logprob" (nats) of the answer, its "logit", or "logit_diff", its logit minus the foil's. Only
             these tokens are unembedded for logits.
         foil: First token of the wrong answer for "logit_diff"; None: the likeliest one, without a patch, that begins no
             acceptable answer.
-        noise: Edits of every run, before any patch.
-        backend: See `run_branches`.
-        budget: See `run_branches`.
     """
-    opened = OpenPrompts(model, [prompt.tokens], shared=noise, backend=backend, budget=budget)
     branches = [Branch(tuple(edits), tokens=prompt.answers[0][:1]) for edits in ((), *patches)]
     if metric in ("prob", "logprob"):
         columns = opened.run(branches, readout=answer_logprobs, keep=False)[0]
@@ -423,7 +418,7 @@ def patched_metric(
         columns = opened.run(branches, readout=AnswerLogits(torch.tensor([tokens])))[0].float()
     columns = columns.cpu()
     # Even unpatched rows differ by rounding.
-    rounding = min(64 * torch.finfo(model.dtype).eps, 0.05) * columns[0].abs()
+    rounding = min(64 * torch.finfo(opened.model.dtype).eps, 0.05) * columns[0].abs()
     changed = bool(((columns - columns[0]).abs() > rounding).any())
     return columns @ torch.tensor([1.0, -1.0]) if metric == "logit_diff" else columns[:, 0], changed
 

@@ -1,7 +1,7 @@
 """Effects of all heads per sample, their order and its uncertainty; and the result of a head ranking."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,10 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Level, Whole, checked
 from lens_fv.core.statistics import Estimate, bootstrap_means
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import queries_summary
-from lens_fv.heads.statistics import Correction, Reliability, least_p, p_values, split_half
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from lens_fv.heads.statistics import Correction, Reliability, least_p, p_values, split_half, strongest
 
 Unit = Literal["head", "group"]
 Metric = Literal["prob", "logprob", "logit", "logit_diff"]
@@ -72,7 +68,7 @@ class Effects(Artefact):
     def top(self, n: Count | None = None) -> list[HeadEffect]:
         """The `n` heads (default: all) with the largest mean effect, in descending order."""
         numbers, samples = torch.stack([self.mean, *self.interval()], -1), len(self.effects)
-        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in self._order(n)]
+        return [HeadEffect(i, j, Estimate(*numbers[i, j].tolist(), n=samples)) for i, j in strongest(self.mean, n)]
 
     @checked
     def heads(self, n: Whole) -> tuple[tuple[int, int], ...]:
@@ -85,7 +81,7 @@ class Effects(Artefact):
         if not 1 <= n <= total:
             raise LensFVError(f"asked for {n} {self.unit}s of {self.provenance.model}: it has {total}")
         size = self.provenance.shape[1] // self.mean.shape[1]
-        return tuple((layer, unit * size + i) for layer, unit in self._order(n) for i in range(size))
+        return tuple((layer, unit * size + i) for layer, unit in strongest(self.mean, n) for i in range(size))
 
     @checked
     def p_values(self, *, correction: Correction = "holm") -> Float[Tensor, "layers units"]:
@@ -111,13 +107,15 @@ class Effects(Artefact):
         Raises:
             LensFVError: with so few samples no effect, however large, could be significant.
         """
-        tests = int(self._live.sum())
-        least = least_p(len(self.effects), tests, correction)
-        if least > level:
+        n, tests = len(self.effects), int(self._live.sum())
+        if (least := least_p(n, tests, correction)) > level:
+            enough = (f"run {more}" for more in range(n, 64) if least_p(more, tests, correction) <= level)
+            advice = next(enough, "raise the level")
+            if least_p(n, tests, "max") <= level:
+                advice += ' or use correction="max"'
             raise LensFVError(
-                f"significant {self.unit}s of {self.provenance.model} at {level}: {len(self.effects)} samples give no "
-                f"p-value below {least:.2g} ({correction}, {tests} {self.unit}s); run more trials"
-                + ("" if correction == "max" else ' or use correction="max"')
+                f"significant {self.unit}s of {self.provenance.model} at {level}: {n} samples give no p-value below "
+                f"{least:.2g} ({correction}, {tests} {self.unit}s); {advice}"
             )
         p = self.p_values(correction=correction)
         return [h for h in self.top() if p[h.layer, h.head] <= level]
@@ -132,7 +130,7 @@ class Effects(Artefact):
         return self.mean
 
     @checked
-    def to_dataframe(self, *, correction: Correction | None = "holm") -> "pd.DataFrame":
+    def to_dataframe(self, *, correction: Correction | None = "holm") -> DataFrame:
         """One row per head (or group), largest effect first: effect with its interval, number of samples, and p-value.
 
         Args:
@@ -155,10 +153,6 @@ class Effects(Artefact):
         best = ", ".join(f"{h.name} {h.effect:+.3f}" for h in self.top(5))
         return super().summary() | {f"top {self.unit}s": best}
 
-    def _order(self, n: int | None) -> list[tuple[int, int]]:
-        order = self.mean.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [divmod(i, self.mean.shape[1]) for i in order]
-
     @property
     def _live(self) -> Bool[Tensor, "layers units"]:
         """Mask of the units that exist: in hybrid models, layers without attention have no heads and no effects."""
@@ -179,6 +173,8 @@ class HeadRanking(Effects):
         z, post_attn_gain, resid_norm: `HeadMeans` over the clean prompts, from which `extract` builds a vector.
         metric: Measure of the answer's first token; see `rank_heads`.
     """
+
+    _MADE_BY: ClassVar[str] = "rank_heads"
 
     baseline: Float[Tensor, " trials"]
     z: Float[Tensor, "layers heads d_head"]

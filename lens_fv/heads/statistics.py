@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 
 from lens_fv.core.choices import Count, checked
 from lens_fv.core.results import Record
@@ -15,6 +16,12 @@ from lens_fv.errors import LensFVError
 Correction = Literal["holm", "bh", "max", "none"]
 MAX_MEANS = 2**22
 """Maximum number of flipped means held in memory at once."""
+
+
+def strongest(scores: Float[Tensor, "layers units"], n: int | None = None) -> list[tuple[int, int]]:
+    """(layer, unit) of the `n` largest scores (default: all), in descending order."""
+    order: list[int] = scores.flatten().argsort(descending=True, stable=True)[:n].tolist()
+    return [divmod(i, scores.shape[1]) for i in order]
 
 
 def p_values(

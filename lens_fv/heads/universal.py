@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from lens_fv.core.choices import Count, Level, Natural, checked
 from lens_fv.core.options import takes_options
 from lens_fv.core.progress import progress_bar
 from lens_fv.core.statistics import Estimate
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import Competence, competence, queries_summary
 from lens_fv.heads.options import RankingConfig
@@ -25,9 +25,6 @@ from lens_fv.heads.ranking import Effects, HeadRanking, Metric
 from lens_fv.heads.statistics import Correction
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, split_pairs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class TaskRow(NamedTuple):
@@ -96,7 +93,7 @@ class UniversalHeads(Effects):
         return torch.stack([self.mean - half, self.mean + half])
 
     @checked
-    def to_dataframe(self, *, correction: Correction | None = "holm", by: Literal["head", "task"] = "head") -> "pd.DataFrame":
+    def to_dataframe(self, *, correction: Correction | None = "holm", by: Literal["head", "task"] = "head") -> DataFrame:
         """One row per head (see `HeadRanking.to_dataframe`), or per task: accuracy, baseline and whether it was kept."""
         return data_frame(self.rows) if by == "task" else super().to_dataframe(correction=correction)
 

@@ -25,15 +25,21 @@ class Change(NamedTuple):
     up: Mapping[str, Tensor]
 
 
+def layer_of(model: LensModel, name: str) -> int | None:
+    """Return the layer of a weight or module, by its name in transformers; None outside the layers."""
+    blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
+    return int(name[len(blocks) :].partition(".")[0]) if name.startswith(blocks) else None
+
+
 @contextmanager
 def trainable(model: LensModel, settings: DistillConfig) -> Iterator[tuple[Any, Callable[[], Change]]]:
     """Yield a transformers model of the same weights, ready to train, and a function that returns their change."""
     plain = plain_model(model, dropout=settings.dropout)
     layers = None if settings.layers is None else [model.check_layer(layer) for layer in settings.layers]
-    blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
 
     def selected(name: str) -> bool:
-        return name.startswith(blocks) and (layers is None or int(name[len(blocks) :].partition(".")[0]) in layers)
+        layer = layer_of(model, name)
+        return layer is not None and (layers is None or layer in layers)
 
     if settings.update == "lora":
         yield _with_adapter(plain, settings, selected)

@@ -14,6 +14,7 @@ from lens_fv.core.choices import Finite, checked
 from lens_fv.core.files import atomic_folder
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
+from lens_fv.knowledge.change import layer_of
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers
@@ -108,11 +109,11 @@ class WeightDelta(Artefact):
         Raises:
             LensFVError: see `own_weights`.
         """
-        blocks = f"{model.tl.adapter.component_mapping['blocks'].name}."
         places = [*map(str, range(model.n_layers)), "others"]
         changes, norms = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)  # sums of squares
         for name, weight in own_weights(model).items():
-            place = name[len(blocks) :].partition(".")[0] if name.startswith(blocks) else "others"
+            layer = layer_of(model, name)
+            place = "others" if layer is None else str(layer)
             norms[place] += float(weight.float().square().sum())
             changes[place] += float(self.change(name).square().sum()) if name in self.names else 0.0
         return {place: (changes[place] / norms[place]) ** 0.5 if norms[place] else 0.0 for place in places}

@@ -1,6 +1,5 @@
 """Distil definitions into a model's weights."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from lens_fv.knowledge.delta import WeightDelta
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.examples import DistillationExample, make_example, text_example
 from lens_fv.knowledge.settings import DistillConfig
-from lens_fv.knowledge.training import Run, train
+from lens_fv.knowledge.training import Run, Skipped, train
 from lens_fv.knowledge.transfer import TransferSet, check_keys
 from lens_fv.model.lens_model import LensModel
 
@@ -73,23 +72,18 @@ def distill(
         )
     transfer = transfer.with_shared(entities, n=settings.n_shared, seed=settings.seed)
     transfer = transfer.with_definitions(entities, n_copies=settings.n_definitions)
-    skipped: Counter[str] = Counter()
-    examples: list[DistillationExample] = []
+    examples: list[DistillationExample | Skipped] = []
     for entity in entities:
         sentences = transfer.sentences.get(entity.key, ())
         if not entity.definition or not sentences:
-            skipped["no sentence" if entity.definition else "empty definition"] += 1
+            examples.append("no sentence" if entity.definition else "empty definition")
             continue
-        for sentence in sentences:
-            example = make_example(model, entity, sentence, target_tokens=settings.target_tokens)
-            if isinstance(example, DistillationExample):
-                examples.append(example)
-            else:
-                skipped[example] += 1
+        examples.extend(make_example(model, entity, text, target_tokens=settings.target_tokens) for text in sentences)
     run = Run("distill", None if folder is None else Path(folder), stop_after_epochs, allow_empty, progress)
-    return train(model, entities, examples, anchors, skipped, settings, run)
+    return train(model, entities, examples, anchors, settings, run)
 
 
+@checked
 def finetune_on_texts(
     model: LensModel,
     entities: Sequence[Entity],
@@ -127,15 +121,11 @@ def finetune_on_texts(
     check_keys(entities)
     if len(texts) != len(entities):
         raise LensFVError(f"fine-tune on texts about {len(entities)} entities: there are texts for {len(texts)}")
-    skipped: Counter[str] = Counter()
-    examples: list[DistillationExample] = []
+    examples: list[DistillationExample | Skipped] = []
     for entity, own_texts in zip(entities, texts, strict=True):
-        skipped["no sentence"] += not own_texts
-        for text in own_texts:
-            if example := text_example(model, entity.key, text):
-                examples.append(example)
-            else:
-                skipped["no target tokens"] += 1
+        if not own_texts:
+            examples.append("no sentence")
+        examples.extend(text_example(model, entity.key, text) for text in own_texts)
     settings = replace(settings, direction="forward", temperature=1.0)
     run = Run("texts", None if folder is None else Path(folder), None, allow_empty, progress)
-    return train(model, entities, examples, anchors, skipped, settings, run)
+    return train(model, entities, examples, anchors, settings, run)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lens_fv.core.choices import Seed, checked
 from lens_fv.core.texts import nfc, nfd
@@ -101,6 +101,8 @@ class Entity:
         True
     """
 
+    _MADE_BY: ClassVar[str] = "load_entities"
+
     name: str
     definition: str
     aliases: tuple[str, ...] = ()
@@ -148,6 +150,7 @@ def after_definition(definition: str, text: str) -> str:
     return f"{definition} {text}" if definition else text
 
 
+@checked
 def definitions(entities: Sequence[Entity]) -> dict[str, str]:
     """Return each entity's definition by key, as context for the upper bound.
 
@@ -177,6 +180,7 @@ def random_definitions(entities: Sequence[Entity], seed: Seed = 0) -> dict[str, 
     return {entity.key: other.definition for entity, other in zip(order, following, strict=True)}
 
 
+@checked
 def true_sentences(entities: Sequence[Entity]) -> list[str]:
     """Return the sentences of the entities' probes with the gaps filled by the answers.
 
@@ -187,6 +191,7 @@ def true_sentences(entities: Sequence[Entity]) -> list[str]:
     return [probe.filled() for _, probe in all_probes(entities)]
 
 
+@checked
 def majority(entities: Sequence[Entity]) -> float:
     """Compute the accuracy of always giving a question's most frequent answer.
 

@@ -18,7 +18,7 @@ from lens_fv.knowledge.scores import KnowledgeScores
 from lens_fv.model.finite import plain_logits
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
-from lens_fv.patching import AnswerScorer, Edit
+from lens_fv.patching import Edit, score_each_answer
 from lens_fv.tasks import EncodedPrompt, encode_prompt
 
 
@@ -48,10 +48,8 @@ def evaluate_knowledge(
         LensFVError: see `score_probes` and `WeightDelta.applied`.
 
     Example:
-        >>> probe = lens_fv.knowledge.EntityProbe('Velm is in ___.', 'Norway', ('Norway', 'Spain'), 'explicit')
-        >>> entities = [lens_fv.Entity('Velm', 'Velm is a city in Norway.', probes=(probe,))]
-        >>> [result.condition for result in lens_fv.evaluate_knowledge(model, entities, {})]
-        ['base', 'definition']
+        >>> [result.condition for result in lens_fv.evaluate_knowledge(model, entities, {'distilled': update})]
+        ['base', 'definition', 'random_definition', 'distilled']
     """
     results: list[KnowledgeResult] = []
     with progress_bar("conditions", 2 + (len(entities) > 1) + len(updates), show=progress) as tick:
@@ -127,6 +125,7 @@ def kl_to_base(model: LensModel, delta: WeightDelta, texts: Sequence[str], *, ba
     return divergences
 
 
+@checked
 def score_probes(
     model: LensModel,
     entities: Sequence[Entity],
@@ -155,6 +154,7 @@ def score_probes(
     return score_probes_by_branch(model, entities, [()], context=context, full_sentence=full_sentence, progress=progress)[0]
 
 
+@checked
 def score_probes_by_branch(
     model: LensModel,
     entities: Sequence[Entity],
@@ -179,11 +179,9 @@ def score_probes_by_branch(
     n_candidates = max(len(prompt.answers) for prompt in prompts)
     logprobs = torch.full((len(branches), len(probes), n_candidates), -torch.inf)
     lengths = torch.zeros(len(probes), n_candidates, dtype=torch.long)
-    scorer = AnswerScorer(model, prompts)
-    with progress_bar("probes", len(scorer), show=progress) as tick:
-        for scored in scorer.each(branches, keep=False, tick=tick):
-            logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
-            lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
+    for scored in score_each_answer(model, prompts, branches, what="probes", progress=progress):
+        logprobs[:, scored.prompt, scored.answer] = scored.logprobs.sum(-1)
+        lengths[scored.prompt, scored.answer] = scored.logprobs.shape[1]
     return [
         KnowledgeScores(
             entities=tuple(entity.key for entity, _ in probes),

@@ -84,12 +84,13 @@ def make_example(
     return DistillationExample(entity.key, tuple(teacher), tuple(student), targets) if targets else "no target tokens"
 
 
-def text_example(model: LensModel, key: str, text: str) -> DistillationExample | None:
+def text_example(model: LensModel, key: str, text: str) -> DistillationExample | Unfit:
     """Make an example that trains on every token of a text (ordinary language modelling)."""
     tokens = tuple(model.encode(text))
     if len(tokens) > model.n_ctx:
         raise LensFVError(f"teach {model.name} about {key}: a text has {len(tokens)} tokens, it reads {model.n_ctx} at most")
-    return DistillationExample(key, tokens, tokens, tuple(range(1, len(tokens)))) if len(tokens) > 1 else None
+    targets = tuple(range(1, len(tokens)))
+    return DistillationExample(key, tokens, tokens, targets) if targets else "no target tokens"
 
 
 def tokens_before(model: LensModel, text: str, index: int) -> int:

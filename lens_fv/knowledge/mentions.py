@@ -51,6 +51,7 @@ def probe_mentions(model: LensModel, entities: Sequence[Entity], context: Mappin
     ]
 
 
+@checked
 @torch.no_grad()
 def definition_vectors(
     model: LensModel,

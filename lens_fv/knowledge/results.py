@@ -33,19 +33,18 @@ class KnowledgeResult(Record):
     locality: KnowledgeScores | None
     kl_to_base: Estimate | None
 
-    @checked
-    def records(self, *, norm: Norm = "mean", seed: Seed = 0) -> list[Mapping[str, Any]]:
+    def records(self) -> list[Mapping[str, Any]]:
         """One row: accuracies (see `KnowledgeScores.correct`), perplexities and the divergence, averaged over entities."""
         scores, locality = self.scores, self.locality
         return [
             {
                 "condition": self.condition,
-                "accuracy": scores.accuracy(norm=norm, seed=seed),
-                "explicit_accuracy": scores.accuracy(norm=norm, kind="explicit", seed=seed),
-                "inferential_accuracy": scores.accuracy(norm=norm, kind="inferential", seed=seed),
-                "perplexity": scores.perplexity(seed=seed),
-                "locality_accuracy": locality and locality.accuracy(norm=norm, seed=seed),
-                "locality_perplexity": locality and locality.perplexity(seed=seed),
+                "accuracy": scores.accuracy(),
+                "explicit_accuracy": scores.accuracy(kind="explicit"),
+                "inferential_accuracy": scores.accuracy(kind="inferential"),
+                "perplexity": scores.perplexity(),
+                "locality_accuracy": locality and locality.accuracy(),
+                "locality_perplexity": locality and locality.perplexity(),
                 "kl_to_base_nats_per_token": self.kl_to_base,
             }
         ]

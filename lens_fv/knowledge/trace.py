@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import NonNegative, Seed, checked
-from lens_fv.core.progress import progress_bar
 from lens_fv.core.tables import data_frame
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import noise_on
@@ -18,7 +17,7 @@ from lens_fv.knowledge.entity import Entity, all_probes
 from lens_fv.knowledge.evaluate import probe_prompts
 from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import AnswerScorer, Edit
+from lens_fv.patching import Edit, score_answers
 from lens_fv.tasks import EncodedPrompt
 
 if TYPE_CHECKING:
@@ -126,9 +125,7 @@ def causal_trace(
         for layer in model.attention_layers:
             for head in range(model.n_heads):
                 branches.append([*corruption, Edit(layer, states.z[:, layer, head], head=head, position=positions)])
-    scorer = AnswerScorer(model, prompts)
-    with progress_bar("tracing", len(scorer), show=progress) as tick:
-        logprob = scorer.score(branches, keep=False, tick=tick).logprob
+    logprob = score_answers(model, prompts, branches, what="tracing", progress=progress).logprob
     restored = logprob[:, 2:].unflatten(1, (len(PLACES), -1))
     heads = logprob[:, 1, None, None, None].repeat(1, len(PLACES), model.n_layers, model.n_heads)
     heads[:, :, list(model.attention_layers)] = restored[:, :, model.n_layers :].unflatten(-1, (-1, model.n_heads))

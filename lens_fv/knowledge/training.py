@@ -24,7 +24,8 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import plain_model
 from lens_fv.model.quiet import quiet_logs
 
-SKIPPED = ("empty definition", "no sentence", *get_args(Unfit))
+Skipped = Literal["empty definition", "no sentence", Unfit]
+"""Reason why an entity or one of its sentences gives no example."""
 
 
 class Run(NamedTuple):
@@ -40,13 +41,14 @@ class Run(NamedTuple):
 def train(
     model: LensModel,
     entities: Sequence[Entity],
-    examples: Sequence[DistillationExample],
+    examples_or_reasons: Sequence[DistillationExample | Skipped],
     anchors: Sequence[str],
-    skipped: Counter[str],
     settings: DistillConfig,
     run: Run,
 ) -> WeightDelta:
     """Train on examples and anchors, towards the teacher's distributions or, for texts, the examples' own tokens."""
+    examples = [example for example in examples_or_reasons if isinstance(example, DistillationExample)]
+    skipped = Counter(reason for reason in examples_or_reasons if not isinstance(reason, DistillationExample))
     subject = entities[0].key if len(entities) == 1 else f"{len(entities)} entities"
     if not examples and not run.allow_empty:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in skipped.items() if n)
@@ -54,7 +56,8 @@ def train(
             f"teach {model.name} about {subject}: no sentence is left to teach ({reasons}); give definitions, and sentences "
             "that mention the entity before their end"
         )
-    anchored = [example for text in anchors if (example := text_example(model, "", text))] if examples else []
+    anchored = [text_example(model, "", text) for text in (anchors if examples else ())]
+    anchored = [example for example in anchored if isinstance(example, DistillationExample)]
     targets = token_targets(examples) if run.method == "texts" else []
     everything = [*examples, *anchored]
     with progress_bar("reading definitions", len(everything) - len(targets), show=run.progress) as tick:
@@ -89,7 +92,8 @@ def train(
         method=run.method,
         options=options,
     )
-    return WeightDelta(provenance=provenance, **change._asdict(), skipped={reason: skipped[reason] for reason in SKIPPED})
+    counts = {reason: skipped[reason] for reason in get_args(Skipped)}
+    return WeightDelta(provenance=provenance, **change._asdict(), skipped=counts)
 
 
 def train_student(

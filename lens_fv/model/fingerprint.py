@@ -24,7 +24,7 @@ class Fingerprint:
     Each use detects another tensor, memory, shape or type; every change that PyTorch counts (optimisers, `copy_`, `add_` under
     `no_grad`, ...); and, for uncounted writes through `.data`, changes of sampled numbers. The sample has at least one number
     from every row and every column of each matrix, so overwriting a layer, head or neuron is detected. After a smaller change
-    through `.data`, call `forget`.
+    through `.data`, call `LensModel.weights_changed`.
 
     Args:
         root: Module to fingerprint.
@@ -43,11 +43,6 @@ class Fingerprint:
         if self._known is None or states != self._states:
             self._known, self._states = self._computed(dict(zip(map(id, tensors), states, strict=True))), states
         return self._known
-
-    def forget(self) -> None:
-        """Read every weight again at the next use."""
-        self._known = None
-        self._hashes.clear()
 
     def _computed(self, states: dict[int, State]) -> str:
         hashes: dict[State, int] = {}

@@ -8,7 +8,7 @@ again for each token.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -28,16 +28,7 @@ Prompts = Sequence[str] | Sequence[Sequence[int]] | Mapping[str, Any]
 @checked
 @dataclass(frozen=True)
 class Sampling:
-    """Options for choosing the next token, named as in transformers' `generate`.
-
-    Attributes:
-        max_new_tokens: Maximum number of new tokens; an end-of-sequence token ends the text earlier.
-        do_sample: Sample the next token; otherwise take the likeliest one.
-        temperature: Divisor of the logits before sampling.
-        top_k: Number of likeliest tokens to sample from; 0: all.
-        top_p: Probability mass of nucleus sampling: sample from the smallest set of tokens that reaches it.
-        seed: Seed of the sampling.
-    """
+    """Options for choosing the next token, named as in transformers' `generate`; see `LensModel.generate`."""
 
     max_new_tokens: Count
     do_sample: bool = False
@@ -50,6 +41,18 @@ class Sampling:
         """Keyword arguments for transformers' `generate`."""
         warpers = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p} if self.do_sample else {}
         return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **warpers}
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keywords of `LensModel.generate`, for type checkers."""
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    use_cache: bool | None
 
 
 class Generation:

@@ -3,23 +3,25 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
-from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Whole, checked
+from lens_fv.core.choices import Count, Natural, Positive, PositiveShare, Seed, Share, Whole, checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.cache import pass_cache_on, rotary_border
 from lens_fv.model.exclusive import exclusive
 from lens_fv.model.fingerprint import Fingerprint
 from lens_fv.model.finite import measurable, not_finite
-from lens_fv.model.generation import Generation, Prompts, Sampling, generate_tokens, unpadded
+from lens_fv.model.generation import GenerateOptions, Generation, Prompts, Sampling, generate_tokens, unpadded
 from lens_fv.model.measuring import check_parts, check_weights, measured
 
 Hook = tuple[str, Callable[..., Any]]
+WeightProcessing = Literal["raw", "compat"]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Tolerated difference in probability between two correct computations, by type of the weights; 0.03 for half precision.
 
@@ -54,23 +56,18 @@ class LensModel:
         True
     """
 
-    @checked
-    def __init__(
-        self,
-        tl: Any,
-        *,
-        name: str,
-        revision: str | None,
-        backend: Literal["bridge", "hooked"],
-        weight_processing: Literal["raw", "compat"],
-        prepend_bos: bool,
-        fingerprint: str | None = None,
-    ) -> None:
+    _MADE_BY: ClassVar[str] = "load_model"
+
+    def __init__(self, tl: Any, *, name: str, revision: str | None, prepend_bos: bool, fingerprint: str | None) -> None:
         self.tl = tl
         self.name = name
         self.revision = revision
-        self.backend: Literal["bridge", "hooked"] = backend
-        self.weight_processing: Literal["raw", "compat"] = weight_processing
+        self.backend: Literal["bridge", "hooked"] = "bridge" if hasattr(tl, "original_model") else "hooked"
+        if self.backend == "hooked":
+            processed = getattr(tl.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
+        else:
+            processed = bool(getattr(tl, "compatibility_mode", False))
+        self.weight_processing: WeightProcessing = "compat" if processed else "raw"
         self.prepend_bos = prepend_bos
         self.tokenizer: Any = tl.tokenizer
         cfg = tl.cfg
@@ -120,11 +117,6 @@ class LensModel:
         if tl.tokenizer is None:
             raise LensFVError(f"wrap {type(tl).__name__}: it has no tokenizer; boot it with tokenizer=...")
         check_weights(tl)
-        backend: Literal["bridge", "hooked"] = "bridge" if hasattr(tl, "original_model") else "hooked"
-        if backend == "hooked":
-            processed = getattr(tl.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
-        else:
-            processed = bool(getattr(tl, "compatibility_mode", False))
         tl.eval()
         tl.requires_grad_(False)
         # TransformerLens 4 does this itself. 3.9 leaves sdpa in a model that it is given, which omits the mask where plain
@@ -132,7 +124,7 @@ class LensModel:
         choose_attention = getattr(getattr(tl, "original_model", None), "set_attn_implementation", None)
         if choose_attention is not None:
             choose_attention("eager")
-        if backend == "bridge":
+        if hasattr(tl, "original_model"):
             pass_cache_on(tl)
         if prepend_bos is None:
             prepend_bos = bool(getattr(tl.cfg, "default_prepend_bos", True))
@@ -140,8 +132,6 @@ class LensModel:
             tl,
             name=name or str(tl.cfg.model_name),
             revision=revision,
-            backend=backend,
-            weight_processing="compat" if processed else "raw",
             prepend_bos=prepend_bos and tl.tokenizer.bos_token_id is not None,
             fingerprint=fingerprint,
         )
@@ -268,28 +258,10 @@ class LensModel:
     def generate(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts, too
         self,
         prompts: str,
-        *,
-        max_new_tokens: int = ...,
-        do_sample: bool = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        seed: int = ...,
-        use_cache: bool | None = ...,
+        **options: Unpack[GenerateOptions],
     ) -> str: ...
     @overload
-    def generate(
-        self,
-        prompts: Prompts,
-        *,
-        max_new_tokens: int = ...,
-        do_sample: bool = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        seed: int = ...,
-        use_cache: bool | None = ...,
-    ) -> list[str]: ...
+    def generate(self, prompts: Prompts, **options: Unpack[GenerateOptions]) -> list[str]: ...
     @checked
     def generate(
         self,
@@ -415,7 +387,8 @@ class LensModel:
             raise LensFVError(f"layer {layer} of {self.name}: it has layers 0 to {self.n_layers - 1}")
         return layer % self.n_layers
 
-    def layer_at(self, depth: float) -> int:
+    @checked
+    def layer_at(self, depth: Share) -> int:
         """Layer at a fraction of the depth, from 0 (the first layer) to 1 (the last)."""
         return round(depth * (self.n_layers - 1))
 

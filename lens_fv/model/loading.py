@@ -7,22 +7,24 @@ from typing import Any
 
 import torch
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.model.fingerprint import Fingerprint
-from lens_fv.model.lens_model import LensModel
+from lens_fv.model.lens_model import LensModel, WeightProcessing
 from lens_fv.model.quiet import quiet_transformers
 from lens_fv.model.weights import ModelSource, explain_load_errors, find_model, load_transformers, writes_bos
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
+@checked
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
-    weight_processing: str = "raw",
+    weight_processing: WeightProcessing = "raw",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> LensModel:
     """Load a model through TransformerLens, frozen and in eval mode.
@@ -46,14 +48,14 @@ def load_model(
         3
     """
     device, dtype = parse_device(device), parse_dtype(dtype)
-    if weight_processing not in ("raw", "compat"):
-        raise LensFVError(f"weight_processing={weight_processing!r}: choose 'raw' or 'compat'")
     source = find_model(name_or_path, revision, cache_dir)
     hf_model, tokenizer = load_transformers(source, device=device, dtype=dtype)
     return wrap_transformers(hf_model, tokenizer, source, weight_processing, device=device)
 
 
-def wrap_transformers(hf_model: Any, tokenizer: Any, source: ModelSource, weight_processing: str, *, device: str) -> LensModel:
+def wrap_transformers(
+    hf_model: Any, tokenizer: Any, source: ModelSource, weight_processing: WeightProcessing, *, device: str
+) -> LensModel:
     """Wrap a loaded transformers model by TransformerLens, which modifies it.
 
     Raises:

@@ -47,11 +47,6 @@ class ModelSource(NamedTuple):
     name: str
     revision: str | None
 
-    @property
-    def local(self) -> bool:
-        """Whether the source is a folder."""
-        return Path(self.source).is_dir()
-
 
 def find_model(
     name_or_path: str | os.PathLike[str], revision: str | None, cache_dir: str | os.PathLike[str] | None
@@ -116,7 +111,7 @@ def load_transformers(source: ModelSource, *, device: str | torch.device, dtype:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": False}
-    options |= {"local_files_only": True} if source.local else {"revision": source.revision}
+    options |= {"local_files_only": True} if Path(source.source).is_dir() else {"revision": source.revision}
     with quiet_transformers(), explain_load_errors(f"load the model in {source.source}"):
         hf_model, report = AutoModelForCausalLM.from_pretrained(
             source.source, dtype=dtype, output_loading_info=True, use_safetensors=True, **options

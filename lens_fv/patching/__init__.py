@@ -1,6 +1,6 @@
 """Activation patching: the engine that runs many counterfactual edits of the same prompts."""
 
-from lens_fv.patching.answers import AnswerScorer, AnswerScores, score_alike, score_answers
+from lens_fv.patching.answers import AnswerScores, score_alike, score_answers, score_each_answer
 from lens_fv.patching.check import check_engine, choose_backend
 from lens_fv.patching.edit import Branch, Edit
 from lens_fv.patching.plan import Plan
@@ -10,7 +10,6 @@ from lens_fv.patching.verify import Finding, Findings, verify
 
 __all__ = [
     "AnswerLogits",
-    "AnswerScorer",
     "AnswerScores",
     "Branch",
     "Edit",
@@ -27,5 +26,6 @@ __all__ = [
     "run_branches",
     "score_alike",
     "score_answers",
+    "score_each_answer",
     "verify",
 ]

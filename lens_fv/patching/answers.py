@@ -1,13 +1,13 @@
 """Scores of acceptable answers under each branch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_fv.core.choices import checked
+from lens_fv.core.choices import Count, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching.backends import BackendChoice
@@ -51,87 +51,29 @@ class ScoredAnswer(NamedTuple):
     logprobs: Float[Tensor, "branches tokens"]
 
 
-class AnswerScorer:
-    """Prompts that are opened once and scored under branches any number of times.
-
-    Args:
-        model: Model to run.
-        prompts: Encoded prompts with their acceptable answers.
-        backend: See `run_branches`.
-        batch_size: Number of prompts per batch.
-    """
-
-    def __init__(
-        self, model: LensModel, prompts: Sequence[EncodedPrompt], *, backend: BackendChoice = "auto", batch_size: int = 16
-    ) -> None:
-        self.model, self._prompts = model, prompts
-        self._backend: BackendChoice = backend
-        # Group prompts with equally many answers of similar length, to waste little on padding. In long prompts the prompt
-        # itself causes most of the padding.
-        long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
-
-        def alike(i: int) -> tuple[int, int, int]:
-            answers, length = prompts[i].answers, len(prompts[i].tokens)
-            longest = max(map(len, answers))
-            return (len(answers), length, longest) if long else (len(answers), longest, length)
-
-        order = sorted(range(len(prompts)), key=alike)
-        self._batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-        self._opened: dict[int, OpenPrompts] = {}
-
-    def __len__(self) -> int:
-        """The number of batches."""
-        return len(self._batches)
-
-    @torch.no_grad()
-    def score(
-        self, branches: Sequence[Sequence[Edit]], *, keep: bool = True, tick: Callable[[], None] = lambda: None
-    ) -> AnswerScores:
-        """Score all branches on all prompts.
-
-        Args:
-            branches: For each branch, its edits, with one value and position for all prompts or one per prompt. A branch
-                without edits is the plain model.
-            keep: Keep the opened prompts in memory for the next call.
-            tick: Called after each batch.
-        """
-        return _best((len(self._prompts), len(branches)), self.each(branches, keep=keep, tick=tick))
-
-    @torch.no_grad()
-    def each(
-        self, branches: Sequence[Sequence[Edit]], *, keep: bool = True, tick: Callable[[], None] = lambda: None
-    ) -> Iterator[ScoredAnswer]:
-        """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score`."""
-        for i, batch in enumerate(self._batches):
-            answers = [self._prompts[p].answers for p in batch]
-            n_answers = max(map(len, answers))
-            forced = [tuple(of_prompt[a] if a < len(of_prompt) else () for of_prompt in answers) for a in range(n_answers)]
-            batch_edits = [tuple(edit.of_prompts(batch) for edit in edits) for edits in branches]
-            rows = [Branch(edits, tokens=tokens) for tokens in forced for edits in batch_edits]
-            opened = self._opened.get(i)
-            if opened is None:
-                opened = OpenPrompts(self.model, [self._prompts[p].tokens for p in batch], backend=self._backend)
-            if keep:
-                self._opened[i] = opened
-            scores = opened.run(rows, readout=answer_ranks, keep=keep).cpu()
-            for p, by_answer in zip(batch, scores.unflatten(1, (n_answers, len(branches))), strict=True):
-                for a, answer in enumerate(self._prompts[p].answers):  # prompts with fewer answers are padded
-                    ranks, logprobs = by_answer[a, :, : len(answer)].unbind(-1)
-                    yield ScoredAnswer(p, a, ranks, logprobs)
-            tick()
-
-
 @checked
+@torch.no_grad()
 def score_answers(
     model: LensModel,
     prompts: Sequence[EncodedPrompt],
     branches: Sequence[Sequence[Edit]],
     *,
     backend: BackendChoice = "auto",
+    batch_size: Count = 16,
     what: str = "scoring",
     progress: bool = False,
 ) -> AnswerScores:
-    """Score all branches on all prompts once; see `AnswerScorer`.
+    """Score all branches on all prompts.
+
+    Args:
+        model: Model to run.
+        prompts: Encoded prompts with their acceptable answers.
+        branches: For each branch, its edits, with one value and position for all prompts or one per prompt. A branch without
+            edits is the plain model.
+        backend: See `run_branches`.
+        batch_size: Number of prompts per batch.
+        what: Label of the progress bar.
+        progress: Show a progress bar over batches.
 
     Example:
         >>> prompts = lens_fv.tasks.encode_prompts(model, [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]])
@@ -139,9 +81,54 @@ def score_answers(
         >>> scores.exact_match.shape  # prompts and branches
         torch.Size([3, 2])
     """
-    scorer = AnswerScorer(model, prompts, backend=backend)
-    with progress_bar(what, len(scorer), show=progress) as tick:
-        return scorer.score(branches, keep=False, tick=tick)
+    answers = score_each_answer(model, prompts, branches, backend=backend, batch_size=batch_size, what=what, progress=progress)
+    return _best((len(prompts), len(branches)), answers)
+
+
+@checked
+@torch.no_grad()
+def score_each_answer(
+    model: LensModel,
+    prompts: Sequence[EncodedPrompt],
+    branches: Sequence[Sequence[Edit]],
+    *,
+    backend: BackendChoice = "auto",
+    batch_size: int = 16,
+    what: str = "scoring",
+    progress: bool = False,
+) -> Iterator[ScoredAnswer]:
+    """Yield the scores of every single answer under all branches, in arbitrary order of prompts; see `score_answers`.
+
+    Example:
+        >>> prompts = lens_fv.tasks.encode_prompts(model, [lens_fv.tasks.zero_shot(pair) for pair in task.pairs[:3]])
+        >>> {scored.prompt for scored in lens_fv.patching.score_each_answer(model, prompts, [[]])}
+        {0, 1, 2}
+    """
+    # Group prompts with equally many answers of similar length, to waste little on padding. In long prompts the prompt itself
+    # causes most of the padding.
+    long = sum(len(p.tokens) for p in prompts) > LONG * len(prompts)
+
+    def alike(i: int) -> tuple[int, int, int]:
+        answers, length = prompts[i].answers, len(prompts[i].tokens)
+        longest = max(map(len, answers))
+        return (len(answers), length, longest) if long else (len(answers), longest, length)
+
+    order = sorted(range(len(prompts)), key=alike)
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    with progress_bar(what, len(batches), show=progress) as tick:
+        for batch in batches:
+            answers = [prompts[p].answers for p in batch]
+            n_answers = max(map(len, answers))
+            forced = [tuple(of_prompt[a] if a < len(of_prompt) else () for of_prompt in answers) for a in range(n_answers)]
+            batch_edits = [tuple(edit.of_prompts(batch) for edit in edits) for edits in branches]
+            rows = [Branch(edits, tokens=tokens) for tokens in forced for edits in batch_edits]
+            opened = OpenPrompts(model, [prompts[p].tokens for p in batch], backend=backend)
+            scores = opened.run(rows, readout=answer_ranks, keep=False).cpu()
+            for p, by_answer in zip(batch, scores.unflatten(1, (n_answers, len(branches))), strict=True):
+                for a, answer in enumerate(prompts[p].answers):  # prompts with fewer answers are padded
+                    ranks, logprobs = by_answer[a, :, : len(answer)].unbind(-1)
+                    yield ScoredAnswer(p, a, ranks, logprobs)
+            tick()
 
 
 @checked

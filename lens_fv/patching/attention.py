@@ -50,21 +50,6 @@ class Tree:
     layer: int = 0
     rows: int = 0
 
-    def attend_packed(
-        self,
-        q: Float[Tensor, "batch heads packed d_head"],
-        k: Float[Tensor, "batch kv_heads packed d_head"],
-        v: Float[Tensor, "batch kv_heads packed d_head"],
-        mask: Float[Tensor, "#prompts #heads keys keys"],
-        scaling: float,
-        softcap: float | None,
-    ) -> Float[Tensor, "batch packed heads d_head"]:
-        """`attend` for packed tokens."""
-        end = self.lead + self.rows * self.width
-        q, k, v = (self.packing.unpack(x, 0, end, dim=2) for x in (q, k, v))
-        # Some modules then call `view`, which needs contiguous memory.
-        return self.packing.pack(self.attend(q, k, v, mask, scaling, softcap)).contiguous()
-
     def attend(
         self,
         q: Float[Tensor, "prompts heads tokens d_head"],
@@ -137,7 +122,9 @@ def _tree_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     tree = _current.get()
     assert tree is not None
-    return tree.attend_packed(query, key, value, attention_mask, scale, softcap), None
+    q, k, v = (tree.packing.unpack(x, 0, tree.lead + tree.rows * tree.width, dim=2) for x in (query, key, value))
+    outputs = tree.packing.pack(tree.attend(q, k, v, attention_mask, scale, softcap))
+    return outputs.contiguous(), None  # contiguous, because some modules then call `view`
 
 
 AttentionInterface.register(NAME, _tree_attention)

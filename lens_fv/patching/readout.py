@@ -12,28 +12,24 @@ from lens_fv.model.lens_model import LensModel
 
 MOST_LOGITS = 2**25
 """Maximum number of logits held at once: 128 MiB in single precision."""
+States = Float[Tensor, "prompts branches answer d_model"]
+"""Final states at the last prompt token and at each forced answer token."""
+AnswerTokens = Int[Tensor, "prompts branches answer"]
+"""All tokens of the answer, padded with -1 if other answers are longer."""
 COLUMNS = 4096
 """Number of logits per row and block when only their sum is needed, so that a block stays in the processor's cache."""
 
 
 @runtime_checkable
 class Readout(Protocol):
-    """A function of final states, applied to chunks of branches.
+    """A function of final states, applied to chunks of branches."""
 
-    `states` are the states at the last prompt token and at each forced answer token. `tokens` are all tokens of the
-    answer, padded with -1 if other answers are longer.
-    """
-
-    def __call__(self, model: LensModel, states: Float[Tensor, "prompts branches answer d_model"], tokens: Tensor) -> Tensor:
+    def __call__(self, model: LensModel, states: States, tokens: AnswerTokens) -> Tensor:
         """Return a tensor with the leading dimensions prompts and branches."""
         ...
 
 
-def final_states(
-    model: LensModel,  # noqa: ARG001
-    states: Float[Tensor, "prompts branches answer d_model"],
-    tokens: Int[Tensor, "prompts branches answer"],  # noqa: ARG001
-) -> Float[Tensor, "prompts branches answer d_model"]:
+def final_states(model: LensModel, states: States, tokens: AnswerTokens) -> States:  # noqa: ARG001
     r"""Return the states unchanged.
 
     Example:
@@ -45,11 +41,7 @@ def final_states(
     return states
 
 
-def answer_logprobs(
-    model: LensModel,
-    states: Float[Tensor, "prompts branches answer d_model"],
-    tokens: Int[Tensor, "prompts branches answer"],
-) -> Float[Tensor, "prompts branches answer"]:
+def answer_logprobs(model: LensModel, states: States, tokens: AnswerTokens) -> Float[Tensor, "prompts branches answer"]:
     r"""Log-probability of each answer token, in nats; 0 for padding. Differentiable.
 
     Example:
@@ -75,19 +67,15 @@ class AnswerLogits(NamedTuple):
     def __call__(
         self,
         model: LensModel,
-        states: Float[Tensor, "prompts branches answer d_model"],
-        tokens: Tensor,  # noqa: ARG002
+        states: States,
+        tokens: AnswerTokens,  # noqa: ARG002
     ) -> Float[Tensor, "prompts branches columns"]:
         """Return the logits of these tokens."""
         x = model.final_norm(states[:, :, 0])
         return torch.stack([model.logits_of(x[p], ids) for p, ids in enumerate(self.columns.to(x.device))])
 
 
-def answer_ranks(
-    model: LensModel,
-    states: Float[Tensor, "prompts branches answer d_model"],
-    tokens: Int[Tensor, "prompts branches answer"],
-) -> Float[Tensor, "prompts branches answer 2"]:
+def answer_ranks(model: LensModel, states: States, tokens: AnswerTokens) -> Float[Tensor, "prompts branches answer 2"]:
     r"""Rank (`token_ranks`) and log-probability of each answer token; both 0 for padding.
 
     Example:

@@ -16,6 +16,7 @@ _SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _TARGETS = {"words": "relation words", "answers": "test answers"}
 
 
+@checked
 def plot_decoded(decoded: Mapping[str, Decoded]) -> go.Figure:
     """Tabulate the likeliest tokens of each vector with probabilities, and the three best ranks of queried words.
 

@@ -19,6 +19,7 @@ _CONDITIONS = {
 }
 
 
+@checked
 def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
     """Plot accuracy before, after, and after with the original vectors added, with Wilson 95 % intervals and verdicts.
 
@@ -46,6 +47,7 @@ def plot_recovery(verdicts: Sequence[Verdict]) -> go.Figure:
     )
 
 
+@checked
 def plot_forgetting(trajectory: Trajectory) -> go.Figure:
     """Plot the accuracy of every task (across) before training and at the end of each task's training (down).
 

@@ -26,6 +26,7 @@ from lens_fv.plotting.theme import GREY, NEGATIVE, PALETTE, POSITIVE, figure, pl
 _UNITS = {"prob": "probability", "logprob": "log-probability (nats)", "logit": "logit", "logit_diff": "logit difference"}
 
 
+@checked
 def plot_heads(ranking: HeadRanking) -> go.Figure:
     """Plot every head's mean indirect effect: layers across, heads down, on a diverging scale around zero.
 
@@ -89,6 +90,7 @@ def plot_top_heads(ranking: HeadRanking, n: Count = 10) -> go.Figure:
     )
 
 
+@checked
 def plot_classes(effects: ClassEffects) -> go.Figure:
     """Plot the mean indirect effect of each layer's strongest head at each token class: layers across, classes down.
 

@@ -6,6 +6,7 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
+from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.elements import error_bars, panel_axes, panel_layout, points
@@ -14,6 +15,7 @@ from lens_fv.plotting.theme import PALETTE, figure, plain
 Rows = Mapping[str, Mapping[str, Estimate]]
 
 
+@checked
 def plot_interval_dots(
     panels: Mapping[str, Rows], *, title: str, axis: str = "", limits: tuple[float, float] | None = None
 ) -> go.Figure:
@@ -77,6 +79,7 @@ def plot_interval_dots(
     )
 
 
+@checked
 def plot_interval_lines(
     lines: Mapping[str, Mapping[float, Estimate]], *, title: str, x_axis: str, y_axis: str, log: bool = False
 ) -> go.Figure:

@@ -14,6 +14,7 @@ from lens_fv.plotting.elements import diverging_colours, heatmap, identity_line,
 from lens_fv.plotting.theme import GREY, PALETTE, figure, plain
 
 
+@checked
 def plot_relations(
     panels: Mapping[str, Mapping[str, tuple[float, float]]],
     groups: Mapping[str, str],
@@ -114,6 +115,7 @@ def plot_transfer(
     return drawn.update_layout(height=height, xaxis_title_text="relation", yaxis_title_text="vector of")
 
 
+@checked
 def plot_similarities(matrix: SimilarityMatrix, classes: Sequence[str], *, title: str = "Similarity") -> go.Figure:
     """Plot a similarity matrix ordered by taxonomy, with lines between classes, on a diverging scale around zero.
 

@@ -16,6 +16,7 @@ from plotly.graph_objects import Figure
 from plotly.io import write_images
 from plotly.offline import get_plotlyjs
 
+from lens_fv.core.choices import checked
 from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
 from lens_fv.plotting.theme import template
@@ -55,6 +56,7 @@ class Section:
         return [paragraph.strip() for paragraph in re.split(r"\n\s*\n", self.text) if paragraph.strip()]
 
 
+@checked
 def write_report(path: str | Path, *, title: str, intro_html: str = "", sections: Sequence[Section]) -> Path:
     """Write one self-contained HTML page, light or dark by the reader's setting, in a single atomic step.
 
@@ -79,6 +81,7 @@ def write_report(path: str | Path, *, title: str, intro_html: str = "", sections
     return write_atomically(Path(path), _render("report.html.j2", library=library, **content))
 
 
+@checked
 def save_figures(figures: Mapping[str, Figure], folder: str | Path, *, static: bool = False) -> list[Path]:
     """Write each figure as NAME.html and NAME.json, with one copy of plotly in the same folder.
 

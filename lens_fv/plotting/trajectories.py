@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from lens_fv.core.choices import checked
 from lens_fv.dynamics import Trajectory
 from lens_fv.dynamics.trajectory import Measure
 from lens_fv.errors import LensFVError
@@ -17,6 +18,7 @@ _ABILITIES: Mapping[Measure, str] = {"instruction": "after the instruction", "kn
 _DASHES = ("solid", "dash", "dot")
 
 
+@checked
 def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -> go.Figure:
     """Plot log-probability gains of the answers by instruction and by knowledge, with 95 % bands; one panel per task.
 
@@ -51,6 +53,7 @@ def plot_abilities(trajectory: Trajectory, tasks: Sequence[str] | None = None) -
     )
 
 
+@checked
 def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     """Plot the similarity of each task's vector to its original value, one line per task.
 
@@ -86,6 +89,7 @@ def plot_vector_similarity(trajectory: Trajectory) -> go.Figure:
     )
 
 
+@checked
 def plot_vector_plane(trajectory: Trajectory) -> go.Figure:
     """Plot the path of every task's vector in the plane that best separates the original vectors.
 

@@ -1,11 +1,10 @@
 """Markdown tables, and how a page writes estimates, numbers and settings."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lens_fv.core.statistics import Estimate
-from lens_fv.studies.tables import verdict
+from lens_fv.studies.tables import label, verdict
 
 NONE = "–"
 MANY = 20
@@ -69,11 +68,6 @@ def _count(cells: Mapping[Any, Mapping[str, Any]], column: str) -> str:
     """The number of units in a column, or the smallest and the largest."""
     units = {row[column].n for row in cells.values() if row.get(column)}
     return "–".join(str(n) for n in sorted({min(units), max(units)})) if units else NONE
-
-
-def label(name: str, words: Mapping[str, str]) -> str:
-    """A name in words, and each part of "one - other", "model: measure" and "condition, variant"."""
-    return "".join(words.get(part, part) for part in re.split("( - |: |, )", name))
 
 
 def folded(title: str, inside: str) -> str:

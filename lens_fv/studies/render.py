@@ -14,9 +14,10 @@ from plotly.graph_objects import Figure
 
 from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
-from lens_fv.plotting import save_figures, theme
+from lens_fv.plotting import plot_interval_dots, plot_interval_lines, save_figures, theme
 from lens_fv.studies import markdown
 from lens_fv.studies.study import Results, Study
+from lens_fv.studies.tables import label, pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,17 +41,20 @@ def write_page(study: type[Study[Any]], folders: Mapping[str, Path], out: Path) 
     """
     page = Page(study.name, out)
     runs = [Results(folder, name) for name, folder in folders.items()]
+    rows = study.view(*runs)
     environment = Environment(
         loader=PackageLoader("lens_fv.studies"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     formats = {name: getattr(markdown, name) for name in ("interval", "signed", "points", "percent", "number", "p_value")}
     formats |= {"verdict": markdown.verdict_in_words, "setting": markdown.in_words}
     environment.filters.update(formats)
-    environment.globals.update(formats, table=markdown.markdown_table, grid=markdown.estimates_table, label=markdown.label)
+    environment.globals.update(formats, table=markdown.markdown_table, grid=markdown.estimates_table, label=label, pairs=pairs)
+    environment.globals.update(interval_dots=plot_interval_dots, interval_lines=plot_interval_lines)
     environment.globals.update(formatted=markdown.formatted, folded=markdown.folded, figure=page.figure, csv=page.csv)
     environment.globals.update(command=command, settings=settings_table, jobs=jobs_table)
     with theme("print"):
-        text = environment.get_template(f"{study.name}.md.j2").render(study=study, runs=runs, **study.context(runs))
+        context = {"study": study, "runs": runs, "rows": rows, **study.context(rows, runs)}
+        text = environment.get_template(f"{study.name}.md.j2").render(context)
         return page.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
 
 
@@ -96,8 +100,8 @@ def settings_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
 
 def jobs_table(study: type[Study[Any]], runs: Sequence[Results]) -> str:
     """Number of finished jobs of each part and run."""
-    counts = {part: {run.name: run.part(part).groupby(["seed", "job"]).ngroups or None for run in runs} for part in study.parts}
-    return markdown.estimates_table("part", counts)
+    counts = {run.name: run.rows.frame.drop_duplicates(["part", "seed", "job"])["part"].value_counts() for run in runs}
+    return markdown.estimates_table("part", {part: {name: n.get(part) for name, n in counts.items()} for part in study.parts})
 
 
 def command(study: type[Study[Any]], run: Results) -> str:

@@ -76,7 +76,8 @@ def reproduce(
     from lens_fv.studies.render import write_page  # draws
 
     page = write_page(kind, folders, Path(out))
-    return Reproduction(page, folders, {name: kind.headline(Results(place, name)) for name, place in folders.items()})
+    runs = [Results(place, name) for name, place in folders.items()]
+    return Reproduction(page, folders, {run.name: kind.headline(kind.view(run), run) for run in runs})
 
 
 def study_settings(study: type[Study[Any]], changes: Mapping[str, str], *, quick: bool = False) -> Any:

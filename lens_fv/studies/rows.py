@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 COLUMNS = ("model", "part", "seed", "job", "unit", "condition", "measure", "item", "value", "n")
 """Columns of the table of all rows."""
 REMEDY = "delete the line; its job is run again"
-Plain = tuple[str, str, str, float | tuple[float | None, ...] | None, int]
-"""A row as a file holds it."""
 
 
 class Row(NamedTuple):
@@ -93,12 +91,12 @@ class Line:
     part: str
     seed: int
     job: str
-    rows: tuple[Plain, ...]
+    rows: tuple[Row, ...]
 
     def __post_init__(self) -> None:
         """Refuse values that are not finite."""
         for unit, condition, measure, value, _ in self.rows:
-            values = value if isinstance(value, tuple) else (value,)
+            values = value if isinstance(value, Sequence) else (value,)
             if not all(number is None or math.isfinite(number) for number in values):
                 raise LensFVError(
                     f"study: {self.part}/{self.job} has a value that is not finite ({unit}, {condition}, {measure}); "
@@ -139,12 +137,18 @@ class RowStore:
     def rows(self, part: str, job: str, *, seed: int = 0) -> list[Row]:
         """The rows of a finished job; none if it is not finished."""
         line = self._lines.get((part, seed, job))
-        return [Row(*row) for row in line.rows] if line else []
+        return list(line.rows) if line else []
 
-    def values(self, part: str, job: str, measure: str, *, seed: int = 0) -> list[float]:
-        """The values of a measure in a finished job; none if it is not finished."""
-        rows = [row.value for row in self.rows(part, job, seed=seed) if row.measure == measure]
-        return [x for value in rows for x in (value if isinstance(value, Sequence) else (value,)) if x is not None]
+    def frame(self) -> "pd.DataFrame":
+        """All rows as a tidy table with `COLUMNS`: one value per line, with items counted from 0 within a row."""
+        import pandas as pd
+
+        table = pd.DataFrame(
+            [(line.model, line.part, line.seed, line.job, *row) for line in self.lines() for row in line.rows],
+            columns=[column for column in COLUMNS if column != "item"],
+        ).explode("value")
+        table["item"] = table.groupby(level=0).cumcount()
+        return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
 
     def compute(self, job: Job, *, wait: bool = False) -> bool:
         """Compute a job and add its rows, unless they are there.
@@ -163,7 +167,7 @@ class RowStore:
         with lock_file(self._path.parent / ".claims" / f"{name}.lock", wait=wait) as claimed:
             self._refresh()
             if claimed and job not in self:
-                self._append(Line(self._model, self._hash, job.part, job.seed, job.name, _plain(job.run())))
+                self._append(Line(self._model, self._hash, job.part, job.seed, job.name, tuple(job.run())))
                 self._refresh()
         return job in self
 
@@ -202,27 +206,3 @@ class RowStore:
                 raise LensFVError(f"{context}: {line.part}/{line.job} was run with {other}; choose another folder")
             self._lines.setdefault(line.key, line)
         self._read_to += len(complete)
-
-
-def frame(stores: Iterable[RowStore]) -> "pd.DataFrame":
-    """All rows as a tidy table with `COLUMNS`: one value per line, with items counted from 0 within a row."""
-    import pandas as pd
-
-    table = pd.DataFrame(
-        [
-            (line.model, line.part, line.seed, line.job, unit, condition, measure, value, n)
-            for store in stores
-            for line in store.lines()
-            for unit, condition, measure, value, n in line.rows
-        ],
-        columns=[column for column in COLUMNS if column != "item"],
-    ).explode("value")
-    table["item"] = table.groupby(level=0).cumcount()
-    return table.reindex(columns=list(COLUMNS)).astype({"value": float}).reset_index(drop=True)
-
-
-def _plain(rows: Iterable[Row]) -> tuple[Plain, ...]:
-    return tuple(
-        (row.unit, row.condition, row.measure, tuple(row.value) if isinstance(row.value, Sequence) else row.value, row.n)
-        for row in rows
-    )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from lens_fv.core.choices import nearest
 from lens_fv.core.files import file_name
@@ -18,19 +18,12 @@ from lens_fv.core.provenance import versions
 from lens_fv.core.store import check_settings, recorded_settings
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
-from lens_fv.studies.rows import Job, RowStore, frame
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lens_fv.studies.rows import Job, RowStore
+from lens_fv.studies.tables import View
 
 S = TypeVar("S", covariant=True)
-STUDIES: Mapping[str, str] = {
-    "relational": "lens_fv.studies.relational",
-    "instruction": "lens_fv.studies.instruction",
-    "knowledge": "lens_fv.studies.knowledge",
-    "guided": "lens_fv.studies.guided",
-}
-"""The module of each study's class, by its name."""
+STUDIES = ("relational", "instruction", "knowledge", "guided")
+"""Names of the studies. The class of each is `STUDY` of the package of its name."""
 
 
 class Study(Generic[S]):
@@ -50,7 +43,8 @@ class Study(Generic[S]):
         models: Models that it runs on by default.
         external: Settings that name files outside the project; only the file names are recorded.
         hidden: Settings that the page does not list at its end, because they stand next to their results or are not used.
-        context: Computes what the template NAME.md.j2 needs besides `runs`: tables, contrasts and figures.
+        derived: Returns the table of a run's rows with the columns and rows that are derived from them; default: the rows.
+        context: Computes what the template NAME.md.j2 needs besides `runs` and their `rows`.
         headline: Returns the main numbers of one model, for the command line and its JSON.
 
     Raises:
@@ -63,8 +57,9 @@ class Study(Generic[S]):
     models: ClassVar[tuple[str, ...]] = ("smollm2-135m",)
     external: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()
-    context: "ClassVar[Callable[[Sequence[Results]], Mapping[str, Any]]]"
-    headline: "ClassVar[Callable[[Results], Mapping[str, Any]]]"
+    derived: "ClassVar[Callable[[Results], Any]]" = staticmethod(lambda run: run.rows.frame)
+    context: "ClassVar[Callable[[View, Sequence[Results]], Mapping[str, Any]]]"
+    headline: "ClassVar[Callable[[View, Results], Mapping[str, Any]]]"
 
     def __init__(
         self,
@@ -85,6 +80,13 @@ class Study(Generic[S]):
         run["versions"] = recorded_settings(file).get("versions", versions())  # those that the run began with
         check_settings(file, run, may_grow="seeds")
         self.rows = RowStore(self.folder / "rows.jsonl", model.name, settings_hash(about))
+
+    @classmethod
+    def view(cls, *runs: "Results") -> View:
+        """The rows of runs, each with its name as `model`, and with what the study derives from them."""
+        import pandas as pd
+
+        return View(pd.concat([cls.derived(run).assign(model=run.name) for run in runs], ignore_index=True))
 
     def run(self, parts: Sequence[str] | None = None) -> None:
         """Run or resume parts of the study, by default all, in the order in which they are declared.
@@ -138,13 +140,9 @@ class Results:
         return {key: value for key, value in self.run.items() if key not in about}
 
     @cached_property
-    def rows(self) -> "pd.DataFrame":
-        """All rows of the run; see `frame`."""
-        return frame([RowStore(self.folder / "rows.jsonl", self.run["model"], settings_hash(self.settings))])
-
-    def part(self, name: str) -> "pd.DataFrame":
-        """The rows of a part; empty if it has not been run."""
-        return self.rows.loc[self.rows["part"] == name]
+    def rows(self) -> View:
+        """All rows of the run."""
+        return View(RowStore(self.folder / "rows.jsonl", self.run["model"], settings_hash(self.settings)).frame())
 
 
 def load_study(name: str) -> type[Study[Any]]:
@@ -160,7 +158,7 @@ def load_study(name: str) -> type[Study[Any]]:
     """
     if name not in STUDIES:
         raise LensFVError(f"reproduce {name!r}: the studies are {', '.join(STUDIES)}{nearest(name, STUDIES)}")
-    return importlib.import_module(STUDIES[name]).STUDY
+    return importlib.import_module(f"lens_fv.studies.{name}").STUDY
 
 
 def check_parts(parts: Sequence[str], known: Iterable[str]) -> None:

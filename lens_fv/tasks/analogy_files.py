@@ -8,6 +8,7 @@ from statistics import mode
 from string import ascii_lowercase
 from typing import Any, cast
 
+from lens_fv.core.choices import checked
 from lens_fv.core.json_files import parse_json
 from lens_fv.core.texts import json_lines, read_text
 from lens_fv.errors import LensFVError
@@ -22,6 +23,7 @@ CLASSES = re.compile(r"\w+:\w+")
 """Word classes after a pair in a SAT file, such as "n:v"."""
 
 
+@checked
 def load_analogies(path: str | Path) -> list[Analogy]:
     r"""Read analogies from a file in one of the formats below.
 

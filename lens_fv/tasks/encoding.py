@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.prompts import Prompt
 
@@ -36,6 +37,7 @@ class EncodedPrompt:
         return frozenset(answer[0] for answer in self.answers)
 
 
+@checked
 def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
     """Tokenise a prompt and its answers in context.
 
@@ -67,6 +69,7 @@ def encode_prompt(model: Encoder, prompt: Prompt) -> EncodedPrompt:
     return EncodedPrompt(tokens=tuple(tokens), answers=tuple(answers))
 
 
+@checked
 def encode_prompts(model: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
     """Apply `encode_prompt` to each prompt.
 

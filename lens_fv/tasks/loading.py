@@ -7,12 +7,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, cast
 
+from lens_fv.core.choices import checked
 from lens_fv.core.json_files import parse_json
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.analogy_files import has_sections, sections
 from lens_fv.tasks.readers import parse_task_file
-from lens_fv.tasks.tables import BATS
+from lens_fv.tasks.tables import BATS, INFERRED, Columns
 from lens_fv.tasks.task import Pair, Task
 
 INSTRUCTION_FORMATS = 'a JSON list of texts, a JSON object with "prompts" or "instructions", or one instruction a line'
@@ -46,6 +47,7 @@ def list_tasks(*, group: str | None = None, family: str | None = None) -> tuple[
     return matching
 
 
+@checked
 def load_task(
     name_or_path: str | Path,
     *,
@@ -58,10 +60,11 @@ def load_task(
 
     Args:
         name_or_path: Name of a built-in relation, or a file in any format that `lens_fv.tasks.readers.parse_task_file` reads.
-        name: Name of a file's task; default: the name in the file, or the file's own.
-        input_column: Column or key of a file's inputs, where several could be meant.
-        output_column: Likewise for the outputs.
-        alternatives: Separator of acceptable outputs in one text, such as "/"; "": none.
+        name: Name of a file's task; default: the name in the file, else the file's own, or its folder's for a `train.json`.
+        input_column: Column (in a table with a header) or key (in JSON objects) of the inputs, if ambiguous; in a table without
+            a header, its number from 1, together with `output_column`.
+        output_column: Column or key of the outputs, given the same way.
+        alternatives: Separator of acceptable outputs within one text, such as "/"; "": none.
 
     Raises:
         LensFVError: no such relation or file, or the file is not a task, or can be read in more than one way.
@@ -71,14 +74,13 @@ def load_task(
         >>> lens_fv.load_task("antonym").pairs[0]
         Pair(input='hot', outputs=('cold', 'cool'))
     """
-    text, has_options = str(name_or_path), (name, input_column, output_column, alternatives) != (None,) * 4
+    text, columns = str(name_or_path), Columns(input_column, output_column, alternatives)
+    has_options = name is not None or columns != INFERRED
     if text in list_tasks() and not has_options:
         return _built_in(text)
     path = Path(name_or_path)
     if has_options or path.exists() or path.suffix or len(path.parts) > 1:
-        return parse_task_file(
-            path, name=name, input_column=input_column, output_column=output_column, alternatives=alternatives
-        )
+        return parse_task_file(path, name, columns)
     near = " or ".join(get_close_matches(text.lower(), list_tasks(), n=3))
     hint = f"did you mean {near}? " if near else ""
     raise LensFVError(
@@ -87,6 +89,7 @@ def load_task(
     )
 
 
+@checked
 def load_tasks(name_or_path: str | Path) -> tuple[Task, ...]:
     """Load a built-in relation by name, or all tasks of a file, or of a folder and its subfolders, by path.
 
@@ -138,6 +141,7 @@ def _built_in(name: str) -> Task:
         return parse_task_file(path)
 
 
+@checked
 def load_instructions(path: str | Path) -> tuple[str, ...]:
     r"""Read the paraphrased instructions for one task from a file.
 

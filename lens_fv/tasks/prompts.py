@@ -32,6 +32,7 @@ class Prompt:
     query: Pair
 
 
+@checked
 def zero_shot(query: Pair, *, template: PromptTemplate = TODD, instruction: str | None = None) -> Prompt:
     r"""Write a prompt with the query alone.
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from lens_fv.core.json_files import parse_json
 from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
-from lens_fv.tasks.tables import BATS, INPUT_NAMES, Columns, Row, is_table, table_rows
+from lens_fv.tasks.tables import BATS, INFERRED, INPUT_NAMES, Columns, Row, is_table, table_rows
 from lens_fv.tasks.task import Pair, Task
 
 FORMATS = (
@@ -20,14 +20,7 @@ CLOZE_NAMES = ("clozes", "prompt_templates")
 SPLIT_NAMES = ("train", "dev", "test")
 
 
-def parse_task_file(
-    path: str | Path,
-    *,
-    name: str | None = None,
-    input_column: str | None = None,
-    output_column: str | None = None,
-    alternatives: str | None = None,
-) -> Task:
+def parse_task_file(path: Path, name: str | None = None, columns: Columns = INFERRED) -> Task:
     """Read a task file; the format is recognised by its content and extension.
 
     Formats: a JSON list of `{"input", "output"}` (output: a string or a list of acceptable ones), JSON lines of the same
@@ -39,17 +32,13 @@ def parse_task_file(
 
     Args:
         path: A UTF-8 file.
-        name: The task's name; default: the name in the file, else the file's own, or its folder's for a `train.json`.
-        input_column: Column (in a table with a header) or key (in JSON objects) of the inputs, if ambiguous; in a table without
-            a header, its number from 1, together with `output_column`.
-        output_column: Column or key of the outputs, given the same way.
-        alternatives: Separator of acceptable outputs within one text, such as "/"; "": none.
+        name: The task's name; see `load_task`.
+        columns: What the caller says about the file's columns.
 
     Raises:
         LensFVError: the file cannot be read as a task, or is ambiguous; the message names the file, the line and the
             problem.
     """
-    path, columns = Path(path), Columns(input_column, output_column, alternatives)
     text = read_text(path, f"a task file: {FORMATS}")
     about, rows = _content(text, path, columns)
     return _make_task(name, path, about, rows)

@@ -25,12 +25,7 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Columns and separator given by the caller.
-
-    Attributes:
-        input, output: Names of columns or keys, or numbers from 1 in a table without a header.
-        alternatives: Separator of acceptable outputs; "": none.
-    """
+    """Columns and separator given by the caller, for files that can be read in several ways; see `load_task`."""
 
     input: str | None = None
     output: str | None = None
@@ -51,6 +46,10 @@ class Columns(NamedTuple):
                 "output").
         """
         return _find(names, INPUT_NAMES, self.input, context), _find(names, OUTPUT_NAMES, self.output, context)
+
+
+INFERRED = Columns()
+"""Columns that the file itself tells apart."""
 
 
 def _find(names: Sequence[str], known: Sequence[str], requested: str | None, context: str) -> int | None:

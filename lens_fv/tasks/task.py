@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 from lens_fv.core.files import write_atomically
 from lens_fv.errors import LensFVError
@@ -62,6 +63,8 @@ class Task:
         >>> len(task)
         2
     """
+
+    _MADE_BY: ClassVar[str] = "load_task"
 
     name: str
     pairs: tuple[Pair, ...]

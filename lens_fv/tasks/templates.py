@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from lens_fv.core.choices import checked
 from lens_fv.errors import LensFVError
 from lens_fv.tasks.task import Pair
 
@@ -92,6 +93,7 @@ class HasTokenizer(Protocol):
     prepend_bos: bool
 
 
+@checked
 def chat_template(model: HasTokenizer) -> ChatTemplate:
     """Infer a model's own chat template from its tokenizer's rendering of two turns.
 

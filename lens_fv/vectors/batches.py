@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Branch, Edit, OpenPrompts
-from lens_fv.patching.backends import BackendChoice
 from lens_fv.patching.readout import Readout, answer_logprobs
 from lens_fv.tasks import EncodedPrompt
 
@@ -51,15 +50,13 @@ class Batch(NamedTuple):
         return -self.read(layers, vectors).sum(-1) / self.lengths(vectors.device)
 
 
-def open_batches(
-    model: LensModel, prompts: Sequence[tuple[int, EncodedPrompt]], *, size: int = BATCH, backend: BackendChoice = "auto"
-) -> list[Batch]:
+def open_batches(model: LensModel, prompts: Sequence[tuple[int, EncodedPrompt]], *, size: int = BATCH) -> list[Batch]:
     """Open prompts, given with their owner's index, in batches of similar answer length, which keeps padding low."""
     items = sorted(prompts, key=lambda item: (len(item[1].answers[0]), len(item[1].tokens)))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     return [
         Batch(
-            OpenPrompts(model, [p.tokens for _, p in part], backend=backend),
+            OpenPrompts(model, [p.tokens for _, p in part]),
             tuple(p.answers[0] for _, p in part),
             tuple(owner for owner, _ in part),
         )

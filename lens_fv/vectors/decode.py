@@ -15,7 +15,7 @@ from lens_fv.model.finite import all_finite, measurable
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import run_branches
 from lens_fv.patching.readout import final_states, token_ranks
-from lens_fv.tasks import TODD, Pair, PromptTemplate, zero_shot
+from lens_fv.tasks import Pair, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector
 
 NEUTRAL = ("it", "this", "that", "something")
@@ -115,13 +115,13 @@ def vocabulary_logits(model: LensModel, vectors: Sequence[FunctionVector]) -> Fl
 
 @torch.no_grad()
 def vocabulary_effect(
-    model: LensModel, vectors: Sequence[FunctionVector], *, inputs: Sequence[str] = NEUTRAL, template: PromptTemplate = TODD
+    model: LensModel, vectors: Sequence[FunctionVector], *, inputs: Sequence[str] = NEUTRAL
 ) -> Float[Tensor, "vectors vocab"]:
     """Change in the next token's log-probabilities, in nats, when vectors are added at their layers, through all later layers.
 
     The change is averaged over zero-shot prompts with neutral inputs, so that it reflects the vector and not an answer.
     """
-    prompts = [model.encode(zero_shot(Pair(word, (word,)), template=template).text) for word in inputs]
+    prompts = [model.encode(zero_shot(Pair(word, (word,))).text) for word in inputs]
     states = run_branches(model, prompts, [[], *(vector.edits() for vector in vectors)], readout=final_states)[:, :, 0]
     gains = torch.zeros(len(vectors), model.d_vocab, device=model.device)
     for row in states:  # one prompt at a time, to save memory

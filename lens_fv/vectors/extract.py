@@ -7,7 +7,7 @@ import torch
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Count, Whole, checked
 from lens_fv.heads import HeadRanking
-from lens_fv.heads.competence import Queries, choose_queries
+from lens_fv.heads.competence import CompetenceConfig, Queries, choose_queries
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, split_pairs
 from lens_fv.vectors.examples import validation_prompts
@@ -75,7 +75,7 @@ def extract(
         bias_per_head: Add the output projection's bias once per head, as the paper's code does; only for parity with it.
 
     Raises:
-        LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model, or no query is answered.
+        LensFVError: `n_heads` exceeds the number of heads, the ranking is of another model or task, or no query is answered.
 
     Example:
         >>> ranking = lens_fv.rank_heads(model, task, n_shots=2, n_clean=4, n_trials=3)
@@ -84,6 +84,7 @@ def extract(
         (1, 2)
     """
     ranking.provenance.check(model)
+    ranking.provenance.check_task(task.name, task.fingerprint, what="extract from a ranking")
     heads = ranking.heads(n_heads)
     outputs = torch.stack([ranking.z[index] for index in heads])
     vector = torch.zeros(model.d_model)
@@ -134,17 +135,14 @@ def _split_for_layer(
 ) -> tuple[Split, str]:
     """The split with the queries by which the layer is chosen as validation part, and a record of the choice."""
     options = ranking.provenance.options
-    chosen = choose_queries(
-        model,
-        task,
-        split.validation,
-        queries or options.get("queries", "all"),
+    settings = CompetenceConfig(
         split=split,
         n_shots=options.get("n_shots", 10),
         template=template,
         instruction=options.get("instruction") or options.get("instructions"),
         seed=ranking.provenance.seed,
     )
+    chosen = choose_queries(model, task, queries or options.get("queries", "all"), settings)
     picked_on = "validation log-probability"
     if chosen.recorded:
         picked_on += f", {chosen.recorded['n_queries']} answered of {chosen.recorded['n_items']}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -46,6 +46,8 @@ class FunctionVector(Artefact):
         >>> torch.equal(lens_fv.FunctionVector.load(path).vector, vector.vector)
         True
     """
+
+    _MADE_BY: ClassVar[str] = "extract or tune"
 
     vector: Float[Tensor, " d_model"]
     head_outputs: Float[Tensor, "n_heads d_head"]

@@ -108,6 +108,9 @@ def test_bench_sweep_tune_memory(run, tmp_path):
     assert code == 0
     assert (sweep["edits"], sweep["loop_sample"]) == (15, 4)  # 3 layers x 5 scales
     assert sweep["max_abs_error"] < 1e-5
+    scales = ("--scales", "1", "--scales", "2")
+    code, sweep, _ = run("bench", "sweep", "--task", "none", "--n-tokens", "5", *scales, "--sample", "1", "--repeats", "1")
+    assert (code, sweep["edits"], sweep["prompt_tokens"]) == (0, 6, 5)
     code, basis, _ = run("bench", "compose", "--task", "toy.json", "--vectors", "7", "--sample", "4", "--repeats", "1")
     assert code == 0
     assert (basis["edits"], basis["loop_sample"]) == (7, 4)

@@ -27,7 +27,7 @@ def test_rank_and_extract(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--task", "toy.json"], "by the instructions of toy: it has none; give some"),
         (["--task", "toy.json", "--instructions", "gone.txt"], "gone.txt: no such file; give instructions"),

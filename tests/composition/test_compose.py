@@ -35,7 +35,7 @@ def library(request, tmp_path_factory) -> VectorLibrary:
 
 def looped(model, basis: Basis, pair: Pair) -> list[float]:
     (prompt,) = encode_prompts(model, [zero_shot(pair)])
-    answer, at, found = prompt.answers[0], len(prompt.tokens) - 1, []
+    answer, at, means = prompt.answers[0], len(prompt.tokens) - 1, []
     for vector in basis.vectors:
 
         def add(x, hook, vector=vector):
@@ -45,8 +45,8 @@ def looped(model, basis: Basis, pair: Pair) -> list[float]:
 
         tokens = torch.tensor([[*prompt.tokens, *answer[:-1]]])
         logprobs = model.forward(tokens, [(f"blocks.{basis.layer}.hook_resid_post", add)])[0].log_softmax(-1)
-        found.append(sum(float(logprobs[at + i, token]) for i, token in enumerate(answer)) / len(answer))
-    return found
+        means.append(sum(float(logprobs[at + i, token]) for i, token in enumerate(answer)) / len(answer))
+    return means
 
 
 def test_scores_are_those_of_the_plain_loop(tiny_model, library):
@@ -62,28 +62,28 @@ def test_scores_are_those_of_the_plain_loop(tiny_model, library):
 def test_a_composite_is_the_softmax_weighted_sum(tiny_model, library):
     model = tiny_model("llama")
     basis = library.basis(model)
-    made = compose(model, library, PAIRS[0], temperature=2.0, scale=1.5)
+    composite = compose(model, library, PAIRS[0], temperature=2.0, scale=1.5)
     weights = (2.0 * torch.tensor(looped(model, basis, PAIRS[0]))).softmax(0)
-    torch.testing.assert_close(made.weights, weights, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(made.vector, weights @ basis.vectors, atol=1e-4, rtol=1e-3)
-    assert made.scale == 1.5
-    assert made.stability == 1.0
-    assert made.entropy == pytest.approx(-sum(float(w * w.log()) for w in weights), abs=1e-4)
-    assert [name for name, _ in made.top(4)] == [library.names[i] for i in weights.argsort(descending=True)]
-    one = Basis(("it",), 1.5 * made.vector[None], basis.layer, basis.resid_norm)
-    none = Basis(("it",), 0 * made.vector[None], basis.layer, basis.resid_norm)
+    torch.testing.assert_close(composite.weights, weights, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(composite.vector, weights @ basis.vectors, atol=1e-4, rtol=1e-3)
+    assert composite.scale == 1.5
+    assert composite.stability == 1.0
+    assert composite.entropy == pytest.approx(-sum(float(w * w.log()) for w in weights), abs=1e-4)
+    assert [name for name, _ in composite.top(4)] == [library.names[i] for i in weights.argsort(descending=True)]
+    one = Basis(("it",), 1.5 * composite.vector[None], basis.layer, basis.resid_norm)
+    none = Basis(("it",), 0 * composite.vector[None], basis.layer, basis.resid_norm)
     gain = looped(model, one, PAIRS[0])[0] - looped(model, none, PAIRS[0])[0]
-    assert made.source_gain == pytest.approx(gain, abs=1e-3)
-    better = made.scores > made.scores.mean()
-    assert made.coverage == pytest.approx(float(made.weights[better].sum()))
+    assert composite.source_gain == pytest.approx(gain, abs=1e-3)
+    better = composite.scores > composite.scores.mean()
+    assert composite.coverage == pytest.approx(float(composite.weights[better].sum()))
 
 
 def test_a_single_relation_is_its_own_composite(tiny_model, library):
     model, one = tiny_model("llama"), library.filter(["toy2"])
-    made = compose(model, one, PAIRS)
-    torch.testing.assert_close(made.vector, library["toy2"].vector)
-    assert made.entropy == 0.0
-    assert made.stability == pytest.approx(1.0)
+    composite = compose(model, one, PAIRS)
+    torch.testing.assert_close(composite.vector, library["toy2"].vector)
+    assert composite.entropy == 0.0
+    assert composite.stability == pytest.approx(1.0)
 
 
 def test_top_k_keeps_the_highest(tiny_model, library):
@@ -105,10 +105,10 @@ def test_stability_is_what_pairs_have_in_common(tiny_model, library):
 
 def test_a_composite_is_kept_and_applied_like_any_vector(tiny_model, library, tmp_path):
     model = tiny_model("llama")
-    made = compose(model, library, PAIRS)
-    again = load_artefact(made.save(tmp_path / "c.safetensors"))
+    composite = compose(model, library, PAIRS)
+    again = load_artefact(composite.save(tmp_path / "c.safetensors"))
     assert isinstance(again, CompositeVector)
-    assert torch.equal(again.weights, made.weights)
+    assert torch.equal(again.weights, composite.weights)
     assert again.names == library.names
     with again.applied(model):
         tokens = torch.tensor([[5, 6, 7]])
@@ -150,15 +150,15 @@ def test_a_map_is_affine_then_softmax(tiny_model):
 def test_what_is_left_out_neither_gets_weight_nor_counts(tiny_model):
     model, rng = tiny_model("llama"), torch.Generator().manual_seed(0)
     scores, matrix = torch.randn(2, 3, generator=rng), torch.randn(3, 3, generator=rng)
-    found, excluded = a_map(model, 3, matrix=matrix, bias=torch.zeros(3)), torch.tensor([[False, True, False]] * 2)
+    weight_map, excluded = a_map(model, 3, matrix=matrix, bias=torch.zeros(3)), torch.tensor([[False, True, False]] * 2)
     other = scores.clone()
     other[:, 1] = 99.0
-    one, two = (found.weights(x, excluded=excluded) for x in (scores, other))
+    one, two = (weight_map.weights(x, excluded=excluded) for x in (scores, other))
     torch.testing.assert_close(one, two)
     assert one[:, 1].eq(0).all()
     torch.testing.assert_close(one.sum(-1), torch.ones(2))
     with pytest.raises(LensFVError, match="every relation is left out"):
-        found.weights(scores, excluded=torch.ones(2, 3, dtype=torch.bool))
+        weight_map.weights(scores, excluded=torch.ones(2, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("form", ["temperature", "diagonal", "full"])
@@ -174,11 +174,11 @@ def test_fitting_makes_held_out_answers_likelier(tiny_model, library, form):
     basis = library.basis(model)
     plain = softmax_map(model, basis)
 
-    def mean_logprob(found: WeightMap) -> float:
-        weights = found.weights(relation_scores(model, basis, [a.source for a in analogies]))
+    def mean_logprob(weight_map: WeightMap) -> float:
+        weights = weight_map.weights(relation_scores(model, basis, [a.source for a in analogies]))
         total = 0.0
         for analogy, row in zip(analogies, weights, strict=True):
-            one = Basis(("it",), found.scale * (row @ basis.vectors)[None], basis.layer, basis.resid_norm)
+            one = Basis(("it",), weight_map.scale * (row @ basis.vectors)[None], basis.layer, basis.resid_norm)
             total += looped(model, one, Pair(analogy.c, analogy.d[:1]))[0]
         return total / len(analogies)
 

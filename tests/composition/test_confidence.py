@@ -17,9 +17,9 @@ def planted(n: int = 400, strength: float = 3.0):
 
 def test_it_finds_what_is_planted_and_ranks_unseen_cases_by_it():
     features, helped = planted()
-    found = fit_confidence(features[:200], helped[:200])
-    assert abs(found.weights[0]) < 0.5 < found.weights[1]
-    auc, p = roc_auc(found(features[200:]), helped[200:])
+    confidence = fit_confidence(features[:200], helped[:200])
+    assert abs(confidence.weights[0]) < 0.5 < confidence.weights[1]
+    auc, p = roc_auc(confidence(features[200:]), helped[200:])
     assert auc > 0.8
     assert p < 1e-6
     shuffled = helped[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
@@ -29,7 +29,7 @@ def test_it_finds_what_is_planted_and_ranks_unseen_cases_by_it():
 
 def test_it_is_the_regularised_maximum_of_the_likelihood():
     features, helped = planted(60)
-    found = fit_confidence(features, helped, l2=0.1)
+    confidence = fit_confidence(features, helped, l2=0.1)
     x = ((features.double() - features.double().mean(0)) / features.double().std(0)).numpy()
     y = helped.double().numpy()
 
@@ -38,7 +38,7 @@ def test_it_is_the_regularised_maximum_of_the_likelihood():
         return (torch.nn.functional.softplus(torch.tensor(logits)).numpy() - y * logits).mean() + 0.1 * (at[:2] ** 2).sum()
 
     best = minimize(loss, [0.0, 0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12, "maxiter": 5000})
-    assert [*found.weights, found.bias] == pytest.approx(best.x.tolist(), abs=1e-3)
+    assert [*confidence.weights, confidence.bias] == pytest.approx(best.x.tolist(), abs=1e-3)
 
 
 def test_features_and_areas_by_hand():

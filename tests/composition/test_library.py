@@ -38,11 +38,11 @@ def test_its_vectors_are_what_tune_makes(tiny_model, built, tmp_path):
 def test_extracted_ones_are_what_extract_makes(tiny_model, tmp_path):
     model, task = tiny_model("llama"), tasks()[1]
     few = {"n_shots": 2, "n_clean": 3, "n_trials": 2}
-    made = build_library(model, tasks(), tmp_path / "kept", ExtractRecipe(n_heads=3, **few))
+    library = build_library(model, tasks(), tmp_path / "kept", ExtractRecipe(n_heads=3, **few))
     ranking = rank_heads(model, task, **few)
     alone = extract(model, task, ranking, n_heads=3)
-    assert made["toy1"].layer == alone.layer
-    torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
+    assert library["toy1"].layer == alone.layer
+    torch.testing.assert_close(library["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
     with pytest.raises(LensFVError, match=r"recipe ExtractRecipe \(requested: TuneRecipe"):
         build_library(model, tasks(), tmp_path / "kept")
 
@@ -57,10 +57,10 @@ def test_few_validation_pairs_are_the_first_ones(tiny_model):
     expected = tune(model, task, layers=1, split=first, **FEW), extract(model, task, ranking, split=first)
     for recipe, alone in zip((TuneRecipe(layer=1, **FEW), ExtractRecipe(**prompts)), expected, strict=True):
         fewer = replace(recipe, max_validation=2)
-        (made,) = fewer.make(model, [task], {task.name: split}, template=TODD, seed=0)
-        assert made.provenance.prompts_hash == alone.provenance.prompts_hash
-        assert made.layer == alone.layer
-        torch.testing.assert_close(made.vector, alone.vector, atol=1e-5, rtol=1e-4)
+        (vector,) = fewer.make(model, [task], {task.name: split}, template=TODD, seed=0)
+        assert vector.provenance.prompts_hash == alone.provenance.prompts_hash
+        assert vector.layer == alone.layer
+        torch.testing.assert_close(vector.vector, alone.vector, atol=1e-5, rtol=1e-4)
 
 
 def test_wrong_answers_are_other_pairs_answers(tiny_model, tmp_path):
@@ -73,17 +73,17 @@ def test_wrong_answers_are_other_pairs_answers(tiny_model, tmp_path):
         assert sorted(p.outputs for p in right) == sorted(p.outputs for p in shown)
         assert not any(a.outputs == b.outputs for a, b in zip(right, shown, strict=True))
     assert wrong.test == split.test
-    made = build_library(model, tasks(), tmp_path / "kept", TuneRecipe(shuffled=True, **FEW))
+    library = build_library(model, tasks(), tmp_path / "kept", TuneRecipe(shuffled=True, **FEW))
     alone = tune(model, task, layers=1, split=wrong, **FEW)
-    torch.testing.assert_close(made["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
-    assert made.entry("toy1").method == "tuned_shuffled"
+    torch.testing.assert_close(library["toy1"].vector, alone.vector, atol=1e-5, rtol=1e-4)
+    assert library.entry("toy1").method == "tuned_shuffled"
 
 
 def test_the_index_says_what_a_vector_does_to_validation_answers(tiny_model, built):
     model, task = tiny_model("llama"), tasks()[0]
     prompts = validation_prompts(model, split_pairs(task, seed=0))
     assert len(prompts) == len(encode_prompts(model, [zero_shot(pair) for pair in split_pairs(task, seed=0).validation]))
-    found = []
+    means = []
     for vector in (None, built["toy0"]):
         hooks = [] if vector is None else [(f"blocks.{vector.layer}.hook_resid_post", adding(vector.vector))]
         logprobs = []
@@ -93,10 +93,10 @@ def test_the_index_says_what_a_vector_does_to_validation_answers(tiny_model, bui
             tokens = torch.tensor([[*prompt.tokens, *answer[:-1]]])
             logits = model.forward(tokens, [(name, change(at)) for name, change in hooks])[0].log_softmax(-1)
             logprobs.append(sum(float(logits[at + i, token]) for i, token in enumerate(answer)))
-        found.append(sum(logprobs) / len(logprobs))
+        means.append(sum(logprobs) / len(logprobs))
     entry = built.entry("toy0")
-    assert entry.logprob == pytest.approx(found[1], abs=1e-3)
-    assert entry.gain == pytest.approx(found[1] - found[0], abs=1e-3)
+    assert entry.logprob == pytest.approx(means[1], abs=1e-3)
+    assert entry.gain == pytest.approx(means[1] - means[0], abs=1e-3)
 
 
 def adding(vector):
@@ -184,7 +184,7 @@ def test_a_copy_is_a_library_of_its_own(built, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "it has no library.json; build one"),
         ("{", "the index of a vector library in .*not valid JSON"),
@@ -192,10 +192,10 @@ def test_a_copy_is_a_library_of_its_own(built, tmp_path):
         ('{"format": 99}', "format 99, this lens_fv reads up to 1"),
     ],
 )
-def test_a_folder_that_is_no_library(tmp_path, content, said):
+def test_a_folder_that_is_no_library(tmp_path, content, message):
     if content is not None:
         (tmp_path / "library.json").write_text(content)
-    with pytest.raises(LensFVError, match=said):
+    with pytest.raises(LensFVError, match=message):
         VectorLibrary.load(tmp_path)
 
 

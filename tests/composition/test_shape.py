@@ -23,12 +23,12 @@ def problems(n: int, seed: int) -> ScoredPairs:
 
 def test_a_full_matrix_learns_what_a_diagonal_cannot():
     train, test, new = (problems(n, seed) for n, seed in ((300, 0), (50, 1), (100, 2)))
-    found = {form: fit_logit_map(form, train, test, temperature=3.0, steps=300) for form in ("temperature", "diagonal", "full")}
-    scores = {form: float(expected_score(shape, new)) for form, shape in found.items()}
+    maps = {form: fit_logit_map(form, train, test, temperature=3.0, steps=300) for form in ("temperature", "diagonal", "full")}
+    scores = {form: float(expected_score(shape, new)) for form, shape in maps.items()}
     assert scores["full"] > -2.0  # nearly always right
     assert scores["diagonal"] < -4.5  # it can rule out the first one's own relation, and guess among three
-    assert torch.equal(found["temperature"].matrix, torch.full((1, N), 3.0))
-    assert (found["diagonal"].matrix.shape, found["full"].matrix.shape) == ((1, N), (N, N))
+    assert torch.equal(maps["temperature"].matrix, torch.full((1, N), 3.0))
+    assert (maps["diagonal"].matrix.shape, maps["full"].matrix.shape) == ((1, N), (N, N))
 
 
 def test_expected_score_by_hand():
@@ -48,16 +48,16 @@ def test_nothing_better_than_the_start_is_the_start(form):
     nobody = torch.zeros(200, N, dtype=torch.bool)
     train = ScoredPairs(sources, -sources, nobody)
     hard = ScoredPairs(sources, sources * 100, nobody)
-    found = fit_logit_map(form, train, hard, temperature=3.0, steps=100)
-    matrix = found.matrix if form == "full" else torch.diag(found.matrix[0])
+    logit_map = fit_logit_map(form, train, hard, temperature=3.0, steps=100)
+    matrix = logit_map.matrix if form == "full" else torch.diag(logit_map.matrix[0])
     assert torch.equal(matrix, 3.0 * torch.eye(N))
-    assert not found.bias.any()
+    assert not logit_map.bias.any()
 
 
 def test_couples_share_a_relation_and_no_input():
     sources, targets = torch.arange(4.0)[:, None], torch.arange(10.0, 14.0)[:, None]
     excluded = torch.zeros(4, 1, dtype=torch.bool)
     words = [("a", "b"), ("c", "a"), ("e", "f"), ("g", "h")]
-    found = scored_pairs(["x", "x", "y", ""], words, sources, targets, excluded)
-    pairs = {(int(s), int(t) - 10) for s, t in zip(found.sources, found.targets, strict=True)}
+    couples = scored_pairs(["x", "x", "y", ""], words, sources, targets, excluded)
+    pairs = {(int(s), int(t) - 10) for s, t in zip(couples.sources, couples.targets, strict=True)}
     assert pairs == {(0, 0), (1, 0), (1, 1), (2, 2), (3, 3)}  # 0 with 1 would show "a" and ask for it

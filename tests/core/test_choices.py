@@ -146,7 +146,10 @@ def ask(
             {"kinds": ["words", "answer"]},
             "ask(kinds=['words', 'answer']): it has to be 'words' or 'answers'; did you mean 'answers'?",
         ),
-        ({"start": "extract"}, "ask(start='extract'): it has to be 'zero', 'random' or Task"),
+        (
+            {"start": "extract"},
+            "ask(start='extract'): it has to be 'zero', 'random', a Task, made by load_task or a mapping to 'zero'",
+        ),
         ({"start": {"one": "zeros"}}, "ask(start={'one': 'zeros'}): it has to be 'zero'; did you mean 'zero'?"),
         ({"layer": [0, 1.5]}, "ask(layer=[0, 1.5]): it has to be a whole number"),
         ({"scale": math.inf}, "ask(scale=inf): it has to be a finite number"),

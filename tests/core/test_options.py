@@ -133,7 +133,7 @@ def test_help_of_a_ranking_describes_its_options():
 
 
 def test_a_third_argument_that_is_no_config_of_the_function_is_refused():
-    with pytest.raises(LensFVError, match=r"count with .* as options: give a CountConfig, or keywords"):
+    with pytest.raises(LensFVError, match=r"count\(config=Instruction.*\): it has to be a CountConfig"):
         count("model", "task", InstructionRankingConfig())
-    with pytest.raises(LensFVError, match="give a CountConfig"):
+    with pytest.raises(LensFVError, match="it has to be a CountConfig"):
         count("model", "task", {"n_trials": 3})

@@ -45,18 +45,22 @@ def sorted_rank(logits, token: int) -> int:
 def test_ranks_are_those_of_a_plain_sort(tiny_model, tasks, architecture):
     model = tiny_model(architecture)
     vectors = {"extracted": drawn(model, tasks, 0), "tuned": drawn(model, tasks, 1)}
-    found = evaluate_decoding(model, tasks, vectors)
-    assert (found.relations, found.conditions, found.vocabulary) == (("one", "two", "three"), ("extracted", "tuned"), 320)
-    assert torch.equal(torch.bincount(found.relation[~found.answer], minlength=3), torch.tensor([2, 1, 0]))
+    evaluation = evaluate_decoding(model, tasks, vectors)
+    assert (evaluation.relations, evaluation.conditions, evaluation.vocabulary) == (
+        ("one", "two", "three"),
+        ("extracted", "tuned"),
+        320,
+    )
+    assert torch.equal(torch.bincount(evaluation.relation[~evaluation.answer], minlength=3), torch.tensor([2, 1, 0]))
     for i, task in enumerate(tasks):
-        words = [w for w, r, a in zip(found.targets, found.relation, found.answer) if r == i and not a]
+        words = [w for w, r, a in zip(evaluation.targets, evaluation.relation, evaluation.answer) if r == i and not a]
         assert words == list(task.relation_words)
         tokens = [model.encode(f" {word}", bos=False)[0] for word in words]
         answers = {model.encode(f" {pair.output}", bos=False)[0] for pair in split_pairs(task).test}
-        for k, condition in enumerate(found.conditions):
+        for k, condition in enumerate(evaluation.conditions):
             logits = model.tl.unembed(model.tl.ln_final(vectors[condition][task.name].vector[None, None]))[0, 0]
-            mine = found.ranks[found.relation == i, k]
-            is_answer = found.answer[found.relation == i]
+            mine = evaluation.ranks[evaluation.relation == i, k]
+            is_answer = evaluation.answer[evaluation.relation == i]
             assert mine[~is_answer].tolist() == [sorted_rank(logits, t) for t in tokens]
             assert sorted(mine[is_answer].tolist()) == sorted(sorted_rank(logits, t) for t in answers)
 
@@ -64,12 +68,12 @@ def test_ranks_are_those_of_a_plain_sort(tiny_model, tasks, architecture):
 def test_centred_ranks_are_those_of_logits_less_their_mean(tiny_model, tasks):
     model = tiny_model("gpt2")
     vectors = drawn(model, tasks, 0)
-    found = evaluate_decoding(model, tasks, {"given": vectors}, centred=True)
+    evaluation = evaluate_decoding(model, tasks, {"given": vectors}, centred=True)
     logits = torch.stack([model.unembed(vectors[task.name].vector) for task in tasks])
     logits -= logits.mean(0)
     expected = [sorted_rank(logits[0], model.encode(f" {word}", bos=False)[0]) for word in ("first", "uno")]
-    assert found.ranks[:2, 0].tolist() == expected
-    assert found.provenance.options["centred"] and "centred" in repr(found)
+    assert evaluation.ranks[:2, 0].tolist() == expected
+    assert evaluation.provenance.options["centred"] and "centred" in repr(evaluation)
     with pytest.raises(LensFVError, match="centre the decoding of one alone"):
         evaluate_decoding(model, tasks[:1], {"given": vectors}, centred=True)
 
@@ -82,15 +86,17 @@ def test_a_planted_word_is_read_at_rank_one(tiny_model):
     row = model.tl.unembed.W_U[:, token] / gain
     vector = vector_of(model, 50 * row.detach())
     task = byte_task("planted", "bcd", ("word",))
-    found = evaluate_decoding(model, [task], {"planted": {"planted": vector}, "against": {"planted": vector.at(scale=-1.0)}})
-    assert found.ranks[0].tolist() == [1, 320]
-    assert found.mean("planted", "best_reciprocal").value.mean == found.mean("planted", "hit10").value.mean == 1.0
-    assert found.mean("against", "hit10").value.mean == 0.0
+    evaluation = evaluate_decoding(
+        model, [task], {"planted": {"planted": vector}, "against": {"planted": vector.at(scale=-1.0)}}
+    )
+    assert evaluation.ranks[0].tolist() == [1, 320]
+    assert evaluation.mean("planted", "best_reciprocal").value.mean == evaluation.mean("planted", "hit10").value.mean == 1.0
+    assert evaluation.mean("against", "hit10").value.mean == 0.0
     assert decode(model, vector, 1, words=["word"]).ranks == {"word": 1}
     assert decode(model, vector.at(scale=-1.0), 1, words=["word"]).ranks == {"word": 320}
 
 
-def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> DecodingEvaluation:
+def decoding_of(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> DecodingEvaluation:
     n = len(ranks)
     where = Provenance("tiny", None, "raw", "float32", True, (2, 2, 8, 4), "some relations", "t", "p", seed, "made up")
     return DecodingEvaluation(
@@ -108,7 +114,7 @@ def made(ranks, relation, answer, conditions=("extracted", "tuned"), seed=0) -> 
 
 def test_measures_are_what_they_say():
     words = [[2, 40], [8, 1], [11, 500]]
-    study = made([*words, [100, 3], [7, 7], [9, 30]], [0, 0, 0, 0, 1, 1], [False] * 3 + [True] * 3)
+    study = decoding_of([*words, [100, 3], [7, 7], [9, 30]], [0, 0, 0, 0, 1, 1], [False] * 3 + [True] * 3)
     for k in range(2):
         ranks = [row[k] for row in words]
         expected = {
@@ -140,14 +146,14 @@ def test_measures_are_what_they_say():
 )
 def test_words_without_a_relation_or_a_rank_make_no_study(parts):
     with pytest.raises(LensFVError, match="words do not have relations and ranks from 1"):
-        replace(made([[2, 40], [8, 1000]], [0, 1], [False, True]), **parts)
+        replace(decoding_of([[2, 40], [8, 1000]], [0, 1], [False, True]), **parts)
 
 
 def test_intervals_and_tests_are_those_of_scipy():
     rng = torch.Generator().manual_seed(0)
     ranks = torch.randint(1, 1000, (24, 2), generator=rng)
     ranks[:, 1] = (ranks[:, 0] // 3).clamp(min=1)
-    study = made(ranks.tolist(), list(range(24)), [False] * 24, seed=3)
+    study = decoding_of(ranks.tolist(), list(range(24)), [False] * 24, seed=3)
     before, after = (1 / ranks.double()).unbind(1)
     result = study.mean("tuned", "best_reciprocal")
     assert result.value.mean == pytest.approx(after.mean().item())
@@ -165,42 +171,42 @@ def test_intervals_and_tests_are_those_of_scipy():
 
 def test_round_trip(tiny_model, tasks, tmp_path):
     model = tiny_model("llama")
-    found = evaluate_decoding(model, tasks, {"given": drawn(model, tasks, 0)})
-    again = load_artefact(found.save(tmp_path / "d.safetensors"))
+    evaluation = evaluate_decoding(model, tasks, {"given": drawn(model, tasks, 0)})
+    again = load_artefact(evaluation.save(tmp_path / "d.safetensors"))
     assert isinstance(again, DecodingEvaluation)
-    assert again.results == found.results
-    assert (again.targets, again.provenance) == (found.targets, found.provenance)
+    assert again.results == evaluation.results
+    assert (again.targets, again.provenance) == (evaluation.targets, evaluation.provenance)
 
 
 def test_what_cannot_be_studied_is_refused(tiny_model, tasks):
     model = tiny_model("llama")
     vectors = drawn(model, tasks, 0)
     elsewhere = {name: replace(v, provenance=replace(v.provenance, model="other")) for name, v in vectors.items()}
-    for given, conditions, said in [
+    for given, conditions, message in [
         ([], {"given": vectors}, "at least one of each"),
         (tasks, {}, "at least one of each"),
         ([toy_task(), toy_task()], {"given": vectors}, "name of its own"),
         ([*tasks, toy_task()], {"given": vectors}, "no given vector of toy"),
         (tasks, {"given": elsewhere}, "made on model other"),
     ]:
-        with pytest.raises(LensFVError, match=said):
+        with pytest.raises(LensFVError, match=message):
             evaluate_decoding(model, given, conditions)
     assert len(evaluate_decoding(model, tasks, {"given": elsewhere}, force=True).relations) == 3
     study = evaluate_decoding(model, tasks[2:], {"given": vectors})
-    for ask, said in [
+    for call, message in [
         (lambda: study.mean("tuned", "best_rank"), "the study has none; it has given"),
         (lambda: study.mean("given", "best_rank"), "no relation has words"),
     ]:
-        with pytest.raises(LensFVError, match=said):
-            ask()
+        with pytest.raises(LensFVError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
 def test_through_the_model_is_what_forwards_with_the_vector_say(tiny_model, tasks, architecture):
     model = tiny_model(architecture)
     vectors = drawn(model, tasks, 0)
-    found = vocabulary_effect(model, list(vectors.values()), inputs=("a", "bc"))
-    for vector, gain in zip(vectors.values(), found, strict=True):
+    effects = vocabulary_effect(model, list(vectors.values()), inputs=("a", "bc"))
+    for vector, gain in zip(vectors.values(), effects, strict=True):
         expected = torch.zeros_like(gain)
         for word in ("a", "bc"):
             tokens = torch.tensor([model.encode(f"Q: {word}\nA:")])

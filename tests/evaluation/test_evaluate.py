@@ -8,7 +8,7 @@ from scipy.stats import binomtest, norm
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, estimate, evaluate, proportion
 from lens_fv.model.generation import Sampling, generate_tokens
-from lens_fv.patching import AnswerScorer, Edit, answers, score_alike, score_answers
+from lens_fv.patching import Edit, answers, score_alike, score_answers
 from lens_fv.patching.readout import token_ranks
 from lens_fv.tasks import EncodedPrompt, build_prompts, encode_prompts, few_shot, split_pairs, zero_shot
 from lens_fv.vectors import tune
@@ -54,7 +54,7 @@ def test_every_prompt_has_its_own_value_and_place(any_model):
     ]
     values, places = torch.randn(len(prompts), d_model, generator=rng), (2, 0, -3, -1, 4)
     all_at_once = [Edit(0, values, mode="add", position=places), Edit(1, values[0], mode="add")]
-    together = AnswerScorer(any_model, prompts, batch_size=2).score([all_at_once, []]).logprob
+    together = score_answers(any_model, prompts, [all_at_once, []], batch_size=2).logprob
     for i, prompt in enumerate(prompts):
         own = [Edit(0, values[i], mode="add", position=places[i]), all_at_once[1]]
         torch.testing.assert_close(together[i], score_answers(any_model, [prompt], [own, []]).logprob[0], atol=1e-3, rtol=1e-4)
@@ -88,7 +88,7 @@ def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
 
     one, two, three = tokens(12), tokens(20), tokens(2)
     begun = [(*one, *tokens(3)), (*two, *tokens(2)), (*one, *tokens(1)), one, three, (*two, *tokens(6)), (7,), (*three, 9, 9)]
-    prompts = [EncodedPrompt(each, (tokens(1 + i % 3), *[tokens(2)] * (i % 2))) for i, each in enumerate(begun)]
+    prompts = [EncodedPrompt(start, (tokens(1 + i % 3), *[tokens(2)] * (i % 2))) for i, start in enumerate(begun)]
     # an answer that the model would write itself, in a group
     likely = int(any_model.forward(torch.tensor([begun[2]]))[0, -1].argmax())
     prompts[2] = EncodedPrompt(begun[2], ((5, 6), (likely,)))
@@ -101,32 +101,32 @@ def test_what_prompts_begin_with_runs_once(any_model, monkeypatch):
         beginning(self, model, prompts, **options)
 
     monkeypatch.setattr(answers.OpenPrompts, "__init__", begin)
-    found = score_alike(any_model, prompts)
+    scores = score_alike(any_model, prompts)
     assert sum(opened) <= len(one) + len(two) + 2 * len(three) + 1
-    assert bool(found.exact_match[2, 0])
+    assert bool(scores.exact_match[2, 0])
     for name in ("top1", "top3", "exact_match"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    torch.testing.assert_close(found.logprob, expected.logprob, atol=1e-3, rtol=1e-4)
+        assert torch.equal(getattr(scores, name), getattr(expected, name)), name
+    torch.testing.assert_close(scores.logprob, expected.logprob, atol=1e-3, rtol=1e-4)
 
 
 def test_conditions_and_their_order(tiny_model, tmp_path):
     model, task = tiny_model("llama"), toy_task()
     vector, other = tune(model, task, **FEW), tune(model, toy_task(50, "other"), seed=1, **FEW)
-    found = evaluate(model, task, {"tuned": vector}, other=other, n_shots=2)
-    assert found.conditions == ("none", "k_shot", "tuned", "random", "other_relation")
+    evaluation = evaluate(model, task, {"tuned": vector}, other=other, n_shots=2)
+    assert evaluation.conditions == ("none", "k_shot", "tuned", "random", "other_relation")
     split = split_pairs(task, seed=0)
-    assert [r.top1.n for r in found.results] == [len(split.test)] * 5
-    assert all(e.ci_low <= e.mean <= e.ci_high and e.n == len(found.top1) for r in found.results for e in r[1:])
-    again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
-    assert again.results == found.results
+    assert [r.top1.n for r in evaluation.results] == [len(split.test)] * 5
+    assert all(e.ci_low <= e.mean <= e.ci_high and e.n == len(evaluation.top1) for r in evaluation.results for e in r[1:])
+    again = Evaluation.load(evaluation.save(tmp_path / "e.safetensors"))
+    assert again.results == evaluation.results
     assert "tuned" in repr(again)
 
 
 def test_vectors_that_go_in_together(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     one, two = (tune(model, task, **{**FEW, "layers": layer}) for layer in (0, 1))
-    found = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
-    assert found.conditions == ("none", "k_shot", "one", "both", "random")
+    evaluation = evaluate(model, task, {"one": one, "both": (one, two)}, n_shots=1)
+    assert evaluation.conditions == ("none", "k_shot", "one", "both", "random")
     prompts = [zero_shot(pair) for pair in split_pairs(task, seed=0).test]
     for i, prompt in enumerate(encode_prompts(model, prompts)):
         if len(prompt.answers) == 1:
@@ -134,7 +134,7 @@ def test_vectors_that_go_in_together(tiny_model):
             with one.applied(model, position=at), two.applied(model, position=at):
                 logits = model.forward(torch.tensor([[*prompt.tokens, *answer]]))[0, at:-1]
             expected = float(logits.log_softmax(-1)[range(len(answer)), list(answer)].sum())
-            assert float(found.logprob[i, 3]) == pytest.approx(expected, abs=1e-3)
+            assert float(evaluation.logprob[i, 3]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_shuffled_prompts(tiny_model):
@@ -174,8 +174,8 @@ def test_wilson_is_the_closed_form(k, n):
     z, p = norm.ppf(0.975), k / n
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     assert proportion(k, n) == pytest.approx((k / n, middle - half, middle + half, n), abs=1e-9)
-    found = binomtest(k, n).proportion_ci(confidence_level=0.9, method="wilson")
-    assert proportion(k, n, level=0.9)[1:3] == pytest.approx((found.low, found.high), abs=1e-12)
+    interval = binomtest(k, n).proportion_ci(confidence_level=0.9, method="wilson")
+    assert proportion(k, n, level=0.9)[1:3] == pytest.approx((interval.low, interval.high), abs=1e-12)
     _, low, high, _ = proportion(k / 4, n)  # shares, as of tied choices
     assert low <= k / 4 / n <= high
 
@@ -183,7 +183,7 @@ def test_wilson_is_the_closed_form(k, n):
 def test_bootstrap_agrees_with_the_normal_interval():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
     mean, error = sum(values) / 400, torch.tensor(values).std().item() / 20
-    found = estimate(values)
-    assert found[::3] == (pytest.approx(mean), 400)
-    assert found[1:3] == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    mean_estimate = estimate(values)
+    assert mean_estimate[::3] == (pytest.approx(mean), 400)
+    assert mean_estimate[1:3] == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
     assert estimate([1.0, 1.0]) == (1.0, 1.0, 1.0, 2)

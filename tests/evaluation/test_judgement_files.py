@@ -22,20 +22,20 @@ TRIANGLE = "\n,a,b,c,d\na,,0.5,0.1,0.3\nb,,,0.2,0.4\nc,,,,\nd,,,,\n"
 def test_every_form_says_the_same(tmp_path, text):
     path = tmp_path / "judged"
     path.write_text(text, encoding="utf-8")
-    found = load_judgements(path, known="abcdef").subset("abcd")
-    np.testing.assert_allclose(found.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
+    matrix = load_judgements(path, known="abcdef").subset("abcd")
+    np.testing.assert_allclose(matrix.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
 
 
 def test_names_are_compared_in_any_encoding_and_called_as_they_are_known(tmp_path):
     composed, decomposed = "ann\u00e9e", "anne\u0301e"
     (tmp_path / "judged.csv").write_text(f"a,b,score\n{composed},b,1\nc,{decomposed},2\nb,c,3\nd,b,4\n", encoding="utf-8")
-    found = load_judgements(tmp_path / "judged.csv", known=[decomposed, "b", "c", "d"])
-    assert found.names == (decomposed, "b", "c", "d")
-    np.testing.assert_allclose(found.values[0, 1:3], [1, 2])
+    matrix = load_judgements(tmp_path / "judged.csv", known=[decomposed, "b", "c", "d"])
+    assert matrix.names == (decomposed, "b", "c", "d")
+    np.testing.assert_allclose(matrix.values[0, 1:3], [1, 2])
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "empty"),
         (",a,b,c,d\na,1,2,3,4\nb,2,1,5,6\nc,3,5.1,1,7\nd,4,6,7,1\n", "line 4: c and b score 5.1 here and 5 in line 3"),
@@ -57,19 +57,19 @@ def test_names_are_compared_in_any_encoding_and_called_as_they_are_known(tmp_pat
         ("a,b,score\na,b,1\nb,c,2\n", "3 items; a comparison takes at least 4"),
     ],
 )
-def test_errors_have_file_and_line(tmp_path, text, said):
+def test_errors_have_file_and_line(tmp_path, text, message):
     path = tmp_path / "judged.csv"
     path.write_text(text)
     with pytest.raises(LensFVError) as e:
         load_judgements(path, known="abcd")
-    assert said in str(e.value)
+    assert message in str(e.value)
     assert str(path) in str(e.value)
 
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9,a,b")
-    for name, said in {"latin": "line 1: not UTF-8", "missing": "no such file; give judgements", ".": "a folder"}.items():
-        with pytest.raises(LensFVError, match=said):
+    for name, message in {"latin": "line 1: not UTF-8", "missing": "no such file; give judgements", ".": "a folder"}.items():
+        with pytest.raises(LensFVError, match=message):
             load_judgements(tmp_path / name)
 
 
@@ -103,7 +103,7 @@ def test_semeval_relations(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"paradigms": "1, a, CLASS-INCLUSION\n"}, "paradigms.txt, line 1: expected class number"),
         ({"paradigms": PARADIGMS + "1, a, X, Y, a:b\n"}, "paradigms.txt, line 3: sub-category 1a is listed twice"),
@@ -115,10 +115,10 @@ def test_semeval_relations(tmp_path):
         ({"10c": ' 3 "a:b"\n 3 "c:d"\n3 "e:f"'}, "paradigms.txt, line 2: rated relation 10c: all ratings are 3"),
     ],
 )
-def test_semeval_errors_have_file_and_line(tmp_path, files, said):
+def test_semeval_errors_have_file_and_line(tmp_path, files, message):
     with pytest.raises(LensFVError) as e:
         load_semeval(semeval(tmp_path, **files))
-    assert said in str(e.value)
+    assert message in str(e.value)
 
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "semeval2012"
@@ -126,15 +126,15 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "semeval
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no SemEval-2012 Task 2 at ../shared/data")
 def test_the_published_relations():
-    found = load_semeval(DATA)
-    assert len(found) == 79
-    assert len({r.group for r in found}) == 10
-    assert sum(len(r.pairs) for r in found) == 3218
-    assert min(min(r.typicality) for r in found) == -88.7
-    assert max(max(r.typicality) for r in found) == 90.0
-    assert not any(set(r.examples) & set(r.pairs) for r in found)
-    directional = next(r for r in found if r.name == "4d")
+    relations = load_semeval(DATA)
+    assert len(relations) == 79
+    assert len({r.group for r in relations}) == 10
+    assert sum(len(r.pairs) for r in relations) == 3218
+    assert min(min(r.typicality) for r in relations) == -88.7
+    assert max(max(r.typicality) for r in relations) == 90.0
+    assert not any(set(r.examples) & set(r.pairs) for r in relations)
+    directional = next(r for r in relations if r.name == "4d")
     assert (len(directional.pairs), directional.typicality.count(max(directional.typicality))) == (30, 1)
     assert ("left", "right") in [(p.input, p.output) for p in directional.examples]
     # alphabetical, not by rating
-    assert all(list(r.typicality) != sorted(r.typicality, reverse=True) for r in found)
+    assert all(list(r.typicality) != sorted(r.typicality, reverse=True) for r in relations)

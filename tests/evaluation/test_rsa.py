@@ -11,7 +11,7 @@ from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment import SimilarityMatrix, compare_similarities, similarity_matrix, taxonomy_structure
 
 
-def made(values, names="abcdefghijklmnopqrstuvwxyz") -> SimilarityMatrix:
+def matrix_of(values, names="abcdefghijklmnopqrstuvwxyz") -> SimilarityMatrix:
     """A matrix from its upper triangle, row by row."""
     n = round((1 + (1 + 8 * len(values)) ** 0.5) / 2)
     matrix = np.ones((n, n))
@@ -22,7 +22,7 @@ def made(values, names="abcdefghijklmnopqrstuvwxyz") -> SimilarityMatrix:
 def drawn(n: int, seed: int) -> SimilarityMatrix:
     values = np.random.default_rng(seed).normal(size=n * (n - 1) // 2).round(1)  # rounded: some ties
     names = [f"r{i}" for i in range(n)]
-    return made(values, names)
+    return matrix_of(values, names)
 
 
 def vectors(per_class: int, spread: float, seed: int = 0) -> tuple[SimilarityMatrix, list[str]]:
@@ -58,19 +58,19 @@ def test_correlations_are_scipys_over_the_judged_pairs(judged):
     hidden = np.random.default_rng(2).random(36) > judged
     values = other.upper.copy()
     values[hidden] = np.nan
-    other = made(values, one.names)
+    other = matrix_of(values, one.names)
     x, y = one.upper[~hidden], values[~hidden]
     for coefficient, of in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
-        found = compare_similarities(one, other, coefficient=coefficient, permutations=200, resamples=200)
-        assert found.correlation.mean == pytest.approx(of(x, y).statistic)
-        assert (found.correlation.n, found.n_pairs) == (9, len(x))
-        assert found.correlation.ci_low < found.correlation.ci_high
+        agreement = compare_similarities(one, other, coefficient=coefficient, permutations=200, resamples=200)
+        assert agreement.correlation.mean == pytest.approx(of(x, y).statistic)
+        assert (agreement.correlation.n, agreement.n_pairs) == (9, len(x))
+        assert agreement.correlation.ci_low < agreement.correlation.ci_high
 
 
 @pytest.mark.parametrize("judged", [6, 5])
 def test_p_counts_all_relabellings_by_hand(judged):
     """Four items have 24 orders."""
-    one, truth = made([0.9, 0.2, 0.1, 0.3, 0.0, 0.8]), np.array([5.0, 2.0, 1.0, 2.0, 0.5, 4.0])
+    one, truth = matrix_of([0.9, 0.2, 0.1, 0.3, 0.0, 0.8]), np.array([5.0, 2.0, 1.0, 2.0, 0.5, 4.0])
     truth[judged:] = np.nan
     known = np.isfinite(truth)
     upper = np.triu_indices(4, 1)
@@ -81,8 +81,8 @@ def test_p_counts_all_relabellings_by_hand(judged):
 
     every = np.array([spearman(list(order)) for order in permutations(range(4))])
     expected = np.mean(every >= spearman([0, 1, 2, 3]) - 1e-9)
-    found = compare_similarities(one, made(truth), permutations=1000)
-    assert found.p_value == pytest.approx(expected)
+    agreement = compare_similarities(one, matrix_of(truth), permutations=1000)
+    assert agreement.p_value == pytest.approx(expected)
     assert 0 < expected < 0.5
 
 
@@ -95,10 +95,10 @@ def test_order_and_further_items_do_not_matter():
 
 def test_agreement_is_found_where_it_is_and_only_there():
     one = drawn(14, 0)
-    noisy = made(one.upper + 0.5 * drawn(14, 1).upper, one.names)
-    found = compare_similarities(one, noisy, permutations=1000)
-    assert found.p_value == pytest.approx(1 / 1001)
-    assert 0 < found.correlation.ci_low < found.correlation.mean < found.correlation.ci_high <= 1
+    noisy = matrix_of(one.upper + 0.5 * drawn(14, 1).upper, one.names)
+    agreement = compare_similarities(one, noisy, permutations=1000)
+    assert agreement.p_value == pytest.approx(1 / 1001)
+    assert 0 < agreement.correlation.ci_low < agreement.correlation.mean < agreement.correlation.ci_high <= 1
     ps = [compare_similarities(drawn(8, 2 * i), drawn(8, 2 * i + 1), permutations=200, resamples=2).p_value for i in range(60)]
     assert 0.3 < np.mean(ps) < 0.7
     assert np.mean(np.array(ps) < 0.05) < 0.15
@@ -108,47 +108,47 @@ def test_what_cannot_be_compared():
     with pytest.raises(LensFVError, match="at least 4"):
         compare_similarities(drawn(3, 0), drawn(3, 1))
     with pytest.raises(LensFVError, match="all the same"):
-        compare_similarities(drawn(4, 0), made([1.0] * 6, drawn(4, 0).names))
+        compare_similarities(drawn(4, 0), matrix_of([1.0] * 6, drawn(4, 0).names))
     with pytest.raises(LensFVError, match="r4: unknown"):
         compare_similarities(drawn(4, 0), drawn(5, 1))
     with pytest.raises(LensFVError, match="swap the two"):
-        compare_similarities(made([1.0, 2.0, np.nan, 3.0, 4.0, 5.0]), made([1.0, 2.0, 2.0, 3.0, 4.0, 5.0]))
+        compare_similarities(matrix_of([1.0, 2.0, np.nan, 3.0, 4.0, 5.0]), matrix_of([1.0, 2.0, 2.0, 3.0, 4.0, 5.0]))
 
 
 def test_structure_by_hand():
     """Two classes of two: pairs ab and cd are alike, the other four are not."""
-    matrix = made([0.9, 0.2, 0.1, 0.3, 0.0, 0.25])
-    found = taxonomy_structure(matrix, ["x", "x", "y", "y"])
-    assert (found.n_items, found.n_within, found.n_between) == (4, 2, 4)
-    assert found.within == pytest.approx(0.575)
-    assert found.between == pytest.approx(0.15)
-    assert found.difference == pytest.approx(0.425)
+    matrix = matrix_of([0.9, 0.2, 0.1, 0.3, 0.0, 0.25])
+    structure = taxonomy_structure(matrix, ["x", "x", "y", "y"])
+    assert (structure.n_items, structure.n_within, structure.n_between) == (4, 2, 4)
+    assert structure.within == pytest.approx(0.575)
+    assert structure.between == pytest.approx(0.15)
+    assert structure.difference == pytest.approx(0.425)
     # 0.9 beats all four, 0.25 beats three
-    assert found.auc == pytest.approx(7 / 8)
+    assert structure.auc == pytest.approx(7 / 8)
     # of the three ways to halve four items this is the best, with its 8 of 24 orders
-    assert found.difference_p_value == found.auc_p_value == pytest.approx(1 / 3)
+    assert structure.difference_p_value == structure.auc_p_value == pytest.approx(1 / 3)
 
 
 def test_auc_is_mann_whitneys_also_with_gaps_and_ties():
     matrix = drawn(10, 3)
     values = matrix.upper.copy()
     values[[0, 7, 20]] = np.nan
-    matrix = made(values, matrix.names)
+    matrix = matrix_of(values, matrix.names)
     labels = np.array(list("aaabbbccca"))
     i, j = np.triu_indices(10, 1)
     same, known = labels[i] == labels[j], np.isfinite(values)
     u = stats.mannwhitneyu(values[same & known], values[~same & known])
-    found = taxonomy_structure(matrix, list(labels), permutations=100)
-    assert found.auc == pytest.approx(u.statistic / (found.n_within * found.n_between))
-    assert (found.n_within, found.n_between) == ((same & known).sum(), (~same & known).sum())
+    structure = taxonomy_structure(matrix, list(labels), permutations=100)
+    assert structure.auc == pytest.approx(u.statistic / (structure.n_within * structure.n_between))
+    assert (structure.n_within, structure.n_between) == ((same & known).sum(), (~same & known).sum())
 
 
 def test_a_planted_taxonomy_is_found_and_a_random_one_is_not():
     matrix, classes = vectors(5, spread=0.4)
-    found = taxonomy_structure(matrix, classes, permutations=1000)
-    assert found.auc > 0.95
-    assert found.difference > 0.2
-    assert found.auc_p_value == found.difference_p_value == pytest.approx(1 / 1001)
+    structure = taxonomy_structure(matrix, classes, permutations=1000)
+    assert structure.auc > 0.95
+    assert structure.difference > 0.2
+    assert structure.auc_p_value == structure.difference_p_value == pytest.approx(1 / 1001)
     ps = [taxonomy_structure(*vectors(4, spread=1, seed=i), permutations=200).auc_p_value for i in range(60)]
     assert 0.3 < np.mean(ps) < 0.7
     assert np.mean(np.array(ps) < 0.05) < 0.15

@@ -27,21 +27,21 @@ def library(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def analogies():
     first, second = toy_task(name="toy0", n=30), toy_task(name="new", n=30)
-    made = make_analogies(first, first.pairs[:8], first.pairs[10:14], n_choices=3)
-    return [*made, *make_analogies(second, second.pairs[15:20], second.pairs[20:23], n_choices=0)]
+    with_choices = make_analogies(first, first.pairs[:8], first.pairs[10:14], n_choices=3)
+    return [*with_choices, *make_analogies(second, second.pairs[15:20], second.pairs[20:23], n_choices=0)]
 
 
-def said(model, prompt, answer, layer=0, vector=None):
+def score_by_hand(model, prompt, answer, layer=0, vector=None):
     """Rank of the answer's first token, whether greedy decoding writes it, mean log-probability of its tokens."""
-    at = len(prompt) - 1
+    last = len(prompt) - 1
 
     def add(x, hook):
         x = x.clone()
-        x[:, at] += vector
+        x[:, last] += vector
         return x
 
     hooks = [] if vector is None else [(f"blocks.{layer}.hook_resid_post", add)]
-    logits = model.forward(torch.tensor([[*prompt, *answer[:-1]]]), hooks)[0, at:]
+    logits = model.forward(torch.tensor([[*prompt, *answer[:-1]]]), hooks)[0, last:]
     logprobs = logits.log_softmax(-1)
     ranks = [int((logits[i] > logits[i, token]).sum()) for i, token in enumerate(answer)]
     return ranks[0], not any(ranks), sum(float(logprobs[i, t]) for i, t in enumerate(answer)) / len(answer)
@@ -49,14 +49,14 @@ def said(model, prompt, answer, layer=0, vector=None):
 
 def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
     model = tiny_model("llama")
-    found = evaluate_analogies(model, library, analogies)
-    assert found.conditions == CONDITIONS
+    evaluation = evaluate_analogies(model, library, analogies)
+    assert evaluation.conditions == CONDITIONS
     basis = library.basis(model)
     for i, analogy in enumerate(analogies):
         own = torch.tensor([name == analogy.relation for name in basis.names])
         scores = relation_scores(model, basis, [analogy.source])[0]
         weights = (3.0 * scores).masked_fill(own, -torch.inf).softmax(0)
-        torch.testing.assert_close(found.weights[i], weights, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(evaluation.weights[i], weights, atol=1e-4, rtol=1e-3)
         best = basis.vectors[scores.masked_fill(own, -torch.inf).argmax()]
         vectors = {"none": None, "mean": basis.vectors[~own].mean(0), "best": best, "composite": weights @ basis.vectors}
         vectors |= {"matched": vectors["composite"] * best.norm() / vectors["composite"].norm()}
@@ -67,15 +67,15 @@ def test_all_conditions_against_the_plain_loop(tiny_model, library, analogies):
                 pair = Pair(stem, (answer,))
                 prompt = few_shot(pair, [analogy.source]) if condition in SHOWN else zero_shot(pair)
                 (encoded,) = encode_prompts(model, [prompt])
-                rows.append(said(model, encoded.tokens, encoded.answers[0], basis.layer, vectors[condition]))
-            at = found.conditions.index(condition)
+                rows.append(score_by_hand(model, encoded.tokens, encoded.answers[0], basis.layer, vectors[condition]))
+            column = evaluation.column(condition)
             answers, choices = rows[: len(analogy.d)], rows[len(analogy.d) :]
-            assert bool(found.top1[i, at]) == any(rank == 0 for rank, _, _ in answers)
-            assert bool(found.exact_match[i, at]) == any(full for _, full, _ in answers)
-            assert float(found.logprob[i, at]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
+            assert bool(evaluation.top1[i, column]) == any(rank == 0 for rank, _, _ in answers)
+            assert bool(evaluation.exact_match[i, column]) == any(full for _, full, _ in answers)
+            assert float(evaluation.logprob[i, column]) == pytest.approx(max(logprob for _, _, logprob in answers), abs=1e-3)
             if choices:
                 won = max(range(len(choices)), key=lambda c: choices[c][2])
-                assert float(found.choice[i, at]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
+                assert float(evaluation.choice[i, column]) == (analogy.candidates[won] == (analogy.c, analogy.d[0]))
 
 
 def test_a_tie_of_choices_counts_its_share(tiny_model, library):
@@ -83,11 +83,11 @@ def test_a_tie_of_choices_counts_its_share(tiny_model, library):
     model, choices = tiny_model("llama"), ("xa", "yb", "zc", "wd")
     problems = [Analogy("a", "b", "c", (right,), choices=(right, *(c for c in choices if c != right))) for right in choices]
     problems += [Analogy("a", "b", "c", (choices[0],), choices=choices[1:] + choices[:1])]
-    found = evaluate_analogies(model, library, problems)
-    at = found.conditions.index("none")
-    assert found.calibrated[:, at].tolist() == [0.25] * 5
-    assert found.result("none").calibrated_mc_accuracy == 0.25
-    assert sorted(found.choice[:4, at].tolist()) == [0, 0, 0, 1]
+    evaluation = evaluate_analogies(model, library, problems)
+    column = evaluation.column("none")
+    assert evaluation.calibrated[:, column].tolist() == [0.25] * 5
+    assert evaluation.result("none").calibrated_mc_accuracy == 0.25
+    assert sorted(evaluation.choice[:4, column].tolist()) == [0, 0, 0, 1]
     assert choice_shares(torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]), 0).tolist() == [0.5, 0.5, 0]
 
 
@@ -95,9 +95,9 @@ def test_controls_are_of_the_size_of_what_they_control(tiny_model, library, anal
     model = tiny_model("llama")
     one, two, other = (evaluate_analogies(model, library, analogies, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.logprob, two.logprob)
-    at = one.conditions.index("random")
-    assert not torch.equal(one.logprob[:, at], other.logprob[:, at])
-    same = [one.conditions.index(c) for c in CONDITIONS if "random" not in c]
+    column = one.column("random")
+    assert not torch.equal(one.logprob[:, column], other.logprob[:, column])
+    same = [one.column(c) for c in CONDITIONS if "random" not in c]
     assert torch.equal(one.logprob[:, same], other.logprob[:, same])
 
 
@@ -112,53 +112,53 @@ def test_a_relation_may_use_its_own_vector(tiny_model, library, analogies):
 def test_results_count_what_is_there(tiny_model, library, analogies, tmp_path):
     model = tiny_model("llama")
     fitted = fit_map(model, library, analogies[:4], analogies[4:], form="temperature", epochs=1)
-    found = evaluate_analogies(model, library, analogies, maps={"fitted": fitted})
-    assert found.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:], "one_shot_fitted")
-    row = found.result("composite")
+    evaluation = evaluate_analogies(model, library, analogies, maps={"fitted": fitted})
+    assert evaluation.conditions == (*CONDITIONS[:4], "fitted", *CONDITIONS[4:], "one_shot_fitted")
+    row = evaluation.result("composite")
     assert (row.top1.n, row.n_choice) == (7, 4)
-    at = found.conditions.index("composite")
-    assert row.top1.mean == pytest.approx(float(found.top1[:, at].float().mean()))
-    assert row.exact_match.mean == pytest.approx(float(found.exact_match[:, at].float().mean()))
-    assert row.mc_accuracy.mean == pytest.approx(float(found.choice[:4, at].float().mean()))
-    assert row.calibrated_mc_accuracy == pytest.approx(float(found.calibrated[:4, at].float().mean()))
+    column = evaluation.column("composite")
+    assert row.top1.mean == pytest.approx(float(evaluation.top1[:, column].float().mean()))
+    assert row.exact_match.mean == pytest.approx(float(evaluation.exact_match[:, column].float().mean()))
+    assert row.mc_accuracy.mean == pytest.approx(float(evaluation.choice[:4, column].float().mean()))
+    assert row.calibrated_mc_accuracy == pytest.approx(float(evaluation.calibrated[:4, column].float().mean()))
     assert all(e.ci_low <= e.mean <= e.ci_high for e in (row.top1, row.mc_accuracy, row.logprob_per_token))
-    paired = (found.logprob[:, at] - found.logprob[:, found.conditions.index("one_shot")]).tolist()
-    assert found.difference("composite", measure="logprob") == estimate(paired)
-    own = found.by_relation()
+    paired = (evaluation.logprob[:, column] - evaluation.logprob[:, evaluation.column("one_shot")]).tolist()
+    assert evaluation.difference("composite", measure="logprob") == estimate(paired)
+    own = evaluation.by_relation()
     assert {name: int(among.sum()) for name, among in own.items()} == Counter(a.relation for a in analogies)
-    first = found.relations[0]
-    some = [value for value, name in zip(paired, found.relations, strict=True) if name == first]
-    assert found.difference("composite", measure="logprob", mask=own[first]) == estimate(some)
-    assert found.difference("one_shot").mean == 0
+    first = evaluation.relations[0]
+    some = [value for value, name in zip(paired, evaluation.relations, strict=True) if name == first]
+    assert evaluation.difference("composite", measure="logprob", mask=own[first]) == estimate(some)
+    assert evaluation.difference("one_shot").mean == 0
     with pytest.raises(LensFVError, match="scores of 'few_shot': no such condition; there are none, mean"):
-        found.difference("composite", "few_shot")
-    assert 0 < int(found.far().sum()) < 7
-    assert found.result("composite", mask=found.far()).top1.n == int(found.far().sum())
-    assert math.isnan(found.result("composite", mask=~found.has_choices).mc_accuracy.mean)
+        evaluation.difference("composite", "few_shot")
+    assert 0 < int(evaluation.far().sum()) < 7
+    assert evaluation.result("composite", mask=evaluation.far()).top1.n == int(evaluation.far().sum())
+    assert math.isnan(evaluation.result("composite", mask=~evaluation.has_choices).mc_accuracy.mean)
     with pytest.raises(LensFVError, match="none is left"):
-        found.result("composite", mask=torch.zeros(7, dtype=torch.bool))
-    again = load_artefact(found.save(tmp_path / "a.safetensors"))
+        evaluation.result("composite", mask=torch.zeros(7, dtype=torch.bool))
+    again = load_artefact(evaluation.save(tmp_path / "a.safetensors"))
     assert isinstance(again, AnalogyEvaluation)
-    assert str(again.results) == str(found.results)
+    assert str(again.results) == str(evaluation.results)
 
 
 def test_weights_of_several_pairs_are_those_of_their_mean_scores(tiny_model, library, analogies):
     model, more = tiny_model("llama"), [Pair("ba", ("mi",)), Pair("ko", ("tu", "lo"))]
     alone = evaluate_analogies(model, library, analogies, sources=[[a.source] for a in analogies])
     assert torch.equal(alone.logprob, evaluate_analogies(model, library, analogies).logprob)
-    found = evaluate_analogies(model, library, analogies, sources=[[a.source, *more] for a in analogies])
+    evaluation = evaluate_analogies(model, library, analogies, sources=[[a.source, *more] for a in analogies])
     basis = library.basis(model)
     for i, analogy in enumerate(analogies):
         own = torch.tensor([name == analogy.relation for name in basis.names])
         scores = relation_scores(model, basis, [analogy.source, *more]).mean(0)
         weights = (3.0 * scores).masked_fill(own, -torch.inf).softmax(0)
-        torch.testing.assert_close(found.weights[i], weights, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(evaluation.weights[i], weights, atol=1e-4, rtol=1e-3)
         rows = {"few_shot": None, "few_shot_composite": weights @ basis.vectors}
         for condition, vector in rows.items():
             prompts = [few_shot(Pair(analogy.c, (d,)), [analogy.source, *more]) for d in analogy.d]
             encoded = encode_prompts(model, prompts)
-            best = max(said(model, e.tokens, e.answers[0], basis.layer, vector)[2] for e in encoded)
-            assert float(found.logprob[i, found.conditions.index(condition)]) == pytest.approx(best, abs=1e-3)
+            best = max(score_by_hand(model, e.tokens, e.answers[0], basis.layer, vector)[2] for e in encoded)
+            assert float(evaluation.logprob[i, evaluation.column(condition)]) == pytest.approx(best, abs=1e-3)
 
 
 def test_nothing_to_solve(tiny_model, library, analogies):
@@ -171,6 +171,6 @@ def test_nothing_to_solve(tiny_model, library, analogies):
 
 
 def test_an_answer_without_choices_counts_once(tiny_model, library):
-    found = evaluate_analogies(tiny_model("llama"), library, [Analogy("a", "b", "c", ("d", "e"))])
-    assert found.result("none").n_choice == 0
-    assert found.top1.shape == (1, len(CONDITIONS))
+    evaluation = evaluate_analogies(tiny_model("llama"), library, [Analogy("a", "b", "c", ("d", "e"))])
+    assert evaluation.result("none").n_choice == 0
+    assert evaluation.top1.shape == (1, len(CONDITIONS))

@@ -91,8 +91,8 @@ def model(tiny_model):
 def task(model):
     """Pairs of which the model writes some itself: what it says is an answer, else every score would be 0."""
     pairs = toy_task(24).pairs
-    said = model.generate([zero_shot(pair).text for pair in pairs], max_new_tokens=6)
-    cut = [cut_answer(text, TODD) for text in said]
+    continuations = model.generate([zero_shot(pair).text for pair in pairs], max_new_tokens=6)
+    cut = [cut_answer(text, TODD) for text in continuations]
     usable = [text if any(map(str.isalnum, text)) else "none" for text in cut]
     outputs = [
         (pair.output, text) if i % 2 else (f"{text} {pair.output}",) for i, (pair, text) in enumerate(zip(pairs, usable))
@@ -109,66 +109,66 @@ def test_texts_are_what_the_model_writes_and_results_are_theirs(model, task, vec
     strong = random_like(vector).at(scale=40.0)
     soft = train_soft_prompt(model, task, n_pairs=4, steps=2, n_tokens=2)
     given = {"tuned": vector, "strong": strong, "soft": soft}
-    found = evaluate_texts(model, task, given, n_shots=2, max_new_tokens=6, instruction="Say it.")
-    assert found.conditions == ("none", "k_shot", *given)
+    evaluation = evaluate_texts(model, task, given, n_shots=2, max_new_tokens=6, instruction="Say it.")
+    assert evaluation.conditions == ("none", "k_shot", *given)
     items = split_pairs(task).test
-    assert found.inputs == tuple(pair.input for pair in items)
+    assert evaluation.inputs == tuple(pair.input for pair in items)
     plain = [zero_shot(pair, instruction="Say it.").text for pair in items]
 
     def written(prompt):
         return cut_answer(model.generate(prompt, max_new_tokens=6), TODD)
 
-    assert [row[0] for row in found.texts] == [written(prompt) for prompt in plain]
-    for at, each in enumerate(given.values(), 2):
-        with each.applied(model):
-            assert [row[at] for row in found.texts] == [written(prompt) for prompt in plain]
-    assert any(row[3] != row[0] for row in found.texts)
+    assert [row[0] for row in evaluation.texts] == [written(prompt) for prompt in plain]
+    for at, intervention in enumerate(given.values(), 2):
+        with intervention.applied(model):
+            assert [row[at] for row in evaluation.texts] == [written(prompt) for prompt in plain]
+    assert any(row[3] != row[0] for row in evaluation.texts)
 
     for i, pair in enumerate(items):
-        for j, text in enumerate(found.texts[i]):
-            assert found.rouge_l[i, j] == rouge_l(text, pair.outputs)
-            assert found.exact[i, j] == (text in pair.outputs)
-    for j, result in enumerate(found.results):
-        scores = found.rouge_l[:, j].tolist()
-        hits = int(found.exact[:, j].sum())
+        for j, text in enumerate(evaluation.texts[i]):
+            assert evaluation.rouge_l[i, j] == rouge_l(text, pair.outputs)
+            assert evaluation.exact[i, j] == (text in pair.outputs)
+    for j, result in enumerate(evaluation.results):
+        scores = evaluation.rouge_l[:, j].tolist()
+        hits = int(evaluation.exact[:, j].sum())
         assert result.rouge_l == estimate(scores, seed=0)
         assert result.rouge_l.mean == pytest.approx(sum(scores) / len(items))
         assert result.exact_match == proportion(hits, len(items))
-        assert result.condition in repr(found)
-    again = load_artefact(found.save(tmp_path / "texts.safetensors"))
+        assert result.condition in repr(evaluation)
+    again = load_artefact(evaluation.save(tmp_path / "texts.safetensors"))
     assert isinstance(again, TextEvaluation)
-    assert (again.texts, again.results) == (found.texts, found.results)
+    assert (again.texts, again.results) == (evaluation.texts, evaluation.results)
 
 
 def test_what_the_model_says_anyway_scores(model, task):
     """Half of the pairs accept just that, the others that and a word more."""
-    found = evaluate_texts(model, task, n_shots=0, max_new_tokens=6)
-    assert found["none"] == found["k_shot"]._replace(condition="none")  # no shots: the same prompts
-    right = [found.texts[i][0] in pair.outputs for i, pair in enumerate(split_pairs(task).test)]
+    evaluation = evaluate_texts(model, task, n_shots=0, max_new_tokens=6)
+    assert evaluation["none"] == evaluation["k_shot"]._replace(condition="none")  # no shots: the same prompts
+    right = [evaluation.texts[i][0] in pair.outputs for i, pair in enumerate(split_pairs(task).test)]
     assert any(right)
-    assert found.exact[:, 0].tolist() == right
-    assert found.rouge_l[right, 0].tolist() == [1.0] * sum(right)
-    assert evaluate_texts(model, task, n_shots=0, max_new_tokens=6, max_items=2).inputs == found.inputs[:2]
+    assert evaluation.exact[:, 0].tolist() == right
+    assert evaluation.rouge_l[right, 0].tolist() == [1.0] * sum(right)
+    assert evaluate_texts(model, task, n_shots=0, max_new_tokens=6, max_items=2).inputs == evaluation.inputs[:2]
 
 
 def test_demonstrations_come_from_the_training_part(model, task, monkeypatch):
-    asked = []
+    prompts_run = []
     write = type(model).generate
 
     def watched(self, prompts, **options):
-        asked.extend(tuple(prompt) for prompt in prompts)
+        prompts_run.extend(tuple(prompt) for prompt in prompts)
         return write(self, prompts, **options)
 
     monkeypatch.setattr(type(model), "generate", watched)
     monkeypatch.setattr("lens_fv.evaluation.texts.ROWS", 2)
-    found = evaluate_texts(model, task, n_shots=1, max_new_tokens=3, max_items=3)
+    evaluation = evaluate_texts(model, task, n_shots=1, max_new_tokens=3, max_items=3)
     split = split_pairs(task)
     possible = [{tuple(model.encode(few_shot(q, [s]).text)) for s in split.train} for q in split.test[:3]]
-    for pair, texts, prompts in zip(split.test, found.texts, possible, strict=False):
-        assert len(prompts & set(asked)) == 1
-        (shown,) = prompts & set(asked)
+    for pair, texts, prompts in zip(split.test, evaluation.texts, possible, strict=False):
+        assert len(prompts & set(prompts_run)) == 1
+        (shown,) = prompts & set(prompts_run)
         assert texts[1] == cut_answer(write(model, [list(shown)], max_new_tokens=3)[0], TODD), pair.input
-    assert len(asked) == 6
+    assert len(prompts_run) == 6
 
 
 def test_bad_requests(model, task, vector, tiny_model):

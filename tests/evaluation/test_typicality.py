@@ -35,11 +35,11 @@ def library(model, tmp_path_factory) -> VectorLibrary:
     """Four random vectors."""
     folder, rng = tmp_path_factory.mktemp("library"), torch.Generator().manual_seed(0)
     provenance = Provenance.of(model, task="toy", task_hash="", prompts=[], seed=0, method="tuned", options={})
-    made = [
+    named_vectors = [
         (name, FunctionVector(provenance, torch.randn(32, generator=rng), torch.zeros(0, model.d_head), 1, 1.0))
         for name in ("a1", "a2", "b1", "b2")
     ]
-    files = {name: vector.save(folder / f"{name}.safetensors") for name, vector in made}
+    files = {name: vector.save(folder / f"{name}.safetensors") for name, vector in named_vectors}
     return VectorLibrary(
         tuple(Entry(name, file, model.name, name[0], "", "", "tuned", 1, 1.0, 0.0, 0.0, 0.0) for name, file in files.items())
     )
@@ -73,23 +73,23 @@ def test_vectors_of_known_and_new_relations(model, library):
 
 def test_similarities_by_every_kind(model, library):
     vectors = relation_vectors(model, {"tuned": library}, EXAMPLES)
-    found = relation_similarities(model, vectors, EXAMPLES)
-    assert list(found) == ["tuned", "composite", "weights", "embedding"]
-    assert all(matrix.names == ("x1", "x2", "b1") for matrix in found.values())
+    similarities = relation_similarities(model, vectors, EXAMPLES)
+    assert list(similarities) == ["tuned", "composite", "weights", "embedding"]
+    assert all(matrix.names == ("x1", "x2", "b1") for matrix in similarities.values())
     x1, b1 = (vectors["composite"][name] for name in ("x1", "b1"))
     weights = [dict(zip(c.names, c.weights.tolist(), strict=True)) for c in (x1, b1)]
     rows = [np.array([w.get(name, 0.0) for name in library.names]) for w in weights]
     expected = rows[0] @ rows[1] / np.linalg.norm(rows[0]) / np.linalg.norm(rows[1])
-    assert found["weights"].values[0, 2] == pytest.approx(expected, abs=1e-6)
+    assert similarities["weights"].values[0, 2] == pytest.approx(expected, abs=1e-6)
     cosine = torch.cosine_similarity(x1.vector, b1.vector, dim=0)
-    assert found["composite"].values[0, 2] == pytest.approx(float(cosine), abs=1e-6)
+    assert similarities["composite"].values[0, 2] == pytest.approx(float(cosine), abs=1e-6)
 
     def static(pairs) -> torch.Tensor:
         words = [[model.tl.W_E[model.encode(f" {w}", bos=False)].mean(0) for w in (p.input, p.output)] for p in pairs]
         return torch.stack([b - a for a, b in words]).mean(0)
 
     cosine = torch.cosine_similarity(static(EXAMPLES["x1"]), static(EXAMPLES["x2"]), dim=0)
-    assert found["embedding"].values[0, 1] == pytest.approx(float(cosine), abs=1e-5)
+    assert similarities["embedding"].values[0, 1] == pytest.approx(float(cosine), abs=1e-5)
     np.testing.assert_allclose(similarity_matrix(library).values[0, 1], cosine_of(library["a1"], library["a2"]), atol=1e-6)
 
 
@@ -102,8 +102,8 @@ def test_measures_pair_by_pair(tiny_model, library, architecture):
     model = tiny_model(architecture)
     if architecture == "llama":
         vectors = relation_vectors(model, {"tuned": library}, EXAMPLES)
-        found = typicality(model, RELATIONS, vectors, library=library)
-        assert found.measures[-1] == "composite profile"
+        ratings = typicality(model, RELATIONS, vectors, library=library)
+        assert ratings.measures[-1] == "composite profile"
     else:  # vectors of another model, made to look like its own; two layers
         own = replace(
             library["a1"].provenance,
@@ -115,14 +115,14 @@ def test_measures_pair_by_pair(tiny_model, library, architecture):
             kind: {r.name: replace(library[v], provenance=own, layer=layer, scale=2.0) for r in RELATIONS}
             for kind, v, layer in (("one", "a1", 0), ("two", "b2", 2))
         }
-        found = typicality(model, RELATIONS, vectors)
-    assert len(found.pairs) == 24
+        ratings = typicality(model, RELATIONS, vectors)
+    assert len(ratings.pairs) == 24
     for i, relation in enumerate(RELATIONS[-2:], len(RELATIONS) - 2):
         for k, pair in enumerate(relation.pairs[:2]):
             at = 8 * i + k
-            assert found.pairs[at] == (pair.input, pair.output)
-            assert int(found.relation[at]) == i
-            scores = dict(zip(found.measures, found.scores[at].tolist(), strict=True))
+            assert ratings.pairs[at] == (pair.input, pair.output)
+            assert int(ratings.relation[at]) == i
+            scores = dict(zip(ratings.measures, ratings.scores[at].tolist(), strict=True))
             expected = by_hand(model, relation, pair, {kind: v[relation.name] for kind, v in vectors.items()})
             if architecture == "llama":
                 basis = library.without(relation.name) if relation.name in library else library
@@ -152,14 +152,14 @@ def by_hand(model, relation: RatedRelation, pair: Pair, vectors: dict[str, Funct
 
     with torch.no_grad():
         mean = torch.stack([embedding(p) for p in relation.examples]).mean(0)
-        found = {"none": mean_logprob(), "embedding": float(torch.cosine_similarity(embedding(pair), mean, dim=0))}
+        scores = {"none": mean_logprob(), "embedding": float(torch.cosine_similarity(embedding(pair), mean, dim=0))}
         for kind, vector in vectors.items():
             with vector.applied(model, position=len(prompt) - 1):
-                found[kind] = mean_logprob()
-            found[f"{kind} gain"] = found[kind] - found["none"]
+                scores[kind] = mean_logprob()
+            scores[f"{kind} gain"] = scores[kind] - scores["none"]
             difference = state(pair.output, vector.layer) - state(pair.input, vector.layer)
-            found[f"{kind} direction"] = float(torch.cosine_similarity(difference, vector.vector, dim=0))
-    return found
+            scores[f"{kind} direction"] = float(torch.cosine_similarity(difference, vector.vector, dim=0))
+    return scores
 
 
 def test_correlations_within_relations(model, library, tmp_path):
@@ -169,9 +169,9 @@ def test_correlations_within_relations(model, library, tmp_path):
     j = first.measures.index("composite")
     scores = first.scores[:, j].split(8)
     agreeing = [replace(r, typicality=tuple(s.tolist())) for r, s in zip(RELATIONS, (scores[0], scores[1], -scores[2]))]
-    found = typicality(model, agreeing, vectors)
-    assert found.by_relation()[:, j].tolist() == pytest.approx([1, 1, -1])
-    row = found.results[j]
+    ratings = typicality(model, agreeing, vectors)
+    assert ratings.by_relation()[:, j].tolist() == pytest.approx([1, 1, -1])
+    row = ratings.results[j]
     assert (row.measure, row.spearman.n) == ("composite", 3)
     assert row.spearman.mean == pytest.approx(1 / 3)
     assert -1 <= row.spearman.ci_low < row.spearman.mean < row.spearman.ci_high <= 1
@@ -180,24 +180,24 @@ def test_correlations_within_relations(model, library, tmp_path):
         for k in range(len(first.measures)):
             expected = stats.spearmanr(first.scores[own, k], relation.typicality).statistic
             assert first.by_relation()[i, k] == pytest.approx(expected, abs=1e-6)
-    less = found.difference("composite", "none")
-    assert less.spearman.mean == pytest.approx(row.spearman.mean - found.results[0].spearman.mean, abs=1e-6)
+    less = ratings.difference("composite", "none")
+    assert less.spearman.mean == pytest.approx(row.spearman.mean - ratings.results[0].spearman.mean, abs=1e-6)
     with pytest.raises(LensFVError, match="'nosuch': not measured"):
-        found.difference("composite", "nosuch")
-    again = load_artefact(found.save(tmp_path / "t.safetensors"))
+        ratings.difference("composite", "nosuch")
+    again = load_artefact(ratings.save(tmp_path / "t.safetensors"))
     assert isinstance(again, Typicality)
-    assert again.results == found.results
-    assert again.pairs == found.pairs
+    assert again.results == ratings.results
+    assert again.pairs == ratings.pairs
 
 
 def test_a_measure_that_orders_nothing_has_no_correlation(model, library):
-    found = typicality(model, RELATIONS, {})
-    flat = replace(found, scores=torch.zeros_like(found.scores))
+    ratings = typicality(model, RELATIONS, {})
+    flat = replace(ratings, scores=torch.zeros_like(ratings.scores))
     assert flat.by_relation().abs().max() == 0
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         (lambda t: {"relations": (), "groups": ()}, "pairs of 0 relations do not belong together"),
         (lambda t: {"relations": (*t.relations, "empty"), "groups": (*t.groups, "x")}, "do not belong together"),
@@ -209,17 +209,17 @@ def test_a_measure_that_orders_nothing_has_no_correlation(model, library):
         (lambda t: {"measures": t.measures[1:]}, "not a finite score"),
     ],
 )
-def test_parts_that_have_no_correlation_make_no_typicality(model, parts, said):
-    found = typicality(model, RELATIONS, {})
-    with pytest.raises(LensFVError, match=said):
-        replace(found, **parts(found))
+def test_parts_that_have_no_correlation_make_no_typicality(model, parts, message):
+    ratings = typicality(model, RELATIONS, {})
+    with pytest.raises(LensFVError, match=message):
+        replace(ratings, **parts(ratings))
 
 
 def test_a_relation_of_two_rated_pairs_is_refused(model):
-    found = typicality(model, RELATIONS, {})
-    few = (torch.arange(len(found.pairs)) // 2).clamp(max=len(RELATIONS) - 1)
+    ratings = typicality(model, RELATIONS, {})
+    few = (torch.arange(len(ratings.pairs)) // 2).clamp(max=len(RELATIONS) - 1)
     with pytest.raises(LensFVError, match="2 rated pairs that order nothing; it takes three or more"):
-        replace(found, relation=few)
+        replace(ratings, relation=few)
 
 
 def test_what_is_refused(model, library, tiny_model, tmp_path):

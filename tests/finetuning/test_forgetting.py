@@ -1,4 +1,4 @@
-"""Fine-tuning that keeps what was there: guided, with penalties, with replay, and averaged with the beginning."""
+"""Methods against forgetting: guides, penalties, replay, and interpolation with the initial weights."""
 
 import sys
 from contextlib import contextmanager
@@ -43,14 +43,14 @@ def same(one, other):
 
 def test_replay_takes_the_place_of_some_examples():
     examples = [[{"input_ids": [10 * t + i]} for i in range(10)] for t in range(3)]
-    found = with_replay(examples, 0.3, 0)
-    assert found[0] == examples[0]
+    mixed = with_replay(examples, 0.3, 0)
+    assert mixed[0] == examples[0]
     for t in (1, 2):
-        tasks = [each["input_ids"][0] // 10 for each in found[t]]
+        tasks = [example["input_ids"][0] // 10 for example in mixed[t]]
         assert (len(tasks), tasks.count(t)) == (10, 7)
         assert max(tasks) == t
     assert with_replay(examples, 0.0, 0) == examples
-    assert with_replay(examples, 0.3, 0) == found
+    assert with_replay(examples, 0.3, 0) == mixed
 
 
 def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, vectors, tmp_path):
@@ -64,7 +64,7 @@ def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, v
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "methods",
     [
         {"guide": replace(PRESETS["fv"], learn_projection=True, distill_gate=0.0, heads_gate=0.0), "replay": 0.25},
         {"guide": PRESETS["lwf"], "ewc": 10.0, "fisher": "example"},
@@ -73,17 +73,17 @@ def test_a_guide_without_weights_is_plain_fine_tuning_to_the_bit(model_folder, v
     ],
 )
 @pytest.mark.parametrize("steps", [2, 3])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model_folder, vectors, tmp_path, monkeypatch, kept, steps):
-    """Stopped behind the first task, or in the middle of the second."""
-    settings = replace(SMALL, **kept)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model_folder, vectors, tmp_path, monkeypatch, methods, steps):
+    """Stopped after the first task, or in the middle of the second."""
+    settings = replace(SMALL, **methods)
     whole = finetune(model_folder, TASKS, tmp_path / "whole", settings, vectors=vectors)
 
     @contextmanager
     def stopping(*_, **__):
-        begun = count()
+        turns = count()
 
         def tick():
-            if next(begun) == steps:
+            if next(turns) == steps:
                 raise KeyboardInterrupt
 
         yield tick
@@ -93,9 +93,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model_folder, vect
         with pytest.raises(KeyboardInterrupt):
             finetune(model_folder, TASKS, tmp_path / "stopped", settings, vectors=vectors)
     assert len(FinetuneRun(tmp_path / "stopped").checkpoints) == steps
-    gone_on = finetune(model_folder, TASKS, tmp_path / "stopped", settings)
+    resumed = finetune(model_folder, TASKS, tmp_path / "stopped", settings)
     for checkpoint in whole.checkpoints:
-        assert same(updates(checkpoint), updates(gone_on.checkpoint(checkpoint.name))), checkpoint.name
+        assert same(updates(checkpoint), updates(resumed.checkpoint(checkpoint.name))), checkpoint.name
 
 
 def test_each_task_has_updates_of_its_own(model_folder, tmp_path):
@@ -111,11 +111,11 @@ def test_each_task_has_updates_of_its_own(model_folder, tmp_path):
             assert not before[two].any()
 
 
-def test_an_average_is_halfway_between_the_weights(model_folder, tmp_path):
+def test_interpolated_weights_are_halfway(model_folder, tmp_path):
     run = finetune(model_folder, TASKS[:1], tmp_path / "run", SMALL)
     half = interpolate_weights(run, tmp_path / "half", share=0.5)
     assert [c.name for c in half.checkpoints] == [c.name for c in run.checkpoints]
-    begin = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).state_dict()
+    initial = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).state_dict()
 
     def weights(checkpoint):
         model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
@@ -123,11 +123,11 @@ def test_an_average_is_halfway_between_the_weights(model_folder, tmp_path):
             return PeftModel.from_pretrained(model, str(checkpoint.folder)).merge_and_unload().state_dict()
 
     for one, other in zip(run.checkpoints, half.checkpoints, strict=True):
-        tuned, averaged = weights(one), weights(other)
-        for name, value in averaged.items():
-            torch.testing.assert_close(value, (begin[name] + tuned[name]) / 2, atol=1e-6, rtol=1e-5)
-    for share, said in ((0.0, "share=0.0.*above 0"), (1.5, "share=1.5.*at most 1")):
-        with pytest.raises(LensFVError, match=said):
+        tuned, interpolated = weights(one), weights(other)
+        for name, value in interpolated.items():
+            torch.testing.assert_close(value, (initial[name] + tuned[name]) / 2, atol=1e-6, rtol=1e-5)
+    for share, message in ((0.0, "share=0.0.*above 0"), (1.5, "share=1.5.*at most 1")):
+        with pytest.raises(LensFVError, match=message):
             interpolate_weights(run, tmp_path / "other", share=share)
     with pytest.raises(LensFVError, match="there already"):
         interpolate_weights(run, tmp_path / "half")
@@ -147,29 +147,29 @@ def test_bad_requests(model_folder, tiny_model, vectors, tmp_path):
     settings = replace(SMALL, guide=PRESETS["iv"])
     with pytest.raises(LensFVError, match="no vector of it"):
         finetune(model_folder, TASKS[:2], tmp_path / "a", settings, vectors={"one": vectors["one"]})
-    with pytest.raises(LensFVError, match="no vector of it"):  # what was kept for that run is none of this one's
+    with pytest.raises(LensFVError, match="no vector of it"):  # the vectors kept for that run are not those of this one
         finetune(model_folder, TASKS[:1], tmp_path / "a", settings)
-    for change, said in (({"model": "elsewhere"}, "made on elsewhere"), ({"weight_processing": "compat"}, "weights compat")):
+    for change, message in (({"model": "elsewhere"}, "made on elsewhere"), ({"weight_processing": "compat"}, "weights compat")):
         other = replace(vectors["one"], provenance=replace(vectors["one"].provenance, **change))
-        with pytest.raises(LensFVError, match=f"the vector was .*{said}"):
+        with pytest.raises(LensFVError, match=f"the vector was .*{message}"):
             finetune(model_folder, TASKS[:1], tmp_path / "b", settings, vectors={"one": other})
     begun = finetune(model_folder, TASKS[:1], tmp_path / "b", replace(settings, epochs=2), vectors=vectors)
     assert begun.about["settings"]["epochs"] == 2, "nothing had been trained yet"
     finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors=vectors)
     with pytest.raises(LensFVError, match="guided by another vector of one"):
         finetune(model_folder, TASKS[:1], tmp_path / "c", settings, vectors={"one": random_like(vectors["one"])})
-    for options, said in (
+    for options, message in (
         ({"update": "full", "guide": PRESETS["iv"]}, "takes low-rank updates"),
         ({"update": "full", "orthogonal": 1.0}, "takes low-rank updates"),
         ({"mixed": True, "ewc": 1.0}, "there are none"),
         ({"replay": 1.0}, "replay=1.0"),
         ({"ewc": -1.0}, "ewc=-1.0"),
     ):
-        with pytest.raises(LensFVError, match=said):
+        with pytest.raises(LensFVError, match=message):
             FinetuneConfig(**options)
 
 
-def test_crossed_prompts_are_inputs_behind_others_instructions(tiny_model):
+def test_swapped_prompts_are_inputs_after_other_instructions(tiny_model):
     model, settings = tiny_model("llama"), replace(SMALL, n_examples=40)
     prompts = instruction_swapped_prompts(model, TASKS[0], TASKS, settings)
     texts = [model.tokenizer.decode(prompt) for prompt in prompts]

@@ -19,11 +19,11 @@ SETTINGS = GuideConfig(intervene=-1.0, distill=1.0, distill_all=0.1, heads=1.0, 
 
 def examples():
     """Rows of different lengths."""
-    rng, made = torch.Generator().manual_seed(1), []
+    rng, rows = torch.Generator().manual_seed(1), []
     for n in (6, 4, 7, 5):
         ids = torch.randint(1, 300, (n,), generator=rng).tolist()
-        made.append({"input_ids": ids, "labels": [IGNORED] * (n - 2) + ids[-2:]})
-    return made
+        rows.append({"input_ids": ids, "labels": [IGNORED] * (n - 2) + ids[-2:]})
+    return rows
 
 
 @pytest.fixture
@@ -34,13 +34,14 @@ def trained(huggingface_model, tiny_model, tmp_path):
         model = adapted(huggingface_model("llama"), trained=False)
         arguments = trainer_arguments(
             tmp_path / folder,
-            batch_size=batch_size,
-            steps=steps,
-            save_steps=save,
+            "cpu",
+            steps,
+            save,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             learning_rate=1e-2,
+            lr_scheduler_type="constant",
             seed=0,
-            device="cpu",
-            accumulation=accumulation,
         )
         options = {"model": model, "args": arguments, "train_dataset": examples(), "data_collator": partial(collated, pad=0)}
         if settings is None:

@@ -9,7 +9,7 @@ from helpers import toy_task
 from lens_fv.cli.output import artefact_printout, queries_used
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation import Evaluation, compare_baselines, evaluate
-from lens_fv.heads import choose_queries, rank_heads, rank_instruction_heads, universal_heads
+from lens_fv.heads import CompetenceConfig, choose_queries, rank_heads, rank_instruction_heads, universal_heads
 from lens_fv.heads.competence import Competence
 from lens_fv.tasks import TODD, Task, build_prompts, encode_prompts, split_pairs
 from lens_fv.vectors import extract, sweep_injection
@@ -21,7 +21,7 @@ TEMPLATE = replace(TODD, query="{input}=", answer="{output}", separator=";")
 SMALL = {"n_shots": 2, "n_clean": 3, "n_trials": 2, "template": TEMPLATE}
 
 
-def says(model, split, items, n_shots=2, instruction=None):
+def next_tokens(model, split, items, n_shots=2, instruction=None):
     """What the model writes after the demonstrations, token after token of a full forward each."""
     made = build_prompts(items, split.train, n_shots=n_shots, template=TEMPLATE, instruction=instruction, seed=0)
     return [int(model.forward(torch.tensor([p.tokens]))[0, -1].argmax()) for p in encode_prompts(model, made)]
@@ -42,59 +42,60 @@ def task(model):
     return half_answered(model, toy_task(60, name="half"))
 
 
-def half_answered(model, task, split=None, **asked):
+def half_answered(model, task, split=None, **options):
     """The task with an acceptable answer that the model gives to every second query."""
     split, also = split or split_pairs(task), {}
     for items in (split.validation, split.test):
-        for pair, token in list(zip(items, says(model, split, items, **asked), strict=True))[::2]:
+        for pair, token in list(zip(items, next_tokens(model, split, items, **options), strict=True))[::2]:
             also[pair] = replace(pair, outputs=(pair.output, model.decode(token) + "q"))
     return replace(task, pairs=tuple(also.get(pair, pair) for pair in task.pairs))
 
 
-def answered(model, split, items, **asked):
+def answered(model, split, items, **options):
     """Indices, by a loop over every acceptable answer of every query."""
     firsts = [{model.encode(text, bos=False)[0] for text in pair.outputs} for pair in items]
-    said = says(model, split, items, **asked)
-    return [i for i, (token, first) in enumerate(zip(said, firsts, strict=True)) if token in first]
+    likeliest_tokens = next_tokens(model, split, items, **options)
+    return [i for i, (token, first) in enumerate(zip(likeliest_tokens, firsts, strict=True)) if token in first]
 
 
 def test_they_are_those_that_a_plain_loop_answers(model, task):
     split = split_pairs(task)
     for items in (split.validation, split.test):
-        asked = choose_queries(model, task, items, "answered", split=split, n_shots=2, template=TEMPLATE)
+        settings = CompetenceConfig(split=split, items=items, n_shots=2, template=TEMPLATE)
+        chosen = choose_queries(model, task, "answered", settings)
         expected = answered(model, split, items)
         assert len(items) // 2 <= len(expected) < len(items)
-        assert list(asked.kept) == expected
-        assert asked.recorded == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
-        assert asked.of(items) == tuple(items[i] for i in expected)
-        every = choose_queries(model, task, items, "all", split=split, n_shots=2, template=TEMPLATE)
-        assert every == (tuple(range(len(items))), {})
+        assert chosen.recorded == {"queries": "answered", "n_queries": len(expected), "n_items": len(items)}
+        assert chosen.of(items) == tuple(items[i] for i in expected)
+        all_queries = choose_queries(model, task, "all", settings)
+        assert all_queries.of(items) == tuple(items)
+        assert all_queries.recorded == {}
 
 
 def test_a_ranking_asks_them_alone(model, task, tmp_path):
     split = split_pairs(task)
     kept = tuple(split.validation[i] for i in answered(model, split, split.validation))
-    found = rank_heads(model, task, queries="answered", folder=tmp_path, **SMALL)
+    ranking = rank_heads(model, task, queries="answered", folder=tmp_path, **SMALL)
     expected = rank_heads(model, task, split=replace(split, validation=kept), **SMALL)
-    assert torch.equal(found.effects, expected.effects)
-    assert torch.equal(found.z, expected.z)
+    assert torch.equal(ranking.effects, expected.effects)
+    assert torch.equal(ranking.z, expected.z)
     plain = rank_heads(model, task, folder=tmp_path, **SMALL)
-    assert not torch.equal(found.effects, plain.effects)
+    assert not torch.equal(ranking.effects, plain.effects)
     assert "queries" not in plain.provenance.options
-    assert found.provenance.options["n_queries"] == len(kept)
-    assert found.summary()["queries"] == f"{len(kept)} of {len(split.validation)}, those answered"
-    said = queries_used(found)
-    assert said == {"selection": "answered", "n_queries": len(kept), "n_items": len(split.validation)}
-    note = artefact_printout(found).views[-1]
+    assert ranking.provenance.options["n_queries"] == len(kept)
+    assert ranking.summary()["queries"] == f"{len(kept)} of {len(split.validation)}, those answered"
+    record = queries_used(ranking)
+    assert record == {"selection": "answered", "n_queries": len(kept), "n_items": len(split.validation)}
+    note = artefact_printout(ranking).views[-1]
     assert note == f"{len(kept)} of {len(split.validation)} queries: those that the model answers"
     # both are kept, each under its own name, with what was answered
     assert len(list(tmp_path.glob("half-HeadRanking-*"))) == 2
     assert len(list(tmp_path.glob("half-Competence-*"))) == 1
     again = rank_heads(model, task, queries="answered", folder=tmp_path, **SMALL)
-    assert torch.equal(again.effects, found.effects)
+    assert torch.equal(again.effects, ranking.effects)
     # the same queries, kept though all were asked, are another ranking: its name says how it was made
-    assert expected.provenance.prompts_hash == found.provenance.prompts_hash
-    assert expected.provenance.options != found.provenance.options
+    assert expected.provenance.prompts_hash == ranking.provenance.prompts_hash
+    assert expected.provenance.options != ranking.provenance.options
 
 
 def test_a_layer_is_picked_on_them(model, task):
@@ -105,11 +106,11 @@ def test_a_layer_is_picked_on_them(model, task):
     anywhere = vector.at(site="resid_post")
     best = sweep_injection(model, task, anywhere, scales=[1.0], split=replace(split, validation=kept), template=TEMPLATE).best()
     assert vector.layer == best.layer
-    said = f"validation log-probability, {len(kept)} answered of {len(split.validation)}"
-    assert vector.provenance.options["layer_picked_on"] == said
+    layer_record = f"validation log-probability, {len(kept)} answered of {len(split.validation)}"
+    assert vector.provenance.options["layer_picked_on"] == layer_record
     # by default as the ranking did
     filtered = rank_heads(model, task, queries="answered", **SMALL)
-    assert extract(model, task, filtered, n_heads=3, template=TEMPLATE).provenance.options["layer_picked_on"] == said
+    assert extract(model, task, filtered, n_heads=3, template=TEMPLATE).provenance.options["layer_picked_on"] == layer_record
     plain = extract(model, task, filtered, n_heads=3, queries="all", template=TEMPLATE)
     assert plain.provenance.options["layer_picked_on"] == "validation log-probability"
 
@@ -119,15 +120,15 @@ def test_an_evaluation_scores_them_alone(model, task, prompts, tmp_path):
     split = split_pairs(task)
     vector = extract(model, task, rank_heads(model, task, **SMALL), n_heads=3, layer=1, template=TEMPLATE)
     options = {"n_shots": 2, "template": TEMPLATE, "prompts": prompts}
-    every = evaluate(model, task, {"extracted": vector}, **options)
-    found = evaluate(model, task, {"extracted": vector}, queries="answered", **options)
+    of_all = evaluate(model, task, {"extracted": vector}, **options)
+    of_answered = evaluate(model, task, {"extracted": vector}, queries="answered", **options)
     rows = answered(model, split, split.test)
     for name in ("top1", "top3", "exact_match"):
-        assert torch.equal(getattr(found, name), getattr(every, name)[rows]), name
-    torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
-    assert found["k_shot"].top1[::3] == (1.0, len(rows))
-    assert every["k_shot"].top1.mean == len(rows) / len(split.test)
-    again = Evaluation.load(found.save(tmp_path / "e.safetensors"))
+        assert torch.equal(getattr(of_answered, name), getattr(of_all, name)[rows]), name
+    torch.testing.assert_close(of_answered.logprob, of_all.logprob[rows], atol=1e-4, rtol=1e-4)
+    assert of_answered["k_shot"].top1[::3] == (1.0, len(rows))
+    assert of_all["k_shot"].top1.mean == len(rows) / len(split.test)
+    again = Evaluation.load(of_answered.save(tmp_path / "e.safetensors"))
     assert again.summary()["queries"] == f"{len(rows)} of {len(split.test)}, those answered"
 
 
@@ -141,35 +142,35 @@ def test_instructed_heads_are_ranked_on_what_is_answered_with_the_instructions(m
     assert 0 < len(rows) < len(split.validation)
     kept = replace(split, validation=tuple(split.validation[i] for i in rows))
     options = {**SMALL, "n_shots": n_shots, "counterpart": "none"}
-    found = rank_instruction_heads(model, task, queries="answered", folder=tmp_path, **options)
+    ranking = rank_instruction_heads(model, task, queries="answered", folder=tmp_path, **options)
     expected = rank_instruction_heads(model, task, split=kept, **options)
-    assert torch.equal(found.effects, expected.effects)
-    assert torch.equal(found.z, expected.z)
+    assert torch.equal(ranking.effects, expected.effects)
+    assert torch.equal(ranking.z, expected.z)
     noted = {"queries": "answered", "n_queries": len(rows), "n_items": len(split.validation)}
-    assert found.provenance.options == {**expected.provenance.options, **noted}
+    assert ranking.provenance.options == {**expected.provenance.options, **noted}
     assert len(list(tmp_path.glob("*-Competence-*"))) == 1
     # the layer, too, is picked on them, and on all where that is asked
-    vector = extract(model, task, found, n_heads=3, template=TEMPLATE)
-    said = f"validation log-probability, {len(rows)} answered of {len(split.validation)}"
-    assert vector.provenance.options["layer_picked_on"] == said
+    vector = extract(model, task, ranking, n_heads=3, template=TEMPLATE)
+    layer_record = f"validation log-probability, {len(rows)} answered of {len(split.validation)}"
+    assert vector.provenance.options["layer_picked_on"] == layer_record
     swept = sweep_injection(model, task, vector.at(site="resid_post"), scales=[1.0], split=kept, template=TEMPLATE)
     assert vector.layer == swept.best().layer
-    plain = extract(model, task, found, n_heads=3, queries="all", template=TEMPLATE)
+    plain = extract(model, task, ranking, n_heads=3, queries="all", template=TEMPLATE)
     assert plain.provenance.options["layer_picked_on"] == "validation log-probability"
 
 
 def test_universal_heads_ask_them_alone_and_count_them_over_tasks(model):
     tasks = [half_answered(model, toy_task(n, name=f"of {n}")) for n in (60, 80)]
-    found = universal_heads(model, tasks, queries="answered", **SMALL)
+    universal = universal_heads(model, tasks, queries="answered", **SMALL)
     rankings = [rank_heads(model, task, queries="answered", **SMALL) for task in tasks]
-    assert found.kept == ("of 60", "of 80")
-    assert torch.equal(found.effects, torch.stack([r.mean for r in rankings]))
+    assert universal.kept == ("of 60", "of 80")
+    assert torch.equal(universal.effects, torch.stack([r.mean for r in rankings]))
     splits = [split_pairs(task) for task in tasks]
     kept, n = (sum(counts) for counts in zip(*((len(answered(model, s, s.validation)), len(s.validation)) for s in splits)))
-    assert queries_used(found) == {"selection": "answered", "n_queries": kept, "n_items": n}
-    assert found.summary()["queries"] == f"{kept} of {n}, those answered"
+    assert queries_used(universal) == {"selection": "answered", "n_queries": kept, "n_items": n}
+    assert universal.summary()["queries"] == f"{kept} of {n}, those answered"
     plain = universal_heads(model, tasks, **SMALL)
-    assert not torch.equal(found.effects, plain.effects)
+    assert not torch.equal(universal.effects, plain.effects)
     assert not {"queries", "n_queries", "n_items"} & plain.provenance.options.keys()
 
 
@@ -184,20 +185,20 @@ def test_kinds_are_compared_on_them_alone(model):
         for part in ("validation", "test")
     }
     options = {"baselines": ["extracted", "task_state"], "n_pairs": 8, "n_heads": 3, **SMALL}
-    found = compare_baselines(model, task, queries="answered", **options)
+    comparison = compare_baselines(model, task, queries="answered", **options)
     chosen = replace(split, validation=kept["validation"])
     ranking = rank_heads(model, task, split=chosen, **SMALL)
     vector = extract(model, task, ranking, n_heads=3, layer=0, split=chosen, template=TEMPLATE)
     everywhere = [vector.at(layer=at, scale=s) for at in range(model.n_layers) for s in SCALES]
-    made = {
+    vectors = {
         "extracted": likeliest(model, everywhere, chosen, TEMPLATE),
         "task_state": task_state(model, task, n_shots=2, split=chosen, template=TEMPLATE),
     }
-    every = evaluate(model, task, made, split=split, n_shots=2, template=TEMPLATE)
-    assert found.conditions == every.conditions
-    torch.testing.assert_close(found.logprob, every.logprob[rows], atol=1e-4, rtol=1e-4)
-    assert found["k_shot"].top1.mean == 1.0
-    assert queries_used(found) == {"selection": "answered", "n_queries": len(rows), "n_items": len(split.test)}
+    of_all = evaluate(model, task, vectors, split=split, n_shots=2, template=TEMPLATE)
+    assert comparison.conditions == of_all.conditions
+    torch.testing.assert_close(comparison.logprob, of_all.logprob[rows], atol=1e-4, rtol=1e-4)
+    assert comparison["k_shot"].top1.mean == 1.0
+    assert queries_used(comparison) == {"selection": "answered", "n_queries": len(rows), "n_items": len(split.test)}
     assert "queries" not in compare_baselines(model, task, **options).provenance.options
 
 

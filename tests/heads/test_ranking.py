@@ -183,12 +183,13 @@ def test_sources_and_modes(tiny_model, architecture, source, mode):
 
 def test_resampling_draws_another_query_for_every_trial(tiny_model):
     model, task = tiny_model("llama"), toy_task()
-    made = drawn(model, task, n_clean=20, n_trials=40)
+    prompts = drawn(model, task, n_clean=20, n_trials=40)
     split = split_pairs(task, seed=0)
     clean = build_prompts(split.validation, split.train, n_shots=2, n_prompts=20, seed=0)
-    assert all(clean[i].query != query for i, query in zip(made.partners, made.queries, strict=True))
-    assert len(set(made.partners)) > 10
-    assert made.partners != drawn(model, task, n_clean=20, n_trials=40, seed=1).partners
+    pairs = zip(prompts.partners, prompts.corrupted_texts, strict=True)
+    assert all(clean[i].query != corrupted.query for i, corrupted in pairs)
+    assert len(set(prompts.partners)) > 10
+    assert prompts.partners != drawn(model, task, n_clean=20, n_trials=40, seed=1).partners
 
 
 def test_means_of_any_other_prompt(tiny_model):
@@ -224,7 +225,7 @@ def test_a_group_shares_its_keys(tiny_model):
 def test_the_foil_can_be_named(tiny_model):
     model, task = tiny_model("llama"), spelled()
     corrupted = prompts(model, task, 3, seed=1, shuffle="permutation", template=BARE)
-    queries = drawn(model, task, template=BARE).queries
+    queries = [prompt.query for prompt in drawn(model, task, template=BARE).corrupted_texts]
     z = clean_mean(model, task, template=BARE)
     options = {**SMALL, "metric": "logit_diff", "template": BARE}
     by_query = {p.input: p.input for p in task.pairs}
@@ -292,8 +293,12 @@ def test_significant_heads_are_the_planted_ones(tiny_model):
     assert ranking.reliability(k=1).overlap == 1.0
     few = replace(ranking, effects=effects[:8], baseline=ranking.baseline[:8])
     assert {h.name for h in few.significant(correction="max")} >= {"1.2", "2.0"}
-    with pytest.raises(LensFVError, match="run more trials"):
+    with pytest.raises(LensFVError, match=r'8 samples give .* \(holm, 12 heads\); run 9 or use correction="max"$'):
         few.significant()
+    with pytest.raises(LensFVError, match=r"4 samples give no p-value below 0.12 \(max, 12 heads\); run 6$"):
+        replace(ranking, effects=effects[:4], baseline=ranking.baseline[:4]).significant(correction="max")
+    with pytest.raises(LensFVError, match=r"; raise the level$"):
+        ranking.significant(level=1e-7)
 
 
 def test_layers_without_heads_are_no_tests(tiny_model):

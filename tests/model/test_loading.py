@@ -270,7 +270,7 @@ def test_an_earlier_download_does_without_the_hub(no_hub: Path, saved_model: Pat
         ({"device": "cuda:99"}, r"device='cuda:99': this machine has cpu"),
         ({"dtype": "int8"}, r"dtype='int8': choose one of float32, bfloat16, float16, float64"),
         ({"dtype": torch.int64}, r"dtype='torch\.int64': choose one of"),
-        ({"weight_processing": "folded"}, r"weight_processing='folded': choose 'raw' or 'compat'"),
+        ({"weight_processing": "folded"}, r"load_model\(weight_processing='folded'\): it has to be 'raw' or 'compat'"),
     ],
 )
 def test_wrong_options_name_the_right_ones(saved_model: Path, options: dict[str, object], reason: str) -> None:

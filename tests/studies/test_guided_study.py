@@ -11,12 +11,11 @@ from lens_fv.dynamics import Trajectory
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning import FinetuneConfig
 from lens_fv.model import load_model
-from lens_fv.studies.guided import STUDY, change, metrics
+from lens_fv.studies.guided import SHOWN, STUDY, change
 from lens_fv.studies.guided.parts import chosen
 from lens_fv.studies.guided.settings import CHOOSING, CONTROLS, METHODS, GuidedSettings, condition
 from lens_fv.studies.render import write_page
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import select
 
 TRAIN = FinetuneConfig(n_examples=8, batch_size=4, n_checkpoints=1, learning_rate=6e-2, dropout=0.0)
 ABLATIONS = {
@@ -60,46 +59,47 @@ def study(settings, tmp_path_factory):
 
 
 def results(study):
-    return STUDY.context([Results(study.folder)])["results"]["planted"]
+    run = Results(study.folder)
+    return STUDY.context(STUDY.view(run), [run])["results"]["planted"]
 
 
 def items(rows, job, measure, unit):
-    return select(rows, {"job": job, "measure": measure, "unit": unit})["value"].tolist()
+    return rows.where(job=job, measure=measure, unit=unit).frame["value"].tolist()
 
 
 def test_every_part_leaves_its_rows(study):
     run = Results(study.folder)
-    jobs = run.rows.groupby("part")["job"].nunique().to_dict()
+    jobs = run.rows.frame.groupby("part")["job"].nunique().to_dict()
     assert jobs == {"start": 6, "choosing": len(METHODS) + 2, "methods": len(METHODS) + 3, "ablations": 4, "costs": 1}
     assert {folder.name for folder in (study.folder / "runs").iterdir() if folder.is_dir()} == {"0-choosing", "0-first"}
     assert {file.stem for file in (study.folder / "trajectories").iterdir()} == METHODS.keys() | CONTROLS.keys() | {"initial"}
     settings = chosen(study)
     assert settings["random"] == {**settings["fv"], "control": "random vectors"}
     assert settings["other-heads"] == {**settings["swap-heads"], "control": "other heads"}
-    lora = select(run.part("methods"), {"job": "first/lora"})
+    lora = run.rows.where(part="methods", job="first/lora")
     for measure, tasks in (
         ("exact_match", 3),
         ("exact_match_in_context", 3),
         ("exact_match_after_task0", 2),
         ("exact_match_after_task1", 2),
     ):
-        assert select(lora, {"measure": measure}).groupby("unit").size().tolist() == [6] * tasks
+        assert lora.where(measure=measure).frame.groupby("unit").size().tolist() == [6] * tasks
     trajectory = Trajectory.load(study.folder / "trajectories" / "lora.safetensors")
     for task, accuracy in zip(trajectory.tasks, trajectory.accuracy.T.tolist(), strict=True):
         assert items(lora, "first/lora", "checkpoint_exact_match", task) == pytest.approx(accuracy)
         assert accuracy[-1] == pytest.approx(np.mean(items(lora, "first/lora", "exact_match", task)))
         assert items(lora, "first/lora", "checkpoint_head_cosine", task)[0] == pytest.approx(1.0)
-    tracked = lora[lora["measure"].str.startswith("checkpoint_")]
+    tracked = lora.frame[lora.frame["measure"].str.startswith("checkpoint_")]
     assert tracked.groupby(["unit", "measure"]).size().tolist() == [3] * 3 * 6
 
 
 def test_metrics_are_their_formulas(study):
-    run = Results(study.folder)
+    rows = STUDY.view(Results(study.folder))
 
     def accuracy(job, measure, task):
-        return np.mean(items(run.rows, f"first/{job}", measure, task))
+        return np.mean(items(rows, f"first/{job}", measure, task))
 
-    values = metrics(run, "methods").set_index(["condition", "measure"])["value"]["lora"]
+    values = rows.where(part="methods", measure=SHOWN).frame.set_index(["condition", "measure"])["value"]["lora"]
     learned = [accuracy("lora", f"exact_match_after_{task}", task) for task in ("task0", "task1")]
     end = [accuracy("lora", "exact_match", task) for task in ("task0", "task1", "task2")]
     assert accuracy("initial", "exact_match", "task2") == 1.0  # the model follows every task at the beginning
@@ -111,7 +111,7 @@ def test_metrics_are_their_formulas(study):
         "in_context": accuracy("lora", "exact_match_in_context", "task2"),
         "lost": 1.0 - end[2],
     }
-    changes = change(run, "lora, 2 epochs", "lora")
+    changes = change(rows, "lora, 2 epochs", "lora")
     twice = [accuracy("lora, 2 epochs", f"exact_match_after_{task}", task) for task in ("task0", "task1")]
     assert changes["average_change"].mean == pytest.approx(np.mean(twice) - np.mean(learned))
     assert changes["average_change"].n == 12
@@ -120,8 +120,12 @@ def test_metrics_are_their_formulas(study):
 
 
 def test_the_settings_with_the_best_mean_are_chosen(study):
-    frame = metrics(Results(study.folder), "choosing").pivot_table("value", "condition", "measure")
-    scores = (frame["final"] + frame["general"]).to_dict()
+    metrics = (
+        STUDY.view(Results(study.folder))
+        .where(part="choosing", measure=SHOWN)
+        .frame.pivot_table("value", "condition", "measure")
+    )
+    scores = (metrics["final"] + metrics["general"]).to_dict()
     best = [name for name, row in results(study)["candidates"].items() if row["chosen"]]
     assert [name.partition(",")[0] for name in best] == list(METHODS)
     for name in best:
@@ -132,15 +136,16 @@ def test_the_settings_with_the_best_mean_are_chosen(study):
 
 
 def test_aims_compare_each_run_with_its_targets(study):
-    found = results(study)
-    mean = {name: {metric: value[0] for metric, value in row.items()} for name, row in found["metrics"].items()}
-    for guide, margins in found["aims"].items():
+    page = results(study)
+    mean = {name: {metric: value[0] for metric, value in row.items()} for name, row in page["metrics"].items()}
+    for guide, margins in page["aims"].items():
         assert margins["lost"][0] == pytest.approx(mean["lora"]["lost"] / 2 - mean[guide]["lost"])
         assert margins["final"][0] == pytest.approx(mean[guide]["final"] - mean["lora"]["final"] + 0.02)
         assert margins["general"][0] == pytest.approx(mean[guide]["general"] - mean["kl"]["general"])
-    assert set(found["aims"]) == {"iv", "fv", "swap", "swap-heads", "swap-kl"}
-    assert found["met"] == []  # a single run shows nothing
-    assert found["costs"]["lora"]["time_ratio"].mean == found["costs"]["lora"]["memory_ratio"].mean == 1.0
+    assert set(page["aims"]) == {"iv", "fv", "swap", "swap-heads", "swap-kl"}
+    assert page["met"] == []  # a single run shows nothing
+    costs = Results(study.folder).rows.where(part="costs").estimates()["lora"]
+    assert costs["time_ratio"].mean == costs["memory_ratio"].mean == 1.0
 
 
 def test_no_job_is_run_twice(study, settings):
@@ -170,9 +175,10 @@ def test_a_page_is_written_from_whatever_parts_there_are(study, tmp_path):
     write_page(STUDY, {"planted": study.folder}, tmp_path)
     drawn = {file.stem for file in (tmp_path / "guided").iterdir()} - {"plotly.min"}  # images, or pages without Chrome
     assert drawn == {"planted-methods", "planted-accuracy", "planted-vectors"}
-    headline = STUDY.headline(Results(study.folder))["methods"]
+    run = Results(study.folder)
+    headline = STUDY.headline(STUDY.view(run), run)["methods"]
     assert set(headline) == METHODS.keys() | CONTROLS.keys()
-    assert headline["lora"]["final"]["n"] == 1
+    assert headline["lora"]["final"].n == 1
 
 
 def test_every_candidate_and_ablation_is_a_training_setting():

@@ -15,7 +15,7 @@ from lens_fv.studies.instruction import CLAIMS, STUDY
 from lens_fv.studies.instruction.settings import InstructionSettings
 from lens_fv.studies.render import write_page
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import select
+from lens_fv.studies.tables import View
 from lens_fv.vectors import InstructionVector
 
 TRAIN = FinetuneConfig(n_examples=16, batch_size=4, n_checkpoints=2, learning_rate=3e-2, dropout=0.0)
@@ -51,12 +51,17 @@ def study(settings, tmp_path_factory):
     return model, path, folder
 
 
+def headline(folder):
+    run = Results(folder)
+    return STUDY.headline(STUDY.view(run), run)
+
+
 def test_every_part_leaves_its_rows(study):
     *_, folder = study
     run = Results(folder)
-    jobs = run.rows.groupby("part")[["seed", "job"]].apply(lambda some: len(some.drop_duplicates())).to_dict()
+    jobs = run.rows.frame.groupby("part")[["seed", "job"]].apply(lambda some: len(some.drop_duplicates())).to_dict()
     assert jobs == {"start": 2 * 2 * 3, "sequences": 2 * 2, "injection": 2 * 2 * 3, "counterparts": 2 * 3}
-    start = run.part("start")
+    start = run.rows.where(part="start").frame
     assert (start.loc[start["measure"] == "correct", "value"] == 1).all()
     assert (start.loc[start["measure"] == "majority_accuracy", "value"] < 0.5).all()
     for seed in (0, 1):
@@ -65,14 +70,15 @@ def test_every_part_leaves_its_rows(study):
 
 def test_rows_are_what_the_trajectories_say(study, settings):
     *_, folder = study
-    rows = Results(folder).part("sequences")
+    sequences = Results(folder).rows.where(part="sequences")
+    rows = sequences.frame
     n_lost = 0
     for seed in (0, 1):
         for name, files in settings.sequences.items():
             trajectory = Trajectory.load(folder / f"{seed}-{file_name(name)}" / "trajectory.safetensors")
             own = rows[(rows["seed"] == seed) & (rows["job"] == name)]
             assert trajectory.tasks == ("task0", "task1", "task2") and trajectory.accuracy[0].eq(1).all()
-            accuracy = select(own, {"measure": "accuracy", "condition": trajectory.checkpoints, "unit": trajectory.tasks})
+            accuracy = View(own).where(measure="accuracy", condition=trajectory.checkpoints, unit=trajectory.tasks).frame
             assert accuracy["value"].tolist() == pytest.approx(trajectory.accuracy.T.flatten().tolist())
             for t, verdict in enumerate(verdicts(trajectory)):
                 unit = own[own["unit"] == f"{name}/{verdict.task}"]
@@ -85,16 +91,16 @@ def test_rows_are_what_the_trajectories_say(study, settings):
                 assert cosines == (pytest.approx([float(trajectory.similarity()[-1, t])]) if verdict.lost else [])
                 n_lost += verdict.lost
     assert n_lost > 0
-    assert STUDY.headline(Results(folder))["lost"] == n_lost
-    assert len(select(rows, {"measure": "change", "condition": "knowledge"})) == n_lost
+    assert headline(folder)["lost"] == n_lost
+    assert len(sequences.where(measure="change", condition="knowledge")) == n_lost
     change = rows[rows["measure"] == "change"].pivot_table("value", ["seed", "unit"], "condition")
     by_hand = (change["knowledge"] - change["instruction"]).groupby("unit").mean()
-    assert CLAIMS["knowledge"].estimate(rows).mean == pytest.approx(by_hand.mean())
+    assert CLAIMS["knowledge"].estimate(sequences).mean == pytest.approx(by_hand.mean())
 
 
 def test_a_vector_does_what_the_instruction_does(study):
     *_, folder = study
-    rows = Results(folder).part("injection")
+    rows = Results(folder).rows.where(part="injection").frame
     accuracy = rows[rows["measure"] == "top1_accuracy"]
     assert (accuracy.loc[accuracy["condition"] == "instruction", "value"] == 1).all()
     assert (accuracy.loc[accuracy["condition"] == "none", "value"] < 0.3).all()
@@ -122,7 +128,7 @@ def test_a_page_is_written_from_whatever_parts_there_are(study, tmp_path):
         (partial / "rows.jsonl").write_text("".join(line for line in lines if json.loads(line)["part"] == part))
         write_page(STUDY, {"planted": partial}, tmp_path / part)
     page = write_page(STUDY, {"planted": folder}, tmp_path)
-    n_lost = STUDY.headline(Results(folder))["lost"]
+    n_lost = headline(folder)["lost"]
     assert page.read_text().count(f"A task was lost in {n_lost} of 12 cases, in ") == 2
     assert len((tmp_path / "instruction" / "planted-verdicts.csv").read_text().splitlines()) == 1 + 4 * 3
     with pytest.raises(LensFVError, match="there is no study in"):

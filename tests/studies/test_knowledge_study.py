@@ -24,8 +24,9 @@ from lens_fv.knowledge import (
     score_probes_by_branch,
 )
 from lens_fv.studies.knowledge import STUDY, KnowledgeSettings
+from lens_fv.studies.knowledge.effects import perplexity
 from lens_fv.studies.knowledge.mechanism import TUNING_LOGPROB
-from lens_fv.studies.knowledge.page import View, perplexity
+from lens_fv.studies.knowledge.page import known, results
 from lens_fv.studies.knowledge.updates import CONTROLS, chance_row, make_update, score_rows
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
@@ -94,18 +95,23 @@ def run(model, small, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def view(run):
-    return View(Results(run.folder, "tiny"))
+def rows(run):
+    return STUDY.view(Results(run.folder, "tiny"))
+
+
+@pytest.fixture(scope="module")
+def page(run, rows):
+    return results(rows, Results(run.folder, "tiny").settings)
 
 
 def values(run, part, job, **where):
     """Values of a job's rows by unit and measure."""
     rows = [row for row in run.rows.rows(part, job) if all(getattr(row, key) == value for key, value in where.items())]
+    return by_measure(rows)
+
+
+def by_measure(rows):
     return {(row.unit, row.measure): row.value for row in rows}
-
-
-def as_stored(rows):
-    return {(row.unit, row.measure): tuple(row.value) if isinstance(row.value, list) else row.value for row in rows}
 
 
 def test_every_part_leaves_its_rows(run):
@@ -140,7 +146,7 @@ def test_rows_are_what_the_library_says(run, model, tmp_path):
         known = values(run, "entities", "base", condition=condition)
         for kind in ("explicit", "inferential"):
             for entity, correct in scores.correct(kind=kind).items():
-                assert known[entity, f"mc_accuracy/{kind}"] == tuple(correct)
+                assert known[entity, f"mc_accuracy/{kind}"] == correct
                 (loss,) = scores.span_loss(kind=kind)[entity]
                 assert known[entity, f"logprob_per_token_nats/{kind}"] == pytest.approx([-loss])
     (chance,) = [row for row in run.rows.rows("entities", "base") if row.condition == "chance"]
@@ -148,10 +154,10 @@ def test_rows_are_what_the_library_says(run, model, tmp_path):
     delta = WeightDelta.load(run.folder / "updates" / "3.safetensors")
     last = values(run, "epochs", "3/distillation")
     with delta.applied(model):
-        assert as_stored(score_rows("distillation", score_probes(model, run.first_group))).items() <= last.items()
+        assert by_measure(score_rows("distillation", score_probes(model, run.first_group))).items() <= last.items()
     changes = delta.by_layer(model)
     assert last["all", "weight_change_percent/others"] == 100 * changes.pop("others")
-    assert last["all", "weight_change_percent"] == tuple(100 * change for change in changes.values())
+    assert last["all", "weight_change_percent"] == [100 * change for change in changes.values()]
     recorded = values(run, "entities", "2/distillation/0")
     assert {key: value for key, value in recorded.items() if "n_skipped" not in key[1]}.items() <= last.items()
     straight = make_update(run, "distillation", run.first_group, 0, tmp_path)  # without a stop on the way
@@ -198,28 +204,28 @@ def test_every_group_has_an_update_of_its_own(method, run, model):
     for part, (n, last, locality) in jobs.items():
         job = f"{n}/{method}/{1 if part == 'entities' else 3}"
         with make_update(run, method, last, 0).applied(model):
-            own = as_stored(score_rows(method, score_probes(model, last)))
-            unrelated = as_stored(score_rows(method, score_probes(model, locality), "locality_"))
+            own = by_measure(score_rows(method, score_probes(model, last)))
+            unrelated = by_measure(score_rows(method, score_probes(model, locality), "locality_"))
         recorded = values(run, part, job)
         assert (own | unrelated).items() <= recorded.items()
         assert {unit for unit, measure in recorded} == {entity.key for entity in (*last, *locality)} | {"all"}
 
 
-def test_effects_and_claims_are_those_of_the_scores(run, model, view):
+def test_effects_and_claims_are_those_of_the_scores(run, model, rows, page):
     entities = run.sources["entities"]
     updates = {method: [make_update(run, method, group, 0) for group in (entities[:2], entities[2:])] for method in RECIPES[:2]}
     base, read = score_probes(model, entities), score_probes(model, entities, context=definitions(entities))
     before, correct = score_probes(model, run.locality), {}
     for method, deltas in updates.items():
-        rows, after = [], []
+        taught, after = [], []
         for delta, group in zip(deltas, (entities[:2], entities[2:]), strict=True):
             with delta.applied(model):
-                rows += score_probes(model, group).to_json()
+                taught += score_probes(model, group).to_json()
                 after += score_probes(model, run.locality).to_json()
         scores, locality, effect = (
-            KnowledgeScores.from_json(rows, "rows"),
+            KnowledgeScores.from_json(taught, "taught"),
             KnowledgeScores.from_json(after, "after"),
-            view.updates["entities"][method],
+            page["updates"]["entities"][method],
         )
         correct[method] = scores.correct()
         for value, of in ((effect["gap"], "accuracy"), (effect["gap_loss"], "loss")):
@@ -229,15 +235,15 @@ def test_effects_and_claims_are_those_of_the_scores(run, model, view):
         assert effect["accuracy"].mean == pytest.approx(100 * np.mean(change))
         loss = [np.mean(x) - np.mean(before.span_loss()[unit]) for unit, x in locality.span_loss().items()]
         assert effect["perplexity"][:3] == pytest.approx([100 * np.expm1(x) for x in estimate(loss)[:3]])
-        knowledge = view.knowledge("entities")[method]
+        knowledge = known(rows, "entities")[method]
         assert knowledge["accuracy"] == pytest.approx(scores.accuracy())
         assert knowledge["inferential"] == pytest.approx(scores.accuracy(kind="inferential"))
         assert knowledge["perplexity"] == pytest.approx(scores.perplexity())
     more = [np.mean(correct["distillation"][key]) - np.mean(correct["finetuning_definition"][key]) for key in base.correct()]
-    assert view.claims["entities"]["finetuning_definition"] == pytest.approx(estimate(more))
-    assert set(view.claims["sizes"]) == set(RECIPES[1:])
-    assert {(n, source) for n, _, source in view.sizes} == {(n, "entities") for n in (1, 2, 4, 7)} | {(7, "external")}
-    assert view.sizes[2, "distillation", "entities"] == view.updates["entities"]["distillation"]  # with one seed
+    assert page["claims"]["entities"]["finetuning_definition"] == pytest.approx(estimate(more))
+    assert set(page["claims"]["sizes"]) == set(RECIPES[1:])
+    assert {(n, source) for n, _, source in page["sizes"]} == {(n, "entities") for n in (1, 2, 4, 7)} | {(7, "external")}
+    assert page["sizes"][2, "distillation", "entities"] == page["updates"]["entities"]["distillation"]  # with one seed
 
 
 def by_hand(folder, kl):
@@ -254,7 +260,8 @@ def by_hand(folder, kl):
             for name, value in zip(("", "/ci_low", "/ci_high"), values, strict=False):
                 known.append(Row("all", condition, f"locality_kl_nats_per_token{name}", value, 9))
             store.compute(Job("entities", f"2/{condition}/0", partial(list, known), seed))
-    return View(Results(folder, "toy")).updates["entities"]["distillation"]
+    run = Results(folder, "toy")
+    return results(STUDY.view(run), run.settings)["updates"]["entities"]["distillation"]
 
 
 def test_effects_by_hand(tmp_path):
@@ -279,7 +286,7 @@ def test_probes_without_a_kind_are_not_told_apart():
     assert chance_row(scores) == Row("all", "chance", "mc_accuracy", 0.5, 2)
 
 
-def test_the_page_shows_all_that_was_run(run, view, tmp_path):
+def test_the_page_shows_all_that_was_run(run, rows, tmp_path):
     page = write_page(STUDY, {"tiny": run.folder, "other": run.folder}, tmp_path)
     assert str(run.folder) not in page.read_text()
     figures = {path.stem for path in (tmp_path / "knowledge").iterdir()}
@@ -288,7 +295,7 @@ def test_the_page_shows_all_that_was_run(run, view, tmp_path):
         for model in ("tiny", "other")
         for name in ("specific", "steps", "layers", "vectors", "stream-mention", "heads-last")
     }
-    assert len(STUDY.headline(view.run)) == 8 + 4 + 4
+    assert len(STUDY.headline(rows, Results(run.folder, "tiny"))) == 8 + 4 + 4
 
 
 @pytest.mark.parametrize("part", STUDY.parts)
@@ -297,9 +304,10 @@ def test_a_page_is_written_from_any_part(part, run, tmp_path):
     lines = (run.folder / "rows.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if json.loads(line)["part"] == part))
     write_page(STUDY, {"tiny": tmp_path}, tmp_path)
-    some = View(Results(tmp_path, "tiny"))
-    assert bool(some.claims) == bool(some.updates) == (part in ("entities", "external", "sizes"))
-    assert {source for _, _, source in some.sizes} == ({"external"} if part == "sizes" else set())  # those that fill it
+    some = Results(tmp_path, "tiny")
+    page = results(STUDY.view(some), some.settings)
+    assert bool(page["claims"]) == bool(page["updates"]) == (part in ("entities", "external", "sizes"))
+    assert {source for _, _, source in page["sizes"]} == ({"external"} if part == "sizes" else set())  # those that fill it
 
 
 def test_going_on_makes_nothing_twice_and_refuses_other_settings(run, model, small):

@@ -12,7 +12,6 @@ from lens_fv.studies.relational import STUDY, RelationalSettings
 from lens_fv.studies.relational.settings import SUBSET
 from lens_fv.studies.rows import Row
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import select
 from lens_fv.tasks import load_task
 
 NAMES = (
@@ -67,8 +66,8 @@ def test_every_part_leaves_its_rows(run, rows):
     n, seeds, few = len(NAMES), 2, 2
     jobs = {"completion": n * seeds, "transfer": n, "analogies": 16, "decoding": 8, "tuning": 2 + 2 + 3, "norms": few}
     jobs |= {"baselines": few, "lists": 6, "alignment": seeds}
-    assert {part: len(own.groupby(["seed", "job"])) for part, own in rows.groupby("part")} == jobs
-    assert {*jobs} == {*STUDY.parts} and rows["value"].notna().all()
+    assert {part: len(own.groupby(["seed", "job"])) for part, own in rows.frame.groupby("part")} == jobs
+    assert {*jobs} == {*STUDY.parts} and rows.frame["value"].notna().all()
     assert len(run.library("extracted", 1)) == n
 
 
@@ -89,12 +88,12 @@ def test_completion_is_what_evaluate_says(run, model):
 
 
 def test_transfer_and_analogies_have_a_value_for_each_item(rows):
-    transfer = select(rows, {"part": "transfer", "measure": "logprob_gain_nats"})
+    transfer = rows.where(part="transfer", measure="logprob_gain_nats").frame
     assert (transfer.groupby("unit")["item"].max() == len(NAMES) - 1).all()
-    solved = select(rows, {"part": "analogies", "condition": "composite", "measure": "logprob_per_token_nats"})
+    solved = rows.where(part="analogies", condition="composite", measure="logprob_per_token_nats").frame
     held_out = solved[solved["job"].str.startswith("relations/")]
     assert held_out.groupby("unit").size().to_dict() == dict.fromkeys(NAMES, SMALL.n_test_analogies)
-    variants = rows.loc[rows["job"].str.startswith("variants/"), "condition"].unique()
+    variants = rows.frame.loc[rows.frame["job"].str.startswith("variants/"), "condition"].unique()
     assert {"composite, 1 vector", "few_shot, 8 pairs", "rescaled, extracted vectors"} <= {*variants} and len(variants) == 17
 
 

@@ -10,12 +10,13 @@ import torch
 
 from lens_fv.composition import fit_confidence, roc_auc
 from lens_fv.core.statistics import estimate
-from lens_fv.studies.relational import STUDY, RelationalSettings, view
-from lens_fv.studies.relational.page import CLAIMS, decoding
-from lens_fv.studies.relational.view import View, best_vectors, classified, joined
+from lens_fv.studies import relational
+from lens_fv.studies.relational import STUDY, RelationalSettings, best_vectors
+from lens_fv.studies.relational.page import CLAIMS, analogy_differences, confidence, decoding, joined
 from lens_fv.studies.render import write_page
 from lens_fv.studies.rows import Job, Row, RowStore
 from lens_fv.studies.study import Results, settings_hash
+from lens_fv.studies.tables import View
 
 NAMES = ("antonym", "capitalize", "present-past", "singular-plural")
 CONDITIONS = ("none", "k_shot", "shuffled", "extracted", "heads", "extracted_matched", "tuned", "random")
@@ -128,7 +129,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    return View(classified(run))
+    return STUDY.view(run)
 
 
 def by_hand(values):
@@ -153,7 +154,7 @@ def test_accuracies_are_means_over_relations_of_means_over_seeds(run, rows):
     of, minus = (ACCURACY[0, :, CONDITIONS.index(c)] for c in ("tuned", "shuffled"))
     assert table["tuned - shuffled"]["tiny"] == by_hand(of - minus)  # over the seed that both have
     assert "tuned - nothing" not in table
-    headline = STUDY.headline(run)
+    headline = STUDY.headline(rows, run)
     assert headline["tuned_minus_extracted"] == by_hand(np.subtract(accuracies("tuned"), accuracies("extracted")))
     assert headline["completion"]["none"] == by_hand(accuracies("none"))
 
@@ -168,9 +169,9 @@ def test_typicality_is_pooled_over_seeds(rows):
 
 def test_a_relations_own_vector_is_compared_with_the_others(run, monkeypatch):
     families = dict(zip(NAMES, ("a", "b", "c", "c"), strict=True))
-    monkeypatch.setattr(view, "load_task", lambda name: SimpleNamespace(family=families[name]))
+    monkeypatch.setattr(relational, "load_task", lambda name: SimpleNamespace(family=families[name]))
     rows = View(best_vectors(run))
-    effects = rows.where(measure="logprob_gain_nats", unit="present-past").rows.set_index("condition")["value"]
+    effects = rows.where(measure="logprob_gain_nats", unit="present-past").frame.set_index("condition")["value"]
     others = GAIN[2, [0, 1, 3]]
     expected = [GAIN[2, 2], others.mean(), others.max(), GAIN[2, 3], float(GAIN[2, 2] >= others.max())]
     assert effects[["own", "others", "best_other", "best_of_family", "own_is_best"]].tolist() == pytest.approx(expected)
@@ -184,7 +185,7 @@ def test_analogies_are_pooled_over_folds(rows):
     in_order = [0, 3, 1, 2]  # of folds
     composite, one_shot = LOGPROB[in_order, :, 0], LOGPROB[in_order, :, 1]
     held_out = rows.where(part="analogies", kind="relations")
-    table = held_out.analogy_differences(["composite - one_shot"])["composite - one_shot"]
+    table = analogy_differences(held_out, ["composite - one_shot"])["composite - one_shot"]
     assert table["tiny: log-probability"] == by_hand((composite - one_shot).mean(1))
     assert table["tiny: first token (points)"] == by_hand(((composite > 0) * 1.0 - (one_shot > 0)).mean(1))
     far = held_out.where(is_far=1, measure="logprob_per_token_nats").estimates("condition", "model")
@@ -202,17 +203,17 @@ def test_confidence_is_learned_on_the_other_folds(rows):
     predicted = [fit_confidence(*(torch.cat([of[j] for j in range(3) if j != i]) for of in (x, y)))(x[i]) for i in range(3)]
     auc, p = roc_auc(torch.cat(predicted), torch.cat(y))
     expected = {"helped": float(torch.cat(y).double().mean()), "auc": auc, "p": p, "n": 12}
-    assert rows.where(kind="relations").confidence() == pytest.approx(expected)
-    assert "two folds" in rows.where(job="relations/0").confidence()
-    worse = rows.rows["value"].where(rows.rows["condition"] != "one_shot", -100.0)
-    assert "all helped" in View(rows.rows.assign(value=worse)).where(kind="relations").confidence()
+    assert confidence(rows.where(kind="relations")) == pytest.approx(expected)
+    assert "two folds" in confidence(rows.where(job="relations/0"))
+    worse = rows.frame["value"].where(rows.frame["condition"] != "one_shot", -100.0)
+    assert "all helped" in confidence(View(rows.frame.assign(value=worse)).where(kind="relations"))
 
 
 def test_ranks_are_means_over_seeds_with_the_widest_interval(rows):
-    assert decoding("best_reciprocal_rank", "direct", "words").estimate(rows.rows) == pytest.approx((0.2, -1, 1, 4))
-    assert decoding("best_reciprocal_rank", "direct", "answers").estimate(rows.rows) is None
+    assert decoding("best_reciprocal_rank", "direct", "words").estimate(rows) == pytest.approx((0.2, -1, 1, 4))
+    assert decoding("best_reciprocal_rank", "direct", "answers").estimate(rows) is None
     claims = CLAIMS["Do tuned vectors decode better into words and answers?"]
-    assert [contrast.estimate(rows.rows) is None for contrast in claims] == [True, True, False, False]
+    assert [contrast.estimate(rows) is None for contrast in claims] == [True, True, False, False]
 
 
 def test_tables_are_joined_by_row(rows):

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import shlex
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, get_args
 
@@ -16,9 +18,9 @@ from lens_fv.errors import LensFVError
 from lens_fv.studies.markdown import estimates_table, signed
 from lens_fv.studies.render import command
 from lens_fv.studies.reproduce import study_settings
-from lens_fv.studies.rows import Job, Row, RowStore, frame
+from lens_fv.studies.rows import Job, Row, RowStore
 from lens_fv.studies.study import STUDIES, Results, Study, load_study, run_folders
-from lens_fv.studies.tables import Contrast, Curve, Table, mean, select, verdict
+from lens_fv.studies.tables import Contrast, View, verdict
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.uniform(size=(3, 4, 2, 5))
@@ -46,10 +48,10 @@ def store(tmp_path):
 def test_a_job_is_run_once_and_read_as_it_was_written(store, tmp_path):
     again, calls = RowStore(tmp_path / "rows.jsonl", "toy", "abc"), []
     assert all(again.compute(job) for job in jobs(calls)) and not calls
-    pd.testing.assert_frame_equal(frame([again]), frame([store]))
-    rows = frame([store])
+    pd.testing.assert_frame_equal(again.frame(), store.frame())
+    rows = store.frame()
     assert len(rows) == VALUES.size and rows["value"].tolist() == pytest.approx(np.moveaxis(VALUES, 2, 2).ravel().tolist())
-    assert again.rows("main", "u1", seed=2)[0].value == tuple(VALUES[2, 1, 0])
+    assert again.rows("main", "u1", seed=2)[0].value == VALUES[2, 1, 0].tolist()
 
 
 def test_what_a_killed_worker_left_of_a_line_is_run_again(store, tmp_path):
@@ -105,9 +107,9 @@ def test_a_value_that_is_not_finite_is_refused(tmp_path, value):
 
 
 def test_a_contrast_refuses_pairs_that_are_not_unique(store):
-    rows = frame([store])
+    rows = store.frame()
     with pytest.raises(pd.errors.MergeError):
-        Contrast("tuned", "extracted", "accuracy", "main").differences(pd.concat([rows, rows]))
+        Contrast("tuned", "extracted", "accuracy", "main").estimate(View(pd.concat([rows, rows])))
 
 
 def _claim(path, ready, done):
@@ -134,21 +136,21 @@ def test_a_job_that_another_worker_has_claimed_is_left_to_it(tmp_path):
     assert [row.condition for row in store.rows("main", "one")] == ["theirs"]
 
 
-def _add(path, worker):
-    store = RowStore(path, "toy", "abc")
-    for i in range(20):
-        for part in (worker, "both"):
-            store.compute(Job(part, str(i), lambda: [Row("u", worker, "x", 1.0)]), wait=True)
+WORKER = """
+import sys
+from pathlib import Path
+from lens_fv.studies.rows import Job, Row, RowStore
+store, worker = RowStore(Path(sys.argv[1]), "toy", "abc"), sys.argv[2]
+for i in range(20):
+    for part in (worker, "both"):
+        store.compute(Job(part, str(i), lambda: [Row("u", worker, "x", 1.0)]), wait=True)
+"""
 
 
 def test_workers_lose_nothing_of_each_other(tmp_path):
-    context, path = multiprocessing.get_context("spawn"), tmp_path / "rows.jsonl"
-    workers = [context.Process(target=_add, args=(path, name)) for name in ("one", "two")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    path = tmp_path / "rows.jsonl"
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(path), name]) for name in ("one", "two")]
+    assert [worker.wait(300) for worker in workers] == [0, 0]
     assert path.read_text().count("\n") == 60
     lines = RowStore(path, "toy", "abc").lines()
     assert {(line.part, line.job) for line in lines} == {(part, str(i)) for part in ("one", "two", "both") for i in range(20)}
@@ -163,25 +165,25 @@ def test_a_job_that_another_store_has_added_is_not_run_again(tmp_path):
 
 
 def test_estimates_are_means_over_units_of_means_over_seeds_and_items(store):
-    rows = frame([store])
+    rows = View(store.frame())
     by_hand = VALUES[:, :, 0].mean((0, 2))
-    assert mean(select(rows, {"condition": "tuned"})) == pytest.approx(estimate(list(by_hand)))
-    table = Table().estimates(rows)
-    assert list(table) == list(CONDITIONS) and table["tuned"]["accuracy"] == mean(select(rows, {"condition": ["tuned"]}))
-    curve = Curve(where={"seed": 1}).estimates(rows)
+    assert rows.where(condition="tuned").mean() == pytest.approx(estimate(list(by_hand)))
+    table = rows.estimates()
+    assert list(table) == list(CONDITIONS) and table["tuned"]["accuracy"] == rows.where(condition=["tuned"]).mean()
+    curve = rows.where(seed=1).curve()
     assert curve["extracted"][3.0].mean == pytest.approx(VALUES[1, :, 1, 3].mean())
-    assert mean(select(rows, {"condition": "none"})) is None
+    assert rows.where(condition="none").mean() is None
 
 
 def test_contrasts_pair_what_both_conditions_have(store):
-    rows = frame([store])
+    rows = store.frame()
     some = rows[~((rows["condition"] == "extracted") & (rows["seed"] == 2) & (rows["unit"] == "u0"))]
     contrast = Contrast("tuned", "extracted", "accuracy", "main")
     differences = (VALUES[:, :, 0] - VALUES[:, :, 1]).mean(2)
     by_hand = [differences[:2, 0].mean(), *differences[:, 1:].mean(0)]
-    assert list(contrast.differences(some).values()) == pytest.approx(by_hand)
-    assert contrast.estimate(some) == pytest.approx(estimate(list(by_hand)))
-    assert Contrast("tuned", "random", "accuracy", "main").estimate(rows) is None
+    assert contrast.estimate(View(some)) == pytest.approx(estimate(list(by_hand)))
+    assert View(some).differences(["tuned - extracted"], "unit")["tuned - extracted"]["u0"].mean == pytest.approx(by_hand[0])
+    assert Contrast("tuned", "random", "accuracy", "main").estimate(View(rows)) is None
 
 
 @pytest.mark.parametrize(

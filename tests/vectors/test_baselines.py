@@ -34,11 +34,11 @@ LEARNED = ("head_weights", "soft_prompt", "lora")
 def states(model, split, n_shots, n_prompts):
     """Last-token states after every layer, by TransformerLens' own cache."""
     prompts = build_prompts(split.train, split.train, n_shots=n_shots, n_prompts=n_prompts)
-    found = []
+    last_states = []
     for prompt in encode_prompts(model, prompts):
         _, cache = model.tl.run_with_cache(torch.tensor([prompt.tokens]))
-        found.append(torch.stack([cache[f"blocks.{layer}.hook_resid_post"][0, -1] for layer in range(model.n_layers)]))
-    return torch.stack(found)
+        last_states.append(torch.stack([cache[f"blocks.{layer}.hook_resid_post"][0, -1] for layer in range(model.n_layers)]))
+    return torch.stack(last_states)
 
 
 def logprob(model, prompt, **options):
@@ -87,13 +87,13 @@ def test_layer_and_scale_are_the_best_on_validation(tiny_model):
         for scale in (0.5, 2.0):
             other = mean_state(model, task, layers=layer, scales=scale, **SHOTS)
             torch.testing.assert_close(other.vector, mean[layer] * scale, atol=1e-4, rtol=1e-4)
-            found = []
+            logprobs = []
             for prompt in validation_prompts(model, split_pairs(task)):
                 added = torch.zeros(1, len(prompt.tokens) + len(prompt.answers[0]), model.d_model)
                 added[:, len(prompt.tokens) - 1] = other.vector
                 hook = (f"blocks.{layer}.hook_resid_post", partial(lambda by, x, hook: x + by, added))
-                found.append(logprob(model, prompt, hooks=[hook]))
-            means[layer, scale] = float(torch.stack(found).mean())
+                logprobs.append(logprob(model, prompt, hooks=[hook]))
+            means[layer, scale] = float(torch.stack(logprobs).mean())
     best = max(means, key=means.get)
     assert (vector.layer, vector.provenance.options["picked_scale"]) == best
     assert vector.provenance.options["validation_logprob"] == pytest.approx(means[best], abs=1e-3)
@@ -110,8 +110,8 @@ def test_head_weights_make_their_vector(tiny_model):
     model, task = tiny_model("llama"), toy_task()
     ranking = rank_heads(model, task, n_shots=2, n_clean=3, n_trials=2)
     vector = train_head_weights(model, task, means=ranking, **FEW)
-    made = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.post_attn_gain)).sum((0, 1))
-    torch.testing.assert_close(vector.vector, made, atol=1e-4, rtol=1e-4)
+    summed = (vector.weights[..., None] * head_writes(model, ranking.z, ranking.post_attn_gain)).sum((0, 1))
+    torch.testing.assert_close(vector.vector, summed, atol=1e-4, rtol=1e-4)
     assert vector.weights.count_nonzero() > 0
     assert type(random_like(vector)).__name__ == "FunctionVector"
 
@@ -121,8 +121,9 @@ def test_learning_makes_training_answers_likelier(any_model, kind):
     model, task = any_model, toy_task()
     split = split_pairs(task, seed=0)
     trained = MAKERS[kind](model, task, split=type(split)(split.train, split.train[:8], split.test))
-    found = evaluate(model, task, {kind: trained}, split=type(split)(split.train, split.validation, split.train[:8]), n_shots=2)
-    assert found[kind].logprob_per_answer.mean > found["none"].logprob_per_answer.mean
+    tested_on_training = type(split)(split.train, split.validation, split.train[:8])
+    evaluation = evaluate(model, task, {kind: trained}, split=tested_on_training, n_shots=2)
+    assert evaluation[kind].logprob_per_answer.mean > evaluation["none"].logprob_per_answer.mean
 
 
 @pytest.mark.parametrize("kind", LEARNED)
@@ -143,8 +144,8 @@ def test_soft_prompt_is_embeddings_in_front(tiny_model, huggingface_model):
     embedded = hf.get_input_embeddings()(torch.tensor([tokens]))
     expected = hf(inputs_embeds=torch.cat([embedded[:, :1], soft.states[None], embedded[:, 1:]], 1)).logits
     with soft.applied(model):
-        found = model.forward(torch.tensor([soft.lengthened(tokens)]))
-    torch.testing.assert_close(found[0, -3:], expected[0, -3:], atol=1e-4, rtol=1e-4)
+        logits = model.forward(torch.tensor([soft.lengthened(tokens)]))
+    torch.testing.assert_close(logits[0, -3:], expected[0, -3:], atol=1e-4, rtol=1e-4)
     scores = soft.score(model, encode_prompts(model, [zero_shot(toy_task().pairs[1])]))
     prompt = encode_prompts(model, [zero_shot(toy_task().pairs[1])])[0]
     longer = type(prompt)(soft.lengthened(prompt.tokens), prompt.answers)
@@ -168,9 +169,9 @@ def test_adapter_is_what_peft_makes_of_it(tiny_model, huggingface_model):
         expected = theirs(tokens).logits
     before = model.forward(tokens)
     with adapter.applied(model):
-        found = model.forward(tokens)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(found, before, atol=1e-3)
+        logits = model.forward(tokens)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits, before, atol=1e-3)
     assert torch.equal(before, model.forward(tokens))
 
 
@@ -179,8 +180,8 @@ def test_adapter_trains_what_it_applies(any_model):
     model, task = any_model, toy_task()
     adapter = train_adapter(model, task, **FEW)
     prompts = validation_prompts(model, split_pairs(task))
-    found = adapter.score(model, prompts).logprob.mean()
-    assert float(found) == pytest.approx(adapter.provenance.options["validation_logprob"], abs=1e-3)
+    trained_logprob = adapter.score(model, prompts).logprob.mean()
+    assert float(trained_logprob) == pytest.approx(adapter.provenance.options["validation_logprob"], abs=1e-3)
 
 
 def test_adapter_is_taken_back_when_a_block_raises(tiny_model):

@@ -16,7 +16,7 @@ SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
 
 
 @pytest.fixture(scope="module")
-def made(tiny_model):
+def extracted(tiny_model):
     """A model, a task, its ranking and its vector at layer 1."""
     model, task = tiny_model("gemma3"), toy_task()
     ranking = rank_heads(model, task, **SMALL)
@@ -44,14 +44,20 @@ def test_bias_per_head_is_the_reference_codes_habit(tiny_model):
     torch.testing.assert_close(habit.vector - plain.vector, biases, atol=1e-4, rtol=1e-3)
 
 
-def test_layer_is_picked_on_validation(made):
-    model, task, ranking, _ = made
+def test_a_ranking_of_another_task_is_refused(extracted):
+    model, _, ranking, _ = extracted
+    with pytest.raises(LensFVError, match="extract from a ranking for other: it was made on toy, with other pairs"):
+        extract(model, toy_task(30, name="other"), ranking)
+
+
+def test_layer_is_picked_on_validation(extracted):
+    model, task, ranking, _ = extracted
     assert 0 <= extract(model, task, ranking, n_heads=4).layer < model.n_layers
 
 
 @pytest.mark.parametrize("site", ["resid_post", "heads"])
-def test_applied_is_what_the_engine_does(made, site):
-    model, _, _, vector = made
+def test_applied_is_what_the_engine_does(extracted, site):
+    model, _, _, vector = extracted
     vector, prompt = vector.at(site=site, scale=1.5), [3, 1, 4, 1, 5]
     resid = run_branches(model, [prompt], [vector.edits()])
     before = model.forward(torch.tensor([prompt]))
@@ -62,16 +68,16 @@ def test_applied_is_what_the_engine_does(made, site):
     assert not torch.equal(before, inside)
 
 
-def test_a_block_that_raises_leaves_no_hook(made):
-    model, _, _, vector = made
+def test_a_block_that_raises_leaves_no_hook(extracted):
+    model, _, _, vector = extracted
     before = model.forward(torch.tensor([[1, 2]]))
     with pytest.raises(ZeroDivisionError), vector.applied(model):
         raise ZeroDivisionError
     assert torch.equal(before, model.forward(torch.tensor([[1, 2]])))
 
 
-def test_another_model_is_refused(made, tiny_model):
-    vector, other = made[3], tiny_model("llama")
+def test_another_model_is_refused(extracted, tiny_model):
+    vector, other = extracted[3], tiny_model("llama")
     with (
         pytest.raises(LensFVError, match="made on model tiny-gemma3, this is tiny-llama; pass force=True"),
         vector.applied(other),
@@ -81,15 +87,15 @@ def test_another_model_is_refused(made, tiny_model):
         other.forward(torch.tensor([[1, 2]]))
 
 
-def test_another_basis_is_refused(made):
-    model, _, _, vector = made
+def test_another_basis_is_refused(extracted):
+    model, _, _, vector = extracted
     elsewhere = replace(vector, provenance=replace(vector.provenance, weight_processing="compat"))
     with pytest.raises(LensFVError, match="basis of weight processing compat, this is raw"):
         decode(model, elsewhere)
 
 
-def test_round_trip(made, tmp_path):
-    vector = made[3]
+def test_round_trip(extracted, tmp_path):
+    vector = extracted[3]
     again = FunctionVector.load(vector.save(tmp_path / "v.safetensors"))
     assert torch.equal(again.vector, vector.vector)
     assert torch.equal(again.head_outputs, vector.head_outputs)
@@ -98,8 +104,8 @@ def test_round_trip(made, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["v.safetensors"]
 
 
-def test_damaged_files_are_one_clear_error(made, tmp_path):
-    path = made[3].save(tmp_path / "v.safetensors")
+def test_damaged_files_are_one_clear_error(extracted, tmp_path):
+    path = extracted[3].save(tmp_path / "v.safetensors")
     whole = path.read_bytes()
     for content in [whole[: len(whole) // 2], b"", b"pickle?"]:
         path.write_bytes(content)
@@ -108,33 +114,33 @@ def test_damaged_files_are_one_clear_error(made, tmp_path):
     path.unlink()
     with pytest.raises(LensFVError, match="no such file"):
         load_artefact(path)
-    ranking = made[2].save(path)
+    ranking = extracted[2].save(path)
     with pytest.raises(LensFVError, match="holds a HeadRanking"):
         FunctionVector.load(ranking)
 
 
-def test_wrong_shapes_are_refused(made):
-    vector = made[3]
-    for change, said in [
+def test_wrong_shapes_are_refused(extracted):
+    vector = extracted[3]
+    for change, message in [
         ({"vector": torch.zeros(5)}, "expected floating point"),
         ({"vector": vector.vector * torch.nan}, "not finite"),
         ({"layer": 9}, "no such place"),
         ({"heads": (), "head_outputs": vector.head_outputs[:0], "site": "heads"}, "it has none"),
     ]:
-        with pytest.raises(LensFVError, match=said):
+        with pytest.raises(LensFVError, match=message):
             replace(vector, **change)
 
 
-def test_random_like_has_its_length_and_place(made):
-    vector = made[3].at(scale=2.0)
+def test_random_like_has_its_length_and_place(extracted):
+    vector = extracted[3].at(scale=2.0)
     control = random_like(vector, seed=5)
     torch.testing.assert_close(control.vector.norm(), 2 * vector.vector.norm())
     assert (control.layer, control.scale, control.provenance.method) == (vector.layer, 1.0, "random")
     assert torch.cosine_similarity(control.vector, vector.vector, dim=0).abs() < 0.6
 
 
-def test_other_heads_are_as_many_of_the_same_layers(made):
-    vector = made[3]
+def test_other_heads_are_as_many_of_the_same_layers(extracted):
+    vector = extracted[3]
     control = other_heads(vector, seed=3)
     assert type(control) is type(vector)
     assert [layer for layer, _ in control.heads] == [layer for layer, _ in vector.heads]
@@ -150,8 +156,8 @@ def test_other_heads_are_as_many_of_the_same_layers(made):
         other_heads(random_like(vector))
 
 
-def test_decode_is_the_models_own_readout(made):
-    model, _, _, vector = made
+def test_decode_is_the_models_own_readout(extracted):
+    model, _, _, vector = extracted
     decoded = decode(model, vector, 5, words=["a", "walk"])
     logits = model.tl.unembed(model.tl.ln_final(vector.vector[None, None]))[0, 0]
     assert [p for _, p in decoded.tokens] == pytest.approx(logits.softmax(-1).topk(5).values.tolist(), abs=1e-5)

@@ -58,13 +58,13 @@ def alone(model, vector, position: int = -1, rows=ROWS):
 
         return change
 
-    found = []
+    logits = []
     for row in rows:
         at = position % len(row)
         hooks = [(f"blocks.{layer}.attn.hook_z", put(layer, at)) for layer in (0, 2)]
         hooks = hooks if vector.site == "heads" else [("blocks.1.hook_resid_post", put(1, at))]
-        found.append(model.forward(torch.tensor([list(row)]), hooks)[0, -1])
-    return torch.stack(found)
+        logits.append(model.forward(torch.tensor([list(row)]), hooks)[0, -1])
+    return torch.stack(logits)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -99,7 +99,7 @@ def test_with_a_cache_each_new_token_is_the_last(tiny_model):
     with vector.applied(model), vector.applied(model, position=0):
         kept = cache_of(hf(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=True))
         after = {"position_ids": longer.cumsum(1)[:, -2:] - 1, **cache_argument(hf.forward, kept)}
-        got = hf(input_ids=torch.tensor(more), attention_mask=longer, **after).logits
+        logits = hf(input_ids=torch.tensor(more), attention_mask=longer, **after).logits
 
     def both(text, length):
         def add(x, hook):
@@ -110,7 +110,7 @@ def test_with_a_cache_each_new_token_is_the_last(tiny_model):
         return model.forward(torch.tensor([text]), [("blocks.1.hook_resid_post", add)])[0, -1]
 
     want = torch.stack([both([*row, *added], len(row)) for row, added in zip(ROWS, more, strict=True)])
-    torch.testing.assert_close(got[:, -1], want, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[:, -1], want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -17,7 +17,7 @@ SMALL = {"n_shots": 2, "n_clean": 4, "n_trials": 3}
 
 
 @pytest.fixture(scope="module")
-def made(tiny_model):
+def swept(tiny_model):
     """A model, a task, a vector long enough to matter, and its sweep."""
     model, task = tiny_model("llama"), toy_task()
     vector = extract(model, task, rank_heads(model, task, **SMALL), n_heads=4, layer=1)
@@ -39,8 +39,8 @@ def by_hand(model, items, vector):
     return torch.tensor(top1), torch.tensor(logprob)
 
 
-def test_every_cell_is_the_vector_applied_there(made):
-    model, task, vector, sweep = made
+def test_every_cell_is_the_vector_applied_there(swept):
+    model, task, vector, sweep = swept
     items = split_pairs(task, seed=0).validation
     assert (sweep.layers, sweep.scales, sweep.subset) == ((0, 1, 2), (1.0, 30.0), "validation")
     for i in range(3):
@@ -54,8 +54,8 @@ def test_every_cell_is_the_vector_applied_there(made):
     assert sweep.mean().std() > 0.1  # the grid is not flat, so cells could have been told apart
 
 
-def test_the_test_split_is_what_evaluate_reports(made):
-    model, task, vector, _ = made
+def test_the_test_split_is_what_evaluate_reports(swept):
+    model, task, vector, _ = swept
     sweep = sweep_injection(model, task, vector, layers=[-1], scales=[7.0], subset="test", max_items=None)
     row = evaluate(model, task, {"extracted": vector.at(layer=2, scale=7.0)}, n_shots=2)["extracted"]
     (cell,) = sweep.cells()
@@ -64,8 +64,8 @@ def test_the_test_split_is_what_evaluate_reports(made):
     assert cell.logprob_per_answer.mean == pytest.approx(row.logprob_per_answer.mean, abs=1e-4)
 
 
-def test_intervals_are_wilsons_and_the_bootstraps(made):
-    sweep = made[3]
+def test_intervals_are_wilsons_and_the_bootstraps(swept):
+    sweep = swept[3]
     n = len(sweep.top1)
     for at, cell in enumerate(sweep.cells()):
         i, j = divmod(at, 2)
@@ -74,8 +74,8 @@ def test_intervals_are_wilsons_and_the_bootstraps(made):
         assert cell.logprob_per_answer == pytest.approx(mean, abs=0.1 * (mean.ci_high - mean.ci_low))
 
 
-def test_best_is_the_largest_mean_and_log_probability_breaks_ties(made):
-    sweep = made[3]
+def test_best_is_the_largest_mean_and_log_probability_breaks_ties(swept):
+    sweep = swept[3]
     flat = sweep.mean().flatten()
     best = sweep.best()
     assert best.logprob_per_answer.mean == pytest.approx(float(flat.max()))
@@ -89,8 +89,8 @@ def test_best_is_the_largest_mean_and_log_probability_breaks_ties(made):
     assert tied.best()[:2] == (4, 1.0)
 
 
-def test_validation_and_test_are_asked_apart(made):
-    model, task, vector, sweep = made
+def test_validation_and_test_are_asked_apart(swept):
+    model, task, vector, sweep = swept
     test = sweep_injection(model, task, vector, layers=[0], scales=[1.0], subset="test")
     assert test.provenance.prompts_hash != sweep.provenance.prompts_hash
     assert len(test.top1) == len(split_pairs(task, seed=0).test)
@@ -98,8 +98,8 @@ def test_validation_and_test_are_asked_apart(made):
     torch.testing.assert_close(few.logprob[:, 0, 0], sweep.logprob[:3, 0, 0], atol=1e-4, rtol=1e-4)
 
 
-def test_a_vector_at_its_heads_is_swept_over_scales_alone(made):
-    model, task, vector, _ = made
+def test_a_vector_at_its_heads_is_swept_over_scales_alone(swept):
+    model, task, vector, _ = swept
     at_heads = vector.at(site="heads")
     sweep = sweep_injection(model, task, at_heads, scales=[0.0, 2.0])
     assert (sweep.layers, sweep.site, tuple(sweep.top1.shape[1:])) == ((vector.layer,), "heads", (1, 2))
@@ -111,8 +111,8 @@ def test_a_vector_at_its_heads_is_swept_over_scales_alone(made):
         sweep_injection(model, task, at_heads, layers=[1])
 
 
-def test_extract_takes_the_best_layer_and_its_unit(made):
-    model, task, vector, _ = made
+def test_extract_takes_the_best_layer_and_its_unit(swept):
+    model, task, vector, _ = swept
     ranking = rank_heads(model, task, **SMALL)
     sweep = sweep_injection(model, task, vector, scales=[1.0, 2.0])
     placed = sweep.best_vector(vector)
@@ -125,8 +125,8 @@ def test_extract_takes_the_best_layer_and_its_unit(made):
         assert picked.resid_norm == float(ranking.resid_norm[best.layer])
 
 
-def test_round_trip_and_card(made, tmp_path):
-    sweep = made[3]
+def test_round_trip_and_card(swept, tmp_path):
+    sweep = swept[3]
     again = load_artefact(sweep.save(tmp_path / "s.safetensors"))
     assert isinstance(again, InjectionSweep)
     assert (again.layers, again.scales, again.site, again.subset) == (sweep.layers, sweep.scales, sweep.site, sweep.subset)
@@ -138,7 +138,7 @@ def test_round_trip_and_card(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"layers": []}, "choose a layer of tiny-llama: none given"),
         ({"scales": []}, "over 0 scales: give at least one"),
@@ -146,22 +146,22 @@ def test_round_trip_and_card(made, tmp_path):
         ({"max_items": 0}, r"max_items=0\): it has to be a whole number at least 1"),
     ],
 )
-def test_bad_requests(made, options, said):
-    model, task, vector, _ = made
-    with pytest.raises(LensFVError, match=said):
+def test_bad_requests(swept, options, message):
+    model, task, vector, _ = swept
+    with pytest.raises(LensFVError, match=message):
         sweep_injection(model, task, vector, **options)
 
 
-def test_another_models_vector_is_refused(made, tiny_model):
-    _, task, vector, _ = made
+def test_another_models_vector_is_refused(swept, tiny_model):
+    _, task, vector, _ = swept
     other = tiny_model("qwen3")
     with pytest.raises(LensFVError, match="pass force=True"):
         sweep_injection(other, task, vector)
     assert sweep_injection(other, task, vector, force=True, layers=[0], scales=[1.0]).provenance.model == "tiny-qwen3"
 
 
-def test_one_layer_and_one_scale_need_no_list(made):
-    model, task, vector, _ = made
+def test_one_layer_and_one_scale_need_no_list(swept):
+    model, task, vector, _ = swept
     one, several = (
         sweep_injection(model, task, vector, layers=layers, scales=scales, max_items=4)
         for layers, scales in ((-1, 2.0), ([model.n_layers - 1], [2.0]))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lens_fv.core.choices import checked
 from lens_fv.core.texts import json_lines, nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import MIN_ITEMS, SimilarityMatrix
@@ -23,6 +24,7 @@ class _Judgement(NamedTuple):
     score: float
 
 
+@checked
 def load_judgements(path: str | Path, *, known: Collection[str] | None = None) -> SimilarityMatrix:
     r"""Read judged similarities of relations from a file.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.composition import VectorLibrary
+from lens_fv.core.choices import checked
 from lens_fv.core.json_files import validated
 from lens_fv.core.results import Record
 from lens_fv.errors import LensFVError
@@ -83,6 +84,7 @@ class SimilarityMatrix(Record):
         return self.values[np.triu_indices(len(self.names), 1)]
 
 
+@checked
 def similarity_matrix(vectors: VectorLibrary | Mapping[str, FunctionVector] | Mapping[str, Tensor]) -> SimilarityMatrix:
     """Compute the matrix of cosine similarities between vectors.
 

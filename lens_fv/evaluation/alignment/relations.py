@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.composition import CompositeVector, VectorLibrary, WeightMap, compose
+from lens_fv.core.choices import checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.alignment.matrix import SimilarityMatrix, similarity_matrix
@@ -17,8 +18,10 @@ from lens_fv.model.lens_model import LensModel
 from lens_fv.model.measuring import measured
 from lens_fv.tasks import TODD, Pair, PromptTemplate
 from lens_fv.vectors import FunctionVector
+from lens_fv.vectors.batches import BATCH
 
 
+@checked
 def relation_vectors(
     model: LensModel,
     libraries: Mapping[str, VectorLibrary],
@@ -68,6 +71,7 @@ def relation_vectors(
     return vectors
 
 
+@checked
 def relation_similarities(
     model: LensModel, vectors: Mapping[str, Mapping[str, FunctionVector]], relations: Mapping[str, Sequence[Pair]]
 ) -> dict[str, SimilarityMatrix]:
@@ -114,17 +118,15 @@ def embedding_differences(model: LensModel, pairs: Sequence[Pair]) -> Float[Tens
 
 
 @torch.no_grad()
-def state_differences(
-    model: LensModel, pairs: Sequence[Pair], layers: Sequence[int], *, batch_size: int = 64
-) -> Float[Tensor, "layers pairs d_model"]:
+def state_differences(model: LensModel, pairs: Sequence[Pair], layers: Sequence[int]) -> Float[Tensor, "layers pairs d_model"]:
     """Compute residual-stream differences after layers, (primary) output minus input, each word alone at its last token."""
     tokens = {word: _tokens(model, word) for word in _words(pairs)}
     bos = [model.tokenizer.bos_token_id] if model.prepend_bos else []
     states: dict[str, Tensor] = {}
     for length in sorted({len(ids) for ids in tokens.values()}):
         words = [word for word, ids in tokens.items() if len(ids) == length]
-        for start in range(0, len(words), batch_size):
-            batch = words[start : start + batch_size]
+        for start in range(0, len(words), BATCH):
+            batch = words[start : start + BATCH]
             by_layer: dict[int, Tensor] = {}
             hooks = [(f"blocks.{layer}.hook_resid_post", partial(_keep_last, by_layer, layer)) for layer in set(layers)]
             model.run_body(torch.tensor([bos + tokens[word] for word in batch]), hooks)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_fv.core.choices import checked
 from lens_fv.core.texts import read_text
 from lens_fv.errors import LensFVError
 from lens_fv.tasks import Pair
@@ -46,6 +47,7 @@ class RatedRelation:
         return f"RatedRelation({self.name}, {self.group}: {self.family}, {len(self.pairs)} rated pairs)"
 
 
+@checked
 def load_semeval(folder: str | Path) -> list[RatedRelation]:
     """Read the relations of SemEval-2012 Task 2 with their typicality ratings (Jurgens et al. 2012).
 

@@ -4,7 +4,8 @@ Every measurement is compared with a plain implementation, timed in alternation 
 time of the unavoidable operations at the rate of a matrix product timed in the same run.
 """
 
-from lens_fv.studies.bench.engine import bench_compose, bench_engine, bench_memory, bench_sweep
+from lens_fv.studies.bench.engine import bench_compose, bench_engine, bench_sweep
+from lens_fv.studies.bench.memory import bench_memory
 from lens_fv.studies.bench.subject import SHAPES, BenchResult, Subject, open_subject
 from lens_fv.studies.bench.training import bench_guided, bench_teach
 from lens_fv.studies.bench.tuning import bench_tune

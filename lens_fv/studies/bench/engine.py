@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_fv.core.choices import Count, Natural, Seed, Whole, checked
+from lens_fv.core.choices import Count, Finite, Seed, Whole, checked
 from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
-from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, plan_branches, run_branches
+from lens_fv.patching import Branch, Edit, answer_logprobs, choose_backend, run_branches
 from lens_fv.studies.bench.clock import Clock, Cost, body_weights
-from lens_fv.studies.bench.subject import BenchResult, Subject, few_shot_tokens
+from lens_fv.studies.bench.subject import BenchResult, Subject
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -55,7 +55,7 @@ def bench_engine(
 def bench_sweep(
     subject: Subject,
     *,
-    scales: Sequence[float] = SCALES,
+    scales: Sequence[Finite] = SCALES,
     sample: Count = 6,
     repeats: Count = 5,
     seed: Seed = 0,
@@ -108,49 +108,6 @@ def bench_compose(
     return _bench(subject, [Edit(layer, row, mode="add") for row in rows], sample, repeats, seed, progress)
 
 
-@checked
-def bench_memory(
-    subject: Subject,
-    *,
-    n_shots: Sequence[Natural] = (5, 10, 20, 40, 60),
-    repeats: Count = 3,
-    seed: Seed = 0,
-    progress: bool = False,
-) -> BenchResult:
-    """Patch every head of prompts of growing length.
-
-    The measure `growth` is a table with a line for each prompt, the shortest first. Times are medians in seconds, bytes are
-    peaks that include the weights; `planned_bytes`, without the weights, is what the plan expected.
-
-    Args:
-        subject: Model to run, and task of the few-shot prompts; without a task, prompts of random tokens.
-        n_shots: Number of demonstrations; one prompt each.
-        repeats: Number of runs for the median.
-        seed: Seed of the prompts and of the edits' random values.
-        progress: Show a progress bar.
-    """
-    model, clock = subject.model, Clock(subject.model)
-    branches = [Branch((edit,), tokens=(0,)) for edit in head_edits(subject, seed)]
-    prompts = sorted((few_shot_tokens(model, subject.task, n, seed) for n in n_shots), key=len)
-    growth: list[dict[str, Any]] = []
-    with progress_bar("bench", len(prompts) * repeats, show=progress) as tick:
-        for prompt in prompts:
-            plain, engine = _compare(clock, model, prompt, branches, repeats, tick)
-            growth.append(
-                {
-                    "prompt_tokens": len(prompt),
-                    "plain_forward_s": plain.seconds,
-                    "engine_s": engine.seconds,
-                    "plain_forwards": engine.time_ratio,
-                    "plain_bytes": plain.bytes,
-                    "engine_bytes": engine.bytes,
-                    "memory_ratio": engine.memory_ratio,
-                    "planned_bytes": max(plan.peak_bytes for plan in plan_branches(model, [prompt], branches)),
-                }
-            )
-    return subject.result(edits=len(branches), growth=growth, product_gflops=clock.rate / 1e9)
-
-
 def head_edits(subject: Subject, seed: int) -> list[Edit]:
     """One edit per head that replaces its output by a random one."""
     model, rng = subject.model, torch.Generator().manual_seed(seed)
@@ -160,7 +117,7 @@ def head_edits(subject: Subject, seed: int) -> list[Edit]:
 
 
 @torch.no_grad()
-def _compare(
+def compare_engine(
     clock: Clock, model: LensModel, prompt: tuple[int, ...], branches: Sequence[Branch], repeats: int, tick: Callable[[], None]
 ) -> tuple[Cost, Cost]:
     """The costs of a plain forward pass that unembeds the last token, and of all branches in the engine."""
@@ -185,7 +142,7 @@ def _bench(subject: Subject, edits: Sequence[Edit], sample: int, repeats: int, s
     loop_times: list[float] = []
     errors: list[float] = []
     with progress_bar("bench", repeats + len(sampled), show=progress) as tick:
-        plain, engine = _compare(clock, model, prompt, branches, repeats, tick)
+        plain, engine = compare_engine(clock, model, prompt, branches, repeats, tick)
         for i, state in zip(sampled, states, strict=True):
             duration, logits = clock.time(partial(_plain_patch, subject, edits[i]))
             loop_times.append(duration)

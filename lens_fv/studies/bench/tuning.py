@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.choices import Count, Positive, Seed, Whole, checked
-from lens_fv.core.progress import progress_bar
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import choose_backend
 from lens_fv.studies.bench.clock import Clock, body_weights
 from lens_fv.studies.bench.subject import BenchResult, Subject
 from lens_fv.tasks import EncodedPrompt, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.batches import open_batches
+from lens_fv.vectors.fitting import fit
 
 
 @checked
@@ -56,20 +56,31 @@ def bench_tune(
     courses = [_prompts(model, subject.task, n_pairs, seed + i) for i in range(vectors)]
     clock = Clock(model)
 
+    def fitted(n: int, loss: Callable[[Tensor], Tensor]) -> Float[Tensor, "n d_model"]:
+        v = torch.nn.Parameter(torch.zeros(n, model.d_model, device=model.device))
+        fit(
+            [v],
+            lambda: loss(v),
+            lambda _: None,
+            steps=steps,
+            context="bench",
+            checks=(),
+            learning_rate=learning_rate,
+            progress=progress,
+        )
+        return v.detach()
+
     def engine() -> Tensor:
         batches = open_batches(model, [(i, prompt) for i, prompts in enumerate(courses) for prompt in prompts])
 
         def loss(v: Tensor) -> Tensor:
             return torch.cat([batch.losses([layer], v[:, None])[:, 0] for batch in batches]).sum() / n_pairs
 
-        return _fit(model, loss, vectors, steps, learning_rate, tick)[0]
-
-    def full() -> Tensor:
-        return _fit(model, _full_loss(model, courses[0], layer), 1, steps, learning_rate, tick)[0]
+        return fitted(vectors, loss)
 
     backend = choose_backend(model)  # checks the model once, outside the timed runs
-    with progress_bar("bench", 2 * steps, show=progress) as tick:
-        (engine_s, tuned), (one_s, expected) = clock.time(engine), clock.time(full)
+    engine_s, tuned = clock.time(engine)
+    one_s, expected = clock.time(lambda: fitted(1, _full_loss(model, courses[0], layer)))
     full_s = one_s * vectors
     # A step runs the suffix through the layers above, forward and backward; with frozen weights both cost the same.
     tokens = sum(len(p.answers[0]) for prompts in courses for p in prompts)
@@ -85,7 +96,7 @@ def bench_tune(
         engine_s=engine_s,
         full_s=full_s,
         speedup=full_s / engine_s,
-        relative_difference=float((tuned - expected).norm() / expected.norm()),
+        relative_difference=float((tuned[0] - expected[0]).norm() / expected.norm()),
         **clock.floor(opening + stepping, engine_s),
     )
 
@@ -96,27 +107,6 @@ def _prompts(model: LensModel, task: Task | None, pairs: int, seed: int) -> list
     rng = torch.Generator().manual_seed(seed)
     draw = torch.randint(model.d_vocab, (pairs, 10), generator=rng).tolist()
     return [EncodedPrompt(tuple(row[:8]), (tuple(row[8:]),)) for row in draw]
-
-
-def _fit(
-    model: LensModel,
-    loss: Callable[[Tensor], Tensor],
-    vectors: int,
-    steps: int,
-    learning_rate: float,
-    tick: Callable[[], None],
-) -> Float[Tensor, "vectors d_model"]:
-    v = torch.nn.Parameter(torch.zeros(vectors, model.d_model, device=model.device))
-    optimiser = torch.optim.Adam([v], lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        with torch.enable_grad():
-            loss(v).backward()
-        optimiser.step()
-        schedule.step()
-        tick()
-    return v.detach()
 
 
 def _full_loss(model: LensModel, prompts: Sequence[EncodedPrompt], layer: int) -> Callable[[Tensor], Tensor]:

@@ -4,23 +4,19 @@ import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lens_fv.core.files import file_lock, file_name
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneRun, finetune, interpolate_weights
+from lens_fv.finetuning import FinetuneRun, interpolate_weights
 from lens_fv.studies.bench import Subject, bench_guided
 from lens_fv.studies.bench.training import METHODS as TIMED
 from lens_fv.studies.guided.scores import final_rows, make_prompts, metric_rows, score_run
 from lens_fv.studies.guided.settings import CHOOSING, CONTROLS, Changes, Guided, Recipe, condition, method_of
 from lens_fv.studies.instruction.parts import vector
-from lens_fv.studies.rows import Job, Row, frame, part
-from lens_fv.studies.tables import Table
+from lens_fv.studies.rows import Job, Row, part
+from lens_fv.studies.tables import View
 from lens_fv.tasks import Task, list_tasks, load_task
 from lens_fv.vectors import FunctionVector, other_heads, random_like
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METRICS = ("average", "final", "forgetting", "general", "in_context")
 
@@ -34,9 +30,9 @@ def choosing(study: Guided) -> Iterator[Job]:
             yield _job(study, "choosing", CHOOSING, seed, condition(method, changes), s.recipe(method, changes, seed=seed))
 
 
-def best_candidates(rows: "pd.DataFrame", methods: Mapping[str, Sequence[Changes]]) -> dict[str, str]:
+def best_candidates(rows: View, methods: Mapping[str, Sequence[Changes]]) -> dict[str, str]:
     """For each method that was tried with all its settings, the condition with the best mean of "final" and "general"."""
-    table, best = Table(where={"part": "choosing", "measure": METRICS}).estimates(rows), dict[str, str]()
+    table, best = rows.where(part="choosing", measure=METRICS).estimates(), dict[str, str]()
     for method, candidates in methods.items():
         names = [condition(method, changes) for changes in candidates]
         if set(names) <= table.keys():
@@ -50,7 +46,7 @@ def chosen(study: Guided) -> dict[str, Changes]:
     Raises:
         LensFVError: settings have not been tried yet.
     """
-    best, settings = best_candidates(frame([study.rows]), study.settings.methods), dict[str, Changes]()
+    best, settings = best_candidates(View(study.rows.frame()), study.settings.methods), dict[str, Changes]()
     for method, candidates in study.settings.methods.items():
         if method not in best:
             raise LensFVError(f"choose settings of {method}: not all of them have been tried; run the part choosing first")
@@ -124,17 +120,7 @@ def _train(study: Guided, sequence: str, recipe: Recipe, folder: Path) -> Finetu
     plain = config == study.settings.recipe("lora", seed=seed).config
     run_folder = study.folder / "runs" / file_name(f"{seed}-{sequence}") if plain else folder / "run"
     with file_lock(run_folder):  # plain runs are also averaged, perhaps by another worker
-        run = finetune(
-            study.start(seed),
-            tasks,
-            run_folder,
-            config,
-            vectors=vectors,
-            swap_tasks=swap_tasks,
-            device=study.device,
-            dtype=study.model.dtype,
-            progress=study.progress,
-        )
+        run = study.finetune(study.start(seed), tasks, run_folder, config, vectors=vectors, swap_tasks=swap_tasks)
     if recipe.share == 1:
         return run
     shutil.rmtree(folder / "average", ignore_errors=True)

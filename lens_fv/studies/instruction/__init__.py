@@ -20,10 +20,12 @@ from lens_fv.plotting import (
 )
 from lens_fv.studies.instruction.parts import counterparts, injection, sequences, start
 from lens_fv.studies.instruction.settings import InstructedStudy, InstructionSettings, enters
+from lens_fv.studies.rows import COLUMNS
 from lens_fv.studies.study import Results
-from lens_fv.studies.tables import Contrast, Table, select, values_by
+from lens_fv.studies.tables import Contrast, View
 
 METRICS = ("average", "final", "forgetting", "general_before", "general", "in_context")
+JUDGEMENTS = get_args(Judgement)
 CLAIMS = {
     "knowledge": Contrast("knowledge", "instruction", "change", "sequences", "Knowledge falls less than following"),
     "vector": Contrast("vector", "random_heads", "cosine_to_initial", "sequences", "The vector moves less than random heads"),
@@ -43,85 +45,79 @@ class InstructionStudy(InstructedStudy[InstructionSettings]):
     settings_type = InstructionSettings
     parts: ClassVar = {"start": start, "sequences": sequences, "injection": injection, "counterparts": counterparts}
 
-    @classmethod
-    def context(cls, runs: Sequence[Results]) -> Mapping[str, Any]:
-        """See `Study.context`: everything by run."""
-        return {"claims": CLAIMS, "results": {run.name: _results(run) for run in runs}}
+    @staticmethod
+    def derived(run: Results) -> Any:
+        """See `Study.derived`: the first word of a job is its `kind`."""
+        return run.rows.frame.assign(kind=run.rows.frame["job"].str.partition("/")[0])
 
-    @classmethod
-    def headline(cls, run: Results) -> Mapping[str, Any]:
+    @staticmethod
+    def context(rows: View, runs: Sequence[Results]) -> Mapping[str, Any]:
+        """See `Study.context`: everything by run."""
+        return {"claims": CLAIMS, "results": {run.name: _results(rows.where(model=run.name), run) for run in runs}}
+
+    @staticmethod
+    def headline(rows: View, _: Results) -> Mapping[str, Any]:
         """Numbers of tracked runs, and of tasks by what became of them."""
-        judged = Counter(select(run.part("sequences"), {"measure": ("trained", "not_trained")})["condition"])
-        counts = {judgement: judged[judgement] for judgement in get_args(Judgement)}
+        sequences = rows.where(part="sequences")
+        judged = Counter(sequences.where(measure=("trained", "not_trained")).frame["condition"])
+        counts = {judgement: judged[judgement] for judgement in JUDGEMENTS}
         lost = sum(counts[judgement] for judgement in ("suppressed", "overwritten", "undecided"))
-        return {"runs": run.part("sequences").groupby(["seed", "job"]).ngroups, "lost": lost, **counts}
+        return {"runs": sequences.frame.groupby(["seed", "job"]).ngroups, "lost": lost, **counts}
 
 
 STUDY = InstructionStudy
 
 
-def _results(run: Results) -> Mapping[str, Any]:
-    rows, injection = run.part("sequences"), run.part("injection")
-    lost = select(rows, {"measure": "change", "condition": "accuracy"})
-    jaccard = values_by(select(rows, {"measure": "jaccard"}), "condition")
-    heads = values_by(select(injection, {"condition": "heads"}), "measure")
-    counterparts = Table().estimates(run.part("counterparts"))
-    by_model = injection.assign(model=injection["job"].str.split("/").str[0])
-    measures = ("change", "cosine_to_initial", "recovered_share", "correlation_with_accuracy")
+def _results(rows: View, run: Results) -> Mapping[str, Any]:
+    tracked, counterparts = rows.where(part="sequences"), rows.where(part="counterparts").estimates()
     return {
-        "start": _start(run),
-        "metrics": _metrics(run),
-        "judged": _judged(run),
-        "n_lost": len(lost),
-        "n_lost_tasks": lost["unit"].nunique(),
+        "start": _start(rows.where(part="start")),
+        "metrics": _metrics(tracked, run.settings["sequences"]),
+        "judged": _judged(tracked.where(condition=JUDGEMENTS)),
         "differences": {name: claim.estimate(rows) for name, claim in CLAIMS.items()},
-        **{measure: Table(where={"measure": measure}).estimates(rows) for measure in measures},
-        "jaccard": {condition: fmean(values) for condition, values in jaccard.items()},
-        "injection": Table(columns="model", where={"measure": "top1_accuracy"}).estimates(by_model),
-        "heads": {measure: fmean(values) for measure, values in heads.items()},
-        "p_values": heads.get("p_value"),
         "counterparts": {kind.replace("_", " "): {**row, "tasks": row["jaccard"].n} for kind, row in counterparts.items()},
         "figures": _figures(run),
-        "verdicts": select(rows, {"condition": "verdict"}).pivot_table("value", ["unit", "seed"], "measure", sort=False),
-        "moments": rows.loc[rows["condition"].str.contains("/") | (rows["condition"] == "0")],
+        "checkpoints": _checkpoints(tracked),
     }
 
 
-def _start(run: Results) -> dict[str, dict[str, Any]]:
+def _checkpoints(rows: View) -> Any:
+    """What was measured at each checkpoint: "0" is before training, others are named TASK/STEP."""
+    conditions = rows.frame["condition"]
+    return rows.frame.loc[conditions.str.contains("/") | (conditions == "0"), list(COLUMNS)]
+
+
+def _start(rows: View) -> dict[str, dict[str, Any]]:
     """By task: accuracy before and after the mixture over all seeds' items, the majority's, and the seeds it enters with."""
-    rows = run.part("start")
-    correct = select(rows, {"measure": "correct"})
-    accuracies = values_by(correct, ["unit", "condition"])
-    by_seed = values_by(select(correct, {"condition": "after"}), ["unit", "seed"])
-    majorities = values_by(select(rows, {"measure": "majority_accuracy"}), ["unit", "seed"])
     table: dict[str, dict[str, Any]] = {}
-    for task in dict.fromkeys(rows["unit"]):
-        entered = [enters(items, majorities[key][-1]) for key, items in by_seed.items() if key[0] == task]
-        table[task] = {
-            **{key[1]: proportion(sum(items), len(items)) for key, items in accuracies.items() if key[0] == task},
-            "majority": fmean(fmean(values) for key, values in majorities.items() if key[0] == task),
-            "enters": f"{sum(entered)} of {len(entered)}",
+    for task in rows.unique("unit"):
+        correct, majority = (rows.where(unit=task, measure=measure) for measure in ("correct", "majority_accuracy"))
+        accuracies = {when: proportion(sum(items), len(items)) for when, items in correct.values("condition").items()}
+        majorities = majority.values("seed")
+        by_seed = correct.where(condition="after").values("seed")
+        entered = [enters(items, majorities[seed][-1]) for seed, items in by_seed.items()]
+        mean = fmean(map(fmean, majorities.values()))
+        table[task] = {**accuracies, "majority": mean, "enters": f"{sum(entered)} of {len(entered)}"}
+    return table
+
+
+def _metrics(rows: View, sequences: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], dict[str, str]]:
+    """Mean and range over seeds of each metric, by sequence and its tasks."""
+    table: dict[tuple[str, str], dict[str, str]] = {}
+    for name, tasks in sequences.items():
+        by_metric = rows.where(condition="run", measure=METRICS, unit=name).values("measure")
+        table[name, ", ".join(tasks)] = {
+            metric: f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})" for metric, values in by_metric.items()
         }
     return table
 
 
-def _metrics(run: Results) -> dict[tuple[str, str], dict[str, str]]:
-    """Mean and range over seeds of each metric, by sequence and its tasks."""
-    rows = select(run.part("sequences"), {"condition": "run", "measure": METRICS})
-    table = {(name, ", ".join(tasks)): dict[str, str]() for name, tasks in run.settings["sequences"].items()}
-    for sequence, cells in table.items():
-        for metric, values in values_by(select(rows, {"unit": sequence[0]}), "measure").items():
-            cells[metric] = f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-    return table
-
-
-def _judged(run: Results) -> dict[str, dict[str, int]]:
+def _judged(rows: View) -> dict[str, dict[str, int]]:
     """Number of tasks of runs by judgement, among trained and other tasks; "absent" only if there are any."""
-    rows = select(run.part("sequences"), {"condition": get_args(Judgement)})
-    judgements = [name for name in get_args(Judgement) if name != "absent" or name in set(rows["condition"])]
+    judgements = [name for name in JUDGEMENTS if name != "absent" or name in rows.unique("condition")]
+    counts = rows.frame.groupby(["measure", "condition"]).size()
     names = {"trained": "trained", "not_trained": "not trained"} if len(rows) else {}
-    counts = {who: Counter(rows.loc[rows["measure"] == who, "condition"]) for who in names}
-    return {names[who]: {judgement: count[judgement] for judgement in judgements} for who, count in counts.items()}
+    return {words: {name: int(counts.get((who, name), 0)) for name in judgements} for who, words in names.items()}
 
 
 def _figures(run: Results) -> list[tuple[str, str, Any]]:

@@ -13,7 +13,6 @@ from lens_fv.core.files import file_name
 from lens_fv.dynamics import TaskProbe, Trajectory, continual_metrics, make_task_probe, track_checkpoints, verdicts
 from lens_fv.dynamics.trajectory import MEASURES
 from lens_fv.evaluation import Evaluation, evaluate
-from lens_fv.finetuning import finetune
 from lens_fv.heads import competence, head_overlap, make_instruction_prompts, rank_heads, rank_instruction_heads
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.studies.instruction.settings import Instructed
@@ -39,8 +38,7 @@ def sequences(study: Instructed, seed: int, name: str) -> Iterator[Row]:
     """Train every sequence and track its checkpoints; each trajectory is also saved in FOLDER/SEED-SEQUENCE."""
     folder, tasks = study.folder / f"{seed}-{file_name(name)}", study.sequence(name)
     config = replace(study.settings.training, mixed=False, seed=seed)
-    options: dict[str, Any] = {"device": study.device, "dtype": study.model.dtype, "progress": study.progress}
-    run = finetune(study.start(seed), tasks, folder / "run", config, **options)
+    run = study.finetune(study.start(seed), tasks, folder / "run", config)
     probes = [probe(study, task, seed) for task in study.entered(seed).values()]
     trajectory = track_checkpoints(
         study.taught(seed), run, probes, folder=folder / "moments", seed=seed, progress=study.progress

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from lens_fv.core.files import file_lock, file_name
 from lens_fv.core.statistics import proportion
 from lens_fv.errors import LensFVError
-from lens_fv.finetuning import FinetuneConfig, export_checkpoint, finetune
+from lens_fv.finetuning import FinetuneConfig, FinetuneRun, export_checkpoint, finetune
 from lens_fv.heads.instructed import Uninformative
 from lens_fv.model import LensModel, load_model
 from lens_fv.studies.study import Study
+from lens_fv.studies.tables import View
 from lens_fv.tasks import Task, load_task
 
 SEQUENCES: Mapping[str, tuple[str, ...]] = {
@@ -97,9 +98,9 @@ class InstructedStudy(Study[SomeSettings]):
         return [self.tasks[names[task]] for task in self.settings.sequences[name]]
 
     @property
-    def device(self) -> str:
-        """Device of the model, as for `load_model`."""
-        return str(self.model.device)
+    def finetune(self) -> "partial[FinetuneRun]":
+        """`finetune` on the device of the model, with its data type."""
+        return partial(finetune, device=str(self.model.device), dtype=self.model.dtype, progress=self.progress)
 
     def start(self, seed: int) -> str | Path:
         """The model that sequences start from: the one taught the mixture, or the original model without a mixture."""
@@ -109,12 +110,8 @@ class InstructedStudy(Study[SomeSettings]):
         taught = self.folder / f"{file_name(Path(self.source).name)}-mixture-{seed}"
         with file_lock(taught):  # another worker waits
             if not taught.is_dir():
-                config = replace(mixture, mixed=True, seed=seed)
-                folder, tasks = self.folder / f"mixture-{seed}", list(self.tasks.values())
-                run = finetune(
-                    self.source, tasks, folder, config, device=self.device, dtype=self.model.dtype, progress=self.progress
-                )
-                export_checkpoint(run, taught)
+                config, tasks = replace(mixture, mixed=True, seed=seed), list(self.tasks.values())
+                export_checkpoint(self.finetune(self.source, tasks, self.folder / f"mixture-{seed}", config), taught)
         return taught
 
     def taught(self, seed: int) -> LensModel:
@@ -123,7 +120,7 @@ class InstructedStudy(Study[SomeSettings]):
             return self.model
         if self._loaded is None or self._loaded[0] != seed:
             self._loaded = None  # free the other model first
-            self._loaded = seed, load_model(self.start(seed), device=self.device, dtype=self.model.dtype)
+            self._loaded = seed, load_model(self.start(seed), device=str(self.model.device), dtype=self.model.dtype)
         return self._loaded[1]
 
     def entered(self, seed: int) -> dict[str, Task]:
@@ -132,14 +129,12 @@ class InstructedStudy(Study[SomeSettings]):
         Raises:
             LensFVError: no task qualifies, or the part "start" has not been run.
         """
-        entered: dict[str, Task] = {}
+        start, entered = View(self.rows.frame()).where(part="start", condition="after", seed=seed), dict[str, Task]()
         for name, task in self.tasks.items():
-            correct, majority = (
-                self.rows.values("start", f"after/{name}", measure, seed=seed) for measure in ("correct", "majority_accuracy")
-            )
-            if not correct:
+            scores = start.where(unit=name).values("measure")
+            if not scores:
                 raise LensFVError(f"study {self.model.name} with seed {seed}: run the part start first")
-            if enters(correct, majority[0]):
+            if enters(scores["correct"], scores["majority_accuracy"][0]):
                 entered[name] = task
         if not entered:
             raise LensFVError(

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lens_fv.composition import VectorLibrary, WeightMap, composite_features, fit_maps, softmax_map
+from lens_fv.composition.analogies import reported_analogies, training_analogies
 from lens_fv.evaluation import AnalogyEvaluation, evaluate_analogies
-from lens_fv.studies.relational.problems import reported_analogies, several_sources, training_analogies
 from lens_fv.studies.relational.settings import RelationalRun
 from lens_fv.studies.rows import Row, part
-from lens_fv.tasks import Analogy
+from lens_fv.tasks import Analogy, Pair, split_pairs
 
 FOLDS = 3
 """Number of folds. Every relation is held out once, and its analogies are solved by maps learned on other folds."""
@@ -119,7 +119,13 @@ def _variants(run: RelationalRun) -> dict[str, Variant]:
 
 
 def _with_sources(run: RelationalRun, n: int) -> dict[str, Any]:
-    return {"sources": several_sources(_problems(run, _held_out(run, 0)), n, seed=run.seed)}
+    """Each analogy's A:B and n - 1 more training pairs of its relation that contain neither C nor an acceptable answer."""
+    train = {task.name: split_pairs(task, seed=run.seed).train for task in run.tasks.values()}
+    sources: list[list[Pair]] = []
+    for a in _problems(run, _held_out(run, 0)):
+        others = [pair for pair in train[a.relation] if pair.input not in (a.a, a.c) and pair.output not in (a.b, *a.d)]
+        sources.append([a.source, *others][:n])
+    return {"sources": sources}
 
 
 def _part_of_basis(run: RelationalRun, share: int) -> dict[str, Any]:

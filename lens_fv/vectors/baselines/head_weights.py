@@ -16,6 +16,7 @@ from lens_fv.core.options import takes_options
 from lens_fv.core.tables import data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
+from lens_fv.heads.statistics import strongest
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import Task, build_prompts, encode_prompts
 from lens_fv.vectors import FunctionVector
@@ -46,9 +47,7 @@ class HeadWeights(FunctionVector):
     @checked
     def top(self, k: Count = 5) -> list[tuple[int, int, float]]:
         """The `k` heads with the largest absolute weight: (layer, head, weight)."""
-        order: list[int] = self.weights.abs().flatten().argsort(descending=True)[:k].tolist()
-        heads = [divmod(i, self.weights.shape[1]) for i in order]
-        return [(layer, head, float(self.weights[layer, head])) for layer, head in heads]
+        return [(layer, head, float(self.weights[layer, head])) for layer, head in strongest(self.weights.abs(), k)]
 
     def heatmap_data(self) -> Tensor:
         """See `Artefact.heatmap_data`."""
