@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,15 +13,11 @@ from lens_fv.composition.library import VectorLibrary
 from lens_fv.composition.weights import Score, WeightMap, relation_scores, source_gain
 from lens_fv.core.artefact import Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Positive, checked
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, Task, encode_prompts, zero_shot
 from lens_fv.vectors import FunctionVector
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 TEMPERATURE = 3.0
 """Factor of the mean log-probabilities before the softmax when no map is given."""
@@ -74,7 +69,7 @@ class CompositeVector(FunctionVector):
         order: list[int] = self.weights.argsort(descending=True, stable=True)[:k].tolist()
         return [(self.names[i], float(self.weights[i])) for i in order]
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per relation: its weight, and the pairs' mean score under it."""
         weights = zip(self.names, self.weights.tolist(), self.scores.tolist(), strict=True)
         return data_frame({"relation": name, "weight": weight, "score": score} for name, weight, score in weights)

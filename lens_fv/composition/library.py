@@ -5,20 +5,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lens_fv.composition.basis import Basis, make_basis
 from lens_fv.composition.index import INDEX, Entry, read_index, write_index
 from lens_fv.core.choices import Whole, checked, nearest
 from lens_fv.core.display import Displayed
 from lens_fv.core.files import file_name
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.vectors import FunctionVector
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,7 +180,7 @@ class VectorLibrary(Displayed):
         write_index(folder, {}, entries)
         return VectorLibrary.load(folder)
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per vector; see `Entry`."""
         return data_frame(self.entries)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,15 +13,11 @@ from lens_fv.composition.shape import LogitMap
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Finite, checked
 from lens_fv.core.progress import progress_bar
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, Pair, PromptTemplate, encode_prompts, zero_shot
 from lens_fv.vectors.batches import BATCH, Batch, open_batches
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Score = Literal["logprob", "prob"]
 
@@ -152,7 +148,7 @@ class WeightMap(Artefact):
             matrix = matrix[kept]
         return replace(self, names=tuple(self.names[i] for i in kept), matrix=matrix, bias=self.bias[kept])
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per entry of the matrix: the factor of a score in a relation's logit; and the relation's bias."""
         matrix = self.matrix if len(self.matrix) > 1 else torch.diag(self.matrix[0])
         return data_frame(

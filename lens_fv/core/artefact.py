@@ -9,7 +9,7 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,8 @@ from lens_fv.core.artefact_file import checked_fields, read_artefact_file, write
 from lens_fv.core.choices import checked
 from lens_fv.core.display import Displayed
 from lens_fv.core.provenance import Provenance
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODULES = {
     "Adapter": "lens_fv.vectors.baselines.adapter",
@@ -70,7 +67,7 @@ class Artefact(Displayed):
         p = self.provenance
         return {"model": p.model, "task": p.task, "method": p.method, "seed": str(p.seed), "basis": p.weight_processing}
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """The result as a pandas data frame: one row per head, layer, item or whatever the kind of artefact is about."""
         p = self.provenance
         return data_frame([{"task": p.task, "method": p.method, "model": p.model, "seed": p.seed}])

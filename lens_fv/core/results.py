@@ -7,17 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lens_fv.core.display import Displayed
 from lens_fv.core.estimate import Estimate
 from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import read_json, record, validated
-from lens_fv.core.tables import data_frame, field_values
+from lens_fv.core.tables import DataFrame, data_frame, field_values
 from lens_fv.errors import LensFVError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 R = TypeVar("R")
 S = TypeVar("S", bound="Saved")
@@ -78,7 +75,7 @@ class Record(Saved):
         """The records of the table; by default the fields, in one row."""
         return [field_values(self)]
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """The result as a pandas data frame."""
         return data_frame(self.records())
 
@@ -101,7 +98,7 @@ class Records(Saved, tuple[R, ...], Generic[R]):
 
     row: ClassVar[type]
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per result."""
         return data_frame(row for result in self for row in _records(result))
 

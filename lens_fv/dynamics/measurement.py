@@ -1,17 +1,12 @@
 """What is measured at one checkpoint of a fine-tuning run."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Artefact
-from lens_fv.core.tables import data_frame
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from lens_fv.core.tables import DataFrame, data_frame
 
 STEERING_VECTORS = ("vector", "random", "other")
 """Vectors added to instructed prompts: the task's initial vector, a random one, and another task's; all of the same norm."""
@@ -55,7 +50,7 @@ class CheckpointMeasurement(Artefact):
     effects: Float[Tensor, "tasks layers heads_of_a_layer"]
     majority: Float[Tensor, " tasks"] | None = None
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per task and item: accuracy after the instruction and in context, and log-probabilities of the answer."""
         return data_frame(
             {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,14 +11,10 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Level, checked
 from lens_fv.core.statistics import Estimate, estimate, proportion
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.dynamics.measurement import STEERING_VECTORS, CheckpointMeasurement
 from lens_fv.errors import LensFVError
 from lens_fv.heads import Overlap, head_overlap
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Measure = Literal["accuracy", "in_context", "instruction", "knowledge", "alignment", "with_vector", "with_random", "with_other"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -230,7 +226,7 @@ class Trajectory(Artefact):
             for t, task in enumerate(self.tasks)
         ]
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per checkpoint and task: every measure with its interval over items, and what became of the vector.
 
         Columns that were not measured at a checkpoint (`in_context` within a task, head overlaps) are empty there.

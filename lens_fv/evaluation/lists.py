@@ -4,19 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lens_fv.core.choices import Count, Natural, Seed, checked
 from lens_fv.core.display import Displayed
+from lens_fv.core.tables import DataFrame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.evaluate import evaluate
 from lens_fv.evaluation.results import Evaluation
 from lens_fv.model.lens_model import LensModel
 from lens_fv.tasks import TODD, PromptTemplate, Task, make_list_task, split_pairs
 from lens_fv.vectors import FunctionVector, tune_many
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARTS = ("first_output", "last_copy", "first_copy", "direct", "predicted")
 Make = Callable[[Sequence[Task]], Sequence[FunctionVector]]
@@ -39,7 +36,7 @@ class ListComposition(Displayed):
         """The key facts of the evaluation."""
         return self.evaluation.summary()
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per condition; see `Evaluation.to_dataframe`."""
         return self.evaluation.to_dataframe()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,13 +12,9 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.results import item_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Targets = Literal["words", "answers"]
 Measure = Literal["best_rank", "mean_rank", "median_rank", "best_reciprocal", "mean_reciprocal", "top10", "hit10"]
@@ -170,7 +166,7 @@ class DecodingEvaluation(Artefact):
         return values
 
     @checked
-    def to_dataframe(self, *, by: Literal["measure", "word"] = "measure") -> "pd.DataFrame":
+    def to_dataframe(self, *, by: Literal["measure", "word"] = "measure") -> DataFrame:
         """One row per measure and condition, with intervals over relations, or one per word and condition, with its rank."""
         if by == "measure":
             return data_frame(self.results)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -11,13 +11,9 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked, nearest
 from lens_fv.core.statistics import Estimate, estimate, proportion
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads.competence import queries_summary
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 PromptKind = Literal["zero_shot", "shuffled"]
 Scores = Mapping[str, Tensor | Sequence[Sequence[object]]]
@@ -63,7 +59,7 @@ class ConditionScores(Artefact, ABC, Generic[R]):
         return self.conditions.index(condition)
 
     @checked
-    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> "pd.DataFrame":
+    def to_dataframe(self, *, by: Literal["condition", "item"] = "condition") -> DataFrame:
         """One row per condition, with intervals, or one per item and condition, with the item's own scores."""
         if by == "condition":
             return data_frame(self.results)
@@ -180,7 +176,7 @@ class TextEvaluation(ConditionScores[TextResult]):
 
 def item_table(
     items: Mapping[str, Sequence[object]], conditions: Sequence[str], scores: Scores, axis: str = "condition"
-) -> "pd.DataFrame":
+) -> DataFrame:
     """One row per item and condition: the columns of the item, the condition, and the scores by item and condition."""
     columns = {name: table.tolist() if isinstance(table, Tensor) else table for name, table in scores.items()}
     rows: list[dict[str, object]] = []

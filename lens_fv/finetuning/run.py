@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lens_fv.core.files import file_name
 from lens_fv.core.json_files import read_json, record, validated
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.finetuning.loop import complete_checkpoints
 from lens_fv.tasks import ChatTemplate, PromptTemplate, Task, load_task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RUN = "run.json"
 TASKS = "tasks"
@@ -182,7 +179,7 @@ class FinetuneRun:
             "checkpoints": f"{len(self.checkpoints)}{'' if self.finished else ', unfinished'}",
         }
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per checkpoint; see `Checkpoint`."""
         return data_frame(self.checkpoints)
 

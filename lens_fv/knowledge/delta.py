@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,15 +11,12 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import Finite, checked
 from lens_fv.core.files import atomic_folder
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.change import layer_of
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.plain import own_weights, plain_model, plain_tokenizer, weights_written
 from lens_fv.model.quiet import quiet_transformers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -173,7 +169,7 @@ class WeightDelta(Artefact):
             save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         return Path(folder)
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per changed weight: the norm of its change, and its rank (empty for full-rank changes)."""
         return data_frame(
             {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,12 +14,9 @@ from lens_fv.core.choices import Seed, checked
 from lens_fv.core.json_files import record, validated
 from lens_fv.core.results import Record
 from lens_fv.core.statistics import Estimate, choice_shares, estimate
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Kind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Norm = Literal["mean", "sum"]
 
@@ -61,7 +58,7 @@ class KnowledgeScores(Record):
                 facts[label] = f"{value:.3g}"
         return facts
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per probe: the answer's score, rank among the candidates, log-probability, length and loss.
 
         `correct` and `rank` compare candidates by log-probability per token; both are empty for probes without candidates.

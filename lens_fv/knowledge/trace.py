@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, Provenance
 from lens_fv.core.choices import NonNegative, Seed, checked
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.heads.means import last_tokens
 from lens_fv.heads.protocol import noise_on
 from lens_fv.knowledge.entity import Entity, all_probes
@@ -19,10 +19,6 @@ from lens_fv.knowledge.mentions import probe_mentions
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import Edit, score_answers
 from lens_fv.tasks import EncodedPrompt
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 PLACES = ("mention", "last")
 """Positions at which states are restored: the last token of the name, and the last token before the gap."""
@@ -55,7 +51,7 @@ class KnowledgeTrace(Artefact):
         """Log-probability recovered by restoring one head's output, in nats."""
         return self.heads - self.noisy[:, None, None, None]
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per restored state: the log-probability it recovers, averaged over probes; `head` is empty for layers."""
         columns = ("position", "layer", "head", "recovered_nats")
         rows: list[tuple[Any, ...]] = []

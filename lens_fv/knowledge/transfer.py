@@ -8,23 +8,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lens_fv.core.artefact import Provenance
 from lens_fv.core.choices import Natural, Seed, checked
 from lens_fv.core.display import Displayed
 from lens_fv.core.files import write_atomically
 from lens_fv.core.json_files import parse_json, record
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.core.texts import nfc, read_text
 from lens_fv.errors import LensFVError
 from lens_fv.knowledge.entity import Entity
 from lens_fv.knowledge.examples import TargetTokens
 from lens_fv.knowledge.readers import parse_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 KIND = "TransferSet"
 DROPPED = ("empty", "no mention", "duplicate")
@@ -47,7 +42,7 @@ class TransferSet(Displayed):
     def __len__(self) -> int:
         return sum(map(len, self.sentences.values()))
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per sentence."""
         return data_frame({"entity": key, "sentence": text} for key, texts in self.sentences.items() for text in texts)
 

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.graph_objects import Figure
 
 from lens_fv.core.files import write_atomically
+from lens_fv.core.tables import DataFrame
 from lens_fv.errors import LensFVError
 from lens_fv.plotting import plot_interval_dots, plot_interval_lines, save_figures, theme
 from lens_fv.studies import markdown
 from lens_fv.studies.study import Results, Study
 from lens_fv.studies.tables import label, pairs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LARGEST = 1_000_000
 """Maximum size of an SVG figure in bytes; a larger one is kept as PNG."""
@@ -71,7 +69,7 @@ class Page:
         self._figures[name] = caption, figure
         return f"\0{name}\0"
 
-    def csv(self, name: str, rows: "pd.DataFrame") -> str:
+    def csv(self, name: str, rows: DataFrame) -> str:
         """Write a table of unrounded numbers to NAME.csv, and link to it."""
         self._tables[name] = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         return f"[{name}.csv]({self._name}/{name}.csv)"

@@ -3,22 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Finite, Whole, checked
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import Hook, LensModel
 from lens_fv.model.padding import Passes, passes
 from lens_fv.patching import Edit
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Site = Literal["resid_post", "state", "heads"]
 V = TypeVar("V", bound="FunctionVector")
@@ -147,7 +143,7 @@ class FunctionVector(Artefact):
     def __neg__(self) -> "FunctionVector":
         return _sum((self,), (-1.0,))
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row: what the vector was made from and where it acts; its norm is in units of the residual stream's."""
         p = self.provenance
         row = {"task": p.task, "method": p.method, "model": p.model, "seed": p.seed, "layer": self.layer, "site": self.site}

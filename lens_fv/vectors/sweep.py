@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,17 +11,13 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, Provenance, require_shape
 from lens_fv.core.choices import Count, Finite, Level, Whole, checked
 from lens_fv.core.statistics import Estimate, bootstrap_means, proportion
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import score_answers
 from lens_fv.tasks import TODD, PromptTemplate, Split, Task, encode_prompts, split_pairs, zero_shot
 from lens_fv.vectors.function_vector import FunctionVector, Site, V
 from lens_fv.vectors.options import SCALES, as_list, layers_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Measure = Literal["top1", "exact_match", "logprob"]
 Part = Literal["validation", "test"]
@@ -123,7 +119,7 @@ class InjectionSweep(Artefact):
         """Mean gain in log-probability over the plain model, (layers, scales)."""
         return (self.mean() - self.plain_logprob.double().mean()).float()
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per layer and scale; see `SweepCell`."""
         return data_frame(self.cells())
 

@@ -1,7 +1,7 @@
 """Agreement of measures with human ratings of how typical a pair is of its relation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,9 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact
 from lens_fv.core.choices import checked
 from lens_fv.core.statistics import Estimate, estimate
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.evaluation.results import item_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class TypicalityResult(NamedTuple):
@@ -101,7 +98,7 @@ class Typicality(Artefact):
         return TypicalityResult(name, estimate(rows.tolist(), seed=self.provenance.seed))
 
     @checked
-    def to_dataframe(self, *, by: Literal["measure", "pair"] = "measure") -> "pd.DataFrame":
+    def to_dataframe(self, *, by: Literal["measure", "pair"] = "measure") -> DataFrame:
         """One row per measure, with its correlation over relations, or one per rated pair and measure, with its score."""
         if by == "measure":
             return data_frame(self.results)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.model.lens_model import LensModel
 from lens_fv.patching import AnswerScores, score_answers
 from lens_fv.tasks import EncodedPrompt, Task
@@ -22,9 +22,6 @@ from lens_fv.vectors.baselines.lora import PARTS, Update, adapted
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import Best, fit
 from lens_fv.vectors.options import FitConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -86,7 +83,7 @@ class Adapter(Artefact):
         with self.applied(model, force=force):
             return score_answers(model, prompts, [[]], what=what, progress=progress)
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per layer and projection: the rank of the update and the norm of the change in weights."""
         rank = self.q_down.shape[1]
         rows: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch.nn import Parameter
 from lens_fv.core.artefact import require_shape
 from lens_fv.core.choices import Count, Natural, Positive, Whole, checked
 from lens_fv.core.options import takes_options
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.errors import LensFVError
 from lens_fv.heads import HeadMeans, HeadRanking, head_means, resid_norms
 from lens_fv.heads.statistics import strongest
@@ -23,9 +22,6 @@ from lens_fv.vectors import FunctionVector
 from lens_fv.vectors.examples import FittingExamples, split_of
 from lens_fv.vectors.fitting import fit_answers
 from lens_fv.vectors.options import LEARNING_RATES, FitConfig, candidates_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @checked
@@ -53,7 +49,7 @@ class HeadWeights(FunctionVector):
         """See `Artefact.heatmap_data`."""
         return self.weights
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per head with its weight."""
         heads = np.ndindex(*self.weights.shape)
         return data_frame({"layer": i, "head": j, "weight": float(self.weights[i, j])} for i, j in heads)

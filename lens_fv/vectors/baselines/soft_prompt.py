@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from lens_fv.core.artefact import Artefact, require_shape
 from lens_fv.core.choices import Count, Positive, checked
 from lens_fv.core.options import takes_options
-from lens_fv.core.tables import data_frame
+from lens_fv.core.tables import DataFrame, data_frame
 from lens_fv.heads.means import input_states
 from lens_fv.model.lens_model import LensModel
 from lens_fv.model.padding import passes
@@ -23,10 +23,6 @@ from lens_fv.vectors.batches import Batch
 from lens_fv.vectors.examples import FittingExamples
 from lens_fv.vectors.fitting import fit_answers
 from lens_fv.vectors.options import FitConfig, as_list
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 LEARNING_RATES = (0.05, 0.2)
 SITE = "blocks.0.hook_resid_pre"
@@ -104,7 +100,7 @@ class SoftPrompt(Artefact):
         with passes(model) as running, model.hooks([(SITE, insert)]), model.placeholders(self.lengthened):
             yield
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> DataFrame:
         """One row per learned state: its position in the prompt and its norm."""
         return data_frame(
             {"position": self.start + i, "norm": norm} for i, norm in enumerate(self.states.norm(dim=-1).tolist())
