@@ -109,7 +109,7 @@ def verify(model: LensModel, *, seed: Seed = 0) -> Findings:
     def compare(check: str, error: float) -> None:
         findings.append(Finding(check, error <= tolerance, f"largest difference {error:.1e}"))
 
-    compare("hooks that only look leave the logits alone", largest_difference(hooked.softmax(-1), plain.softmax(-1)))
+    compare("read-only hooks leave the logits unchanged", largest_difference(hooked.softmax(-1), plain.softmax(-1)))
     last = seen[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     compared = list(comparisons(model, tokens, last, plain))
     for comparison in compared:
