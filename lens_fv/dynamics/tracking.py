@@ -51,7 +51,7 @@ def track_checkpoints(
         checkpoints: Checkpoints to measure; default: all of the run's.
         folder: Folder for the measurements; those it already holds are not repeated.
         seed: Seed of the random control vectors.
-        progress: Whether to show a progress bar.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: see `switch_to_checkpoint` and `measure_checkpoint`; or the folder holds measurements with other probes.
@@ -111,7 +111,7 @@ def measure_checkpoint(
         probes: At least one probe, all with the same number of heads.
         name: Checkpoint name.
         step: Number of steps since the start of the run.
-        all_measures: Whether to measure in-context accuracy and to rank all heads of probes with a contrast.
+        all_measures: Measure in-context accuracy, and rank all heads of probes with patching prompts.
         seed: Seed of the random vectors.
         tick: Callback after each probe.
 

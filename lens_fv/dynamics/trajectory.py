@@ -106,7 +106,7 @@ class Trajectory(Artefact):
         Args:
             measure: One of `Measure`.
             task: One of `tasks`.
-            change: Whether to subtract each item's initial value.
+            change: Subtract each item's initial value.
 
         Raises:
             LensFVError: a task that was not measured.
@@ -160,7 +160,7 @@ class Trajectory(Artefact):
         """Compute the cosine between each vector and its initial value.
 
         Args:
-            current_projection: Whether to use each checkpoint's output projections instead of the initial ones. The results
+            current_projection: Use each checkpoint's output projections instead of the initial ones. The results
                 differ only where training changed the projections.
         """
         vectors = self.head_writes_now[:, :, : self._n_heads].sum(2) if current_projection else self.vectors

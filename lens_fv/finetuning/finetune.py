@@ -63,7 +63,7 @@ def finetune(
         device: See `load_model`.
         dtype: See `load_model`; low-rank updates use the same type.
         cache_dir: See `load_model`.
-        progress: Whether to show a progress bar.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: no tasks or duplicate names, a folder that holds another run or is in use by another process, an

@@ -27,7 +27,7 @@ class FinetuneConfig:
         n_examples: Number of examples per task, drawn from its training pairs and instructions; pairs repeat only after all
             have been used.
         n_shots: Number of demonstrations per example.
-        mixed: Whether to train on all tasks at once, with their examples shuffled together, instead of in sequence.
+        mixed: Train on all tasks at once, with their examples shuffled together, instead of in sequence.
         n_checkpoints: Number of checkpoints per task, or for the mixture; the last one is at the end.
         guide: Regularisation terms that preserve what a vector drives. They require low-rank updates and the tasks' vectors
             (see `finetune`).

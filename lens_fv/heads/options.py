@@ -31,7 +31,8 @@ class RunConfig:
         split: Split of the task's pairs: demonstrations come from its training part, queries from its validation part;
             default: `split_pairs(task, seed=seed)`.
         template: Prompt template.
-        backend: Backend of the engine; see `run_branches`.
+        backend: Way to run the patches; "auto" takes the fastest that agrees with the plain loop on this model. See
+            `run_branches`.
         budget: Memory for activations, in bytes; see `run_branches`. `plan_ranking` shows what a run needs.
         folder: Folder in which the result is stored; a stored result of the same settings is loaded instead of recomputed.
         progress: Show a progress bar.

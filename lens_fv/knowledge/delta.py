@@ -82,7 +82,7 @@ class WeightDelta(Artefact):
         Args:
             model: Model that the update was made for. Blocks of several updates may be nested.
             scale: Factor by which the update is multiplied.
-            force: Whether to allow a different model with weights of the same shapes.
+            force: Allow a different model with weights of the same shapes.
 
         Raises:
             LensFVError: the update belongs to another model, or its weights' names and shapes do not match the model's.

@@ -45,8 +45,8 @@ def distill(
         folder: Folder for checkpoints, from which an interrupted run resumes; None keeps none.
         stop_after_epochs: Number of epochs after which to stop, to evaluate an intermediate model. With a folder, the run can
             be resumed.
-        allow_empty: Whether to return an empty update instead of raising if no sentence is usable, for loops over entities.
-        progress: Whether to show progress bars.
+        allow_empty: Return an empty update instead of raising if no sentence is usable, for loops over entities.
+        progress: Show progress bars.
 
     Raises:
         LensFVError: no entities or duplicate keys, a folder of another run or one in use by another process,
@@ -106,7 +106,7 @@ def finetune_on_texts(
         anchors: See `distill`; none are added by default.
         folder: See `distill`.
         allow_empty: See `distill`.
-        progress: Whether to show progress bars.
+        progress: Show progress bars.
 
     Raises:
         LensFVError: the number of text lists differs from the number of entities, or any error of `distill`.

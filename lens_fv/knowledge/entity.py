@@ -62,7 +62,7 @@ class EntityProbe:
         """Return the text before the gap as a prompt, with the candidates (or the answer alone) as answers, in order.
 
         Args:
-            full_sentence: Whether to append the rest of the sentence to each answer.
+            full_sentence: Append the rest of the sentence to each answer.
         """
         before, after = self._parts
         text = before.rstrip()

@@ -42,7 +42,7 @@ def evaluate_knowledge(
         updates: Updates by name.
         locality: Unrelated entities with probes, such as `load_entities("popular")`, to measure locality.
         seed: Seed of the random definitions and of the bootstrap intervals.
-        progress: Whether to show a progress bar.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: see `score_probes` and `WeightDelta.applied`.
@@ -140,8 +140,8 @@ def score_probes(
         model: Model to score.
         entities: Entities with probes.
         context: Text to put before a probe, by entity key; `definitions(entities)` gives the upper bound for learning.
-        full_sentence: Whether to score the rest of the sentence along with each candidate.
-        progress: Whether to show a progress bar.
+        full_sentence: Score the rest of the sentence along with each candidate.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: no probes, a candidate without tokens, or a prompt longer than the context.

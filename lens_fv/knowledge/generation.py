@@ -73,7 +73,7 @@ def generate_transfer_set(
         seed: Random seed. It is reset for each entity, so an entity's sentences do not depend on the other entities.
         path: File to save the sentences to. If it already holds sentences for the same model, entities, options and seed, they
             are loaded from it, and an interrupted run resumes.
-        progress: Whether to show a progress bar.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: no openings, two entities with the same key, or a definition that is empty or longer than the context.

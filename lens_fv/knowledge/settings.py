@@ -66,7 +66,7 @@ class DistillConfig:
         batch_size: Number of sentences and anchors per step.
         micro_batch_size: Maximum number of sentences per forward pass, for gradient accumulation. It affects memory and speed,
             not the result.
-        group_by_length: Whether to batch examples of similar length, which saves computation on padding.
+        group_by_length: Batch examples of similar length, which saves computation on padding.
         learning_rate: AdamW learning rate at the first step; default: 5e-4 for low-rank updates, 3e-5 for all weights.
         schedule: "linear" decays the learning rate linearly to 0 after the last step; "constant" keeps it.
         optimizer: "shared" uses one optimiser for the whole run, with sentences shuffled in each epoch. "per_sentence" runs all
@@ -74,7 +74,7 @@ class DistillConfig:
             anchors.
         weight_decay: AdamW weight decay, applied to all trained weights.
         max_grad_norm: Maximum norm of a step's gradient over all trained weights; None disables clipping.
-        dropout: Whether to train with the dropout of the model's configuration. The teacher never uses dropout.
+        dropout: Train with the dropout of the model's configuration. The teacher never uses dropout.
         target_tokens: Tokens to train on: those "after_mention" of the entity, or "all"; see `make_example`.
         direction: Direction of the divergence that is the loss: "forward" or "reverse" KL, or "jsd"; see `divergence`.
         temperature: Temperature of both distributions in the loss.

@@ -94,7 +94,7 @@ def causal_trace(
         context: Text to put before each probe; see `score_probes`. Only the name in the probe is corrupted.
         noise: Standard deviation of the noise, in units of the standard deviation of the names' embeddings.
         seed: Seed of the noise.
-        progress: Whether to show a progress bar.
+        progress: Show a progress bar.
 
     Raises:
         LensFVError: see `score_probes`, or a probe that does not name its entity.

@@ -103,7 +103,7 @@ class LensModel:
             tl: `TransformerBridge` or `HookedTransformer`.
             name: Name of the model in artefacts; default: the name in its configuration.
             revision: Revision recorded in artefacts.
-            prepend_bos: Whether to prepend the beginning-of-sequence token; default: as the model's own `to_tokens` does
+            prepend_bos: Prepend the beginning-of-sequence token; default: as the model's own `to_tokens` does
                 (`cfg.default_prepend_bos`).
             fingerprint: Fingerprint of the weights before TransformerLens processed them; default: of the present weights.
 

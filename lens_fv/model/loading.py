@@ -33,7 +33,7 @@ def load_model(
         name_or_path: Default model (`list_models()`; downloaded and converted at first use), folder with a Hugging Face model
             and its tokenizer, or name on the Hugging Face Hub; tried in this order.
         device: "cpu", "cuda", "cuda:1" or "mps"; default: "cuda" if available, otherwise "cpu".
-        dtype: "float32" (default), "bfloat16", "float16", "float64", or a `torch.dtype`.
+        dtype: Data type of the weights: "float32" (default), "bfloat16", "float16" or "float64".
         revision: Branch, tag or commit on the Hub; for a folder, a label recorded in artefacts.
         weight_processing: "raw" keeps the weights as trained; "compat" folds layer norms and centres writing weights as
             TransformerLens' `HookedTransformer` does. A vector belongs to one of the two.

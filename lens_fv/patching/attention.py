@@ -34,7 +34,7 @@ class Tree:
         lead: Number of prefix tokens run in this pass; 0 if their keys and values are known.
         prefix: Total number of prefix tokens.
         width: Number of tokens per row.
-        keep: Whether to keep the prefix's keys and values.
+        keep: Keep the prefix's keys and values.
         packing: Packing of the tokens.
         keys_values: Keys and values of the prefix, one pair per layer.
         layer: Index of the running layer.

@@ -40,7 +40,7 @@ class GuideConfig:
             last prompt token, averaged over the head's dimensions and the rows, and summed over heads.
         head_subset: Heads to match: those of the "vector", or "all".
         heads_gate: Threshold up to which a head's distance counts as 0.
-        learn_projection: Whether to map each head's output in the student by a learned linear map of its own, initialised to
+        learn_projection: Map each head's output in the student by a learned linear map of its own, initialised to
             the identity.
         swap: Weight of the divergence from the unsteered teacher at the last token of additional prompts: inputs after other
             tasks' instructions (`instruction_swapped_prompts`).
