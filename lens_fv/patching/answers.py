@@ -93,7 +93,7 @@ def score_each_answer(
     branches: Sequence[Sequence[Edit]],
     *,
     backend: BackendChoice = "auto",
-    batch_size: int = 16,
+    batch_size: Count = 16,
     what: str = "scoring",
     progress: bool = False,
 ) -> Iterator[ScoredAnswer]:
