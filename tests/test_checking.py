@@ -7,7 +7,7 @@ from checking import beartyped, jaxtyped
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_fv.core.statistics import estimate
+from lens_fv.core.texts import nfc
 from lens_fv.vectors.decode import ranks_of
 
 check = jaxtyped(typechecker=beartyped)
@@ -29,8 +29,8 @@ def both(pair: tuple[Float[Tensor, " n"], Float[Tensor, " n"]]) -> None:
 
 
 def test_plain_types():
-    with pytest.raises(BeartypeCallHintViolation, match="values"):
-        estimate(3)  # type: ignore[arg-type]
+    with pytest.raises(BeartypeCallHintViolation, match="text"):
+        nfc(3)  # type: ignore[arg-type]
     with pytest.raises(BeartypeCallHintViolation, match="return"):
         halve(3)
 

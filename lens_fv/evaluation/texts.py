@@ -158,8 +158,8 @@ def rouge_l(text: str, answers: Sequence[str]) -> float:
         >>> round(rouge_l("The cat sat.", ["a cat sat down", "nothing"]), 3)
         0.571
     """
-    if isinstance(answers, str) or not answers:  # a string is a sequence of its characters
-        raise LensFVError(f"ROUGE-L against {answers!r}: give a list of acceptable answers, at least one")
+    if not answers:
+        raise LensFVError("ROUGE-L against no answers: give at least one")
     metric = _metric()(alpha=0.5)  # beta = 1
     scores: list[float] = []
     for answer in answers:  # one by one, because pytorch-ignite would pick the answer with the best recall

@@ -22,7 +22,7 @@ TRIANGLE = "\n,a,b,c,d\na,,0.5,0.1,0.3\nb,,,0.2,0.4\nc,,,,\nd,,,,\n"
 def test_every_form_says_the_same(tmp_path, text):
     path = tmp_path / "judged"
     path.write_text(text, encoding="utf-8")
-    matrix = load_judgements(path, known="abcdef").subset("abcd")
+    matrix = load_judgements(path, known=tuple("abcdef")).subset("abcd")
     np.testing.assert_allclose(matrix.upper, [0.5, 0.1, 0.3, 0.2, 0.4, np.nan])
 
 
@@ -61,7 +61,7 @@ def test_errors_have_file_and_line(tmp_path, text, message):
     path = tmp_path / "judged.csv"
     path.write_text(text)
     with pytest.raises(LensFVError) as e:
-        load_judgements(path, known="abcd")
+        load_judgements(path, known=tuple("abcd"))
     assert message in str(e.value)
     assert str(path) in str(e.value)
 

@@ -58,9 +58,9 @@ def test_words(text, answer, score):
     assert rouge_l(text, [answer]) == pytest.approx(score, abs=1e-12)
 
 
-@pytest.mark.parametrize("answers", ["one two", []])
-def test_answers_are_a_list(answers):
-    with pytest.raises(LensFVError, match="give a list of acceptable answers, at least one"):
+@pytest.mark.parametrize(("answers", "message"), [("one two", "several, each a str"), ([], "give at least one")])
+def test_answers_are_a_list(answers, message):
+    with pytest.raises(LensFVError, match=message):
         rouge_l("one", answers)
 
 

@@ -107,5 +107,5 @@ def test_vectors_of_several_layers_need_a_place(three):
     assert (combination.layer, combination.resid_norm) == (2, 7.0)
     assert [t["layer"] for t in combination.provenance.options["terms"]] == [1, 2]
     assert combine([a, moved], [1.0, 1.0], layer=0).resid_norm == pytest.approx((a.resid_norm + 7.0) / 2)
-    with pytest.raises(LensFVError, match="no such place"):
+    with pytest.raises(LensFVError, match=r"after layer [0-9]+: its model has layers 0 to 2"):
         combine([a], [1.0], layer=9)

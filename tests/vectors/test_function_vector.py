@@ -126,7 +126,7 @@ def test_wrong_shapes_are_refused(extracted):
     for change, message in [
         ({"vector": torch.zeros(5)}, "expected floating point"),
         ({"vector": vector.vector * torch.nan}, "not finite"),
-        ({"layer": 9}, "no such place"),
+        ({"layer": 9}, "after layer 9: its model has layers 0 to 2"),
         ({"heads": (), "head_outputs": vector.head_outputs[:0], "site": "heads"}, "it has none"),
     ]:
         with pytest.raises(LensFVError, match=message):
