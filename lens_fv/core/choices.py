@@ -162,7 +162,8 @@ class _Rule(NamedTuple):
             accepted = self.is_open and not (self.words or self.ranges)
         elif self.inside is not None and isinstance(value, Mapping if self.is_mapping else Sequence | Set | Mapping):
             inside = value.values() if isinstance(value, Mapping) else value
-            return next(filter(None, map(self.inside.wrong, inside)), "")
+            checked_items = inside if self.inside.limits else ()  # token ids are many
+            return next(filter(None, map(self.inside.wrong, checked_items)), "")
         else:  # an array, for example, is left to the function
             accepted = self.is_open or (self.inside is not None and not self.is_mapping and isinstance(value, Iterable))
         return "" if accepted else f"it has to be {self._description()}{nearest(value, self.words)}"
