@@ -157,7 +157,7 @@ class FunctionVector(Artefact):
         place = {"resid_post": stream, "state": f"{stream}, in its place", "heads": "its heads"}[self.site]
         return super().summary() | {
             "injected at": f"{place}, last prompt token, scale {self.scale:g}",
-            "norm": f"{self.norm * self.resid_norm:.1f} ({self.norm:.2f} of the residual stream's)",
+            "norm": f"{self.norm * self.resid_norm:.3g} ({self.norm:.2f} of the residual stream's)",
             "heads": ", ".join(f"{a}.{b}" for a, b in self.heads) or "none",
         }
 
