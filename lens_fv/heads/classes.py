@@ -116,7 +116,7 @@ class ClassEffects(Artefact):
         effects = self.top()
         for name in self.classes:
             best = next(effect for effect in effects if effect.token_class == name)
-            lines[f"top head at {name}"] = f"{best.name} {best.effect:+.2g}"
+            lines[f"top head at {name}"] = f"{best.name} {best.effect:+.3g}"
         return super().summary() | lines
 
 

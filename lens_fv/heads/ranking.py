@@ -150,7 +150,7 @@ class Effects(Artefact):
 
     def summary(self) -> dict[str, str]:
         """See `Artefact.summary`."""
-        best = ", ".join(f"{h.name} {h.effect:+.2g}" for h in self.top(5))
+        best = ", ".join(f"{h.name} {h.effect:+.3g}" for h in self.top(5))
         return super().summary() | {f"top {self.unit}s": best}
 
     @property

@@ -193,7 +193,7 @@ def test_round_trip_and_card(made, tmp_path):
     assert torch.equal(again.effects, made.effects)
     assert (again.classes, again.metric, again.provenance) == (made.classes, made.metric, made.provenance)
     best = made.top(1, token_class="query_predictive")[0]
-    assert f"{best.name} {best.effect:+.3f}" in made.summary()["top head at query_predictive"]
+    assert f"{best.name} {best.effect:+.3g}" in made.summary()["top head at query_predictive"]
     assert made._repr_html_().count("<rect") == 3 * 10
 
 
