@@ -56,12 +56,16 @@ Placing = Annotated[Options, OptionsOf("lens_fv:load_model", only=("device", "dt
 
 def own_task(task: "lens_fv.Task | None", *artefacts: Any) -> "lens_fv.Task":
     """The requested task, or by default that of the artefacts."""
-    names = sorted({artefact.provenance.task for artefact in artefacts if artefact is not None})
-    if task is not None or not names:
+    made_on = [artefact.provenance for artefact in artefacts if artefact is not None]
+    if task is not None or not made_on:
         return task or lens_fv.load_task(TASK)
+    names = sorted({provenance.task for provenance in made_on})
     if len(names) > 1 or names[0] not in lens_fv.list_tasks():
         raise LensFVError(f"find the task of {', '.join(names)}: it is no single built-in relation; name it by --task")
-    return lens_fv.load_task(names[0])
+    built_in = lens_fv.load_task(names[0])
+    for provenance in made_on:
+        provenance.check_task(built_in.name, built_in.fingerprint, what="use the built-in task")
+    return built_in
 
 
 def open_own_model(library: "lens_fv.VectorLibrary", model: str | None, placing: Options) -> Any:

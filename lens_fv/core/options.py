@@ -65,6 +65,8 @@ def takes_options(
             if len(args) > len(own) + 1:
                 return function(*args)  # which Python refuses
             positional = dict(zip((*own, "config"), args))
+            if twice := positional.keys() & keywords.keys():
+                raise TypeError(f"{name}() got multiple values for argument {min(twice)!r}")
             positional |= {parameter: keywords.pop(parameter) for parameter in (*own, "config") if parameter in keywords}
             check_names(name, keywords, names)
             check_values(name, rules, keywords.items())

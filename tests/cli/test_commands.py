@@ -99,6 +99,13 @@ def test_the_task_is_that_of_the_ranking_or_vector(run, tmp_path):
     assert run("rank", "--task", "toy.json", *QUICK, "--out", "toy.safetensors")[0] == 0
     code, _, message = run("extract", "--ranking", "toy.safetensors", *small)
     assert (code, "find the task of toy" in message) == (2, True)
+    (tmp_path / "antonym.json").write_text((tmp_path / "toy.json").read_text())  # not the built-in relation of this name
+    assert run("rank", "--task", "antonym.json", *QUICK, "--out", "own.safetensors")[0] == 0
+    assert (
+        run("extract", "--ranking", "own.safetensors", "--task", "antonym.json", *small, "--out", "own-v.safetensors")[0] == 0
+    )
+    code, _, message = run("evaluate", "--vector", "own-v.safetensors")
+    assert (code, "it was made on antonym, with other pairs" in message) == (2, True)
 
 
 def test_what_another_program_reads_has_no_broken_lines(run):

@@ -96,6 +96,12 @@ def test_a_call_without_model_or_data_is_pythons_own_error(positional):
         count(*positional)
 
 
+def test_model_data_and_config_may_be_keywords_but_not_twice():
+    assert count(model="model", task="t", config=CountConfig(n_trials=4)) == "model t 4 prob ()"
+    with pytest.raises(TypeError, match="multiple values for argument 'model'"):
+        count("m", "t", model="other")
+
+
 def test_signature_and_help_state_every_option():
     assert list(inspect.signature(count).parameters) == ["model", "task", "config", "n_trials", "metric", "tags"]
     assert inspect.signature(count).parameters["n_trials"].default == 25
